@@ -1,0 +1,44 @@
+"""Devices, number formats and threads, decided in one place."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from dskd_ds.spec.parts import Dtype
+
+
+def local_device() -> torch.device:
+    """The accelerator of this rank (`LOCAL_RANK`), or the CPU where there is none."""
+    if not torch.accelerator.is_available():
+        return torch.device("cpu")
+    accelerator = torch.accelerator.current_accelerator()
+    assert accelerator is not None
+    index = int(os.environ.get("LOCAL_RANK", "0")) % torch.accelerator.device_count()
+    torch.accelerator.set_device_index(index)
+    return torch.device(accelerator.type, index)
+
+
+def resolve_dtype(dtype: Dtype) -> torch.dtype:
+    """`auto` -> bfloat16 where the machine multiplies it natively, else float32."""
+    if dtype == "auto":
+        native = torch.accelerator.is_available() or _cpu_has_bfloat16()
+        return torch.bfloat16 if native else torch.float32
+    return torch.bfloat16 if dtype == "bfloat16" else torch.float32
+
+
+def _cpu_has_bfloat16() -> bool:
+    """Without these instructions a bf16 product is emulated: 4.4 times slower than float32 on an AVX2 machine (measured)."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def use_threads(num_threads: int) -> None:
+    """Set torch's CPU threads; 0 leaves what OMP_NUM_THREADS says."""
+    if num_threads:
+        torch.set_num_threads(num_threads)

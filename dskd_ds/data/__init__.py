@@ -1,0 +1,1 @@
+"""Text -> packed blocks -> the batches of each rank."""

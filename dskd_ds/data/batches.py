@@ -1,0 +1,130 @@
+"""Blocks -> the batches of each rank, in a global order that does not depend on how many ranks there are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from dskd_ds.data.blocks import position_ids, train_blocks
+from dskd_ds.spec import RunSpec
+
+IGNORE = -100
+"""Target of a position that is not supervised."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A block's place in the run: what every draw for it is keyed with."""
+
+    epoch: int
+    block: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some blocks, ready for a forward pass."""
+
+    samples: tuple[Sample, ...]
+    input_ids: Tensor
+    """[B, T] int64"""
+    position_ids: Tensor
+    """[B, T] int64, restarting at 0 with each document."""
+    targets: Tensor
+    """[B, T] int64: the next token of the same document; IGNORE where there is none."""
+
+    @property
+    def supervised(self) -> Tensor:
+        """[N] positions with a target, through the flattened B * T, ascending."""
+        return (self.targets.flatten() != IGNORE).nonzero().squeeze(1)
+
+
+def make_batch(rows: Sequence[dict[str, Any]], samples: Sequence[Sample]) -> Batch:
+    """Rows of packed blocks -> a batch."""
+    input_ids = torch.tensor([row["input_ids"] for row in rows])
+    positions = torch.tensor([position_ids(row["segment_starts"], input_ids.shape[1]) for row in rows])
+    targets = torch.full_like(input_ids, IGNORE)
+    same_document = positions[:, 1:] > 0  # the next token does not begin a document
+    targets[:, :-1] = torch.where(same_document, input_ids[:, 1:], IGNORE)
+    return Batch(tuple(samples), input_ids, positions, targets)
+
+
+class BlockSource(Protocol):
+    """Blocks by their place in the global order."""
+
+    def get(self, place: int) -> tuple[Sample, dict[str, Any]]:
+        """The `place`-th block that the run trains on."""
+        ...
+
+
+class MappedBlocks:
+    """All blocks at hand: a new permutation each epoch, keyed by (seed, epoch)."""
+
+    def __init__(self, blocks: Any, seed: int) -> None:
+        self.blocks, self.seed = blocks, seed
+        self._permutation = lru_cache(maxsize=2)(self._make_permutation)
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def get(self, place: int) -> tuple[Sample, dict[str, Any]]:
+        """See BlockSource."""
+        epoch, index = divmod(place, len(self.blocks))
+        block = int(self._permutation(epoch)[index])
+        return Sample(epoch, block), self.blocks[block]
+
+    def _make_permutation(self, epoch: int) -> Tensor:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        return torch.randperm(len(self.blocks), generator=generator)
+
+
+class StreamedBlocks:
+    """Blocks in the order of the stream; every rank reads along and uses its own. Places must ascend."""
+
+    def __init__(self, blocks: Any) -> None:
+        self._rows: Iterator[dict[str, Any]] = iter(blocks)
+        self._next = 0
+
+    def get(self, place: int) -> tuple[Sample, dict[str, Any]]:
+        """See BlockSource. Raises StopIteration where the stream ends."""
+        assert place >= self._next, "a stream cannot go back"
+        while True:
+            row = next(self._rows)
+            self._next += 1
+            if self._next > place:
+                return Sample(0, place), row
+
+
+def open_source(spec: RunSpec) -> BlockSource:
+    """The training blocks of a spec, mapped or streamed."""
+    blocks = train_blocks(spec)
+    return StreamedBlocks(blocks) if spec.data.stream else MappedBlocks(blocks, spec.seed)
+
+
+def places(spec: RunSpec, step: int, micro: int, rank: int) -> range:
+    """Places in the global order that a rank works on: step by step, then accumulation step, then rank.
+
+    The set of places of a step is the same for every number of ranks.
+    """
+    size = spec.train.micro_batch_blocks
+    start = step * spec.train.global_batch_blocks + (micro * spec.topology.num_students + rank) * size
+    return range(start, start + size)
+
+
+def read_batch(source: BlockSource, wanted: range) -> Batch:
+    """The batch of some places."""
+    samples, rows = zip(*(source.get(place) for place in wanted), strict=True)
+    return make_batch(rows, samples)
+
+
+def num_steps(spec: RunSpec, source: BlockSource) -> int:
+    """Optimiser steps of the run; epochs are counted in whole steps."""
+    if spec.train.num_steps is not None:
+        return spec.train.num_steps
+    assert isinstance(source, MappedBlocks)
+    assert spec.train.num_epochs is not None
+    return max(1, int(spec.train.num_epochs * len(source) / spec.train.global_batch_blocks))

@@ -1,0 +1,93 @@
+"""Documents -> blocks of a fixed number of tokens, packed back to back, each document ended by the end-of-text token.
+
+Attention never crosses from one document to another: position ids restart at 0 with each, and transformers builds the mask from
+them. A document that a block's end cuts goes on in the next block without what came before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from typing import Any
+
+from filelock import FileLock
+
+from dskd_ds.data.documents import heldout_documents, text_digest, train_documents
+from dskd_ds.errors import InputError
+from dskd_ds.spec import RunSpec, dskd_home
+from dskd_ds.teacher.checkpoint import load_tokenizer, resolve_model, tokenizer_fingerprint
+
+PACK_DOCUMENTS = 1000
+"""Documents that are packed together; what is left over at the end of such a batch (less than a block) is dropped."""
+
+
+def end_of_text_id(tokenizer: Any) -> int:
+    """The token that ends a document: `<|endoftext|>` where the vocabulary has it, else the tokenizer's EOS."""
+    vocab = tokenizer.get_vocab()
+    if "<|endoftext|>" in vocab:
+        return int(vocab["<|endoftext|>"])
+    if tokenizer.eos_token_id is None:
+        raise InputError("[teacher] model: its tokenizer has no end-of-text token to put between documents.\n"
+                         "  use a model whose tokenizer defines eos_token.")
+    return int(tokenizer.eos_token_id)
+
+
+def pack(rows: dict[str, list[str]], tokenizer: Any, block_tokens: int, end_id: int) -> dict[str, list[Any]]:
+    """Pack a batch of documents into blocks.
+
+    Returns columns, one entry a block: `input_ids` [block_tokens]; and for each segment (a document's part in the block)
+    `segment_starts`, `doc_digests`, and `doc_offsets`, the segment's first position within its document.
+    """
+    blocks: dict[str, list[Any]] = {"input_ids": [], "segment_starts": [], "doc_digests": [], "doc_offsets": []}
+    ids: list[int] = []
+    segments: list[tuple[int, int, int]] = []
+    encoded = tokenizer(rows["text"], add_special_tokens=False)["input_ids"]
+    for text, tokens in zip(rows["text"], encoded, strict=True):
+        tokens = [*tokens, end_id]
+        digest, offset = text_digest(text), 0
+        while offset < len(tokens):
+            segments.append((len(ids), digest, offset))
+            taken = min(block_tokens - len(ids), len(tokens) - offset)
+            ids += tokens[offset : offset + taken]
+            offset += taken
+            if len(ids) == block_tokens:
+                starts, digests, offsets = zip(*segments, strict=True)
+                for name, value in zip(blocks, (ids, starts, digests, offsets), strict=True):
+                    blocks[name].append(list(value))
+                ids, segments = [], []
+    return blocks
+
+
+def train_blocks(spec: RunSpec) -> Any:
+    """The training blocks, mapped from Arrow (or streamed). Raises InputError if there is not one block."""
+    return _blocks(spec, train_documents, "train", spec.data.stream)
+
+
+def heldout_blocks(spec: RunSpec) -> Any:
+    """The held-out blocks. Raises InputError if there is not one block."""
+    return _blocks(spec, heldout_documents, "heldout", stream=False)
+
+
+def _blocks(spec: RunSpec, documents_of: Any, part: str, stream: bool) -> Any:
+    tokenizer = load_tokenizer(resolve_model(spec.teacher.model))
+    settings = {"tokenizer": tokenizer, "block_tokens": spec.data.block_tokens, "end_id": end_of_text_id(tokenizer)}
+    lock = dskd_home() / "data.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):  # the first process of a node packs, the others find it done
+        documents = documents_of(spec)
+        options: dict[str, Any] = {"batched": True, "batch_size": PACK_DOCUMENTS, "remove_columns": ["text", "title"]}
+        if stream:
+            return documents.map(pack, fn_kwargs=settings, **options)
+        key = f"{documents._fingerprint} {tokenizer_fingerprint(tokenizer)} {spec.data.block_tokens} {settings['end_id']} v1"
+        blocks = documents.map(pack, fn_kwargs=settings, desc=f"packing {part} text", **options,
+                               new_fingerprint=hashlib.sha256(key.encode()).hexdigest()[:16])
+    if len(blocks) == 0:
+        raise InputError(f"[data] {part}: its {len(documents)} documents do not fill one block of {spec.data.block_tokens} tokens.\n"
+                         "  give more text, or lower [data] block_tokens.")
+    return blocks
+
+
+def position_ids(segment_starts: list[int], block_tokens: int) -> list[int]:
+    """Positions that restart at 0 with each segment, e.g. starts [0, 3] of 5 -> [0, 1, 2, 0, 1]."""
+    ends = [*segment_starts[1:], block_tokens]
+    return list(itertools.chain.from_iterable(range(end - start) for start, end in zip(segment_starts, ends, strict=True)))

@@ -1,0 +1,82 @@
+"""The sense term: the student's last hidden state is pulled towards senses in S+ and pushed from senses in S-.
+
+    SENSE(i) = pull * mean_{s in S+} |s - h_i|^2 / D  +  push * mean_{a in S-} max(0, margin - |a - h_i|^2 / D)
+
+An empty set contributes 0. Source: METHOD.md, "The losses" and "Algebra worth using".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from dskd_ds.spec.parts import LossSpec
+
+
+@dataclass(frozen=True)
+class SenseTargets:
+    """What P positions are pulled towards and pushed from.
+
+    The pull needs one vector per position: mean |s - h|^2 = |h - mean|^2 + (mean |s|^2 - |mean|^2), and the bracket is a constant.
+    """
+
+    positions: Tensor
+    """[P] int64, through the flattened B * T."""
+    weights: Tensor
+    """[P] float32: weight of each position's term."""
+    pull_mean: Tensor
+    """[P, D] float32: mean of S+; zeros where S+ is empty."""
+    pull_spread: Tensor
+    """[P] float32: mean |s|^2 - |mean|^2 over S+."""
+    has_pull: Tensor
+    """[P] bool: whether S+ has any sense."""
+    push: Tensor
+    """[P, K, D] float32: the senses of S-, padded with zeros."""
+    push_mask: Tensor
+    """[P, K] bool: which of them are real."""
+
+    def to(self, device: torch.device) -> SenseTargets:
+        """The same on another device."""
+        return SenseTargets(*(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)))
+
+    @staticmethod
+    def empty(hidden_size: int) -> SenseTargets:
+        """Targets of a batch without sense positions."""
+        none = torch.zeros(0)
+        return SenseTargets(none.long(), none, torch.zeros(0, hidden_size), none, none.bool(),
+                            torch.zeros(0, 1, hidden_size), torch.zeros(0, 1).bool())
+
+
+@dataclass(frozen=True)
+class SenseSums:
+    """Sums over P positions; the caller divides by global counts."""
+
+    loss: Tensor
+    """Differentiable scalar: the weighted sum of SENSE(i)."""
+    pull_distance: Tensor
+    """Sum of the mean squared distance per dimension to S+, where there is one."""
+    num_pull: Tensor
+    push_active: Tensor
+    """How many senses of S- are within the margin."""
+    num_push: Tensor
+
+
+def sense_loss(hidden: Tensor, targets: SenseTargets, spec: LossSpec, margin: float) -> SenseSums:
+    """The sense term at P positions. hidden: [P, D], the student's states there; margin: squared distance per dimension."""
+    size = hidden.shape[1]
+    hidden = hidden.float()
+    distance = ((hidden - targets.pull_mean).square().sum(dim=1) + targets.pull_spread) / size
+    distance = torch.where(targets.has_pull, distance, 0.0)
+    gaps = _squared_distances(hidden, targets.push) / size
+    hinge = torch.where(targets.push_mask, (margin - gaps).clamp_min(0), 0.0)
+    per_position = hinge.sum(dim=1) / targets.push_mask.sum(dim=1).clamp_min(1)
+    total = (targets.weights * (spec.pull * distance + spec.push * per_position)).sum()
+    return SenseSums(total, distance.detach().sum(), targets.has_pull.sum(), (hinge.detach() > 0).sum(), targets.push_mask.sum())
+
+
+def _squared_distances(hidden: Tensor, senses: Tensor) -> Tensor:
+    """|s - h|^2 = |s|^2 - 2 s.h + |h|^2 for [P, D] against [P, K, D] -> [P, K], never below 0."""
+    products = torch.bmm(senses, hidden[:, :, None]).squeeze(2)
+    return (senses.square().sum(dim=2) - 2 * products + hidden.square().sum(dim=1, keepdim=True)).clamp_min(0)

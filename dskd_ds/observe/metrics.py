@@ -1,0 +1,98 @@
+"""metrics.jsonl and TensorBoard, written by rank 0: one record a step, every number under a name a reader understands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dskd_ds.spec import RunSpec, spec_toml
+
+METRICS_FILE = "metrics.jsonl"
+TENSORBOARD_FOLDER = "tensorboard"
+
+CHARTS: dict[str, str] = {
+    "loss": "loss/total",
+    "loss_ce": "loss/cross-entropy (nats)",
+    "loss_kd": "loss/KL to the teacher (nats)",
+    "loss_sense": "loss/sense term",
+    "grad_norm": "optimiser/gradient norm",
+    "lr": "optimiser/learning rate",
+    "teacher_mass": "teacher signal/teacher's probability on its top k",
+    "student_mass": "teacher signal/student's probability on the teacher's top k",
+    "topk_overlap": "teacher signal/overlap of the two top-k sets",
+    "sense_positions": "senses/positions a step",
+    "sense_pull_distance": "senses/squared distance to S+ per dimension",
+    "sense_push_active": "senses/share of S- within the margin",
+    "step_seconds": "speed/seconds a step",
+    "teacher_wait_seconds": "speed/seconds waited for the teacher",
+    "sense_wait_seconds": "speed/seconds waited for senses",
+    "tokens_per_second": "speed/tokens per second",
+    "link_bytes": "speed/bytes over the link",
+}
+"""Key of metrics.jsonl -> tag in TensorBoard."""
+
+TOGETHER: dict[str, dict[str, tuple[str, ...]]] = {
+    "Losses": {"terms of the loss": ("loss", "loss_ce", "loss_kd", "loss_sense")},
+    "Teacher signal": {"probability on the teacher's top k, and overlap": ("teacher_mass", "student_mass", "topk_overlap")},
+    "Senses": {"pull and push": ("sense_pull_distance", "sense_push_active")},
+    "Where a step's time goes": {"seconds": ("step_seconds", "teacher_wait_seconds", "sense_wait_seconds")},
+}
+"""Custom-scalars layout: curves that belong on one chart."""
+
+
+class MetricsWriter:
+    """Appends records; after a resume it goes on where the checkpoint was."""
+
+    def __init__(self, spec: RunSpec, first_step: int) -> None:
+        run_dir = Path(spec.run_dir)
+        self._path = run_dir / METRICS_FILE
+        kept = [line for line in read_lines(self._path) if json.loads(line)["step"] <= first_step]
+        self._path.write_text("".join(f"{line}\n" for line in kept))
+        self._file = self._path.open("a")
+        self._every = spec.monitor.log_every_steps
+        self._board: Any = None
+        if spec.monitor.tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            # Steps after `first_step` that a crashed run wrote are dropped by TensorBoard itself.
+            self._board = SummaryWriter(str(run_dir / TENSORBOARD_FOLDER), purge_step=first_step + 1 if first_step else None)
+            self._board.add_custom_scalars({group: {title: ["Multiline", [CHARTS[key] for key in keys]]
+                                                    for title, keys in charts.items()} for group, charts in TOGETHER.items()})
+            self._board.add_text("run spec", f"```toml\n{spec_toml(spec)}\n```", first_step)
+
+    def write(self, record: dict[str, float]) -> None:
+        """One step's numbers; `step` counts from 1."""
+        step = int(record["step"])
+        if step % self._every:
+            return
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        if self._board:
+            for key, tag in CHARTS.items():
+                self._board.add_scalar(tag, record[key], step)
+
+    def close(self) -> None:
+        """Flush everything."""
+        self._file.close()
+        if self._board:
+            self._board.close()
+
+
+def read_lines(path: Path) -> list[str]:
+    """Whole lines of a metrics file; one that a crash cut short is left out."""
+    if not path.is_file():
+        return []
+    lines = []
+    for line in path.read_text().splitlines():
+        try:
+            json.loads(line)
+        except ValueError:
+            continue
+        lines.append(line)
+    return lines
+
+
+def read_metrics(run_dir: str | Path) -> list[dict[str, float]]:
+    """All records of a run."""
+    return [json.loads(line) for line in read_lines(Path(run_dir) / METRICS_FILE)]

@@ -1,0 +1,132 @@
+"""The HNSW index over PCA-reduced senses (hnswlib), and exact re-ranking on full vectors.
+
+The index answers in few dimensions with more candidates than wanted; the distances that decide are computed on the dictionary's
+own rows. Only tokens' senses are indexed: a span has no probability of its own that a teacher could vouch for it with.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hnswlib
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from dskd_ds.errors import InputError
+from dskd_ds.manifest import read_manifest, write_manifest
+from dskd_ds.sense.dictionary import SenseDictionary
+from dskd_ds.spec.parts import SensesSpec
+
+INDEX_FOLDER = "index"
+PCA_SAMPLE = 50_000
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Full vectors -> the few dimensions of the index."""
+
+    mean: Tensor
+    """[D] float32"""
+    components: Tensor
+    """[D, d] float32, orthonormal columns."""
+
+    def __call__(self, vectors: Tensor) -> NDArray[np.float32]:
+        """[P, D] -> [P, d]."""
+        reduced: NDArray[np.float32] = ((vectors.float() - self.mean) @ self.components).numpy()
+        return reduced
+
+
+def fit_projection(rows: Tensor, dims: int) -> Projection:
+    """Principal components of a sample of rows [S, D], by the covariance's eigenvectors (deterministic, unlike a randomised SVD)."""
+    stride = max(1, len(rows) // PCA_SAMPLE)
+    sample = rows[::stride].float()
+    mean = sample.mean(dim=0)
+    centred = (sample - mean).double()
+    _, vectors = torch.linalg.eigh(centred.T @ centred)
+    return Projection(mean, vectors[:, -min(dims, rows.shape[1]):].float().contiguous())
+
+
+def build_index(dictionary: SenseDictionary, spec: SensesSpec, queries: Tensor) -> dict[str, Any]:
+    """Build and store the dictionary's index. queries: [Q, D] held-out teacher states, to measure its recall with.
+
+    Returns the facts that were stored with it.
+    """
+    rows = dictionary.senses[: dictionary.num_token_rows]
+    projection = fit_projection(rows, spec.index_dims)
+    index = hnswlib.Index(space="l2", dim=projection.components.shape[1])
+    index.init_index(max_elements=max(1, len(rows)), M=spec.index_links, ef_construction=spec.index_build_effort, random_seed=0)
+    # One thread: the graph depends on the order of insertion, and two builds must be alike.
+    for part in torch.arange(len(rows)).split(65_536):
+        index.add_items(projection(rows[part]), part.numpy(), num_threads=1)
+    facts = {"num_rows": len(rows), "dims": projection.components.shape[1], "links": spec.index_links,
+             "build_effort": spec.index_build_effort, "search_effort": spec.index_search_effort, "num_queries": len(queries),
+             "recall_at_10": _recall(index, projection, dictionary, spec, queries)}
+    folder = dictionary.folder / INDEX_FOLDER
+    partial = folder.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    index.save_index(str(partial / "graph.bin"))
+    save_file({"mean": projection.mean, "components": projection.components}, partial / "projection.safetensors")
+    write_manifest(partial, facts)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+    return facts
+
+
+def _recall(index: Any, projection: Projection, dictionary: SenseDictionary, spec: SensesSpec, queries: Tensor) -> float | None:
+    """Share of the exact 10 nearest that are found after re-ranking."""
+    wanted = min(10, dictionary.num_token_rows)
+    if not len(queries) or not wanted:
+        return None
+    found, _ = rerank(dictionary, queries, knn(index, projection(queries), spec.index_search_effort), wanted)
+    every = torch.arange(dictionary.num_token_rows).numpy()
+    hits = 0
+    for query, row in zip(queries, found, strict=True):
+        exact, _ = rerank(dictionary, query[None], every[None], wanted)
+        hits += len(np.intersect1d(exact[0], row))
+    return hits / (wanted * len(queries))
+
+
+def knn(index: Any, reduced: NDArray[np.float32], num_candidates: int) -> NDArray[np.int64]:
+    """[P, d] reduced queries -> [P, num_candidates] rows (fewer columns if the index is smaller), nearest first."""
+    number = min(num_candidates, index.get_current_count())
+    index.set_ef(max(number, 10))
+    rows, _ = index.knn_query(reduced, k=number, num_threads=1)
+    return np.asarray(rows, np.int64)
+
+
+def rerank(dictionary: SenseDictionary, queries: Tensor, candidates: NDArray[np.int64],
+           keep: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The `keep` nearest of each query's candidates, by exact squared distance on full vectors.
+
+    queries [P, D], candidates [P, C]. Returns rows and squared distances, both [P, min(keep, C)], nearest first.
+    """
+    columns = torch.from_numpy(candidates)
+    senses = dictionary.senses[columns].float()
+    distances = dictionary.squared_norms[columns] - 2 * torch.einsum("pcd,pd->pc", senses, queries.float()) \
+        + queries.float().square().sum(dim=1, keepdim=True)
+    nearest = distances.topk(min(keep, columns.shape[1]), dim=1, largest=False, sorted=True)
+    return columns.gather(1, nearest.indices).numpy(), nearest.values.numpy()
+
+
+def load_projection(dictionary: SenseDictionary) -> Projection:
+    """The stored projection; small, so every process has its own."""
+    tensors = load_file(dictionary.folder / INDEX_FOLDER / "projection.safetensors")
+    return Projection(tensors["mean"], tensors["components"])
+
+
+def load_graph(dictionary: SenseDictionary) -> Any:
+    """The stored graph; large, and hnswlib cannot map it, so one process of a node loads it. Raises InputError if it is not whole."""
+    facts = read_manifest(dictionary.folder / INDEX_FOLDER)
+    if facts["num_rows"] != dictionary.num_token_rows:
+        raise InputError(f"{dictionary.folder / INDEX_FOLDER}: it is of {facts['num_rows']} senses, the dictionary has "
+                         f"{dictionary.num_token_rows}.\n  build both again: dskd senses build SPEC.toml")
+    index = hnswlib.Index(space="l2", dim=int(facts["dims"]))
+    index.load_index(str(dictionary.folder / INDEX_FOLDER / "graph.bin"))
+    return index

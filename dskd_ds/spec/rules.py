@@ -1,0 +1,116 @@
+"""Rules that join several fields of a spec, one named function each. A problem names the key, the reason, the ways out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dskd_ds.spec.run import RunSpec
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a spec."""
+
+    key: str
+    """Dotted, as in `train.global_batch_blocks`."""
+    value: Any
+    reason: str
+    way_out: str
+
+    def __str__(self) -> str:
+        *section, name = self.key.split(".")
+        where = f"[{'.'.join(section)}] " if section else ""
+        return f"{where}{name} = {show(self.value)}, but {self.reason}.\n  {self.way_out}."
+
+
+class ProblemsError(ValueError):
+    """A spec breaks rules; carries every one that it breaks."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = problems
+
+
+def show(value: Any) -> str:
+    """A value as a reader of TOML knows it."""
+    if value is None:
+        return "(not given)"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if isinstance(value, str) else str(list(value) if isinstance(value, tuple) else value)
+
+
+def check_rules(spec: RunSpec) -> Iterator[Problem]:
+    """Every problem of a spec whose fields are fine one by one."""
+    for rule in (length_is_given_once, batch_divides, layers_are_named, topk_temperature, teacher_signal, deadlines_order):
+        yield from rule(spec)
+
+
+def length_is_given_once(spec: RunSpec) -> Iterator[Problem]:
+    """Steps or epochs, exactly one; a stream has no epochs."""
+    train = spec.train
+    if (train.num_steps is None) == (train.num_epochs is None):
+        state = "neither" if train.num_steps is None else "both"
+        yield Problem("train.num_steps", train.num_steps, f"{state} of num_steps and num_epochs is given",
+                      "give one of num_steps or num_epochs")
+    if spec.data.stream and train.num_epochs is not None:
+        yield Problem("train.num_epochs", train.num_epochs, "a streamed corpus has no known length",
+                      "give [train] num_steps, or set [data] stream = false")
+
+
+def batch_divides(spec: RunSpec) -> Iterator[Problem]:
+    """The global batch is dealt evenly to ranks and accumulation steps."""
+    share = spec.train.micro_batch_blocks * spec.topology.num_students
+    total = spec.train.global_batch_blocks
+    if total % share:
+        lower, upper = total // share * share, (total // share + 1) * share
+        near = f"{lower} or {upper}" if lower else str(upper)
+        yield Problem("train.global_batch_blocks", total,
+                      f"micro_batch_blocks x num_students = {share} does not divide it",
+                      f"use {near}, or change [train] micro_batch_blocks or [topology] num_students")
+
+
+def layers_are_named(spec: RunSpec) -> Iterator[Problem]:
+    """Each way of choosing layers needs its own field, and no other."""
+    student = spec.student
+    if student.layers in ("first", "by_impact") and student.num_layers is None:
+        yield Problem("student.num_layers", None, f'layers = "{student.layers}" needs to know how many',
+                      "give [student] num_layers")
+    if student.layers == "list" and not student.keep_layers:
+        yield Problem("student.keep_layers", (), 'layers = "list" needs the list', "give [student] keep_layers")
+    if list(student.keep_layers) != sorted(set(student.keep_layers)):
+        yield Problem("student.keep_layers", student.keep_layers, "it is not in ascending order without repeats",
+                      f"write {sorted(set(student.keep_layers))}")
+    if student.keep_layers and student.layers != "list":
+        yield Problem("student.keep_layers", student.keep_layers, f'it has no effect with layers = "{student.layers}"',
+                      'set [student] layers = "list", or leave keep_layers out')
+    if student.num_layers is not None and student.layers not in ("first", "by_impact"):
+        yield Problem("student.num_layers", student.num_layers, f'it has no effect with layers = "{student.layers}"',
+                      'set [student] layers = "first" or "by_impact", or leave num_layers out')
+
+
+def topk_temperature(spec: RunSpec) -> Iterator[Problem]:
+    """Top-k at a high temperature leaves most of the mass in the bucket (METHOD.md: 0.30 on the k at tau 2)."""
+    if spec.loss.signal == "topk" and spec.loss.temperature > 4:
+        yield Problem("loss.temperature", spec.loss.temperature,
+                      "so flat a teacher leaves hardly any mass on its top k",
+                      'set [loss] signal = "exact", or a temperature of at most 4')
+
+
+def teacher_signal(spec: RunSpec) -> Iterator[Problem]:
+    """A run that asks its teacher for nothing needs no teacher."""
+    if spec.loss.kd_weight == 0 and spec.loss.sense_weight == 0:
+        yield Problem("loss.kd_weight", 0.0, "sense_weight is 0 too, so the teacher has no part in this run",
+                      "set [loss] kd_weight or sense_weight above 0")
+
+
+def deadlines_order(spec: RunSpec) -> Iterator[Problem]:
+    """A peer must have the time for several heartbeats before it counts as lost."""
+    link = spec.link
+    if link.dead_after_seconds < 3 * link.heartbeat_seconds:
+        yield Problem("link.dead_after_seconds", link.dead_after_seconds,
+                      f"fewer than three heartbeats of {link.heartbeat_seconds} s fit into it",
+                      f"use at least {3 * link.heartbeat_seconds}, or a shorter heartbeat_seconds")

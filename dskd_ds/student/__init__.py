@@ -1,0 +1,1 @@
+"""The student: cut from the teacher, trained under DeepSpeed, saved, exported."""

@@ -1,0 +1,73 @@
+"""The trained student as an ordinary Hugging Face folder: safetensors, config, tokenizer; loads without this package."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+from torch import Tensor
+
+from dskd_ds.errors import InputError
+from dskd_ds.spec import RunSpec
+from dskd_ds.student.depth import student_init
+from dskd_ds.teacher.checkpoint import load_tokenizer, read_config, resolve_model
+
+FOLDER = "student"
+PREFIX = "language_model."
+
+
+def export_engine(engine: Any, spec: RunSpec) -> Path:
+    """Gather the student from all ranks, one parameter at a time, and write it from rank 0. All ranks call it."""
+    weights: dict[str, Tensor] = {}
+    for name, parameter in engine.module.named_parameters():
+        with deepspeed.zero.GatheredParameters([parameter]):
+            if engine.global_rank == 0 and name.startswith(PREFIX):
+                weights[name.removeprefix(PREFIX)] = parameter.detach().to("cpu", torch.bfloat16, copy=True)
+    target = Path(spec.run_dir) / FOLDER
+    if engine.global_rank == 0:
+        write_student(spec, weights, target)
+    return target
+
+
+def export_checkpoint(spec: RunSpec, tag: str | None = None) -> Path:
+    """Write the student of a saved checkpoint (the newest complete one unless `tag` names another), without a launch."""
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    from dskd_ds.manifest import read_manifest
+    from dskd_ds.student.checkpoint import checkpoint_dir, complete_tags
+
+    tags = complete_tags(spec)
+    if tag is None and not tags:
+        raise InputError(f"{checkpoint_dir(spec)}: there is no complete checkpoint.\n  train first: dskd train SPEC.toml")
+    if tag is not None and tag not in tags:
+        raise InputError(f"{checkpoint_dir(spec)}: there is no complete checkpoint {tag}.\n  there are: {', '.join(tags) or 'none'}.")
+    folder = checkpoint_dir(spec)
+    read_manifest(folder / (tag or tags[-1]))
+    state = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag or tags[-1])
+    weights = {name.removeprefix(PREFIX): tensor.to(torch.bfloat16) for name, tensor in state.items() if name.startswith(PREFIX)}
+    target = Path(spec.run_dir) / FOLDER
+    write_student(spec, weights, target)
+    return target
+
+
+def write_student(spec: RunSpec, weights: dict[str, Tensor], target: Path) -> None:
+    """Write config, weights and tokenizer; whole or not at all."""
+    from transformers import AutoModelForCausalLM
+
+    init = student_init(spec)
+    config = read_config(init, "[student] model")
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    if getattr(config.get_text_config(), "tie_word_embeddings", False):
+        weights.pop("lm_head.weight", None)
+    missing = {name for name, _ in model.named_parameters()} - set(weights)
+    assert not missing, f"the export lacks {sorted(missing)[:5]}"
+    partial = target.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial, state_dict=weights)
+    load_tokenizer(resolve_model(spec.teacher.model)).save_pretrained(partial)
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)

@@ -1,0 +1,233 @@
+"""Training, read from top to bottom: set up what a rank needs, then step by step until done."""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from dskd_ds.compute import local_device
+from dskd_ds.data.batches import num_steps, open_source
+from dskd_ds.errors import DskdError, InputError
+from dskd_ds.link import StudentLink
+from dskd_ds.losses.objective import STATS, Scales
+from dskd_ds.observe.metrics import MetricsWriter
+from dskd_ds.sense.dictionary import SenseDictionary, open_dictionary
+from dskd_ds.sense.index import load_graph, load_projection
+from dskd_ds.sense.retrieve import SenseRetriever
+from dskd_ds.sense.service import IndexClient, IndexService, service_address
+from dskd_ds.spec import SPEC_FILE, RunSpec, load_spec, write_spec
+from dskd_ds.student import checkpoint
+from dskd_ds.student.depth import read_head_weight, student_init
+from dskd_ds.student.ds_config import deepspeed_config
+from dskd_ds.student.export import export_engine
+from dskd_ds.student.feed import Feed, StepInput
+from dskd_ds.student.model import load_student
+from dskd_ds.teacher.checkpoint import read_config, resolve_model
+from dskd_ds.topology import Role, node_leader
+
+MAY_CHANGE_ON_RESUME = {"run_dir", "monitor", "checkpoint", "link", "eval"}
+"""Sections that a resumed run may have different from the run it goes on with."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What the sums of a step are divided by: counts over all ranks and accumulation steps."""
+
+    tokens: int
+    senses: int
+
+
+def train(spec: RunSpec, role: Role) -> None:
+    """Train as one rank of the students' world. Raises DskdError for what a user should read."""
+    deepspeed.init_distributed()
+    with ExitStack() as cleanup:
+        init = student_init(spec)
+        record_spec(spec, role)
+        config = read_config(resolve_model(spec.teacher.model)).get_text_config()
+        link = StudentLink(Path(spec.run_dir), role.rank, spec.link, config.vocab_size, config.hidden_size)
+        cleanup.callback(link.close)
+        retriever = open_retriever(spec, role, cleanup) if spec.uses_senses else None
+        source = open_source(spec)
+        engine = make_engine(spec, init, retriever.dictionary if retriever else None)
+        first_step, tokens = checkpoint.resume(engine, spec)
+        last_step = num_steps(spec, source)
+        feed = Feed(spec, role.rank, source, link, retriever, config.vocab_size, config.hidden_size, local_device(),
+                    first_step, last_step)
+        cleanup.callback(feed.close)
+        run_steps(spec, role, engine, feed, first_step, last_step, tokens)
+        if last_step > first_step:
+            checkpoint.save(engine, spec, last_step, tokens + tokens_per_step(spec) * (last_step - first_step))
+        export_engine(engine, spec)
+    deepspeed.comm.destroy_process_group()
+
+
+def run_steps(spec: RunSpec, role: Role, engine: Any, feed: Feed, first_step: int, last_step: int, tokens: int) -> None:
+    """The optimiser steps, metrics and checkpoints. Saves before it raises NoTeacherError."""
+    metrics = MetricsWriter(spec, first_step) if role.rank == 0 else None
+    with tqdm(total=last_step, initial=first_step, desc="training", unit="step", disable=role.rank > 0) as bar:
+        for step in range(first_step, last_step):
+            started = time.monotonic()
+            counts = global_counts(feed)
+            try:
+                step_input = agree(feed)
+            except DskdError:
+                checkpoint.save(engine, spec, step, tokens)
+                raise
+            set_lr(engine, lr_at(spec, step, last_step))
+            sums = optimise(spec, engine, step_input, counts)
+            tokens += tokens_per_step(spec)
+            record = step_record(spec, engine, sums, step_input, counts, time.monotonic() - started)
+            if metrics:
+                metrics.write({"step": step + 1, "tokens": tokens, **record})
+            bar.set_postfix(loss=f"{record['loss']:.3f}", kd=f"{record['loss_kd']:.3f}", wait=f"{record['teacher_wait_seconds']:.1f}s")
+            bar.update()
+            if spec.checkpoint.every_steps and (step + 1) % spec.checkpoint.every_steps == 0 and step + 1 < last_step:
+                checkpoint.save(engine, spec, step + 1, tokens)
+    if metrics:
+        metrics.close()
+
+
+def optimise(spec: RunSpec, engine: Any, step_input: StepInput, counts: Counts) -> Tensor:
+    """Forward, backward and update for one step of this rank. Returns its sums, in the order of STATS."""
+    # DeepSpeed divides by accumulation steps and averages over ranks; the sums are to be divided by global counts instead.
+    divided_by = spec.num_accumulation_steps * spec.topology.num_students
+    scales = Scales(token=divided_by / max(counts.tokens, 1), sense=divided_by / max(counts.senses, 1))
+    sums = torch.zeros(len(STATS), dtype=torch.float64, device=engine.device)
+    for batch in step_input.micro_batches:
+        loss, stats = engine(batch.input_ids, batch.position_ids, batch.teacher, batch.senses, scales)
+        engine.backward(loss)
+        engine.step()
+        sums += stats
+    return sums
+
+
+def global_counts(feed: Feed) -> Counts:
+    """Supervised and sense positions of the next step over all ranks."""
+    counts = torch.tensor(feed.counts(), dtype=torch.int64, device=local_device())
+    deepspeed.comm.all_reduce(counts)
+    return Counts(*counts.tolist())
+
+
+def agree(feed: Feed) -> StepInput:
+    """The step's input, on all ranks or on none: if one rank's teacher is gone, every rank raises before it computes."""
+    failure: DskdError | None = None
+    step_input: StepInput | None = None
+    try:
+        step_input = feed.next()
+    except DskdError as error:
+        failure = error
+    code = torch.tensor([int(failure.exit_code) if failure else 0], device=local_device())
+    deepspeed.comm.all_reduce(code, op=deepspeed.comm.ReduceOp.MAX)
+    if failure:
+        raise failure
+    if int(code):
+        error = DskdError("")  # the rank it happened on says what it was
+        error.exit_code = type(error).exit_code.__class__(int(code))
+        raise error
+    assert step_input is not None
+    return step_input
+
+
+def step_record(spec: RunSpec, engine: Any, local_sums: Tensor, step_input: StepInput, counts: Counts,
+                seconds: float) -> dict[str, float]:
+    """The step's line of metrics.jsonl, alike on all ranks: sums over ranks, the longest waits."""
+    sums = torch.cat([local_sums, local_sums.new_tensor([step_input.link_bytes])])
+    deepspeed.comm.all_reduce(sums)
+    longest = local_sums.new_tensor([seconds, step_input.teacher_wait_seconds, step_input.sense_wait_seconds])
+    deepspeed.comm.all_reduce(longest, op=deepspeed.comm.ReduceOp.MAX)
+    total = dict(zip((*STATS, "link_bytes"), sums.tolist(), strict=True))
+    step_seconds, teacher_wait, sense_wait = longest.tolist()
+
+    def mean(name: str, over: str) -> float:
+        return total[name] / total[over] if total[over] else 0.0
+
+    loss_ce, loss_kd = total["ce"] / max(counts.tokens, 1), total["kd"] / max(counts.tokens, 1)
+    loss_sense = total["sense"] / max(counts.senses, 1)
+    return {
+        "loss": loss_ce + spec.loss.kd_weight * spec.loss.temperature**2 * loss_kd + spec.loss.sense_weight * loss_sense,
+        "loss_ce": loss_ce, "loss_kd": loss_kd, "loss_sense": loss_sense,
+        "grad_norm": float(engine.get_global_grad_norm() or 0.0), "lr": engine.get_lr()[0],
+        "teacher_mass": mean("teacher_mass", "positions"), "student_mass": mean("student_mass", "positions"),
+        "topk_overlap": mean("overlap", "overlap_positions"), "sense_positions": total["sense_positions"],
+        "sense_pull_distance": mean("pull_distance", "num_pull"), "sense_push_active": mean("push_active", "num_push"),
+        "step_seconds": step_seconds, "teacher_wait_seconds": teacher_wait, "sense_wait_seconds": sense_wait,
+        "tokens_per_second": tokens_per_step(spec) / step_seconds, "link_bytes": total["link_bytes"],
+        "skipped": float(engine.skipped_steps),
+    }
+
+
+def tokens_per_step(spec: RunSpec) -> int:
+    """Tokens that all ranks read in one step."""
+    return spec.train.global_batch_blocks * spec.data.block_tokens
+
+
+def lr_at(spec: RunSpec, step: int, total: int) -> float:
+    """Linear warm-up, then a cosine to `min_lr_fraction` of the peak; `step` counts from 0."""
+    warmup = round(spec.optimizer.warmup_fraction * total)
+    if step < warmup:
+        return spec.peak_lr * (step + 1) / warmup
+    progress = (step - warmup) / max(1, total - warmup)
+    floor = spec.optimizer.min_lr_fraction
+    return spec.peak_lr * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def set_lr(engine: Any, lr: float) -> None:
+    """Set every parameter group's rate."""
+    for group in engine.optimizer.param_groups:
+        group["lr"] = lr
+
+
+def record_spec(spec: RunSpec, role: Role) -> None:
+    """Write the resolved spec into the run directory; refuse to go on with a run that was something else. Raises InputError."""
+    path = Path(spec.run_dir) / SPEC_FILE
+    if path.is_file() and checkpoint.complete_tags(spec):
+        before = load_spec(path).model_dump(mode="json", exclude=MAY_CHANGE_ON_RESUME)
+        now = spec.model_dump(mode="json", exclude=MAY_CHANGE_ON_RESUME)
+        changed = [f"{part}.{key}" if isinstance(now[part], dict) else part
+                   for part in now if now[part] != before[part]
+                   for key in (now[part] if isinstance(now[part], dict) else [part])
+                   if not isinstance(now[part], dict) or now[part][key] != before[part][key]]
+        if changed:
+            raise InputError(f"{path}: this run was started with other values of {', '.join(changed)}.\n"
+                             "  give the run another run_dir, or delete this one to start anew.")
+    deepspeed.comm.barrier()
+    if role.rank == 0:
+        write_spec(spec, path)
+
+
+def open_retriever(spec: RunSpec, role: Role, cleanup: ExitStack) -> SenseRetriever:
+    """This rank's view of the senses; the node's first rank loads the index and answers for all ranks of the node."""
+    leader = node_leader(role.launch)
+    dictionary = open_dictionary(spec.senses.dictionary, verify=leader)
+    if spec.senses.candidates == "lexical":
+        return SenseRetriever(dictionary, spec.senses, spec.loss, spec.seed)
+    address = service_address(spec.run_dir, role.launch.master_port)
+    if leader:
+        service = IndexService(address, load_graph(dictionary))
+        cleanup.callback(service.close)
+    client = IndexClient(address)
+    cleanup.callback(client.close)
+    return SenseRetriever(dictionary, spec.senses, spec.loss, spec.seed, load_projection(dictionary), client.search)
+
+
+def make_engine(spec: RunSpec, init: str, dictionary: SenseDictionary | None) -> Any:
+    """The DeepSpeed engine around the student and its objective."""
+    config = deepspeed_config(spec)
+    margin = spec.loss.margin
+    if spec.loss.margin_unit == "median_antonym" and dictionary is not None:
+        margin *= float(dictionary.facts["median_antonym_distance"])
+    head = read_head_weight(resolve_model(spec.teacher.model)) if spec.loss.signal == "exact" else None
+    student = load_student(spec, init, config, margin, head)
+    student.train()
+    trainable = [parameter for parameter in student.parameters() if parameter.requires_grad]
+    engine, *_ = deepspeed.initialize(model=student, model_parameters=trainable, config=config)
+    return engine

@@ -1,0 +1,70 @@
+"""The student as DeepSpeed sees it: one module whose forward is the trunk and then the whole objective."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deepspeed.utils import set_z3_leaf_modules
+import torch
+from torch import Tensor, nn
+
+from dskd_ds.compute import resolve_dtype
+from dskd_ds.errors import InputError
+from dskd_ds.losses.objective import DistillObjective, Scales, TeacherTargets
+from dskd_ds.losses.sense import SenseTargets
+from dskd_ds.spec import RunSpec
+
+
+class DistillStudent(nn.Module):
+    """A causal language model and the objective that trains it."""
+
+    def __init__(self, language_model: Any, objective: DistillObjective) -> None:
+        super().__init__()
+        self.language_model = language_model
+        self.objective = objective
+
+    def forward(self, input_ids: Tensor, position_ids: Tensor, teacher: TeacherTargets, senses: SenseTargets,
+                scales: Scales) -> tuple[Tensor, Tensor]:
+        """[B, T] ids and positions -> the loss to backpropagate and the sums of losses/objective.py."""
+        trunk = self.language_model.base_model
+        hidden = trunk(input_ids=input_ids, position_ids=position_ids, use_cache=False).last_hidden_state
+        loss, stats = self.objective(hidden, teacher, senses, scales)
+        return loss, stats
+
+
+def load_student(spec: RunSpec, init: str, deepspeed_config: dict[str, Any], margin: float,
+                 teacher_head: Tensor | None) -> DistillStudent:
+    """Load the student from `init`; under ZeRO-3 its weights are partitioned as they are read.
+
+    Raises InputError for a head with a bias, or where more layers are to be trained than there are.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.integrations import HfDeepSpeedConfig
+
+    # transformers looks for a live object of this class and then loads under zero.Init.
+    live = HfDeepSpeedConfig(deepspeed_config)
+    model = AutoModelForCausalLM.from_pretrained(init, dtype=resolve_dtype(spec.student.dtype), trust_remote_code=False)
+    del live
+    freeze(model, spec.student.train_last_layers)
+    head = model.get_output_embeddings()
+    if getattr(head, "bias", None) is not None:
+        raise InputError("[student] model: its LM head has a bias, which the objective does not know.\n"
+                         "  use a model whose head has none.")
+    # ZeRO-3 gathers and releases whole layers: fetching each Linear on its own costs a Python walk over all of them every time.
+    set_z3_leaf_modules(model, [type(model.base_model.layers[0])])
+    return DistillStudent(model, DistillObjective(head.weight, spec.loss, margin, teacher_head))
+
+
+def freeze(model: Any, train_last_layers: int | None) -> None:
+    """Leave only the last layers trainable: embeddings, norm, head and earlier layers stay as they are (paper). None: train all."""
+    if train_last_layers is None:
+        return
+    layers = model.base_model.layers
+    if train_last_layers > len(layers):
+        raise InputError(f"[student] train_last_layers = {train_last_layers}, but the student has {len(layers)} layers.\n"
+                         f"  train at most {len(layers)}, or leave it out to train everything.")
+    model.requires_grad_(False)
+    for layer in layers[-train_last_layers:]:
+        layer.requires_grad_(True)
+
+

@@ -1,0 +1,32 @@
+"""`python -m dskd_ds.teacher --spec FILE.toml`: a teacher as a job step of its own; it may join and leave a running training."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from dskd_ds.compute import use_threads
+from dskd_ds.errors import DskdError
+from dskd_ds.spec import load_spec
+from dskd_ds.teacher.service import serve
+
+
+def main() -> int:
+    """Parse, serve, and say in one line what went wrong, if anything did."""
+    parser = argparse.ArgumentParser(prog="python -m dskd_ds.teacher", description=__doc__)
+    parser.add_argument("--spec", required=True, help="the run's TOML spec, the same that the students have")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the spec")
+    parser.add_argument("--replica", type=int, default=0, help="a number for messages, where several teachers run")
+    args = parser.parse_args()
+    try:
+        spec = load_spec(args.spec, args.set)
+        use_threads(spec.topology.threads_per_rank)
+        serve(spec, args.replica)
+    except DskdError as error:
+        print(error, file=sys.stderr)
+        return int(error.exit_code)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

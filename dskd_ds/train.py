@@ -1,0 +1,78 @@
+"""The entry of every rank:  deepspeed --num_gpus 3 dskd_ds/train.py --spec FILE.toml [--set section.key=value ...]
+
+Also under torchrun, mpirun and srun. Reads the spec, finds this rank's role, gives it a torch world of its own, and becomes a
+student (dskd_ds/student/loop.py) or a teacher (dskd_ds/teacher/service.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+# Started as a script, this file's own folder comes first on sys.path; the package's parts are to be found as dskd_ds.* only.
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
+
+from dskd_ds.errors import DskdError  # noqa: E402
+from dskd_ds.spec import RunSpec, load_spec  # noqa: E402
+from dskd_ds.topology import Role, assign, read_launch, role_environment  # noqa: E402
+
+FIRST_RANK_SPEAKS_SECONDS = 20.0
+"""How long other ranks leave the word to rank 0 when all of them found the same thing wrong."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """One rank, from its arguments to its exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--spec", required=True, help="the run's TOML spec")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the spec")
+    parser.add_argument("--local_rank", type=int, help="given by the deepspeed launcher; LOCAL_RANK says the same")
+    args = parser.parse_args(argv)
+    rank = 0
+    try:
+        launch = read_launch(os.environ)
+        rank = launch.rank
+        spec = load_spec(args.spec, args.set)
+        role = assign(launch, spec.topology)
+        prepare(spec, role)
+    except DskdError as error:  # alike on every rank: the first one says it, and its exit ends the launch
+        if rank == 0:
+            print(error, file=sys.stderr, flush=True)
+        else:
+            time.sleep(FIRST_RANK_SPEAKS_SECONDS)
+        return int(error.exit_code)
+    try:
+        run(spec, role)
+    except DskdError as error:
+        if str(error):
+            print(error, file=sys.stderr, flush=True)
+        return int(error.exit_code)
+    return 0
+
+
+def prepare(spec: RunSpec, role: Role) -> None:
+    """The role's own torch world, then the checks that need no other rank."""
+    os.environ.update(role_environment(role))
+    from dskd_ds.compute import use_threads
+    from dskd_ds.preflight import preflight
+
+    use_threads(spec.topology.threads_per_rank)
+    preflight(spec)
+
+
+def run(spec: RunSpec, role: Role) -> None:
+    """Be what the role says."""
+    if role.kind == "teacher":
+        from dskd_ds.teacher.service import serve
+
+        serve(spec, role.rank)
+    else:
+        from dskd_ds.student.loop import train
+
+        train(spec, role)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
