@@ -16,6 +16,7 @@ from pathlib import Path
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
 from dskd_ds.errors import DskdError  # noqa: E402
+from dskd_ds.observe.console import quiet_libraries, quiet_progress  # noqa: E402
 from dskd_ds.spec import RunSpec, load_spec  # noqa: E402
 from dskd_ds.topology import Role, assign, read_launch, role_environment  # noqa: E402
 
@@ -30,6 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the spec")
     parser.add_argument("--local_rank", type=int, help="given by the deepspeed launcher; LOCAL_RANK says the same")
     args = parser.parse_args(argv)
+    quiet_libraries()
     rank = 0
     try:
         launch = read_launch(os.environ)
@@ -58,6 +60,7 @@ def prepare(spec: RunSpec, role: Role) -> None:
     from dskd_ds.compute import use_threads
     from dskd_ds.preflight import preflight
 
+    quiet_progress()
     use_threads(spec.topology.threads_per_rank)
     preflight(spec)
 

@@ -28,6 +28,7 @@ from dskd_ds.sense.dictionary import open_dictionary, write_dictionary
 from dskd_ds.sense.index import build_index
 from dskd_ds.sense.relations import token_relations
 from dskd_ds.sense.wordnet import read_wordnet
+from dskd_ds.observe.console import quiet_progress
 from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.teacher.checkpoint import load_tokenizer, model_fingerprint, resolve_model, tokenizer_fingerprint
 from dskd_ds.teacher.model import load_teacher
@@ -162,6 +163,7 @@ def load_vocab_size(spec: RunSpec) -> int:
 
 def main() -> int:
     """Parse, build, print what was built."""
+    quiet_progress()
     parser = argparse.ArgumentParser(prog="python -m dskd_ds.sense.build", description=__doc__.splitlines()[0])
     parser.add_argument("--spec", required=True, help="the run's TOML spec")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the spec")

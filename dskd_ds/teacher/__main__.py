@@ -7,12 +7,14 @@ import sys
 
 from dskd_ds.compute import use_threads
 from dskd_ds.errors import DskdError
+from dskd_ds.observe.console import quiet_progress
 from dskd_ds.spec import load_spec
 from dskd_ds.teacher.service import serve
 
 
 def main() -> int:
     """Parse, serve, and say in one line what went wrong, if anything did."""
+    quiet_progress()
     parser = argparse.ArgumentParser(prog="python -m dskd_ds.teacher", description=__doc__)
     parser.add_argument("--spec", required=True, help="the run's TOML spec, the same that the students have")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the spec")

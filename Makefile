@@ -1,0 +1,29 @@
+# Two commands do everything: `make quickstart` runs the main job on real input, `make test` passes the tests.
+# Both make the environment at .venv themselves; nothing outside of it and of $DSKD_HOME (default ~/.cache/dskd) is written.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STEPS :=
+
+.PHONY: quickstart test check clean
+
+quickstart: .venv/.ready
+	$(BIN)/dskd quickstart $(if $(STEPS),--steps $(STEPS))
+
+test: .venv/.ready
+	$(BIN)/python -m pytest
+
+check: .venv/.ready
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+# The CPU build of torch comes first: a bare `torch` would pull in gigabytes of CUDA.
+.venv/.ready: pyproject.toml
+	@command -v g++ >/dev/null || { echo "g++ is missing; DeepSpeed compiles an op with it. Debian: apt-get install g++" >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet -e '.[quickstart,test]'
+	touch $@
+
+clean:
+	rm -rf .venv runs build dist *.egg-info

@@ -1,0 +1,1 @@
+"""The first run: packages, texts and stages of `make quickstart`."""
