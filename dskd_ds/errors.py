@@ -33,5 +33,13 @@ class NoTeacherError(DskdError):
     exit_code = ExitCode.NO_TEACHER
 
 
+class OtherRankError(DskdError):
+    """Another rank failed and has said why; this one ends alike, without a word of its own."""
+
+    def __init__(self, exit_code: ExitCode) -> None:
+        super().__init__("")
+        self.exit_code = exit_code
+
+
 class LinkError(DskdError):
     """A peer sent something that is not a valid message, or stopped answering. The message names the peer."""

@@ -60,7 +60,7 @@ def load_source(source: SourceSpec, key: str, stream: bool) -> Any:
 
 def matching_files(path: str) -> list[str]:
     """The local files a source's path names, sorted; empty for a hub name. Raises InputError if a local path has no file."""
-    files = sorted(glob.glob(path, recursive=True))
+    files = sorted(glob.glob(path, recursive=True))  # noqa: PTH207 (absolute patterns too)
     suffix = Path(path).suffix
     if files and all(Path(file).suffix == suffix for file in files) and suffix in READERS:
         return files

@@ -35,7 +35,7 @@ def encode(message: Message, arrays: Mapping[str, Array] | None = None) -> list[
     buffers = [np.ascontiguousarray(arrays[name]) for name in expected]
     for name, buffer in zip(expected, buffers, strict=True):
         assert (buffer.dtype.name, buffer.ndim) == expected[name], f"{name} is {buffer.dtype} {buffer.shape}"
-    views = [memoryview(buffer).cast("B") if buffer.size else memoryview(b"") for buffer in buffers]
+    views = [buffer.data.cast("B") if buffer.size else memoryview(b"") for buffer in buffers]
     header = json.dumps({
         "message": message.model_dump(mode="json"),
         "shapes": [list(buffer.shape) for buffer in buffers],

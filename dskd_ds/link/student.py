@@ -122,7 +122,7 @@ class StudentLink:
             ready = dict(poller.poll(timeout=int(self.spec.heartbeat_seconds * 500)))
             if self._woken in ready:
                 sockets.drain(self._woken)
-            while self._router.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+            while self._router.poll(0):
                 identity, *frames = sockets.receive(self._router)
                 self._handle(bytes(identity), frames)
             now = time.monotonic()

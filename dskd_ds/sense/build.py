@@ -22,13 +22,13 @@ from dskd_ds import __version__
 from dskd_ds.compute import local_device, use_threads
 from dskd_ds.data.blocks import train_blocks
 from dskd_ds.errors import DskdError, InputError
+from dskd_ds.observe.console import quiet_progress
 from dskd_ds.sense.cluster import cluster
 from dskd_ds.sense.collect import Reservoir, Vectors, attributed, forward_batches, split_queries
 from dskd_ds.sense.dictionary import open_dictionary, write_dictionary
 from dskd_ds.sense.index import build_index
 from dskd_ds.sense.relations import token_relations
 from dskd_ds.sense.wordnet import read_wordnet
-from dskd_ds.observe.console import quiet_progress
 from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.teacher.checkpoint import load_tokenizer, model_fingerprint, resolve_model, tokenizer_fingerprint
 from dskd_ds.teacher.model import load_teacher
@@ -63,7 +63,7 @@ def existing(spec: RunSpec, key: dict[str, Any]) -> dict[str, Any] | None:
     return facts if all(facts.get(name) == value for name, value in key.items()) else None
 
 
-def collect(spec: RunSpec, blocks: Any, comm: Any) -> Vectors | None:
+def collect(spec: RunSpec, blocks: Any, comm: Communicator) -> Vectors | None:
     """Every rank reads its batches; rank 0 gets the merged sample, the others None."""
     teacher = load_teacher(spec.teacher)
     size = spec.data.block_tokens
@@ -82,16 +82,14 @@ def collect(spec: RunSpec, blocks: Any, comm: Any) -> Vectors | None:
     return gathered.smallest(spec.senses.vectors_per_token) if gathered else None
 
 
-def _gather(vectors: Vectors, comm: Any) -> Vectors | None:
+def _gather(vectors: Vectors, comm: Communicator) -> Vectors | None:
     """All ranks' vectors at rank 0, as raw buffers."""
     sizes = comm.allgather_int(len(vectors))
-    parts = [comm.gather_bytes(array) for array in (vectors.tokens, vectors.hashes, vectors.states)]
-    if comm.rank > 0:
+    tokens, hashes, states = (comm.gather_bytes(array) for array in (vectors.tokens, vectors.hashes, vectors.states))
+    if tokens is None or hashes is None or states is None:
         return None
-    total = sum(sizes)
-    tokens, hashes, states = (np.frombuffer(part, like.dtype).reshape(total, *like.shape[1:])
-                              for part, like in zip(parts, (vectors.tokens, vectors.hashes, vectors.states), strict=True))
-    return Vectors(tokens, hashes, states)
+    return Vectors(np.frombuffer(tokens, np.int64), np.frombuffer(hashes, np.uint64),
+                   np.frombuffer(states, np.uint16).reshape(sum(sizes), -1))
 
 
 class Communicator:

@@ -39,6 +39,10 @@ class Vectors:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def where(self, mask: NDArray[np.bool_]) -> Vectors:
+        """The rows that a mask admits."""
+        return Vectors(self.tokens[mask], self.hashes[mask], self.states[mask])
+
     @staticmethod
     def none(hidden_size: int) -> Vectors:
         """No vectors."""
@@ -88,7 +92,8 @@ def position_hashes(seed: int, row: dict[str, Any], block_tokens: int) -> NDArra
     lengths = np.diff(np.append(starts, block_tokens))
     digests = np.repeat(np.asarray(row["doc_digests"], np.int64).view(np.uint64), lengths)
     within = np.arange(block_tokens) - np.repeat(starts, lengths) + np.repeat(np.asarray(row["doc_offsets"]), lengths)
-    return _mix(_mix(digests ^ _mix(np.uint64(seed))) ^ within.astype(np.uint64))
+    hashes: NDArray[np.uint64] = _mix(_mix(digests ^ _mix(np.uint64(seed))) ^ within.astype(np.uint64))
+    return hashes
 
 
 def _mix(values: Any) -> Any:
@@ -125,4 +130,4 @@ def attributed(teacher: TeacherModel, rows: list[dict[str, Any]], spec: SensesSp
 def split_queries(vectors: Vectors) -> tuple[Vectors, Vectors]:
     """(vectors for the senses, held-out states that only measure the index), split by hash."""
     is_query = vectors.hashes % np.uint64(QUERY_SHARE) == 0
-    return tuple(Vectors(vectors.tokens[m], vectors.hashes[m], vectors.states[m]) for m in (~is_query, is_query))  # type: ignore[return-value]
+    return vectors.where(~is_query), vectors.where(is_query)

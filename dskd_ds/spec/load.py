@@ -38,7 +38,7 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> RunSpec:
     try:
         return RunSpec.model_validate(_expand(tree))
     except ValidationError as error:
-        raise InputError("\n".join(f"{source}: {line}" for line in _explain(error, tree))) from None
+        raise InputError("\n".join(f"{source}: {line}" for line in _explain(error))) from None
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -88,11 +88,12 @@ def _expand(value: Any) -> Any:
     if isinstance(value, list):
         return [_expand(item) for item in value]
     if isinstance(value, str):
-        return os.path.expandvars(os.path.expanduser(value.replace("$DSKD_HOME", str(dskd_home()))))
+        expanded = os.path.expandvars(value.replace("$DSKD_HOME", str(dskd_home())))
+        return str(Path(expanded).expanduser()) if expanded.startswith("~") else expanded
     return value
 
 
-def _explain(error: ValidationError, tree: dict[str, Any]) -> list[str]:
+def _explain(error: ValidationError) -> list[str]:
     """One message for each error pydantic found."""
     lines: list[str] = []
     for item in error.errors():

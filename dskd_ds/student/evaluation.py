@@ -85,7 +85,8 @@ def continuations(spec: RunSpec, models: dict[str, str]) -> list[dict[str, str]]
     tokenizer = load_tokenizer(resolve_model(spec.teacher.model))
     rows: list[dict[str, Any]] = [{"prompt": prompt} for prompt in _prompts(spec, tokenizer)]
     for name, path in models.items():
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=resolve_dtype(spec.student.dtype)).to(local_device()).eval()
+        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=resolve_dtype(spec.student.dtype))
+        model = model.to(local_device()).eval()
         for row in tqdm(rows, desc=f"continuations of the {name}", unit="text"):
             ids = tokenizer(row["prompt"], return_tensors="pt", add_special_tokens=False).to(model.device)
             output = model.generate(**ids, max_new_tokens=spec.eval.sample_tokens, do_sample=False, pad_token_id=0)

@@ -21,7 +21,7 @@ from dskd_ds.link import Answer, StudentLink
 from dskd_ds.link.messages import Array
 from dskd_ds.losses.objective import TeacherTargets
 from dskd_ds.losses.sense import SenseTargets
-from dskd_ds.sense.retrieve import SenseRetriever, Selection
+from dskd_ds.sense.retrieve import Selection, SenseRetriever
 from dskd_ds.spec import RunSpec
 from dskd_ds.teacher.signal import TopK, read_signal
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from dskd_ds.compute import local_device
 from dskd_ds.data.batches import num_steps, open_source
-from dskd_ds.errors import DskdError, InputError
+from dskd_ds.errors import DskdError, ExitCode, InputError, OtherRankError
 from dskd_ds.link import StudentLink
 from dskd_ds.losses.objective import STATS, Scales
 from dskd_ds.observe.metrics import MetricsWriter
@@ -130,9 +130,7 @@ def agree(feed: Feed) -> StepInput:
     if failure:
         raise failure
     if int(code):
-        error = DskdError("")  # the rank it happened on says what it was
-        error.exit_code = type(error).exit_code.__class__(int(code))
-        raise error
+        raise OtherRankError(ExitCode(int(code)))
     assert step_input is not None
     return step_input
 

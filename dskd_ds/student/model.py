@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from deepspeed.utils import set_z3_leaf_modules
-import torch
 from torch import Tensor, nn
 
 from dskd_ds.compute import resolve_dtype
@@ -39,14 +38,14 @@ def load_student(spec: RunSpec, init: str, deepspeed_config: dict[str, Any], mar
     Raises InputError for a head with a bias, or where more layers are to be trained than there are.
     """
     from transformers import AutoModelForCausalLM
-    from transformers.integrations import HfDeepSpeedConfig
+    from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
     # transformers looks for a live object of this class and then loads under zero.Init.
     live = HfDeepSpeedConfig(deepspeed_config)
-    model = AutoModelForCausalLM.from_pretrained(init, dtype=resolve_dtype(spec.student.dtype), trust_remote_code=False)
+    model: Any = AutoModelForCausalLM.from_pretrained(init, dtype=resolve_dtype(spec.student.dtype), trust_remote_code=False)
     del live
     freeze(model, spec.student.train_last_layers)
-    head = model.get_output_embeddings()
+    head: Any = model.get_output_embeddings()
     if getattr(head, "bias", None) is not None:
         raise InputError("[student] model: its LM head has a bias, which the objective does not know.\n"
                          "  use a model whose head has none.")

@@ -47,7 +47,7 @@ def load_teacher(spec: TeacherSpec, device: torch.device | None = None) -> Teach
 
     device = device or local_device()
     path, dtype = resolve_model(spec.model), resolve_dtype(spec.dtype)
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=False)
+    model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=False)
     model = model.to(device).eval().requires_grad_(False)
     fingerprint = f"{model_fingerprint(path)}-{str(dtype).removeprefix('torch.')}-{device.type}"
     head = model.get_output_embeddings()

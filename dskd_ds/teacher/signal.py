@@ -63,7 +63,7 @@ def signal_arrays(signal: TopK, hidden: Tensor) -> dict[str, Array]:
 def read_signal(arrays: dict[str, Array], vocab_size: int) -> tuple[TopK, Tensor]:
     """A reply's arrays -> the top-k signal and hidden states [P, D] bfloat16. Raises ValueError if an id is out of range."""
     ids = torch.from_numpy(np.array(arrays["topk_ids"])).long()
-    if ids.numel() and not (0 <= int(ids.min()) and int(ids.max()) < vocab_size):
+    if ids.numel() and not (int(ids.min()) >= 0 and int(ids.max()) < vocab_size):
         raise ValueError(f"token id {int(ids.max())} is outside the vocabulary of {vocab_size}")
     logits = torch.from_numpy(np.array(arrays["topk_logits"]))
     tail = torch.from_numpy(np.array(arrays["tail"]))
