@@ -1,0 +1,118 @@
+"""A tiny but whole world for tests: tokenizer, teacher, text, a WordNet sample and a spec, made once a session."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import tomli_w
+
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+WORDS = ("bank river money water happy unhappy glad sad big small large tiny fast slow quick city town house home "
+         "cold warm hot good bad light dark early late open closed strong weak young old the of and in to is was with").split()
+
+SYNSETS = {
+    "adj": [(("happy", "glad"), 1), (("unhappy", "sad"), 0), (("big", "large"), 3), (("small", "tiny"), 2),
+            (("fast", "quick"), 5), (("slow",), 4), (("hot",), 7), (("cold",), 6)],
+    "noun": [(("bank", "depository financial institution"), None), (("city", "town"), None), (("house", "home"), None)],
+    "verb": [], "adv": [],
+}
+"""part of speech -> (words, number of the synset whose first word is the antonym of this one's first)."""
+
+
+@dataclass(frozen=True)
+class TinyWorld:
+    """Where everything is."""
+
+    folder: Path
+    spec_file: Path
+
+    def spec_tree(self) -> dict[str, object]:
+        import tomllib
+
+        return tomllib.loads(self.spec_file.read_text())
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyWorld:
+    """See TinyWorld."""
+    folder = tmp_path_factory.mktemp("tiny")
+    os.environ["DSKD_HOME"] = str(folder / "home")
+    os.environ["HF_DATASETS_CACHE"] = str(folder / "datasets")
+    write_text(folder)
+    write_wordnet(folder / "wordnet")
+    write_model(folder / "teacher", folder, num_layers=4, seed=0)
+    spec_file = folder / "tiny.toml"
+    spec_file.write_text(tomli_w.dumps(spec_tree(folder)))
+    return TinyWorld(folder, spec_file)
+
+
+def spec_tree(folder: Path) -> dict[str, object]:
+    """A spec that uses every part: hybrid candidates, top-k signal, two students and a teacher."""
+    return {
+        "name": "tiny", "run_dir": str(folder / "run"), "deepspeed": "ds_configs/zero3_cpu.json", "seed": 1,
+        "teacher": {"model": str(folder / "teacher"), "dtype": "float32"},
+        "student": {"layers": "by_impact", "num_layers": 2, "impact_tokens": 64, "dtype": "float32"},
+        "data": {"block_tokens": 32, "train": [{"path": str(folder / "train.jsonl"), "title_field": "title"}],
+                 "heldout": [{"path": str(folder / "heldout.jsonl"), "title_field": "title"}]},
+        "senses": {"dictionary": str(folder / "senses"), "wordnet": str(folder / "wordnet"), "collect_tokens": 4096,
+                   "num_senses": 4, "index_dims": 8, "index_search_effort": 64, "num_neighbours": 16, "min_positions": 4},
+        "loss": {"top_k": 16, "sense_weight": 0.5, "chunk_positions": 16},
+        "optimizer": {"lr": 1e-3},
+        "train": {"num_steps": 6, "global_batch_blocks": 4},
+        "topology": {"num_students": 2, "num_teachers": 1},
+        "checkpoint": {"every_steps": 3, "keep": 5},
+        "eval": {"num_tokens": 256, "num_samples": 1, "sample_tokens": 4},
+    }
+
+
+def write_text(folder: Path) -> None:
+    """Documents of random words; two titles are in both files."""
+    draw = random.Random(0)
+    for name, number, first in (("train", 120, 0), ("heldout", 12, 118)):
+        rows = [{"title": f"document {first + i}", "text": " ".join(draw.choices(WORDS, k=draw.randint(5, 60)))} for i in range(number)]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_wordnet(folder: Path) -> None:
+    """The sample in WordNet's own format (wndb(5WN)), licence lines included."""
+    folder.mkdir()
+    letters = {"adj": "a", "noun": "n", "verb": "v", "adv": "r"}
+    for part, synsets in SYNSETS.items():
+        lines = ["  1 This software and database is being provided to you, the LICENSEE,", "  2 by Princeton University"]
+        for number, (words, opposite) in enumerate(synsets):
+            fields = [f"{number:08d}", "00", letters[part], f"{len(words):02x}"]
+            fields += [item for word in words for item in (word.replace(" ", "_"), "0")]
+            fields += ["000"] if opposite is None else ["001", "!", f"{opposite:08d}", letters[part], "0101"]
+            gloss = "not happy" if "unhappy" in words else f"the meaning of {words[0]}"
+            lines.append(" ".join(fields) + f" | {gloss}")
+        (folder / f"data.{part}").write_text("\n".join(lines) + "\n")
+
+
+def write_model(target: Path, folder: Path, num_layers: int, seed: int, tied: bool = True) -> None:
+    """A random Llama whose tokenizer has every word of WORDS as one token with its leading space."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    texts = [json.loads(line)["text"] for line in (folder / "train.jsonl").read_text().splitlines()]
+    trainer = trainers.BpeTrainer(vocab_size=500, special_tokens=["<|endoftext|>"], show_progress=False,
+                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    tokenizer.train_from_iterator([f" {text}" for text in texts], trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")
+    torch.manual_seed(seed)
+    config = LlamaConfig(vocab_size=len(fast), hidden_size=32, intermediate_size=64, num_hidden_layers=num_layers,
+                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256, tie_word_embeddings=tied,
+                         initializer_range=0.2, eos_token_id=0, bos_token_id=0)
+    LlamaForCausalLM(config).save_pretrained(target)
+    fast.save_pretrained(target)

@@ -1,0 +1,96 @@
+"""Specs: the shipped ones parse, wrong ones get one message that names file, key, value, reason and way out."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dskd_ds.errors import ExitCode, InputError
+from dskd_ds.spec import load_spec, spec_toml, write_spec
+
+SHIPPED = sorted(Path("ds_configs/runs").glob("*.toml"))
+QUICKSTART = "ds_configs/runs/quickstart.toml"
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_spec_is_valid(path: Path) -> None:
+    spec = load_spec(path)
+    assert spec.train.global_batch_blocks == spec.num_accumulation_steps * spec.train.micro_batch_blocks * spec.topology.num_students
+    assert Path(spec.deepspeed).is_file()
+
+
+def test_there_are_four_shipped_specs() -> None:
+    assert {path.stem for path in SHIPPED} >= {"quickstart", "llama3_8b_paper", "mistral_7b_paper", "llama3_70b_to_8b"}
+
+
+def test_paper_specs_have_the_papers_numbers() -> None:
+    llama, mistral = load_spec("ds_configs/runs/llama3_8b_paper.toml"), load_spec("ds_configs/runs/mistral_7b_paper.toml")
+    assert (llama.loss.sense_weight, mistral.loss.sense_weight) == (1.0, 1.5)
+    assert (llama.senses.num_senses, mistral.senses.num_senses) == (10, 5)
+    assert llama.peak_lr == pytest.approx(5e-5 * 6)
+    assert mistral.peak_lr == pytest.approx(2e-5 * 6)
+    assert (llama.student.num_layers, llama.student.train_last_layers) == (16, 2)
+
+
+def test_importing_the_spec_loads_no_torch() -> None:
+    code = "import sys, dskd_ds.spec; sys.exit(bool({'torch', 'transformers', 'deepspeed'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_resolved_spec_reads_back_equal(tmp_path: Path) -> None:
+    spec = load_spec(QUICKSTART, ["data.block_tokens=128", 'name="other"'])
+    write_spec(spec, tmp_path / "spec.toml")
+    assert load_spec(tmp_path / "spec.toml") == spec
+    assert "block_tokens = 128" in spec_toml(spec)
+
+
+def test_home_has_a_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DSKD_HOME", raising=False)
+    assert load_spec(QUICKSTART).teacher.model.startswith(str(Path.home()))
+    monkeypatch.setenv("DSKD_HOME", "/elsewhere")
+    assert load_spec(QUICKSTART).teacher.model.startswith("/elsewhere/")
+
+
+@pytest.mark.parametrize(("overrides", "words"), [
+    (["loss.temprature=2"], ["[loss] temprature", "no such key", "did you mean temperature?"]),
+    (["train.lr=1"], ["[train] lr", "it belongs to [optimizer]"]),
+    (["loss.temperature=-1"], ["[loss] temperature = -1", "greater than 0"]),
+    (["loss.signal=full"], ["[loss] signal", '"full"', "topk"]),
+    (["train.global_batch_blocks=3"], ["[train] global_batch_blocks = 3", "use 2 or 4"]),
+    (["train.num_epochs=1"], ["both of num_steps and num_epochs"]),
+    (["student.layers=list"], ["keep_layers"]),
+    (["student.layers=first", "student.keep_layers=[1]"], ["no effect"]),
+    (["link.dead_after_seconds=1"], ["three heartbeats"]),
+    (["loss.kd_weight=0", "loss.sense_weight=0"], ["no part in this run"]),
+    (["name=a b"], ["name", '"a b"']),
+    (["topology.num_students=two"], ["[topology] num_students", '"two"']),
+    (["nonsense"], ["section.key=value"]),
+])
+def test_wrong_value_is_explained(overrides: list[str], words: list[str]) -> None:
+    with pytest.raises(InputError) as error:
+        load_spec(QUICKSTART, overrides)
+    assert error.value.exit_code == ExitCode.WRONG_INPUT
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_missing_section_and_file_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text('name = "x"\nrun_dir = "y"\n')
+    with pytest.raises(InputError, match=r"a\.toml: teacher is missing"):
+        load_spec(path)
+    with pytest.raises(InputError, match=r"did you mean .*a\.toml"):
+        load_spec(tmp_path / "b.toml")
+    path.write_text("name = ")
+    with pytest.raises(InputError, match="not a TOML file"):
+        load_spec(path)
+
+
+def test_all_broken_rules_are_told_at_once() -> None:
+    with pytest.raises(InputError) as error:
+        load_spec(QUICKSTART, ["train.global_batch_blocks=3", "link.dead_after_seconds=1"])
+    assert "global_batch_blocks" in str(error.value)
+    assert "dead_after_seconds" in str(error.value)

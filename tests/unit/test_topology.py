@@ -1,0 +1,71 @@
+"""Rank maths, from the environments that each launcher makes."""
+
+from __future__ import annotations
+
+import pytest
+
+from dskd_ds.errors import InputError
+from dskd_ds.spec.parts import TopologySpec
+from dskd_ds.topology import assign, read_launch, role_environment
+
+TOPOLOGY = TopologySpec(num_students=2, num_teachers=1)
+
+
+def environment(launcher: str, rank: int) -> dict[str, str]:
+    """What each launcher sets for rank `rank` of 3 on one node."""
+    return {
+        "deepspeed": {"RANK": str(rank), "WORLD_SIZE": "3", "LOCAL_RANK": str(rank), "LOCAL_SIZE": "3", "CROSS_RANK": "0",
+                      "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"},
+        "torch": {"RANK": str(rank), "WORLD_SIZE": "3", "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "3",
+                  "MASTER_ADDR": "localhost", "MASTER_PORT": "29511", "TORCHELASTIC_USE_AGENT_STORE": "True"},
+        "mpirun": {"OMPI_COMM_WORLD_RANK": str(rank), "OMPI_COMM_WORLD_SIZE": "3", "OMPI_COMM_WORLD_LOCAL_RANK": str(rank),
+                   "OMPI_COMM_WORLD_LOCAL_SIZE": "3"},
+        "srun": {"SLURM_PROCID": str(rank), "SLURM_NTASKS": "3", "SLURM_LOCALID": str(rank), "SLURM_NTASKS_PER_NODE": "3"},
+    }[launcher]
+
+
+@pytest.mark.parametrize("launcher", ["deepspeed", "torch", "mpirun", "srun"])
+def test_roles_are_the_same_under_every_launcher(launcher: str) -> None:
+    roles = [assign(read_launch(environment(launcher, rank)), TOPOLOGY) for rank in range(3)]
+    assert [(role.kind, role.rank, role.size) for role in roles] == [("student", 0, 2), ("student", 1, 2), ("teacher", 0, 1)]
+    assert roles[0].launch.launcher == launcher
+    assert [role.is_first for role in roles] == [True, False, False]
+
+
+@pytest.mark.parametrize("launcher", ["deepspeed", "torch", "mpirun", "srun"])
+def test_each_role_gets_a_world_of_its_own(launcher: str) -> None:
+    worlds = [role_environment(assign(read_launch(environment(launcher, rank)), TOPOLOGY)) for rank in range(3)]
+    assert [(w["RANK"], w["WORLD_SIZE"], w["LOCAL_RANK"]) for w in worlds] == [("0", "2", "0"), ("1", "2", "1"), ("0", "1", "2")]
+    assert worlds[0]["MASTER_PORT"] == worlds[1]["MASTER_PORT"] != worlds[2]["MASTER_PORT"]
+    assert all(w["TORCHELASTIC_USE_AGENT_STORE"] == "False" for w in worlds)
+
+
+def test_every_rank_of_a_larger_launch_has_one_role() -> None:
+    topology = TopologySpec(num_students=6, num_teachers=2)
+    roles = [assign(read_launch({"RANK": str(r), "WORLD_SIZE": "8", "LOCAL_RANK": str(r % 4), "LOCAL_WORLD_SIZE": "4",
+                                 "MASTER_ADDR": "node0"}), topology) for r in range(8)]
+    assert [(role.kind, role.rank) for role in roles] == [("student", i) for i in range(6)] + [("teacher", i) for i in range(2)]
+    ports = [role_environment(role)["MASTER_PORT"] for role in roles if role.kind == "teacher"]
+    assert len(set(ports)) == 2
+
+
+def test_srun_over_nodes_needs_an_address() -> None:
+    env = {"SLURM_PROCID": "0", "SLURM_NTASKS": "3", "SLURM_LOCALID": "0", "SLURM_NTASKS_PER_NODE": "1"}
+    with pytest.raises(InputError, match="MASTER_ADDR"):
+        read_launch(env)
+    assert read_launch(env | {"MASTER_ADDR": "node0"}).master_addr == "node0"
+
+
+def test_contradictions_are_refused() -> None:
+    with pytest.raises(InputError, match="MPI's world has 5"):
+        read_launch(environment("deepspeed", 0) | {"OMPI_COMM_WORLD_SIZE": "5"})
+    with pytest.raises(InputError, match="not below"):
+        read_launch(environment("deepspeed", 3))
+    with pytest.raises(InputError, match="start ranks with"):
+        read_launch(environment("deepspeed", 0) | {"RANK": "first"})
+    with pytest.raises(InputError, match=r"launch has 3 ranks, but .* make 5"):
+        assign(read_launch(environment("deepspeed", 0)), TopologySpec(num_students=4, num_teachers=1))
+
+
+def test_without_a_launcher_there_is_one_rank() -> None:
+    assert read_launch({}).world_size == 1
