@@ -219,8 +219,9 @@ class StudentLink:
 
     def _fail(self, error: DskdError) -> None:
         with self._lock:
-            self._failure = error
+            self._failure = self._failure or error
             jobs = [*self._waiting, *(job for teacher in self._teachers.values() for job in teacher.in_flight.values())]
             self._waiting.clear()
+            self._teachers.clear()
         for job in jobs:
             job.future.set_exception(error)

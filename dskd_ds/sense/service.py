@@ -97,7 +97,7 @@ class IndexClient:
         if kind != b"rows" or len(frames) != 2:
             raise IndexServiceError(f"the node's sense index at {self._address} refused: {frames[0].decode(errors='replace')}")
         num_rows, num_columns, _ = QUESTION.unpack(frames[0])
-        return np.frombuffer(frames[1], np.int64).reshape(num_rows, num_columns)
+        return np.frombuffer(frames[1], np.int64).reshape(num_rows, num_columns).copy()  # torch wants memory it may write
 
     def close(self) -> None:
         """Let go of the socket."""

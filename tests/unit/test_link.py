@@ -1,0 +1,141 @@
+"""Both ends of the link over real, encrypted ZeroMQ sockets on 127.0.0.1."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zmq
+
+from dskd_ds.errors import ExitCode, LinkError, NoTeacherError
+from dskd_ds.link import StudentLink, TeacherLink, keys
+from dskd_ds.link.messages import Hello
+from dskd_ds.spec.parts import LinkSpec
+
+QUICK = LinkSpec(heartbeat_seconds=0.1, dead_after_seconds=1.0, teacher_wait_seconds=20.0)
+ARRAYS = {"input_ids": np.zeros((1, 4), np.int32), "position_ids": np.zeros((1, 4), np.int32),
+          "logit_positions": np.arange(3, dtype=np.int32), "hidden_positions": np.arange(1, dtype=np.int32)}
+
+
+def hello(name: str, fingerprint: str = "f", vocab_size: int = 9) -> Hello:
+    return Hello(teacher=name, fingerprint=fingerprint, vocab_size=vocab_size, hidden_size=4)
+
+
+def reply_arrays(value: int) -> dict[str, np.ndarray]:
+    return {"topk_ids": np.full((3, 2), value, np.int32), "topk_logits": np.zeros((3, 2), np.float16),
+            "tail": np.zeros((3, 1), np.float32), "hidden": np.zeros((1, 4), np.uint16)}
+
+
+def serve(link: TeacherLink, value: int) -> threading.Thread:
+    """A thread that answers every request with `value`."""
+    def loop() -> None:
+        while (work := link.next_request()) is not None:
+            link.reply(work, reply_arrays(value), 0.0)
+
+    thread = threading.Thread(target=loop, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.fixture
+def student(tmp_path: Path) -> Iterator[StudentLink]:
+    link = StudentLink(tmp_path, 0, QUICK, 9, 4)
+    yield link
+    link.close()
+
+
+def test_requests_are_answered_and_counted_and_goodbye_ends_the_teacher(tmp_path: Path) -> None:
+    student = StudentLink(tmp_path, 0, QUICK, 9, 4)
+    teacher = TeacherLink(tmp_path, QUICK, hello("a"), num_students=1)
+    thread = serve(teacher, 7)
+    answers = [future.result(20) for future in [student.submit(ARRAYS, 2, (1.0,)) for _ in range(6)]]
+    assert all((answer.arrays["topk_ids"] == 7).all() for answer in answers)
+    sent = sum(array.nbytes for array in (*ARRAYS.values(), *reply_arrays(7).values()))
+    assert all(sent < answer.link_bytes < sent + 2000 for answer in answers)
+    student.close()
+    thread.join(20)
+    assert not thread.is_alive()
+    teacher.close()
+    assert keys.read_addresses(tmp_path) == {}
+
+
+def test_a_lost_teachers_requests_go_to_another(tmp_path: Path, student: StudentLink) -> None:
+    silent = TeacherLink(tmp_path, QUICK, hello("silent"), num_students=1)
+    futures = [student.submit(ARRAYS, 2, (1.0,)) for _ in range(2)]
+    taken = [silent.next_request() for _ in range(2)]
+    assert all(taken)
+    silent.close()  # leaves with two requests unanswered
+    helper = TeacherLink(tmp_path, QUICK, hello("helper"), num_students=1)
+    serve(helper, 5)
+    assert [future.result(20).teacher for future in futures] == ["helper", "helper"]
+    helper.close()
+
+
+def test_a_teacher_that_cannot_answer_says_why(tmp_path: Path, student: StudentLink) -> None:
+    teacher = TeacherLink(tmp_path, QUICK, hello("a"), num_students=1)
+    future = student.submit(ARRAYS, 2, (1.0,))
+    work = teacher.next_request()
+    assert work is not None
+    teacher.fail(work, "out of memory")
+    with pytest.raises(LinkError, match="teacher a could not answer a request: out of memory"):
+        future.result(20)
+    teacher.close()
+
+
+def test_no_teacher_is_exit_code_4(tmp_path: Path) -> None:
+    link = StudentLink(tmp_path, 0, QUICK.model_copy(update={"teacher_wait_seconds": 0.3}), 9, 4)
+    with pytest.raises(NoTeacherError, match="no teacher came") as error:
+        link.submit(ARRAYS, 2, (1.0,)).result(20)
+    assert error.value.exit_code == ExitCode.NO_TEACHER
+    link.close()
+
+
+@pytest.mark.parametrize(("second", "words"), [(hello("b", vocab_size=8), "vocabulary"), (hello("b", fingerprint="g"), "same weights")])
+def test_a_teacher_of_another_kind_is_refused(tmp_path: Path, student: StudentLink, second: Hello, words: str) -> None:
+    first = TeacherLink(tmp_path, QUICK, hello("a"), num_students=1)
+    serve(first, 1)
+    student.submit(ARRAYS, 2, (1.0,)).result(20)
+    other = TeacherLink(tmp_path, QUICK, second, num_students=1)
+    with pytest.raises(LinkError, match=words):
+        while True:  # until the link has seen the stranger's hello
+            student.submit(ARRAYS, 2, (1.0,)).result(20)
+    first.close()
+    other.close()
+
+
+@pytest.mark.parametrize("frames", [[b"nonsense"], [b"DSKD\x01\x00\x07\x00\x00\x00\x00\x00", b"{}"]], ids=["short", "wrong checksum"])
+def test_garbage_from_a_key_holder_is_an_error_that_names_it(tmp_path: Path, student: StudentLink, frames: list[bytes]) -> None:
+    socket = zmq.Context().socket(zmq.DEALER)
+    pair = keys.run_keys(tmp_path)
+    socket.curve_serverkey, socket.curve_publickey, socket.curve_secretkey = pair.student.public, pair.teacher.public, pair.teacher.secret
+    socket.connect(student.address)
+    socket.send_multipart(frames)
+    with pytest.raises(LinkError, match="unnamed peer .* cannot be read"):
+        student.submit(ARRAYS, 2, (1.0,)).result(20)
+    socket.close(linger=0)
+
+
+def test_a_stranger_without_the_key_is_not_heard(tmp_path: Path, student: StudentLink) -> None:
+    stranger = zmq.Context().socket(zmq.DEALER)
+    stranger.curve_serverkey = keys.run_keys(tmp_path).student.public
+    stranger.curve_publickey, stranger.curve_secretkey = zmq.curve_keypair()
+    stranger.connect(student.address)
+    stranger.send_multipart([b"nonsense"])
+    teacher = TeacherLink(tmp_path, QUICK, hello("a"), num_students=1)
+    serve(teacher, 3)
+    assert student.submit(ARRAYS, 2, (1.0,)).result(20).teacher == "a"
+    teacher.close()
+    stranger.close(linger=0)
+
+
+def test_keys_are_closed_to_others(tmp_path: Path) -> None:
+    keys.run_keys(tmp_path)
+    path = tmp_path / "link" / "keys" / "student.json"
+    assert path.stat().st_mode & 0o777 == 0o600
+    os.chmod(path, 0o644)
+    with pytest.raises(LinkError, match="others may read this key"):
+        keys.run_keys(tmp_path)
