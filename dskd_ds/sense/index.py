@@ -93,7 +93,12 @@ def _recall(index: Any, projection: Projection, dictionary: SenseDictionary, spe
 
 
 def knn(index: Any, reduced: NDArray[np.float32], num_candidates: int) -> NDArray[np.int64]:
-    """[P, d] reduced queries -> [P, num_candidates] rows (fewer columns if the index is smaller), nearest first."""
+    """[P, d] reduced queries -> [P, num_candidates] rows (fewer columns if the index is smaller), nearest first.
+
+    Raises ValueError if d is not the index's: hnswlib itself would read past the end.
+    """
+    if reduced.ndim != 2 or reduced.shape[1] != index.dim:
+        raise ValueError(f"queries of shape {reduced.shape}, the index has {index.dim} dimensions")
     number = min(num_candidates, index.get_current_count())
     index.set_ef(max(number, 10))
     rows, _ = index.knn_query(reduced, k=number, num_threads=1)

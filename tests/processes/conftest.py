@@ -1,0 +1,63 @@
+"""Starting real launches, and making sure that none of their processes outlives them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from dskd_ds.launch import free_port
+from dskd_ds.observe.console import child_environment
+from tests.conftest import TinyWorld
+
+Launch = Callable[..., "Ended"]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A launch that came to its end."""
+
+    code: int
+    output: str
+
+
+def children_with(marker: str) -> list[int]:
+    """Processes whose command line mentions `marker`."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if marker.encode() in path.read_bytes() and int(path.parent.name) != os.getpid():
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.fixture
+def launch(tiny: TinyWorld) -> Launch:
+    """launch(command words ...) -> Ended; asserts that nothing is left running."""
+
+    def run(*words: str, marker: str | None = None) -> Ended:
+        env = child_environment(os.environ) | {"OMP_NUM_THREADS": "1", "DSKD_HOME": str(tiny.folder / "home")}
+        done = subprocess.run(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=240)
+        print(done.stdout[-6000:])
+        assert not children_with(marker or str(tiny.folder)), "a process was left behind"
+        return Ended(done.returncode, done.stdout)
+
+    return run
+
+
+def deepspeed(num_ranks: int, script: str, *words: str) -> list[str]:
+    """The real launcher's command line."""
+    return [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", str(num_ranks), "--master_port", str(free_port()),
+            script, *words]
+
+
+def dskd(*words: str) -> list[str]:
+    """The command as a user calls it."""
+    return [str(Path(sys.executable).with_name("dskd")), *words]

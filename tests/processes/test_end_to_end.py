@@ -1,0 +1,116 @@
+"""A tiny run through every real launcher: mpirun, deepspeed, the commands; then what came out, and resuming it."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from dskd_ds.observe.metrics import CHARTS, read_metrics
+from dskd_ds.sense.dictionary import SENSES_FILE, open_dictionary
+from dskd_ds.spec import load_spec
+from tests.conftest import TinyWorld
+from tests.processes.conftest import Launch, dskd
+
+pytestmark = pytest.mark.process
+
+
+@pytest.fixture
+def dictionary(tiny: TinyWorld, launch: Launch) -> Path:
+    """The tiny world's dictionary, built under mpirun by two ranks (once a session)."""
+    folder = tiny.folder / "senses"
+    if not folder.is_dir():
+        assert launch(*dskd("senses", "build", str(tiny.spec_file), "--ranks", "2")).code == 0
+    return folder
+
+
+@pytest.fixture
+def run_dir(tiny: TinyWorld, launch: Launch, dictionary: Path) -> Path:
+    """A finished run of 6 steps with a checkpoint in the middle (once a session)."""
+    folder = tiny.folder / "run"
+    if not (folder / "student").is_dir():
+        assert dictionary.is_dir()
+        assert launch(*dskd("train", str(tiny.spec_file))).code == 0
+    return folder
+
+
+def test_dictionary_is_the_same_for_any_number_of_ranks(tiny: TinyWorld, launch: Launch, dictionary: Path) -> None:
+    alone = tiny.folder / "senses_alone"
+    assert launch(*dskd("senses", "build", str(tiny.spec_file), "--set", f"senses.dictionary={alone}")).code == 0
+    assert (alone / SENSES_FILE).read_bytes() == (dictionary / SENSES_FILE).read_bytes()
+    assert (alone / "index" / "graph.bin").read_bytes() == (dictionary / "index" / "graph.bin").read_bytes()
+    facts = open_dictionary(dictionary).facts
+    assert facts["num_related_tokens"] > 0
+    assert facts["num_tokens"] > 20
+
+
+def test_a_run_leaves_what_design_promises(run_dir: Path) -> None:
+    for name in ("spec.toml", "metrics.jsonl", "tensorboard", "checkpoints/step-00000003/manifest.json", "student/model.safetensors"):
+        assert (run_dir / name).exists(), name
+    records = read_metrics(run_dir)
+    assert [record["step"] for record in records] == [1, 2, 3, 4, 5, 6]
+    for record in records:
+        assert set(record) == {"step", "tokens", "skipped", *CHARTS}
+        assert all(math.isfinite(value) for value in record.values())
+        assert record["sense_positions"] > 0
+        assert 0 < record["teacher_mass"] <= 1
+        assert record["link_bytes"] > 1000
+    assert records[-1]["tokens"] == 6 * 4 * 32
+    assert not list((run_dir / "link").glob("student-*.json"))  # addresses are withdrawn at the end
+
+
+def test_the_student_loads_without_this_package(run_dir: Path) -> None:
+    code = ("import sys; from transformers import AutoModelForCausalLM, AutoTokenizer\n"
+            f"m = AutoModelForCausalLM.from_pretrained({str(run_dir / 'student')!r})\n"
+            f"t = AutoTokenizer.from_pretrained({str(run_dir / 'student')!r})\n"
+            "assert m.config.num_hidden_layers == 2 and 'dskd_ds' not in sys.modules\n"
+            "print(m(**t(' big bank', return_tensors='pt')).logits.shape)")
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_eval_report_and_export(tiny: TinyWorld, launch: Launch, run_dir: Path) -> None:
+    assert launch(*dskd("eval", str(tiny.spec_file))).code == 0
+    scores = json.loads((run_dir / "evaluation.json").read_text())["scores"]
+    assert scores["teacher"]["kl"] == 0
+    assert scores["before"]["kl"] > 0
+    assert scores["after"]["kl"] > 0
+    assert launch(*dskd("report", str(tiny.spec_file))).code == 0
+    page = (run_dir / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 4
+    assert f"{scores['after']['perplexity']:.1f}" in page
+    exported = load_file(run_dir / "student" / "model.safetensors")
+    assert launch(*dskd("export", str(tiny.spec_file))).code == 0
+    again = load_file(run_dir / "student" / "model.safetensors")
+    assert exported.keys() == again.keys()
+    assert all((exported[name] == again[name]).all() for name in exported)  # gathered from ranks, and from the checkpoint's files
+
+
+def test_resume_is_bitwise(tiny: TinyWorld, launch: Launch, run_dir: Path) -> None:
+    """A run that ended after step 3 goes on to the very same losses and weights."""
+    second = tiny.folder / "resumed"
+    shutil.copytree(run_dir, second)
+    shutil.rmtree(second / "checkpoints" / "step-00000006")
+    shutil.rmtree(second / "student")
+    (second / "checkpoints" / "step-00000005").mkdir()  # a save that a crash cut short: no manifest
+    assert launch(*dskd("train", str(tiny.spec_file), "--set", f"run_dir={second}")).code == 0
+    exact = ("loss", "loss_ce", "loss_kd", "loss_sense", "grad_norm", "lr", "sense_positions", "sense_pull_distance")
+    for before, after in zip(read_metrics(run_dir), read_metrics(second), strict=True):
+        assert {key: before[key] for key in exact} == {key: after[key] for key in exact}
+    mine, theirs = (load_file(folder / "student" / "model.safetensors") for folder in (run_dir, second))
+    assert all((mine[name] == theirs[name]).all() for name in mine)
+
+
+def test_exact_signal_trains(tiny: TinyWorld, launch: Launch, dictionary: Path) -> None:
+    assert dictionary.is_dir()
+    folder = tiny.folder / "exact"
+    overrides = [word for key in (f"run_dir={folder}", "loss.signal=exact", "loss.temperature=2.0", "train.num_steps=2", "student.layers=first")
+                 for word in ("--set", key)]
+    assert launch(*dskd("train", str(tiny.spec_file), *overrides, "--set", "train.global_batch_blocks=8")).code == 0
+    assert len(read_metrics(folder)) == 2
+    assert load_spec(folder / "spec.toml").num_accumulation_steps == 4
