@@ -15,7 +15,7 @@ from dskd_ds.sense.cluster import Senses
 from dskd_ds.sense.dictionary import SenseDictionary, open_dictionary, write_dictionary
 from dskd_ds.sense.index import build_index, knn, load_graph, load_projection
 from dskd_ds.sense.relations import TokenRelations
-from dskd_ds.sense.retrieve import SenseRetriever, Selection
+from dskd_ds.sense.retrieve import Selection, SenseRetriever
 from dskd_ds.sense.service import IndexClient, IndexService, IndexServiceError, service_address
 from dskd_ds.spec.parts import LossSpec, SensesSpec
 from dskd_ds.teacher.signal import TopK, top_k_signal
@@ -32,7 +32,7 @@ def spec(**settings: Any) -> SensesSpec:
 def dictionary(tmp_path: Path) -> SenseDictionary:
     senses = Senses(np.repeat(np.arange(V), PER_TOKEN), torch.randn(V * PER_TOKEN, D, generator=torch.Generator().manual_seed(0)),
                     np.ones(V * PER_TOKEN, np.int64))
-    relations = TokenRelations({t: [t + 1, V] for t in range(0, 10)}, {t: [t + 20] for t in range(0, 8)}, [(3, 4)])
+    relations = TokenRelations({t: [t + 1, V] for t in range(10)}, {t: [t + 20] for t in range(8)}, [(3, 4)])
     write_dictionary(tmp_path / "senses", senses, relations, {"vocab_size": V, "teacher": "t", "tokenizer": "z"}, PER_TOKEN)
     opened = open_dictionary(tmp_path / "senses")
     build_index(opened, spec(), torch.randn(4, D))
