@@ -15,7 +15,11 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
-WORDS = ["bank", "river", "money", "water", "happy", "unhappy", "glad", "sad", "big", "small", "large", "tiny", "fast", "slow", "quick", "city", "town", "house", "home", "cold", "warm", "hot", "good", "bad", "light", "dark", "early", "late", "open", "closed", "strong", "weak", "young", "old", "the", "of", "and", "in", "to", "is", "was", "with"]
+WORDS = [
+    "bank", "river", "money", "water", "happy", "unhappy", "glad", "sad", "big", "small", "large", "tiny", "fast",
+    "slow", "quick", "city", "town", "house", "home", "cold", "warm", "hot", "good", "bad", "light", "dark", "early",
+    "late", "open", "closed", "strong", "weak", "young", "old", "the", "of", "and", "in", "to", "is", "was", "with",
+]
 
 SYNSETS = {
     "adj": [(("happy", "glad"), 1), (("unhappy", "sad"), 0), (("big", "large"), 3), (("small", "tiny"), 2),

@@ -109,8 +109,9 @@ def test_resume_is_bitwise(tiny: TinyWorld, launch: Launch, run_dir: Path) -> No
 def test_exact_signal_trains(tiny: TinyWorld, launch: Launch, dictionary: Path) -> None:
     assert dictionary.is_dir()
     folder = tiny.folder / "exact"
-    overrides = [word for key in (f"run_dir={folder}", "loss.signal=exact", "loss.temperature=2.0", "train.num_steps=2", "student.layers=first")
-                 for word in ("--set", key)]
-    assert launch(*dskd("train", str(tiny.spec_file), *overrides, "--set", "train.global_batch_blocks=8")).code == 0
+    keys = (f"run_dir={folder}", "loss.signal=exact", "loss.temperature=2.0", "train.num_steps=2", "student.layers=first",
+            "train.global_batch_blocks=8")
+    overrides = [word for key in keys for word in ("--set", key)]
+    assert launch(*dskd("train", str(tiny.spec_file), *overrides)).code == 0
     assert len(read_metrics(folder)) == 2
     assert load_spec(folder / "spec.toml").num_accumulation_steps == 4

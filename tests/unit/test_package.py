@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import sys
@@ -37,7 +38,7 @@ def test_learning_rate_warms_up_and_falls_along_a_cosine() -> None:
     assert rates[10] == pytest.approx(1.0)
     assert rates[55] == pytest.approx(0.6)
     assert 0.2 < rates[99] < 0.21
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
 
 
 def test_deepspeed_settings_are_completed_and_conflicts_refused(tmp_path: Path) -> None:

@@ -67,7 +67,8 @@ def slow_targets(dictionary: SenseDictionary, settings: SensesSpec, selection: S
     result = []
     for i, target in enumerate(selection.targets.tolist()):
         def nearest(rows: list[int], number: int, state: torch.Tensor = hidden[i]) -> list[int]:
-            return sorted(rows, key=lambda r: float((senses[r] - state).square().sum()))[:number]
+            order = (senses[rows] - state).square().sum(1).argsort().tolist()
+            return [rows[place] for place in order][:number]
 
         synonyms, antonyms = selection.synonyms.row(i).tolist(), selection.antonyms.row(i).tolist()
         plus = nearest(rows_of(dictionary, [target, *synonyms]), settings.kappa)
@@ -157,7 +158,7 @@ def test_weights_are_the_teachers_probability_of_the_target(dictionary: SenseDic
         assert weights[i] == pytest.approx(probability, rel=1e-4)
 
 
-def test_no_positions_give_empty_targets(dictionary: SenseDictionary) -> None:
+def test_no_positions_give_empty_targets() -> None:
     targets = SenseTargets.empty(D)
     hidden = torch.randn(3, D, requires_grad=True)
     total = sense_loss(hidden[targets.positions], targets, LossSpec(), 1.0).loss

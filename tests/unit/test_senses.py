@@ -149,7 +149,7 @@ def test_dictionary_round_trip(tmp_path: Path) -> None:
         check_belongs(dictionary, "u", "z")
 
 
-def test_span_senses_follow_the_nearest(tmp_path: Path) -> None:
+def test_span_senses_follow_the_nearest() -> None:
     senses = Senses(np.array([3, 3, 4, 4]), torch.tensor([[0.0], [10.0], [1.0], [8.0]]), np.ones(4, np.int64))
     rows, lengths = compose_spans([(3, 4), (3, 99)], senses, 4)
     assert lengths == [2, 0]
