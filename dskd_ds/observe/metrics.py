@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ TOGETHER: dict[str, dict[str, tuple[str, ...]]] = {
     "Senses": {"pull and push": ("sense_pull_distance", "sense_push_active")},
     "Where a step's time goes": {"seconds": ("step_seconds", "teacher_wait_seconds", "sense_wait_seconds")},
 }
-"""Custom-scalars layout: curves that belong on one chart."""
+"""Custom-scalars layout: curves that belong on one chart. TensorBoard reads its tags as regular expressions."""
 
 
 class MetricsWriter:
@@ -57,7 +58,7 @@ class MetricsWriter:
 
             # Steps after `first_step` that a crashed run wrote are dropped by TensorBoard itself.
             self._board = SummaryWriter(str(run_dir / TENSORBOARD_FOLDER), purge_step=first_step + 1 if first_step else None)
-            self._board.add_custom_scalars({group: {title: ["Multiline", [CHARTS[key] for key in keys]]
+            self._board.add_custom_scalars({group: {title: ["Multiline", [f"^{re.escape(CHARTS[key])}$" for key in keys]]
                                                     for title, keys in charts.items()} for group, charts in TOGETHER.items()})
             self._board.add_text("run spec", f"```toml\n{spec_toml(spec)}\n```", first_step)
 
