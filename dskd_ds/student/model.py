@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from deepspeed.utils import set_z3_leaf_modules
 from torch import Tensor, nn
 
@@ -65,5 +66,13 @@ def freeze(model: Any, train_last_layers: int | None) -> None:
     model.requires_grad_(False)
     for layer in layers[-train_last_layers:]:
         layer.requires_grad_(True)
+    layers[-train_last_layers].register_forward_pre_hook(_want_input_gradient)
+
+
+def _want_input_gradient(_: nn.Module, args: tuple[Any, ...]) -> None:
+    """ZeRO-3 lets go of a layer's weights when the gradient of its input is there; where the input comes from frozen layers and wants
+    none, that hook fires before the layer's backward has run. So the first trained layer's input wants one."""
+    if torch.is_grad_enabled() and not args[0].requires_grad:
+        args[0].requires_grad_()
 
 
