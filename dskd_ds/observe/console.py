@@ -17,8 +17,8 @@ QUIET = {
 """Set unless the user has set them."""
 
 CPU_ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
-"""glibc otherwise maps every large tensor anew and the kernel clears its pages: a ZeRO-3 step on two CPU ranks took 1.3 times as
-long without these (median of 6 steps, 9.0 s against 7.0 s)."""
+"""glibc otherwise maps every large tensor anew and the kernel clears its pages: a ZeRO-3 step on two CPU ranks took about 1.3
+times as long without these (medians of steps 2 to 7 in two successive runs, not interleaved: 9.2 s and 7.3 s)."""
 
 
 def quiet_libraries() -> None:
