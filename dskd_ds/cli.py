@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dskd_ds import __version__
+from dskd_ds.command_line import spec_command, spec_of
 from dskd_ds.errors import DskdError
 from dskd_ds.observe.console import quiet_libraries
-from dskd_ds.spec import RunSpec, load_spec
+from dskd_ds.sense import commands as sense_commands
 
 EPILOG = """\
 a run of your own, from its spec to its report:
@@ -49,39 +50,24 @@ def parser() -> argparse.ArgumentParser:
     quickstart.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the spec")
     quickstart.set_defaults(command=run_quickstart)
 
-    train = _spec_command(commands, "train", "train a student on this machine; goes on where an earlier call stopped")
+    train = spec_command(commands, "train", "train a student on this machine; goes on where an earlier call stopped")
     train.add_argument("--dry-run", action="store_true", help="check everything and print the deepspeed line, but do not run it")
     train.set_defaults(command=run_train)
 
-    senses = commands.add_parser("senses", help="build sense dictionaries").add_subparsers(required=True, metavar="COMMAND")
-    build = _spec_command(senses, "build", "build the dictionary and index of a spec's [senses], unless they are there")
-    build.add_argument("--ranks", type=int, default=1, help="MPI ranks that read the text (default 1); the result is the same")
-    build.add_argument("--force", action="store_true", help="build anew even if the dictionary is there")
-    build.set_defaults(command=run_senses_build)
+    sense_commands.add_commands(commands)
 
-    evaluate = _spec_command(commands, "eval", "held-out perplexity and KL of teacher and student, and texts they write")
+    evaluate = spec_command(commands, "eval", "held-out perplexity and KL of teacher and student, and texts they write")
     evaluate.add_argument("--model", action="append", default=[], metavar="NAME=PATH",
                           help="models to evaluate beside the teacher (default: before=the untrained student, after=the trained one)")
     evaluate.set_defaults(command=run_eval)
 
-    export = _spec_command(commands, "export", "write a checkpoint's student as a Hugging Face folder (training does so at its end)")
+    export = spec_command(commands, "export", "write a checkpoint's student as a Hugging Face folder (training does so at its end)")
     export.add_argument("--tag", help="the checkpoint's folder name, e.g. step-00000100 (default: the newest)")
     export.set_defaults(command=run_export)
 
-    report = _spec_command(commands, "report", "write report.html of a run")
+    report = spec_command(commands, "report", "write report.html of a run")
     report.set_defaults(command=run_report)
     return top
-
-
-def _spec_command(commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, text: str) -> argparse.ArgumentParser:
-    command = commands.add_parser(name, help=text, description=text)
-    command.add_argument("spec", help="the run's TOML spec")
-    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, e.g. train.num_steps=100")
-    return command
-
-
-def _load(args: argparse.Namespace) -> RunSpec:
-    return load_spec(args.spec, args.set)
 
 
 def run_quickstart(args: argparse.Namespace) -> int:
@@ -99,7 +85,7 @@ def run_train(args: argparse.Namespace) -> int:
     from dskd_ds.preflight import preflight
     from dskd_ds.student.depth import student_init
 
-    spec = _load(args)
+    spec = spec_of(args)
     quiet_progress()
     preflight(spec)
     command = launch.train_command(args.spec, args.set, spec)
@@ -110,15 +96,6 @@ def run_train(args: argparse.Namespace) -> int:
     return launch.run(command)
 
 
-def run_senses_build(args: argparse.Namespace) -> int:
-    """Check, launch under mpirun."""
-    from dskd_ds import launch
-    from dskd_ds.preflight import preflight
-
-    preflight(_load(args), with_senses=False)
-    return launch.run(launch.senses_command(args.spec, args.set, args.ranks, args.force))
-
-
 def run_eval(args: argparse.Namespace) -> int:
     """Evaluate, print a table, store the numbers for the report."""
     from dskd_ds.errors import InputError
@@ -127,7 +104,7 @@ def run_eval(args: argparse.Namespace) -> int:
     from dskd_ds.student.depth import student_init
     from dskd_ds.teacher.checkpoint import resolve_model
 
-    spec = _load(args)
+    spec = spec_of(args)
     quiet_progress()
     trained = Path(spec.run_dir) / export.FOLDER
     if not args.model and not trained.is_dir():
@@ -150,7 +127,7 @@ def run_export(args: argparse.Namespace) -> int:
     """Checkpoint -> Hugging Face folder."""
     from dskd_ds.student.export import export_checkpoint
 
-    print(export_checkpoint(_load(args), args.tag))
+    print(export_checkpoint(spec_of(args), args.tag))
     return 0
 
 
@@ -158,7 +135,7 @@ def run_report(args: argparse.Namespace) -> int:
     """Write the report."""
     from dskd_ds.observe.report import write_report
 
-    print(write_report(_load(args)))
+    print(write_report(spec_of(args)))
     return 0
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from dskd_ds.spec.parts import Dtype
+from dskd_ds.spec.base import Dtype
 
 
 def local_device() -> torch.device:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dskd_ds.errors import InputError
-from dskd_ds.spec.parts import TopologySpec
+from dskd_ds.spec.processes import TopologySpec
 
 DEFAULT_PORT = 29500
 RoleKind = Literal["student", "teacher"]

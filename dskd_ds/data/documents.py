@@ -10,7 +10,7 @@ from typing import Any
 
 from dskd_ds.errors import InputError
 from dskd_ds.spec import RunSpec
-from dskd_ds.spec.parts import SourceSpec
+from dskd_ds.spec.data import SourceSpec
 
 READERS = {".txt": "text", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 """File ending -> the name of the reader in `datasets`."""

@@ -11,7 +11,7 @@ from zmq.auth.thread import ThreadAuthenticator
 
 from dskd_ds.link.codec import Frame
 from dskd_ds.link.keys import LinkKeys
-from dskd_ds.spec.parts import LinkSpec
+from dskd_ds.spec.processes import LinkSpec
 
 _names = itertools.count()
 Context = zmq.Context[zmq.Socket[bytes]]

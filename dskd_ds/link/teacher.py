@@ -17,7 +17,7 @@ import zmq
 from dskd_ds.errors import DskdError, LinkError, NoTeacherError
 from dskd_ds.link import codec, keys, sockets
 from dskd_ds.link.messages import Array, Bye, Credit, Failure, Hello, Message, Ping, Reply, Request, Welcome
-from dskd_ds.spec.parts import LinkSpec
+from dskd_ds.spec.processes import LinkSpec
 
 
 @dataclass(frozen=True)

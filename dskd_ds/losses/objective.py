@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from dskd_ds.losses import token
 from dskd_ds.losses.sense import SenseTargets, sense_loss
-from dskd_ds.spec.parts import LossSpec
+from dskd_ds.spec.loss import LossSpec
 from dskd_ds.teacher.signal import TopK
 
 OVERLAP_STRIDE = 8

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from dskd_ds.spec.parts import LossSpec
+from dskd_ds.spec.loss import LossSpec
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from dskd_ds.sense.collect import Reservoir, Vectors, attributed, forward_batche
 from dskd_ds.sense.dictionary import open_dictionary, write_dictionary
 from dskd_ds.sense.index import build_index
 from dskd_ds.sense.relations import token_relations
-from dskd_ds.sense.wordnet import read_wordnet
+from dskd_ds.sense.wordnet import Relations, read_wordnet
 from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.teacher.checkpoint import load_tokenizer, model_fingerprint, resolve_model, tokenizer_fingerprint
 from dskd_ds.teacher.model import load_teacher
@@ -45,13 +45,21 @@ BUILD_SETTINGS = ("collect_tokens", "attribution", "vectors_per_token", "num_sen
 def dictionary_key(spec: RunSpec, blocks: Any) -> dict[str, Any]:
     """Everything a dictionary depends on: two builds with equal keys are equal."""
     path = resolve_model(spec.teacher.model)
-    lexicon = [(p.name, p.stat().st_size) for p in sorted(Path(spec.senses.wordnet).glob("data.*"))]
+    lexicon = [(p.name, p.stat().st_size) for source in spec.senses.lexicons for p in sorted(Path(source.path).glob("data.*"))]
     return {
         "teacher": model_fingerprint(path), "tokenizer": tokenizer_fingerprint(load_tokenizer(path)),
         "corpus": blocks._fingerprint, "block_tokens": spec.data.block_tokens, "seed": spec.seed,
         "lexicon": hashlib.sha256(json.dumps(lexicon).encode()).hexdigest()[:16],
         "settings": {name: getattr(spec.senses, name) for name in BUILD_SETTINGS},
     }
+
+
+def read_lexicons(spec: RunSpec) -> Relations:
+    """The relations of all of the spec's lexicons. Raises InputError."""
+    relations = Relations()
+    for source in spec.senses.lexicons:
+        relations = read_wordnet(source.path)
+    return relations
 
 
 def existing(spec: RunSpec, key: dict[str, Any]) -> dict[str, Any] | None:
@@ -130,7 +138,7 @@ def build(spec: RunSpec, comm: Communicator, force: bool = False) -> dict[str, A
     key = dictionary_key(spec, blocks)
     if not force and (facts := existing(spec, key)):
         return facts if comm.rank == 0 else None
-    relations = read_wordnet(spec.senses.wordnet) if comm.rank == 0 else None  # a wrong path shows before the long work
+    relations = read_lexicons(spec) if comm.rank == 0 else None  # a wrong path shows before the long work
     started = time.monotonic()
     vectors = collect(spec, blocks, comm)
     if vectors is None:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from dskd_ds.data.batches import IGNORE, Batch, Sample, make_batch
-from dskd_ds.spec.parts import SensesSpec
+from dskd_ds.spec.senses import SensesSpec
 from dskd_ds.teacher.model import TeacherModel
 
 QUERY_SHARE = 64

@@ -20,7 +20,7 @@ from torch import Tensor
 from dskd_ds.errors import InputError
 from dskd_ds.manifest import read_manifest, write_manifest
 from dskd_ds.sense.dictionary import SenseDictionary
-from dskd_ds.spec.parts import SensesSpec
+from dskd_ds.spec.senses import SensesSpec
 
 INDEX_FOLDER = "index"
 PCA_SAMPLE = 50_000

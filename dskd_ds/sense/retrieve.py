@@ -18,7 +18,8 @@ from dskd_ds.losses.sense import SenseTargets
 from dskd_ds.sense.dictionary import SenseDictionary
 from dskd_ds.sense.index import Projection, rerank
 from dskd_ds.sense.relations import Ragged
-from dskd_ds.spec.parts import LossSpec, SensesSpec
+from dskd_ds.spec.loss import LossSpec
+from dskd_ds.spec.senses import SensesSpec
 from dskd_ds.teacher.signal import TopK
 
 Ints = NDArray[np.int64]

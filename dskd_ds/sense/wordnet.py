@@ -79,7 +79,7 @@ def _read_file(path: Path) -> Iterator[tuple[tuple[str, str], _Synset]]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise InputError(f'[senses] wordnet = "{path.parent}", but {path.name} cannot be read: {reason}.\n'
+        raise InputError(f'[senses.lexicons] path = "{path.parent}", but {path.name} cannot be read: {reason}.\n'
                          "  name the folder of WordNet's database files (Debian: wordnet-base, /usr/share/wordnet).") from None
     for number, line in enumerate(lines, 1):
         if line.startswith("  "):

@@ -4,23 +4,14 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from dskd_ds.spec.parts import (
-    CheckpointSpec,
-    DataSpec,
-    EvalSpec,
-    LinkSpec,
-    LossSpec,
-    MonitorSpec,
-    NonNegativeInt,
-    OptimizerSpec,
-    Part,
-    SensesSpec,
-    StudentSpec,
-    TeacherSpec,
-    TopologySpec,
-    TrainSpec,
-)
+from dskd_ds.spec.base import NonNegativeInt, Part
+from dskd_ds.spec.data import DataSpec
+from dskd_ds.spec.loss import LossSpec
+from dskd_ds.spec.models import StudentSpec, TeacherSpec
+from dskd_ds.spec.processes import LinkSpec, TopologySpec
 from dskd_ds.spec.rules import Problem, ProblemsError, check_rules
+from dskd_ds.spec.senses import SensesSpec
+from dskd_ds.spec.training import CheckpointSpec, EvalSpec, MonitorSpec, OptimizerSpec, TrainSpec
 
 
 class RunSpec(Part):

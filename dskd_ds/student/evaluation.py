@@ -16,7 +16,7 @@ from dskd_ds.compute import local_device, resolve_dtype
 from dskd_ds.data.batches import Batch, Sample, make_batch
 from dskd_ds.data.blocks import heldout_blocks
 from dskd_ds.spec import RunSpec
-from dskd_ds.spec.parts import TeacherSpec
+from dskd_ds.spec.models import TeacherSpec
 from dskd_ds.teacher.checkpoint import load_tokenizer, resolve_model
 from dskd_ds.teacher.model import TeacherModel, load_teacher
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dskd_ds.compute import local_device, resolve_dtype
-from dskd_ds.spec.parts import TeacherSpec
+from dskd_ds.spec.models import TeacherSpec
 from dskd_ds.teacher.checkpoint import model_fingerprint, resolve_model
 
 

@@ -13,7 +13,7 @@ import zmq
 from dskd_ds.errors import ExitCode, LinkError, NoTeacherError
 from dskd_ds.link import StudentLink, TeacherLink, keys
 from dskd_ds.link.messages import Hello
-from dskd_ds.spec.parts import LinkSpec
+from dskd_ds.spec.processes import LinkSpec
 
 QUICK = LinkSpec(heartbeat_seconds=0.1, dead_after_seconds=1.0, teacher_wait_seconds=20.0)
 ARRAYS = {"input_ids": np.zeros((1, 4), np.int32), "position_ids": np.zeros((1, 4), np.int32),

@@ -11,7 +11,7 @@ from torch import Tensor
 from dskd_ds.losses import token
 from dskd_ds.losses.objective import STATS, DistillObjective, Scales, TeacherTargets
 from dskd_ds.losses.sense import SenseTargets, sense_loss
-from dskd_ds.spec.parts import LossSpec
+from dskd_ds.spec.loss import LossSpec
 from dskd_ds.teacher.signal import TopK, read_signal, signal_arrays, top_k_signal
 
 C, V, D = 6, 23, 8

@@ -17,14 +17,15 @@ from dskd_ds.sense.index import build_index, knn, load_graph, load_projection
 from dskd_ds.sense.relations import TokenRelations
 from dskd_ds.sense.retrieve import Selection, SenseRetriever
 from dskd_ds.sense.service import IndexClient, IndexService, IndexServiceError, service_address
-from dskd_ds.spec.parts import LossSpec, SensesSpec
+from dskd_ds.spec.loss import LossSpec
+from dskd_ds.spec.senses import SensesSpec
 from dskd_ds.teacher.signal import TopK, top_k_signal
 
 V, D, PER_TOKEN = 40, 16, 3
 
 
 def spec(**settings: Any) -> SensesSpec:
-    return SensesSpec(**({"dictionary": "-", "wordnet": "-", "kappa": 2, "min_positions": 4, "index_dims": 8, "index_search_effort": 100,
+    return SensesSpec(**({"dictionary": "-", "kappa": 2, "min_positions": 4, "index_dims": 8, "index_search_effort": 100,
                           "num_neighbours": 30, "candidates": "lexical"} | settings))
 
 

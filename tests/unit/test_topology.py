@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dskd_ds.errors import InputError
-from dskd_ds.spec.parts import TopologySpec
+from dskd_ds.spec.processes import TopologySpec
 from dskd_ds.topology import assign, read_launch, role_environment
 
 TOPOLOGY = TopologySpec(num_students=2, num_teachers=1)

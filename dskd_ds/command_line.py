@@ -1,0 +1,22 @@
+"""What the commands of `dskd` have in common: a spec, overrides, and loading both."""
+
+from __future__ import annotations
+
+import argparse
+
+from dskd_ds.spec import RunSpec, load_spec
+
+Commands = argparse._SubParsersAction  # argparse has no public name for what add_subparsers returns
+
+
+def spec_command(commands: Commands[argparse.ArgumentParser], name: str, text: str) -> argparse.ArgumentParser:
+    """Add a command whose first argument is a run's spec."""
+    command = commands.add_parser(name, help=text, description=text)
+    command.add_argument("spec", help="the run's TOML spec")
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, e.g. train.num_steps=100")
+    return command
+
+
+def spec_of(args: argparse.Namespace) -> RunSpec:
+    """The spec that a command's arguments name. Raises InputError."""
+    return load_spec(args.spec, args.set)

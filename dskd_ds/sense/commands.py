@@ -1,0 +1,29 @@
+"""`dskd senses ...`: build dictionaries, look at them, measure them."""
+
+from __future__ import annotations
+
+import argparse
+
+from dskd_ds.command_line import Commands, spec_command, spec_of
+
+
+def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
+    """Register every command of `dskd senses`."""
+    senses = commands.add_parser("senses", help="build sense dictionaries").add_subparsers(required=True, metavar="COMMAND")
+    _add_build(senses)
+
+
+def _add_build(senses: Commands[argparse.ArgumentParser]) -> None:
+    build = spec_command(senses, "build", "build the dictionary and index of a spec's [senses], unless they are there")
+    build.add_argument("--ranks", type=int, default=1, help="MPI ranks that read the text (default 1); the result is the same")
+    build.add_argument("--force", action="store_true", help="build anew even if the dictionary is there")
+    build.set_defaults(command=run_build)
+
+
+def run_build(args: argparse.Namespace) -> int:
+    """Check, launch under mpirun."""
+    from dskd_ds import launch
+    from dskd_ds.preflight import preflight
+
+    preflight(spec_of(args), with_senses=False)
+    return launch.run(launch.senses_command(args.spec, args.set, args.ranks, args.force))

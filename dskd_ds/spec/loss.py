@@ -1,0 +1,34 @@
+"""[loss]: the terms of the objective and their weights."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from dskd_ds.spec.base import NonNegativeFloat, Part, PositiveFloat, PositiveInt
+
+
+class LossSpec(Part):
+    """`CE + alpha tau^2 KL + lambda SENSE` (METHOD.md, "The losses")."""
+
+    signal: Literal["topk", "exact"] = "topk"
+    """What the KL is computed from: the teacher's top k and a bucket for the rest, or full logits rebuilt from hidden states."""
+    top_k: PositiveInt = 64
+    """k of the top-k signal."""
+    kd_weight: NonNegativeFloat = 0.7
+    """alpha, the weight of the KL term (paper: 0.7)."""
+    temperature: PositiveFloat = 1.0
+    """tau of the KL term. Above 1 the k tokens hold little of the mass: then prefer `exact` (paper: 2)."""
+    sense_weight: NonNegativeFloat = 1.0
+    """lambda, the weight of the sense term (paper: 1.0 to 1.5)."""
+    sense_weighting: Literal["uniform", "teacher_probability"] = "uniform"
+    """Weight of a position in the sense term: 1 (paper), or the teacher's probability of the right token."""
+    pull: NonNegativeFloat = 1.0
+    """Weight of the pull towards S+."""
+    push: NonNegativeFloat = 1.0
+    """Weight of the push from S-."""
+    margin: PositiveFloat = 1.0
+    """Squared distance per dimension beyond which a sense in S- no longer pushes (paper: 1.0)."""
+    margin_unit: Literal["absolute", "median_antonym"] = "absolute"
+    """`median_antonym`: the margin counts in the dictionary's median squared distance between antonyms' senses."""
+    chunk_positions: PositiveInt = 256
+    """Logits exist for this many positions at a time."""

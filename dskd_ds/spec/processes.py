@@ -1,0 +1,37 @@
+"""[topology], [link]: which ranks do what, and how they talk."""
+
+from __future__ import annotations
+
+from dskd_ds.spec.base import NonNegativeInt, Part, PositiveFloat, PositiveInt
+
+
+class TopologySpec(Part):
+    """How the ranks of a launch are dealt to roles. Students come first, teachers take the last ranks."""
+
+    num_students: PositiveInt
+    """Ranks that train (one ZeRO-3 world)."""
+    num_teachers: NonNegativeInt = 1
+    """Teacher replicas in the same launch, one rank each; 0 if teachers are a job step of their own."""
+    threads_per_rank: NonNegativeInt = 1
+    """CPU threads of each rank; 0 leaves it to OMP_NUM_THREADS."""
+
+
+class LinkSpec(Part):
+    """The messages between students and teachers."""
+
+    prefetch_depth: PositiveInt = 2
+    """Requests that are sent ahead of the micro-batch in work."""
+    credits: PositiveInt = 2
+    """Requests a teacher lets each student have in flight with it."""
+    address: str = "127.0.0.1"
+    """Address that students bind and teachers connect to; `hostname` on a cluster: each student's own host name."""
+    encrypt: bool = True
+    """CURVE encryption and authentication, keys in the run directory (0600)."""
+    heartbeat_seconds: PositiveFloat = 1.0
+    """How often each side says that it lives."""
+    dead_after_seconds: PositiveFloat = 10.0
+    """Silence after which a peer counts as lost; its requests go to another teacher."""
+    teacher_wait_seconds: PositiveFloat = 120.0
+    """How long a student waits for a first teacher, or for another when all have left, before it saves and ends (exit 4)."""
+    max_message_bytes: PositiveInt = 1 << 30
+    """A longer message is refused before it is read."""
