@@ -63,9 +63,13 @@ def run_facts(spec: RunSpec, records: list[dict[str, float]]) -> dict[str, str]:
         "speed": f"{sum(r['tokens_per_second'] for r in later) / len(later):.0f} tokens/s",
         "waiting for the teacher": f"{waited:.1%} of the time after the first step",
         "teacher signal": f"{sum(r['link_bytes'] for r in records) / max(last['tokens'], 1):.0f} bytes a token",
-        "ranks": f"{spec.topology.num_students} students, {spec.topology.num_teachers} teachers",
+        "ranks": f"{_count(spec.topology.num_students, 'student')}, {_count(spec.topology.num_teachers, 'teacher')}",
         "skipped steps": f"{int(last['skipped'])}",
     }
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def plot(records: list[dict[str, float]], title: str, axis: str, curves: tuple[tuple[str, str], ...]) -> str:

@@ -50,6 +50,7 @@ def quickstart(overrides: list[str]) -> int:
             print(f"{stage.name} ended with exit code {code}; call again to go on from here.", file=sys.stderr)
             return code
         record_seconds(run_dir, stage.name, time.monotonic() - started)
+    write_summary(spec)
     print_result(spec)
     return 0
 
@@ -80,7 +81,7 @@ def stages(spec: RunSpec, overrides: list[str]) -> list[Stage]:
     def newer(result: Path, than: Path) -> bool:
         return result.is_file() and than.exists() and result.stat().st_mtime >= than.stat().st_mtime
 
-    summary, evaluation = run_dir / SUMMARY_FILE, run_dir / "evaluation.json"
+    report, evaluation = run_dir / "report.html", run_dir / "evaluation.json"
     student = run_dir / "student" / "config.json"
     return [
         Stage("packages", "fetches teacher, texts and WordNet as packages", 15,
@@ -94,7 +95,7 @@ def stages(spec: RunSpec, overrides: list[str]) -> list[Stage]:
         Stage("training", "2 ZeRO-3 students learn from 1 teacher", 300, lambda: _trained(spec, student), command("train")),
         Stage("evaluation", "held-out perplexity and KL, before and after; samples", 75, lambda: newer(evaluation, student),
               command("eval")),
-        Stage("report", "curves, tables and samples on one page", 5, lambda: newer(summary, evaluation), lambda: _report(spec)),
+        Stage("report", "curves, tables and samples on one page", 5, lambda: newer(report, evaluation), lambda: _report(spec)),
     ]
 
 
@@ -131,7 +132,6 @@ def _report(spec: RunSpec) -> int:
     from dskd_ds.observe.report import write_report
 
     write_report(spec)
-    write_summary(spec)
     return 0
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from dskd_ds.launch import free_port
 from dskd_ds.observe.metrics import CHARTS, read_metrics
 from dskd_ds.sense.dictionary import SENSES_FILE, open_dictionary
 from dskd_ds.spec import load_spec
@@ -115,3 +116,14 @@ def test_exact_signal_trains(tiny: TinyWorld, launch: Launch, dictionary: Path) 
     assert launch(*dskd("train", str(tiny.spec_file), *overrides)).code == 0
     assert len(read_metrics(folder)) == 2
     assert load_spec(folder / "spec.toml").num_accumulation_steps == 4
+
+
+def test_mpirun_trains_as_deepspeed_does(tiny: TinyWorld, launch: Launch, run_dir: Path) -> None:
+    """The same entry under mpirun: the same roles, the very same losses."""
+    folder = tiny.folder / "mpirun"
+    mpirun = str(Path(sys.executable).with_name("mpirun"))
+    words = [mpirun, "-n", "3", "--bind-to", "none", "--oversubscribe", "-x", f"MASTER_PORT={free_port()}",
+             sys.executable, "dskd_ds/train.py", "--spec", str(tiny.spec_file), "--set", f"run_dir={folder}"]
+    assert launch(*words).code == 0
+    for mine, theirs in zip(read_metrics(folder), read_metrics(run_dir), strict=True):
+        assert (mine["loss"], mine["grad_norm"]) == (theirs["loss"], theirs["grad_norm"])
