@@ -87,11 +87,15 @@ def _one_source_a_row(rows: pa.Table) -> pa.Table:
     """Rows of tables that were merged before name several sources; here each gets a row of its own. Equal rows become one."""
     parts = pc.split_pattern(rows["source"].combine_chunks(), JOIN)
     rows = rows.drop_columns("source").take(pc.list_parent_indices(parts)).append_column("source", pc.list_flatten(parts))
-    return rows.select(COLUMNS).group_by(list(COLUMNS), use_threads=False).aggregate([]).select(COLUMNS)
+    return _distinct(rows)
+
+
+def _distinct(rows: pa.Table) -> pa.Table:
+    return rows.group_by(list(COLUMNS), use_threads=False).aggregate([]).select(COLUMNS)
 
 
 def _join_sources(rows: pa.Table) -> pa.Table:
-    ordered = rows.sort_by([(name, "ascending") for name in COLUMNS])
+    ordered = _distinct(rows).sort_by([(name, "ascending") for name in COLUMNS])
     keys = list(COLUMNS[:-1])
     grouped = ordered.group_by(keys, use_threads=False).aggregate([("source", "list")])
     joined = pc.binary_join(pc.cast(grouped["source_list"].combine_chunks(), pa.list_(pa.string())), JOIN)

@@ -16,7 +16,7 @@ from collections.abc import Collection, Mapping
 
 PREFIXES = ("un", "dis", "non", "in", "im", "il", "ir")
 SUFFIX = "less"
-NEGATING_GLOSS = re.compile(r"\b(not|no|non|lack|lacking|without|absence|opposite|deprive|remove|reverse|free from)\b")
+NEGATING_GLOSS = re.compile(r"\b(not|no|non|lack|lacking|without|absence|opposite|deprive|remove|reverse|free from)\b", re.IGNORECASE)
 
 ABSTRACT_ENDING = re.compile(r"(abl[ey]|ibl[ey]|bility|al|ally|ality|ent|ently|[ae]nc[ey]|ity|ness|ous|ously|ic|ically|ive|ively|ile)$")
 

@@ -17,8 +17,6 @@ from dskd_ds.sense.dictionary import SENSES_FILE, check_belongs, compose_spans, 
 from dskd_ds.sense.index import build_index, knn, load_graph, load_projection, rerank
 from dskd_ds.sense.relations import TokenRelations
 from dskd_ds.spec.senses import SensesSpec
-from dskd_ds.teacher.checkpoint import load_tokenizer
-from tests.conftest import TinyWorld
 
 SPEC = SensesSpec(dictionary="-", index_dims=8, index_search_effort=100)
 
