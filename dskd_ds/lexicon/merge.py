@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dskd_ds.lexicon.negation import base_of, negations
-from dskd_ds.lexicon.table import ANTONYM, COLUMNS, DERIVED, JOIN, SCHEMA, SYNONYM, SourceRows
+from dskd_ds.lexicon.table import ANTONYM, COLUMNS, DERIVED, JOIN, SCHEMA, SYNONYM, SourceRows, distinct
 
 PAIR = ["word", "other"]
 
@@ -70,6 +70,7 @@ def relations_of(table: pa.Table) -> Relations:
 
 def settle_conflicts(rows: pa.Table) -> tuple[pa.Table, int]:
     """Drop the losing relation of each pair that has both. rows: one source each. Returns the rest and the number of conflicts."""
+    # The rank of a row: 3 stated antonym, 2 stated synonym, 1 derived antonym, 0 derived synonym. Its last bit is the relation.
     is_antonym = pc.cast(pc.equal(rows["relation"], ANTONYM), pa.int8())
     is_stated = pc.cast(pc.invert(pc.ends_with(rows["source"], DERIVED)), pa.int8())
     ranked = rows.append_column("rank", pc.add(pc.multiply(is_stated, pa.scalar(2, pa.int8())), is_antonym))
@@ -78,8 +79,8 @@ def settle_conflicts(rows: pa.Table) -> tuple[pa.Table, int]:
     if not len(both):
         return rows, 0
     ranked = ranked.join(both.select([*PAIR, "rank_max"]), keys=PAIR, join_type="left outer")
-    parity = pc.bit_wise_xor(ranked["rank"], ranked["rank_max"])
-    loses = pc.fill_null(pc.equal(pc.bit_wise_and(parity, pa.scalar(1, pa.int8())), pa.scalar(1, pa.int8())), False)
+    last_bit_differs = pc.bit_wise_and(pc.bit_wise_xor(ranked["rank"], ranked["rank_max"]), pa.scalar(1, pa.int8()))
+    loses = pc.fill_null(pc.equal(last_bit_differs, 1), False)  # null: a pair without a conflict
     return ranked.filter(pc.invert(loses)).select(COLUMNS), len(both)
 
 
@@ -87,15 +88,11 @@ def _one_source_a_row(rows: pa.Table) -> pa.Table:
     """Rows of tables that were merged before name several sources; here each gets a row of its own. Equal rows become one."""
     parts = pc.split_pattern(rows["source"].combine_chunks(), JOIN)
     rows = rows.drop_columns("source").take(pc.list_parent_indices(parts)).append_column("source", pc.list_flatten(parts))
-    return _distinct(rows)
-
-
-def _distinct(rows: pa.Table) -> pa.Table:
-    return rows.group_by(list(COLUMNS), use_threads=False).aggregate([]).select(COLUMNS)
+    return distinct(rows)
 
 
 def _join_sources(rows: pa.Table) -> pa.Table:
-    ordered = _distinct(rows).sort_by([(name, "ascending") for name in COLUMNS])
+    ordered = distinct(rows).sort_by([(name, "ascending") for name in COLUMNS])
     keys = list(COLUMNS[:-1])
     grouped = ordered.group_by(keys, use_threads=False).aggregate([("source", "list")])
     joined = pc.binary_join(pc.cast(grouped["source_list"].combine_chunks(), pa.list_(pa.string())), JOIN)

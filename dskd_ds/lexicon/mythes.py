@@ -27,7 +27,7 @@ def read_mythes(path: Path, source: SourceRows) -> None:
     """Read one `.dat` file. Raises InputError if it does not start with an encoding."""
     for head, meaning in _meanings(path, source.damage, _encoding(path)):
         label, *terms = meaning.split("|")
-        pos = label.strip("() -").split(" ")[0]
+        pos = label.strip("() -.").split(" ")[0].rstrip(".")
         for term in terms:
             tags = [tag.strip().lower() for tag in REMARK.findall(term)]
             if not OTHER_RELATIONS.intersection(tags):

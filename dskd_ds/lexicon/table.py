@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from dskd_ds.errors import InputError
 from dskd_ds.lexicon.lines import Damage
+from dskd_ds.lexicon.negation import base_of
 
 FORMAT = 1
 COLUMNS = ("language", "word", "relation", "other", "pos", "source")
@@ -79,14 +80,22 @@ class SourceRows:
     def table(self) -> pa.Table:
         """All pairs so far, each once (rows that `add_table` brought are as they were)."""
         self._flush()
-        whole = pa.concat_tables([SCHEMA.empty_table(), *self._chunks]).combine_chunks()
-        return whole.group_by(list(COLUMNS), use_threads=False).aggregate([]).select(COLUMNS)
+        if len(self._chunks) != 1:
+            self._chunks = [distinct(pa.concat_tables([SCHEMA.empty_table(), *self._chunks]))]
+        return self._chunks[0]
 
     def _flush(self) -> None:
+        if not self._pairs:
+            return
         words, relations, others, parts = ([pair[i] for pair in self._pairs] for i in range(4))
         number = len(self._pairs)
         self._chunks.append(pa.table([[self.language] * number, words, relations, others, parts, [self.name] * number], schema=SCHEMA))
         self._pairs.clear()
+
+
+def distinct(rows: pa.Table) -> pa.Table:
+    """The rows of a table of this form, each once."""
+    return rows.group_by(list(COLUMNS), use_threads=False).aggregate([]).select(COLUMNS)
 
 
 def source_name(kind: str, path: str) -> str:
@@ -119,6 +128,5 @@ def read_table(path: Path, source: SourceRows) -> None:
         raise InputError(f'[senses.lexicons] path = "{path}", but this is no table of word relations: {str(error).splitlines()[0]}.\n'
                          "  write one with: dskd senses lexicon SPEC.toml --output FILE.parquet") from None
     source.damage.num_lines += len(table)
-    for column in ("word", "other"):
-        source.verdicts.update(dict.fromkeys(table[column].unique().to_pylist()))
-    source.verdicts.update(facts["negations"])
+    words = {word for column in ("word", "other") for word in table[column].unique().to_pylist()}
+    source.verdicts.update({word: facts["negations"].get(word) for word in words if base_of(word) in words})
