@@ -21,6 +21,8 @@ from dskd_ds.lexicon.morpholex import num_negating, read_morpholex
 from dskd_ds.lexicon.negation import base_of, looks_negated, negations
 from dskd_ds.lexicon.sources import lexicon_digest, read_lexicon, read_source
 from dskd_ds.lexicon.table import SourceRows, plain, read_table, write_table
+from dskd_ds.quickstart.language import LANGUAGES
+from dskd_ds.spec import dskd_home, load_spec
 from dskd_ds.spec.senses import LexiconSpec, SensesSpec
 from tests.conftest import TinyWorld
 
@@ -331,3 +333,11 @@ def test_the_command_counts_and_writes(tmp_path: Path, tiny: TinyWorld, capsys: 
     second = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines() if line.strip()}
     assert second["merged"][1:5] == lines["merged"][1:5]
     assert "town" in relations_of(pq.read_table(output)).antonyms["city"]
+
+
+@pytest.mark.parametrize("code", sorted(LANGUAGES))
+def test_the_specs_of_languages_name_what_is_prepared(code: str) -> None:
+    spec = load_spec(LANGUAGES[code].spec)
+    folder = dskd_home() / "quickstart" / code
+    assert [(lexicon.language, lexicon.path) for lexicon in spec.senses.lexicons] == [(code, str(folder / "thesaurus.dat"))]
+    assert [source.path for source in spec.data.train] == [str(folder / "wikipedia_leads.jsonl")]
