@@ -26,9 +26,9 @@ def read_wiktextract(path: Path, source: SourceRows) -> None:
             entry = json.loads(line)
             if "redirect" in entry or entry["lang_code"] != source.language:
                 continue
-            word, pos, senses = entry["word"], entry.get("pos", ""), entry.get("senses", [])
+            word, pos, senses = str(entry["word"]), str(entry.get("pos", "")), entry.get("senses", [])
             links = [link for part in (entry, *senses) for link in _links(part)]
-            glosses = [gloss for sense in senses if "form_of" not in sense for gloss in sense.get("glosses", [])]
+            glosses = [str(gloss) for sense in senses if "form_of" not in sense for gloss in sense.get("glosses", [])]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             source.damage.malformed(path, number, f"this is no entry of Wiktextract ({type(error).__name__}): {line[:60]!r}")
             continue
@@ -42,5 +42,5 @@ def read_wiktextract(path: Path, source: SourceRows) -> None:
 def _links(part: dict[str, Any]) -> Iterator[tuple[str, bool]]:
     for key, opposite in LINKS:
         for link in part.get(key, []):
-            if link.get("word"):
-                yield link["word"], opposite
+            if word := link.get("word"):
+                yield str(word), opposite

@@ -178,6 +178,25 @@ def test_nothing_left_is_an_error_that_names_the_first_damage(tmp_path: Path) ->
         read("tsv", tmp_path / "nowhere.tsv")
 
 
+KEYS = st.sampled_from(["word", "lang_code", "senses", "synonyms", "glosses", "pos", "redirect"])
+JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=4),
+                    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner), max_leaves=9)
+
+
+@settings(max_examples=80, deadline=None)
+@given(entry=JSON, broken=st.binary(max_size=40), kind=st.sampled_from(["wiktextract", "mythes", "moby", "tsv", "dict2vec"]))
+def test_no_line_breaks_a_reader(entry: object, broken: bytes, kind: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Whatever a line holds, the good one after it is read."""
+    if isinstance(entry, dict):
+        entry = {"lang_code": "en", "word": "x", **entry}
+    good = {"wiktextract": json.dumps(WIKTEXTRACT[1]).encode(), "mythes": b"unlit|1\n(adj)|dark", "moby": b"unlit,dark",
+            "tsv": b"unlit\tsynonym\tdark", "dict2vec": b"unlit dark"}[kind]
+    path = tmp_path_factory.mktemp("garbage") / "file"
+    first = b"UTF-8" if kind == "mythes" else b"#"
+    path.write_bytes(b"\n".join([first, json.dumps(entry).encode(), broken, b"", good]))
+    assert ("dark", "synonym", "unlit") in pairs(read(kind, path))
+
+
 def test_words_are_spelled_alike() -> None:
     assert [plain(w) for w in ("  Hot   Dog ", "E\u0301te\u0301", "Thesaurus:x", "123", "", "x" * 61, "se\ufffdor")] == [
         "hot dog", "été", "", "", "", "", ""]
