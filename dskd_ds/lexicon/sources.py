@@ -38,6 +38,8 @@ class Lexicon:
 
     sources: list[SourceRows]
     merged: Merged
+    morpholex: dict[str, bool]
+    """Word -> whether its negating affixes are odd in number; empty without MorphoLEX."""
     morpholex_damage: Damage | None
 
 
@@ -61,7 +63,7 @@ def read_lexicon(senses: SensesSpec) -> Lexicon:
         if read.num_malformed:
             print(f"{read.num_malformed:,} of {read.num_lines:,} lines are malformed and were left out, such as "
                   + "; ".join(read.examples), file=sys.stderr)
-    return Lexicon(sources, merge(sources, morpholex), damage)
+    return Lexicon(sources, merge(sources, morpholex), morpholex, damage)
 
 
 def lexicon_digest(senses: SensesSpec) -> str:

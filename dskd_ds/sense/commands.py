@@ -34,9 +34,10 @@ def _add_lexicon(senses: Commands[argparse.ArgumentParser]) -> None:
     lexicon = spec_command(senses, "lexicon", "read and merge a spec's [[senses.lexicons]]; print what is in them and how many of the "
                            "teacher's tokens they relate")
     lexicon.add_argument("--output", metavar="FILE.parquet", help="also write the merged table; a spec reads it as kind = \"table\"")
-    lexicon.epilog = ("Columns: rows (pairs by part of speech), words, pairs that are synonyms and antonyms, conflicts (pairs that are both:"
-                      " a stated relation outranks one that follows from an affix, then the antonym stays), malformed lines (left out;"
-                      " the first are named on stderr), unusable words (no letters, or markup in them). Kinds of lexicons: see"
+    lexicon.epilog = ("Columns: rows (pairs by part of speech), words, pairs that are synonyms and antonyms, conflicts (pairs that are"
+                      " both: a stated relation outranks one that follows from an affix, then the antonym stays), flipped (rows that"
+                      " follow from a negating affix), malformed lines (left out; the first are named on stderr), unusable words (no"
+                      " letters, or markup in them), and the share of the vocabulary's words with relations. Kinds of lexicons: see"
                       " dskd_ds/spec/senses.py.")
     lexicon.set_defaults(command=run_lexicon)
 

@@ -9,7 +9,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import PreTrainedTokenizerFast
 
 from dskd_ds.lexicon.merge import Relations
-from dskd_ds.lexicon.report import coverage
+from dskd_ds.lexicon.report import coverage, word_tokens
 from dskd_ds.sense.relations import token_relations
 from dskd_ds.sense.words import RunningText, capitalised, is_unspaced
 from dskd_ds.spec import dskd_home
@@ -146,11 +146,14 @@ def test_coverage_counts_whole_words_only() -> None:
     relations.add("happy", "sad", opposite=True)
     related = token_relations(relations, tokenizer, len(tokenizer), 3)
     ids = {word: token for token, word in related.words.items()}
-    reach = coverage(tokenizer, related)
-    assert reach.synonyms * reach.num_words == pytest.approx(len(related.synonyms))
-    assert reach.either * reach.num_words == pytest.approx(len(related.synonyms.keys() | related.antonyms.keys()))
-    assert 0 < reach.antonyms <= reach.either < 1
+    words = word_tokens(tokenizer)
+    texts = {tokenizer.decode([token]) for token in words}
+    assert {" happy", " glad", " house", " Happy"} <= texts
+    assert all(text.startswith(" ") and text[1:].isalpha() and len(text) > 3 for text in texts if text.isascii())
+    reach = coverage(words, related)
     assert ids.keys() >= {"happy", "glad"}
+    assert reach.synonyms == pytest.approx(len(related.synonyms.keys() & words) / len(words))
+    assert 0 < reach.antonyms <= reach.either < 1
 
 
 def test_smollm2() -> None:
