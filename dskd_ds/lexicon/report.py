@@ -41,8 +41,9 @@ def show_lexicon(spec: RunSpec, output: Path | None) -> None:
         print(_line(name, merged, num_malformed, num_unusable, coverage(words, related)), flush=True)
     print(f"\n{len(lexicon.merged.negations):,} words with a negating affix flip polarity; the merged relations use {len(related.spans):,}"
           f" spans of up to {spec.senses.max_span_tokens} tokens.")
-    print(f"vocabulary: {len(tokenizer):,} tokens, a word is written {RunningText(tokenizer).rule()}; {len(words):,} look like words"
-          f" (letters only, {MIN_HEAD_CHARACTERS} or more).\n`tokens` is the share of these that has relations, `syn.` synonyms, `ant.` antonyms.")
+    print(f"vocabulary: {len(tokenizer):,} tokens, a word is written {RunningText(tokenizer).rule()};"
+          f" {len(words):,} look like words (letters only, {MIN_HEAD_CHARACTERS} or more).\n"
+          "`tokens` is the share of these that has relations, `syn.` synonyms, `ant.` antonyms.")
     if damage := lexicon.morpholex_damage:
         print(f"MorphoLEX: {damage.num_lines:,} lines, {damage.num_malformed:,} malformed.")
     if output:
