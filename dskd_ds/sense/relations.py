@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dskd_ds.sense.wordnet import Relations
+from dskd_ds.lexicon.merge import Relations
+from dskd_ds.sense.words import RunningText, capitalised, is_unspaced
 
 MIN_HEAD_CHARACTERS = 3
-"""A head word is longer than 2 characters (paper)."""
+"""A head word is longer than 2 characters (paper); not so in scripts without spaces, where most words are shorter."""
 MAX_RELATED = 256
 """More related words than this are never drawn from; the first in alphabetical order are kept."""
 
@@ -52,27 +53,63 @@ class TokenRelations:
     antonyms: dict[int, list[int]]
     spans: list[tuple[int, ...]]
     """Tokens of span number i, whose owner id is vocab_size + i."""
+    words: dict[int, str] = field(default_factory=dict)
+    """The word that a head token is."""
+    span_texts: list[str] = field(default_factory=list)
+    """The word that span number i is."""
 
 
 def token_relations(relations: Relations, tokenizer: Any, vocab_size: int, max_span_tokens: int,
                     min_span_tokens: int = 1) -> TokenRelations:
-    """Map words to tokens as they are written after a space.
+    """Map words to tokens as they are written inside of a text (see RunningText).
 
-    Head words are single tokens; related words have min_span_tokens..max_span_tokens (paper: 2..3; ours takes single ones too).
+    Head words are single tokens, in lower case or with a capital: both have the word's relations. Related words have
+    min_span_tokens..max_span_tokens (paper: 2..3; ours takes single ones too). Behind a capitalised head stands the related word's
+    capitalised form if that is a single token, else its lower-case one: capitalised spans would double the dictionary and say nothing new.
     """
+    encoder = RunningText(tokenizer)
     words = relations.words()
-    encoded = tokenizer([f" {word}" for word in words], add_special_tokens=False)["input_ids"]
-    tokens = {word: tuple(ids) for word, ids in zip(words, encoded, strict=True)}
-    heads = {word: ids[0] for word, ids in tokens.items() if len(ids) == 1 and len(word) >= MIN_HEAD_CHARACTERS}
+    lower, upper = (dict(zip(words, encoder.tokens(forms), strict=True)) for forms in (words, [capitalised(word) for word in words]))
     span_ids: dict[tuple[int, ...], int] = {}
+    span_texts: list[str] = []
 
-    def owners(others: set[str]) -> list[int]:
-        fitting = [tokens[o] for o in sorted(others) if min_span_tokens <= len(tokens[o]) <= max_span_tokens][:MAX_RELATED]
-        return [ids[0] if len(ids) == 1 else span_ids.setdefault(ids, vocab_size + len(span_ids)) for ids in fitting]
+    def owner(tokens: tuple[int, ...], word: str) -> int:
+        if len(tokens) == 1:
+            return tokens[0]
+        if tokens not in span_ids:
+            span_ids[tokens] = vocab_size + len(span_ids)
+            span_texts.append(word)
+        return span_ids[tokens]
 
-    synonyms = {head: owners(relations.synonyms.get(word, set())) for word, head in heads.items()}
-    antonyms = {head: owners(relations.antonyms.get(word, set())) for word, head in heads.items()}
-    return TokenRelations(_without_empty(synonyms), _without_empty(antonyms), list(span_ids))
+    def owners(others: set[str], with_capital: bool) -> list[int]:
+        forms = [(upper[o] if with_capital and len(upper[o]) == 1 else lower[o], o) for o in sorted(others)]
+        return [owner(tokens, o) for tokens, o in [f for f in forms if min_span_tokens <= len(f[0]) <= max_span_tokens][:MAX_RELATED]]
+
+    heads = _heads(words, lower, upper)
+    synonyms, antonyms = (_by_token([(token, owners(table.get(word, set()), form is upper)) for token, word, form in heads])
+                          for table in (relations.synonyms, relations.antonyms))
+    for token, opposites in antonyms.items():  # two words may share a token, where a tokenizer drops accents or capitals
+        synonyms[token] = [o for o in synonyms.get(token, ()) if o not in opposites]
+    names = {token: capitalised(word) if form is upper else word for token, word, form in reversed(heads)}
+    return TokenRelations(_without_empty(synonyms), _without_empty(antonyms), list(span_ids), names, span_texts)
+
+
+Forms = dict[str, tuple[int, ...]]
+
+
+def _heads(words: list[str], lower: Forms, upper: Forms) -> list[tuple[int, str, Forms]]:
+    """(token, word, the form it is in) of every head."""
+    long_enough = [word for word in words if len(word) >= MIN_HEAD_CHARACTERS or is_unspaced(word)]
+    return [(form[word][0], word, form) for word in long_enough for form in (lower, upper)
+            if len(form[word]) == 1 and (form is lower or form[word] != lower[word])]
+
+
+def _by_token(rows: list[tuple[int, list[int]]]) -> dict[int, list[int]]:
+    """Rows of the same token joined; a token is no relation of itself."""
+    joined: dict[int, list[int]] = {}
+    for token, owners in rows:
+        joined[token] = [o for o in dict.fromkeys([*joined.get(token, ()), *owners]) if o != token]
+    return joined
 
 
 def _without_empty(rows: dict[int, list[int]]) -> dict[int, list[int]]:

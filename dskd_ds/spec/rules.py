@@ -45,7 +45,8 @@ def show(value: Any) -> str:
 
 def check_rules(spec: RunSpec) -> Iterator[Problem]:
     """Every problem of a spec whose fields are fine one by one."""
-    for rule in (length_is_given_once, batch_divides, layers_are_named, topk_temperature, teacher_signal, deadlines_order):
+    for rule in (length_is_given_once, batch_divides, layers_are_named, topk_temperature, teacher_signal, lexical_needs_lexicon,
+                 deadlines_order):
         yield from rule(spec)
 
 
@@ -105,6 +106,13 @@ def teacher_signal(spec: RunSpec) -> Iterator[Problem]:
     if spec.loss.kd_weight == 0 and spec.loss.sense_weight == 0:
         yield Problem("loss.kd_weight", 0.0, "sense_weight is 0 too, so the teacher has no part in this run",
                       "set [loss] kd_weight or sense_weight above 0")
+
+
+def lexical_needs_lexicon(spec: RunSpec) -> Iterator[Problem]:
+    """Candidates from word relations need somebody who relates words."""
+    if spec.uses_senses and spec.senses.candidates == "lexical" and not spec.senses.lexicons:
+        yield Problem("senses.candidates", "lexical", "no [[senses.lexicons]] says which words are related",
+                      'add a lexicon, or set [senses] candidates = "neighbours"')
 
 
 def deadlines_order(spec: RunSpec) -> Iterator[Problem]:

@@ -12,12 +12,13 @@ from dskd_ds.spec.base import Fraction, NonNegativeInt, Part, PositiveInt
 class LexiconSpec(Part):
     """One source of word relations."""
 
-    kind: Literal["wordnet"]
-    """Its format."""
+    kind: Literal["wordnet", "wiktextract", "dict2vec", "mythes", "moby", "tsv", "table"]
+    """Its format: WordNet's database, Wiktextract JSONL, Dict2Vec strong pairs, a MyThes or Moby thesaurus, tab-separated text
+    (word, relation, other), or a Parquet table that `dskd senses lexicon --output` wrote."""
     path: str
-    """Its file or folder: for `wordnet` the folder of database files (`data.noun`, ...)."""
+    """Its file; for `wordnet` the folder of database files (`data.noun`, ...), for `dict2vec` perhaps the folder of pair lists."""
     language: str = "en"
-    """ISO 639 code of its words."""
+    """Code of its words' language, as Wiktionary writes it (`en`, `fr`); in a `table` each row has its own."""
 
 
 class SensesSpec(Part):
@@ -26,7 +27,9 @@ class SensesSpec(Part):
     dictionary: str
     """Folder of the dictionary; `dskd senses build` writes it, training reads it."""
     lexicons: tuple[LexiconSpec, ...] = ()
-    """Who is related to whom. Several are merged."""
+    """Who is related to whom. Several are merged; a pair that is both synonym and antonym stays an antonym."""
+    morpholex: str | None = None
+    """MorphoLEX as CSV or TSV (columns Word, MorphoLexSegm): which English words are negations. Without it a rule decides."""
     collect_tokens: PositiveInt = 1_000_000
     """How many corpus tokens the teacher reads to collect vectors."""
     attribution: Literal["argmax", "next"] = "argmax"

@@ -1,4 +1,4 @@
-"""Lexicon, reservoirs, k-means, dictionary, index: each against something slow and obvious."""
+"""Reservoirs, k-means, dictionary, index: each against something slow and obvious."""
 
 from __future__ import annotations
 
@@ -15,49 +15,10 @@ from dskd_ds.sense.cluster import Senses, cluster, kmeans
 from dskd_ds.sense.collect import Reservoir, Vectors, forward_batches, position_hashes
 from dskd_ds.sense.dictionary import SENSES_FILE, check_belongs, compose_spans, open_dictionary, write_dictionary
 from dskd_ds.sense.index import build_index, knn, load_graph, load_projection, rerank
-from dskd_ds.sense.relations import TokenRelations, token_relations
-from dskd_ds.sense.wordnet import base_of, read_wordnet
+from dskd_ds.sense.relations import TokenRelations
 from dskd_ds.spec.senses import SensesSpec
-from dskd_ds.teacher.checkpoint import load_tokenizer
-from tests.conftest import TinyWorld
 
 SPEC = SensesSpec(dictionary="-", index_dims=8, index_search_effort=100)
-
-
-def test_wordnet_sample(tiny: TinyWorld) -> None:
-    relations = read_wordnet(tiny.folder / "wordnet")
-    assert relations.synonyms["big"] == {"large"}
-    assert relations.antonyms["big"] == {"small"}
-    assert relations.antonyms["happy"] == {"unhappy", "sad"}  # sad: a synonym of unhappy, whose base happy is
-    assert "depository financial institution" in relations.synonyms["bank"]
-    assert all(word in relations.antonyms[other] for word, others in relations.antonyms.items() for other in others)
-
-
-def test_wordnet_damage_is_named(tmp_path: Path, tiny: TinyWorld) -> None:
-    with pytest.raises(InputError, match=r"data\.noun cannot be read"):
-        read_wordnet(tmp_path)
-    for path in (tiny.folder / "wordnet").iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    with (tmp_path / "data.verb").open("a") as file:
-        file.write("00000001 00 v 0z broken\n")
-    with pytest.raises(InputError, match=r"data\.verb, line 3: this is no WordNet synset"):
-        read_wordnet(tmp_path)
-
-
-def test_negating_affixes() -> None:
-    assert [base_of(word) for word in ("unhappy", "fearless", "nonstop", "irregular", "un", "less", "into")] == [
-        "happy", "fear", "stop", "regular", None, None, None]
-
-
-def test_relations_of_tokens(tiny: TinyWorld) -> None:
-    tokenizer = load_tokenizer(str(tiny.folder / "teacher"))
-    relations = token_relations(read_wordnet(tiny.folder / "wordnet"), tokenizer, 500, max_span_tokens=40)
-    big, large, small = (tokenizer(f" {word}")["input_ids"][0] for word in ("big", "large", "small"))
-    assert relations.synonyms[big] == [large]
-    assert relations.antonyms[big] == [small]
-    bank = tokenizer(" bank")["input_ids"][0]
-    span = relations.spans[relations.synonyms[bank][0] - 500]
-    assert tokenizer.decode(span) == " depository financial institution"
 
 
 def vectors(seed: int, number: int, num_tokens: int = 5, size: int = 4) -> Vectors:

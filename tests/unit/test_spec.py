@@ -66,6 +66,7 @@ def test_home_has_a_default(monkeypatch: pytest.MonkeyPatch) -> None:
     (["link.dead_after_seconds=1"], ["three heartbeats"]),
     (["loss.kd_weight=0", "loss.sense_weight=0"], ["no part in this run"]),
     (["name=a b"], ["name", '"a b"']),
+    (["senses.candidates=lexical", "senses.lexicons=[]"], ["[senses] candidates", "which words are related", "add a lexicon"]),
     (["topology.num_students=two"], ["[topology] num_students", '"two"']),
     (["nonsense"], ["section.key=value"]),
 ])
