@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dskd_ds.sense.cluster import Points, Senses, cluster
-from dskd_ds.sense.kmeans import cluster_means, coordinates, greedy_starts, kmeans, lloyd, num_trials
+from dskd_ds.sense.kmeans import PointSets, greedy_starts, kmeans, lloyd, num_trials, shares_of
 from dskd_ds.sense.polysemy import choose, merge_cheapest, merge_costs, prices
 from dskd_ds.spec.senses import SensesSpec
 
@@ -55,56 +55,73 @@ def slow_error(points: Tensor, weights: Tensor, clusters: Tensor) -> float:
     return total
 
 
-@given(seed=st.integers(0, 1000), longest=st.integers(2, 12), size=st.integers(1, 40))
+@given(seed=st.integers(0, 1000), longest=st.integers(2, 12), size=st.integers(1, 60), k=st.integers(1, 4))
 @settings(deadline=None)
-def test_coordinates_keep_distances(seed: int, longest: int, size: int) -> None:
+def test_products_are_those_of_points_and_means(seed: int, longest: int, size: int, k: int) -> None:
+    """With the Gram matrix (few points) and without it (many): the same as distances computed one by one."""
     points, weights = sets(seed, longest, size)
-    compact = coordinates(points, weights)
-    assert compact.shape[2] <= size
-    for one, two, mass in zip(points, compact, weights, strict=True):
-        real = mass > 0
-        expected = torch.cdist(one[real].double(), one[real].double())
-        torch.testing.assert_close(torch.cdist(two[real].double(), two[real].double()), expected, rtol=1e-3, atol=5e-3)
-        assert not two[~real].any()
+    these = PointSets(points, weights)
+    assert (these.gram is not None) == (3 * longest <= size)
+    clusters = torch.randint(0, k, weights.shape, generator=torch.Generator().manual_seed(seed))
+    shares, sizes = shares_of(clusters, weights, k)
+    picks = torch.randint(0, longest, (3, 2), generator=torch.Generator().manual_seed(seed))
+    to_points = these.distances(these.with_points(picks), these.squares.gather(1, picks))
+    for g in range(3):
+        one, mass = points[g].double(), weights[g].double()
+        means = torch.stack([(one * (mass * (clusters[g] == label))[:, None]).sum(0) / max(1e-30, float(mass[clusters[g] == label].sum()))
+                             for label in range(k)])
+        torch.testing.assert_close(these.means(shares)[g].double(), means, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(to_points[g].double(), torch.cdist(one[picks[g]], one).square(), rtol=1e-3, atol=1e-2)
+        torch.testing.assert_close(these.gaps(shares)[g].double(), torch.cdist(means, means).square(), rtol=1e-3, atol=1e-2)
+        own = (one - means[clusters[g]]).square().sum(dim=1)
+        torch.testing.assert_close(these.own_distances(shares, clusters)[g].double(), own, rtol=1e-3, atol=1e-2)
+        assert sizes[g].tolist() == [float(mass[clusters[g] == label].sum()) for label in range(k)]
 
 
-@given(seed=st.integers(0, 1000), k=st.integers(1, 5), longest=st.integers(2, 12))
+@given(seed=st.integers(0, 1000), k=st.integers(1, 5), longest=st.integers(2, 12), size=st.sampled_from([3, 40]))
 @settings(deadline=None)
-def test_lloyd_is_lloyd(seed: int, k: int, longest: int) -> None:
-    """Step by step the same as a loop over points and clusters; the end is a fixed point, and no worse than the start."""
-    points, weights = sets(seed, longest, 3)
-    starts = torch.randn(3, k, 3, generator=torch.Generator().manual_seed(seed + 1))
-    clusters = lloyd(points, weights, starts)
-    for one, mass, centroids, found in zip(points.double(), weights, starts.double(), clusters, strict=True):
+def test_lloyd_is_lloyd(seed: int, k: int, longest: int, size: int) -> None:
+    """Step by step the same as a loop over points and clusters."""
+    points, weights = sets(seed, longest, size)
+    clusters = torch.randint(0, k, weights.shape, generator=torch.Generator().manual_seed(seed + 1))
+    shares, sizes = shares_of(clusters, weights, k)
+    found_all = lloyd(PointSets(points, weights), shares, sizes > 0)
+    for one, mass, labels, found in zip(points.double(), weights, clusters, found_all, strict=True):
         real = mass > 0
-        labels = torch.cdist(one, centroids).argmin(dim=1)
-        for _ in range(24):
+        centroids = torch.full((k, size), torch.inf, dtype=torch.float64)
+        for _ in range(25):
             for label in range(k):
                 chosen = real & (labels == label)
                 if chosen.any():
                     centroids[label] = (one[chosen] * mass[chosen, None]).sum(dim=0) / mass[chosen].sum()
-            labels = torch.cdist(one, centroids).argmin(dim=1)
+            labels = torch.cdist(one, centroids.nan_to_num(posinf=1e6)).argmin(dim=1)
         assert torch.equal(labels[real], found[real])
 
 
 def test_weights_are_repetitions() -> None:
     points = torch.randn(1, 6, 3, generator=torch.Generator().manual_seed(0))
     weights = torch.tensor([[1.0, 2.0, 3.0, 1.0, 1.0, 2.0]])
-    repeated = points[0].repeat_interleave(weights[0].long(), dim=0)[None]
-    starts = points[:, :3]
-    few, many = lloyd(points, weights, starts), lloyd(repeated, torch.ones(1, 10), starts)
-    assert torch.equal(few[0].repeat_interleave(weights[0].long()), many[0])
-    torch.testing.assert_close(cluster_means(points, weights, few, 3), cluster_means(repeated, torch.ones(1, 10), many, 3))
+    times = weights[0].long()
+    start = torch.tensor([[0, 1, 2, 0, 1, 2]])
+    results = []
+    for these, clusters in ((PointSets(points, weights), start), (PointSets(points[0].repeat_interleave(times, dim=0)[None],
+                                                                            torch.ones(1, 10)), start[0].repeat_interleave(times)[None])):
+        shares, sizes = shares_of(clusters, these.weights, 3)
+        found = lloyd(these, shares, sizes > 0)
+        results.append((found, these.means(shares_of(found, these.weights, 3)[0])))
+    (few, few_means), (many, many_means) = results
+    assert torch.equal(few[0].repeat_interleave(times), many[0])
+    torch.testing.assert_close(few_means, many_means)
 
 
-def test_greedy_starts_find_every_group_and_never_a_gap() -> None:
-    points = torch.stack([torch.cat([blobs(seed, 20, 5, 8, 0.1), torch.full((5, 8), 500.0)]) for seed in range(20)])
+@pytest.mark.parametrize("size", [8, 400])
+def test_greedy_starts_find_every_group_and_never_a_gap(size: int) -> None:
+    points = torch.stack([torch.cat([blobs(seed, 20, 5, size, 0.1), torch.zeros(5, size)]) for seed in range(20)])
     weights = (torch.arange(105) < 100).float().expand(20, -1)
     draws = torch.rand(20, 5, num_trials(5), generator=torch.Generator().manual_seed(0))
-    starts = greedy_starts(points, points.square().sum(dim=2), weights, 5, draws)
-    groups = torch.cdist(starts, points[:, :100]).argmin(dim=2) // 20
+    groups = greedy_starts(PointSets(points, weights), 5, draws) // 20
     assert all(sorted(row) == [0, 1, 2, 3, 4] for row in groups.tolist())
-    clusters = kmeans(points, weights, 5, draws)
+    clusters = kmeans(PointSets(points, weights), 5, draws)
     assert all(len(set(row[:100].view(5, 20)[:, 0].tolist())) == 5 for row in clusters)
 
 
@@ -115,7 +132,7 @@ def test_merging_is_wards(seed: int, k: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     centroids, sizes = torch.randn(2, k, 3, generator=generator), torch.randint(1, 5, (2, k), generator=generator).float()
     sizes[0, 0] = 0  # an empty cluster takes no part
-    costs, labels = merge_costs(centroids, sizes), torch.arange(k).expand(2, -1)
+    costs, labels = merge_costs(torch.cdist(centroids, centroids).square(), sizes), torch.arange(k).expand(2, -1)
     running, total = sizes.clone(), torch.zeros(2)
     for _ in range(k - 1):
         before = labels
@@ -165,8 +182,8 @@ def test_floor_and_ceiling_hold_and_a_price_never_adds_senses(seed: int, number:
 
 
 def test_choose_leaves_single_clusters_alone() -> None:
-    centroids, sizes = torch.zeros(1, 3, 2), torch.tensor([[5.0, 0.0, 0.0]])
-    assert choose(centroids, sizes, torch.tensor([3.0]), 1, 1.0)[0, 0] == 0
+    gaps, sizes = torch.zeros(1, 3, 3), torch.tensor([[5.0, 0.0, 0.0]])
+    assert choose(gaps, sizes, torch.tensor([3.0]), 1, 1.0)[0, 0] == 0
 
 
 def test_fixed_keeps_few_vectors_as_they_are_and_others_get_k() -> None:
