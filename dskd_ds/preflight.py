@@ -29,6 +29,10 @@ def preflight(spec: RunSpec, with_senses: bool = True) -> None:
     if with_senses and spec.uses_senses:
         dictionary = open_dictionary(spec.senses.dictionary, verify=False)
         check_belongs(dictionary, model_fingerprint(teacher), tokenizer_fingerprint(load_tokenizer(teacher)))
+        if dictionary.layer != -1:
+            raise InputError(f'[senses] dictionary = "{spec.senses.dictionary}", but it holds states of layer {dictionary.layer}, and the '
+                             "sense term compares with the states that the student's head reads.\n"
+                             "  build one with [senses] hidden_layer = -1, or set [loss] sense_weight = 0.")
         if spec.senses.candidates != "lexical" and not (dictionary.folder / INDEX_FOLDER / "manifest.json").is_file():
             raise InputError(f'[senses] candidates = "{spec.senses.candidates}", but {dictionary.folder} has no index.\n'
                              '  build it again (dskd senses build SPEC.toml --force), or set candidates = "lexical".')
@@ -45,6 +49,9 @@ def _check_teacher(spec: RunSpec, config: Any) -> None:
     if spec.loss.top_k > config.vocab_size:
         raise InputError(f"[loss] top_k = {spec.loss.top_k}, but the teacher's vocabulary has {config.vocab_size} tokens.\n"
                          f"  use at most {config.vocab_size}.")
+    if spec.senses.hidden_layer > config.num_hidden_layers:
+        raise InputError(f"[senses] hidden_layer = {spec.senses.hidden_layer}, but the teacher has {config.num_hidden_layers} layers.\n"
+                         f"  use 0 (embeddings) to {config.num_hidden_layers}, or -1 for the state that its head reads.")
     limit = getattr(config, "max_position_embeddings", None)
     if limit and spec.data.block_tokens > limit:
         raise InputError(f"[data] block_tokens = {spec.data.block_tokens}, but the teacher reads at most {limit}.\n"
