@@ -19,8 +19,6 @@ from dskd_ds.spec.senses import SensesSpec
 SPEC = SensesSpec(dictionary="-", index_dims=8, index_search_effort=100)
 
 
-
-
 def make_dictionary(folder: Path, num_tokens: int = 40, size: int = 16) -> Path:
     generator = torch.Generator().manual_seed(0)
     owners = np.repeat(np.arange(num_tokens), 3)
