@@ -42,6 +42,11 @@ ARTICLES = Package("pip", "gensim", "4.4.0",
 WORDNET = Package("apt", "wordnet-base", "1:3.0-37", "usr/share/wordnet",
                 "2b39a87d6b4bf622b0864c1a5995433dc321cc1dbe99e60c1fb0421d2b4e8015", 6)
 
+SIMLEX = Package("pip", "gensim", "4.4.0", "gensim/test/test_data/simlex999.txt",
+                 "d5e0501971478a511430ee880bd0121e94ac701ba86d90544d83e6d2ba3db05d", 28)
+WORDSIM = Package("pip", "gensim", "4.4.0", "gensim/test/test_data/wordsim353.tsv",
+                  "f92a022fc2537793a15bc3a8c162ebcd74990e033a228bb6388cb71e4c0b1e1d", 28)
+
 
 def fetch(package: Package, target: Path) -> Path:
     """Put the package's content at `target`, unless it is there. Raises InputError that says what to install, or what differs."""

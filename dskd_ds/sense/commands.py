@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 
 from dskd_ds.command_line import Commands, spec_command, spec_of
+from dskd_ds.sense.look_commands import add_look_commands
 
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     """Register every command of `dskd senses`."""
     senses = commands.add_parser("senses", help="build sense dictionaries").add_subparsers(required=True, metavar="COMMAND")
     _add_build(senses)
+    add_look_commands(senses)
 
 
 def _add_build(senses: Commands[argparse.ArgumentParser]) -> None:
