@@ -31,6 +31,8 @@ class Senses:
     """[S, D] float32"""
     counts: NDArray[np.int64]
     """[S] vectors of each sense."""
+    spreads: NDArray[np.float32] | None = None
+    """[S] mean squared distance per dimension of those vectors from their sense; None: not known (written as 0)."""
 
 
 def cluster(vectors: Vectors, num_senses: int, seed: int, device: torch.device, quiet: bool = False) -> Senses:

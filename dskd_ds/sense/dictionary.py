@@ -1,31 +1,52 @@
 """The sense dictionary on disk: one memory-mapped safetensors file with CSR offsets, and a manifest that says what it is of.
 
 Owners are tokens (below `vocab_size`) and spans (from there on). Rows of `senses` are sorted by owner, so an owner's senses are
-`owner_offsets[o]:owner_offsets[o + 1]`; every process of a node that opens the file shares its pages.
+`owner_offsets[o]:owner_offsets[o + 1]`; every process of a node that opens the file shares its pages. Beside it lie contexts.parquet
+(text snippets of each sense) and heldout.safetensors (some teacher states that no sense was made from, to measure with).
 """
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dskd_ds.errors import InputError
 from dskd_ds.manifest import read_manifest, write_manifest
 from dskd_ds.sense.cluster import Senses
+from dskd_ds.sense.contexts import CONTEXTS_FILE, Context, read_contexts, write_contexts
 from dskd_ds.sense.relations import Ragged, TokenRelations
+from dskd_ds.sense.spans import compose_spans, span_lengths
+from dskd_ds.sense.tensors import TensorFile
 
-FORMAT = 1
+FORMAT = 2
 SENSES_FILE = "senses.safetensors"
+HELDOUT_FILE = "heldout.safetensors"
 MEDIAN_PAIRS = 20_000
 """Pairs of antonyms' senses whose median distance is recorded."""
+AT_ONCE = 16_384
+"""Rows, and spans, that are in memory at a time while a dictionary is written."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """States kept out of the senses, to measure a dictionary and its index with; a uniform sample, in order of its hashes."""
+
+    tokens: Tensor
+    """[Q] int64, the token each is attributed to."""
+    hashes: Tensor
+    """[Q] uint64"""
+    states: Tensor
+    """[Q, D] bfloat16"""
 
 
 @dataclass(frozen=True)
@@ -34,7 +55,7 @@ class SenseDictionary:
 
     folder: Path
     facts: dict[str, Any]
-    """The manifest: fingerprints of teacher, tokenizer and corpus, settings, counts, `median_antonym_distance`."""
+    """The manifest: fingerprints of teacher, tokenizer and corpus, layer, settings, counts, `median_antonym_distance`, history."""
     senses: Tensor
     """[S, D] bfloat16, mapped from disk."""
     squared_norms: Tensor
@@ -43,9 +64,15 @@ class SenseDictionary:
     """[owners + 1]"""
     row_owners: np.ndarray[Any, np.dtype[np.int64]]
     """[S] owner of each row."""
+    sense_counts: np.ndarray[Any, np.dtype[np.int64]]
+    """[S] vectors each sense was made from; 0 for spans."""
+    sense_spread: Tensor
+    """[S] float32, mean squared distance per dimension of those vectors from their sense; 0 for spans."""
     synonyms: Ragged
     """Owners, by token."""
     antonyms: Ragged
+    spans: Ragged
+    """Tokens of each span; span i is the owner vocab_size + i."""
 
     @property
     def vocab_size(self) -> int:
@@ -62,56 +89,95 @@ class SenseDictionary:
         """Rows that belong to tokens; the rest belongs to spans."""
         return int(self.owner_offsets[self.vocab_size])
 
+    @property
+    def layer(self) -> int:
+        """The teacher's layer whose states it is made of; -1: what its head reads."""
+        return int(self.facts["layer"])
 
-def compose_spans(spans: list[tuple[int, ...]], senses: Senses, num_senses: int) -> tuple[Tensor, list[int]]:
-    """Senses of spans: each sense of the first token, averaged with the nearest sense of every further token (METHOD.md, 4).
+    def owner_name(self, owner: int, tokenizer: Any) -> str:
+        """The text of a token or span as it is written, leading space included."""
+        tokens = [owner] if owner < self.vocab_size else self.spans.row(owner - self.vocab_size).tolist()
+        name: str = tokenizer.decode(tokens)
+        return name
 
-    Returns rows [R, D] float32 and how many each span got: 0 where one of its tokens has no senses.
+    def contexts(self, row: int) -> list[Context]:
+        """Where the states nearest to a sense were found, nearest first. Read from disk at each call."""
+        return self.contexts_of([row])[row]
+
+    def contexts_of(self, rows: Iterable[int]) -> dict[int, list[Context]]:
+        """The contexts of several rows, read at once."""
+        return read_contexts(self.folder / CONTEXTS_FILE, rows)
+
+    def held_out(self) -> HeldOut:
+        """Teacher states that no sense was made from; read from disk at each call."""
+        return HeldOut(**load_file(self.folder / HELDOUT_FILE))
+
+
+def write_dictionary(folder: Path, senses: Senses, relations: TokenRelations, facts: dict[str, Any], num_senses: int,
+                     contexts: Iterable[pa.Table] = (), held_out: HeldOut | None = None) -> None:
+    """Write a dictionary, whole or not at all, without holding its rows in memory.
+
+    senses: of all tokens; may be mapped. facts: at least vocab_size and layer; counts and distances are added here.
+    num_senses: at most this many senses of a span. contexts: tables as contexts.py makes them, in order of the rows.
     """
-    owners, starts, counts = np.unique(senses.owners, return_index=True, return_counts=True)
-    where = {int(o): slice(int(s), int(s + n)) for o, s, n in zip(owners, starts, counts, strict=True)}
-    rows: list[Tensor] = []
-    lengths = []
-    for span in spans:
-        if any(token not in where for token in span):
-            lengths.append(0)
-            continue
-        mean = senses.centroids[where[span[0]]][:num_senses]
-        for used, token in enumerate(span[1:], start=1):
-            candidates = senses.centroids[where[token]]
-            nearest = candidates[torch.cdist(mean, candidates).argmin(dim=1)]
-            mean = (mean * used + nearest) / (used + 1)
-        rows.append(mean)
-        lengths.append(len(mean))
-    return (torch.cat(rows) if rows else senses.centroids[:0]), lengths
-
-
-def write_dictionary(folder: Path, senses: Senses, relations: TokenRelations, facts: dict[str, Any], num_senses: int) -> None:
-    """Write a dictionary, whole or not at all. facts: at least vocab_size; counts and distances are added here."""
-    vocab_size = int(facts["vocab_size"])
-    span_rows, span_lengths = compose_spans(relations.spans, senses, num_senses)
-    lengths = np.concatenate([np.bincount(senses.owners, minlength=vocab_size), np.asarray(span_lengths, np.int64)])
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    rows = torch.cat([senses.centroids, span_rows]).to(torch.bfloat16)
-    synonyms, antonyms = (Ragged.from_dict(_with_senses(table, lengths), vocab_size) for table in (relations.synonyms, relations.antonyms))
-    facts = facts | {
-        "format": FORMAT, "num_rows": len(rows), "num_spans": int(sum(n > 0 for n in span_lengths)),
-        "num_tokens": int((lengths[:vocab_size] > 0).sum()),
-        "num_related_tokens": int(((synonyms.lengths() > 0) | (antonyms.lengths() > 0)).sum()),
-        "median_antonym_distance": _median_antonym_distance(rows, offsets, antonyms, vocab_size),
-    }
     partial = folder.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    save_file({
-        "senses": rows, "squared_norms": rows.float().square().sum(dim=1), "owner_offsets": torch.from_numpy(offsets),
-        "sense_counts": torch.cat([torch.from_numpy(senses.counts), torch.zeros(len(span_rows), dtype=torch.int64)]),
-        **{f"{name}_{part}": torch.from_numpy(getattr(table, part))
-           for name, table in (("synonym", synonyms), ("antonym", antonyms)) for part in ("offsets", "values")},
-    }, partial / SENSES_FILE)
+    vocab_size = int(facts["vocab_size"])
+    token_lengths = np.bincount(senses.owners, minlength=vocab_size)
+    lengths = np.concatenate([token_lengths, span_lengths(relations.spans, token_lengths, num_senses)])
+    small = _small_tensors(senses, relations, lengths, vocab_size)
+    num_rows = int(lengths.sum())
+    file = TensorFile(partial / SENSES_FILE, {
+        "senses": (torch.bfloat16, (num_rows, senses.centroids.shape[1])), "squared_norms": (torch.float32, (num_rows,)),
+        **{name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in small.items()}})
+    for name, tensor in small.items():
+        file[name].copy_(tensor)
+    for start, rows in _all_rows(senses, relations.spans, num_senses):
+        file["senses"][start : start + len(rows)] = rows.to(torch.bfloat16)
+        file["squared_norms"][start : start + len(rows)] = file["senses"][start : start + len(rows)].float().square().sum(dim=1)
+    antonyms = Ragged(small["antonym_offsets"].numpy(), small["antonym_values"].numpy())
+    related = (small["synonym_offsets"].diff() > 0) | (small["antonym_offsets"].diff() > 0)
+    facts = facts | {
+        "format": FORMAT, "num_rows": num_rows, "num_spans": int((lengths[vocab_size:] > 0).sum()),
+        "num_tokens": int((token_lengths > 0).sum()), "num_related_tokens": int(related.sum()),
+        "median_antonym_distance": _median_antonym_distance(file["senses"], small["owner_offsets"].numpy(), antonyms, vocab_size),
+    }
+    file.close()
+    write_contexts(partial / CONTEXTS_FILE, contexts)
+    save_file(vars(held_out or HeldOut(torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.uint64),
+                                       torch.zeros(0, senses.centroids.shape[1], dtype=torch.bfloat16))), partial / HELDOUT_FILE)
     write_manifest(partial, facts)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
+
+
+def _small_tensors(senses: Senses, relations: TokenRelations, lengths: np.ndarray[Any, Any], vocab_size: int) -> dict[str, Tensor]:
+    """Everything of a dictionary but its rows and their norms."""
+    synonyms, antonyms = (Ragged.from_dict(_with_senses(table, lengths), vocab_size) for table in (relations.synonyms, relations.antonyms))
+    spans = Ragged.from_dict(dict(enumerate(map(list, relations.spans))), len(relations.spans))
+    num_span_rows = int(lengths[vocab_size:].sum())
+    spreads = np.zeros(len(senses.owners), np.float32) if senses.spreads is None else senses.spreads
+    return {
+        "owner_offsets": torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)),
+        "sense_counts": torch.from_numpy(np.concatenate([senses.counts, np.zeros(num_span_rows, np.int64)])),
+        "sense_spread": torch.from_numpy(np.concatenate([spreads, np.zeros(num_span_rows, np.float32)])),
+        **{f"{name}_{part}": torch.from_numpy(getattr(table, part))
+           for name, table in (("synonym", synonyms), ("antonym", antonyms)) for part in ("offsets", "values")},
+        "span_offsets": torch.from_numpy(spans.offsets), "span_tokens": torch.from_numpy(spans.values),
+    }
+
+
+def _all_rows(senses: Senses, spans: list[tuple[int, ...]], num_senses: int) -> Iterator[tuple[int, Tensor]]:
+    """All rows in order, in parts: number of the first, rows [n, D]."""
+    start = 0
+    for part in senses.centroids.split(AT_ONCE):
+        yield start, part
+        start += len(part)
+    for first in range(0, len(spans), AT_ONCE):
+        rows, _ = compose_spans(spans[first : first + AT_ONCE], senses, num_senses)
+        yield start, rows
+        start += len(rows)
 
 
 def _with_senses(table: dict[int, list[int]], lengths: np.ndarray[Any, Any]) -> dict[int, list[int]]:
@@ -146,14 +212,18 @@ def open_dictionary(folder: str | Path, verify: bool = True) -> SenseDictionary:
     if facts.get("format") != FORMAT:
         raise InputError(f"{folder}: its format is {facts.get('format')}, this version reads {FORMAT}.\n"
                          "  build it again: dskd senses build SPEC.toml")
-    with safe_open(folder / SENSES_FILE, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    try:
+        with safe_open(folder / SENSES_FILE, framework="pt") as file:  # maps: a tensor is a view of shared pages
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except SafetensorError as error:
+        raise InputError(f"{folder / SENSES_FILE}: this is no safetensors file ({error}).\n  delete {folder} and make it again.") from None
     numpy = {name: tensor.numpy() for name, tensor in tensors.items() if tensor.dtype == torch.int64}
     offsets = numpy["owner_offsets"]
     return SenseDictionary(
         folder, facts, tensors["senses"], tensors["squared_norms"], offsets,
-        np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)),
-        Ragged(numpy["synonym_offsets"], numpy["synonym_values"]), Ragged(numpy["antonym_offsets"], numpy["antonym_values"]))
+        np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)), numpy["sense_counts"], tensors["sense_spread"],
+        Ragged(numpy["synonym_offsets"], numpy["synonym_values"]), Ragged(numpy["antonym_offsets"], numpy["antonym_values"]),
+        Ragged(numpy["span_offsets"], numpy["span_tokens"]))
 
 
 def check_belongs(dictionary: SenseDictionary, teacher: str, tokenizer: str) -> None:

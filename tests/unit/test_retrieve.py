@@ -34,7 +34,7 @@ def dictionary(tmp_path: Path) -> SenseDictionary:
     senses = Senses(np.repeat(np.arange(V), PER_TOKEN), torch.randn(V * PER_TOKEN, D, generator=torch.Generator().manual_seed(0)),
                     np.ones(V * PER_TOKEN, np.int64))
     relations = TokenRelations({t: [t + 1, V] for t in range(10)}, {t: [t + 20] for t in range(8)}, [(3, 4)])
-    write_dictionary(tmp_path / "senses", senses, relations, {"vocab_size": V, "teacher": "t", "tokenizer": "z"}, PER_TOKEN)
+    write_dictionary(tmp_path / "senses", senses, relations, {"vocab_size": V, "layer": -1, "teacher": "t", "tokenizer": "z"}, PER_TOKEN)
     opened = open_dictionary(tmp_path / "senses")
     build_index(opened, spec(), torch.randn(4, D))
     return opened

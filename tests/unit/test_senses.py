@@ -132,7 +132,7 @@ def make_dictionary(folder: Path, num_tokens: int = 40, size: int = 16) -> Path:
     owners = np.repeat(np.arange(num_tokens), 3)
     senses = Senses(owners, torch.randn(len(owners), size, generator=generator), np.ones(len(owners), np.int64))
     relations = TokenRelations({0: [1, num_tokens]}, {0: [2], 2: [0]}, [(3, 4), (5, 39)])
-    write_dictionary(folder / "senses", senses, relations, {"vocab_size": num_tokens, "teacher": "t", "tokenizer": "z"}, 4)
+    write_dictionary(folder / "senses", senses, relations, {"vocab_size": num_tokens, "layer": -1, "teacher": "t", "tokenizer": "z"}, 4)
     return folder / "senses"
 
 
