@@ -5,12 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dskd_ds.command_line import Commands, spec_command, spec_of
 from dskd_ds.errors import InputError
 from dskd_ds.spec import RunSpec
+
+if TYPE_CHECKING:
+    from dskd_ds.sense.dictionary import SenseDictionary
 
 PARTS = ("context", "separation", "similarity")
 """What `eval` measures."""
@@ -35,7 +40,44 @@ examples:
 
 def add_look_commands(senses: Commands[argparse.ArgumentParser]) -> None:
     """Register them."""
+    _add_show(senses)
+    _add_map(senses)
+    _add_projector(senses)
+    _add_stats(senses)
     _add_eval(senses)
+
+
+def _add_show(senses: Commands[argparse.ArgumentParser]) -> None:
+    command = spec_command(senses, "show", "a word's senses: shares, contexts, nearest words, synonyms and antonyms")
+    command.description = (
+        "Show the senses of words, in lower case and capitalised. Share: of the word's vectors. Spread: mean squared distance of a sense's"
+        " vectors from it, per dimension; so are the distances of the nearest words (of other words' senses, whichever is nearest)."
+        " Contexts: where the sense was found; »token« is what the text went on with there, which an arg-max attribution may differ from.")
+    command.add_argument("word", nargs="+", help="e.g. bank; a phrase of the lexicons in quotes")
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.set_defaults(command=run_show)
+
+
+def _add_map(senses: Commands[argparse.ArgumentParser]) -> None:
+    command = spec_command(senses, "map", "a PNG: some words' senses and their neighbours on a plane")
+    command.add_argument("word", nargs="+", help="up to 8 words, e.g. bank river money")
+    command.add_argument("--output", metavar="FILE.png", help="default: senses-WORD-WORD.png in the run directory")
+    command.set_defaults(command=run_map)
+
+
+def _add_projector(senses: Commands[argparse.ArgumentParser]) -> None:
+    command = spec_command(senses, "projector", "export senses with labels for TensorBoard's embedding projector")
+    command.add_argument("--output", metavar="DIR", help="default: projector/ in the run directory")
+    command.add_argument("--max-senses", type=int, default=5000, metavar="N",
+                         help="the N senses with the most vectors (default 5000; a browser copes with about 10,000)")
+    command.set_defaults(command=run_projector)
+
+
+def _add_stats(senses: Commands[argparse.ArgumentParser]) -> None:
+    command = spec_command(senses, "stats", "how many senses, of what, how spread out, and what the lexicons know of them")
+    command.add_argument("--output", metavar="FILE.png", help="also draw histograms")
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.set_defaults(command=run_stats)
 
 
 def _add_eval(senses: Commands[argparse.ArgumentParser]) -> None:
@@ -50,6 +92,56 @@ def _add_eval(senses: Commands[argparse.ArgumentParser]) -> None:
                          help="at most this many word-in-context pairs (default 1500: two minutes on a core with SmolLM2)")
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(command=run_eval)
+
+
+def run_show(args: argparse.Namespace) -> int:
+    """Look up every word before any is printed, so that a misspelt one is the only thing on the screen."""
+    from dskd_ds.sense import show
+
+    dictionary, tokenizer = _opened(spec_of(args))
+    views = [view for word in args.word for view in show.look_up(dictionary, tokenizer, word)]
+    print(json.dumps(show.as_json(views), indent=1, ensure_ascii=False) if args.json else "\n\n".join(map(show.render, views)))
+    return 0
+
+
+def run_map(args: argparse.Namespace) -> int:
+    """Draw, say where."""
+    from dskd_ds.sense.map_picture import draw_map
+
+    spec = spec_of(args)
+    dictionary, tokenizer = _opened(spec)
+    name = re.sub(r"[^\w-]", "_", "-".join(args.word))
+    output = Path(args.output or Path(spec.run_dir) / f"senses-{name}.png")
+    points = draw_map(dictionary, tokenizer, args.word, output)
+    num_senses = sum(point.share is not None for point in points)
+    print(f"{output}: {num_senses} senses and {len(points) - num_senses} neighbours")
+    return 0
+
+
+def run_projector(args: argparse.Namespace) -> int:
+    """Export, say how to open it."""
+    from dskd_ds.sense.projector import export_projector
+
+    spec = spec_of(args)
+    folder = Path(args.output or Path(spec.run_dir) / "projector")
+    if args.max_senses < 1:
+        raise InputError(f"--max-senses {args.max_senses}: this is no number of senses.\n  give 1 or more.")
+    number = export_projector(*_opened(spec), folder, args.max_senses)
+    print(f"{folder}: {number:,} senses\nopen them: tensorboard --logdir {folder}, then http://localhost:6006/#projector")
+    return 0
+
+
+def run_stats(args: argparse.Namespace) -> int:
+    """Measure, print, draw."""
+    from dskd_ds.sense import stats
+
+    dictionary, tokenizer = _opened(spec_of(args))
+    found = stats.measure(dictionary, tokenizer)
+    print(json.dumps(_without_nan(stats.as_json(found)), indent=1) if args.json else stats.render(found))
+    if args.output:
+        stats.draw(dictionary, Path(args.output))
+        print(args.output, file=sys.stderr)
+    return 0
 
 
 def run_eval(args: argparse.Namespace) -> int:
@@ -81,8 +173,15 @@ def _named_paths(given: list[str], spec: RunSpec) -> dict[str, str]:
     return dict(item.split("=", 1) for item in given) or {"senses": spec.senses.dictionary}
 
 
-def _open(spec: RunSpec, folder: str | Path) -> Any:
-    """The dictionary, if it is of the spec's teacher. Raises InputError."""
+def _opened(spec: RunSpec) -> tuple[SenseDictionary, Any]:
+    """The spec's dictionary and tokenizer. Raises InputError."""
+    from dskd_ds.teacher.checkpoint import load_tokenizer, resolve_model
+
+    return _open(spec, spec.senses.dictionary), load_tokenizer(resolve_model(spec.teacher.model))
+
+
+def _open(spec: RunSpec, folder: str) -> SenseDictionary:
+    """A dictionary, if it is of the spec's teacher. Raises InputError."""
     from dskd_ds.sense.dictionary import check_belongs, open_dictionary
     from dskd_ds.teacher.checkpoint import load_tokenizer, model_fingerprint, resolve_model, tokenizer_fingerprint
 

@@ -24,15 +24,13 @@ class Neighbour:
     """Squared, per dimension, as the sense term measures it."""
 
 
-def nearest_rows(dictionary: SenseDictionary, queries: Tensor, keep: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The nearest of the tokens' senses (spans are left out: their senses are means of tokens').
-
-    queries: [Q, D]. Returns rows and squared distances, both [Q, min(keep, rows)], nearest first.
-    """
+def nearest_rows(dictionary: SenseDictionary, queries: Tensor, among: NDArray[np.int64],
+                 keep: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The nearest of some rows. queries: [Q, D]; among: [R]. Returns rows and squared distances, both [Q, min(keep, R)], nearest first."""
     queries = queries.float()
     best = torch.full((len(queries), 0), 0.0)
     rows = torch.zeros((len(queries), 0), dtype=torch.int64)
-    for part in torch.arange(dictionary.num_token_rows).split(ROWS_AT_ONCE):
+    for part in torch.from_numpy(among).split(ROWS_AT_ONCE):
         products = queries @ dictionary.senses[part].float().T
         distances = dictionary.squared_norms[part] - 2 * products + queries.square().sum(dim=1, keepdim=True)
         best, rows = torch.cat([best, distances], dim=1), torch.cat([rows, part.expand(len(queries), -1)], dim=1)
@@ -41,11 +39,11 @@ def nearest_rows(dictionary: SenseDictionary, queries: Tensor, keep: int) -> tup
     return rows.numpy(), best.clamp_min(0).numpy()
 
 
-def neighbours(dictionary: SenseDictionary, rows: NDArray[np.int64], number: int) -> list[list[Neighbour]]:
-    """For each row, the `number` nearest senses of other owners, of each owner its nearest; fewer where there are no more."""
+def neighbours(dictionary: SenseDictionary, rows: NDArray[np.int64], among: NDArray[np.int64], number: int) -> list[list[Neighbour]]:
+    """For each row, the `number` nearest senses of other owners among some rows, of each owner its nearest; fewer if there are no more."""
     owners = dictionary.row_owners[rows]
     # An owner has few senses, so this many rows nearly always hold enough owners.
-    found, distances = nearest_rows(dictionary, dictionary.senses[torch.from_numpy(rows)], 16 * (number + 1))
+    found, distances = nearest_rows(dictionary, dictionary.senses[torch.from_numpy(rows)], among, 16 * (number + 1))
     result = []
     for own, line, gaps in zip(owners, found, distances, strict=True):
         others = dictionary.row_owners[line]

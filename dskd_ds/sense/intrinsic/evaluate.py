@@ -61,8 +61,8 @@ def evaluate_senses(spec: RunSpec, dictionaries: Dictionaries, layers: Sequence[
 def describe(dictionary: SenseDictionary) -> dict[str, Any]:
     """What a table of several dictionaries should say of each."""
     facts = dictionary.facts
-    return {"folder": str(dictionary.folder), "num_rows": facts["num_rows"], "num_tokens": facts["num_tokens"],
-            "settings": facts.get("settings", {})}
+    return {"folder": str(dictionary.folder), "layer": dictionary.layer, "num_rows": facts["num_rows"],
+            "num_tokens": facts["num_tokens"], "num_vectors": int(dictionary.sense_counts.sum()), "settings": facts.get("settings", {})}
 
 
 def wordnet_folder(spec: RunSpec) -> str:
@@ -82,9 +82,8 @@ def resolve_layers(layers: Sequence[int], last: int) -> list[int]:
 
 
 def dictionary_layer(dictionary: SenseDictionary, last: int) -> int:
-    """The layer that a dictionary's vectors are from."""
-    layer = dictionary.facts.get("settings", {}).get("hidden_layer", last)
-    return int(layer) % (last + 1)
+    """The layer that a dictionary's vectors are from, counted from 0."""
+    return dictionary.layer % (last + 1)
 
 
 def _fetched(package: packages.Package) -> Path:

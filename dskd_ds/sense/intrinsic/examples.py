@@ -114,8 +114,12 @@ def base_forms(word: str, part: str, exceptions: dict[str, set[str]]) -> set[str
 def _find(lemmas: set[str], part: str, synset: str, text: str, exceptions: dict[str, set[str]]) -> Iterator[Occurrence]:
     """The first occurrence of each lemma in a text."""
     found: set[str] = set()
+    initials = {lemma[0] for lemma in lemmas}
     for match in WORD.finditer(text):
-        for lemma in sorted(lemmas & base_forms(match.group().lower(), part, exceptions) - found):
+        word = match.group().lower()
+        if word[0] not in initials and word not in exceptions:
+            continue
+        for lemma in sorted(lemmas & base_forms(word, part, exceptions) - found):
             found.add(lemma)
             yield Occurrence(lemma, part, synset, text, match.start(), match.end())
 

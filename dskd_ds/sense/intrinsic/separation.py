@@ -39,12 +39,18 @@ class Separation:
 
 def separation(dictionary: SenseDictionary) -> Separation:
     """Measure a dictionary by its own relations. Numbers are NaN where it has no pairs of a kind."""
+    near, far, strangers = pair_distances(dictionary)
+    return Separation(len(near), len(far), _median(near), _median(far), _median(strangers),
+                      _below(near, far), _below(near, strangers), _below(far, strangers))
+
+
+def pair_distances(dictionary: SenseDictionary) -> tuple[Floats, Floats, Floats]:
+    """Distances of the pairs of synonyms, of antonyms, and of strangers; the same draw each time."""
     generator = np.random.default_rng(0)
     synonyms, antonyms = (related_pairs(dictionary, table, generator) for table in (dictionary.synonyms, dictionary.antonyms))
     strangers = _dealt_anew(dictionary, synonyms, generator)
-    near, far, any_ = (nearest_distances(dictionary, pairs) for pairs in (synonyms, antonyms, strangers))
-    return Separation(len(synonyms), len(antonyms), _median(near), _median(far), _median(any_),
-                      _below(near, far), _below(near, any_), _below(far, any_))
+    near, far, unrelated = (nearest_distances(dictionary, pairs) for pairs in (synonyms, antonyms, strangers))
+    return near, far, unrelated
 
 
 def related_pairs(dictionary: SenseDictionary, table: Ragged, generator: np.random.Generator) -> NDArray[np.int64]:
@@ -53,8 +59,7 @@ def related_pairs(dictionary: SenseDictionary, table: Ragged, generator: np.rand
     pairs = np.unique(np.sort(np.stack([tokens, table.values], axis=1), axis=1), axis=0)
     lengths = np.diff(dictionary.owner_offsets)
     pairs = pairs[(lengths[pairs] > 0).all(axis=1) & (pairs < dictionary.vocab_size).all(axis=1)]
-    drawn: NDArray[np.int64] = pairs[generator.permutation(len(pairs))[:MAX_PAIRS]]
-    return drawn
+    return np.asarray(pairs[generator.permutation(len(pairs))[:MAX_PAIRS]], np.int64)
 
 
 def _dealt_anew(dictionary: SenseDictionary, pairs: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
@@ -62,7 +67,7 @@ def _dealt_anew(dictionary: SenseDictionary, pairs: NDArray[np.int64], generator
     mixed = np.stack([pairs[:, 0], generator.permutation(pairs[:, 1])], axis=1)
     unrelated = [left != right and right not in dictionary.synonyms.row(left) and right not in dictionary.antonyms.row(left)
                  and left not in dictionary.synonyms.row(right) for left, right in mixed]
-    return mixed[np.array(unrelated, bool)]
+    return np.asarray(mixed[np.array(unrelated, bool)], np.int64)
 
 
 def nearest_distances(dictionary: SenseDictionary, pairs: NDArray[np.int64]) -> Floats:

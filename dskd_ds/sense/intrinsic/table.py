@@ -25,7 +25,7 @@ def render(result: dict[str, Any]) -> str:
 
 
 def _dictionaries(dictionaries: dict[str, Any]) -> str:
-    return "\n".join(f"{name}: {facts['num_rows']:,} senses of {facts['num_tokens']:,} tokens, {facts['folder']}"
+    return "\n".join(f"{name}: {facts['num_rows']:,} senses of {facts['num_tokens']:,} tokens, layer {facts['layer']}, {facts['folder']}"
                      for name, facts in dictionaries.items())
 
 
