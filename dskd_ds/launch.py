@@ -23,10 +23,10 @@ def train_command(spec_path: str, overrides: Sequence[str], spec: RunSpec) -> li
             "--spec", spec_path, *_overrides(overrides)]
 
 
-def senses_command(spec_path: str, overrides: Sequence[str], num_ranks: int, force: bool) -> list[str]:
-    """The launch that builds a dictionary on this machine."""
+def senses_command(spec_path: str, overrides: Sequence[str], num_ranks: int, flags: Sequence[str] = ()) -> list[str]:
+    """The launch that builds a dictionary on this machine, or refreshes it. flags: of sense/build.py."""
     return [_tool("mpirun"), "-n", str(num_ranks), "--bind-to", "none", "--oversubscribe",
-            sys.executable, "-m", "dskd_ds.sense.build", "--spec", spec_path, *_overrides(overrides), *(["--force"] if force else [])]
+            sys.executable, "-m", "dskd_ds.sense.build", "--spec", spec_path, *_overrides(overrides), *flags]
 
 
 def run(command: list[str]) -> int:

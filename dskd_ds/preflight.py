@@ -29,6 +29,10 @@ def preflight(spec: RunSpec, with_senses: bool = True) -> None:
     if with_senses and spec.uses_senses:
         dictionary = open_dictionary(spec.senses.dictionary, verify=False)
         check_belongs(dictionary, model_fingerprint(teacher), tokenizer_fingerprint(load_tokenizer(teacher)))
+        if dictionary.layer != -1:
+            raise InputError(f'[senses] dictionary = "{spec.senses.dictionary}", but it holds states of layer {dictionary.layer}, and the '
+                             "sense term compares with the states that the student's head reads.\n"
+                             "  build one with [senses] hidden_layer = -1, or set [loss] sense_weight = 0.")
         if spec.senses.candidates != "lexical" and not (dictionary.folder / INDEX_FOLDER / "manifest.json").is_file():
             raise InputError(f'[senses] candidates = "{spec.senses.candidates}", but {dictionary.folder} has no index.\n'
                              '  build it again (dskd senses build SPEC.toml --force), or set candidates = "lexical".')

@@ -1,7 +1,8 @@
-"""Build the sense dictionary and its index: `mpirun -n R python -m dskd_ds.sense.build --spec FILE.toml`.
+"""Build or refresh the sense dictionary and its index: `mpirun -n R python -m dskd_ds.sense.build --spec FILE.toml [--refresh]`.
 
-Every rank reads its share of the corpus with the teacher; rank 0 merges the samples, clusters, relates, and builds the index.
-The result does not depend on R. `dskd senses build` starts it.
+Ranks share the reading of the corpus, then the clustering of the tokens; rank 0 puts the parts together, relates words, and builds
+the index. The result does not depend on R. What is done lies in `<dictionary>.work` (on a disk that all ranks see) until the
+dictionary is whole, so that a killed build goes on. `dskd senses build` and `dskd senses refresh` start it.
 """
 
 from __future__ import annotations
@@ -9,36 +10,36 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import shutil
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from tqdm import tqdm
+from filelock import FileLock, Timeout
 
 from dskd_ds import __version__
-from dskd_ds.compute import local_device, use_threads
+from dskd_ds.compute import use_threads
 from dskd_ds.data.blocks import train_blocks
 from dskd_ds.errors import DskdError, InputError
+from dskd_ds.manifest import MANIFEST_FILE
 from dskd_ds.observe.console import quiet_progress
-from dskd_ds.sense.cluster import cluster
-from dskd_ds.sense.collect import Reservoir, Vectors, attributed, forward_batches, split_queries
-from dskd_ds.sense.dictionary import open_dictionary, write_dictionary
-from dskd_ds.sense.index import build_index
+from dskd_ds.sense.collect import collect
+from dskd_ds.sense.dictionary import SenseDictionary, open_dictionary, write_dictionary
+from dskd_ds.sense.index import INDEX_FOLDER, build_index
+from dskd_ds.sense.mpi import Communicator
+from dskd_ds.sense.parts import Parts, cluster_parts
+from dskd_ds.sense.refresh import check_refresh, has_read
 from dskd_ds.sense.relations import token_relations
 from dskd_ds.sense.wordnet import Relations, read_wordnet
 from dskd_ds.spec import RunSpec, load_spec
-from dskd_ds.teacher.checkpoint import load_tokenizer, model_fingerprint, resolve_model, tokenizer_fingerprint
-from dskd_ds.teacher.model import load_teacher
+from dskd_ds.teacher.checkpoint import file_sha256, load_tokenizer, model_fingerprint, resolve_model, tokenizer_fingerprint
 
-FORWARD_TOKENS = 1024
-"""About how many tokens a forward pass reads; part of what makes a dictionary, so not a setting of the machine."""
 MAX_QUERIES = 512
 
-BUILD_SETTINGS = ("collect_tokens", "attribution", "vectors_per_token", "num_senses", "max_span_tokens", "index_dims",
-                  "index_links", "index_build_effort", "index_search_effort", "paper_exact")
+COLLECT_SETTINGS = ("collect_tokens", "attribution", "hidden_layer", "min_confidence", "vectors_per_token")
+"""The fields of [senses] that a collection depends on."""
+BUILD_SETTINGS = (*COLLECT_SETTINGS, "clustering", "num_senses", "min_senses", "sense_cost", "contexts_per_sense", "max_span_tokens",
+                  "index_dims", "index_links", "index_build_effort", "index_search_effort", "paper_exact")
 """The fields of [senses] that a built dictionary depends on."""
 
 
@@ -71,100 +72,105 @@ def existing(spec: RunSpec, key: dict[str, Any]) -> dict[str, Any] | None:
     return facts if all(facts.get(name) == value for name, value in key.items()) else None
 
 
-def collect(spec: RunSpec, blocks: Any, comm: Communicator) -> Vectors | None:
-    """Every rank reads its batches; rank 0 gets the merged sample, the others None."""
-    teacher = load_teacher(spec.teacher)
-    size = spec.data.block_tokens
-    generator = torch.Generator().manual_seed(spec.seed)
-    order = torch.randperm(len(blocks), generator=generator)[: max(1, spec.senses.collect_tokens // size)].tolist()
-    at_once = max(1, min(FORWARD_TOKENS // size, len(order)))
-    reservoir = Reservoir(spec.senses.vectors_per_token, teacher.hidden_size)
-    batches = list(forward_batches(len(order), at_once, comm.rank, comm.size))
-    with tqdm(total=len(batches) * at_once * size, desc=f"collecting states on {comm.size} ranks", unit="tokens",
-              disable=comm.rank > 0) as bar:
-        for batch in batches:
-            rows = [blocks[order[place]] for place in batch]
-            reservoir.add(attributed(teacher, rows, spec.senses, spec.seed))
-            bar.update(at_once * size)
-    gathered = _gather(reservoir.vectors(), comm)
-    return gathered.smallest(spec.senses.vectors_per_token) if gathered else None
-
-
-def _gather(vectors: Vectors, comm: Communicator) -> Vectors | None:
-    """All ranks' vectors at rank 0, as raw buffers."""
-    sizes = comm.allgather_int(len(vectors))
-    tokens, hashes, states = (comm.gather_bytes(array) for array in (vectors.tokens, vectors.hashes, vectors.states))
-    if tokens is None or hashes is None or states is None:
-        return None
-    return Vectors(np.frombuffer(tokens, np.int64), np.frombuffer(hashes, np.uint64),
-                   np.frombuffer(states, np.uint16).reshape(sum(sizes), -1))
-
-
-class Communicator:
-    """The few collectives used here, with typed buffers only (mpi4py's lower-case methods pickle)."""
-
-    def __init__(self) -> None:
-        from mpi4py import MPI
-
-        self._mpi, self._world = MPI, MPI.COMM_WORLD
-        self.rank, self.size = int(self._world.rank), int(self._world.size)
-
-    def allgather_int(self, value: int) -> list[int]:
-        """One integer of each rank, everywhere."""
-        result = np.zeros(self.size, np.int64)
-        self._world.Allgather(np.array([value], np.int64), result)
-        return [int(v) for v in result]
-
-    def gather_bytes(self, array: np.ndarray[Any, Any]) -> bytearray | None:
-        """The arrays' bytes one after the other at rank 0; None elsewhere."""
-        sizes = self.allgather_int(array.nbytes)
-        target = bytearray(sum(sizes)) if self.rank == 0 else None
-        self._world.Gatherv([np.ascontiguousarray(array), array.nbytes, self._mpi.BYTE],
-                            [target, sizes, self._mpi.BYTE] if self.rank == 0 else None)
-        return target
-
-    def barrier(self) -> None:
-        """Wait for all."""
-        self._world.Barrier()
-
-    def abort(self, code: int) -> None:
-        """End every rank."""
-        self._world.Abort(code)
-
-
 def build(spec: RunSpec, comm: Communicator, force: bool = False) -> dict[str, Any] | None:
     """Build what the spec's [senses] describes, unless it is there. Rank 0 returns the dictionary's facts, the others None."""
-    blocks = train_blocks(spec)
+    blocks = corpus_blocks(spec)
     key = dictionary_key(spec, blocks)
-    if not force and (facts := existing(spec, key)):
-        return facts if comm.rank == 0 else None
-    relations = read_lexicons(spec) if comm.rank == 0 else None  # a wrong path shows before the long work
-    started = time.monotonic()
-    vectors = collect(spec, blocks, comm)
-    if vectors is None:
-        return None
-    assert relations is not None
-    collect_seconds = time.monotonic() - started
-    kept, held_out = split_queries(vectors)
-    senses = cluster(kept, spec.senses.num_senses, spec.seed, local_device())
-    tokenizer = load_tokenizer(resolve_model(spec.teacher.model))
-    vocab_size = load_vocab_size(spec)
-    related = token_relations(relations, tokenizer, vocab_size, spec.senses.max_span_tokens,
-                              min_span_tokens=2 if spec.senses.paper_exact else 1)
-    folder = Path(spec.senses.dictionary)
-    facts = key | {"vocab_size": vocab_size, "num_vectors": len(vectors), "made_by": f"dskd-ds {__version__}",
-                   "collect_seconds": round(collect_seconds, 1)}
-    write_dictionary(folder, senses, related, facts, spec.senses.num_senses)
-    queries = torch.from_numpy(held_out.states.view(np.int16)).view(torch.bfloat16)[:MAX_QUERIES]
-    dictionary = open_dictionary(folder, verify=False)
-    return dictionary.facts | {"index": build_index(dictionary, spec.senses, queries)}
+    facts = existing(spec, key) if comm.rank == 0 and not force else None
+    if comm.from_first(facts is not None):
+        return with_index(spec) if facts else None
+    return make(spec, blocks, key, key | {"history": []}, comm)
 
 
-def load_vocab_size(spec: RunSpec) -> int:
-    """Rows of the teacher's head."""
-    from dskd_ds.teacher.checkpoint import read_config
+def refresh(spec: RunSpec, comm: Communicator) -> dict[str, Any] | None:
+    """Take the spec's corpus into the dictionary in place, unless it is in there. Returns as build does. Raises InputError."""
+    blocks = corpus_blocks(spec)
+    key = dictionary_key(spec, blocks)
+    old = open_dictionary(spec.senses.dictionary, verify=comm.rank == 0)
+    check_refresh(old, key)
+    if has_read(old, key["corpus"]):
+        return with_index(spec) if comm.rank == 0 else None
+    base = file_sha256(old.folder / MANIFEST_FILE)
+    return make(spec, blocks, key | {"refreshes": base}, old.facts, comm, old)
 
-    return int(read_config(resolve_model(spec.teacher.model)).get_text_config().vocab_size)
+
+def make(spec: RunSpec, blocks: Any, key: dict[str, Any], facts: dict[str, Any], comm: Communicator,
+         old: SenseDictionary | None = None) -> dict[str, Any] | None:
+    """Collect, cluster, write. facts: what the manifest is to say beside what is found here; its history grows by this corpus."""
+    with FirstRankLock(spec.senses.dictionary, comm):
+        relations = read_lexicons(spec) if comm.rank == 0 else None  # a wrong path shows before the long work
+        work = Path(f"{spec.senses.dictionary}.work")
+        collection = work / _digest({**key, "lexicon": None, "settings": {n: key["settings"][n] for n in COLLECT_SETTINGS}})
+        collected = collect(spec, blocks, collection, comm)
+        if not collected.buckets:
+            raise InputError(f"[senses] min_confidence = {spec.senses.min_confidence}, but the teacher is never so sure.\n  lower it.")
+        parts = Parts(collection / f"parts-{_digest(key)}")
+        cluster_parts(collected, spec, blocks, parts.folder, comm, old)
+        if relations is None:
+            comm.barrier()  # rank 0 still reads the parts
+            return None
+        tokenizer = load_tokenizer(resolve_model(spec.teacher.model))
+        vocab_size = collected.layout.vocab_size
+        related = token_relations(relations, tokenizer, vocab_size, spec.senses.max_span_tokens,
+                                  min_span_tokens=2 if spec.senses.paper_exact else 1)
+        senses = parts.senses()
+        new_vectors = int(senses.counts.sum()) - (int(old.sense_counts.sum()) if old else 0)
+        facts = facts | {
+            "vocab_size": vocab_size, "layer": spec.senses.hidden_layer, "num_vectors": int(senses.counts.sum()),
+            "made_by": f"dskd-ds {__version__}", "history": [*facts["history"], history_entry(spec, blocks, new_vectors)]}
+        held_out = parts.held_out(old.held_out() if old else None)
+        write_dictionary(Path(spec.senses.dictionary), senses, related, facts, spec.senses.num_senses, parts.contexts(), held_out)
+        facts = with_index(spec)
+        shutil.rmtree(work)
+        comm.barrier()
+        return facts
+
+
+def with_index(spec: RunSpec) -> dict[str, Any]:
+    """Build the index of the dictionary in place, unless it is there. Returns the dictionary's facts."""
+    dictionary = open_dictionary(spec.senses.dictionary, verify=False)
+    if not (dictionary.folder / INDEX_FOLDER / MANIFEST_FILE).is_file():
+        build_index(dictionary, spec.senses, dictionary.held_out().states[:MAX_QUERIES])
+    return dictionary.facts
+
+
+def corpus_blocks(spec: RunSpec) -> Any:
+    """The blocks to draw from. Raises InputError for a stream: a uniform draw needs the whole corpus."""
+    if spec.data.stream:
+        raise InputError("[data] stream = true, but senses are collected from blocks drawn over the whole corpus.\n"
+                         "  build with --set data.stream=false, from a part of the corpus that fits on the disk.")
+    return train_blocks(spec)
+
+
+def history_entry(spec: RunSpec, blocks: Any, num_vectors: int) -> dict[str, Any]:
+    """What the manifest remembers of a corpus. num_vectors: how many of its vectors are in the senses."""
+    return {"corpus": blocks._fingerprint, "sources": [source.path for source in spec.data.train],
+            "collect_tokens": spec.senses.collect_tokens, "seed": spec.seed, "num_vectors": num_vectors}
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class FirstRankLock:
+    """Held by rank 0 while the ranks of one launch make a dictionary: two launches at once would tread on each other."""
+
+    def __init__(self, dictionary: str, comm: Communicator) -> None:
+        Path(dictionary).parent.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(f"{dictionary}.lock", timeout=0)
+        self._dictionary, self._comm = dictionary, comm
+
+    def __enter__(self) -> None:
+        if self._comm.rank == 0:
+            try:
+                self._lock.acquire()
+            except Timeout:
+                raise InputError(f'[senses] dictionary = "{self._dictionary}", but another process is making it just now.\n'
+                                 "  wait for it, or name another folder.") from None
+        self._comm.barrier()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
 
 
 def main() -> int:
@@ -173,13 +179,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m dskd_ds.sense.build", description=__doc__.splitlines()[0])
     parser.add_argument("--spec", required=True, help="the run's TOML spec")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the spec")
-    parser.add_argument("--force", action="store_true", help="build anew even if the dictionary is there")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--force", action="store_true", help="build anew even if the dictionary is there")
+    what.add_argument("--refresh", action="store_true", help="take the spec's corpus into the dictionary that is there")
     args = parser.parse_args()
     comm = Communicator()
     try:
         spec = load_spec(args.spec, args.set)
         use_threads(spec.topology.threads_per_rank)
-        facts = build(spec, comm, args.force)
+        facts = refresh(spec, comm) if args.refresh else build(spec, comm, args.force)
     except DskdError as error:
         if comm.rank == 0:
             print(error, file=sys.stderr, flush=True)
@@ -188,7 +196,8 @@ def main() -> int:
         return int(error.exit_code)
     if facts:
         print(f"{spec.senses.dictionary}: {facts['num_rows']} senses of {facts['num_tokens']} tokens and {facts['num_spans']} spans,"
-              f" {facts['num_related_tokens']} tokens with relations.")
+              f" {facts['num_related_tokens']} tokens with relations; {facts['num_vectors']} vectors"
+              f" from {len(facts['history'])} {'corpora' if len(facts['history']) > 1 else 'corpus'}.")
     return 0
 
 

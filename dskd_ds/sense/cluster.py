@@ -1,7 +1,7 @@
-"""k-means for thousands of tokens at a time: vectors of each token -> its senses.
+"""The vectors of each token -> its senses, thousands of tokens at a time.
 
-Tokens with about as many vectors are padded to one tensor and clustered together; k-means++ starts and every Lloyd step are
-batched matrix products, the same code on CPU and GPU. A token with at most k vectors keeps them as they are (paper).
+Tokens with about as many vectors are padded to one tensor and clustered together. With `fixed`, a token with at most `num_senses`
+vectors keeps them as they are (paper); with `adaptive`, polysemy.py says how many senses a token gets.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from dskd_ds.sense.collect import Vectors
+from dskd_ds.sense.kmeans import cluster_means, coordinates, kmeans, lloyd, num_trials, squared_distances
+from dskd_ds.sense.polysemy import choose
+from dskd_ds.sense.vectors import Rows, states_of
+from dskd_ds.spec.senses import SensesSpec
 
-ITERATIONS = 25
-GROUP_ELEMENTS = 1 << 25
-"""Largest padded group, in numbers (128 MB of float32)."""
+GROUP_ELEMENTS = 1 << 21
+"""Numbers in a padded group (8 MB of float32): enough work for one call, little enough for a cache. Part of what makes a result."""
 
 
 @dataclass(frozen=True)
@@ -28,37 +30,78 @@ class Senses:
     owners: NDArray[np.int64]
     """[S] token of each sense."""
     centroids: Tensor
-    """[S, D] float32"""
+    """[S, D] float32, or bfloat16 where they were read back from disk."""
     counts: NDArray[np.int64]
     """[S] vectors of each sense."""
     spreads: NDArray[np.float32] | None = None
     """[S] mean squared distance per dimension of those vectors from their sense; None: not known (written as 0)."""
+    sources: tuple[NDArray[np.int64], ...] = ()
+    """For each sense the sources of the points nearest to it, nearest first."""
+
+    @staticmethod
+    def join(parts: list[Senses]) -> Senses:
+        """All senses of several parts, each with other tokens."""
+        owners = np.concatenate([part.owners for part in parts])
+        order = np.argsort(owners, kind="stable")
+        sources = [source for part in parts for source in part.sources]
+        return Senses(owners[order], torch.cat([part.centroids for part in parts])[torch.from_numpy(order)],
+                      np.concatenate([part.counts for part in parts])[order],
+                      np.concatenate([part.spreads for part in parts if part.spreads is not None])[order],
+                      tuple(sources[i] for i in order))
 
 
-def cluster(vectors: Vectors, num_senses: int, seed: int, device: torch.device, quiet: bool = False) -> Senses:
-    """Cluster each token's vectors (sorted by token) into at most `num_senses` senses."""
-    tokens, starts, counts = np.unique(vectors.tokens, return_index=True, return_counts=True)
-    states = torch.from_numpy(vectors.states.view(np.int16)).view(torch.bfloat16)
-    few = counts <= num_senses
-    parts = [_as_they_are(tokens[few], starts[few], counts[few], states)]
+@dataclass(frozen=True)
+class Points:
+    """What is clustered: vectors, and in a refresh the old senses too. Sorted by token."""
+
+    tokens: NDArray[np.int64]
+    """[M]"""
+    states: Tensor
+    """[M, D] bfloat16"""
+    counts: NDArray[np.int64]
+    """[M] vectors that a point stands for."""
+    spreads: NDArray[np.float32]
+    """[M] mean squared distance per dimension of those vectors from the point."""
+    sources: NDArray[np.int64]
+    """[M] where a vector was found (see vectors.py); -1 - row for a sense of the dictionary that is refreshed."""
+
+    @staticmethod
+    def of_rows(rows: Rows) -> Points:
+        """Collected vectors."""
+        return Points(rows["token"].copy(), states_of(rows), np.ones(len(rows), np.int64), np.zeros(len(rows), np.float32),
+                      rows["place"].copy())
+
+    @staticmethod
+    def join(parts: list[Points]) -> Points:
+        """All points of several parts."""
+        tokens = np.concatenate([part.tokens for part in parts])
+        every = Points(tokens, torch.cat([part.states for part in parts]),
+                       *(np.concatenate([getattr(part, name) for part in parts]) for name in ("counts", "spreads", "sources")))
+        return every.where(np.argsort(tokens, kind="stable"))
+
+    def where(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> Points:
+        """The points that a mask admits, or that are numbered."""
+        return Points(self.tokens[rows], self.states[torch.from_numpy(rows)], self.counts[rows], self.spreads[rows], self.sources[rows])
+
+    def as_senses(self) -> Senses:
+        """Each point as a sense of its own."""
+        return Senses(self.tokens, self.states.float(), self.counts, self.spreads, tuple(self.sources[:, None]))
+
+
+def cluster(points: Points, spec: SensesSpec, seed: int, device: torch.device, quiet: bool = True) -> Senses:
+    """Cluster each token's points into its senses."""
+    tokens, starts, counts = np.unique(points.tokens, return_index=True, return_counts=True)
+    few = counts <= (spec.num_senses if spec.clustering == "fixed" else 1)
+    parts = [points.where(np.repeat(few, counts)).as_senses()]
     many = np.flatnonzero(~few)
     many = many[np.argsort(counts[many], kind="stable")]
     with tqdm(total=len(many), desc="clustering tokens", disable=quiet, unit="token") as bar:
         while len(many):
-            group = many[: max(1, _fitting(counts[many], states.shape[1]))]
+            group = many[: max(1, _fitting(counts[many], points.states.shape[1]))]
             many = many[len(group) :]
-            parts.append(_cluster_group(tokens[group], starts[group], counts[group], states, num_senses, seed, device))
+            parts.append(_cluster_group(points, tokens[group], starts[group], counts[group], spec, seed, device))
             bar.update(len(group))
-    owners = np.concatenate([part.owners for part in parts])
-    order = np.argsort(owners, kind="stable")
-    centroids = torch.cat([part.centroids for part in parts])[torch.from_numpy(order)]
-    return Senses(owners[order], centroids, np.concatenate([part.counts for part in parts])[order])
-
-
-def _as_they_are(tokens: NDArray[np.int64], starts: NDArray[np.int64], counts: NDArray[np.int64], states: Tensor) -> Senses:
-    rows = np.repeat(starts - np.concatenate([[0], np.cumsum(counts)[:-1]]), counts) + np.arange(counts.sum()) \
-        if len(tokens) else np.zeros(0, np.int64)
-    return Senses(np.repeat(tokens, counts), states[torch.from_numpy(rows)].float(), np.ones(len(rows), np.int64))
+    return Senses.join(parts)
 
 
 def _fitting(counts: NDArray[np.int64], hidden_size: int) -> int:
@@ -66,57 +109,47 @@ def _fitting(counts: NDArray[np.int64], hidden_size: int) -> int:
     return int(((np.arange(len(counts)) + 1) * counts * hidden_size <= GROUP_ELEMENTS).sum())
 
 
-def _cluster_group(tokens: NDArray[np.int64], starts: NDArray[np.int64], counts: NDArray[np.int64], states: Tensor,
-                   k: int, seed: int, device: torch.device) -> Senses:
+def _cluster_group(points: Points, tokens: NDArray[np.int64], starts: NDArray[np.int64], counts: NDArray[np.int64],
+                   spec: SensesSpec, seed: int, device: torch.device) -> Senses:
     longest = int(counts.max())
-    index = torch.from_numpy(starts)[:, None] + torch.arange(longest)
-    mask = torch.arange(longest) < torch.from_numpy(counts)[:, None]
-    points = states[index.clamp_max(len(states) - 1)].float().to(device)
-    # A token's start is keyed by the token, so its senses do not depend on which others are in its group.
-    draws = torch.stack([torch.rand(k, generator=torch.Generator().manual_seed(seed * 1_000_003 + int(t))) for t in tokens])
-    centroids, sizes = kmeans(points, mask.to(device), k, draws.to(device))
+    k = min(spec.num_senses, longest)
+    mask = np.arange(longest) < counts[:, None]
+    index = np.minimum(starts[:, None] + np.arange(longest), len(points.tokens) - 1)
+    states = points.states[torch.from_numpy(index)].float().to(device)
+    weights = torch.from_numpy(np.where(mask, points.counts[index], 0)).float().to(device)
+    within = torch.from_numpy(points.spreads[index]).to(device) * states.shape[2]
+    # A token's starts are keyed by the token, so they do not depend on which others are in its group.
+    draws = np.stack([np.random.default_rng([seed, int(token)]).random((spec.num_senses, num_trials(spec.num_senses)), np.float32)
+                      for token in tokens])[:, :k, : num_trials(k)]
+    compact = coordinates(states, weights)
+    clusters = kmeans(compact, weights, k, torch.from_numpy(draws).to(device))
+    if spec.clustering == "adaptive":
+        means, sizes = cluster_means(compact, weights, clusters, k)
+        errors = (weights * (point_distances(compact, clusters, means) + within)).sum(dim=1)
+        merged = choose(means, sizes, errors, spec.min_senses, spec.sense_cost).gather(1, clusters)
+        means, sizes = cluster_means(compact, weights, merged, k)
+        clusters = lloyd(compact, weights, torch.where(sizes[:, :, None] > 0, means, torch.inf))
+    means, _ = cluster_means(compact, weights, clusters, k)
+    distances = point_distances(compact, clusters, means)
+    centroids, sizes = cluster_means(states, weights, clusters, k)
+    spreads, _ = cluster_means((distances + within)[:, :, None] / states.shape[2], weights, clusters, k)
     real = (sizes > 0).cpu()
-    owners = np.repeat(tokens, real.sum(dim=1).numpy())
-    return Senses(owners, centroids.cpu()[real], sizes.cpu()[real].numpy())
+    return Senses(np.repeat(tokens, real.sum(dim=1).numpy()), centroids.cpu()[real], sizes.cpu()[real].round().long().numpy(),
+                  spreads.squeeze(2).cpu()[real].numpy(),
+                  _nearest(clusters.cpu().numpy()[mask], distances.cpu().numpy()[mask], points.sources[index][mask],
+                           np.nonzero(mask)[0] * k, spec.contexts_per_sense))
 
 
-def kmeans(points: Tensor, mask: Tensor, k: int, draws: Tensor) -> tuple[Tensor, Tensor]:
-    """k-means of G independent sets. points [G, n, D] float32, mask [G, n] bool (which are real), draws [G, k] uniform in [0, 1).
-
-    Returns centroids [G, k, D] and the number of points of each [G, k] (0: a centroid without points, to be dropped).
-    """
-    points = points * mask[:, :, None]
-    squares = points.square().sum(dim=2)
-    centroids = _plus_plus(points, squares, mask, k, draws)
-    assignment = torch.full(mask.shape, -1, device=points.device)
-    for _ in range(ITERATIONS):
-        nearest = _distances(points, squares, centroids).argmin(dim=2)
-        if torch.equal(nearest, assignment):
-            break
-        assignment = nearest
-        members = torch.nn.functional.one_hot(assignment, k).float() * mask[:, :, None]
-        sizes = members.sum(dim=1)
-        means = torch.bmm(members.transpose(1, 2), points) / sizes.clamp_min(1)[:, :, None]
-        centroids = torch.where(sizes[:, :, None] > 0, means, centroids)
-    return centroids, sizes.long()
+def point_distances(points: Tensor, clusters: Tensor, means: Tensor) -> Tensor:
+    """[G, n]: squared distance of each point from the mean of its cluster."""
+    distances = squared_distances(points, points.square().sum(dim=2), means)
+    return distances.gather(2, clusters[:, :, None]).squeeze(2)
 
 
-def _plus_plus(points: Tensor, squares: Tensor, mask: Tensor, k: int, draws: Tensor) -> Tensor:
-    """k-means++ (Arthur and Vassilvitskii, 2007): each start is drawn in proportion to its squared distance from the nearest yet."""
-    rows = torch.arange(len(points), device=points.device)
-    chosen = []
-    weights = mask.float()
-    for step in range(k):
-        cumulative = weights.cumsum(dim=1)
-        target = draws[:, step] * cumulative[:, -1]
-        pick = torch.searchsorted(cumulative, target[:, None], right=True).squeeze(1).clamp_max(mask.shape[1] - 1)
-        chosen.append(points[rows, pick])
-        distance = _distances(points, squares, chosen[-1][:, None]).squeeze(2) * mask
-        weights = distance if step == 0 else torch.minimum(weights, distance)
-    return torch.stack(chosen, dim=1)
-
-
-def _distances(points: Tensor, squares: Tensor, centroids: Tensor) -> Tensor:
-    """Squared distances [G, n, k], not below 0."""
-    products = torch.bmm(points, centroids.transpose(1, 2))
-    return (squares[:, :, None] - 2 * products + centroids.square().sum(dim=2)[:, None]).clamp_min(0)
+def _nearest(clusters: NDArray[np.int64], distances: NDArray[np.float32], sources: NDArray[np.int64],
+             offsets: NDArray[np.int64], number: int) -> tuple[NDArray[np.int64], ...]:
+    """The sources of the points nearest to each cluster's mean. offsets: first cluster number of each point's token."""
+    numbers = offsets + clusters
+    order = np.lexsort((distances, numbers))
+    starts = np.unique(numbers[order], return_index=True)[1]
+    return tuple(part[:number] for part in np.split(sources[order], starts[1:]))

@@ -1,133 +1,117 @@
-"""Teacher's states over a corpus -> a bounded, uniform sample of vectors for each token.
+"""The teacher reads a corpus; each of its states, with the token it belongs to, goes to the collection on disk.
 
-A position's last hidden state belongs to the token it predicts. Kept are, for each token, the vectors with the smallest
-`hash(seed, document, position)`: a uniform sample that does not depend on the order of reading, so batches may be dealt to any
-number of ranks and the merged result is the same (METHOD.md, "Building the dictionary").
+A position's hidden state belongs to the token it predicts. Forward batches are fixed globally and then dealt to ranks, so what is
+collected does not depend on their number; what a killed launch had committed is not read again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
 
-from dskd_ds.data.batches import IGNORE, Batch, Sample, make_batch
+from dskd_ds.data.batches import IGNORE, Sample, make_batch
+from dskd_ds.errors import InputError
+from dskd_ds.sense.mpi import Communicator
+from dskd_ds.sense.spill import BackgroundSpill, Collected, Layout, Spill, rank_folder
+from dskd_ds.sense.vectors import Rows, make_rows, position_hashes
+from dskd_ds.spec import RunSpec
 from dskd_ds.spec.senses import SensesSpec
-from dskd_ds.teacher.model import TeacherModel
+from dskd_ds.teacher.checkpoint import read_config, resolve_model
+from dskd_ds.teacher.model import TeacherModel, load_teacher
 
-QUERY_SHARE = 64
-"""One vector in this many is kept out of the senses, to measure the index with states it has not seen."""
-COMPACT_ROWS = 65_536
-"""New rows that are gathered before the sample is cut back to its bound."""
+FORWARD_TOKENS = 1024
+"""About how many tokens a forward pass reads; part of what makes a dictionary, so not a setting of the machine."""
+HEAD_POSITIONS = 512
+"""Logits exist for this many positions at a time."""
 
 
 @dataclass(frozen=True)
-class Vectors:
-    """Attributed vectors, sorted by (token, hash)."""
+class ForwardBatch:
+    """One forward pass."""
 
-    tokens: NDArray[np.int64]
-    """[M]"""
-    hashes: NDArray[np.uint64]
-    """[M]"""
-    states: NDArray[np.uint16]
-    """[M, D], the bits of bfloat16."""
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def where(self, mask: NDArray[np.bool_]) -> Vectors:
-        """The rows that a mask admits."""
-        return Vectors(self.tokens[mask], self.hashes[mask], self.states[mask])
-
-    @staticmethod
-    def none(hidden_size: int) -> Vectors:
-        """No vectors."""
-        return Vectors(np.zeros(0, np.int64), np.zeros(0, np.uint64), np.zeros((0, hidden_size), np.uint16))
-
-    @staticmethod
-    def concatenate(parts: list[Vectors]) -> Vectors:
-        """All rows of several parts, not sorted."""
-        return Vectors(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("tokens", "hashes", "states")))
-
-    def smallest(self, per_token: int) -> Vectors:
-        """At most `per_token` rows for each token, those with the smallest hashes; sorted. A row given twice is kept once."""
-        order = np.lexsort((self.hashes, self.tokens))
-        tokens, hashes = self.tokens[order], self.hashes[order]
-        fresh = np.ones(len(order), bool)
-        fresh[1:] = (tokens[1:] != tokens[:-1]) | (hashes[1:] != hashes[:-1])
-        order, tokens = order[fresh], tokens[fresh]
-        first = np.searchsorted(tokens, tokens)  # start of each row's token
-        order = order[np.arange(len(tokens)) - first < per_token]
-        return Vectors(self.tokens[order], self.hashes[order], self.states[order])
+    number: int
+    blocks: tuple[int, ...]
+    """Which of the corpus's blocks it reads."""
 
 
-class Reservoir:
-    """A bounded sample that grows batch by batch."""
-
-    def __init__(self, per_token: int, hidden_size: int) -> None:
-        self._per_token = per_token
-        self._kept = Vectors.none(hidden_size)
-        self._fresh: list[Vectors] = []
-
-    def add(self, vectors: Vectors) -> None:
-        """Add rows; the bound holds again after at most COMPACT_ROWS of them."""
-        self._fresh.append(vectors)
-        if sum(map(len, self._fresh)) >= COMPACT_ROWS:
-            self.vectors()
-
-    def vectors(self) -> Vectors:
-        """The sample so far."""
-        self._kept = Vectors.concatenate([self._kept, *self._fresh]).smallest(self._per_token)
-        self._fresh = []
-        return self._kept
+def forward_batches(num_blocks: int, block_tokens: int, num_tokens: int, seed: int) -> list[ForwardBatch]:
+    """The forward passes that read about `num_tokens`, from blocks drawn over the whole corpus; the same for any number of ranks."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(num_blocks, generator=generator)[: max(1, num_tokens // block_tokens)].tolist()
+    at_once = max(1, min(FORWARD_TOKENS // block_tokens, len(order)))
+    return [ForwardBatch(number, tuple(order[start : start + at_once]))
+            for number, start in enumerate(range(0, len(order) - at_once + 1, at_once))]
 
 
-def position_hashes(seed: int, row: dict[str, Any], block_tokens: int) -> NDArray[np.uint64]:
-    """[T]: hash of (seed, document digest, position in the document) of each position of a packed block."""
-    starts = np.asarray(row["segment_starts"])
-    lengths = np.diff(np.append(starts, block_tokens))
-    digests = np.repeat(np.asarray(row["doc_digests"], np.int64).view(np.uint64), lengths)
-    within = np.arange(block_tokens) - np.repeat(starts, lengths) + np.repeat(np.asarray(row["doc_offsets"]), lengths)
-    hashes: NDArray[np.uint64] = _mix(_mix(digests ^ _mix(np.uint64(seed))) ^ within.astype(np.uint64))
-    return hashes
+def collection_layout(spec: RunSpec) -> Layout:
+    """How the spec's collection lies on disk."""
+    config = read_config(resolve_model(spec.teacher.model)).get_text_config()
+    return Layout(int(config.hidden_size), int(config.vocab_size), spec.senses.vectors_per_token)
 
 
-def _mix(values: Any) -> Any:
-    """splitmix64's finaliser (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014)."""
-    with np.errstate(over="ignore"):
-        values = values + np.uint64(0x9E3779B97F4A7C15)
-        values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return values ^ (values >> np.uint64(31))
+def collect(spec: RunSpec, blocks: Any, work: Path, comm: Communicator) -> Collected:
+    """Read what the collection in `work` still lacks. Every rank returns the whole collection."""
+    layout = collection_layout(spec)
+    done = Collected(work, layout).batches
+    comm.barrier()  # nobody writes before all have read what is there
+    batches = forward_batches(len(blocks), spec.data.block_tokens, spec.senses.collect_tokens, spec.seed)
+    left = [batch for batch in batches if batch.number not in done]
+    mine = left[comm.rank :: comm.size]
+    tokens = [len(batch.blocks) * spec.data.block_tokens for batch in batches]
+    with tqdm(total=sum(tokens), initial=sum(tokens[number] for number in done), unit="tokens", disable=comm.rank > 0,
+              desc=f"collecting states on {comm.size} ranks") as bar:
+        if mine:
+            teacher = load_teacher(spec.teacher)
+            check_layer(spec.senses.hidden_layer, teacher)
+            spill = BackgroundSpill(Spill(rank_folder(work, comm.rank), layout))
+            for place, batch in enumerate(mine):
+                spill.add(attributed(teacher, blocks, batch, spec), batch.number)
+                together = left[place * comm.size : (place + 1) * comm.size]  # the other ranks keep step, about
+                bar.update(sum(tokens[other.number] for other in together))
+            spill.close()
+    comm.barrier()
+    return Collected(work, layout)
 
 
-def forward_batches(num_blocks: int, blocks_at_once: int, rank: int, size: int) -> Iterator[range]:
-    """Blocks of each forward pass of a rank. Batches are fixed globally and then dealt, so their shapes do not depend on `size`."""
-    for number, start in enumerate(range(0, num_blocks - blocks_at_once + 1, blocks_at_once)):
-        if number % size == rank:
-            yield range(start, start + blocks_at_once)
+def check_layer(layer: int, teacher: TeacherModel) -> None:
+    """Refuse a layer the teacher does not have. Raises InputError."""
+    if layer > teacher.num_layers:
+        raise InputError(f"[senses] hidden_layer = {layer}, but the teacher has {teacher.num_layers} layers.\n"
+                         f"  use 0 (embeddings) to {teacher.num_layers}, or -1 for the state that its head reads.")
 
 
 @torch.inference_mode()
-def attributed(teacher: TeacherModel, rows: list[dict[str, Any]], spec: SensesSpec, seed: int) -> Vectors:
-    """Vectors of some packed blocks, each with the token it is attributed to."""
-    batch: Batch = make_batch(rows, [Sample(0, 0)] * len(rows))
-    hidden = teacher.hidden_states(batch.input_ids, batch.position_ids).flatten(0, 1)
-    if spec.attribution == "argmax":
-        tokens = torch.cat([teacher.logits(part).argmax(dim=1) for part in hidden.split(512)]).cpu()
-    else:
-        tokens = batch.targets.flatten()
-    hashes = np.concatenate([position_hashes(seed, row, batch.input_ids.shape[1]) for row in rows])
-    states = hidden.to(torch.bfloat16).view(torch.int16).cpu().numpy().view(np.uint16)
-    keep = (tokens != IGNORE).numpy()
-    return Vectors(tokens.numpy()[keep], hashes[keep], states[keep])
+def attributed(teacher: TeacherModel, blocks: Any, batch: ForwardBatch, spec: RunSpec) -> Rows:
+    """The records of one forward pass."""
+    size = spec.data.block_tokens
+    rows = [blocks[number] for number in batch.blocks]
+    inputs = make_batch(rows, [Sample(0, number) for number in batch.blocks])
+    states, last = teacher.states_of_layer(inputs.input_ids, inputs.position_ids, spec.senses.hidden_layer)
+    tokens = attribution(teacher, last.flatten(0, 1), inputs.targets.flatten(), spec.senses).numpy()
+    hashes = np.concatenate([position_hashes(spec.seed, row, size) for row in rows])
+    places = np.concatenate([number * size + np.arange(size) for number in batch.blocks])
+    bits = states.flatten(0, 1).to(torch.bfloat16).view(torch.int16).cpu().numpy().view(np.uint16)
+    kept = tokens != IGNORE
+    return make_rows(tokens[kept], hashes[kept], places[kept], bits[kept])
 
 
-def split_queries(vectors: Vectors) -> tuple[Vectors, Vectors]:
-    """(vectors for the senses, held-out states that only measure the index), split by hash."""
-    is_query = vectors.hashes % np.uint64(QUERY_SHARE) == 0
-    return vectors.where(~is_query), vectors.where(is_query)
+def attribution(teacher: TeacherModel, last: Tensor, targets: Tensor, senses: SensesSpec) -> Tensor:
+    """The token that each of N states [N, D] belongs to; IGNORE where none does, or the teacher is less sure of it than wanted."""
+    if senses.attribution == "next" and not senses.min_confidence:
+        return targets
+    parts = []
+    for hidden, following in zip(last.split(HEAD_POSITIONS), targets.split(HEAD_POSITIONS), strict=True):
+        logits = teacher.logits(hidden)
+        tokens = logits.argmax(dim=1) if senses.attribution == "argmax" else following.to(logits.device)
+        if senses.min_confidence:
+            chosen = logits.gather(1, tokens.clamp_min(0)[:, None]).squeeze(1).float()
+            tokens = torch.where(chosen - logits.float().logsumexp(dim=1) >= math.log(senses.min_confidence), tokens, IGNORE)
+        parts.append(tokens)
+    return torch.cat(parts).cpu()

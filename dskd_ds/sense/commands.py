@@ -12,6 +12,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     """Register every command of `dskd senses`."""
     senses = commands.add_parser("senses", help="build sense dictionaries").add_subparsers(required=True, metavar="COMMAND")
     _add_build(senses)
+    _add_refresh(senses)
     add_look_commands(senses)
 
 
@@ -28,4 +29,23 @@ def run_build(args: argparse.Namespace) -> int:
     from dskd_ds.preflight import preflight
 
     preflight(spec_of(args), with_senses=False)
-    return launch.run(launch.senses_command(args.spec, args.set, args.ranks, args.force))
+    return launch.run(launch.senses_command(args.spec, args.set, args.ranks, ["--force"] if args.force else []))
+
+
+def _add_refresh(senses: Commands[argparse.ArgumentParser]) -> None:
+    refresh = spec_command(senses, "refresh", "take a spec's corpus ([data] train) into the dictionary that its [senses] names")
+    refresh.add_argument("--ranks", type=int, default=1, help="MPI ranks that read the text (default 1); the result is the same")
+    refresh.description = (
+        "The teacher reads the spec's corpus; tokens and senses that are new are added and centroids move, without reading again what "
+        "the dictionary was made from. Name only the new text in [data] train: a corpus that is in the dictionary is left alone. "
+        "The manifest's history lists every corpus. The index is built anew.")
+    refresh.set_defaults(command=run_refresh)
+
+
+def run_refresh(args: argparse.Namespace) -> int:
+    """Check, launch under mpirun."""
+    from dskd_ds import launch
+    from dskd_ds.preflight import preflight
+
+    preflight(spec_of(args), with_senses=False)
+    return launch.run(launch.senses_command(args.spec, args.set, args.ranks, ["--refresh"]))

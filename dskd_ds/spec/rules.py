@@ -45,7 +45,8 @@ def show(value: Any) -> str:
 
 def check_rules(spec: RunSpec) -> Iterator[Problem]:
     """Every problem of a spec whose fields are fine one by one."""
-    for rule in (length_is_given_once, batch_divides, layers_are_named, topk_temperature, teacher_signal, deadlines_order):
+    for rule in (length_is_given_once, batch_divides, layers_are_named, topk_temperature, teacher_signal, deadlines_order,
+                 senses_are_countable):
         yield from rule(spec)
 
 
@@ -114,3 +115,14 @@ def deadlines_order(spec: RunSpec) -> Iterator[Problem]:
         yield Problem("link.dead_after_seconds", link.dead_after_seconds,
                       f"fewer than three heartbeats of {link.heartbeat_seconds} s fit into it",
                       f"use at least {3 * link.heartbeat_seconds}, or a shorter heartbeat_seconds")
+
+
+def senses_are_countable(spec: RunSpec) -> Iterator[Problem]:
+    """The floor is not above the ceiling; the authors' scripts have one k for all tokens."""
+    senses = spec.senses
+    if senses.clustering == "adaptive" and senses.min_senses > senses.num_senses:
+        yield Problem("senses.min_senses", senses.min_senses, f"num_senses = {senses.num_senses} is the most that a token gets",
+                      "use at most that, or a larger [senses] num_senses")
+    if senses.paper_exact and senses.clustering != "fixed":
+        yield Problem("senses.paper_exact", True, f'clustering = "{senses.clustering}" is not the paper\'s',
+                      'set [senses] clustering = "fixed", or paper_exact = false')

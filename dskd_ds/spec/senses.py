@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dskd_ds.spec.base import Fraction, NonNegativeInt, Part, PositiveInt
+from dskd_ds.spec.base import Fraction, NonNegativeFloat, NonNegativeInt, Part, PositiveInt
 
 
 class LexiconSpec(Part):
@@ -31,10 +31,25 @@ class SensesSpec(Part):
     """How many corpus tokens the teacher reads to collect vectors."""
     attribution: Literal["argmax", "next"] = "argmax"
     """Whose a position's vector is: the token the teacher finds likeliest (paper) or the one that follows in the text."""
+    hidden_layer: Annotated[int, Field(ge=-1)] = -1
+    """Whose states are collected: -1 for those the teacher's head reads (training needs these); 0 for the embeddings, i for the
+    output of the i-th layer (to look at and to evaluate)."""
+    min_confidence: Fraction = 0.0
+    """A vector is kept only if the teacher gives the token it belongs to at least this probability; 0 keeps all (paper)."""
     vectors_per_token: PositiveInt = 2000
     """A uniform sample of at most this many vectors is kept for each token (paper: 2000)."""
+    clustering: Literal["fixed", "adaptive"] = "adaptive"
+    """`fixed`: `num_senses` for each token (paper). `adaptive`: each token's own number, by `sense_cost`."""
     num_senses: PositiveInt = 10
-    """k of k-means for each token (paper: 10); a token with no more vectors than this keeps them as they are."""
+    """fixed: k of k-means for each token (paper: 10); a token with no more vectors than this keeps them as they are.
+    adaptive: the most senses that a token may get."""
+    min_senses: PositiveInt = 1
+    """adaptive: the least senses that a token gets (but never more than it has vectors)."""
+    sense_cost: NonNegativeFloat = 1.0
+    """adaptive: a further sense must save this many times the mean squared distance of the token's vectors from their mean; more
+    gives fewer senses. What is saved is estimated for states not seen."""
+    contexts_per_sense: NonNegativeInt = 3
+    """Text snippets that are kept of each sense: where the states nearest to it were found."""
     max_span_tokens: PositiveInt = 3
     """A related word may be this many tokens long (paper: 3)."""
     index_dims: PositiveInt = 64
