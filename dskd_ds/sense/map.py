@@ -34,6 +34,8 @@ class Point:
     label: str
     word: int
     """Number of the word it belongs to, or that it is a neighbour of."""
+    beside: int
+    """Number of the point that it is a neighbour of; a word's own sense: its own number."""
     share: float | None
     """Of the word's vectors; None: a neighbour."""
     context: Context | None = None
@@ -48,22 +50,22 @@ def choose_points(dictionary: SenseDictionary, tokenizer: Any, words: Sequence[s
         raise InputError(f"{len(words)} words: a map holds at most {MAX_WORDS}.\n  name fewer, or export all: dskd senses projector")
     names = words_with_senses(dictionary, tokenizer)
     forms = [forms_of(dictionary, tokenizer, word)[0] for word in dict.fromkeys(words)]
-    points = []
+    points: list[Point] = []
     for number, form in enumerate(forms):
         rows = form.rows(dictionary)
         total = max(1, int(dictionary.sense_counts[rows].sum()))
         contexts = dictionary.contexts_of(rows[:MAX_SENSES].tolist())
-        points += [Point(int(row), f"{form.text} {place}", number, int(dictionary.sense_counts[row]) / total,
-                         next(iter(contexts[int(row)]), None))
-                   for place, row in enumerate(rows[:MAX_SENSES], 1)]
+        for place, row in enumerate(rows[:MAX_SENSES].tolist(), 1):
+            share = int(dictionary.sense_counts[row]) / total
+            points.append(Point(row, f"{form.text} {place}", number, len(points), share, next(iter(contexts[row]), None)))
     taken = {point.row for point in points}
     others = rows_of(dictionary, names.keys() - {form.owner for form in forms})
     near = neighbours(dictionary, np.array([point.row for point in points]), others, NEIGHBOURS)
-    for point, found in zip(list(points), near, strict=True):
+    for number, (point, found) in enumerate(zip(list(points), near, strict=True)):
         for neighbour in found:
             if neighbour.row not in taken:
                 taken.add(neighbour.row)
-                points.append(Point(neighbour.row, names[neighbour.owner], point.word, None))
+                points.append(Point(neighbour.row, names[neighbour.owner], point.word, number, None))
     return points
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -102,8 +103,12 @@ def render(view: FormView) -> str:
 
 
 def snippet(context: Context, width: int = WIDTH) -> str:
-    """`...left »token« right...` on one line, the token in the same column."""
-    left, token, right = (" ".join(part.split("\n")) for part in (context.left, context.token, context.right))
-    # The space that is part of the token reads better before the mark.
-    space = " " if token.startswith(" ") else ""
-    return f"{(left + space)[-width:]:>{width}}»{token.strip()}«{right[:width]}"
+    """`left »token« right` on one line, cut at whole words to at most `width` characters a side, the tokens below one another."""
+    left, token, right = (re.sub(r"\s", " ", part) for part in (context.left, context.token, context.right))
+    if token.startswith(" "):
+        left += " "  # a space that is part of the token reads better before the mark
+    if len(left) > width:
+        left = left[-width:].partition(" ")[2] or left[-width:]
+    if len(right) > width:
+        right = right[:width].rpartition(" ")[0] or right[:width]
+    return f"{left:>{width}}»{token.strip()}«{right}"

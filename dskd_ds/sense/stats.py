@@ -171,8 +171,8 @@ def draw(dictionary: SenseDictionary, output: Path) -> None:
     blue, (senses, vectors, spreads, distances) = "#1f5fa8", grid.flat
     senses.hist(columns.senses, bins=np.arange(0.5, max(columns.senses.max(initial=1), 1) + 1), color=blue, rwidth=0.9)
     senses.set(title="senses of a token", xlabel="senses", ylabel="tokens")
-    vectors.hist(columns.vectors, bins=np.geomspace(1, max(columns.vectors.max(initial=2), 2) + 1, 25), color=blue)
-    vectors.set(title="vectors of a token", xlabel="vectors (logarithmic)", ylabel="tokens", xscale="log", yscale="log")
+    vectors.hist(columns.vectors, bins=2.0 ** np.arange(0, 2 + int(np.log2(columns.vectors.max(initial=1)))), color=blue)
+    vectors.set(title="vectors of a token", xlabel="vectors (bins double)", ylabel="tokens", xscale="log", yscale="log")
     spreads.hist(columns.spreads, bins=40, color=blue)
     spreads.set(title="spread of senses of 2+ vectors", xlabel="mean squared distance per dimension", ylabel="senses")
     kinds = (("synonyms", blue), ("antonyms", "#c8501e"), ("strangers", "0.5"))

@@ -42,11 +42,11 @@ class Correlation:
 
 
 def read_ratings(path: Path) -> list[RatedPair]:
-    """Lines of word, word, rating, separated by tabs; `#` begins a comment, a heading is skipped. Raises InputError."""
+    """Lines of word, word, rating, separated by tabs; `#` begins a comment. Raises InputError."""
     pairs = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         fields = line.split("\t")
-        if not line.strip() or line.startswith("#") or (number == 1 and fields[-1].strip().isalpha()):
+        if not line.strip() or line.startswith("#"):
             continue
         try:
             pairs.append(RatedPair(fields[0].strip(), fields[1].strip(), float(fields[2])))
