@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from dskd_ds.errors import InputError
 from dskd_ds.sense.contexts import Context
 from dskd_ds.sense.dictionary import SenseDictionary
+from dskd_ds.sense.forms import forms_of, rows_of, words_with_senses
 from dskd_ds.sense.nearest import neighbours
-from dskd_ds.sense.words import forms_of, rows_of, words_with_senses
 
 MAX_WORDS = 8
 """More colours than this cannot be told apart."""

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from dskd_ds.errors import InputError
 from dskd_ds.sense.contexts import Context
 from dskd_ds.sense.dictionary import SenseDictionary
-from dskd_ds.sense.words import rows_of, words_with_senses
+from dskd_ds.sense.forms import rows_of, words_with_senses
 
 TENSORS_FILE, METADATA_FILE, CONFIG_FILE = "tensors.tsv", "metadata.tsv", "projector_config.pbtxt"
 COLUMNS = ("sense", "word", "number", "vectors", "share", "spread", "context")

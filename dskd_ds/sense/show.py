@@ -8,9 +8,9 @@ from typing import Any
 
 from dskd_ds.sense.contexts import Context
 from dskd_ds.sense.dictionary import SenseDictionary
+from dskd_ds.sense.forms import Form, forms_of, rows_of, words_with_senses
 from dskd_ds.sense.nearest import neighbours
 from dskd_ds.sense.relations import Ragged
-from dskd_ds.sense.words import Form, forms_of, rows_of, words_with_senses
 
 MAX_CONTEXTS = 3
 MAX_NEIGHBOURS = 6

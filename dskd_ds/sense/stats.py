@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from dskd_ds.sense.dictionary import SenseDictionary
+from dskd_ds.sense.forms import words_with_senses
 from dskd_ds.sense.intrinsic.separation import Separation, pair_distances, separation
-from dskd_ds.sense.words import words_with_senses
 
 MAX_POLYSEMOUS = 12
 MIN_VECTORS = 20

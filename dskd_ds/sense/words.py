@@ -1,76 +1,78 @@
-"""A word as a user types it -> its owners in a dictionary (tokens, or a span), and owners' names back."""
+"""How a tokenizer writes a word in running text, found by asking it.
+
+Byte-level BPE and tiktoken-style vocabularies put the space into the word's first token, SentencePiece writes it as `▁` and adds one
+at the start of a text by itself, WordPiece drops it, and some keep it as a token of its own. So a word is encoded behind a carrier
+(`a word`), and the carrier's tokens are taken off. Words of scripts without spaces follow their carrier directly.
+"""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
-from dataclasses import dataclass
+import unicodedata
 from typing import Any
 
-import numpy as np
-
-from dskd_ds.errors import InputError
-from dskd_ds.sense.dictionary import SenseDictionary
-
-
-@dataclass(frozen=True)
-class Form:
-    """A way to write a word that has senses."""
-
-    text: str
-    """As it is written in running text, without the space before it."""
-    owner: int
-
-    def rows(self, dictionary: SenseDictionary) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Rows of its senses, the most frequent first."""
-        rows = np.arange(dictionary.owner_offsets[self.owner], dictionary.owner_offsets[self.owner + 1])
-        return rows[np.argsort(-dictionary.sense_counts[rows], kind="stable")]
+CARRIERS = ("a", "the", "so")
+UNSPACED_CARRIERS = ("。", "、", "\n")
+"""Tried one after the other: one token may hold the end of the carrier and the beginning of a word."""
+PROBES = ("house", "time", "water", "people", "work")
+UNSPACED_SCRIPTS = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
 
 
-def forms_of(dictionary: SenseDictionary, tokenizer: Any, word: str) -> list[Form]:
-    """The forms of a word that have senses: as typed, in lower case, capitalised. Raises InputError, naming near words, if none has."""
-    spellings = list(dict.fromkeys([word.strip(), word.strip().lower(), word.strip().capitalize()]))
-    spans = {tuple(dictionary.spans.row(i).tolist()): dictionary.vocab_size + i for i in range(len(dictionary.spans.offsets) - 1)}
-    found: dict[int, Form] = {}
-    pieces: list[int] = []
-    for spelling in spellings:
-        tokens = tokenizer(f" {spelling}", add_special_tokens=False)["input_ids"]
-        owner = tokens[0] if len(tokens) == 1 else spans.get(tuple(tokens))
-        if owner is not None and dictionary.owner_offsets[owner + 1] > dictionary.owner_offsets[owner]:
-            found.setdefault(owner, Form(spelling, owner))
-        pieces = pieces or tokens
-    if not found:
-        raise InputError(_unknown(dictionary, tokenizer, word, pieces))
-    return list(found.values())
+def is_unspaced(word: str) -> bool:
+    """Whether the word's script writes words without spaces between them."""
+    return unicodedata.name(word[:1], "").startswith(UNSPACED_SCRIPTS) if word else False
 
 
-def _unknown(dictionary: SenseDictionary, tokenizer: Any, word: str, pieces: list[int]) -> str:
-    written = " + ".join(repr(tokenizer.decode([token])) for token in pieces)
-    reason = (f"it is {len(pieces)} tokens ({written}), and senses belong to single tokens and to the lexicon's short phrases"
-              if len(pieces) > 1 else "it is a token, but the teacher's text gave it no vector")
-    near = near_words(dictionary, tokenizer, word)
-    hint = f"words with senses that are spelt like it: {', '.join(near)}." if near else "try another word."
-    return (f"{word}: it has no senses in {dictionary.folder}: {reason}.\n  {hint}\n"
-            "  a dictionary from more text ([senses] collect_tokens) knows more words.")
+def capitalised(word: str) -> str:
+    """With its first letter in upper case; the word itself where that makes no difference, or more than one letter."""
+    first = word[:1].upper()
+    return first + word[1:] if len(first) == 1 else word
 
 
-def words_with_senses(dictionary: SenseDictionary, tokenizer: Any) -> dict[int, str]:
-    """Tokens with senses that are whole words of two letters or more, and the words: what a reader knows by its name alone."""
-    tokens = np.flatnonzero(np.diff(dictionary.owner_offsets[: dictionary.vocab_size + 1]))
-    names = tokenizer.batch_decode(tokens[:, None].tolist())
-    return {int(token): name[1:] for token, name in zip(tokens, names, strict=True)
-            if name.startswith(" ") and len(name) > 2 and name[1:].isalpha()}
+class RunningText:
+    """The tokens of words, as they stand inside of a text."""
 
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._space: tuple[int, ...] = ()
+        """The token of a space, where every word has it before its own."""
+        first = {tokens[0] for tokens in self.tokens(PROBES) if tokens}
+        if len(first) == 1 and not tokenizer.decode(list(first)).strip():
+            self._space = tuple(first)
 
-def rows_of(dictionary: SenseDictionary, owners: Iterable[int]) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """All rows of some owners, ascending."""
-    wanted = np.zeros(len(dictionary.owner_offsets) - 1, bool)
-    wanted[list(owners)] = True
-    return np.flatnonzero(wanted[dictionary.row_owners])
+    def tokens(self, words: list[str] | tuple[str, ...]) -> list[tuple[int, ...]]:
+        """Token ids of each word, nothing where the tokenizer never keeps word and carrier apart."""
+        found: dict[str, tuple[int, ...]] = {}
+        for carriers, space in ((CARRIERS, " "), (UNSPACED_CARRIERS, "")):
+            missing = [word for word in dict.fromkeys(words) if is_unspaced(word) == (space == "")]
+            for carrier in carriers:
+                if missing:
+                    found |= self._after(carrier, space, missing)
+                    missing = [word for word in missing if word not in found]
+        return [found.get(word, ()) for word in words]
 
+    def _after(self, carrier: str, space: str, words: list[str]) -> dict[str, tuple[int, ...]]:
+        head, *encoded = self._encode([carrier, *(f"{carrier}{space}{word}" for word in words)])
+        kept = {word: tuple(ids[len(head) :]) for word, ids in zip(words, encoded, strict=True) if ids[: len(head)] == head}
+        cut = len(self._space)
+        return {word: ids[cut:] if cut and ids[:cut] == self._space else ids for word, ids in kept.items() if len(ids) > cut}
 
-def near_words(dictionary: SenseDictionary, tokenizer: Any, word: str) -> list[str]:
-    """Words with senses that are spelt alike, nearest first."""
-    names = sorted(set(words_with_senses(dictionary, tokenizer).values()))
-    same = [name for name in names if name.lower() == word.strip().lower()]
-    return list(dict.fromkeys([*same, *difflib.get_close_matches(word.strip(), names, n=5, cutoff=0.7)]))
+    def texts(self, tokens: list[int]) -> list[str]:
+        """What each token adds to a text, its leading space included."""
+        carrier = self._encode([CARRIERS[0]])[0]
+        before, *after = self._tokenizer.batch_decode([carrier, *([*carrier, token] for token in tokens)],
+                                                      clean_up_tokenization_spaces=False)
+        return [text[len(before) :] if text.startswith(before) else "" for text in after]
+
+    def rule(self) -> str:
+        """For people: how a word is written, compared with the word alone and behind a space."""
+        inside, spaced, alone = self.tokens(PROBES), self._encode([f" {w}" for w in PROBES]), self._encode(list(PROBES))
+        same_spaced, same_alone = (all(tuple(a) == b for a, b in zip(ids, inside, strict=True)) for ids in (spaced, alone))
+        if self._space:
+            return "a space is a token of its own"
+        if same_spaced and same_alone:
+            return "alike with and without a space before it"
+        return "with its leading space" if same_spaced else "as at the start of a text" if same_alone else "as inside of a text only"
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        ids: list[list[int]] = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return ids

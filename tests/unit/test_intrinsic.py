@@ -69,7 +69,7 @@ def write_examples(folder: Path) -> Path:
         for number, lemma in enumerate(LEMMAS if part == "noun" else []):
             for sense in range(2):
                 fillers = [WORDS[(7 * number + 3 * sense + i) % len(WORDS)] for i in range(3)]
-                quoted = "; ".join(f'"the {filler} of {lemma}s"' if filler == "bank" else f'"{filler} and {lemma} in"' for filler in fillers)
+                quoted = "; ".join(f'"{filler} and {lemma} in"' for filler in fillers)
                 lines.append(f"{number * 10 + sense:08d} 00 {letter} 02 {lemma} 0 hot_{lemma} 0 000 | a meaning; {quoted}")
         (folder / f"data.{part}").write_text("\n".join(lines) + "\n")
     (folder / "noun.exc").write_text("cities city\n")

@@ -19,11 +19,11 @@ from dskd_ds.sense import show, stats
 from dskd_ds.sense.cluster import Senses
 from dskd_ds.sense.contexts import Context, contexts_table
 from dskd_ds.sense.dictionary import SenseDictionary, open_dictionary, write_dictionary
+from dskd_ds.sense.forms import forms_of, near_words, words_with_senses
 from dskd_ds.sense.map_picture import draw_map
 from dskd_ds.sense.nearest import nearest_rows, neighbours
 from dskd_ds.sense.projector import COLUMNS, export_projector
 from dskd_ds.sense.relations import TokenRelations
-from dskd_ds.sense.words import forms_of, near_words, words_with_senses
 from dskd_ds.teacher.checkpoint import load_tokenizer, model_fingerprint, tokenizer_fingerprint
 from tests.conftest import TinyWorld
 
@@ -70,7 +70,7 @@ def test_forms_of_a_word(dictionary: SenseDictionary, tokenizer: Any) -> None:
 
 
 def test_an_unknown_word_is_explained(dictionary: SenseDictionary, tokenizer: Any) -> None:
-    with pytest.raises(InputError, match=r"banq: it has no senses in .*: it is \d tokens \(.*\n  words with senses that are spelt like it: bank"):
+    with pytest.raises(InputError, match=r"banq: it has no senses in .*: it is \d tokens \(.*\n  words with .* spelt like it: bank"):
         forms_of(dictionary, tokenizer, "banq")
     with pytest.raises(InputError, match="it is a token, but the teacher's text gave it no vector"):
         forms_of(dictionary, tokenizer, "city")

@@ -20,6 +20,7 @@ from dskd_ds.sense.intrinsic.examples import Occurrence, Pair, build_pairs, read
 from dskd_ds.sense.intrinsic.ranks import Floats, auc, auc_error
 from dskd_ds.sense.intrinsic.separation import separation
 from dskd_ds.sense.intrinsic.states import WordStates, word_states
+from dskd_ds.sense.words import RunningText
 from dskd_ds.spec import RunSpec, dskd_home
 from dskd_ds.teacher.checkpoint import load_tokenizer, resolve_model
 from dskd_ds.teacher.model import TeacherModel, load_teacher
@@ -93,9 +94,8 @@ def _fetched(package: packages.Package) -> Path:
 
 
 def word_tokens(tokenizer: Any, words: Sequence[str]) -> dict[str, int]:
-    """word -> its token, of those that are a single one after a space."""
-    encoded = tokenizer([f" {word}" for word in words], add_special_tokens=False)["input_ids"] if words else []
-    return {word: ids[0] for word, ids in zip(words, encoded, strict=True) if len(ids) == 1}
+    """word -> its token, of those that are a single one in running text."""
+    return {word: ids[0] for word, ids in zip(words, RunningText(tokenizer).tokens(list(words)), strict=True) if len(ids) == 1}
 
 
 def with_senses(dictionary: SenseDictionary, tokens: Mapping[str, int]) -> dict[str, int]:
@@ -105,7 +105,7 @@ def with_senses(dictionary: SenseDictionary, tokens: Mapping[str, int]) -> dict[
 
 
 def context_pairs(occurrences: Sequence[Occurrence], tokenizer: Any, max_pairs: int) -> list[Pair]:
-    """Pairs of words that are one token after a space: only those have senses of their own. Raises InputError if there are none."""
+    """Pairs of words that are one token: only those have senses of their own. Raises InputError if there are none."""
     tokens = word_tokens(tokenizer, sorted({o.lemma for o in occurrences}))
     pairs = build_pairs([o for o in occurrences if o.lemma in tokens], max_pairs)
     if not any(pair.for_tuning for pair in pairs) or all(pair.for_tuning for pair in pairs):

@@ -19,7 +19,7 @@ from dskd_ds.sense.dictionary import SenseDictionary
 from dskd_ds.sense.intrinsic.ranks import Floats, spearman
 from dskd_ds.sense.intrinsic.states import WordStates
 
-CARRIERS = ("The word is", "This means", "They talked about")
+CARRIERS = ("The word is",)
 """A word alone would be the text's first token, whose state a decoder spends on other things; the mean over these texts is used."""
 
 
