@@ -17,8 +17,10 @@ from dskd_ds.sense.show import snippet
 
 COLOURS = ("#1f5fa8", "#c8501e", "#2a8a4a", "#8a3fa0", "#b8860b", "#c2185b", "#00838f", "#5d4037")
 """Dark enough to be read as text on white."""
-CAPTION = ("t-SNE: what lies close together is alike, larger distances mean little. A circle is a sense of a word, its area the share of\n"
-           "the word's vectors; small dots, joined to it by lines, are the senses of other words nearest to it.")
+CAPTION = (
+    "t-SNE: what lies close together is alike, larger distances mean little. A circle is a sense of a word, its area the share of the\n"
+    "word's vectors; small dots, joined to it by lines, are the senses of other words nearest to it. The list has the text where the\n"
+    "state nearest to each sense was found: »what the text went on with«.")
 WIDTH_INCHES, MAP_INCHES, LINE_INCHES = 11.0, 7.0, 0.19
 CONTEXT_CHARACTERS = 62
 """Of the text on each side of a word in the list below the map."""

@@ -103,7 +103,10 @@ def render(view: FormView) -> str:
 
 
 def snippet(context: Context, width: int = WIDTH) -> str:
-    """`left »token« right` on one line, cut at whole words to at most `width` characters a side, the tokens below one another."""
+    """`left »token« right` on one line, cut at whole words to at most `width` characters a side, the tokens below one another.
+
+    A token of white space is shown as »↵«.
+    """
     left, token, right = (re.sub(r"\s", " ", part) for part in (context.left, context.token, context.right))
     if token.startswith(" "):
         left += " "  # a space that is part of the token reads better before the mark
@@ -111,4 +114,4 @@ def snippet(context: Context, width: int = WIDTH) -> str:
         left = left[-width:].partition(" ")[2] or left[-width:]
     if len(right) > width:
         right = right[:width].rpartition(" ")[0] or right[:width]
-    return f"{left:>{width}}»{token.strip()}«{right}"
+    return f"{left:>{width}}»{token.strip() or '↵'}«{right}"
