@@ -49,6 +49,9 @@ def _check_teacher(spec: RunSpec, config: Any) -> None:
     if spec.loss.top_k > config.vocab_size:
         raise InputError(f"[loss] top_k = {spec.loss.top_k}, but the teacher's vocabulary has {config.vocab_size} tokens.\n"
                          f"  use at most {config.vocab_size}.")
+    if spec.senses.hidden_layer > config.num_hidden_layers:
+        raise InputError(f"[senses] hidden_layer = {spec.senses.hidden_layer}, but the teacher has {config.num_hidden_layers} layers.\n"
+                         f"  use 0 (embeddings) to {config.num_hidden_layers}, or -1 for the state that its head reads.")
     limit = getattr(config, "max_position_embeddings", None)
     if limit and spec.data.block_tokens > limit:
         raise InputError(f"[data] block_tokens = {spec.data.block_tokens}, but the teacher reads at most {limit}.\n"

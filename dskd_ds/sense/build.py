@@ -12,6 +12,7 @@ import hashlib
 import json
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from dskd_ds.data.blocks import train_blocks
 from dskd_ds.errors import DskdError, InputError
 from dskd_ds.manifest import MANIFEST_FILE
 from dskd_ds.observe.console import quiet_progress
+from dskd_ds.preflight import preflight
 from dskd_ds.sense.collect import collect
 from dskd_ds.sense.dictionary import SenseDictionary, open_dictionary, write_dictionary
 from dskd_ds.sense.index import INDEX_FOLDER, build_index
@@ -35,6 +37,8 @@ from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.teacher.checkpoint import file_sha256, load_tokenizer, model_fingerprint, resolve_model, tokenizer_fingerprint
 
 MAX_QUERIES = 512
+RANK_0_SPEAKS_FIRST_SECONDS = 2.0
+"""Most errors are alike on all ranks: rank 0 then says so for all, and ends them."""
 
 COLLECT_SETTINGS = ("collect_tokens", "attribution", "hidden_layer", "min_confidence", "vectors_per_token")
 """The fields of [senses] that a collection depends on."""
@@ -186,11 +190,13 @@ def main() -> int:
     comm = Communicator()
     try:
         spec = load_spec(args.spec, args.set)
+        preflight(spec, with_senses=False)
         use_threads(spec.topology.threads_per_rank)
         facts = refresh(spec, comm) if args.refresh else build(spec, comm, args.force)
     except DskdError as error:
-        if comm.rank == 0:
-            print(error, file=sys.stderr, flush=True)
+        if comm.rank > 0:
+            time.sleep(RANK_0_SPEAKS_FIRST_SECONDS)
+        print(error, file=sys.stderr, flush=True)
         if comm.size > 1:
             comm.abort(int(error.exit_code))
         return int(error.exit_code)

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from dskd_ds.sense.kmeans import cluster_means, coordinates, kmeans, lloyd, num_trials, squared_distances
+from dskd_ds.sense.kmeans import PointSets, kmeans, lloyd, num_trials, shares_of
 from dskd_ds.sense.polysemy import choose
 from dskd_ds.sense.vectors import Rows, states_of
 from dskd_ds.spec.senses import SensesSpec
 
-GROUP_ELEMENTS = 1 << 21
-"""Numbers in a padded group (8 MB of float32): enough work for one call, little enough for a cache. Part of what makes a result."""
+GROUP_ELEMENTS = 1 << 20
+"""Numbers in a padded group (4 MB of float32): enough work for one call, little enough for a cache. Part of what makes a result."""
 
 
 @dataclass(frozen=True)
@@ -115,35 +115,34 @@ def _cluster_group(points: Points, tokens: NDArray[np.int64], starts: NDArray[np
     k = min(spec.num_senses, longest)
     mask = np.arange(longest) < counts[:, None]
     index = np.minimum(starts[:, None] + np.arange(longest), len(points.tokens) - 1)
-    states = points.states[torch.from_numpy(index)].float().to(device)
+    states = points.states[torch.from_numpy(index)].to(device).float()
     weights = torch.from_numpy(np.where(mask, points.counts[index], 0)).float().to(device)
-    within = torch.from_numpy(points.spreads[index]).to(device) * states.shape[2]
+    within = torch.from_numpy(points.spreads[index]).to(device)
+    middle = torch.bmm((weights / weights.sum(dim=1, keepdim=True))[:, None], states)
+    sets = PointSets(states.sub_(middle).mul_((weights > 0)[:, :, None]), weights)
     # A token's starts are keyed by the token, so they do not depend on which others are in its group.
     draws = np.stack([np.random.default_rng([seed, int(token)]).random((spec.num_senses, num_trials(spec.num_senses)), np.float32)
                       for token in tokens])[:, :k, : num_trials(k)]
-    compact = coordinates(states, weights)
-    clusters = kmeans(compact, weights, k, torch.from_numpy(draws).to(device))
+    clusters = kmeans(sets, k, torch.from_numpy(draws).to(device))
     if spec.clustering == "adaptive":
-        means, sizes = cluster_means(compact, weights, clusters, k)
-        errors = (weights * (point_distances(compact, clusters, means) + within)).sum(dim=1)
-        merged = choose(means, sizes, errors, spec.min_senses, spec.sense_cost).gather(1, clusters)
-        means, sizes = cluster_means(compact, weights, merged, k)
-        clusters = lloyd(compact, weights, torch.where(sizes[:, :, None] > 0, means, torch.inf))
-    means, _ = cluster_means(compact, weights, clusters, k)
-    distances = point_distances(compact, clusters, means)
-    centroids, sizes = cluster_means(states, weights, clusters, k)
-    spreads, _ = cluster_means((distances + within)[:, :, None] / states.shape[2], weights, clusters, k)
+        clusters = _adapted(sets, clusters, k, within, spec)
+    shares, sizes = shares_of(clusters, weights, k)
+    distances = sets.own_distances(shares, clusters)
+    spreads = torch.bmm(shares, (distances / states.shape[2] + within)[:, :, None]).squeeze(2)
     real = (sizes > 0).cpu()
-    return Senses(np.repeat(tokens, real.sum(dim=1).numpy()), centroids.cpu()[real], sizes.cpu()[real].round().long().numpy(),
-                  spreads.squeeze(2).cpu()[real].numpy(),
+    return Senses(np.repeat(tokens, real.sum(dim=1).numpy()), (sets.means(shares) + middle).cpu()[real],
+                  sizes.cpu()[real].round().long().numpy(), spreads.cpu()[real].numpy(),
                   _nearest(clusters.cpu().numpy()[mask], distances.cpu().numpy()[mask], points.sources[index][mask],
                            np.nonzero(mask)[0] * k, spec.contexts_per_sense))
 
 
-def point_distances(points: Tensor, clusters: Tensor, means: Tensor) -> Tensor:
-    """[G, n]: squared distance of each point from the mean of its cluster."""
-    distances = squared_distances(points, points.square().sum(dim=2), means)
-    return distances.gather(2, clusters[:, :, None]).squeeze(2)
+def _adapted(sets: PointSets, clusters: Tensor, k: int, within: Tensor, spec: SensesSpec) -> Tensor:
+    """Clusters merged to each token's own number, then moved to where they are best. within [G, n]: the points' own spreads."""
+    shares, sizes = shares_of(clusters, sets.weights, k)
+    errors = (sets.weights * (sets.own_distances(shares, clusters) + within * sets.points.shape[2])).sum(dim=1)
+    merged = choose(sets.gaps(shares), sizes, errors, spec.min_senses, spec.sense_cost).gather(1, clusters)
+    shares, sizes = shares_of(merged, sets.weights, k)
+    return lloyd(sets, shares, sizes > 0)
 
 
 def _nearest(clusters: NDArray[np.int64], distances: NDArray[np.float32], sources: NDArray[np.int64],

@@ -17,7 +17,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dskd_ds.data.batches import IGNORE, Sample, make_batch
-from dskd_ds.errors import InputError
 from dskd_ds.sense.mpi import Communicator
 from dskd_ds.sense.spill import BackgroundSpill, Collected, Layout, Spill, rank_folder
 from dskd_ds.sense.vectors import Rows, make_rows, position_hashes
@@ -69,7 +68,6 @@ def collect(spec: RunSpec, blocks: Any, work: Path, comm: Communicator) -> Colle
               desc=f"collecting states on {comm.size} ranks") as bar:
         if mine:
             teacher = load_teacher(spec.teacher)
-            check_layer(spec.senses.hidden_layer, teacher)
             spill = BackgroundSpill(Spill(rank_folder(work, comm.rank), layout))
             for place, batch in enumerate(mine):
                 spill.add(attributed(teacher, blocks, batch, spec), batch.number)
@@ -78,13 +76,6 @@ def collect(spec: RunSpec, blocks: Any, work: Path, comm: Communicator) -> Colle
             spill.close()
     comm.barrier()
     return Collected(work, layout)
-
-
-def check_layer(layer: int, teacher: TeacherModel) -> None:
-    """Refuse a layer the teacher does not have. Raises InputError."""
-    if layer > teacher.num_layers:
-        raise InputError(f"[senses] hidden_layer = {layer}, but the teacher has {teacher.num_layers} layers.\n"
-                         f"  use 0 (embeddings) to {teacher.num_layers}, or -1 for the state that its head reads.")
 
 
 @torch.inference_mode()

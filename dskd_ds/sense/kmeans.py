@@ -1,7 +1,8 @@
 """k-means of many independent, weighted point sets at once; all of it batched products, the same code on CPU and GPU.
 
-A set of n points in D > n dimensions spans n of them: it is turned into them first (distances stay what they are), so that the
-many small sets of a dictionary cost next to nothing.
+Everything k-means asks is an inner product of points with points: a centroid is a mean of points (its `shares` of each). Where a set
+has far fewer points than dimensions their Gram matrix answers all of it, so the many small sets of a dictionary cost next to nothing.
+Tensors are laid out [G, k, n], points last: a product of few rows with many columns is twice as fast as the other way round.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import torch
 from torch import Tensor
 
 MAX_ITERATIONS = 25
-JITTER = 1e-6
-"""Share of the mean squared length that is added to each point's own, so that equal points do not make the factorisation fail."""
+GRAM_SHARE = 3
+"""The Gram matrix is used for sets of at most a third as many points as dimensions: beyond, making it costs more than it saves."""
 
 
 def num_trials(k: int) -> int:
@@ -21,76 +22,130 @@ def num_trials(k: int) -> int:
     return 2 + int(math.log(k))
 
 
-def coordinates(points: Tensor, weights: Tensor) -> Tensor:
-    """Points [G, n, D] with weights [G, n] (0: no point) -> [G, n, min(n, D)] float32 the same distances, centred, zeros for none."""
-    mean = (points * weights[:, :, None]).sum(dim=1, keepdim=True) / weights.sum(dim=1)[:, None, None]
-    centred = (points - mean) * (weights > 0)[:, :, None]
-    if 2 * points.shape[1] > points.shape[2]:  # as many dimensions: nothing to win
-        return centred
-    gram = torch.bmm(centred, centred.transpose(1, 2)).double()
-    scale = gram.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(1e-30)
-    gram.diagonal(dim1=1, dim2=2).add_(JITTER * scale[:, None])
-    factor: Tensor = torch.linalg.cholesky(gram)
-    return factor.float() * (weights > 0)[:, :, None]
+class PointSets:
+    """G sets of n weighted points each, and the inner products of anything made of them."""
+
+    def __init__(self, points: Tensor, weights: Tensor, gram: Tensor | None = None) -> None:
+        """points [G, n, D] float32, zeros where there is no point (centred ones are more exact); weights [G, n], 0: no point."""
+        self.points, self.weights = points, weights
+        if gram is None and points.shape[1] * GRAM_SHARE <= points.shape[2]:
+            gram = torch.bmm(points, points.transpose(1, 2))
+        self.gram = gram
+        self.squares = points.square().sum(dim=2) if gram is None else gram.diagonal(dim1=1, dim2=2)
+
+    def where(self, mask: Tensor) -> PointSets:
+        """Some of the sets."""
+        return PointSets(self.points[mask], self.weights[mask], None if self.gram is None else self.gram[mask])
+
+    def with_points(self, picks: Tensor) -> Tensor:
+        """[G, L] numbers of points -> their inner products with every point [G, L, n]."""
+        source = self.points if self.gram is None else self.gram
+        picked = source.gather(1, picks[:, :, None].expand(-1, -1, source.shape[2]))
+        return torch.bmm(picked, self.points.transpose(1, 2)) if self.gram is None else picked
+
+    def with_means(self, shares: Tensor) -> Tensor:
+        """Means, given as shares of each point [G, k, n] -> their inner products with every point [G, k, n]."""
+        if self.gram is None:
+            return torch.bmm(torch.bmm(shares, self.points), self.points.transpose(1, 2))
+        return torch.bmm(shares, self.gram)
+
+    def distances(self, products: Tensor, lengths: Tensor) -> Tensor:
+        """Inner products [G, k, n] and squared lengths [G, k] -> squared distances from every point [G, k, n], not below 0."""
+        return torch.add(self.squares[:, None], products, alpha=-2).add_(lengths[:, :, None]).clamp_min_(0)
+
+    def means(self, shares: Tensor) -> Tensor:
+        """[G, k, D]"""
+        return torch.bmm(shares, self.points)
+
+    def gaps(self, shares: Tensor) -> Tensor:
+        """Squared distances between means [G, k, k]."""
+        products = torch.bmm(self.with_means(shares), shares.transpose(1, 2))
+        lengths = products.diagonal(dim1=1, dim2=2)
+        return (lengths[:, :, None] + lengths[:, None] - 2 * products).clamp_min(0)
+
+    def own_distances(self, shares: Tensor, clusters: Tensor) -> Tensor:
+        """[G, n]: squared distance of each point from the mean of its cluster."""
+        products = self.with_means(shares)
+        return self.distances(products, (products * shares).sum(dim=2)).gather(1, clusters[:, None]).squeeze(1)
 
 
-def kmeans(points: Tensor, weights: Tensor, k: int, draws: Tensor) -> Tensor:
-    """k-means of G sets. points [G, n, d] float32, weights [G, n] (0: no point), draws [G, k, num_trials(k)] uniform in [0, 1).
-
-    Returns each point's cluster [G, n], below k; a cluster may be empty.
-    """
-    squares = points.square().sum(dim=2)
-    return lloyd(points, weights, greedy_starts(points, squares, weights, k, draws))
+def shares_of(clusters: Tensor, weights: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Each cluster's mean as shares of the points [G, k, n], and its weight [G, k]; zeros where it is empty."""
+    members = torch.zeros(len(clusters), k, clusters.shape[1], device=clusters.device).scatter_(1, clusters[:, None], weights[:, None])
+    sizes = members.sum(dim=2)
+    return members.div_(sizes.clamp_min(1e-30)[:, :, None]), sizes
 
 
-def lloyd(points: Tensor, weights: Tensor, centroids: Tensor) -> Tensor:
-    """Lloyd's iterations from centroids [G, k, d] (a row of inf takes no points) until nothing moves; returns clusters [G, n]."""
-    result = torch.empty(weights.shape, dtype=torch.int64, device=points.device)
-    active = torch.arange(len(points), device=points.device)
-    squares = points.square().sum(dim=2)
-    previous = torch.full_like(result, -1)
-    for _ in range(MAX_ITERATIONS):
-        clusters = squared_distances(points, squares, centroids).argmin(dim=2)
-        moved = ((clusters != previous) & (weights > 0)).any(dim=1)
-        result[active] = clusters
-        if not bool(moved.any()):
-            break
-        if int(moved.sum()) * 2 < len(active):  # go on with those sets that still move
-            active, points, squares, weights, centroids, clusters = (
-                part[moved] for part in (active, points, squares, weights, centroids, clusters))
-        means, sizes = cluster_means(points, weights, clusters, centroids.shape[1])
-        centroids = torch.where(sizes[:, :, None] > 0, means, centroids)
+def kmeans(sets: PointSets, k: int, draws: Tensor) -> Tensor:
+    """k-means of every set. draws: [G, k, num_trials(k)] uniform in [0, 1). Returns each point's cluster [G, n]; one may be empty."""
+    picks = greedy_starts(sets, k, draws)
+    shares = torch.zeros(*picks.shape, sets.points.shape[1], device=picks.device).scatter_(2, picks[:, :, None], 1.0)
+    return lloyd(sets, shares, torch.ones_like(picks, dtype=torch.bool))
+
+
+def lloyd(sets: PointSets, shares: Tensor, alive: Tensor) -> Tensor:
+    """Lloyd's iterations from means [G, k, n] (those not alive [G, k] take no points) until nothing moves; returns clusters [G, n]."""
+    result = torch.zeros(sets.weights.shape, dtype=torch.int64, device=shares.device)
+    active = torch.arange(len(shares), device=shares.device)
+    clusters = torch.full_like(result, -1)
+    state = shares if sets.gram is not None else sets.means(shares)
+    sizes = torch.zeros_like(shares[:, :, 0])
+    for step in range(MAX_ITERATIONS):
         previous = clusters
+        products = torch.bmm(state, sets.points.transpose(1, 2) if sets.gram is None else sets.gram)
+        lengths = state.square().sum(dim=2) if sets.gram is None else (products * state).sum(dim=2)
+        lengths = lengths.masked_fill_(~alive, torch.inf)
+        clusters = torch.add(lengths[:, :, None], products, alpha=-2).min(dim=1).indices  # argmin is several times slower here
+        changed = (clusters != previous) & (sets.weights > 0)
+        moved = changed.any(dim=1)
+        result[active] = clusters
+        number = int(moved.sum())
+        if number == 0:
+            break
+        if number * 4 < len(active) * 3:  # go on with those sets that still move
+            active, state, sizes, alive, previous, clusters, changed = (
+                part[moved] for part in (active, state, sizes, alive, previous, clusters, changed))
+            sets = sets.where(moved)
+        if sets.gram is not None:
+            fresh, sizes = shares_of(clusters, sets.weights, state.shape[1])
+            state = torch.where(sizes[:, :, None] > 0, fresh, state)
+        else:
+            state, sizes = moved_means(sets, state, sizes, previous if step else None, clusters, changed)
     return result
 
 
-def cluster_means(points: Tensor, weights: Tensor, clusters: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Weighted means [G, k, d] of the clusters, and their weights [G, k]; zeros where a cluster is empty."""
-    members = torch.zeros(len(points), k, points.shape[1], device=points.device)
-    members.scatter_(1, clusters[:, None, :], weights[:, None, :])
-    sizes = members.sum(dim=2)
-    return torch.bmm(members, points) / sizes.clamp_min(1e-30)[:, :, None], sizes
+def moved_means(sets: PointSets, means: Tensor, sizes: Tensor, previous: Tensor | None, clusters: Tensor,
+                changed: Tensor) -> tuple[Tensor, Tensor]:
+    """Means [G, k, D] and weights [G, k] of clusters, from those before: only points that changed [G, n] are read, if they are few."""
+    k, most = means.shape[1], int(changed.sum(dim=1).max())
+    if previous is None or most * 3 > changed.shape[1]:
+        shares, sizes = shares_of(clusters, sets.weights, k)
+        return torch.where(sizes[:, :, None] > 0, sets.means(shares), means), sizes
+    columns = changed.float().topk(most, dim=1).indices  # sets where fewer changed get some that did not: they cancel out
+    weights = sets.weights.gather(1, columns)
+    joins, leaves = (torch.zeros(*sizes.shape, most, device=means.device).scatter_(1, numbers.gather(1, columns)[:, None], weights[:, None])
+                     for numbers in (clusters, previous))
+    change = joins.sub_(leaves)
+    after = sizes + change.sum(dim=2)
+    sums = means * sizes[:, :, None] + torch.bmm(change, sets.points.gather(1, columns[:, :, None].expand(-1, -1, means.shape[2])))
+    return torch.where(after[:, :, None] > 0.5, sums / after.clamp_min(0.5)[:, :, None], means), after
 
 
-def squared_distances(points: Tensor, squares: Tensor, centroids: Tensor) -> Tensor:
-    """[G, n, d] points, their squared lengths [G, n], [G, k, d] centroids -> [G, n, k], not below 0; inf to a centroid of inf."""
-    lengths = centroids.square().sum(dim=2)
-    products = torch.baddbmm(lengths[:, None], points, centroids.nan_to_num(posinf=0.0).transpose(1, 2), alpha=-2)
-    return products.add_(squares[:, :, None]).clamp_min_(0)
+def greedy_starts(sets: PointSets, k: int, draws: Tensor) -> Tensor:
+    """Greedy k-means++: of several candidates, each drawn in proportion to its squared distance from the nearest start yet, the best.
 
-
-def greedy_starts(points: Tensor, squares: Tensor, weights: Tensor, k: int, draws: Tensor) -> Tensor:
-    """Greedy k-means++: of several candidates, each drawn in proportion to its squared distance from the nearest start yet, the best."""
-    everyone = torch.arange(len(points), device=points.device)
+    Returns numbers of points [G, k].
+    """
+    everyone = torch.arange(len(draws), device=draws.device)
     chosen = []
-    mass, nearest = weights, torch.full_like(weights, torch.inf)
+    mass, nearest = sets.weights, torch.full_like(sets.weights, torch.inf)
     for step in range(k):
         cumulative = mass.cumsum(dim=1)
-        picks = torch.searchsorted(cumulative, draws[:, step] * cumulative[:, -1:], right=True).clamp_max(points.shape[1] - 1)
-        candidates = points.gather(1, picks[:, :, None].expand(-1, -1, points.shape[2]))
-        distances = torch.minimum(nearest[:, :, None], squared_distances(points, squares, candidates))
-        best = (distances * weights[:, :, None]).sum(dim=1).argmin(dim=1)
-        nearest = distances[everyone, :, best]
-        chosen.append(candidates[everyone, best])
-        mass = nearest * weights
+        picks = torch.searchsorted(cumulative, draws[:, step] * cumulative[:, -1:], right=True).clamp_max_(mass.shape[1] - 1)
+        distances = sets.distances(sets.with_points(picks), sets.squares.gather(1, picks))
+        distances = torch.minimum(nearest[:, None], distances)
+        best = torch.bmm(distances, sets.weights[:, :, None]).squeeze(2).argmin(dim=1)
+        nearest = distances[everyone, best]
+        chosen.append(picks[everyone, best])
+        mass = nearest * sets.weights
     return torch.stack(chosen, dim=1)

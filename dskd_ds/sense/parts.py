@@ -21,7 +21,7 @@ from dskd_ds.sense.cluster import Points, Senses, cluster
 from dskd_ds.sense.contexts import CONTEXTS_FILE, SCHEMA, Context, contexts_table, snippets
 from dskd_ds.sense.dictionary import HELDOUT_FILE, SENSES_FILE, HeldOut, SenseDictionary
 from dskd_ds.sense.mpi import Communicator
-from dskd_ds.sense.refresh import is_unchanged, old_points
+from dskd_ds.sense.refresh import old_points, refreshed
 from dskd_ds.sense.spill import Collected, Layout
 from dskd_ds.sense.vectors import Rows, is_held_out, states_of
 from dskd_ds.spec import RunSpec
@@ -64,10 +64,7 @@ def cluster_bucket(rows: Rows, spec: RunSpec, bucket: int, layout: Layout, old: 
         return cluster(points, spec.senses, spec.seed, local_device())
     first = bucket * layout.bucket_tokens
     before = old_points(old, first, min(first + layout.bucket_tokens, layout.vocab_size))
-    unchanged = is_unchanged(before, points)
-    changed = Points.join([before.where(~unchanged), points])
-    kept = before.where(unchanged)
-    return Senses.join([kept.as_senses(), cluster(changed, spec.senses, spec.seed, local_device())])
+    return refreshed(before, points, spec.senses, spec.seed, local_device())
 
 
 def contexts_of(senses: Senses, blocks: Any, spec: RunSpec, tokenizer: Any, old: SenseDictionary | None) -> pa.Table:

@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 
 
-def choose(centroids: Tensor, sizes: Tensor, errors: Tensor, floor: int, sense_cost: float) -> Tensor:
+def choose(gaps: Tensor, sizes: Tensor, errors: Tensor, floor: int, sense_cost: float) -> Tensor:
     """Merge clusters of G tokens.
 
-    centroids [G, k, d]; sizes [G, k], their weights (0: no cluster); errors [G], squared error summed over all points.
+    gaps [G, k, k], squared distances between their means; sizes [G, k], their weights (0: no cluster); errors [G], the squared error
+    summed over all points.
     sense_cost: the price of a sense, in mean squared distances of the token's vectors from their mean.
     Returns [G, k]: the number of the cluster that each ends up in.
     """
-    costs = merge_costs(centroids, sizes)
+    costs = merge_costs(gaps, sizes)
     labels = torch.arange(sizes.shape[1], device=sizes.device).expand(len(sizes), -1)
     number = (sizes > 0).sum(dim=1)
     history, steps = [labels], [errors]
@@ -51,11 +52,10 @@ def prices(errors: Tensor, numbers: Tensor, totals: Tensor, floor: int, sense_co
     return torch.where(torch.isinf(price).all(dim=1, keepdim=True) & (numbers == allowed), 0.0, price)
 
 
-def merge_costs(centroids: Tensor, sizes: Tensor) -> Tensor:
+def merge_costs(gaps: Tensor, sizes: Tensor) -> Tensor:
     """[G, k, k]: squared error that uniting two clusters adds; inf on the diagonal and where a cluster is empty."""
-    squared = torch.cdist(centroids, centroids).square()
     product, total = sizes[:, :, None] * sizes[:, None, :], sizes[:, :, None] + sizes[:, None, :]
-    costs = squared * product / total.clamp_min(1e-30)
+    costs = gaps * product / total.clamp_min(1e-30)
     costs.masked_fill_(product == 0, torch.inf)
     costs.diagonal(dim1=1, dim2=2).fill_(torch.inf)
     return costs

@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
 
 from dskd_ds.errors import InputError
-from dskd_ds.sense.cluster import Points
+from dskd_ds.sense.cluster import Points, Senses, cluster
 from dskd_ds.sense.dictionary import SenseDictionary, check_belongs
+from dskd_ds.spec.senses import SensesSpec
 
 
 def old_points(old: SenseDictionary, first_token: int, end_token: int) -> Points:
@@ -23,9 +24,11 @@ def old_points(old: SenseDictionary, first_token: int, end_token: int) -> Points
     return Points(old.row_owners[part], old.senses[part], old.sense_counts[part], old.sense_spread[part].numpy(), -1 - rows)
 
 
-def is_unchanged(before: Points, new: Points) -> NDArray[np.bool_]:
-    """Which old points belong to tokens without new vectors."""
-    return ~np.isin(before.tokens, new.tokens)
+def refreshed(before: Points, new: Points, spec: SensesSpec, seed: int, device: torch.device) -> Senses:
+    """Senses from old senses and new vectors; those of tokens without new vectors stay as they are."""
+    touched = np.isin(before.tokens, new.tokens)
+    changed = Points.join([before.where(touched), new])
+    return Senses.join([before.where(~touched).as_senses(), cluster(changed, spec, seed, device)])
 
 
 def check_refresh(old: SenseDictionary, key: dict[str, Any]) -> None:

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dskd_ds.sense.vectors import Rows, record_type, smallest
 
@@ -100,9 +99,10 @@ class Spill:
 
     def _append(self) -> None:
         """New rows from memory to their buckets."""
-        if not self._fresh:
+        rows = np.concatenate([np.empty(0, self.layout.record), *self._fresh])
+        self._fresh = []
+        if not len(rows):
             return
-        rows = np.concatenate(self._fresh)
         buckets = rows["token"] // self.layout.bucket_tokens
         order = np.argsort(buckets, kind="stable")
         numbers, starts = np.unique(buckets[order], return_index=True)
@@ -114,7 +114,6 @@ class Spill:
             self._touched.add(bucket)
             if length + len(part) > 2 * self.layout.bucket_tokens * self.layout.per_token:
                 self._cut_back(bucket)
-        self._fresh = []
 
     def _cut_back(self, bucket: int) -> None:
         """Replace a bucket's file with one of its sample; the old one stays until the commit."""
@@ -205,8 +204,3 @@ def rank_folder(work: Path, rank: int) -> Path:
     """Where a rank's part lies."""
     return work / f"rank-{rank:04d}"
 
-
-def count_by_token(rows: Rows) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Rows sorted by token -> the tokens, where each one's rows start, how many they are."""
-    tokens, starts, counts = np.unique(rows["token"], return_index=True, return_counts=True)
-    return tokens, starts, counts

@@ -34,16 +34,11 @@ class TeacherModel:
         hidden: Tensor = output.last_hidden_state
         return hidden
 
-    @property
-    def num_layers(self) -> int:
-        """Transformer layers."""
-        return int(self.trunk.config.get_text_config().num_hidden_layers)
-
     @torch.inference_mode()
     def states_of_layer(self, input_ids: Tensor, position_ids: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         """Like hidden_states: ([B, T, D] of a layer, [B, T, D] that the head reads).
 
-        layer: -1 is the state that the head reads; 0 the embeddings; i the output of the i-th of num_layers (before the final norm,
+        layer: -1 is the state that the head reads; 0 the embeddings; i the output of the i-th layer (before the final norm,
         but for the last, of which transformers keeps only the normalised state).
         """
         if layer == -1:

@@ -1,0 +1,50 @@
+"""Collecting vectors against the forward pass that it cannot do without."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from dskd_ds.bench.measure import Figure, interleaved_seconds
+from dskd_ds.data.batches import Sample, make_batch
+from dskd_ds.data.blocks import train_blocks
+from dskd_ds.sense.collect import HEAD_POSITIONS, attributed, collection_layout, forward_batches
+from dskd_ds.sense.spill import BackgroundSpill, Spill
+from dskd_ds.spec import RunSpec
+from dskd_ds.teacher.model import load_teacher
+
+NUM_BATCHES = 3
+
+
+def bench_collection(spec: RunSpec) -> list[Figure]:
+    """The same batches, once through trunk and head's arg-max alone, once with all that collecting adds, to the last commit."""
+    teacher, blocks = load_teacher(spec.teacher), train_blocks(spec)
+    batches = forward_batches(len(blocks), spec.data.block_tokens, spec.senses.collect_tokens, spec.seed)[:NUM_BATCHES]
+    layout = collection_layout(spec)
+    inputs = [make_batch([blocks[number] for number in batch.blocks], [Sample(0, number) for number in batch.blocks]) for batch in batches]
+
+    def bare() -> None:
+        for batch in inputs:
+            hidden = teacher.hidden_states(batch.input_ids, batch.position_ids).flatten(0, 1)
+            torch.cat([teacher.logits(part).argmax(dim=1) for part in hidden.split(HEAD_POSITIONS)]).cpu()
+
+    def collecting() -> None:
+        with tempfile.TemporaryDirectory(dir=Path(spec.run_dir)) as folder:
+            spill = BackgroundSpill(Spill(Path(folder), layout))
+            for batch in batches:
+                spill.add(attributed(teacher, blocks, batch, spec), batch.number)
+            spill.close()
+
+    Path(spec.run_dir).mkdir(parents=True, exist_ok=True)
+    seconds = interleaved_seconds({"bare": bare, "collecting": collecting})
+    tokens = sum(len(batch.blocks) for batch in batches) * spec.data.block_tokens
+    return [Figure("collect_ratio", "tokens/s of collecting against the bare forward pass (trunk and head's arg-max)",
+                   seconds["bare"] / seconds["collecting"], 0.95,
+                   notes={"tokens": tokens, "bare_tokens_per_second": round(tokens / seconds["bare"], 1),
+                          "collecting_tokens_per_second": round(tokens / seconds["collecting"], 1)})]
+
+
+BENCHES: dict[str, Callable[[RunSpec], list[Figure]]] = {"collection": bench_collection}
