@@ -19,7 +19,7 @@ from dskd_ds.sense.intrinsic.assignment import Candidates, pair_scores
 from dskd_ds.sense.intrinsic.examples import Occurrence, Pair, build_pairs, read_occurrences
 from dskd_ds.sense.intrinsic.ranks import Floats, auc, auc_error
 from dskd_ds.sense.intrinsic.separation import separation
-from dskd_ds.sense.intrinsic.states import WordStates, word_states
+from dskd_ds.sense.intrinsic.states import WordStates, num_layers, word_states
 from dskd_ds.sense.words import RunningText
 from dskd_ds.spec import RunSpec, dskd_home
 from dskd_ds.teacher.checkpoint import load_tokenizer, resolve_model
@@ -51,7 +51,7 @@ def evaluate_senses(spec: RunSpec, dictionaries: Dictionaries, layers: Sequence[
     pairs = context_pairs(read_occurrences(wordnet_folder(spec)), tokenizer, max_pairs) if "context" in parts else []
     ratings = {name: similarity.read_ratings(_fetched(package)) for name, package in RATINGS.items()} if "similarity" in parts else {}
     teacher = load_teacher(spec.teacher)
-    shown = resolve_layers(layers, teacher.num_layers)
+    shown = resolve_layers(layers, num_layers(teacher))
     if pairs:
         result["context"] = word_in_context(teacher, tokenizer, pairs, dictionaries, shown)
     if ratings:
@@ -120,7 +120,7 @@ def word_in_context(teacher: TeacherModel, tokenizer: Any, pairs: Sequence[Pair]
 
     `all` are the held-out pairs, `common` those whose word has senses in every dictionary: numbers of one set can be compared.
     """
-    last = teacher.num_layers
+    last = num_layers(teacher)
     needed = sorted({*layers, *(dictionary_layer(d, last) for d in dictionaries.values())})
     occurrences = sorted({o for pair in pairs for o in (pair.left, pair.right)}, key=lambda o: (o.text, o.start, o.synset, o.lemma))
     states = word_states(teacher, tokenizer, [(o.text, o.start, o.end) for o in occurrences], needed, "reading WordNet's examples")

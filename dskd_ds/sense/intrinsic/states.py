@@ -25,14 +25,18 @@ class WordStates:
     """[N, D] float32: the state on the word's last token, which has read the word."""
 
 
+def num_layers(teacher: TeacherModel) -> int:
+    """The last layer that can be asked for: the state after the final norm."""
+    return int(teacher.trunk.config.get_text_config().num_hidden_layers)
+
+
 @torch.inference_mode()
 def word_states(teacher: TeacherModel, tokenizer: Any, words: Sequence[tuple[str, int, int]], layers: Sequence[int],
                 what: str) -> dict[int, WordStates]:
     """States of words, by layer.
 
     words: (text, start, end), characters `start:end` being the word, something other than spaces before it. A text is cut where
-    its word ends: a decoder's states do not depend on what follows. layers: 0 (the embeddings) to
-    the teacher's num_layers (the state after the final norm). what: the progress bar's name.
+    its word ends: a decoder's states do not depend on what follows. layers: 0 (the embeddings) to num_layers. what: the bar's name.
     """
     places = [_places(tokenizer, *word) for word in words]
     order = sorted(range(len(words)), key=lambda i: len(places[i][0]))
