@@ -50,6 +50,11 @@ FRENCH_THESAURUS = Package("apt", "mythes-fr", "1:7.5.0-1", "usr/share/mythes/th
 SPANISH_THESAURUS = Package("apt", "mythes-es", "1:7.5.0-1", "usr/share/mythes/th_es_ES_v2.dat",
                             "ee0b7ad7dfede636aa5d5509cbbcbab59bef4cb8cbdff01f9528b15bd139b889", 1)
 
+SIMLEX = Package("pip", "gensim", "4.4.0", "gensim/test/test_data/simlex999.txt",
+                 "d5e0501971478a511430ee880bd0121e94ac701ba86d90544d83e6d2ba3db05d", 28)
+WORDSIM = Package("pip", "gensim", "4.4.0", "gensim/test/test_data/wordsim353.tsv",
+                  "f92a022fc2537793a15bc3a8c162ebcd74990e033a228bb6388cb71e4c0b1e1d", 28)
+
 
 def fetch(package: Package, target: Path) -> Path:
     """Put the package's content at `target`, unless it is there. Raises InputError that says what to install, or what differs."""

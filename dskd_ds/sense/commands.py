@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from dskd_ds.command_line import Commands, spec_command, spec_of
+from dskd_ds.sense.look_commands import add_look_commands
 
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -13,6 +14,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     _add_build(senses)
     _add_lexicon(senses)
     _add_refresh(senses)
+    add_look_commands(senses)
 
 
 def _add_build(senses: Commands[argparse.ArgumentParser]) -> None:
