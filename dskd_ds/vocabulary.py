@@ -32,7 +32,7 @@ def check_same_tokens(spec: RunSpec, teacher: str, student: str) -> None:
     tokenizer = load_tokenizer(teacher)
     if tokenizer_fingerprint(load_tokenizer(student)) != tokenizer_fingerprint(tokenizer):
         raise InputError(
-            f'[student] model = "{spec.student.model}", but its tokenizer is not the teacher\'s ({spec.teacher.model}).\n'
+            f'[student] model = "{spec.student.model}", but its vocabulary is not the teacher\'s ({spec.teacher.model}).\n'
             "  name a student with the teacher's tokenizer, or leave [student] model out to cut it from the teacher.")
     num_tokens = _num_tokens(tokenizer)
     rows = {"[teacher] model": num_rows(teacher), "[student] model": num_rows(student, "[student] model")}

@@ -129,7 +129,7 @@ def _sense_term(hidden: Tensor, sense_map: Tensor | None, objective: DistillObje
         part = senses[start:start + objective.spec.chunk_positions]
         states = hidden.index_select(0, part.positions).float()
         loss = sense_loss(states if sense_map is None else states @ sense_map.float().T, part, objective.spec, objective.margin)
-        sums += loss.sums
+        sums += loss.sums()
         grad = loss.grad.mul_(objective.spec.sense_weight * scale)
         if grads.sense_map is not None:
             grads.sense_map.addmm_(grad.T, states)

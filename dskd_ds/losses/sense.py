@@ -55,19 +55,28 @@ class SenseTargets:
                             torch.zeros(0, 1, hidden_size), torch.zeros(0, 1), torch.zeros(0, 1).bool())
 
 
+SUMS = ("sense", "pull_distance", "num_pull", "push_active", "num_push")
+"""Names of the sums below, in order."""
+
+
 @dataclass(frozen=True)
 class SenseLoss:
     """The sense term summed over P positions; the caller divides by global counts."""
 
-    sums: Tensor
-    """[5] float64, named in SUMS."""
+    loss: Tensor
+    """The weighted sum of SENSE(i)."""
+    pull_distance: Tensor
+    """Sum of the mean squared distance per dimension to S+, where there is one."""
+    num_pull: Tensor
+    push_active: Tensor
+    """How many senses of S- are within the margin."""
+    num_push: Tensor
     grad: Tensor
-    """[P, D] float32: derivative of the sum by the states."""
+    """[P, D] float32: derivative of `loss` by the states."""
 
-
-SUMS = ("sense", "pull_distance", "num_pull", "push_active", "num_push")
-"""The weighted sum of SENSE(i); the sum of mean squared distances per dimension to S+ and how many there are; how many senses of S-
-are within the margin, and how many there are."""
+    def sums(self) -> Tensor:
+        """[5] float64, in the order of SUMS."""
+        return torch.stack([part.double() for part in (self.loss, self.pull_distance, self.num_pull, self.push_active, self.num_push)])
 
 
 def sense_loss(hidden: Tensor, targets: SenseTargets, spec: LossSpec, margin: float) -> SenseLoss:
@@ -86,8 +95,8 @@ def sense_loss(hidden: Tensor, targets: SenseTargets, spec: LossSpec, margin: fl
     num_active = active.sum(dim=1)
     away = torch.bmm(active[:, None], targets.push).squeeze(1).addcmul_(num_active[:, None], hidden, value=-1)
     grad = offset.mul_(spec.pull).addcmul_(away, (spec.push / num_push.clamp_min(1))[:, None])
-    sums = [(targets.weights * per_position).sum(), distance.sum(), targets.has_pull.sum(), num_active.sum(), num_push.sum()]
-    return SenseLoss(torch.stack([value.double() for value in sums]), grad.mul_((targets.weights * (2 / size))[:, None]))
+    return SenseLoss((targets.weights * per_position).sum(), distance.sum(), targets.has_pull.sum(), num_active.sum(), num_push.sum(),
+                     grad.mul_((targets.weights * (2 / size))[:, None]))
 
 
 def _squared_distances(hidden: Tensor, senses: Tensor, norms: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dskd_ds.head import FrozenHead, HeadForm
-from dskd_ds.losses import sense, token
+from dskd_ds.losses import token
 from dskd_ds.losses.divergence import divergence
 from dskd_ds.losses.objective import STATS, DistillObjective, Scales, TeacherTargets
 from dskd_ds.losses.sense import SenseTargets, sense_loss
@@ -77,11 +77,8 @@ def test_tail_divergence_and_its_gradient(k: int, tau: float, kind: Divergence) 
     torch.testing.assert_close(found.log_total.double(), torch.logsumexp(exact.detach(), 1))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("teacher_rows", [V, V - 4])
+@pytest.mark.parametrize(("kind", "teacher_rows"), [*((kind, V) for kind in KINDS), ("forward", V - 4), ("jensen_shannon", V - 4)])
 def test_full_divergence_and_its_gradient(kind: Divergence, teacher_rows: int) -> None:
-    if kind == "reverse" and teacher_rows < V:
-        pytest.skip("infinite; refused in preflight")
     student, teacher = draw(0, C, V), draw(1, C, teacher_rows)
     found = full(student, teacher, 2.0, kind, own=0.25)
     exact = (student.double() / 2).requires_grad_()
@@ -228,12 +225,11 @@ def test_sense_loss_against_the_formula(seed: int, num_pull: list[int], num_push
     found = sense_loss(hidden, targets, spec, margin)
     exact = hidden.double().requires_grad_()
     total = slow_sense(exact, targets.weights, pulls, pushes, spec, margin)
-    torch.testing.assert_close(found.sums[0], total.detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.loss.double(), total.detach(), rtol=1e-4, atol=1e-5)
     expected = torch.autograd.grad(total, exact)[0] if total.requires_grad else torch.zeros(3, D, dtype=torch.float64)
     torch.testing.assert_close(found.grad.double(), expected, rtol=1e-3, atol=1e-5)
-    sums = dict(zip(sense.SUMS, found.sums.tolist(), strict=True))
-    assert sums["num_pull"] == sum(n > 0 for n in num_pull)
-    assert sums["num_push"] == sum(num_push)
+    assert found.num_pull == sum(n > 0 for n in num_pull)
+    assert found.num_push == sum(num_push)
 
 
 POSITIONS = torch.tensor([0, 1, 2, 4, 5, 6, 8])
