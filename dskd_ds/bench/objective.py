@@ -237,8 +237,11 @@ def bench_sampled() -> list[Figure]:
 
 
 def draws(teacher_logits: Tensor, number: int, generator: torch.Generator) -> Sampled:
-    """Independent draws from softmax(teacher_logits), as the shares of the tokens they fell on."""
-    picks = torch.multinomial(torch.softmax(teacher_logits, 1), number, replacement=True, generator=generator)
+    """One draw from each of `number` equal slices of softmax(teacher_logits), as the shares of the tokens they fell on."""
+    cumulative = torch.softmax(teacher_logits, 1).double().cumsum(1)
+    uniforms = torch.rand(len(teacher_logits), number, generator=generator, dtype=torch.float64)
+    points = (torch.arange(number) + uniforms) / number * cumulative[:, -1:]
+    picks = torch.searchsorted(cumulative, points).clamp_max(teacher_logits.shape[1] - 1)
     share = torch.zeros_like(teacher_logits).scatter_add_(1, picks, torch.full(picks.shape, 1 / number))
     weights, ids = share.topk(number, dim=1)
     return Sampled(torch.where(weights > 0, ids, 0), weights)

@@ -290,6 +290,24 @@ def test_objective_equals_dense_autograd(signal: str, kind: Divergence, tau: flo
         assert named["teacher_mass"] == pytest.approx(named["agreement_positions"], rel=1e-4)
 
 
+def test_bfloat16_states_and_head() -> None:
+    """Logits and the head's gradient are float32 inside; what comes out is rounded once."""
+    hidden, weight, teacher_logits = draw(0, 1, 9, D, scale=1.0), draw(1, V, D), draw(2, 7, V)
+    teacher = TeacherTargets(POSITIONS, TARGETS, top_k_signal(teacher_logits, 5, (1.0,)))
+    senses, _, _ = sense_targets(5, [2, 0, 3], [1, 2, 0])
+    grads = []
+    for dtype in (torch.float32, torch.bfloat16):
+        h, w = hidden.bfloat16().to(dtype).requires_grad_(), torch.nn.Parameter(weight.bfloat16().to(dtype))
+        loss, _ = DistillObjective(w, LossSpec(top_k=5, chunk_positions=4), 3.0)(h, teacher, senses, Scales(1 / 7, 1 / 3))
+        loss.backward()
+        assert h.grad is not None
+        assert w.grad is not None
+        assert h.grad.dtype == w.grad.dtype == dtype
+        grads.append((h.grad.float().flatten(), w.grad.float().flatten()))
+    for exact, rounded in zip(*grads, strict=True):
+        assert torch.cosine_similarity(exact, rounded, dim=0) > 0.999
+
+
 def test_a_map_takes_the_states_into_the_senses_space() -> None:
     hidden, mapping = draw(0, 1, 9, 5, scale=1.0), draw(1, D, 5, scale=0.5)
     senses, pulls, pushes = sense_targets(5, [2, 0, 3], [1, 2, 0])
