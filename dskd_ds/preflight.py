@@ -14,6 +14,7 @@ from dskd_ds.sense.index import INDEX_FOLDER
 from dskd_ds.spec import RunSpec
 from dskd_ds.student.ds_config import read_deepspeed_json
 from dskd_ds.teacher.checkpoint import load_tokenizer, model_fingerprint, read_config, resolve_model, tokenizer_fingerprint
+from dskd_ds.vocabulary import check_same_tokens, shared_vocab_size
 
 
 def preflight(spec: RunSpec, with_senses: bool = True) -> None:
@@ -25,7 +26,7 @@ def preflight(spec: RunSpec, with_senses: bool = True) -> None:
     config = read_config(teacher).get_text_config()
     _check_teacher(spec, config)
     if spec.student.model is not None:
-        _check_pair(spec, config, teacher)
+        check_same_tokens(spec, teacher, resolve_model(spec.student.model, "[student] model"))
     if with_senses and spec.uses_senses:
         dictionary = open_dictionary(spec.senses.dictionary, verify=False)
         check_belongs(dictionary, model_fingerprint(teacher), tokenizer_fingerprint(load_tokenizer(teacher)))
@@ -42,13 +43,10 @@ def preflight(spec: RunSpec, with_senses: bool = True) -> None:
 
 
 def _check_teacher(spec: RunSpec, config: Any) -> None:
-    for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
-        if getattr(config, name, None) not in (None, 1, 1.0):
-            raise InputError(f'[teacher] model = "{spec.teacher.model}", but its head applies {name}, which the signal does not know.\n'
-                             "  use a model whose logits are the head's product alone.")
-    if spec.loss.top_k > config.vocab_size:
-        raise InputError(f"[loss] top_k = {spec.loss.top_k}, but the teacher's vocabulary has {config.vocab_size} tokens.\n"
-                         f"  use at most {config.vocab_size}.")
+    num_tokens = shared_vocab_size(spec)
+    if spec.loss.top_k > num_tokens:
+        raise InputError(f"[loss] top_k = {spec.loss.top_k}, but teacher and student share {num_tokens} tokens.\n"
+                         f"  use at most {num_tokens}.")
     if spec.senses.hidden_layer > config.num_hidden_layers:
         raise InputError(f"[senses] hidden_layer = {spec.senses.hidden_layer}, but the teacher has {config.num_hidden_layers} layers.\n"
                          f"  use 0 (embeddings) to {config.num_hidden_layers}, or -1 for the state that its head reads.")
@@ -56,20 +54,3 @@ def _check_teacher(spec: RunSpec, config: Any) -> None:
     if limit and spec.data.block_tokens > limit:
         raise InputError(f"[data] block_tokens = {spec.data.block_tokens}, but the teacher reads at most {limit}.\n"
                          f"  use at most {limit}.")
-
-
-def _check_pair(spec: RunSpec, teacher_config: Any, teacher: str) -> None:
-    """Teacher and student must mean the same by a token id, and (for the sense term) live in the same space."""
-    student = resolve_model(str(spec.student.model), "[student] model")
-    config = read_config(student, "[student] model").get_text_config()
-    if config.vocab_size != teacher_config.vocab_size or \
-            tokenizer_fingerprint(load_tokenizer(student)) != tokenizer_fingerprint(load_tokenizer(teacher)):
-        raise InputError(
-            f'[student] model = "{spec.student.model}", but its vocabulary ({config.vocab_size}) is not the teacher\'s '
-            f"({teacher_config.vocab_size}, {spec.teacher.model}).\n"
-            "  name a student with the teacher's tokenizer, or leave [student] model out to cut it from the teacher.")
-    if spec.uses_senses and config.hidden_size != teacher_config.hidden_size:
-        raise InputError(
-            f'[student] model = "{spec.student.model}", but its hidden size {config.hidden_size} is not the teacher\'s '
-            f"{teacher_config.hidden_size}, in whose space the senses are.\n"
-            "  set [loss] sense_weight = 0, or name a student of the same width.")

@@ -100,8 +100,12 @@ def write_wordnet(folder: Path) -> None:
         (folder / f"data.{part}").write_text("\n".join(lines) + "\n")
 
 
-def write_model(target: Path, folder: Path, num_layers: int, seed: int, tied: bool = True) -> None:
-    """A random Llama whose tokenizer has every word of WORDS as one token with its leading space."""
+def write_model(target: Path, folder: Path, num_layers: int, seed: int, tied: bool = True, hidden_size: int = 32,
+                extra_rows: int = 0) -> Path:
+    """A random Llama whose tokenizer has every word of WORDS as one token with its leading space.
+
+    extra_rows: of padding in the vocabulary.
+    """
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -115,8 +119,9 @@ def write_model(target: Path, folder: Path, num_layers: int, seed: int, tied: bo
     tokenizer.train_from_iterator([f" {text}" for text in texts], trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")
     torch.manual_seed(seed)
-    config = LlamaConfig(vocab_size=len(fast), hidden_size=32, intermediate_size=64, num_hidden_layers=num_layers,
+    config = LlamaConfig(vocab_size=len(fast) + extra_rows, hidden_size=hidden_size, intermediate_size=64, num_hidden_layers=num_layers,
                          num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256, tie_word_embeddings=tied,
                          initializer_range=0.2, eos_token_id=0, bos_token_id=0)
     LlamaForCausalLM(config).save_pretrained(target)
     fast.save_pretrained(target)
+    return target

@@ -1,7 +1,8 @@
 """The whole objective from the student's last hidden state and the head's weight, a chunk of positions at a time.
 
-Logits exist for one chunk only. Both gradients (hidden state and weight) are formed in the forward pass, while the chunk's logits
-are there, so nothing of size [positions, vocabulary] is kept for backward.
+Logits exist for one chunk only, in buffers that all chunks share. All gradients (hidden state, weight, map) are formed in the forward
+pass, while the chunk's logits are there: to form them in backward would take the head's product a second time (measured: +20 % time,
+no less memory, for backward follows at once).
 
 Under ZeRO-3 the head's weight is partitioned. The objective is therefore a module that owns the parameter (the same object as
 the LM head's, and with tied embeddings as the embedding's): DeepSpeed gathers it around this module's forward and backward, and
@@ -16,37 +17,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dskd_ds.losses import token
+from dskd_ds.head import PLAIN, FrozenHead, HeadForm
+from dskd_ds.losses import sense
+from dskd_ds.losses.chunk import STATS as TOKEN_STATS
+from dskd_ds.losses.chunk import Chunks, TeacherTargets
 from dskd_ds.losses.sense import SenseTargets, sense_loss
 from dskd_ds.spec.loss import LossSpec
-from dskd_ds.teacher.signal import TopK
 
-OVERLAP_STRIDE = 8
-"""The overlap of top-k sets is measured on every eighth position: a top-k over the vocabulary is dear."""
+__all__ = ["STATS", "DistillObjective", "Scales", "TeacherTargets"]
 
-STATS = ("ce", "kd", "positions", "teacher_mass", "student_mass", "overlap", "overlap_positions",
-         "sense", "sense_positions", "pull_distance", "num_pull", "push_active", "num_push")
+STATS = (*TOKEN_STATS, *sense.SUMS, "sense_positions")
 """Names of the sums that a forward returns, in order; all-reduced and divided by the caller."""
-
-
-@dataclass(frozen=True)
-class TeacherTargets:
-    """The teacher's word on N supervised positions."""
-
-    positions: Tensor
-    """[N] int64, through the flattened B * T."""
-    targets: Tensor
-    """[N] int64: the right tokens."""
-    top_k: TopK | None
-    """At N positions, for signal `topk`."""
-    hidden: Tensor | None
-    """[N, D], for signal `exact`."""
-
-    def to(self, device: torch.device) -> TeacherTargets:
-        """The same on another device."""
-        return TeacherTargets(self.positions.to(device, non_blocking=True), self.targets.to(device, non_blocking=True),
-                              self.top_k.to(device) if self.top_k else None,
-                              self.hidden.to(device, non_blocking=True) if self.hidden is not None else None)
 
 
 @dataclass(frozen=True)
@@ -60,78 +41,99 @@ class Scales:
 class DistillObjective(nn.Module):
     """CE + alpha tau^2 KL + lambda SENSE."""
 
-    def __init__(self, head_weight: nn.Parameter, spec: LossSpec, margin: float, teacher_head: Tensor | None = None) -> None:
-        """head_weight: [V, D] of the student's LM head. margin: squared distance per dimension.
+    def __init__(self, head_weight: nn.Parameter, spec: LossSpec, margin: float, form: HeadForm = PLAIN,
+                 teacher_head: FrozenHead | None = None, sense_map: nn.Parameter | None = None) -> None:
+        """head_weight: [V, D] of the student's LM head, `form` what it does to the product. margin: squared distance per dimension.
 
-        teacher_head: frozen [V, D_teacher], for signal `exact`.
+        teacher_head: [V, D_teacher], for signal `exact`. sense_map: [D_teacher, D], where the senses' space is not the student's.
         """
         super().__init__()
-        self.weight = head_weight
+        self.weight, self.form = head_weight, form
         self.spec, self.margin = spec, margin
+        self.sense_map = sense_map
         self.teacher_head: Tensor | None
-        self.register_buffer("teacher_head", teacher_head, persistent=False)
+        self.register_buffer("teacher_head", teacher_head.weight if teacher_head else None, persistent=False)
+        self.teacher_form = teacher_head.form if teacher_head else PLAIN
 
     def forward(self, hidden: Tensor, teacher: TeacherTargets, senses: SenseTargets, scales: Scales) -> tuple[Tensor, Tensor]:
-        """hidden: [B, T, D]. Returns the loss to backpropagate, and the sums named in STATS [len(STATS)] float64."""
-        flat = hidden.flatten(0, 1)
-        token_loss: Any = _TokenLoss.apply
-        loss, stats = token_loss(flat[teacher.positions], self.weight, teacher, self, scales.token)
-        sums = sense_loss(flat[senses.positions], senses, self.spec, self.margin)
-        # Every rank runs the same graph, with or without sense positions: their sum is then a zero that depends on hidden.
-        loss = loss + self.spec.sense_weight * scales.sense * sums.loss
-        values = [sums.loss.detach(), sums.loss.new_tensor(len(senses.positions)), sums.pull_distance, sums.num_pull,
-                  sums.push_active, sums.num_push]
-        return loss, torch.cat([stats, torch.stack([value.double() for value in values])])
-
-    def chunk(self, logits: Tensor, teacher: TeacherTargets, rows: slice) -> tuple[token.RowLoss, token.RowLoss, Tensor]:
-        """CE and KL of some positions, and their sums (the first seven of STATS)."""
-        tau = self.spec.temperature
-        ce = token.cross_entropy(logits, teacher.targets[rows])
-        if teacher.top_k is not None:
-            top_k = TopK(teacher.top_k.ids[rows], teacher.top_k.logits[rows], teacher.top_k.tail[rows])
-            kd = token.tail_kl(logits, top_k, tau)
-            ids, mass = top_k.ids, top_k.log_probs(tau, 0)[0].exp().sum(dim=1)
-        else:
-            assert teacher.hidden is not None
-            assert self.teacher_head is not None
-            teacher_logits = (teacher.hidden[rows].to(self.teacher_head.dtype) @ self.teacher_head.T).float()
-            kd = token.full_kl(logits, teacher_logits, tau)
-            ids = teacher_logits.topk(self.spec.top_k, dim=1).indices
-            mass = token.student_mass(teacher_logits, ids, tau)
-        some = slice(None, None, OVERLAP_STRIDE)
-        overlap = token.overlap(logits[some], ids[some])
-        values = [ce.values.sum(), kd.values.sum(), ce.values.new_tensor(len(ids)), mass.sum(),
-                  token.student_mass(logits, ids, tau).sum(), overlap.sum(), overlap.new_tensor(len(overlap))]
-        return ce, kd, torch.stack([value.double() for value in values])
+        """hidden: [B, T, D]. Returns the loss to backpropagate (once), and the sums named in STATS [len(STATS)] float64."""
+        fused: Any = _Fused.apply
+        loss, stats = fused(hidden.flatten(0, 1), self.weight, self.sense_map, self, teacher, senses, scales)
+        return loss, stats
 
 
-class _TokenLoss(torch.autograd.Function):
-    """Sum of CE and KL over positions. Gradients are formed in forward; backward multiplies both by what comes in."""
+@dataclass
+class _Gradients:
+    """What backward hands on: derivatives by the inputs of the fused function, None where none is wanted."""
+
+    hidden: Tensor | None
+    weight: Tensor | None
+    """float32 whatever the weight is: it adds up over all chunks."""
+    sense_map: Tensor | None
+
+
+class _Fused(torch.autograd.Function):
+    """The loss and its sums; backward multiplies the gradients that forward formed by what comes in."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, teacher: TeacherTargets, objective: DistillObjective,
-                scale: float) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, sense_map: Tensor | None, objective: DistillObjective,
+                teacher: TeacherTargets, senses: SenseTargets, scales: Scales) -> tuple[Tensor, Tensor]:
+        wanted = [tensor if needed else None for tensor, needed in zip((hidden, weight, sense_map), ctx.needs_input_grad, strict=False)]
+        grads = _Gradients(*(torch.zeros_like(t, dtype=d) if t is not None else None
+                             for t, d in zip(wanted, (hidden.dtype, torch.float32, torch.float32), strict=True)))
+        token_sums = _token_terms(hidden, weight, objective, teacher, scales.token, grads)
+        sense_sums = _sense_term(hidden, sense_map, objective, senses, scales.sense, grads)
         spec = objective.spec
-        kd_factor = spec.kd_weight * spec.temperature**2
-        grad_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
-        stats = torch.zeros(7, dtype=torch.float64, device=hidden.device)
-        for start in range(0, len(hidden), spec.chunk_positions):
-            rows = slice(start, start + spec.chunk_positions)
-            ce, kd, sums = objective.chunk((hidden[rows] @ weight.T).float(), teacher, rows)
-            stats += sums
-            grad_logits = ce.grad.add_(kd.grad, alpha=kd_factor).mul_(scale).to(weight.dtype)
-            if grad_hidden is not None:
-                torch.mm(grad_logits, weight, out=grad_hidden[rows])
-            if grad_weight is not None:
-                grad_weight += grad_logits.T @ hidden[rows]
-        ctx.save_for_backward(grad_hidden, grad_weight.to(weight.dtype) if grad_weight is not None else None)
+        loss = scales.token * (token_sums[0] + spec.kd_weight * spec.temperature**2 * token_sums[1]) \
+            + spec.sense_weight * scales.sense * sense_sums[0]
+        stats = torch.cat([token_sums, sense_sums, sense_sums.new_tensor([len(senses.positions)])])
+        ctx.grads, ctx.dtypes = grads, (weight.dtype, sense_map.dtype if sense_map is not None else None)
         ctx.mark_non_differentiable(stats)
-        return (scale * (stats[0] + kd_factor * stats[1])).float(), stats
+        return loss.float(), stats
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        grad_hidden, grad_weight = ctx.saved_tensors
-        grad = grads[0]
-        return (grad_hidden * grad.to(grad_hidden.dtype) if grad_hidden is not None else None,
-                grad_weight * grad.to(grad_weight.dtype) if grad_weight is not None else None, None, None, None)
+    def backward(ctx: Any, *incoming: Any) -> Any:
+        assert ctx.grads is not None, "the objective's backward runs once: its gradients are handed on, not kept"
+        grads, ctx.grads = ctx.grads, None
+        weight_dtype, map_dtype = ctx.dtypes
+        by_hidden, by_weight, by_map = (g.mul_(incoming[0].to(g.dtype)) if g is not None else None
+                                        for g in (grads.hidden, grads.weight, grads.sense_map))
+        return (by_hidden, by_weight.to(weight_dtype) if by_weight is not None else None,
+                by_map.to(map_dtype) if by_map is not None else None, None, None, None, None)
+
+
+def _token_terms(hidden: Tensor, weight: Tensor, objective: DistillObjective, teacher: TeacherTargets, scale: float,
+                 grads: _Gradients) -> Tensor:
+    """CE and KL over all supervised positions: adds to the gradients, returns the sums named in TOKEN_STATS."""
+    chunks = Chunks(objective.spec, objective.form, weight, objective.teacher_head, objective.teacher_form)
+    sums = torch.zeros(len(TOKEN_STATS), dtype=torch.float64, device=hidden.device)
+    for start in range(0, len(teacher.positions), objective.spec.chunk_positions):
+        part = teacher[start:start + objective.spec.chunk_positions]
+        states = hidden.index_select(0, part.positions)
+        grad, stats = chunks.loss(states, part, scale)
+        sums += stats
+        if grads.hidden is not None:
+            grads.hidden.index_copy_(0, part.positions, grad @ weight)
+        if grads.weight is not None and grad.dtype == torch.float32:
+            grads.weight.addmm_(grad.T, states)
+        elif grads.weight is not None:
+            grads.weight.add_(grad.T @ states)
+    return sums
+
+
+def _sense_term(hidden: Tensor, sense_map: Tensor | None, objective: DistillObjective, senses: SenseTargets, scale: float,
+                grads: _Gradients) -> Tensor:
+    """The sense term over all its positions: adds to the gradients, returns the sums named in sense.SUMS."""
+    sums = torch.zeros(len(sense.SUMS), dtype=torch.float64, device=hidden.device)
+    for start in range(0, len(senses.positions), objective.spec.chunk_positions):
+        part = senses[start:start + objective.spec.chunk_positions]
+        states = hidden.index_select(0, part.positions).float()
+        loss = sense_loss(states if sense_map is None else states @ sense_map.float().T, part, objective.spec, objective.margin)
+        sums += loss.sums()
+        grad = loss.grad.mul_(objective.spec.sense_weight * scale)
+        if grads.sense_map is not None:
+            grads.sense_map.addmm_(grad.T, states)
+        if grads.hidden is not None:
+            by_states = grad if sense_map is None else grad @ sense_map.float()
+            grads.hidden.index_add_(0, part.positions, by_states.to(hidden.dtype))
+    return sums

@@ -34,6 +34,8 @@ class SenseTargets:
     """[P] bool: whether S+ has any sense."""
     push: Tensor
     """[P, K, D] float32: the senses of S-, padded with zeros."""
+    push_norms: Tensor
+    """[P, K] float32: |s|^2 of each; the dictionary knows them."""
     push_mask: Tensor
     """[P, K] bool: which of them are real."""
 
@@ -41,42 +43,63 @@ class SenseTargets:
         """The same on another device."""
         return SenseTargets(*(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)))
 
+    def __getitem__(self, rows: slice) -> SenseTargets:
+        """Some of the positions."""
+        return SenseTargets(*(getattr(self, f.name)[rows] for f in fields(self)))
+
     @staticmethod
     def empty(hidden_size: int) -> SenseTargets:
         """Targets of a batch without sense positions."""
         none = torch.zeros(0)
         return SenseTargets(none.long(), none, torch.zeros(0, hidden_size), none, none.bool(),
-                            torch.zeros(0, 1, hidden_size), torch.zeros(0, 1).bool())
+                            torch.zeros(0, 1, hidden_size), torch.zeros(0, 1), torch.zeros(0, 1).bool())
+
+
+SUMS = ("sense", "pull_distance", "num_pull", "push_active", "num_push")
+"""Names of the sums below, in order."""
 
 
 @dataclass(frozen=True)
-class SenseSums:
-    """Sums over P positions; the caller divides by global counts."""
+class SenseLoss:
+    """The sense term summed over P positions; the caller divides by global counts."""
 
     loss: Tensor
-    """Differentiable scalar: the weighted sum of SENSE(i)."""
+    """The weighted sum of SENSE(i)."""
     pull_distance: Tensor
     """Sum of the mean squared distance per dimension to S+, where there is one."""
     num_pull: Tensor
     push_active: Tensor
     """How many senses of S- are within the margin."""
     num_push: Tensor
+    grad: Tensor
+    """[P, D] float32: derivative of `loss` by the states."""
+
+    def sums(self) -> Tensor:
+        """[5] float64, in the order of SUMS."""
+        return torch.stack([part.double() for part in (self.loss, self.pull_distance, self.num_pull, self.push_active, self.num_push)])
 
 
-def sense_loss(hidden: Tensor, targets: SenseTargets, spec: LossSpec, margin: float) -> SenseSums:
-    """The sense term at P positions. hidden: [P, D], the student's states there; margin: squared distance per dimension."""
+def sense_loss(hidden: Tensor, targets: SenseTargets, spec: LossSpec, margin: float) -> SenseLoss:
+    """The sense term at P positions. hidden: [P, D] float32, the student's states there in the space of the senses.
+
+    margin: squared distance per dimension.
+    """
     size = hidden.shape[1]
-    hidden = hidden.float()
-    distance = ((hidden - targets.pull_mean).square().sum(dim=1) + targets.pull_spread) / size
-    distance = torch.where(targets.has_pull, distance, 0.0)
-    gaps = _squared_distances(hidden, targets.push) / size
+    offset = torch.where(targets.has_pull[:, None], hidden - targets.pull_mean, 0.0)
+    distance = (offset.square().sum(dim=1) + targets.pull_spread) / size
+    gaps = _squared_distances(hidden, targets.push, targets.push_norms) / size
     hinge = torch.where(targets.push_mask, (margin - gaps).clamp_min(0), 0.0)
-    per_position = hinge.sum(dim=1) / targets.push_mask.sum(dim=1).clamp_min(1)
-    total = (targets.weights * (spec.pull * distance + spec.push * per_position)).sum()
-    return SenseSums(total, distance.detach().sum(), targets.has_pull.sum(), (hinge.detach() > 0).sum(), targets.push_mask.sum())
+    num_push = targets.push_mask.sum(dim=1)
+    per_position = spec.pull * distance + spec.push * hinge.sum(dim=1) / num_push.clamp_min(1)
+    active = (hinge > 0).float()
+    num_active = active.sum(dim=1)
+    away = torch.bmm(active[:, None], targets.push).squeeze(1).addcmul_(num_active[:, None], hidden, value=-1)
+    grad = offset.mul_(spec.pull).addcmul_(away, (spec.push / num_push.clamp_min(1))[:, None])
+    return SenseLoss((targets.weights * per_position).sum(), distance.sum(), targets.has_pull.sum(), num_active.sum(), num_push.sum(),
+                     grad.mul_((targets.weights * (2 / size))[:, None]))
 
 
-def _squared_distances(hidden: Tensor, senses: Tensor) -> Tensor:
-    """|s - h|^2 = |s|^2 - 2 s.h + |h|^2 for [P, D] against [P, K, D] -> [P, K], never below 0."""
+def _squared_distances(hidden: Tensor, senses: Tensor, norms: Tensor) -> Tensor:
+    """|s - h|^2 = |s|^2 - 2 s.h + |h|^2 for [P, D] against [P, K, D] with |s|^2 [P, K] -> [P, K], never below 0."""
     products = torch.bmm(senses, hidden[:, :, None]).squeeze(2)
-    return (senses.square().sum(dim=2) - 2 * products + hidden.square().sum(dim=1, keepdim=True)).clamp_min(0)
+    return (norms - 2 * products + hidden.square().sum(dim=1, keepdim=True)).clamp_min(0)

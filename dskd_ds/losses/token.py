@@ -1,6 +1,10 @@
-"""Per-position losses on logits, each with its gradient in closed form: cross-entropy, full KL, KL over top k and a bucket.
+"""Losses on the logits of some positions, each with its gradient in closed form, in the memory that the logits were in.
 
-Pure functions of one chunk of positions; [C, V] tensors live only here. Gradients are with respect to the student's logits.
+Every KL at temperature 1 needs the same softmax as cross-entropy. So each function here returns
+
+    factor * d(divergence)/dz  +  own * q        [C, V], z the logits it is given, q = softmax(z)
+
+and cross-entropy's gradient is own * q, less `own` at the right token. Nothing else of size [C, V] is made, but where it says so.
 Source: METHOD.md, "The losses" and "Top-k KL done right".
 """
 
@@ -11,7 +15,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dskd_ds.teacher.signal import TopK
+from dskd_ds.losses.divergence import divergence
+from dskd_ds.spec.loss import Divergence
+from dskd_ds.teacher.signal import Sampled
+
+LEAST_LOG = -104.0
+"""exp of this is 0 in float32: the wire's log-sum-exp cannot tell less from nothing, and log 0 would make a reverse KL infinite."""
 
 
 @dataclass(frozen=True)
@@ -20,63 +29,89 @@ class RowLoss:
 
     values: Tensor
     """[C] in nats."""
+    log_total: Tensor
+    """[C]: logsumexp of the student's logits."""
     grad: Tensor
-    """[C, V]: derivative of each row's value by its own logits."""
+    """[C, V]: see the module's first lines. The memory of the logits."""
 
 
-def cross_entropy(logits: Tensor, targets: Tensor) -> RowLoss:
-    """-log p(target). logits [C, V] float32, targets [C] int64 (all supervised)."""
-    log_probs = torch.log_softmax(logits, dim=1)
-    rows = torch.arange(len(targets), device=logits.device)
-    values = -log_probs[rows, targets]
-    grad = log_probs.exp_()
-    grad[rows, targets] -= 1
-    return RowLoss(values, grad)
+def own_softmax_(logits: Tensor, own: float) -> RowLoss:
+    """No teacher: the gradient is own * q. logits: [C, V] float32, overwritten."""
+    log_total, row_sum = _exp_(logits)
+    return RowLoss(torch.zeros_like(log_total), log_total, logits.mul_((own / row_sum)[:, None]))
 
 
-def full_kl(logits: Tensor, teacher_logits: Tensor, tau: float) -> RowLoss:
-    """KL(teacher || student) over the whole vocabulary at temperature tau. Both logits [C, V] float32."""
-    student = torch.log_softmax(logits / tau, dim=1)
-    teacher = torch.log_softmax(teacher_logits / tau, dim=1)
-    probs = teacher.exp()
-    values = (probs * (teacher - student)).sum(dim=1)
-    return RowLoss(values, student.exp_().sub_(probs).div_(tau))
+def tail_divergence_(logits: Tensor, ids: Tensor, log_p: Tensor, log_p_rest: Tensor, kind: Divergence, factor: float,
+                     own: float) -> RowLoss:
+    """Divergence over the teacher's k tokens and one bucket for all others: a true one, never above that over all tokens.
 
-
-def tail_kl(logits: Tensor, teacher: TopK, tau: float, column: int = 0) -> RowLoss:
-    """KL(teacher || student) over the teacher's k tokens and one bucket for all others.
-
-    logits: student's, [C, V] float32. teacher: at C positions; `column` of its tail belongs to `tau`.
-    0 <= value <= the full KL, equal to it at k = V. Gradient: (q - p) / tau inside the k, q (1 - p_rest / q_rest) / tau outside.
+    logits: [C, V] float32, overwritten. ids, log_p: [C, k]; log_p_rest: [C]; adding up to 1 at the logits' temperature.
     Raises IndexError (RuntimeError on some devices) if an id is outside the student's vocabulary.
     """
-    log_p, log_p_rest = teacher.log_probs(tau, column)
-    scaled = logits / tau
-    inside = scaled.gather(1, teacher.ids)
-    outside = scaled.scatter(1, teacher.ids, -torch.inf)
-    # logsumexp over the others, not log(1 - sum): the latter is all rounding error where the k tokens hold nearly everything
-    log_rest = torch.logsumexp(outside, dim=1)
+    inside = logits.gather(1, ids)
+    # logsumexp over the others, not log(1 - sum): the latter is all rounding error where the k tokens hold nearly everything.
+    log_rest, row_sum = _exp_(logits.scatter_(1, ids, -torch.inf))
     log_total = torch.logaddexp(torch.logsumexp(inside, dim=1), log_rest)
-    log_q, log_q_rest = inside - log_total[:, None], log_rest - log_total
-    p, p_rest = log_p.exp(), log_p_rest.exp()
-    has_rest = p_rest > 0
-    log_ratio_rest = torch.where(has_rest, log_p_rest - log_q_rest, 0.0)
-    values = torch.where(p > 0, p * (log_p - log_q), 0.0).sum(dim=1) + p_rest * log_ratio_rest
-    factor = torch.where(has_rest, 1 - log_ratio_rest.exp(), 1.0)
-    grad = outside.sub_(log_total[:, None]).exp_().mul_(factor[:, None])
-    grad.scatter_(1, teacher.ids, log_q.exp() - p)
-    return RowLoss(values, grad.div_(tau))
+    log_q = torch.cat([inside, log_rest[:, None]], dim=1).sub_(log_total[:, None])
+    values, slope = divergence(torch.cat([log_p, log_p_rest.clamp_min(LEAST_LOG)[:, None]], dim=1), log_q, kind)
+    slope = slope.mul_(factor).add_(log_q.exp_(), alpha=own)
+    # The bucket's share falls on each of the others by its part of them; at k = V there are none.
+    grad = logits.mul_(torch.where(row_sum > 0, slope[:, -1] / row_sum, 0.0)[:, None])
+    return RowLoss(values, log_total, grad.scatter_(1, ids, slope[:, :-1]))
+
+
+def full_divergence_(logits: Tensor, teacher_logits: Tensor, kind: Divergence, factor: float, own: float) -> RowLoss:
+    """Divergence over the whole vocabulary. logits: [C, V], teacher_logits: [C, Vt <= V], float32, both overwritten.
+
+    Tokens that only the student has are to the teacher of probability 0. Makes one more [C, V] for `forward`, several for the others.
+    """
+    if kind != "forward":
+        log_total = torch.logsumexp(logits, dim=1)
+        log_p = torch.log_softmax(teacher_logits, dim=1)
+        if (missing := logits.shape[1] - log_p.shape[1]):
+            log_p = torch.nn.functional.pad(log_p, (0, missing), value=-torch.inf)
+        log_q = logits.sub_(log_total[:, None])
+        values, slope = divergence(log_p, log_q, kind)
+        return RowLoss(values, log_total, log_q.exp_().mul_(own).add_(slope, alpha=factor))
+    shared = teacher_logits.shape[1]
+    gap = teacher_logits - logits[:, :shared]
+    log_p_total, p_sum = _exp_(teacher_logits)
+    log_total, q_sum = _exp_(logits)
+    # sum p (log p - log q) without either logarithm: exactly 0 where the logits are the same.
+    values = torch.linalg.vecdot(teacher_logits, gap) / p_sum + (log_total - log_p_total)
+    grad = logits.mul_(((factor + own) / q_sum)[:, None])
+    grad[:, :shared].addcmul_(teacher_logits, (factor / p_sum)[:, None], value=-1)
+    return RowLoss(values, log_total, grad)
+
+
+def sampled_cross_entropy_(logits: Tensor, sampled: Sampled, factor: float, own: float) -> RowLoss:
+    """Cross-entropy between the teacher's draws and the student: -sum_j w_j log q_j, with the gradient q - w of forward KL.
+
+    Both are unbiased: the value for the forward KL plus the teacher's entropy (which the draws cannot tell without bias, so it is left
+    in), the gradient for the forward KL's. logits: [C, V] float32, overwritten. Source: Anshumann et al., arXiv 2503.16870.
+    """
+    drawn = logits.gather(1, sampled.ids)
+    result = own_softmax_(logits, factor + own)
+    values = result.log_total - (sampled.weights * drawn).sum(dim=1)
+    return RowLoss(values, result.log_total, result.grad.scatter_add_(1, sampled.ids, sampled.weights * -factor))
+
+
+def _exp_(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """exp(z - peak) in place; logsumexp(z) [C] and the sum of what is now there [C]. A row of -inf becomes zeros."""
+    peak = logits.amax(dim=1).clamp_min(torch.finfo(logits.dtype).min)
+    row_sum = logits.sub_(peak[:, None]).exp_().sum(dim=1)
+    return peak + row_sum.log(), row_sum
 
 
 @torch.no_grad()
-def student_mass(logits: Tensor, ids: Tensor, tau: float) -> Tensor:
-    """[C]: the student's probability on the teacher's k tokens [C, k], at temperature tau."""
-    return torch.log_softmax(logits / tau, dim=1).gather(1, ids).exp().sum(dim=1)
+def agreement(logits: Tensor, teacher_mass: Tensor, ids: Tensor) -> list[Tensor]:
+    """How well the teacher's k tokens cover both distributions at R positions. Four float64 sums: the probability that the teacher
+    gives to them, that the student gives to them, the share of them among the student's k likeliest, and R.
 
-
-@torch.no_grad()
-def overlap(logits: Tensor, ids: Tensor) -> Tensor:
-    """[C]: the share of the teacher's k tokens [C, k] that are among the student's k likeliest."""
-    k = ids.shape[1]
-    smallest_kept = logits.topk(k, dim=1).values[:, -1:]
-    return (logits.gather(1, ids) >= smallest_kept).float().mean(dim=1)
+    logits: [R, V] and teacher_mass: [R], both at the loss's temperature; ids: [R, k].
+    """
+    inside = logits.gather(1, ids)
+    smallest_kept = logits.topk(ids.shape[1], dim=1).values[:, -1:]
+    student_mass = (torch.logsumexp(inside, dim=1) - torch.logsumexp(logits, dim=1)).exp()
+    overlap = (inside >= smallest_kept).float().mean(dim=1)
+    return [*(part.sum().double() for part in (teacher_mass, student_mass, overlap)), overlap.new_tensor(len(ids), dtype=torch.float64)]

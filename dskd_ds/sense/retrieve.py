@@ -180,11 +180,14 @@ class SenseRetriever:
         width = max(1, int(push_counts.max()))
         column = np.arange(len(push.owners)) - np.searchsorted(push.owners, push.owners)
         negatives = torch.zeros(size, width, senses.shape[1])
-        negatives[torch.from_numpy(push.owners), torch.from_numpy(column)] = senses[torch.from_numpy(push.rows)].float()
+        place, chosen = (torch.from_numpy(push.owners), torch.from_numpy(column)), torch.from_numpy(push.rows)
+        negatives[place] = senses[chosen].float()
+        negative_norms = torch.zeros(size, width)
+        negative_norms[place] = norms[chosen]
         mask = torch.arange(width) < torch.from_numpy(push_counts)[:, None]
         has_pull = torch.from_numpy(counts > 0)
         return SenseTargets(torch.from_numpy(selection.positions), weights, mean, torch.where(has_pull, spread, 0.0), has_pull,
-                            negatives, mask)
+                            negatives, negative_norms, mask)
 
 
 def _ragged(rows: list[Ints]) -> Ragged:

@@ -55,6 +55,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def write_spec(spec: RunSpec, path: Path) -> None:
     """Write the resolved spec (every default filled in) as TOML, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_text(spec_toml(spec), encoding="utf-8")
     partial.replace(path)

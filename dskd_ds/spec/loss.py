@@ -6,14 +6,25 @@ from typing import Literal
 
 from dskd_ds.spec.base import NonNegativeFloat, Part, PositiveFloat, PositiveInt
 
+Divergence = Literal["forward", "reverse", "jensen_shannon"]
+"""KL(teacher || student), KL(student || teacher), or half of each to their mean (losses/divergence.py)."""
+
+
+SignalKind = Literal["topk", "exact", "sampled", "hidden"]
+
 
 class LossSpec(Part):
     """`CE + alpha tau^2 KL + lambda SENSE` (METHOD.md, "The losses")."""
 
-    signal: Literal["topk", "exact"] = "topk"
-    """What the KL is computed from: the teacher's top k and a bucket for the rest, or full logits rebuilt from hidden states."""
+    signal: SignalKind = "topk"
+    """What the KL is computed from: the teacher's top k and a bucket for the rest; full logits, rebuilt on the student from hidden
+    states; draws from the teacher's distribution (unbiased). `hidden`: no KL, the teacher's states serve the sense term alone."""
+    divergence: Divergence = "forward"
+    """Which way the KL runs. `sampled` knows only `forward`."""
     top_k: PositiveInt = 64
     """k of the top-k signal."""
+    num_draws: PositiveInt = 50
+    """Draws at each position, for `sampled`."""
     kd_weight: NonNegativeFloat = 0.7
     """alpha, the weight of the KL term (paper: 0.7)."""
     temperature: PositiveFloat = 1.0

@@ -45,8 +45,8 @@ def show(value: Any) -> str:
 
 def check_rules(spec: RunSpec) -> Iterator[Problem]:
     """Every problem of a spec whose fields are fine one by one."""
-    for rule in (length_is_given_once, batch_divides, layers_are_named, topk_temperature, teacher_signal, lexical_needs_lexicon,
-                 deadlines_order, senses_are_countable):
+    for rule in (length_is_given_once, batch_divides, layers_are_named, topk_temperature, teacher_signal, hidden_has_no_kl,
+                 draws_run_forward, lexical_needs_lexicon, senses_are_countable, deadlines_order):
         yield from rule(spec)
 
 
@@ -113,6 +113,20 @@ def lexical_needs_lexicon(spec: RunSpec) -> Iterator[Problem]:
     if spec.uses_senses and spec.senses.candidates == "lexical" and not spec.senses.lexicons:
         yield Problem("senses.candidates", "lexical", "no [[senses.lexicons]] says which words are related",
                       'add a lexicon, or set [senses] candidates = "neighbours"')
+
+
+def hidden_has_no_kl(spec: RunSpec) -> Iterator[Problem]:
+    """Hidden states alone say nothing about probabilities."""
+    if spec.loss.signal == "hidden" and spec.loss.kd_weight > 0:
+        yield Problem("loss.kd_weight", spec.loss.kd_weight, 'signal = "hidden" brings nothing to compute a KL from',
+                      'set [loss] kd_weight = 0, or signal = "topk", "exact" or "sampled"')
+
+
+def draws_run_forward(spec: RunSpec) -> Iterator[Problem]:
+    """Draws from the teacher estimate expectations under the teacher; the others need its probability of everything."""
+    if spec.loss.signal == "sampled" and spec.loss.divergence != "forward":
+        yield Problem("loss.divergence", spec.loss.divergence, 'draws from the teacher are unbiased for "forward" only',
+                      'set [loss] divergence = "forward", or signal = "exact" or "topk"')
 
 
 def deadlines_order(spec: RunSpec) -> Iterator[Problem]:

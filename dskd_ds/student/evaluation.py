@@ -19,6 +19,7 @@ from dskd_ds.spec import RunSpec
 from dskd_ds.spec.models import TeacherSpec
 from dskd_ds.teacher.checkpoint import load_tokenizer, resolve_model
 from dskd_ds.teacher.model import TeacherModel, load_teacher
+from dskd_ds.vocabulary import shared_vocab_size
 
 EVALUATION_FILE = "evaluation.json"
 LOGIT_ROWS = 256
@@ -39,7 +40,7 @@ class Score:
 @torch.inference_mode()
 def evaluate(spec: RunSpec, students: dict[str, str]) -> dict[str, Score]:
     """Scores of the teacher (under the name `teacher`) and of students (name -> folder or hub name), all on the same text."""
-    teacher = load_teacher(spec.teacher)
+    teacher = load_teacher(spec.teacher, vocab_size=shared_vocab_size(spec))
     models = {name: load_model(path, spec) for name, path in students.items()}
     blocks = heldout_blocks(spec)
     number = min(len(blocks), max(1, spec.eval.num_tokens // spec.data.block_tokens))
@@ -73,7 +74,9 @@ def _sums(teacher: TeacherModel, model: TeacherModel, reference: Tensor, states:
         log_q = torch.log_softmax(model.logits(own).float(), dim=1)
         log_p = log_q if model is teacher else torch.log_softmax(teacher.logits(ref).float(), dim=1)
         ce = -log_q.gather(1, target[:, None]).sum()
-        total += torch.stack([ce, (log_p.exp() * (log_p - log_q)).sum()]).double().cpu()
+        # A student may have more rows than the teacher: to the teacher they are of probability 0.
+        kl = (log_p.exp() * (log_p - log_q[:, : log_p.shape[1]])).sum()
+        total += torch.stack([ce, kl]).double().cpu()
     return total
 
 

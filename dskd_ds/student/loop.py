@@ -26,13 +26,14 @@ from dskd_ds.sense.retrieve import SenseRetriever
 from dskd_ds.sense.service import IndexClient, IndexService, service_address
 from dskd_ds.spec import SPEC_FILE, RunSpec, load_spec, write_spec
 from dskd_ds.student import checkpoint
-from dskd_ds.student.depth import read_head_weight, student_init
+from dskd_ds.student.depth import student_init
 from dskd_ds.student.ds_config import deepspeed_config
 from dskd_ds.student.export import export_engine
 from dskd_ds.student.feed import Feed, StepInput
 from dskd_ds.student.model import load_student
 from dskd_ds.teacher.checkpoint import read_config, resolve_model
 from dskd_ds.topology import Role, node_leader
+from dskd_ds.vocabulary import shared_vocab_size
 
 MAY_CHANGE_ON_RESUME = {"run_dir", "monitor", "checkpoint", "link", "eval"}
 """Sections that a resumed run may have different from the run it goes on with."""
@@ -53,14 +54,15 @@ def train(spec: RunSpec, role: Role) -> None:
         init = student_init(spec)
         record_spec(spec, role)
         config = read_config(resolve_model(spec.teacher.model)).get_text_config()
-        link = StudentLink(Path(spec.run_dir), role.rank, spec.link, config.vocab_size, config.hidden_size)
+        vocab_size = shared_vocab_size(spec)
+        link = StudentLink(Path(spec.run_dir), role.rank, spec.link, vocab_size, config.hidden_size)
         cleanup.callback(link.close)
         retriever = open_retriever(spec, role, cleanup) if spec.uses_senses else None
         source = open_source(spec)
         engine = make_engine(spec, init, retriever.dictionary if retriever else None)
         first_step, tokens = checkpoint.resume(engine, spec)
         last_step = num_steps(spec, source)
-        feed = Feed(spec, role.rank, source, link, retriever, config.vocab_size, config.hidden_size, local_device(),
+        feed = Feed(spec, role.rank, source, link, retriever, vocab_size, config.hidden_size, local_device(),
                     first_step, last_step)
         cleanup.callback(feed.close)
         run_steps(spec, role, engine, feed, first_step, last_step, tokens)
@@ -154,8 +156,9 @@ def step_record(spec: RunSpec, engine: Any, local_sums: Tensor, step_input: Step
         "loss": loss_ce + spec.loss.kd_weight * spec.loss.temperature**2 * loss_kd + spec.loss.sense_weight * loss_sense,
         "loss_ce": loss_ce, "loss_kd": loss_kd, "loss_sense": loss_sense,
         "grad_norm": float(engine.get_global_grad_norm() or 0.0), "lr": engine.get_lr()[0],
-        "teacher_mass": mean("teacher_mass", "positions"), "student_mass": mean("student_mass", "positions"),
-        "topk_overlap": mean("overlap", "overlap_positions"), "sense_positions": total["sense_positions"],
+        "teacher_mass": mean("teacher_mass", "agreement_positions"),
+        "student_mass": mean("student_mass", "agreement_positions"), "topk_overlap": mean("overlap", "agreement_positions"),
+        "sense_positions": total["sense_positions"],
         "sense_pull_distance": mean("pull_distance", "num_pull"), "sense_push_active": mean("push_active", "num_push"),
         "step_seconds": step_seconds, "teacher_wait_seconds": teacher_wait, "sense_wait_seconds": sense_wait,
         "tokens_per_second": tokens_per_step(spec) / step_seconds, "link_bytes": total["link_bytes"],
@@ -223,8 +226,7 @@ def make_engine(spec: RunSpec, init: str, dictionary: SenseDictionary | None) ->
     margin = spec.loss.margin
     if spec.loss.margin_unit == "median_antonym" and dictionary is not None:
         margin *= float(dictionary.facts["median_antonym_distance"])
-    head = read_head_weight(resolve_model(spec.teacher.model)) if spec.loss.signal == "exact" else None
-    student = load_student(spec, init, config, margin, head)
+    student = load_student(spec, init, config, margin)
     student.train()
     trainable = [parameter for parameter in student.parameters() if parameter.requires_grad]
     engine, *_ = deepspeed.initialize(model=student, model_parameters=trainable, config=config)

@@ -10,9 +10,13 @@ from torch import Tensor, nn
 
 from dskd_ds.compute import resolve_dtype
 from dskd_ds.errors import InputError
+from dskd_ds.head import FrozenHead, HeadForm, refuse_bias
 from dskd_ds.losses.objective import DistillObjective, Scales, TeacherTargets
 from dskd_ds.losses.sense import SenseTargets
 from dskd_ds.spec import RunSpec
+from dskd_ds.student.depth import read_head_weight
+from dskd_ds.teacher.checkpoint import read_config, resolve_model
+from dskd_ds.vocabulary import shared_vocab_size
 
 
 class DistillStudent(nn.Module):
@@ -32,8 +36,7 @@ class DistillStudent(nn.Module):
         return loss, stats
 
 
-def load_student(spec: RunSpec, init: str, deepspeed_config: dict[str, Any], margin: float,
-                 teacher_head: Tensor | None) -> DistillStudent:
+def load_student(spec: RunSpec, init: str, deepspeed_config: dict[str, Any], margin: float) -> DistillStudent:
     """Load the student from `init`; under ZeRO-3 its weights are partitioned as they are read.
 
     Raises InputError for a head with a bias, or where more layers are to be trained than there are.
@@ -47,12 +50,33 @@ def load_student(spec: RunSpec, init: str, deepspeed_config: dict[str, Any], mar
     del live
     freeze(model, spec.student.train_last_layers)
     head: Any = model.get_output_embeddings()
-    if getattr(head, "bias", None) is not None:
-        raise InputError("[student] model: its LM head has a bias, which the objective does not know.\n"
-                         "  use a model whose head has none.")
+    refuse_bias(head, "[student]")
     # ZeRO-3 gathers and releases whole layers: fetching each Linear on its own costs a Python walk over all of them every time.
     set_z3_leaf_modules(model, [type(model.base_model.layers[0])])
-    return DistillStudent(model, DistillObjective(head.weight, spec.loss, margin, teacher_head))
+    config = model.config.get_text_config()
+    return DistillStudent(model, DistillObjective(head.weight, spec.loss, margin, HeadForm.of(config), teacher_head(spec),
+                                                  sense_map(spec, config.hidden_size)))
+
+
+def teacher_head(spec: RunSpec) -> FrozenHead | None:
+    """A copy of the teacher's head, for signal `exact`; None for the others. Raises InputError if there is none to be found."""
+    if spec.loss.signal != "exact":
+        return None
+    model = resolve_model(spec.teacher.model)
+    weight = read_head_weight(model)[: shared_vocab_size(spec)]
+    return FrozenHead(weight.to(resolve_dtype(spec.teacher.dtype)), HeadForm.of(read_config(model).get_text_config()))
+
+
+def sense_map(spec: RunSpec, size: int) -> nn.Parameter | None:
+    """[D_teacher, D] from the student's states into the senses' space, to be trained; None where the student's size is the teacher's.
+
+    It begins at zero: the senses then teach the map before they teach the student. From a random map they would pull its states in
+    random directions first. It belongs to the objective, so that the exported student does not have it.
+    """
+    teacher_size = int(read_config(resolve_model(spec.teacher.model)).get_text_config().hidden_size)
+    if not spec.uses_senses or size == teacher_size:
+        return None
+    return nn.Parameter(torch.zeros(teacher_size, size, dtype=resolve_dtype(spec.student.dtype)))
 
 
 def freeze(model: Any, train_last_layers: int | None) -> None:
@@ -74,5 +98,3 @@ def _want_input_gradient(_: nn.Module, args: tuple[Any, ...]) -> None:
     none, that hook fires before the layer's backward has run. So the first trained layer's input wants one."""
     if torch.is_grad_enabled() and not args[0].requires_grad:
         args[0].requires_grad_()
-
-

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dskd_ds.compute import local_device, resolve_dtype
+from dskd_ds.head import HeadForm, check_own_logits
 from dskd_ds.spec.models import TeacherSpec
 from dskd_ds.teacher.checkpoint import model_fingerprint, resolve_model
 
@@ -19,9 +20,11 @@ class TeacherModel:
 
     trunk: Any
     """Ids and positions -> last hidden state after the final norm."""
-    head: torch.nn.Module
-    """Hidden state -> logits."""
+    head: Tensor
+    """[V, D]; hidden state -> logits, with `form`."""
+    form: HeadForm
     vocab_size: int
+    """V: rows of the head, or as many of them as the student has too."""
     hidden_size: int
     fingerprint: str
     """Weights, number format, device kind: what the replies depend on."""
@@ -51,19 +54,24 @@ class TeacherModel:
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
         """[N, D] -> [N, V]."""
-        logits: Tensor = self.head(hidden)
-        return logits
+        return self.form.apply_(hidden @ self.head.T)
 
 
-def load_teacher(spec: TeacherSpec, device: torch.device | None = None) -> TeacherModel:
-    """Load the teacher of a spec, frozen. Raises InputError if it cannot be found."""
+def load_teacher(spec: TeacherSpec, device: torch.device | None = None, vocab_size: int | None = None) -> TeacherModel:
+    """Load the teacher of a spec, frozen. Raises InputError if it cannot be found, or its logits are formed in an unknown way.
+
+    vocab_size: speak of the first so many tokens only (vocabulary.py); None: of all.
+    """
     from transformers import AutoModelForCausalLM
 
     device = device or local_device()
     path, dtype = resolve_model(spec.model), resolve_dtype(spec.dtype)
     model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=False)
     model = model.to(device).eval().requires_grad_(False)
+    form = HeadForm.of(model.config.get_text_config())
+    check_own_logits(model, form, spec.model)
+    head: Tensor = model.get_output_embeddings().weight
     fingerprint = f"{model_fingerprint(path)}-{str(dtype).removeprefix('torch.')}-{device.type}"
-    head = model.get_output_embeddings()
-    return TeacherModel(model.base_model, head, head.weight.shape[0], model.config.get_text_config().hidden_size,
-                        fingerprint, device)
+    if vocab_size is not None and vocab_size < len(head):
+        head, fingerprint = head[:vocab_size], f"{fingerprint}-{vocab_size}"
+    return TeacherModel(model.base_model, head, form, len(head), model.config.get_text_config().hidden_size, fingerprint, device)

@@ -15,6 +15,7 @@ from dskd_ds.link.messages import Array, Hello
 from dskd_ds.spec import RunSpec
 from dskd_ds.teacher.model import TeacherModel, load_teacher
 from dskd_ds.teacher.signal import TopK, signal_arrays, top_k_signal
+from dskd_ds.vocabulary import shared_vocab_size
 
 LOGIT_ROWS = 512
 """Positions whose logits exist at a time."""
@@ -25,7 +26,7 @@ def serve(spec: RunSpec, replica: int) -> None:
 
     Raises NoTeacherError if no student listens, LinkError if one breaks the protocol.
     """
-    teacher = load_teacher(spec.teacher)
+    teacher = load_teacher(spec.teacher, vocab_size=shared_vocab_size(spec))
     name = f"{replica} ({socket.gethostname()}, process {os.getpid()})"
     hello = Hello(teacher=name, fingerprint=teacher.fingerprint, vocab_size=teacher.vocab_size, hidden_size=teacher.hidden_size)
     link = TeacherLink(Path(spec.run_dir), spec.link, hello, spec.topology.num_students)

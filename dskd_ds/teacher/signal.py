@@ -38,6 +38,20 @@ class TopK:
         return TopK(*(part.to(device, non_blocking=True) for part in (self.ids, self.logits, self.tail)))
 
 
+@dataclass(frozen=True)
+class Sampled:
+    """Draws from the teacher's distribution at the loss's temperature, for N positions: its unbiased estimate."""
+
+    ids: Tensor
+    """[N, m] int64, distinct within a row, padded with 0."""
+    weights: Tensor
+    """[N, m] float32: the share of the draws that fell on the id. Rows add up to 1; padding has 0."""
+
+    def to(self, device: torch.device) -> Sampled:
+        """The same on another device."""
+        return Sampled(self.ids.to(device, non_blocking=True), self.weights.to(device, non_blocking=True))
+
+
 def top_k_signal(logits: Tensor, k: int, temperatures: tuple[float, ...]) -> TopK:
     """Take the signal from logits [N, V]; the log-sum-exp is exact over the other tokens, not a difference of totals."""
     values, ids = logits.float().topk(min(k, logits.shape[1]), dim=1)

@@ -161,12 +161,9 @@ def test_weights_are_the_teachers_probability_of_the_target(dictionary: SenseDic
 
 def test_no_positions_give_empty_targets() -> None:
     targets = SenseTargets.empty(D)
-    hidden = torch.randn(3, D, requires_grad=True)
-    total = sense_loss(hidden[targets.positions], targets, LossSpec(), 1.0).loss
-    total.backward()
-    assert total.item() == 0.0
-    assert hidden.grad is not None
-    assert float(hidden.grad.abs().sum()) == 0.0
+    found = sense_loss(torch.randn(3, D)[targets.positions], targets, LossSpec(), 1.0)
+    assert found.loss == 0.0
+    assert found.grad.shape == (0, D)
 
 
 def test_the_nodes_index_answers_as_the_graph_does(dictionary: SenseDictionary, tmp_path: Path) -> None:

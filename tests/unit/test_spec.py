@@ -65,6 +65,8 @@ def test_home_has_a_default(monkeypatch: pytest.MonkeyPatch) -> None:
     (["student.layers=first", "student.keep_layers=[1]"], ["no effect"]),
     (["link.dead_after_seconds=1"], ["three heartbeats"]),
     (["loss.kd_weight=0", "loss.sense_weight=0"], ["no part in this run"]),
+    (["loss.signal=hidden"], ["[loss] kd_weight = 0.7", "nothing to compute a KL from"]),
+    (["loss.signal=sampled", "loss.divergence=reverse"], ['[loss] divergence = "reverse"', "unbiased"]),
     (["name=a b"], ["name", '"a b"']),
     (["senses.candidates=lexical", "senses.lexicons=[]"], ["[senses] candidates", "which words are related", "add a lexicon"]),
     (["topology.num_students=two"], ["[topology] num_students", '"two"']),
