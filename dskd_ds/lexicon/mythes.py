@@ -54,7 +54,7 @@ def _meanings(path: Path, damage: Damage, encoding: str) -> Iterator[tuple[str, 
         if number == 1 or not line:
             continue
         word, _, count = line.partition("|")
-        is_head = bool(word) and count.isdecimal() and 0 < int(count) < MAX_MEANINGS and not word.startswith("(")
+        is_head = bool(word) and count.isdecimal() and 0 < int(count) < MAX_MEANINGS and not word.startswith(("(", "-"))
         if missing and not is_head and "|" in line:
             missing -= 1
             yield head, line
