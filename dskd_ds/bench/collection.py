@@ -16,7 +16,7 @@ from dskd_ds.sense.spill import BackgroundSpill, Spill
 from dskd_ds.spec import RunSpec
 from dskd_ds.teacher.model import load_teacher
 
-NUM_BATCHES = 3
+NUM_BATCHES = 2
 
 
 def bench_collection(spec: RunSpec) -> list[Figure]:
