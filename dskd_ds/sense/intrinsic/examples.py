@@ -149,7 +149,8 @@ def build_pairs(occurrences: Iterable[Occurrence], max_pairs: int) -> list[Pair]
 def _across(synsets: list[list[Occurrence]]) -> list[Pair]:
     """Pairs of synsets in different fields, with different texts: of each synset its first occurrence."""
     firsts = [items[0] for items in synsets]
-    return [Pair(left, right) for left, right in itertools.combinations(firsts, 2) if left.field != right.field and left.text != right.text]
+    return [Pair(left, right) for left, right in itertools.combinations(firsts, 2)
+            if left.field != right.field and left.text != right.text]
 
 
 def _pair_digest(pair: Pair) -> int:

@@ -72,8 +72,9 @@ def _similarity(part: dict[str, Any]) -> str:
         lines.append(f"  {'cosine of states, layer ' + str(row['layer']):<{LABEL}}"
                      + "".join(_correlation(ratings["states"][number]) for ratings in lists))
     for name, scores in lists[0]["senses"].items():
-        lines += [f"  {name + ', ' + score + ' senses':<{LABEL}}" + "".join(_correlation(ratings["senses"][name][score]) for ratings in lists)
-                  for score in scores]
+        for score in scores:
+            found = "".join(_correlation(ratings["senses"][name][score]) for ratings in lists)
+            lines.append(f"  {name + ', ' + score + ' senses':<{LABEL}}{found}")
     return "\n".join(lines)
 
 
