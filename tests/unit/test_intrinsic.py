@@ -70,7 +70,7 @@ def write_examples(folder: Path) -> Path:
             for sense in range(2):
                 fillers = [WORDS[(7 * number + 3 * sense + i) % len(WORDS)] for i in range(3)]
                 quoted = "; ".join(f'"{filler} and {lemma} in"' for filler in fillers)
-                lines.append(f"{number * 10 + sense:08d} 00 {letter} 02 {lemma} 0 hot_{lemma} 0 000 | a meaning; {quoted}")
+                lines.append(f"{number * 10 + sense:08d} {3 + sense:02d} {letter} 02 {lemma} 0 hot_{lemma} 0 000 | a meaning; {quoted}")
         (folder / f"data.{part}").write_text("\n".join(lines) + "\n")
     (folder / "noun.exc").write_text("cities city\n")
     return folder
@@ -89,9 +89,9 @@ def test_occurrences_are_found_inflected_and_have_words_before_them(tmp_path: Pa
         read_occurrences(tmp_path)
 
 
-occurrences = st.builds(lambda lemma, synset, text: Occurrence(lemma, "noun", synset, f"the {text} {lemma}", 5 + len(text), 9 + len(text)),
-                        st.sampled_from(["bank", "bark", "pear", "seal", "crow"]), st.sampled_from(["1", "2", "3"]),
-                        st.text("abc", min_size=1, max_size=3))
+occurrences = st.builds(lambda lemma, place, text: Occurrence(lemma, "noun", *place, f"the {text} {lemma}", 5 + len(text), 9 + len(text)),
+                        st.sampled_from(["bank", "bark", "pear", "seal", "crow"]),
+                        st.sampled_from([("1", "05"), ("2", "05"), ("3", "17")]), st.text("abc", min_size=1, max_size=3))
 
 
 @given(items=st.lists(occurrences, max_size=60), max_pairs=st.integers(0, 12), seed=st.randoms())
@@ -108,6 +108,7 @@ def test_pairs_are_balanced_repeatable_and_split_by_lemma(items: list[Occurrence
     for pair in pairs:
         assert pair.left.lemma == pair.right.lemma
         assert pair.left.text != pair.right.text
+        assert pair.same == (pair.left.field == pair.right.field)
     assert set(build_pairs(items, max_pairs)) <= set(build_pairs(items, 1000))
 
 

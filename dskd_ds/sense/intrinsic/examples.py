@@ -1,8 +1,10 @@
 """WordNet's example sentences -> pairs of contexts of one word: is it used in the same meaning in both, or not?
 
 A synset's gloss ends with quoted examples. Where one of them holds a word of the synset, perhaps inflected, that occurrence is
-labelled with the synset for free. Two examples of a synset make a pair with the same meaning, examples of two synsets one with
-different meanings. Every word gives as many of the one as of the other, so no word is itself a hint.
+labelled with the synset for free. Two examples of a synset make a pair with the same meaning. WordNet's synsets are finer than
+people's meanings, so a pair has different meanings only if its synsets lie in different lexicographer files (noun.object and
+noun.possession, say), as Pilehvar and Camacho-Collados (WiC, 2019) have it too. Every word gives as many pairs of the one kind as of
+the other, so no word is itself a hint.
 """
 
 from __future__ import annotations
@@ -38,6 +40,8 @@ class Occurrence:
     part: str
     synset: str
     """Offset of the synset in the file of its part of speech."""
+    field: str
+    """Number of the synset's lexicographer file: which field of meaning it is in (lexnames(5WN))."""
     text: str
     start: int
     end: int
@@ -85,7 +89,7 @@ def _read_part(folder: Path, part: str) -> Iterator[Occurrence]:
         words = fields[4 : 4 + 2 * int(fields[3], 16) : 2]
         lemmas = {re.sub(r"\((a|p|ip)\)$", "", word).lower() for word in words if "_" not in word}
         for text in QUOTED.findall(gloss):
-            yield from _find(lemmas, part, fields[0], text, exceptions)
+            yield from _find(lemmas, (part, fields[0], fields[1]), text, exceptions)
 
 
 def _lines(path: Path) -> list[str]:
@@ -111,24 +115,24 @@ def base_forms(word: str, part: str, exceptions: dict[str, set[str]]) -> set[str
     return {word} | exceptions.get(word, set()) | detached
 
 
-def _find(lemmas: set[str], part: str, synset: str, text: str, exceptions: dict[str, set[str]]) -> Iterator[Occurrence]:
-    """The first occurrence of each lemma in a text."""
+def _find(lemmas: set[str], place: tuple[str, str, str], text: str, exceptions: dict[str, set[str]]) -> Iterator[Occurrence]:
+    """The first occurrence of each lemma in a text. place: part of speech, synset, field."""
     found: set[str] = set()
     initials = {lemma[0] for lemma in lemmas}
     for match in WORD.finditer(text):
         word = match.group().lower()
         if word[0] not in initials and word not in exceptions:
             continue
-        for lemma in sorted(lemmas & base_forms(word, part, exceptions) - found):
+        for lemma in sorted(lemmas & base_forms(word, place[0], exceptions) - found):
             found.add(lemma)
-            yield Occurrence(lemma, part, synset, text, match.start(), match.end())
+            yield Occurrence(lemma, *place, text, match.start(), match.end())
 
 
 def build_pairs(occurrences: Iterable[Occurrence], max_pairs: int) -> list[Pair]:
     """At most max_pairs balanced pairs, the same for the same occurrences in any order.
 
-    Each lemma and part of speech that can gives a pair of one synset and a pair of two. Where those are too many, the lemmas with the
-    smallest digests stay: an even sample, and a larger one holds it.
+    Each lemma and part of speech that can gives a pair of one synset and a pair of two fields. Where those are too many, the lemmas
+    with the smallest digests stay: an even sample, and a larger one holds it.
     """
     words: dict[tuple[str, str], dict[str, list[Occurrence]]] = {}
     for item in sorted(set(occurrences), key=lambda o: (_digest(o.text), o.synset, o.start)):
@@ -143,9 +147,10 @@ def build_pairs(occurrences: Iterable[Occurrence], max_pairs: int) -> list[Pair]
 
 
 def _across(synsets: list[list[Occurrence]]) -> list[Pair]:
-    """Pairs of two synsets with different texts: of each synset its first occurrence."""
+    """Pairs of synsets in different fields, with different texts: of each synset its first occurrence."""
     firsts = [items[0] for items in synsets]
-    return [Pair(left, right) for left, right in itertools.combinations(firsts, 2) if left.text != right.text]
+    return [Pair(left, right) for left, right in itertools.combinations(firsts, 2)
+            if left.field != right.field and left.text != right.text]
 
 
 def _pair_digest(pair: Pair) -> int:

@@ -6,16 +6,19 @@ from typing import Any
 
 READING = """\
 How to read this. AUC is the chance that a pair of one kind scores above a pair of the other: 0.5 is guessing, 1 is perfect.
-  word in context   two example sentences of a word, in one WordNet meaning or in two. `before`: the state that predicts the word (a
-                    dictionary's vectors are such states); `on`: the state that has read it. Compare numbers of one column only, and
-                    only where they differ by more than about two of the +- (a standard error over lemmas). The best layer by
-                    cosine is a good layer to collect from; the best dictionary here has the k that suits the words' meanings.
+  word in context   two example sentences of a word: of one WordNet synset, or of two fields of meaning. `before`: the state that
+                    predicts the word (a dictionary's vectors are such states); `on`: the state that has read it. Compare numbers
+                    of one column only, and only where they differ by more than about two of the +- (a standard error over words).
+                    A layer with a high cosine knows most of the word's meaning (training needs dictionaries of layer -1; others
+                    are for looking and comparing). A dictionary with a high `same` has senses that are meanings.
                     same: the same nearest sense or not; centroid: cosine of the nearest senses; soft: cosine of soft assignments.
                     own: among the word's own senses; lexical: and those of its synonyms, as in training.
-  separation        distance (squared, per dimension) of the nearest senses of two words. Synonyms should lie below antonyms; that
-                    antonyms lie far below strangers is usual, they stand in the same contexts, and is why the loss pushes them apart.
-  similarity        Spearman correlation with people's ratings; 0 is none. Pairs: how many could be looked up.
+  separation        distance (squared, per dimension) of the nearest senses of two words. Below 0.5 in `syn < ant` antonyms lie
+                    nearer than synonyms: usual for states that predict words, and what the loss's push is for.
+  similarity        Spearman correlation with people's ratings; 0 is none. In brackets: how many pairs could be looked up.
 """
+LABEL = 52
+"""Width of the first column."""
 
 
 def render(result: dict[str, Any]) -> str:
@@ -34,13 +37,13 @@ def _context(part: dict[str, Any]) -> str:
     lines = [f"word in context: AUC over {part['num_pairs']} pairs of {part['num_lemmas']} words"
              f" ({part['num_tuning_pairs']} pairs of other words chose the temperatures)"]
     heading = f"all {part['num_pairs']} pairs"
-    lines.append(f"  {'by':<44}{heading:<18}" + (f"{part['num_common_pairs']} in every dictionary" if common else ""))
+    lines.append(f"  {'by':<{LABEL}}{heading:<18}" + (f"{part['num_common_pairs']} in every dictionary" if common else ""))
     for row in part["all"]:
         of_common = common.get((row["layer"], row["position"]))
-        lines.append(f"  {'cosine of states, layer ' + str(row['layer']) + ', ' + row['position']:<44}{_area(row):<18}"
+        lines.append(f"  {'cosine of states, layer ' + str(row['layer']) + ', ' + row['position']:<{LABEL}}{_area(row):<18}"
                      + (_area(of_common) if of_common else ""))
     for name, rows in part.get("senses", {}).items():
-        lines += [f"  {name + ', ' + row['candidates'] + ' senses, ' + row['score'] + ', ' + row['position']:<44}{'':<18}{_area(row)}"
+        lines += [f"  {name + ', ' + row['candidates'] + ' senses, ' + row['score'] + ', ' + row['position']:<{LABEL}}{'':<18}{_area(row)}"
                   for row in rows]
     return "\n".join(lines)
 
@@ -62,14 +65,16 @@ def _separation(part: dict[str, Any]) -> str:
 
 
 def _similarity(part: dict[str, Any]) -> str:
-    lines = ["similarity: Spearman correlation with people's ratings (pairs)", f"  {'by':<44}" + "".join(f"{name:<18}" for name in part)]
+    lines = ["similarity: Spearman correlation with people's ratings (pairs)",
+             f"  {'by':<{LABEL}}" + "".join(f"{name:<18}" for name in part)]
     lists = list(part.values())
     for number, row in enumerate(lists[0]["states"]):
-        lines.append(f"  {'cosine of states, layer ' + str(row['layer']):<44}"
+        lines.append(f"  {'cosine of states, layer ' + str(row['layer']):<{LABEL}}"
                      + "".join(_correlation(ratings["states"][number]) for ratings in lists))
     for name, scores in lists[0]["senses"].items():
-        lines += [f"  {name + ', ' + score + ' senses':<44}" + "".join(_correlation(ratings["senses"][name][score]) for ratings in lists)
-                  for score in scores]
+        for score in scores:
+            found = "".join(_correlation(ratings["senses"][name][score]) for ratings in lists)
+            lines.append(f"  {name + ', ' + score + ' senses':<{LABEL}}{found}")
     return "\n".join(lines)
 
 
