@@ -20,6 +20,7 @@ from torch import Tensor
 from dskd_ds.errors import InputError
 from dskd_ds.manifest import read_manifest, write_manifest
 from dskd_ds.sense.dictionary import SenseDictionary
+from dskd_ds.sense.distances import exact_nearest, ragged_distances
 from dskd_ds.spec.senses import SensesSpec
 
 INDEX_FOLDER = "index"
@@ -84,12 +85,12 @@ def _recall(index: Any, projection: Projection, dictionary: SenseDictionary, spe
     if not len(queries) or not wanted:
         return None
     found, _ = rerank(dictionary, queries, knn(index, projection(queries), spec.index_search_effort), wanted)
-    every = torch.arange(dictionary.num_token_rows).numpy()
-    hits = 0
-    for query, row in zip(queries, found, strict=True):
-        exact, _ = rerank(dictionary, query[None], every[None], wanted)
-        hits += len(np.intersect1d(exact[0], row))
-    return hits / (wanted * len(queries))
+    return share_found(exact_nearest(dictionary, queries, wanted), found)
+
+
+def share_found(exact: NDArray[np.int64], found: NDArray[np.int64]) -> float:
+    """Recall: which share of the entries of `exact` [Q, K] is in the same line of `found` [Q, any]."""
+    return float(np.mean([np.isin(wanted, line).mean() for wanted, line in zip(exact, found, strict=True)]))
 
 
 def knn(index: Any, reduced: NDArray[np.float32], num_candidates: int) -> NDArray[np.int64]:
@@ -112,9 +113,8 @@ def rerank(dictionary: SenseDictionary, queries: Tensor, candidates: NDArray[np.
     queries [P, D], candidates [P, C]. Returns rows and squared distances, both [P, min(keep, C)], nearest first.
     """
     columns = torch.from_numpy(candidates)
-    senses = dictionary.senses[columns].float()
-    distances = dictionary.squared_norms[columns] - 2 * torch.einsum("pcd,pd->pc", senses, queries.float()) \
-        + queries.float().square().sum(dim=1, keepdim=True)
+    counts = np.full(len(candidates), candidates.shape[1])
+    distances = ragged_distances(dictionary, queries.float(), counts, columns.flatten()).view(columns.shape)
     nearest = distances.topk(min(keep, columns.shape[1]), dim=1, largest=False, sorted=True)
     return columns.gather(1, nearest.indices).numpy(), nearest.values.numpy()
 
