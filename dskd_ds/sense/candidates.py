@@ -10,11 +10,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dskd_ds.sense.dictionary import SenseDictionary
-from dskd_ds.sense.distances import ragged_distances
+from dskd_ds.sense.distances import NO_ROW, rerank
 from dskd_ds.sense.relations import Ragged
 
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
+
+WIDTHS = np.unique(np.ceil(1.5 ** np.arange(60)).astype(np.int64))
+"""Positions whose numbers of candidates round up to the same of these are compared together: at most a third of a line is filling."""
 
 
 @dataclass(frozen=True)
@@ -71,18 +74,34 @@ def rows_of(dictionary: SenseDictionary, owners: Ragged) -> Candidates:
 
 
 def nearest(dictionary: SenseDictionary, hidden: Tensor, candidates: Candidates, keep: int) -> Candidates:
-    """The `keep` candidates of each position nearest to its state in hidden [P, D] float32, exactly; nearest first."""
-    size = len(hidden)
-    counts = np.bincount(candidates.positions, minlength=size)
-    distances = ragged_distances(dictionary, hidden, counts, torch.from_numpy(candidates.rows))
-    width = max(keep, int(counts.max(initial=0)))
-    columns = ranges(np.zeros_like(counts), counts)
-    table = torch.full((size, width), torch.inf)
-    table[torch.from_numpy(candidates.positions), torch.from_numpy(columns)] = distances
-    best = table.topk(keep, dim=1, largest=False)
-    real = best.values.isfinite().numpy()
-    flat = (np.cumsum(counts) - counts)[:, None] + best.indices.numpy()
-    return Candidates(np.nonzero(real)[0], candidates.rows[flat[real]])
+    """The `keep` candidates of each position nearest to its state in hidden [P, D] float32, exactly; nearest first.
+
+    Positions go round: P is the second set of position 0, and so on.
+    """
+    counts = np.bincount(candidates.positions, minlength=len(hidden))
+    starts = np.cumsum(counts) - counts
+    widths = WIDTHS[np.searchsorted(WIDTHS, counts)]
+    found: list[Candidates] = []
+    for width in np.unique(widths[counts > 0]).tolist():
+        places = np.flatnonzero((widths == width) & (counts > 0))
+        columns = np.arange(min(width, int(counts[places].max())))
+        inside = columns < counts[places, None]
+        rows = np.where(inside, candidates.rows[np.minimum(starts[places, None] + columns, len(candidates.rows) - 1)], NO_ROW)
+        best, _ = rerank(dictionary, hidden.index_select(0, torch.from_numpy(places % len(hidden))), rows, keep)
+        line, column = np.nonzero(best != NO_ROW)
+        found.append(Candidates(places[line], best[line, column]))
+    if not found:
+        return candidates
+    positions, rows = np.concatenate([f.positions for f in found]), np.concatenate([f.rows for f in found])
+    order = np.argsort(positions, kind="stable")
+    return Candidates(positions[order], rows[order])
+
+
+def split(candidates: Candidates, num_positions: int) -> tuple[Candidates, Candidates]:
+    """The sets of positions below num_positions, and those from there on as positions from 0."""
+    middle = int(np.searchsorted(candidates.positions, num_positions))
+    return (Candidates(candidates.positions[:middle], candidates.rows[:middle]),
+            Candidates(candidates.positions[middle:] - num_positions, candidates.rows[middle:]))
 
 
 def ranges(starts: Ints, counts: Ints) -> Ints:

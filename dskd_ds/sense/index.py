@@ -20,7 +20,7 @@ from torch import Tensor
 from dskd_ds.errors import InputError
 from dskd_ds.manifest import read_manifest, write_manifest
 from dskd_ds.sense.dictionary import SenseDictionary
-from dskd_ds.sense.distances import exact_nearest, ragged_distances
+from dskd_ds.sense.distances import exact_nearest, rerank
 from dskd_ds.spec.senses import SensesSpec
 
 INDEX_FOLDER = "index"
@@ -93,30 +93,18 @@ def share_found(exact: NDArray[np.int64], found: NDArray[np.int64]) -> float:
     return float(np.mean([np.isin(wanted, line).mean() for wanted, line in zip(exact, found, strict=True)]))
 
 
-def knn(index: Any, reduced: NDArray[np.float32], num_candidates: int) -> NDArray[np.int64]:
+def knn(index: Any, reduced: NDArray[np.float32], num_candidates: int, num_threads: int = 1) -> NDArray[np.int64]:
     """[P, d] reduced queries -> [P, num_candidates] rows (fewer columns if the index is smaller), nearest first.
 
+    Several threads may ask at once, as long as all want the same number: hnswlib keeps its search effort in the index.
     Raises ValueError if d is not the index's: hnswlib itself would read past the end.
     """
     if reduced.ndim != 2 or reduced.shape[1] != index.dim:
         raise ValueError(f"queries of shape {reduced.shape}, the index has {index.dim} dimensions")
     number = min(num_candidates, index.get_current_count())
     index.set_ef(max(number, 10))
-    rows, _ = index.knn_query(reduced, k=number, num_threads=1)
+    rows, _ = index.knn_query(reduced, k=number, num_threads=num_threads)
     return np.asarray(rows, np.int64)
-
-
-def rerank(dictionary: SenseDictionary, queries: Tensor, candidates: NDArray[np.int64],
-           keep: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The `keep` nearest of each query's candidates, by exact squared distance on full vectors.
-
-    queries [P, D], candidates [P, C]. Returns rows and squared distances, both [P, min(keep, C)], nearest first.
-    """
-    columns = torch.from_numpy(candidates)
-    counts = np.full(len(candidates), candidates.shape[1])
-    distances = ragged_distances(dictionary, queries.float(), counts, columns.flatten()).view(columns.shape)
-    nearest = distances.topk(min(keep, columns.shape[1]), dim=1, largest=False, sorted=True)
-    return columns.gather(1, nearest.indices).numpy(), nearest.values.numpy()
 
 
 def load_projection(dictionary: SenseDictionary) -> Projection:

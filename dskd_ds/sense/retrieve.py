@@ -15,9 +15,11 @@ from torch import Tensor
 
 from dskd_ds.data.batches import Batch
 from dskd_ds.losses.sense import SenseTargets
-from dskd_ds.sense.candidates import Candidates, Ints, Mask, draw, first, keep_where, merge, nearest, ranges, rows_of, stack, with_own
+from dskd_ds.sense import candidates as sets
+from dskd_ds.sense.candidates import Candidates, Ints, Mask
 from dskd_ds.sense.dictionary import SenseDictionary
-from dskd_ds.sense.index import Projection, rerank
+from dskd_ds.sense.distances import rerank
+from dskd_ds.sense.index import Projection
 from dskd_ds.sense.relations import Ragged
 from dskd_ds.spec.loss import LossSpec
 from dskd_ds.spec.senses import SensesSpec
@@ -62,16 +64,19 @@ class SenseRetriever:
     def select(self, batch: Batch) -> Selection:
         """Draw the batch's sense positions and their related words. Needs no teacher."""
         targets = batch.targets.numpy()
-        parts: list[tuple[Ints, Mask, Ragged, Ragged]] = []
+        positions: list[Ints] = []
+        fulls: list[Mask] = []
+        synonyms: list[Ragged] = []
+        antonyms: list[Ragged] = []
         for number, sample in enumerate(batch.samples):
             generator = np.random.default_rng([self.seed, sample.epoch, sample.block])
-            positions, full = self._draw_positions(targets[number], generator)
-            related = [draw(table, targets[number, positions], full, self.spec.num_related_words, generator)
-                       for table in (self.synonyms, self.antonyms)]
-            parts.append((positions + number * targets.shape[1], full, *related))
-        positions, fulls, synonyms, antonyms = zip(*parts, strict=True)
+            here, full = self._draw_positions(targets[number], generator)
+            for table, drawn in ((self.synonyms, synonyms), (self.antonyms, antonyms)):
+                drawn.append(sets.draw(table, targets[number, here], full, self.spec.num_related_words, generator))
+            positions.append(here + number * targets.shape[1])
+            fulls.append(full)
         flat = np.concatenate(positions)
-        return Selection(flat, targets.reshape(-1)[flat], np.concatenate(fulls), stack(synonyms), stack(antonyms))
+        return Selection(flat, targets.reshape(-1)[flat], np.concatenate(fulls), sets.stack(synonyms), sets.stack(antonyms))
 
     def _draw_positions(self, targets: Ints, generator: np.random.Generator) -> tuple[Ints, Mask]:
         """Positions of one block: related ones for the whole term, and as many others for the pull alone."""
@@ -100,7 +105,7 @@ class SenseRetriever:
         if self.spec.candidates != "lexical":
             more_pull, more_push = self._neighbours(selection, hidden, top_ids, probs)
             with_neighbours = more_pull.present(len(selection)) | more_push.present(len(selection))
-            pull, push = merge(pull, more_pull), merge(push, more_push)
+            pull, push = sets.merge(pull, more_pull), sets.merge(push, more_push)
         weights = torch.ones(len(selection))
         if self.loss.sense_weighting == "teacher_probability":
             weights = torch.from_numpy(np.where(top_ids == selection.targets[:, None], probs, 0.0).sum(axis=1)).float()
@@ -108,11 +113,11 @@ class SenseRetriever:
 
     def lexical(self, selection: Selection, hidden: Tensor) -> tuple[Candidates, Candidates]:
         """S+ and S- from the word relations alone: the kappa senses nearest to hidden [P, D] float32 (METHOD.md, "Candidates")."""
-        antonyms = with_own(selection.targets, selection.antonyms) if self.spec.paper_exact else selection.antonyms
-        pull, push = (nearest(self.dictionary, hidden, rows_of(self.dictionary, owners), self.spec.kappa)
-                      for owners in (with_own(selection.targets, selection.synonyms), antonyms))
+        antonyms = sets.with_own(selection.targets, selection.antonyms) if self.spec.paper_exact else selection.antonyms
+        both = sets.rows_of(self.dictionary, sets.stack([sets.with_own(selection.targets, selection.synonyms), antonyms]))
+        pull, push = sets.split(sets.nearest(self.dictionary, hidden, both, self.spec.kappa), len(selection))
         if self.spec.paper_exact:
-            pull = keep_where(pull, (selection.synonyms.lengths() > 0) | ~selection.full)
+            pull = sets.keep_where(pull, (selection.synonyms.lengths() > 0) | ~selection.full)
         return pull, push
 
     def _neighbours(self, selection: Selection, hidden: Tensor, top_ids: Ints,
@@ -129,14 +134,14 @@ class SenseRetriever:
         may_pull = ~self.has_relations[selection.targets][:, None] & ~is_target \
             & (probability >= self.spec.min_teacher_probability)
         may_push = selection.full[:, None] & ~is_target & ~in_top & ~self._is_synonym(selection.targets, owners)
-        return first(rows, may_pull, self.spec.kappa), first(rows, may_push, self.spec.kappa)
+        return sets.first(rows, may_pull, self.spec.kappa), sets.first(rows, may_push, self.spec.kappa)
 
     def _is_synonym(self, targets: Ints, owners: Ints) -> Mask:
         """[P, R]: whether an owner is any synonym of the target, drawn or not."""
         table, tokens = self.dictionary.synonyms, np.unique(targets)
         counts = table.offsets[tokens + 1] - table.offsets[tokens]
         size = np.int64(len(self.dictionary.owner_offsets))
-        related = np.repeat(tokens, counts) * size + table.values[ranges(table.offsets[tokens], counts)]
+        related = np.repeat(tokens, counts) * size + table.values[sets.ranges(table.offsets[tokens], counts)]
         return np.isin(targets[:, None] * size + owners, related)
 
     def _pack(self, selection: Selection, weights: Tensor, pull: Candidates, push: Candidates, with_neighbours: Mask) -> SenseTargets:
@@ -149,7 +154,7 @@ class SenseRetriever:
         spread = (mean_square - mean.square().sum(dim=1)).clamp_min(0)
         push_counts = np.bincount(push.positions, minlength=size)
         width = max(1, int(push_counts.max()))
-        column = ranges(np.zeros_like(push_counts), push_counts)
+        column = sets.ranges(np.zeros_like(push_counts), push_counts)
         negatives = torch.zeros(size, width, senses.shape[1])
         negatives[torch.from_numpy(push.positions), torch.from_numpy(column)] = senses[torch.from_numpy(push.rows)].float()
         mask = torch.arange(width) < torch.from_numpy(push_counts)[:, None]

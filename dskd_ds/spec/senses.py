@@ -25,6 +25,9 @@ class SensesSpec(Part):
 
     dictionary: str
     """Folder of the dictionary; `dskd senses build` writes it, training reads it."""
+    local_dir: str | None = None
+    """Folder on each node (`$TMPDIR`, `/dev/shm`) that dictionary and index are copied to, once a node, before a run reads them there;
+    not given: they are read where they are."""
     lexicons: tuple[LexiconSpec, ...] = ()
     """Who is related to whom. Several are merged."""
     collect_tokens: PositiveInt = 1_000_000

@@ -14,7 +14,8 @@ from dskd_ds.errors import InputError
 from dskd_ds.sense.cluster import Senses, cluster, kmeans
 from dskd_ds.sense.collect import Reservoir, Vectors, forward_batches, position_hashes
 from dskd_ds.sense.dictionary import SENSES_FILE, check_belongs, compose_spans, open_dictionary, write_dictionary
-from dskd_ds.sense.index import build_index, knn, load_graph, load_projection, rerank
+from dskd_ds.sense.distances import rerank
+from dskd_ds.sense.index import build_index, knn, load_graph, load_projection
 from dskd_ds.sense.relations import TokenRelations, token_relations
 from dskd_ds.sense.wordnet import base_of, read_wordnet
 from dskd_ds.spec.senses import SensesSpec
