@@ -16,15 +16,18 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from tqdm import tqdm
 
 from dskd_ds.errors import InputError
-from dskd_ds.manifest import read_manifest, write_manifest
-from dskd_ds.sense.dictionary import SenseDictionary
+from dskd_ds.manifest import parse_manifest, read_manifest, write_manifest
+from dskd_ds.sense.dictionary import SENSES_FILE, SenseDictionary
 from dskd_ds.sense.distances import exact_nearest, rerank
 from dskd_ds.spec.senses import SensesSpec
 
 INDEX_FOLDER = "index"
 PCA_SAMPLE = 50_000
+BUILD_ROWS = 16_384
+"""Rows that are projected and inserted at a time."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +65,11 @@ def build_index(dictionary: SenseDictionary, spec: SensesSpec, queries: Tensor) 
     index = hnswlib.Index(space="l2", dim=projection.components.shape[1])
     index.init_index(max_elements=max(1, len(rows)), M=spec.index_links, ef_construction=spec.index_build_effort, random_seed=0)
     # One thread: the graph depends on the order of insertion, and two builds must be alike.
-    for part in torch.arange(len(rows)).split(65_536):
-        index.add_items(projection(rows[part]), part.numpy(), num_threads=1)
-    facts = {"num_rows": len(rows), "dims": projection.components.shape[1], "links": spec.index_links,
+    with tqdm(total=len(rows), desc="indexing senses", unit="sense", disable=len(rows) < BUILD_ROWS) as bar:
+        for part in torch.arange(len(rows)).split(BUILD_ROWS):
+            index.add_items(projection(rows[part]), part.numpy(), num_threads=1)
+            bar.update(len(part))
+    facts = {"of_senses": senses_digest(dictionary), "num_rows": len(rows), "dims": index.dim, "links": spec.index_links,
              "build_effort": spec.index_build_effort, "search_effort": spec.index_search_effort, "num_queries": len(queries),
              "recall_at_10": _recall(index, projection, dictionary, spec, queries)}
     folder = dictionary.folder / INDEX_FOLDER
@@ -114,11 +119,19 @@ def load_projection(dictionary: SenseDictionary) -> Projection:
 
 
 def load_graph(dictionary: SenseDictionary) -> Any:
-    """The stored graph; large, and hnswlib cannot map it, so one process of a node loads it. Raises InputError if it is not whole."""
-    facts = read_manifest(dictionary.folder / INDEX_FOLDER)
-    if facts["num_rows"] != dictionary.num_token_rows:
-        raise InputError(f"{dictionary.folder / INDEX_FOLDER}: it is of {facts['num_rows']} senses, the dictionary has "
-                         f"{dictionary.num_token_rows}.\n  build both again: dskd senses build SPEC.toml")
+    """The stored graph; large, and hnswlib cannot map it, so one process of a node loads it.
+
+    Raises InputError if it is not whole, or of another dictionary.
+    """
+    folder = dictionary.folder / INDEX_FOLDER
+    facts = read_manifest(folder)
+    if facts.get("of_senses") != senses_digest(dictionary):
+        raise InputError(f"{folder}: this index is not of this dictionary.\n  build both again: dskd senses build SPEC.toml --force")
     index = hnswlib.Index(space="l2", dim=int(facts["dims"]))
-    index.load_index(str(dictionary.folder / INDEX_FOLDER / "graph.bin"))
+    index.load_index(str(folder / "graph.bin"))
     return index
+
+
+def senses_digest(dictionary: SenseDictionary) -> str:
+    """SHA-256 of the dictionary's senses, as its manifest says."""
+    return str(parse_manifest(dictionary.folder)[1][SENSES_FILE]["sha256"])

@@ -41,6 +41,8 @@ def local_copy(source: Path, local_dir: Path) -> tuple[Path, int]:
     process copies waits for that. Raises InputError: no dictionary, files that differ from their manifest, no room, no permission,
     or a copy that another process does not finish.
     """
+    if not source.is_dir():
+        raise InputError(f'[senses] dictionary = "{source}", but there is no such folder.\n  build it: dskd senses build SPEC.toml')
     if "$" in str(local_dir):
         raise InputError(f'[senses] local_dir = "{local_dir}", but this variable is not set on this node.\n'
                          "  set it where ranks are started, or give a path.")

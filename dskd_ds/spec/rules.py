@@ -45,7 +45,8 @@ def show(value: Any) -> str:
 
 def check_rules(spec: RunSpec) -> Iterator[Problem]:
     """Every problem of a spec whose fields are fine one by one."""
-    for rule in (length_is_given_once, batch_divides, layers_are_named, topk_temperature, teacher_signal, deadlines_order):
+    for rule in (length_is_given_once, batch_divides, layers_are_named, topk_temperature, teacher_signal, deadlines_order,
+                 neighbours_are_fetched):
         yield from rule(spec)
 
 
@@ -114,3 +115,12 @@ def deadlines_order(spec: RunSpec) -> Iterator[Problem]:
         yield Problem("link.dead_after_seconds", link.dead_after_seconds,
                       f"fewer than three heartbeats of {link.heartbeat_seconds} s fit into it",
                       f"use at least {3 * link.heartbeat_seconds}, or a shorter heartbeat_seconds")
+
+
+def neighbours_are_fetched(spec: RunSpec) -> Iterator[Problem]:
+    """The nearest senses are picked among those that the index gives."""
+    senses = spec.senses
+    if senses.candidates != "lexical" and senses.num_neighbours > senses.index_search_effort:
+        yield Problem("senses.num_neighbours", senses.num_neighbours,
+                      f"the index is asked for index_search_effort = {senses.index_search_effort} candidates only",
+                      "use at most that, or a larger [senses] index_search_effort")

@@ -61,6 +61,8 @@ def test_a_run_leaves_what_design_promises(run_dir: Path) -> None:
         assert record["sense_positions"] > 0
         assert 0 < record["teacher_mass"] <= 1
         assert record["link_bytes"] > 1000
+        assert 0 < record["sense_with_synonyms"] < 1
+        assert 0 < record["sense_with_neighbours"] <= 1
     assert records[-1]["tokens"] == 6 * 4 * 32
     assert not list((run_dir / "link").glob("student-*.json"))  # addresses are withdrawn at the end
 
@@ -82,7 +84,7 @@ def test_eval_report_and_export(tiny: TinyWorld, launch: Launch, run_dir: Path) 
     assert scores["after"]["kl"] > 0
     assert launch(*dskd("report", str(tiny.spec_file))).code == 0
     page = (run_dir / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 4
+    assert page.count("data:image/png;base64,") == 5
     assert f"{scores['after']['perplexity']:.1f}" in page
     exported = load_file(run_dir / "student" / "model.safetensors")
     assert launch(*dskd("export", str(tiny.spec_file))).code == 0
