@@ -111,9 +111,12 @@ def test_resume_is_bitwise(tiny: TinyWorld, launch: Launch, run_dir: Path) -> No
 def test_exact_signal_trains(tiny: TinyWorld, launch: Launch, dictionary: Path) -> None:
     assert dictionary.is_dir()
     folder = tiny.folder / "exact"
-    keys = (f"run_dir={folder}", "loss.signal=exact", "loss.temperature=2.0", "train.num_steps=2", "student.layers=first",
+    keys = (f"run_dir={folder}", f"senses.local_dir={folder / 'node'}", "loss.signal=exact", "loss.temperature=2.0",
+            "train.num_steps=2", "student.layers=first",
             "train.global_batch_blocks=8")
     overrides = [word for key in keys for word in ("--set", key)]
     assert launch(*dskd("train", str(tiny.spec_file), *overrides)).code == 0
     assert len(read_metrics(folder)) == 2
+    (copy,) = (path for path in (folder / "node").iterdir() if path.is_dir())  # two students, one copy
+    assert (copy / SENSES_FILE).read_bytes() == (dictionary / SENSES_FILE).read_bytes()
     assert load_spec(folder / "spec.toml").num_accumulation_steps == 4
