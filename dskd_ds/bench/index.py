@@ -19,7 +19,7 @@ from dskd_ds.spec import RunSpec
 RECALL_TARGET, SPEED_TARGET = 0.99, 5.0
 QUERIES = 200
 """Sense positions of a rank's step, about."""
-NUM_BLOCKS = 8
+NUM_BLOCKS = 4
 WANTED = 10
 
 

@@ -5,19 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from dskd_ds.sense.dictionary import SenseDictionary
-from dskd_ds.sense.distances import NO_ROW, rerank
+from dskd_ds.sense.distances import pair_distances
 from dskd_ds.sense.relations import Ragged
 
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
-
-WIDTHS = np.unique(np.ceil(1.5 ** np.arange(60)).astype(np.int64))
-"""Positions whose numbers of candidates round up to the same of these are compared together: at most a third of a line is filling."""
 
 
 @dataclass(frozen=True)
@@ -78,23 +74,12 @@ def nearest(dictionary: SenseDictionary, hidden: Tensor, candidates: Candidates,
 
     Positions go round: P is the second set of position 0, and so on.
     """
-    counts = np.bincount(candidates.positions, minlength=len(hidden))
-    starts = np.cumsum(counts) - counts
-    widths = WIDTHS[np.searchsorted(WIDTHS, counts)]
-    found: list[Candidates] = []
-    for width in np.unique(widths[counts > 0]).tolist():
-        places = np.flatnonzero((widths == width) & (counts > 0))
-        columns = np.arange(min(width, int(counts[places].max())))
-        inside = columns < counts[places, None]
-        rows = np.where(inside, candidates.rows[np.minimum(starts[places, None] + columns, len(candidates.rows) - 1)], NO_ROW)
-        best, _ = rerank(dictionary, hidden.index_select(0, torch.from_numpy(places % len(hidden))), rows, keep)
-        line, column = np.nonzero(best != NO_ROW)
-        found.append(Candidates(places[line], best[line, column]))
-    if not found:
-        return candidates
-    positions, rows = np.concatenate([f.positions for f in found]), np.concatenate([f.rows for f in found])
-    order = np.argsort(positions, kind="stable")
-    return Candidates(positions[order], rows[order])
+    distances = pair_distances(dictionary, hidden, candidates.positions % len(hidden), candidates.rows).astype(np.float64)
+    # Distances scaled to below 1 on top of the position's number: one sort orders every position's candidates.
+    order = np.argsort(candidates.positions + distances / (2.0 * distances.max(initial=1.0)))
+    counts = np.bincount(candidates.positions)
+    best = order[ranges(np.zeros_like(counts), counts) < keep]
+    return Candidates(candidates.positions[best], candidates.rows[best])
 
 
 def split(candidates: Candidates, num_positions: int) -> tuple[Candidates, Candidates]:

@@ -12,7 +12,7 @@ from dskd_ds.bench.lookup import as_sets, loop_over_positions, loop_over_positio
 from dskd_ds.sense import candidates as sets
 from dskd_ds.sense.cluster import Senses
 from dskd_ds.sense.dictionary import SenseDictionary, open_dictionary, write_dictionary
-from dskd_ds.sense.distances import NO_ROW, exact_nearest, rerank
+from dskd_ds.sense.distances import exact_nearest, pair_distances, rerank
 from dskd_ds.sense.relations import Ragged, TokenRelations
 from dskd_ds.sense.retrieve import Selection, SenseRetriever
 from dskd_ds.spec.loss import LossSpec
@@ -93,20 +93,18 @@ def test_own_words_come_ahead_of_the_others() -> None:
     assert [joined.row(i).tolist() for i in range(3)] == [[7, 1, 2], [8], [9, 3]]
 
 
-def test_rerank_with_filling_and_many_rows(dictionary: SenseDictionary) -> None:
+def test_rerank_and_pair_distances_over_several_chunks(dictionary: SenseDictionary, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dskd_ds.sense.distances.CHUNK_ROWS", 70)
     queries = torch.randn(30, D, generator=torch.Generator().manual_seed(3))
     draw = np.random.default_rng(3)
-    candidates = np.stack([draw.permutation(len(dictionary.senses))[:100] for _ in range(30)])
-    candidates[:, 50:][draw.random((30, 50)) < 0.5] = NO_ROW
-    candidates[4, 3:] = NO_ROW
+    candidates = np.stack([draw.permutation(len(dictionary.senses))[:33] for _ in range(30)])
+    exact = (dictionary.senses.double()[torch.from_numpy(candidates)] - queries[:, None].double()).square().sum(2)
     found, distances = rerank(dictionary, queries, candidates, 5)
-    assert (found[4, 3:] == NO_ROW).all()
-    assert np.isinf(distances[4, 3:]).all()
-    for query, line, row in zip(queries.double(), candidates, found, strict=True):
-        real = line[line != NO_ROW]
-        exact = (dictionary.senses[torch.from_numpy(real)].double() - query).square().sum(1)
-        expected = real[exact.argsort().numpy()][:5]
-        assert row[row != NO_ROW].tolist() == expected.tolist()
+    expected = exact.topk(5, largest=False)
+    assert found.tolist() == torch.from_numpy(candidates).gather(1, expected.indices).tolist()
+    np.testing.assert_allclose(distances, expected.values.numpy(), rtol=1e-4, atol=1e-4)
+    pairs = pair_distances(dictionary, queries, np.repeat(np.arange(30), 33), candidates.flatten())
+    np.testing.assert_allclose(pairs, exact.flatten().numpy(), rtol=1e-4, atol=1e-4)
 
 
 def test_exact_nearest_is_exact(dictionary: SenseDictionary, monkeypatch: pytest.MonkeyPatch) -> None:
