@@ -9,9 +9,9 @@ from dskd_ds.spec import RunSpec, load_spec
 Commands = argparse._SubParsersAction  # argparse has no public name for what add_subparsers returns
 
 
-def spec_command(commands: Commands[argparse.ArgumentParser], name: str, text: str) -> argparse.ArgumentParser:
-    """Add a command whose first argument is a run's spec."""
-    command = commands.add_parser(name, help=text, description=text)
+def spec_command(commands: Commands[argparse.ArgumentParser], name: str, text: str, description: str = "") -> argparse.ArgumentParser:
+    """Add a command whose first argument is a run's spec. description: what its --help says, if that is more than text."""
+    command = commands.add_parser(name, help=text, description=description or text, formatter_class=argparse.RawDescriptionHelpFormatter)
     command.add_argument("spec", help="the run's TOML spec")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, e.g. train.num_steps=100")
     return command

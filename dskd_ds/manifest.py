@@ -29,19 +29,24 @@ def write_manifest(folder: Path, facts: dict[str, Any]) -> None:
     partial.replace(folder / MANIFEST_FILE)
 
 
+def parse_manifest(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """The facts of a folder, and its files: relative path -> `bytes` and `sha256`. Raises InputError if there is no manifest."""
+    path = folder / MANIFEST_FILE
+    try:
+        manifest = json.loads(path.read_text())
+        return manifest["facts"], manifest["files"]
+    except FileNotFoundError:
+        raise InputError(f"{folder}: it has no {MANIFEST_FILE}, so it is not complete.\n  delete it and make it again.") from None
+    except (ValueError, KeyError) as error:
+        raise InputError(f"{path}: this is no manifest ({error}).\n  delete the folder and make it again.") from None
+
+
 def read_manifest(folder: Path, verify: bool = True) -> dict[str, Any]:
     """The facts of a folder, after its files were compared with what the manifest says.
 
     verify: also hash every file; without it only sizes are compared. Raises InputError that names the first file that differs.
     """
-    path = folder / MANIFEST_FILE
-    try:
-        manifest = json.loads(path.read_text())
-        files, facts = manifest["files"], manifest["facts"]
-    except FileNotFoundError:
-        raise InputError(f"{folder}: it has no {MANIFEST_FILE}, so it is not complete.\n  delete it and make it again.") from None
-    except (ValueError, KeyError) as error:
-        raise InputError(f"{path}: this is no manifest ({error}).\n  delete the folder and make it again.") from None
+    facts, files = parse_manifest(folder)
     for name, expected in files.items():
         size = (folder / name).stat().st_size if (folder / name).is_file() else None
         if size != expected["bytes"]:
@@ -49,5 +54,4 @@ def read_manifest(folder: Path, verify: bool = True) -> dict[str, Any]:
             raise InputError(f"{folder / name}: it {found}.\n  delete {folder} and make it again.")
         if verify and file_sha256(folder / name) != expected["sha256"]:
             raise InputError(f"{folder / name}: its content is not what was written.\n  delete {folder} and make it again.")
-    result: dict[str, Any] = facts
-    return result
+    return facts

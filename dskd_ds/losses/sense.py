@@ -7,12 +7,15 @@ An empty set contributes 0. Source: METHOD.md, "The losses" and "Algebra worth u
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
 
 from dskd_ds.spec.loss import LossSpec
+
+COVERAGE = ("synonyms", "antonyms", "neighbours", "nothing")
+"""What positions are counted by: related words with senses were drawn, the index gave senses to S+ or S-, both sets are empty."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +41,16 @@ class SenseTargets:
     """[P, K] float32: |s|^2 of each; the dictionary knows them."""
     push_mask: Tensor
     """[P, K] bool: which of them are real."""
+    coverage: Tensor = field(default_factory=lambda: torch.zeros(len(COVERAGE), dtype=torch.int64))
+    """[4] int64: at how many positions each of COVERAGE was so."""
 
     def to(self, device: torch.device) -> SenseTargets:
         """The same on another device."""
         return SenseTargets(*(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)))
 
     def __getitem__(self, rows: slice) -> SenseTargets:
-        """Some of the positions."""
-        return SenseTargets(*(getattr(self, f.name)[rows] for f in fields(self)))
+        """Some of the positions; `coverage` stays with the whole."""
+        return SenseTargets(*(getattr(self, f.name)[rows] for f in fields(self) if f.name != "coverage"))
 
     @staticmethod
     def empty(hidden_size: int) -> SenseTargets:

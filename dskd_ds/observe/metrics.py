@@ -25,6 +25,10 @@ CHARTS: dict[str, str] = {
     "sense_positions": "senses/positions a step",
     "sense_pull_distance": "senses/squared distance to S+ per dimension",
     "sense_push_active": "senses/share of S- within the margin",
+    "sense_with_synonyms": "sense coverage/share of positions with synonyms",
+    "sense_with_antonyms": "sense coverage/share of positions with antonyms",
+    "sense_with_neighbours": "sense coverage/share of positions with neighbours from the index",
+    "sense_with_nothing": "sense coverage/share of positions with no sense at all",
     "step_seconds": "speed/seconds a step",
     "teacher_wait_seconds": "speed/seconds waited for the teacher",
     "sense_wait_seconds": "speed/seconds waited for senses",
@@ -36,7 +40,8 @@ CHARTS: dict[str, str] = {
 TOGETHER: dict[str, dict[str, tuple[str, ...]]] = {
     "Losses": {"terms of the loss": ("loss", "loss_ce", "loss_kd", "loss_sense")},
     "Teacher signal": {"probability on the teacher's top k, and overlap": ("teacher_mass", "student_mass", "topk_overlap")},
-    "Senses": {"pull and push": ("sense_pull_distance", "sense_push_active")},
+    "Senses": {"pull and push": ("sense_pull_distance", "sense_push_active"),
+               "share of positions with": ("sense_with_synonyms", "sense_with_antonyms", "sense_with_neighbours", "sense_with_nothing")},
     "Where a step's time goes": {"seconds": ("step_seconds", "teacher_wait_seconds", "sense_wait_seconds")},
 }
 """Custom-scalars layout: curves that belong on one chart. TensorBoard reads its tags as regular expressions."""

@@ -28,6 +28,9 @@ PLOTS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
         ("topk_overlap", "overlap of the two top-k sets"))),
     ("Senses", "distance / share", (
         ("sense_pull_distance", "squared distance to S+ per dimension"), ("sense_push_active", "share of S- within the margin"))),
+    ("What sense positions had", "share of positions", (
+        ("sense_with_synonyms", "synonyms"), ("sense_with_antonyms", "antonyms"), ("sense_with_neighbours", "neighbours from the index"),
+        ("sense_with_nothing", "nothing"))),
     ("Where a step's time goes", "seconds", (
         ("step_seconds", "whole step"), ("teacher_wait_seconds", "waiting for the teacher"), ("sense_wait_seconds", "waiting for senses"))),
 )

@@ -15,6 +15,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     _add_lexicon(senses)
     _add_refresh(senses)
     add_look_commands(senses)
+    _add_bench(senses)
 
 
 def _add_build(senses: Commands[argparse.ArgumentParser]) -> None:
@@ -72,3 +73,43 @@ def run_refresh(args: argparse.Namespace) -> int:
 
     preflight(spec_of(args), with_senses=False)
     return launch.run(launch.senses_command(args.spec, args.set, args.ranks, ["--refresh"]))
+
+
+BENCH_HELP = """\
+Ratios of two ways to do the same work, measured in turn within one run, each with its target.
+
+  lookup   candidates from word relations: a batch at once against a loop over positions and words
+  index    100,000 senses and more: recall and speed against exact search (the first time, a dictionary
+           of that size is built under $DSKD_HOME/bench: about ten minutes on two cores)
+  pages    memory of eight processes that read the spec's dictionary, against one copy
+  kmeans, collection, refresh   see dskd_ds/bench/
+
+The spec's dictionary must be there (dskd senses build). Other work on the machine disturbs the figures.
+"""
+
+
+def _add_bench(senses: Commands[argparse.ArgumentParser]) -> None:
+    bench = spec_command(senses, "bench", "measure look-up, index and shared memory, with targets", BENCH_HELP)
+    bench.add_argument("--only", action="append", default=[], metavar="NAME", help="run this bench only (may be given several times)")
+    bench.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    bench.set_defaults(command=run_bench)
+
+
+def run_bench(args: argparse.Namespace) -> int:
+    """Run, print; what is said meanwhile goes to stderr."""
+    import contextlib
+    import sys
+    from functools import partial
+
+    from dskd_ds.bench.measure import as_json, run_benches, table
+    from dskd_ds.bench.senses import BENCHES
+    from dskd_ds.compute import use_threads
+    from dskd_ds.observe.console import quiet_progress
+
+    spec = spec_of(args)
+    quiet_progress()
+    use_threads(spec.topology.threads_per_rank)
+    with contextlib.redirect_stdout(sys.stderr):
+        figures = run_benches({name: partial(bench, spec) for name, bench in BENCHES.items()}, args.only)
+    print(as_json(figures) if args.json else table(figures))
+    return 0

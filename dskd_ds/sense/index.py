@@ -16,14 +16,18 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from tqdm import tqdm
 
 from dskd_ds.errors import InputError
-from dskd_ds.manifest import read_manifest, write_manifest
-from dskd_ds.sense.dictionary import SenseDictionary
+from dskd_ds.manifest import parse_manifest, read_manifest, write_manifest
+from dskd_ds.sense.dictionary import SENSES_FILE, SenseDictionary
+from dskd_ds.sense.distances import exact_nearest, rerank
 from dskd_ds.spec.senses import SensesSpec
 
 INDEX_FOLDER = "index"
 PCA_SAMPLE = 50_000
+BUILD_ROWS = 16_384
+"""Rows that are projected and inserted at a time."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +65,11 @@ def build_index(dictionary: SenseDictionary, spec: SensesSpec, queries: Tensor) 
     index = hnswlib.Index(space="l2", dim=projection.components.shape[1])
     index.init_index(max_elements=max(1, len(rows)), M=spec.index_links, ef_construction=spec.index_build_effort, random_seed=0)
     # One thread: the graph depends on the order of insertion, and two builds must be alike.
-    for part in torch.arange(len(rows)).split(65_536):
-        index.add_items(projection(rows[part]), part.numpy(), num_threads=1)
-    facts = {"num_rows": len(rows), "dims": projection.components.shape[1], "links": spec.index_links,
+    with tqdm(total=len(rows), desc="indexing senses", unit="sense", disable=len(rows) < BUILD_ROWS) as bar:
+        for part in torch.arange(len(rows)).split(BUILD_ROWS):
+            index.add_items(projection(rows[part]), part.numpy(), num_threads=1)
+            bar.update(len(part))
+    facts = {"of_senses": senses_digest(dictionary), "num_rows": len(rows), "dims": index.dim, "links": spec.index_links,
              "build_effort": spec.index_build_effort, "search_effort": spec.index_search_effort, "num_queries": len(queries),
              "recall_at_10": _recall(index, projection, dictionary, spec, queries)}
     folder = dictionary.folder / INDEX_FOLDER
@@ -84,39 +90,26 @@ def _recall(index: Any, projection: Projection, dictionary: SenseDictionary, spe
     if not len(queries) or not wanted:
         return None
     found, _ = rerank(dictionary, queries, knn(index, projection(queries), spec.index_search_effort), wanted)
-    every = torch.arange(dictionary.num_token_rows).numpy()
-    hits = 0
-    for query, row in zip(queries, found, strict=True):
-        exact, _ = rerank(dictionary, query[None], every[None], wanted)
-        hits += len(np.intersect1d(exact[0], row))
-    return hits / (wanted * len(queries))
+    return share_found(exact_nearest(dictionary, queries, wanted), found)
 
 
-def knn(index: Any, reduced: NDArray[np.float32], num_candidates: int) -> NDArray[np.int64]:
+def share_found(exact: NDArray[np.int64], found: NDArray[np.int64]) -> float:
+    """Recall: which share of the entries of `exact` [Q, K] is in the same line of `found` [Q, any]."""
+    return float(np.mean([np.isin(wanted, line).mean() for wanted, line in zip(exact, found, strict=True)]))
+
+
+def knn(index: Any, reduced: NDArray[np.float32], num_candidates: int, num_threads: int = 1) -> NDArray[np.int64]:
     """[P, d] reduced queries -> [P, num_candidates] rows (fewer columns if the index is smaller), nearest first.
 
+    Several threads may ask at once, as long as all want the same number: hnswlib keeps its search effort in the index.
     Raises ValueError if d is not the index's: hnswlib itself would read past the end.
     """
     if reduced.ndim != 2 or reduced.shape[1] != index.dim:
         raise ValueError(f"queries of shape {reduced.shape}, the index has {index.dim} dimensions")
     number = min(num_candidates, index.get_current_count())
     index.set_ef(max(number, 10))
-    rows, _ = index.knn_query(reduced, k=number, num_threads=1)
+    rows, _ = index.knn_query(reduced, k=number, num_threads=num_threads)
     return np.asarray(rows, np.int64)
-
-
-def rerank(dictionary: SenseDictionary, queries: Tensor, candidates: NDArray[np.int64],
-           keep: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The `keep` nearest of each query's candidates, by exact squared distance on full vectors.
-
-    queries [P, D], candidates [P, C]. Returns rows and squared distances, both [P, min(keep, C)], nearest first.
-    """
-    columns = torch.from_numpy(candidates)
-    senses = dictionary.senses[columns].float()
-    distances = dictionary.squared_norms[columns] - 2 * torch.einsum("pcd,pd->pc", senses, queries.float()) \
-        + queries.float().square().sum(dim=1, keepdim=True)
-    nearest = distances.topk(min(keep, columns.shape[1]), dim=1, largest=False, sorted=True)
-    return columns.gather(1, nearest.indices).numpy(), nearest.values.numpy()
 
 
 def load_projection(dictionary: SenseDictionary) -> Projection:
@@ -126,11 +119,19 @@ def load_projection(dictionary: SenseDictionary) -> Projection:
 
 
 def load_graph(dictionary: SenseDictionary) -> Any:
-    """The stored graph; large, and hnswlib cannot map it, so one process of a node loads it. Raises InputError if it is not whole."""
-    facts = read_manifest(dictionary.folder / INDEX_FOLDER)
-    if facts["num_rows"] != dictionary.num_token_rows:
-        raise InputError(f"{dictionary.folder / INDEX_FOLDER}: it is of {facts['num_rows']} senses, the dictionary has "
-                         f"{dictionary.num_token_rows}.\n  build both again: dskd senses build SPEC.toml")
+    """The stored graph; large, and hnswlib cannot map it, so one process of a node loads it.
+
+    Raises InputError if it is not whole, or of another dictionary.
+    """
+    folder = dictionary.folder / INDEX_FOLDER
+    facts = read_manifest(folder)
+    if facts.get("of_senses") != senses_digest(dictionary):
+        raise InputError(f"{folder}: this index is not of this dictionary.\n  build both again: dskd senses build SPEC.toml --force")
     index = hnswlib.Index(space="l2", dim=int(facts["dims"]))
-    index.load_index(str(dictionary.folder / INDEX_FOLDER / "graph.bin"))
+    index.load_index(str(folder / "graph.bin"))
     return index
+
+
+def senses_digest(dictionary: SenseDictionary) -> str:
+    """SHA-256 of the dictionary's senses, as its manifest says."""
+    return str(parse_manifest(dictionary.folder)[1][SENSES_FILE]["sha256"])

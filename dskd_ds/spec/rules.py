@@ -46,7 +46,8 @@ def show(value: Any) -> str:
 def check_rules(spec: RunSpec) -> Iterator[Problem]:
     """Every problem of a spec whose fields are fine one by one."""
     for rule in (length_is_given_once, batch_divides, layers_are_named, topk_temperature, teacher_signal, hidden_has_no_kl,
-                 draws_run_forward, lexical_needs_lexicon, senses_are_countable, deadlines_order):
+                 draws_run_forward, lexical_needs_lexicon, senses_are_countable, neighbours_are_fetched,
+                 deadlines_order):
         yield from rule(spec)
 
 
@@ -147,3 +148,12 @@ def senses_are_countable(spec: RunSpec) -> Iterator[Problem]:
     if senses.paper_exact and senses.clustering != "fixed":
         yield Problem("senses.paper_exact", True, f'clustering = "{senses.clustering}" is not the paper\'s',
                       'set [senses] clustering = "fixed", or paper_exact = false')
+
+
+def neighbours_are_fetched(spec: RunSpec) -> Iterator[Problem]:
+    """The nearest senses are picked among those that the index gives."""
+    senses = spec.senses
+    if senses.candidates != "lexical" and senses.num_neighbours > senses.index_search_effort:
+        yield Problem("senses.num_neighbours", senses.num_neighbours,
+                      f"the index is asked for index_search_effort = {senses.index_search_effort} candidates only",
+                      "use at most that, or a larger [senses] index_search_effort")

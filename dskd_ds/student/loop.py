@@ -19,11 +19,10 @@ from dskd_ds.data.batches import num_steps, open_source
 from dskd_ds.errors import DskdError, ExitCode, InputError, OtherRankError
 from dskd_ds.link import StudentLink
 from dskd_ds.losses.objective import STATS, Scales
+from dskd_ds.losses.sense import COVERAGE
 from dskd_ds.observe.metrics import MetricsWriter
-from dskd_ds.sense.dictionary import SenseDictionary, open_dictionary
-from dskd_ds.sense.index import load_graph, load_projection
-from dskd_ds.sense.retrieve import SenseRetriever
-from dskd_ds.sense.service import IndexClient, IndexService, service_address
+from dskd_ds.sense.dictionary import SenseDictionary
+from dskd_ds.sense.open import open_retriever
 from dskd_ds.spec import SPEC_FILE, RunSpec, load_spec, write_spec
 from dskd_ds.student import checkpoint
 from dskd_ds.student.depth import student_init
@@ -32,11 +31,12 @@ from dskd_ds.student.export import export_engine
 from dskd_ds.student.feed import Feed, StepInput
 from dskd_ds.student.model import load_student
 from dskd_ds.teacher.checkpoint import read_config, resolve_model
-from dskd_ds.topology import Role, node_leader
+from dskd_ds.topology import Role
 from dskd_ds.vocabulary import shared_vocab_size
 
-MAY_CHANGE_ON_RESUME = {"run_dir", "monitor", "checkpoint", "link", "eval"}
-"""Sections that a resumed run may have different from the run it goes on with."""
+MAY_CHANGE_ON_RESUME: dict[str, bool | set[str]] = {"run_dir": True, "monitor": True, "checkpoint": True, "link": True, "eval": True,
+                                                  "senses": {"local_dir"}}
+"""Sections and keys that a resumed run may have different from the run it goes on with."""
 
 
 @dataclass(frozen=True)
@@ -140,11 +140,12 @@ def agree(feed: Feed) -> StepInput:
 def step_record(spec: RunSpec, engine: Any, local_sums: Tensor, step_input: StepInput, counts: Counts,
                 seconds: float) -> dict[str, float]:
     """The step's line of metrics.jsonl, alike on all ranks: sums over ranks, the longest waits."""
-    sums = torch.cat([local_sums, local_sums.new_tensor([step_input.link_bytes])])
+    coverage = torch.stack([batch.senses.coverage for batch in step_input.micro_batches]).sum(dim=0)
+    sums = torch.cat([local_sums, local_sums.new_tensor([step_input.link_bytes]), coverage.to(local_sums)])
     deepspeed.comm.all_reduce(sums)
     longest = local_sums.new_tensor([seconds, step_input.teacher_wait_seconds, step_input.sense_wait_seconds])
     deepspeed.comm.all_reduce(longest, op=deepspeed.comm.ReduceOp.MAX)
-    total = dict(zip((*STATS, "link_bytes"), sums.tolist(), strict=True))
+    total = dict(zip((*STATS, "link_bytes", *COVERAGE), sums.tolist(), strict=True))
     step_seconds, teacher_wait, sense_wait = longest.tolist()
 
     def mean(name: str, over: str) -> float:
@@ -160,6 +161,7 @@ def step_record(spec: RunSpec, engine: Any, local_sums: Tensor, step_input: Step
         "student_mass": mean("student_mass", "agreement_positions"), "topk_overlap": mean("overlap", "agreement_positions"),
         "sense_positions": total["sense_positions"],
         "sense_pull_distance": mean("pull_distance", "num_pull"), "sense_push_active": mean("push_active", "num_push"),
+        **{f"sense_with_{name}": mean(name, "sense_positions") for name in COVERAGE},
         "step_seconds": step_seconds, "teacher_wait_seconds": teacher_wait, "sense_wait_seconds": sense_wait,
         "tokens_per_second": tokens_per_step(spec) / step_seconds, "link_bytes": total["link_bytes"],
         "skipped": float(engine.skipped_steps),
@@ -203,21 +205,6 @@ def record_spec(spec: RunSpec, role: Role) -> None:
     deepspeed.comm.barrier()
     if role.rank == 0:
         write_spec(spec, path)
-
-
-def open_retriever(spec: RunSpec, role: Role, cleanup: ExitStack) -> SenseRetriever:
-    """This rank's view of the senses; the node's first rank loads the index and answers for all ranks of the node."""
-    leader = node_leader(role.launch)
-    dictionary = open_dictionary(spec.senses.dictionary, verify=leader)
-    if spec.senses.candidates == "lexical":
-        return SenseRetriever(dictionary, spec.senses, spec.loss, spec.seed)
-    address = service_address(spec.run_dir, role.launch.master_port)
-    if leader:
-        service = IndexService(address, load_graph(dictionary))
-        cleanup.callback(service.close)
-    client = IndexClient(address)
-    cleanup.callback(client.close)
-    return SenseRetriever(dictionary, spec.senses, spec.loss, spec.seed, load_projection(dictionary), client.search)
 
 
 def make_engine(spec: RunSpec, init: str, dictionary: SenseDictionary | None) -> Any:

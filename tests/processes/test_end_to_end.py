@@ -62,6 +62,8 @@ def test_a_run_leaves_what_design_promises(run_dir: Path) -> None:
         assert record["sense_positions"] > 0
         assert 0 < record["teacher_mass"] <= 1
         assert record["link_bytes"] > 1000
+        assert 0 < record["sense_with_synonyms"] < 1
+        assert 0 < record["sense_with_neighbours"] <= 1
     assert records[-1]["tokens"] == 6 * 4 * 32
     assert not list((run_dir / "link").glob("student-*.json"))  # addresses are withdrawn at the end
 
@@ -83,7 +85,7 @@ def test_eval_report_and_export(tiny: TinyWorld, launch: Launch, run_dir: Path) 
     assert scores["after"]["kl"] > 0
     assert launch(*dskd("report", str(tiny.spec_file))).code == 0
     page = (run_dir / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 4
+    assert page.count("data:image/png;base64,") == 5
     assert f"{scores['after']['perplexity']:.1f}" in page
     exported = load_file(run_dir / "student" / "model.safetensors")
     assert launch(*dskd("export", str(tiny.spec_file))).code == 0
@@ -110,11 +112,14 @@ def test_resume_is_bitwise(tiny: TinyWorld, launch: Launch, run_dir: Path) -> No
 def test_exact_signal_trains(tiny: TinyWorld, launch: Launch, dictionary: Path) -> None:
     assert dictionary.is_dir()
     folder = tiny.folder / "exact"
-    keys = (f"run_dir={folder}", "loss.signal=exact", "loss.temperature=2.0", "train.num_steps=2", "student.layers=first",
+    keys = (f"run_dir={folder}", f"senses.local_dir={folder / 'node'}", "loss.signal=exact", "loss.temperature=2.0",
+            "train.num_steps=2", "student.layers=first",
             "train.global_batch_blocks=8")
     overrides = [word for key in keys for word in ("--set", key)]
     assert launch(*dskd("train", str(tiny.spec_file), *overrides)).code == 0
     assert len(read_metrics(folder)) == 2
+    (copy,) = (path for path in (folder / "node").iterdir() if path.is_dir())  # two students, one copy
+    assert (copy / SENSES_FILE).read_bytes() == (dictionary / SENSES_FILE).read_bytes()
     assert load_spec(folder / "spec.toml").num_accumulation_steps == 4
 
 

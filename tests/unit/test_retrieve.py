@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dskd_ds.data.batches import Batch, Sample, make_batch
-from dskd_ds.losses.sense import SenseTargets, sense_loss
+from dskd_ds.losses.sense import COVERAGE, SenseTargets, sense_loss
 from dskd_ds.sense.cluster import Senses
 from dskd_ds.sense.dictionary import SenseDictionary, open_dictionary, write_dictionary
 from dskd_ds.sense.index import build_index, knn, load_graph, load_projection
@@ -157,6 +157,26 @@ def test_weights_are_the_teachers_probability_of_the_target(dictionary: SenseDic
     for i, target in enumerate(selection.targets.tolist()):
         probability = dict(zip(top_k.ids[i].tolist(), top_k.log_probs(1.0, 0)[0][i].exp().tolist(), strict=True)).get(target, 0.0)
         assert weights[i] == pytest.approx(probability, rel=1e-4)
+
+
+@pytest.mark.parametrize("candidates", ["lexical", "neighbours", "hybrid"])
+def test_coverage_counts_what_positions_had(dictionary: SenseDictionary, candidates: str) -> None:
+    settings = spec(candidates=candidates)
+    picker = retriever(dictionary, settings)
+    selection = picker.select(batch())
+    hidden, top_k = teacher_words(selection)
+    found = picker.targets(selection, hidden, top_k, 0)
+    lexical = slow_targets(dictionary, spec(), selection, hidden, top_k)
+    both = slow_targets(dictionary, settings, selection, hidden, top_k)
+    expected = {
+        "synonyms": sum(len(selection.synonyms.row(i)) > 0 for i in range(len(selection))),
+        "antonyms": sum(len(selection.antonyms.row(i)) > 0 for i in range(len(selection))),
+        "neighbours": sum(bool((with_index[0] - own[0]) | (with_index[1] - own[1])) for with_index, own in zip(both, lexical, strict=True)),
+        "nothing": sum(not plus and not minus for plus, minus in both),
+    }
+    assert dict(zip(COVERAGE, found.coverage.tolist(), strict=True)) == expected
+    assert (expected["synonyms"] > 0) == (candidates != "neighbours")
+    assert (expected["neighbours"] > 0) == (candidates != "lexical")
 
 
 def test_no_positions_give_empty_targets() -> None:

@@ -1,0 +1,147 @@
+"""Node-local copies: made once, refused or made anew when something differs, and readers that outlive the files they read."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+from dskd_ds.errors import InputError
+from dskd_ds.sense.cluster import Senses
+from dskd_ds.sense.dictionary import SENSES_FILE, open_dictionary, write_dictionary
+from dskd_ds.sense.index import build_index, knn, load_graph, load_projection
+from dskd_ds.sense.relations import TokenRelations
+from dskd_ds.sense.replicate import local_copy
+from dskd_ds.spec.senses import SensesSpec
+
+
+class Place(NamedTuple):
+    """A dictionary on the shared file system, and a node's own folder."""
+
+    source: Path
+    local: Path
+
+
+def build(folder: Path, seed: int) -> None:
+    """A dictionary of 90 senses with an index."""
+    owners = np.repeat(np.arange(30), 3)
+    rows = torch.randn(90, 16, generator=torch.Generator().manual_seed(seed))
+    write_dictionary(folder, Senses(owners, rows, np.ones(90, np.int64)), TokenRelations({}, {}, []), {"vocab_size": 30}, 3)
+    build_index(open_dictionary(folder), SensesSpec(dictionary="-", index_dims=8), torch.randn(4, 16))
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    build(tmp_path / "senses", seed=0)
+    return Place(tmp_path / "senses", tmp_path / "node")
+
+
+def test_a_copy_is_the_whole_and_made_once(place: Place) -> None:
+    folder, num_bytes = local_copy(*place)
+    files = [p.relative_to(place.source) for p in place.source.rglob("*") if p.is_file()]
+    assert len(files) == 5
+    assert all((folder / name).read_bytes() == (place.source / name).read_bytes() for name in files)
+    assert num_bytes == sum((place.source / name).stat().st_size for name in files if not name.name.startswith("manifest"))
+    assert local_copy(*place) == (folder, 0)
+    assert load_graph(open_dictionary(folder)).get_current_count() == 90
+    assert [p.name for p in place.local.iterdir() if p.is_dir()] == [folder.name]
+
+
+def test_a_dictionary_built_anew_is_copied_anew(place: Place) -> None:
+    before, _ = local_copy(*place)
+    build(place.source, seed=1)
+    after, num_bytes = local_copy(*place)
+    assert after != before
+    assert num_bytes > 0
+    assert not torch.equal(open_dictionary(before).senses, open_dictionary(after).senses)
+
+
+@pytest.mark.parametrize("name", [SENSES_FILE, "index/graph.bin"])
+def test_an_altered_source_is_refused(place: Place, name: str) -> None:
+    content = bytearray((place.source / name).read_bytes())
+    content[-1] ^= 1
+    (place.source / name).write_bytes(content)
+    with pytest.raises(InputError, match=f"{name}: its content is not what its manifest says"):
+        local_copy(*place)
+    assert not any(p.is_dir() for p in place.local.iterdir())
+
+
+@pytest.mark.parametrize("damage", ["alter", "truncate", "remove"])
+def test_a_damaged_copy_is_not_used(place: Place, damage: str) -> None:
+    folder, total = local_copy(*place)
+    path = folder / SENSES_FILE
+    content = path.read_bytes()
+    if damage == "remove":
+        path.unlink()
+    else:
+        path.write_bytes(content[:-1] + (bytes([content[-1] ^ 1]) if damage == "alter" else b""))
+        with pytest.raises(InputError, match=str(path)):
+            open_dictionary(folder)
+    assert local_copy(*place) == (folder, total)
+    assert path.read_bytes() == content
+
+
+def test_what_cannot_be_copied_is_named(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="there is no such folder"):
+        local_copy(place.source / "nowhere", place.local)
+    with pytest.raises(InputError, match="this variable is not set on this node"):
+        local_copy(place.source, Path("$NOWHERE_DIR/senses"))
+    blocked = place.source / "manifest.json"
+    with pytest.raises(InputError, match=r"local_dir = .*but copying"):
+        local_copy(place.source, blocked / "below_a_file")
+    usage = shutil.disk_usage(place.source)._replace(free=1000)
+    local_copy(*place)
+    build(place.source, seed=2)
+    monkeypatch.setattr("dskd_ds.sense.replicate.shutil.disk_usage", lambda _: usage)
+    with pytest.raises(InputError, match=r"takes 0\.00 GB and 0\.00 GB are free there.*\n.*delete copies that no run uses: dskd-"):
+        local_copy(*place)
+
+
+def test_those_who_come_together_share_one_copy(place: Place) -> None:
+    results: list[tuple[Path, int]] = []
+    threads = [threading.Thread(target=lambda: results.append(local_copy(*place))) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({folder for folder, _ in results}) == 1
+    assert sorted(num_bytes > 0 for _, num_bytes in results) == [False] * 5 + [True]
+
+
+def test_a_copy_that_never_ends_has_a_deadline(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    from filelock import FileLock
+
+    folder, _ = local_copy(*place)
+    monkeypatch.setattr("dskd_ds.sense.replicate.GRACE_SECONDS", 0.05)
+    with FileLock(f"{folder}.lock"), pytest.raises(InputError, match="has not finished this copy"):
+        local_copy(*place)
+
+
+@pytest.mark.parametrize("event", ["deleted", "built anew"])
+def test_a_reader_is_not_disturbed(place: Place, event: str) -> None:
+    """Without a local copy too: what is mapped or loaded stays."""
+    dictionary = open_dictionary(place.source)
+    graph, projection = load_graph(dictionary), load_projection(dictionary)
+    queries = torch.randn(5, 16, generator=torch.Generator().manual_seed(5))
+    rows = dictionary.senses.clone()
+    found = knn(graph, projection(queries), 10)
+    if event == "deleted":
+        shutil.rmtree(place.source)
+    else:
+        build(place.source, seed=3)
+    assert torch.equal(dictionary.senses, rows)
+    np.testing.assert_array_equal(knn(graph, projection(queries), 10), found)
+
+
+def test_an_index_of_another_dictionary_is_refused(place: Place, tmp_path: Path) -> None:
+    """Of as many senses, so that nothing but the digest tells."""
+    build(tmp_path / "other", seed=4)
+    shutil.rmtree(place.source / "index")
+    shutil.copytree(tmp_path / "other" / "index", place.source / "index")
+    with pytest.raises(InputError, match="is not of this dictionary"):
+        load_graph(open_dictionary(place.source))
