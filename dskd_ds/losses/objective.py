@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from dskd_ds.losses import token
 from dskd_ds.losses.sense import SenseTargets, sense_loss
 from dskd_ds.spec.loss import LossSpec
-from dskd_ds.teacher.signal import TopK
+from dskd_ds.teacher.signal import Sampled, TopK
 
 OVERLAP_STRIDE = 8
 """The overlap of top-k sets is measured on every eighth position: a top-k over the vocabulary is dear."""
@@ -41,12 +41,15 @@ class TeacherTargets:
     """At N positions, for signal `topk`."""
     hidden: Tensor | None
     """[N, D], for signal `exact`."""
+    sampled: Sampled | None = None
+    """At N positions, for signal `sampled`."""
 
     def to(self, device: torch.device) -> TeacherTargets:
         """The same on another device."""
         return TeacherTargets(self.positions.to(device, non_blocking=True), self.targets.to(device, non_blocking=True),
                               self.top_k.to(device) if self.top_k else None,
-                              self.hidden.to(device, non_blocking=True) if self.hidden is not None else None)
+                              self.hidden.to(device, non_blocking=True) if self.hidden is not None else None,
+                              self.sampled.to(device) if self.sampled else None)
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,19 @@ from typing import Literal
 
 from dskd_ds.spec.base import NonNegativeFloat, Part, PositiveFloat, PositiveInt
 
+SignalKind = Literal["topk", "exact", "sampled", "hidden"]
+
 
 class LossSpec(Part):
     """`CE + alpha tau^2 KL + lambda SENSE` (METHOD.md, "The losses")."""
 
-    signal: Literal["topk", "exact"] = "topk"
-    """What the KL is computed from: the teacher's top k and a bucket for the rest, or full logits rebuilt from hidden states."""
+    signal: SignalKind = "topk"
+    """What the KL is computed from: the teacher's top k and a bucket for the rest; full logits rebuilt from hidden states; draws from the
+    teacher's distribution; or nothing (`hidden`: the teacher sends only what the sense term needs)."""
     top_k: PositiveInt = 64
     """k of the top-k signal."""
+    num_draws: PositiveInt = 50
+    """Draws at each position, for `sampled`."""
     kd_weight: NonNegativeFloat = 0.7
     """alpha, the weight of the KL term (paper: 0.7)."""
     temperature: PositiveFloat = 1.0
