@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -50,11 +51,10 @@ def pinned(part: Part) -> Part:
     """
     if not torch.accelerator.is_available():
         return part
-    if isinstance(part, torch.Tensor):
-        return part.pin_memory()
     if is_dataclass(part) and not isinstance(part, type):
         return replace(part, **{field.name: pinned(getattr(part, field.name)) for field in fields(part)})
-    return part
+    pin: Callable[[], Part] | None = getattr(part, "pin_memory", None)
+    return pin() if pin else part
 
 
 def use_threads(num_threads: int) -> None:

@@ -16,7 +16,7 @@ from dskd_ds.link.keys import read_addresses
 from dskd_ds.observe.console import child_environment
 from dskd_ds.observe.metrics import METRICS_FILE, read_lines, read_metrics
 from tests.conftest import TinyWorld
-from tests.processes.conftest import Launch, deepspeed
+from tests.processes.conftest import deepspeed
 from tests.processes.test_end_to_end import dictionary  # noqa: F401 (a fixture)
 
 pytestmark = [pytest.mark.process, pytest.mark.fault]
@@ -47,7 +47,7 @@ def start(tiny: TinyWorld) -> Iterator[Start]:
 def words_for(tiny: TinyWorld, run_dir: Path) -> list[str]:
     """The spec and the overrides that students and teachers share."""
     overrides = (f"run_dir={run_dir}", "topology.num_teachers=0", f"train.num_steps={NUM_STEPS}", "student.layers=first",
-                 "checkpoint.every_steps=0", "link.heartbeat_seconds=0.5", "link.dead_after_seconds=3.0", "loss.signal=sampled")
+                 "checkpoint.every_steps=0", "link.heartbeat_seconds=0.5", "link.dead_after_seconds=3.0")
     return ["--spec", str(tiny.spec_file), *(word for key in overrides for word in ("--set", key))]
 
 
@@ -86,7 +86,7 @@ def test_a_teacher_of_its_own_may_come_late(one_teacher: Path) -> None:
     assert (one_teacher / "student" / "model.safetensors").is_file()
 
 
-def test_a_killed_teacher_costs_nothing(tiny: TinyWorld, start: Start, launch: Launch, one_teacher: Path) -> None:
+def test_a_killed_teacher_costs_nothing(tiny: TinyWorld, start: Start, one_teacher: Path) -> None:
     run_dir = tiny.folder / "two_teachers"
     words = words_for(tiny, run_dir)
     doomed, other = (start(*teacher(words, replica)) for replica in (0, 1))
