@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from dskd_ds.link.keys import read_addresses
 from dskd_ds.observe.console import child_environment
 from dskd_ds.observe.metrics import METRICS_FILE, read_lines, read_metrics
 from tests.conftest import TinyWorld
-from tests.processes.conftest import deepspeed
+from tests.processes.conftest import Launch, deepspeed, dskd
 from tests.processes.test_end_to_end import dictionary  # noqa: F401 (a fixture)
 
 pytestmark = [pytest.mark.process, pytest.mark.fault]
@@ -84,6 +85,15 @@ def test_a_teacher_of_its_own_may_come_late(one_teacher: Path) -> None:
     assert [record["step"] for record in records] == list(range(1, NUM_STEPS + 1))
     assert all(record["loss_kd"] > 0 for record in records)
     assert (one_teacher / "student" / "model.safetensors").is_file()
+
+
+def test_the_plan_says_what_will_be_sent(tiny: TinyWorld, launch: Launch, one_teacher: Path) -> None:
+    ended = launch(*dskd("train", str(tiny.spec_file), "--dry-run"))
+    assert ended.code == 0
+    promised = re.search(r"teacher signal: top-16 \+ hidden states at ~\d+% of positions = (\d+) bytes a token", ended.output)
+    assert promised
+    sent = read_metrics(one_teacher)[0]["link_bytes_per_token"]  # blocks of 32 tokens: half of it is headers
+    assert float(promised[1]) < sent < float(promised[1]) + 2000 / 32
 
 
 def test_a_killed_teacher_costs_nothing(tiny: TinyWorld, start: Start, one_teacher: Path) -> None:
