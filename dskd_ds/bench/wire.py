@@ -31,6 +31,7 @@ from dskd_ds.spec.senses import SensesSpec
 from dskd_ds.student.feed import positions_asked
 from dskd_ds.teacher.model import TeacherModel, load_teacher
 from dskd_ds.teacher.reply import Signal, signal_arrays
+from dskd_ds.teacher.service import CACHE_ROWS
 from dskd_ds.teacher.signal import Draws, TopK, draw, top_k_signal
 
 QUICKSTART = "ds_configs/runs/quickstart.toml"
@@ -169,16 +170,16 @@ def sampled_bytes() -> list[Figure]:
     wanted = Wanted(top_k=1, temperatures=(), num_draws=num_draws, draw_temperature=1.0, draw_seed=0, hidden_format="bfloat16")
     num_bytes = num_tokens = 0
     seconds = {"draws": 0.0, "top-64 of the same logits": 0.0}
-    for rows in made.supervised.split(ROWS):
-        logits = made.teacher.logits(rows)
+    logits = torch.cat([made.teacher.logits(rows) for rows in made.supervised.split(ROWS)])
+    for rows in logits.split(CACHE_ROWS):
         uniforms = torch.rand(len(rows), num_draws, dtype=torch.float64, generator=generator)
         started = time.perf_counter()
-        draws = draw(logits, 1.0, uniforms)
+        draws = draw(rows, 1.0, uniforms)
         drawn = time.perf_counter()
-        none = top_k_signal(logits, 64, (1.0,)).rows(slice(0, 0))
+        none = top_k_signal(rows, 64, (1.0,)).rows(slice(0, 0))
         seconds["draws"] += drawn - started
         seconds["top-64 of the same logits"] += time.perf_counter() - drawn
-        arrays = signal_arrays(Signal(none, draws, rows[:0]), wanted, made.teacher.vocab_size)
+        arrays = signal_arrays(Signal(none, draws, made.states[:0]), wanted, made.teacher.vocab_size)
         num_bytes += sum(arrays[name].nbytes for name in ("draw_lengths", "draw_ids", "draw_counts"))
         num_tokens += len(draws.ids)
     number = len(made.supervised)

@@ -21,6 +21,9 @@ from dskd_ds.teacher.signal import Draws, TopK, concatenate, draw, top_k_signal
 
 LOGIT_ROWS = 128
 """Positions whose logits exist at a time (draws need four such arrays)."""
+CACHE_ROWS = 16
+"""Rows that the signal is taken from at a time on a CPU. At 49,152 tokens one thread took 0.18 ms a position for 50 draws and 0.22 for
+the top 64, against 0.85 and 0.33 from 128 rows, which do not fit the cache (best of 4)."""
 
 
 def serve(spec: RunSpec, replica: int) -> None:
@@ -70,10 +73,12 @@ def answer(teacher: TeacherModel, arrays: dict[str, Array], wanted: Wanted) -> d
     uniforms = torch.rand(len(draw_at), wanted.num_draws, dtype=torch.float64, generator=_generator(arrays, wanted))
     top_k: list[TopK] = []
     draws: list[Draws] = []
-    for rows in torch.unique(torch.cat([top_k_at, draw_at])).split(LOGIT_ROWS):
-        logits = teacher.logits(hidden[rows.to(hidden.device)])
-        top_k.append(top_k_signal(_some(logits, torch.isin(rows, top_k_at)), wanted.top_k, wanted.temperatures))
-        draws.append(draw(_some(logits, torch.isin(rows, draw_at)), wanted.draw_temperature, uniforms[torch.isin(draw_at, rows)]))
+    for chunk in torch.unique(torch.cat([top_k_at, draw_at])).split(LOGIT_ROWS):
+        logits = teacher.logits(hidden[chunk.to(hidden.device)])
+        num_rows = CACHE_ROWS if logits.device.type == "cpu" else LOGIT_ROWS
+        for rows, part in zip(chunk.split(num_rows), logits.split(num_rows), strict=True):
+            top_k.append(top_k_signal(_some(part, torch.isin(rows, top_k_at)), wanted.top_k, wanted.temperatures))
+            draws.append(draw(_some(part, torch.isin(rows, draw_at)), wanted.draw_temperature, uniforms[torch.isin(draw_at, rows)]))
     signal = Signal(concatenate(top_k), concatenate(draws), hidden[hidden_at.to(hidden.device)])
     return signal_arrays(signal, wanted, teacher.vocab_size)
 
