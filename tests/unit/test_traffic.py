@@ -27,7 +27,8 @@ def test_signal_bytes_are_the_codecs(kind: str, hidden_format: str, vocab_size: 
     spec = spec_with(f"loss.signal={kind}", f"link.hidden_format={hidden_format}", *(["loss.kd_weight=0.0"] if kind == "hidden" else []))
     promised = traffic.signal_bytes(spec, vocab_size, hidden_size, SENSE / TOKENS)
     at = positions_asked(kind, np.arange(TOKENS), np.arange(SENSE))
-    wanted = Wanted(top_k=64, temperatures=(1.0,), num_draws=spec.loss.num_draws, draw_temperature=1.0, draw_seed=0, hidden_format=hidden_format)
+    wanted = Wanted(top_k=64, temperatures=(1.0,), num_draws=spec.loss.num_draws, draw_temperature=1.0, draw_seed=0,
+                    hidden_format=hidden_format)
     drawn = round(traffic.TOKENS_PER_DRAW * spec.loss.num_draws)
     lengths = torch.full((len(at["draw"]),), drawn)
     signal = Signal(TopK(torch.zeros(len(at["top_k"]), 64, dtype=torch.int64), torch.zeros(len(at["top_k"]), 64, dtype=torch.float16),
