@@ -88,6 +88,17 @@ def test_a_teacher_that_cannot_answer_says_why(tmp_path: Path, student: StudentL
     teacher.close()
 
 
+def test_a_reply_beyond_the_limit_is_an_error_that_names_teacher_and_key(tmp_path: Path, student: StudentLink) -> None:
+    teacher = TeacherLink(tmp_path, QUICK.model_copy(update={"max_message_bytes": 3000}), hello("a"), num_students=1)
+    future = student.submit(ARRAYS, WANTED)
+    work = teacher.next_request()
+    assert work is not None
+    teacher.reply(work, reply_arrays(1) | {"hidden": np.zeros((500, 8), np.uint8)}, 0.0)
+    with pytest.raises(LinkError, match=r"teacher a could not answer a request: the reply has .* max_message_bytes = 3000"):
+        future.result(20)
+    teacher.close()
+
+
 def test_no_teacher_is_exit_code_4(tmp_path: Path) -> None:
     link = StudentLink(tmp_path, 0, QUICK.model_copy(update={"teacher_wait_seconds": 0.3}), 9, 4)
     with pytest.raises(NoTeacherError, match="no teacher came") as error:
