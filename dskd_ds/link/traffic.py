@@ -91,5 +91,6 @@ def plan_line(spec: RunSpec) -> str:
     extra = {"topk": "hidden states", "exact": f"top-{spec.loss.top_k}"}.get(spec.loss.signal, f"hidden states and top-{spec.loss.top_k}")
     senses = f" + {extra} at ~{size.sense_share:.0%} of positions" if size.sense_share else ""
     ahead = spec.train.global_batch_blocks // spec.topology.num_students * spec.data.block_tokens * (spec.link.prefetch_depth + 1)
-    return (f"teacher signal: {name}{senses} = {size.total:,.0f} bytes a token ({spec.link.hidden_format}); "
+    number_format = f" ({spec.link.hidden_format})" if size.hidden else ""
+    return (f"teacher signal: {name}{senses} = {size.total:,.0f} bytes a token{number_format}; "
             f"at most {ahead * size.total / 2**20:,.1f} MiB of replies in each student's memory")
