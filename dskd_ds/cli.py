@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     quickstart.set_defaults(command=run_quickstart)
 
     train = spec_command(commands, "train", "train a student on this machine; goes on where an earlier call stopped")
-    train.add_argument("--dry-run", action="store_true", help="check everything and print the deepspeed line, but do not run it")
+    train.add_argument("--dry-run", action="store_true", help="check everything; print what the teacher will send, and the deepspeed line")
     train.set_defaults(command=run_train)
 
     sense_commands.add_commands(commands)
@@ -81,6 +81,7 @@ def run_quickstart(args: argparse.Namespace) -> int:
 def run_train(args: argparse.Namespace) -> int:
     """Check, cut the student, launch."""
     from dskd_ds import launch
+    from dskd_ds.link.traffic import plan_line
     from dskd_ds.observe.console import quiet_progress
     from dskd_ds.preflight import preflight
     from dskd_ds.student.depth import student_init
@@ -88,6 +89,7 @@ def run_train(args: argparse.Namespace) -> int:
     spec = spec_of(args)
     quiet_progress()
     preflight(spec)
+    print(plan_line(spec))
     command = launch.train_command(args.spec, args.set, spec)
     if args.dry_run:
         print(*command)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -36,6 +39,22 @@ def _cpu_has_bfloat16() -> bool:
     except OSError:
         return False
     return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+Part = TypeVar("Part")
+
+
+def pinned(part: Part) -> Part:
+    """A tensor, or a dataclass of tensors, in page-locked memory, from which a copy to the accelerator does not wait.
+
+    Without an accelerator, the same object.
+    """
+    if not torch.accelerator.is_available():
+        return part
+    if is_dataclass(part) and not isinstance(part, type):
+        return replace(part, **{field.name: pinned(getattr(part, field.name)) for field in fields(part)})
+    pin: Callable[[], Part] | None = getattr(part, "pin_memory", None)
+    return pin() if pin else part
 
 
 def use_threads(num_threads: int) -> None:

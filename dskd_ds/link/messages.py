@@ -4,13 +4,15 @@
     student -> teacher   Welcome, Request, Ping, Bye
 
 A request holds everything its reply depends on, so any identical teacher answers it bit for bit the same.
-Arrays by name (N logit positions, P hidden positions, D hidden size, B blocks of T tokens):
+Arrays by name. B blocks of T tokens, V vocabulary, D hidden size; K, S and P positions with top k, with draws, with hidden states.
+Positions count through the flattened B * T and ascend. Token ids travel in the fewest bytes that hold V (link/packing.py).
 
-    Request  input_ids [B, T] int32; position_ids [B, T] int32; logit_positions [N] int32; hidden_positions [P] int32
-             (positions count through the flattened B*T)
-    Reply    topk_ids [N, k] int32; topk_logits [N, k] float16, minus the row's maximum;
-             tail [N, temperatures] float32, log-sum-exp of all other logits / tau, minus maximum / tau;
-             hidden [P, D] uint16 (the bits of bfloat16)
+    Request  input_ids [B, T] int32; position_ids [B, T] int32; top_k_positions [K], draw_positions [S], hidden_positions [P] int32
+    Reply    top_k_ids [K, k, id bytes] uint8; top_k_logits [K, k] float16, minus the row's maximum;
+             tail [K, temperatures] float32, log-sum-exp of all other logits / tau, minus maximum / tau;
+             draw_lengths [S] uint16, tokens drawn at each position; draw_ids [sum of lengths, id bytes] uint8, ascending in each row;
+             draw_counts [sum of lengths, count bytes] uint8, how many draws fell on each;
+             hidden [P, D * number bytes] uint8 and hidden_scales [P, blocks] uint16 (link/hidden.py)
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-PROTOCOL = 1
+from dskd_ds.spec.processes import HiddenFormat
+
+PROTOCOL = 2
 """Version of everything in this module; peers of another version are refused by name."""
 
 Array = NDArray[np.generic]
@@ -57,12 +61,23 @@ class Credit(Message):
     num_requests: Annotated[int, Field(gt=0, le=1024)]
 
 
+class Wanted(Message):
+    """Which signals are wanted of a forward pass, and in what form."""
+
+    top_k: Annotated[int, Field(gt=0)]
+    temperatures: Annotated[tuple[float, ...], Field(max_length=8)]
+    """Of the tails."""
+    num_draws: Annotated[int, Field(gt=0, le=65_535)]
+    draw_temperature: Annotated[float, Field(gt=0)]
+    draw_seed: Count
+    hidden_format: HiddenFormat
+
+
 class Request(Message):
-    """One forward pass of a fixed shape, and which signals are wanted from it."""
+    """One forward pass of a fixed shape, and what is wanted from it."""
 
     request_id: Count
-    top_k: Count
-    temperatures: Annotated[tuple[float, ...], Field(max_length=8)]
+    wanted: Wanted
 
 
 class Reply(Message):
@@ -92,8 +107,10 @@ KINDS: dict[int, type[Message]] = {
 }
 
 ARRAYS: dict[type[Message], dict[str, tuple[str, int]]] = {
-    Request: {"input_ids": ("int32", 2), "position_ids": ("int32", 2), "logit_positions": ("int32", 1),
-              "hidden_positions": ("int32", 1)},
-    Reply: {"topk_ids": ("int32", 2), "topk_logits": ("float16", 2), "tail": ("float32", 2), "hidden": ("uint16", 2)},
+    Request: {"input_ids": ("int32", 2), "position_ids": ("int32", 2), "top_k_positions": ("int32", 1),
+              "draw_positions": ("int32", 1), "hidden_positions": ("int32", 1)},
+    Reply: {"top_k_ids": ("uint8", 3), "top_k_logits": ("float16", 2), "tail": ("float32", 2),
+            "draw_lengths": ("uint16", 1), "draw_ids": ("uint8", 2), "draw_counts": ("uint8", 2),
+            "hidden": ("uint8", 2), "hidden_scales": ("uint16", 2)},
 }
 """Which arrays a kind carries: name -> (dtype, number of dimensions)."""

@@ -18,7 +18,7 @@ import zmq
 
 from dskd_ds.errors import DskdError, LinkError, NoTeacherError
 from dskd_ds.link import codec, keys, sockets
-from dskd_ds.link.messages import Array, Bye, Credit, Failure, Hello, Message, Ping, Reply, Request, Welcome
+from dskd_ds.link.messages import Array, Bye, Credit, Failure, Hello, Message, Ping, Reply, Request, Wanted, Welcome
 from dskd_ds.spec.processes import LinkSpec
 
 
@@ -78,14 +78,14 @@ class StudentLink:
         """What the teachers' replies depend on; None before the first teacher came."""
         return self._fingerprint
 
-    def submit(self, arrays: dict[str, Array], top_k: int, temperatures: tuple[float, ...]) -> Future[Answer]:
+    def submit(self, arrays: dict[str, Array], wanted: Wanted) -> Future[Answer]:
         """Queue one request; returns at once. The future raises NoTeacherError or LinkError where it cannot be answered."""
         future: Future[Answer] = Future()
         with self._lock:
             if self._failure:
                 future.set_exception(self._failure)
                 return future
-            request = Request(request_id=self._next_id, top_k=top_k, temperatures=temperatures)
+            request = Request(request_id=self._next_id, wanted=wanted)
             self._next_id += 1
             self._waiting.append(_Job(request.request_id, codec.encode(request, arrays), future))
             self._wake.send(b"")

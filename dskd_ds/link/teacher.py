@@ -68,7 +68,13 @@ class TeacherLink:
     def reply(self, work: Work, arrays: dict[str, Array], forward_seconds: float) -> None:
         """Hand over the signals of a request; they are sent by the link's thread, then the student gets its credit back."""
         message = Reply(request_id=work.request.request_id, forward_seconds=forward_seconds)
-        self._post(work.student_rank, codec.encode(message, arrays))
+        frames = codec.encode(message, arrays)
+        size, limit = codec.num_bytes(frames), self.spec.max_message_bytes
+        if size > limit:  # the student's socket would cut the connection without a word
+            self.fail(work, f"the reply has {size} bytes, more than [link] max_message_bytes = {limit}.\n"
+                            "  raise it, or set a smaller [train] micro_batch_blocks")
+        else:
+            self._post(work.student_rank, frames)
 
     def fail(self, work: Work, text: str) -> None:
         """Tell the student that its request cannot be done."""

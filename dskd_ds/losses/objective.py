@@ -55,6 +55,10 @@ class DistillObjective(nn.Module):
         self.register_buffer("teacher_head", teacher_head.weight if teacher_head else None, persistent=False)
         self.teacher_form = teacher_head.form if teacher_head else PLAIN
 
+    def frozen_head(self) -> FrozenHead | None:
+        """The copy of the teacher's head, for signal `exact`."""
+        return FrozenHead(self.teacher_head, self.teacher_form) if self.teacher_head is not None else None
+
     def forward(self, hidden: Tensor, teacher: TeacherTargets, senses: SenseTargets, scales: Scales) -> tuple[Tensor, Tensor]:
         """hidden: [B, T, D]. Returns the loss to backpropagate (once), and the sums named in STATS [len(STATS)] float64."""
         fused: Any = _Fused.apply

@@ -34,6 +34,7 @@ CHARTS: dict[str, str] = {
     "sense_wait_seconds": "speed/seconds waited for senses",
     "tokens_per_second": "speed/tokens per second",
     "link_bytes": "speed/bytes over the link",
+    "link_bytes_per_token": "speed/bytes over the link per token",
 }
 """Key of metrics.jsonl -> tag in TensorBoard."""
 

@@ -226,6 +226,13 @@ def open_dictionary(folder: str | Path, verify: bool = True) -> SenseDictionary:
         Ragged(numpy["span_offsets"], numpy["span_tokens"]))
 
 
+def sense_counts(dictionary: SenseDictionary) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """[S] how many collected vectors each sense stands for; 0 for spans."""
+    with safe_open(dictionary.folder / SENSES_FILE, framework="pt") as file:
+        counts: np.ndarray[Any, np.dtype[np.int64]] = file.get_tensor("sense_counts").numpy()
+    return counts
+
+
 def check_belongs(dictionary: SenseDictionary, teacher: str, tokenizer: str) -> None:
     """Refuse a dictionary made from another teacher or for another tokenizer (fingerprints). Raises InputError."""
     for what, expected in (("teacher", teacher), ("tokenizer", tokenizer)):

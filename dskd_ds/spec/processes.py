@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from dskd_ds.spec.base import NonNegativeInt, Part, PositiveFloat, PositiveInt
+
+HiddenFormat = Literal["bfloat16", "float8"]
+"""Number format of hidden states on the wire."""
 
 
 class TopologySpec(Part):
@@ -20,9 +25,13 @@ class LinkSpec(Part):
     """The messages between students and teachers."""
 
     prefetch_depth: PositiveInt = 2
-    """Requests that are sent ahead of the micro-batch in work."""
+    """Steps whose requests are sent ahead of the step in work. Replies of at most this many steps and one more lie in a rank's memory
+    (`dskd train --dry-run` says how many bytes that is)."""
     credits: PositiveInt = 2
-    """Requests a teacher lets each student have in flight with it."""
+    """Requests a teacher lets each student have in flight with it: so many replies for each student are the most that it holds."""
+    hidden_format: HiddenFormat = "bfloat16"
+    """Hidden states on the wire: `float8` (e4m3, a scale for each 64 numbers) halves them. For SmolLM2 a teacher rebuilt from these states
+    has a KL of 0.003 nats to itself, from bfloat16 states 0.00003."""
     address: str = "127.0.0.1"
     """Address that students bind and teachers connect to; `hostname` on a cluster: each student's own host name."""
     encrypt: bool = True

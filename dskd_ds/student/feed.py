@@ -1,11 +1,13 @@
 """What the training loop eats: batches with the teacher's word and the senses, prepared ahead of use.
 
-Requests for the next `prefetch_depth` steps leave while a step computes. Replies are decoded, candidates looked up and everything
-copied to the device in a thread beside; the training thread only waits for what is not ready yet, and reports how long it did.
+Requests for the next `prefetch_depth` steps, with all their micro-batches, leave while a step computes. Replies are decoded, candidates
+looked up and everything copied to the device in a thread beside; the training thread only waits for what is not ready yet, and reports
+how long it did. What waits in memory is bounded: replies of `prefetch_depth + 1` steps of this rank (link/traffic.py says the bytes).
 """
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,17 +15,25 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from tqdm import tqdm
 
+from dskd_ds.compute import local_device, pinned
 from dskd_ds.data.batches import Batch, BlockSource, places, read_batch
 from dskd_ds.errors import LinkError
+from dskd_ds.head import FrozenHead
 from dskd_ds.link import Answer, StudentLink
-from dskd_ds.link.messages import Array
+from dskd_ds.link.messages import Array, Wanted
 from dskd_ds.losses.objective import TeacherTargets
 from dskd_ds.losses.sense import SenseTargets
 from dskd_ds.sense.retrieve import Selection, SenseRetriever
 from dskd_ds.spec import RunSpec
-from dskd_ds.teacher.signal import TopK, read_signal
+from dskd_ds.spec.loss import SignalKind
+from dskd_ds.student.alignment import measure_alignment
+from dskd_ds.teacher.reply import Signal, read_signal
+
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -60,12 +70,17 @@ class Feed:
     """The steps of one rank, from `first_step` to `last_step` (exclusive)."""
 
     def __init__(self, spec: RunSpec, rank: int, source: BlockSource, link: StudentLink, retriever: SenseRetriever | None,
-                 vocab_size: int, hidden_size: int, device: torch.device, first_step: int, last_step: int) -> None:
+                 sizes: tuple[int, int], device: torch.device, first_step: int, last_step: int,
+                 teacher_head: FrozenHead | None = None) -> None:
+        """sizes: the teacher's vocabulary and hidden size. teacher_head: only for the self-test of signal `exact`."""
         self._spec, self._rank, self._source, self._link, self._retriever = spec, rank, source, link, retriever
-        self._vocab_size, self._hidden_size, self._device = vocab_size, hidden_size, device
-        tau = spec.loss.temperature
-        self._temperatures = (tau,) if tau == 1.0 else (tau, 1.0)
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="prepare")
+        self._sizes, self._device = sizes, device
+        self._teacher_head, self._tested = teacher_head, False
+        tau, signal = spec.loss.temperature, spec.loss.signal
+        temperatures = (1.0,) if tau == 1.0 or signal != "topk" else (tau, 1.0)  # senses want temperature 1, which is the last
+        self._wanted = Wanted(top_k=spec.loss.top_k, temperatures=temperatures, num_draws=spec.loss.num_draws, draw_temperature=tau,
+                              draw_seed=spec.seed, hidden_format=spec.link.hidden_format)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="prepare", initializer=local_device)  # devices are chosen by thread
         self._steps: deque[list[_Planned]] = deque()
         self._next_step, self._last_step = first_step, last_step
 
@@ -100,43 +115,53 @@ class Feed:
     def _plan(self, micro: int) -> _Planned:
         batch = read_batch(self._source, places(self._spec, self._next_step, micro, self._rank))
         selection = self._retriever.select(batch) if self._retriever else None
-        sense_positions = selection.positions if selection else np.zeros(0, np.int64)
-        supervised = batch.supervised.numpy()
-        exact = self._spec.loss.signal == "exact"
+        sense = selection.positions if selection else np.zeros(0, np.int64)
+        wanted = self._wanted.model_copy(update={"draw_seed": self._spec.seed * 1_000_003 + batch.samples[0].epoch})
+        at = positions_asked(self._spec.loss.signal, batch.supervised.numpy(), sense)
         arrays: dict[str, Array] = {
             "input_ids": batch.input_ids.numpy().astype(np.int32),
             "position_ids": batch.position_ids.numpy().astype(np.int32),
-            "logit_positions": (sense_positions if exact else supervised).astype(np.int32),
-            "hidden_positions": (supervised if exact else sense_positions).astype(np.int32),
+            **{f"{name}_positions": positions.astype(np.int32) for name, positions in at.items()},
         }
-        answer = self._link.submit(arrays, self._spec.loss.top_k, self._temperatures)
-        return _Planned(batch, selection, answer, self._pool.submit(self._prepare, batch, selection, answer))
+        answer = self._link.submit(arrays, wanted)
+        return _Planned(batch, selection, answer, self._pool.submit(self._prepare, batch, selection, at, answer))
 
-    def _prepare(self, batch: Batch, selection: Selection | None, answer: Future[Answer]) -> MicroBatch:
+    def _prepare(self, batch: Batch, selection: Selection | None, at: dict[str, Ints], answer: Future[Answer]) -> MicroBatch:
         """Runs in the pool's thread: reply -> tensors on the device."""
         reply = answer.result()
-        supervised = batch.supervised
         try:
-            top_k, hidden = read_signal(reply.arrays, self._vocab_size)
-            self._check_shapes(top_k, hidden, len(supervised), len(selection) if selection else 0)
+            signal = read_signal(reply.arrays, self._wanted, self._sizes, (len(at["top_k"]), len(at["draw"]), len(at["hidden"])))
         except ValueError as error:
             raise LinkError(f"teacher {reply.teacher} sent a reply that does not fit its request: {error}.") from None
-        exact = self._spec.loss.signal == "exact"
-        senses = SenseTargets.empty(self._hidden_size)
+        if not self._tested:
+            self._tested = True
+            self._test_alignment(batch, at, signal, reply.teacher)
+        teacher, senses = self._targets(batch, selection, signal)
+        input_ids, position_ids = (pinned(ids).to(self._device, non_blocking=True) for ids in (batch.input_ids, batch.position_ids))
+        return MicroBatch(input_ids, position_ids, pinned(teacher).to(self._device), pinned(senses).to(self._device))
+
+    def _targets(self, batch: Batch, selection: Selection | None, signal: Signal) -> tuple[TeacherTargets, SenseTargets]:
+        mode, supervised = self._spec.loss.signal, batch.supervised
+        senses = SenseTargets.empty(self._sizes[1])
         if selection is not None and self._retriever is not None:
             index = torch.searchsorted(supervised, torch.from_numpy(selection.positions))
-            there = TopK(top_k.ids[index], top_k.logits[index], top_k.tail[index]) if not exact else top_k
-            senses = self._retriever.targets(selection, hidden[index] if exact else hidden, there, len(self._temperatures) - 1)
-        teacher = TeacherTargets(supervised, batch.targets.flatten()[supervised], None if exact else top_k, hidden if exact else None)
-        return MicroBatch(batch.input_ids.to(self._device), batch.position_ids.to(self._device),
-                          teacher.to(self._device), senses.to(self._device))
+            there = signal.top_k.rows(index) if mode == "topk" else signal.top_k
+            hidden = signal.hidden[index] if mode == "exact" else signal.hidden
+            senses = self._retriever.targets(selection, hidden, there, len(self._wanted.temperatures) - 1)
+        teacher = TeacherTargets(supervised, batch.targets.flatten()[supervised], signal.top_k if mode == "topk" else None,
+                                 signal.hidden if mode == "exact" else None, signal.draws.sampled() if mode == "sampled" else None)
+        return teacher, senses
 
-    def _check_shapes(self, top_k: TopK, hidden: Tensor, num_supervised: int, num_sense: int) -> None:
-        exact = self._spec.loss.signal == "exact"
-        logit_rows, hidden_rows = (num_sense, num_supervised) if exact else (num_supervised, num_sense)
-        expected = {"topk_ids": (top_k.ids, (logit_rows, min(self._spec.loss.top_k, self._vocab_size))),
-                    "topk_logits": (top_k.logits, top_k.ids.shape), "tail": (top_k.tail, (logit_rows, len(self._temperatures))),
-                    "hidden": (hidden, (hidden_rows, self._hidden_size))}
-        for name, (tensor, shape) in expected.items():
-            if tuple(tensor.shape) != tuple(shape):
-                raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+    def _test_alignment(self, batch: Batch, at: dict[str, Ints], signal: Signal, teacher: str) -> None:
+        """Raises LinkError where the reply belongs to other positions than it was asked for."""
+        found = measure_alignment(batch.targets, at, signal, self._spec.loss.signal, self._sizes[0], self._teacher_head)
+        if self._rank == 0:
+            tqdm.write(found.line(), file=sys.stderr)
+        found.check(teacher)
+
+
+def positions_asked(signal: SignalKind, supervised: Ints, sense: Ints) -> dict[str, Ints]:
+    """Positions at which top k, draws and hidden states are asked for: the KL's part where there is a target, the rest for senses."""
+    return {"top_k": supervised if signal == "topk" else sense,
+            "draw": supervised if signal == "sampled" else supervised[:0],
+            "hidden": supervised if signal == "exact" else sense}

@@ -62,8 +62,8 @@ def train(spec: RunSpec, role: Role) -> None:
         engine = make_engine(spec, init, retriever.dictionary if retriever else None)
         first_step, tokens = checkpoint.resume(engine, spec)
         last_step = num_steps(spec, source)
-        feed = Feed(spec, role.rank, source, link, retriever, vocab_size, config.hidden_size, local_device(),
-                    first_step, last_step)
+        feed = Feed(spec, role.rank, source, link, retriever, (vocab_size, config.hidden_size), local_device(),
+                    first_step, last_step, engine.module.objective.frozen_head())
         cleanup.callback(feed.close)
         run_steps(spec, role, engine, feed, first_step, last_step, tokens)
         if last_step > first_step:
@@ -164,6 +164,7 @@ def step_record(spec: RunSpec, engine: Any, local_sums: Tensor, step_input: Step
         **{f"sense_with_{name}": mean(name, "sense_positions") for name in COVERAGE},
         "step_seconds": step_seconds, "teacher_wait_seconds": teacher_wait, "sense_wait_seconds": sense_wait,
         "tokens_per_second": tokens_per_step(spec) / step_seconds, "link_bytes": total["link_bytes"],
+        "link_bytes_per_token": total["link_bytes"] / tokens_per_step(spec),
         "skipped": float(engine.skipped_steps),
     }
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 
-from dskd_ds.compute import use_threads
 from dskd_ds.errors import DskdError
-from dskd_ds.observe.console import quiet_progress
+from dskd_ds.observe.console import quiet_libraries, quiet_progress
 from dskd_ds.spec import load_spec
-from dskd_ds.teacher.service import serve
 
 
 def main() -> int:
     """Parse, serve, and say in one line what went wrong, if anything did."""
-    quiet_progress()
+    quiet_libraries()
     parser = argparse.ArgumentParser(prog="python -m dskd_ds.teacher", description=__doc__)
     parser.add_argument("--spec", required=True, help="the run's TOML spec, the same that the students have")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the spec")
@@ -22,6 +20,10 @@ def main() -> int:
     args = parser.parse_args()
     try:
         spec = load_spec(args.spec, args.set)
+        from dskd_ds.compute import use_threads  # with what it imports, only now: a wrong spec is refused at once
+        from dskd_ds.teacher.service import serve
+
+        quiet_progress()
         use_threads(spec.topology.threads_per_rank)
         serve(spec, args.replica)
     except DskdError as error:

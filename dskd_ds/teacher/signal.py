@@ -1,18 +1,17 @@
-"""What is taken from the teacher's logits: the top k, and the log-sum-exp of all others for each temperature.
+"""What is taken from the teacher's logits: the top k and the log-sum-exp of all others for each temperature, or draws.
 
-The receiver normalises these k + 1 values together (METHOD.md, "On the wire"): rounded logits against an exact total would
-give probabilities that add up to more than 1.
+The receiver normalises top k and tail together (METHOD.md, "On the wire"): rounded logits against an exact total would give
+probabilities that add up to more than 1.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
-
-from dskd_ds.link.messages import Array
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,10 @@ class TopK:
         total = torch.logsumexp(torch.cat([scaled, tail[:, None]], dim=1), dim=1)
         return scaled - total[:, None], tail - total
 
+    def rows(self, index: Tensor | slice) -> TopK:
+        """The signal at some of the positions."""
+        return TopK(self.ids[index], self.logits[index], self.tail[index])
+
     def to(self, device: torch.device) -> TopK:
         """The same on another device."""
         return TopK(*(part.to(device, non_blocking=True) for part in (self.ids, self.logits, self.tail)))
@@ -52,6 +55,30 @@ class Sampled:
         return Sampled(self.ids.to(device, non_blocking=True), self.weights.to(device, non_blocking=True))
 
 
+@dataclass(frozen=True)
+class Draws:
+    """Draws at N positions as they travel: row after row, each token once."""
+
+    lengths: Tensor
+    """[N] int64: different tokens at each position."""
+    ids: Tensor
+    """[sum of lengths] int64, ascending in each row."""
+    counts: Tensor
+    """[sum of lengths] int64: draws that fell on each."""
+
+    def sampled(self) -> Sampled:
+        """As a rectangle of shares."""
+        width = int(self.lengths.max()) if len(self.lengths) else 0
+        there = torch.arange(width) < self.lengths[:, None]
+        ids = torch.zeros(there.shape, dtype=torch.int64)
+        weights = torch.zeros(there.shape)
+        ids[there], weights[there] = self.ids, self.counts.float()
+        return Sampled(ids, weights / weights.sum(dim=1, keepdim=True))
+
+
+Part = TypeVar("Part", TopK, Draws)
+
+
 def top_k_signal(logits: Tensor, k: int, temperatures: tuple[float, ...]) -> TopK:
     """Take the signal from logits [N, V]; the log-sum-exp is exact over the other tokens, not a difference of totals."""
     values, ids = logits.float().topk(min(k, logits.shape[1]), dim=1)
@@ -63,23 +90,25 @@ def top_k_signal(logits: Tensor, k: int, temperatures: tuple[float, ...]) -> Top
     return TopK(ids, (values - peak).to(torch.float16), tail)
 
 
-def signal_arrays(signal: TopK, hidden: Tensor) -> dict[str, Array]:
-    """The reply's arrays (link/messages.py). hidden: [P, D], sent as the bits of bfloat16."""
-    bits = hidden.to(torch.bfloat16).contiguous().view(torch.int16).cpu().numpy().view(np.uint16)
-    return {
-        "topk_ids": signal.ids.to(torch.int32).cpu().numpy(),
-        "topk_logits": signal.logits.cpu().numpy(),
-        "tail": signal.tail.cpu().numpy(),
-        "hidden": bits,
-    }
+def draw(logits: Tensor, tau: float, uniforms: Tensor) -> Draws:
+    """m draws at each of N positions from softmax(logits / tau), one from each of m equal slices of the cumulative distribution.
+
+    logits: [N, V]. uniforms: [N, m] float64 in [0, 1), on the CPU. A token's expected share of the draws is its probability, as with
+    independent draws (Sparse Logit Sampling, arXiv 2503.16870), but slices scatter less about it. Probabilities are summed as whole
+    numbers of 2^-40: the sum does not depend on the device's order of adding.
+    """
+    num_draws = uniforms.shape[1]
+    cumulative = torch.softmax(logits.float() / tau, dim=1).mul_(2.0**40).long().cumsum(dim=1)
+    share = (torch.arange(num_draws, dtype=torch.float64) + uniforms) / num_draws
+    total = cumulative[:, -1:]
+    points = torch.minimum((share.to(logits.device) * total).long(), total - 1)
+    drawn = torch.searchsorted(cumulative, points, right=True).cpu()
+    first = torch.ones_like(drawn, dtype=torch.bool)
+    first[:, 1:] = drawn[:, 1:] != drawn[:, :-1]
+    starts = first.flatten().nonzero().squeeze(1)
+    return Draws(first.sum(dim=1), drawn[first], torch.diff(starts, append=torch.tensor([first.numel()])))
 
 
-def read_signal(arrays: dict[str, Array], vocab_size: int) -> tuple[TopK, Tensor]:
-    """A reply's arrays -> the top-k signal and hidden states [P, D] bfloat16. Raises ValueError if an id is out of range."""
-    ids = torch.from_numpy(np.array(arrays["topk_ids"])).long()
-    if ids.numel() and not (int(ids.min()) >= 0 and int(ids.max()) < vocab_size):
-        raise ValueError(f"token id {int(ids.max())} is outside the vocabulary of {vocab_size}")
-    logits = torch.from_numpy(np.array(arrays["topk_logits"]))
-    tail = torch.from_numpy(np.array(arrays["tail"]))
-    hidden = torch.from_numpy(np.array(arrays["hidden"]).view(np.int16)).view(torch.bfloat16)
-    return TopK(ids, logits, tail), hidden
+def concatenate(parts: Sequence[Part]) -> Part:
+    """Rows of several chunks, in their order."""
+    return type(parts[0])(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(parts[0])))

@@ -12,12 +12,14 @@ import zmq
 
 from dskd_ds.errors import ExitCode, LinkError, NoTeacherError
 from dskd_ds.link import StudentLink, TeacherLink, keys
-from dskd_ds.link.messages import Hello
+from dskd_ds.link.messages import Hello, Wanted
 from dskd_ds.spec.processes import LinkSpec
 
 QUICK = LinkSpec(heartbeat_seconds=0.1, dead_after_seconds=1.0, teacher_wait_seconds=20.0)
 ARRAYS = {"input_ids": np.zeros((1, 4), np.int32), "position_ids": np.zeros((1, 4), np.int32),
-          "logit_positions": np.arange(3, dtype=np.int32), "hidden_positions": np.arange(1, dtype=np.int32)}
+          "top_k_positions": np.arange(3, dtype=np.int32), "draw_positions": np.zeros(0, np.int32),
+          "hidden_positions": np.arange(1, dtype=np.int32)}
+WANTED = Wanted(top_k=2, temperatures=(1.0,), num_draws=5, draw_temperature=1.0, draw_seed=0, hidden_format="bfloat16")
 
 
 def hello(name: str, fingerprint: str = "f", vocab_size: int = 9) -> Hello:
@@ -25,8 +27,9 @@ def hello(name: str, fingerprint: str = "f", vocab_size: int = 9) -> Hello:
 
 
 def reply_arrays(value: int) -> dict[str, np.ndarray]:
-    return {"topk_ids": np.full((3, 2), value, np.int32), "topk_logits": np.zeros((3, 2), np.float16),
-            "tail": np.zeros((3, 1), np.float32), "hidden": np.zeros((1, 4), np.uint16)}
+    return {"top_k_ids": np.full((3, 2, 1), value, np.uint8), "top_k_logits": np.zeros((3, 2), np.float16),
+            "tail": np.zeros((3, 1), np.float32), "draw_lengths": np.zeros(0, np.uint16), "draw_ids": np.zeros((0, 1), np.uint8),
+            "draw_counts": np.zeros((0, 1), np.uint8), "hidden": np.zeros((1, 8), np.uint8), "hidden_scales": np.zeros((1, 0), np.uint16)}
 
 
 def serve(link: TeacherLink, value: int) -> threading.Thread:
@@ -51,8 +54,8 @@ def test_requests_are_answered_and_counted_and_goodbye_ends_the_teacher(tmp_path
     student = StudentLink(tmp_path, 0, QUICK, 9, 4)
     teacher = TeacherLink(tmp_path, QUICK, hello("a"), num_students=1)
     thread = serve(teacher, 7)
-    answers = [future.result(20) for future in [student.submit(ARRAYS, 2, (1.0,)) for _ in range(6)]]
-    assert all((answer.arrays["topk_ids"] == 7).all() for answer in answers)
+    answers = [future.result(20) for future in [student.submit(ARRAYS, WANTED) for _ in range(6)]]
+    assert all((answer.arrays["top_k_ids"] == 7).all() for answer in answers)
     sent = sum(array.nbytes for array in (*ARRAYS.values(), *reply_arrays(7).values()))
     assert all(sent < answer.link_bytes < sent + 2000 for answer in answers)
     student.close()
@@ -64,7 +67,7 @@ def test_requests_are_answered_and_counted_and_goodbye_ends_the_teacher(tmp_path
 
 def test_a_lost_teachers_requests_go_to_another(tmp_path: Path, student: StudentLink) -> None:
     silent = TeacherLink(tmp_path, QUICK, hello("silent"), num_students=1)
-    futures = [student.submit(ARRAYS, 2, (1.0,)) for _ in range(2)]
+    futures = [student.submit(ARRAYS, WANTED) for _ in range(2)]
     taken = [silent.next_request() for _ in range(2)]
     assert all(taken)
     silent.close()  # leaves with two requests unanswered
@@ -76,7 +79,7 @@ def test_a_lost_teachers_requests_go_to_another(tmp_path: Path, student: Student
 
 def test_a_teacher_that_cannot_answer_says_why(tmp_path: Path, student: StudentLink) -> None:
     teacher = TeacherLink(tmp_path, QUICK, hello("a"), num_students=1)
-    future = student.submit(ARRAYS, 2, (1.0,))
+    future = student.submit(ARRAYS, WANTED)
     work = teacher.next_request()
     assert work is not None
     teacher.fail(work, "out of memory")
@@ -85,10 +88,21 @@ def test_a_teacher_that_cannot_answer_says_why(tmp_path: Path, student: StudentL
     teacher.close()
 
 
+def test_a_reply_beyond_the_limit_is_an_error_that_names_teacher_and_key(tmp_path: Path, student: StudentLink) -> None:
+    teacher = TeacherLink(tmp_path, QUICK.model_copy(update={"max_message_bytes": 3000}), hello("a"), num_students=1)
+    future = student.submit(ARRAYS, WANTED)
+    work = teacher.next_request()
+    assert work is not None
+    teacher.reply(work, reply_arrays(1) | {"hidden": np.zeros((500, 8), np.uint8)}, 0.0)
+    with pytest.raises(LinkError, match=r"teacher a could not answer a request: the reply has .* max_message_bytes = 3000"):
+        future.result(20)
+    teacher.close()
+
+
 def test_no_teacher_is_exit_code_4(tmp_path: Path) -> None:
     link = StudentLink(tmp_path, 0, QUICK.model_copy(update={"teacher_wait_seconds": 0.3}), 9, 4)
     with pytest.raises(NoTeacherError, match="no teacher came") as error:
-        link.submit(ARRAYS, 2, (1.0,)).result(20)
+        link.submit(ARRAYS, WANTED).result(20)
     assert error.value.exit_code == ExitCode.NO_TEACHER
     link.close()
 
@@ -97,11 +111,11 @@ def test_no_teacher_is_exit_code_4(tmp_path: Path) -> None:
 def test_a_teacher_of_another_kind_is_refused(tmp_path: Path, student: StudentLink, second: Hello, words: str) -> None:
     first = TeacherLink(tmp_path, QUICK, hello("a"), num_students=1)
     serve(first, 1)
-    student.submit(ARRAYS, 2, (1.0,)).result(20)
+    student.submit(ARRAYS, WANTED).result(20)
     other = TeacherLink(tmp_path, QUICK, second, num_students=1)
     with pytest.raises(LinkError, match=words):  # noqa: PT012 (asked again until the link has seen the stranger)
         while True:  # until the link has seen the stranger's hello
-            student.submit(ARRAYS, 2, (1.0,)).result(20)
+            student.submit(ARRAYS, WANTED).result(20)
     first.close()
     other.close()
 
@@ -114,7 +128,7 @@ def test_garbage_from_a_key_holder_is_an_error_that_names_it(tmp_path: Path, stu
     socket.connect(student.address)
     socket.send_multipart(frames)
     with pytest.raises(LinkError, match=r"unnamed peer .* cannot be read"):
-        student.submit(ARRAYS, 2, (1.0,)).result(20)
+        student.submit(ARRAYS, WANTED).result(20)
     socket.close(linger=0)
 
 
@@ -126,7 +140,7 @@ def test_a_stranger_without_the_key_is_not_heard(tmp_path: Path, student: Studen
     stranger.send_multipart([b"nonsense"])
     teacher = TeacherLink(tmp_path, QUICK, hello("a"), num_students=1)
     serve(teacher, 3)
-    assert student.submit(ARRAYS, 2, (1.0,)).result(20).teacher == "a"
+    assert student.submit(ARRAYS, WANTED).result(20).teacher == "a"
     teacher.close()
     stranger.close(linger=0)
 

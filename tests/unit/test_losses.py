@@ -19,7 +19,7 @@ from dskd_ds.losses.objective import STATS, DistillObjective, Scales, TeacherTar
 from dskd_ds.losses.sense import SenseTargets, sense_loss
 from dskd_ds.losses.token import RowLoss
 from dskd_ds.spec.loss import Divergence, LossSpec
-from dskd_ds.teacher.signal import Sampled, TopK, read_signal, signal_arrays, top_k_signal
+from dskd_ds.teacher.signal import Sampled, TopK, top_k_signal
 
 C, V, D = 6, 23, 8
 KINDS: tuple[Divergence, ...] = ("forward", "reverse", "jensen_shannon")
@@ -179,17 +179,6 @@ def test_wire_probabilities_add_up_to_one(seed: int, k: int) -> None:
     for column, tau in enumerate((1.0, 2.0)):
         inside, rest = signal.log_probs(tau, column)
         torch.testing.assert_close(inside.exp().sum(1) + rest.exp(), torch.ones(C), rtol=1e-5, atol=1e-5)
-
-
-def test_signal_survives_the_wire() -> None:
-    signal, hidden = top_k_signal(draw(0, C, V), 4, (1.0,)), draw(1, 3, D).bfloat16()
-    found, states = read_signal(signal_arrays(signal, hidden), V)
-    assert torch.equal(found.ids, signal.ids)
-    assert torch.equal(found.logits, signal.logits)
-    assert torch.equal(found.tail, signal.tail)
-    assert torch.equal(states, hidden)
-    with pytest.raises(ValueError, match="outside the vocabulary"):
-        read_signal(signal_arrays(signal, hidden), 3)
 
 
 def sense_targets(seed: int, num_pull: list[int], num_push: list[int]) -> tuple[SenseTargets, list[Tensor], list[Tensor]]:

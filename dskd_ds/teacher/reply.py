@@ -1,0 +1,73 @@
+"""The signal of one request <-> the arrays of its reply (link/messages.py). Teachers write, students read and check."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dskd_ds.link.hidden import as_tensor, hidden_width, pack_hidden, unpack_hidden
+from dskd_ds.link.messages import Array, Wanted
+from dskd_ds.link.packing import pack, unpack
+from dskd_ds.teacher.signal import Draws, TopK
+
+
+@dataclass(frozen=True)
+class Signal:
+    """All that a reply says, each part at its own positions."""
+
+    top_k: TopK
+    draws: Draws
+    hidden: Tensor
+    """[P, D]"""
+
+
+def signal_arrays(signal: Signal, wanted: Wanted, vocab_size: int) -> dict[str, Array]:
+    """The reply's arrays (link/messages.py)."""
+    numbers, scales = pack_hidden(signal.hidden, wanted.hidden_format)
+    return {
+        "top_k_ids": pack(signal.top_k.ids.cpu().numpy(), vocab_size),
+        "top_k_logits": signal.top_k.logits.cpu().numpy(),
+        "tail": signal.top_k.tail.cpu().numpy(),
+        "draw_lengths": signal.draws.lengths.numpy().astype(np.uint16),
+        "draw_ids": pack(signal.draws.ids.numpy(), vocab_size),
+        "draw_counts": pack(signal.draws.counts.numpy(), wanted.num_draws + 1),
+        "hidden": numbers, "hidden_scales": scales,
+    }
+
+
+def read_signal(arrays: dict[str, Array], wanted: Wanted, sizes: tuple[int, int], rows: tuple[int, int, int]) -> Signal:
+    """A reply's arrays -> the signal on the CPU. Buffers that torch can use as they lie are not copied.
+
+    sizes: vocabulary, hidden size. rows: how many positions were asked for top k, for draws, for hidden states.
+    Raises ValueError if shapes or values do not fit them.
+    """
+    vocab_size, hidden_size = sizes
+    top_k_rows, draw_rows, hidden_rows = rows
+    num_bytes, num_scales = hidden_width(wanted.hidden_format, hidden_size)
+    top_k = TopK(torch.from_numpy(unpack(arrays["top_k_ids"], vocab_size)), as_tensor(arrays["top_k_logits"]), as_tensor(arrays["tail"]))
+    draws = Draws(torch.from_numpy(arrays["draw_lengths"].astype(np.int64)), torch.from_numpy(unpack(arrays["draw_ids"], vocab_size)),
+                  torch.from_numpy(unpack(arrays["draw_counts"], wanted.num_draws + 1)))
+    k = (top_k_rows, min(wanted.top_k, vocab_size))
+    for name, shape in {"top_k_logits": k, "tail": (top_k_rows, len(wanted.temperatures)), "draw_lengths": (draw_rows,),
+                        "hidden": (hidden_rows, num_bytes), "hidden_scales": (hidden_rows, num_scales)}.items():
+        if arrays[name].shape != shape:
+            raise ValueError(f"{name} has shape {arrays[name].shape}, expected {shape}")
+    if tuple(top_k.ids.shape) != k:
+        raise ValueError(f"top_k_ids has shape {tuple(top_k.ids.shape)}, expected {k}")
+    _check_draws(draws, wanted.num_draws)
+    return Signal(top_k, draws, unpack_hidden(arrays["hidden"], arrays["hidden_scales"], wanted.hidden_format))
+
+
+def _check_draws(draws: Draws, num_draws: int) -> None:
+    """Every row must hold `num_draws` draws on tokens that ascend. Raises ValueError."""
+    if not int(draws.lengths.sum()) == len(draws.ids) == len(draws.counts):
+        raise ValueError(f"{len(draws.ids)} tokens and {len(draws.counts)} counts for rows of {int(draws.lengths.sum())} draws")
+    row = torch.repeat_interleave(torch.arange(len(draws.lengths)), draws.lengths)
+    totals = torch.zeros(len(draws.lengths), dtype=torch.int64).index_add_(0, row, draws.counts)
+    if (totals != num_draws).any() or (draws.counts == 0).any():
+        raise ValueError(f"a row's counts do not make {num_draws} draws")
+    if ((row[1:] == row[:-1]) & (draws.ids[1:] <= draws.ids[:-1])).any():
+        raise ValueError("a row's drawn tokens do not ascend")

@@ -1,0 +1,99 @@
+"""The feed over a real link: each signal arrives at its positions, several micro-batches at a time; one that is off by one does not."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dskd_ds.data.batches import Sample
+from dskd_ds.errors import LinkError
+from dskd_ds.head import FrozenHead
+from dskd_ds.link import StudentLink, TeacherLink
+from dskd_ds.link.messages import Array, Hello
+from dskd_ds.spec import RunSpec, load_spec
+from dskd_ds.student.feed import Feed, StepInput
+from dskd_ds.teacher.model import TeacherModel
+from dskd_ds.teacher.service import answer
+from tests.unit.test_signal import HEAD, D, T, V, teacher  # noqa: F401 (a fixture)
+
+
+class Text:
+    """Blocks that the fixture's teacher knows; each begins with another token and has two documents."""
+
+    def get(self, place: int) -> tuple[Sample, dict[str, Any]]:
+        ids = [place % V]
+        while len(ids) < T:
+            ids.append((7 * ids[-1] + 1) % V)
+        return Sample(0, place), {"input_ids": ids, "segment_starts": [0, T // 2]}
+
+
+def spec_of(kind: str) -> RunSpec:
+    return load_spec("ds_configs/runs/quickstart.toml", [
+        f"loss.signal={kind}", "loss.top_k=4", "loss.sense_weight=0", "loss.num_draws=20", f"data.block_tokens={T}",
+        "topology.num_students=1", "train.global_batch_blocks=3", "link.heartbeat_seconds=0.1", "link.dead_after_seconds=2.0"])
+
+
+@contextmanager
+def feed_of(spec: RunSpec, model: TeacherModel, folder: Path, shift: int = 0) -> Iterator[Feed]:
+    """A feed whose teacher answers in a thread; `shift`: by how many positions it is off."""
+    student = StudentLink(folder, 0, spec.link, V, D)
+    link = TeacherLink(folder, spec.link, Hello(teacher="a", fingerprint="f", vocab_size=V, hidden_size=D), 1)
+
+    def serve() -> None:
+        while (work := link.next_request()) is not None:
+            arrays: dict[str, Array] = dict(work.arrays)
+            arrays["input_ids"] = np.roll(arrays["input_ids"], shift, axis=1)
+            link.reply(work, answer(model, arrays, work.request.wanted), 0.0)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    head = FrozenHead(HEAD) if spec.loss.signal == "exact" else None
+    feed = Feed(spec, 0, Text(), student, None, (V, D), torch.device("cpu"), 0, 5, head)
+    try:
+        yield feed
+    finally:
+        feed.close()
+        student.close()
+        thread.join(20)  # the student has said goodbye
+        link.close()
+
+
+@pytest.mark.parametrize("kind", ["topk", "exact", "sampled"])
+def test_each_signal_arrives_at_its_positions(tmp_path: Path, teacher: TeacherModel, kind: str,  # noqa: F811
+                                              capfd: pytest.CaptureFixture[str]) -> None:
+    with feed_of(spec_of(kind), teacher, tmp_path) as feed:
+        steps: list[StepInput] = []
+        for _ in range(5):
+            assert feed.counts() == (3 * (T - 2), 0)
+            steps.append(feed.next())
+    for step in steps:
+        assert len(step.micro_batches) == 3
+        for batch in step.micro_batches:
+            found = batch.teacher
+            hidden = teacher.hidden_states(batch.input_ids, batch.position_ids)[0][found.positions]
+            probs = torch.softmax(teacher.logits(hidden), dim=1)
+            assert (found.targets == batch.input_ids[0][found.positions + 1]).all()
+            assert [part is not None for part in (found.top_k, found.hidden, found.sampled)] == \
+                [kind == name for name in ("topk", "exact", "sampled")]
+            if found.top_k is not None:
+                assert (found.top_k.ids == probs.topk(4, dim=1).indices).all()
+            if found.hidden is not None:
+                assert (found.hidden == hidden.to(torch.bfloat16)).all()
+            if found.sampled is not None:  # slices: a token's share is within a draw or two of its probability
+                assert ((found.sampled.weights - probs.gather(1, found.sampled.ids)).abs()[found.sampled.weights > 0] < 2 / 20).all()
+    assert capfd.readouterr().err.count("alignment self-test: targets' log-probability") == 1
+
+
+@pytest.mark.parametrize("kind", ["topk", "exact", "sampled"])
+@pytest.mark.parametrize("shift", [1, -1])
+def test_a_teacher_that_is_off_by_one_is_noticed_before_the_first_step(tmp_path: Path, teacher: TeacherModel, kind: str,  # noqa: F811
+                                                                       shift: int) -> None:
+    with feed_of(spec_of(kind), teacher, tmp_path, shift) as feed, pytest.raises(LinkError, match="teacher a: its word is off by one"):
+        feed.next()

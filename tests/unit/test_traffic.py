@@ -1,0 +1,54 @@
+"""The bytes that the plan promises are those of the real codec, in every mode."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from dskd_ds.link import codec, traffic
+from dskd_ds.link.messages import Reply, Request, Wanted
+from dskd_ds.spec import RunSpec, load_spec
+from dskd_ds.student.feed import positions_asked
+from dskd_ds.teacher.reply import Signal, signal_arrays
+from dskd_ds.teacher.signal import Draws, TopK
+
+TOKENS, SENSE, HEADERS = 1000, 300, 2000
+
+
+def spec_with(*overrides: str) -> RunSpec:
+    return load_spec("ds_configs/runs/quickstart.toml", list(overrides))
+
+
+@pytest.mark.parametrize("hidden_format", ["bfloat16", "float8"])
+@pytest.mark.parametrize("kind", ["topk", "exact", "sampled", "hidden"])
+@pytest.mark.parametrize(("vocab_size", "hidden_size"), [(49_152, 576), (128_256, 100)])
+def test_signal_bytes_are_the_codecs(kind: str, hidden_format: str, vocab_size: int, hidden_size: int) -> None:
+    spec = spec_with(f"loss.signal={kind}", f"link.hidden_format={hidden_format}", *(["loss.kd_weight=0.0"] if kind == "hidden" else []))
+    promised = traffic.signal_bytes(spec, vocab_size, hidden_size, SENSE / TOKENS)
+    at = positions_asked(kind, np.arange(TOKENS), np.arange(SENSE))
+    wanted = Wanted(top_k=64, temperatures=(1.0,), num_draws=spec.loss.num_draws, draw_temperature=1.0, draw_seed=0,
+                    hidden_format=hidden_format)
+    drawn = round(traffic.TOKENS_PER_DRAW * spec.loss.num_draws)
+    lengths = torch.full((len(at["draw"]),), drawn)
+    signal = Signal(TopK(torch.zeros(len(at["top_k"]), 64, dtype=torch.int64), torch.zeros(len(at["top_k"]), 64, dtype=torch.float16),
+                         torch.zeros(len(at["top_k"]), 1)),
+                    Draws(lengths, torch.arange(drawn).repeat(len(lengths)), torch.ones(drawn * len(lengths), dtype=torch.int64)),
+                    torch.randn(len(at["hidden"]), hidden_size))
+    ids = np.zeros((1, TOKENS), np.int32)
+    request = codec.encode(Request(request_id=0, wanted=wanted), {"input_ids": ids, "position_ids": ids, **{
+        f"{name}_positions": positions.astype(np.int32) for name, positions in at.items()}})
+    reply = codec.encode(Reply(request_id=0, forward_seconds=0.0), signal_arrays(signal, wanted, vocab_size))
+    real = codec.num_bytes(request) + codec.num_bytes(reply)
+    assert real - HEADERS < promised.total * TOKENS <= real
+    assert promised.total == pytest.approx(promised.top_k + promised.draws + promised.hidden + promised.request)
+
+
+@pytest.mark.parametrize(("related", "share"), [(0.0, 0.0), (0.05, 25.6 / 256), (0.2, 50 / 256), (0.5, 0.4), (1.0, 0.8)])
+def test_share_of_sense_positions_follows_the_rule(related: float, share: float) -> None:
+    """Blocks of 256: all of few, 25 of some, 40 % of many; and as many again."""
+    assert traffic.sense_share(spec_with(), related) == pytest.approx(share)
+
+
+def test_without_a_sense_term_there_are_no_sense_positions() -> None:
+    assert traffic.sense_share(spec_with("loss.sense_weight=0.0"), 1.0) == 0
