@@ -45,7 +45,8 @@ def show(value: Any) -> str:
 
 def check_rules(spec: RunSpec) -> Iterator[Problem]:
     """Every problem of a spec whose fields are fine one by one."""
-    for rule in (length_is_given_once, batch_divides, layers_are_named, topk_temperature, teacher_signal, deadlines_order):
+    for rule in (length_is_given_once, batch_divides, layers_are_named, topk_temperature, teacher_signal, deadlines_order,
+                 completions_are_chats):
         yield from rule(spec)
 
 
@@ -114,3 +115,12 @@ def deadlines_order(spec: RunSpec) -> Iterator[Problem]:
         yield Problem("link.dead_after_seconds", link.dead_after_seconds,
                       f"fewer than three heartbeats of {link.heartbeat_seconds} s fit into it",
                       f"use at least {3 * link.heartbeat_seconds}, or a shorter heartbeat_seconds")
+
+
+def completions_are_chats(spec: RunSpec) -> Iterator[Problem]:
+    """Only a conversation tells who says what."""
+    for part in ("train", "heldout"):
+        for number, source in enumerate(getattr(spec.data, part)):
+            if source.supervise == "completions" and source.format != "chat":
+                yield Problem(f"data.{part}.{number}.supervise", "completions", f'its format is "{source.format}", where all is one text',
+                              'set format = "chat", or supervise = "all"')
