@@ -119,6 +119,21 @@ def read_conversation(row: dict[str, Any]) -> Conversation:
     return Conversation(messages, len(prompt), open_end)
 
 
+def read_prompt(row: dict[str, Any]) -> list[Message]:
+    """What a row asks: its `prompt`, or its `messages` without the answers at their end. Raises MalformedError."""
+    if row.get("messages") is not None:
+        messages = _messages(row["messages"], "user")
+        while messages and messages[-1]["role"] == "assistant":
+            messages.pop()
+    elif row.get("prompt") is not None:
+        messages = _messages(row["prompt"], "user")
+    else:
+        raise MalformedError("no messages, nor prompt")
+    if not messages:
+        raise MalformedError("it asks nothing")
+    return messages
+
+
 def _messages(value: Any, role: str) -> list[Message]:
     """role: who says a bare text."""
     if isinstance(value, str):

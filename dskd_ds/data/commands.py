@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dskd_ds.command_line import Commands
+from dskd_ds.command_line import Commands, spec_command, spec_of
+from dskd_ds.data.continue_options import add_options, settings_of, words_of
 from dskd_ds.data.recipes.question_sets import SETS
 
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     """Register every command of `dskd data`."""
-    data = commands.add_parser("data", help="make training data: the paper's mixture").add_subparsers(required=True, metavar="COMMAND")
+    text = "make training data: the paper's mixture, the teacher's continuations"
+    data = commands.add_parser("data", help=text).add_subparsers(required=True, metavar="COMMAND")
     _add_paper(data)
+    _add_continue(data)
 
 
 def _add_paper(data: Commands[argparse.ArgumentParser]) -> None:
@@ -39,3 +42,22 @@ def run_paper(args: argparse.Namespace) -> int:
         print(f"{SETS[name].title:<16}{count.num_questions:>10}{count.num_malformed:>10}{count.num_chats:>8}")
     print(f"stored in {args.output}")
     return 0
+
+
+def _add_continue(data: Commands[argparse.ArgumentParser]) -> None:
+    text = "let the teacher end conversations itself: each last answer is replaced by its own, cut at a random point (paper)"
+    command = spec_command(data, "continue", text)
+    command.epilog = ("A killed job goes on where it stopped. A source reads the file with: format = \"chat\"; only the teacher's words"
+                      " are targets with supervise = \"completions\".")
+    add_options(command)
+    command.add_argument("--ranks", type=int, default=1, help="MPI ranks that write (default 1); the result is the same")
+    command.set_defaults(command=run_continue)
+
+
+def run_continue(args: argparse.Namespace) -> int:
+    """Check, launch under mpirun."""
+    from dskd_ds import launch
+
+    spec_of(args)
+    settings_of(args)
+    return launch.run(launch.continue_command(args.spec, args.set, args.ranks, words_of(args)))
