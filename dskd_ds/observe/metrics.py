@@ -30,6 +30,8 @@ CHARTS: dict[str, str] = {
     "sense_wait_seconds": "speed/seconds waited for senses",
     "tokens_per_second": "speed/tokens per second",
     "link_bytes": "speed/bytes over the link",
+    "on_policy_share": "on-policy/share of the targets that the student wrote",
+    "generate_seconds": "on-policy/seconds to write a step's text",
 }
 """Key of metrics.jsonl -> tag in TensorBoard."""
 

@@ -46,7 +46,7 @@ def show(value: Any) -> str:
 def check_rules(spec: RunSpec) -> Iterator[Problem]:
     """Every problem of a spec whose fields are fine one by one."""
     for rule in (length_is_given_once, batch_divides, layers_are_named, topk_temperature, teacher_signal, deadlines_order,
-                 completions_are_chats):
+                 completions_are_chats, on_policy_fits):
         yield from rule(spec)
 
 
@@ -124,3 +124,13 @@ def completions_are_chats(spec: RunSpec) -> Iterator[Problem]:
             if source.supervise == "completions" and source.format != "chat":
                 yield Problem(f"data.{part}.{number}.supervise", "completions", f'its format is "{source.format}", where all is one text',
                               'set format = "chat", or supervise = "all"')
+
+
+def on_policy_fits(spec: RunSpec) -> Iterator[Problem]:
+    """A beginning and what the student writes after it share a block."""
+    train, block = spec.train, spec.data.block_tokens
+    wanted = train.on_policy_prompt_tokens + train.on_policy_new_tokens
+    if train.on_policy_fraction > 0 and wanted > block:
+        yield Problem("train.on_policy_new_tokens", train.on_policy_new_tokens,
+                      f"with on_policy_prompt_tokens that is {wanted} tokens, and a block has {block}",
+                      "lower on_policy_prompt_tokens or on_policy_new_tokens, or raise [data] block_tokens")
