@@ -8,6 +8,7 @@ by (seed, conversation): so the file does not depend on R. `dskd data continue` 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from dskd_ds.generation import continue_tokens, end_ids_of, keyed_seed
 from dskd_ds.observe.console import quiet_progress
 from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.teacher.checkpoint import model_fingerprint, resolve_model
+from dskd_ds.topology import read_launch
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,7 @@ def main() -> int:
 
     world = MPI.COMM_WORLD
     try:
+        os.environ["LOCAL_RANK"] = str(read_launch(os.environ).local_rank)  # names this rank's device
         spec = load_spec(args.spec, args.set)
         use_threads(spec.topology.threads_per_rank)
         write_continuations(spec, args.output, args.input, settings_of(args), int(world.rank), int(world.size), world.Barrier)

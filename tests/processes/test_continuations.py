@@ -16,10 +16,10 @@ from dskd_ds.data.blocks import train_blocks
 from dskd_ds.observe.console import child_environment
 from dskd_ds.spec import load_spec
 from tests.conftest import WORDS, TinyWorld
-from tests.processes.conftest import Launch, dskd
+from tests.processes.conftest import Launch, children_with, dskd
 
 pytestmark = pytest.mark.process
-SAMPLED = ("--new-tokens", "12", "--temperature", "1.0", "--batch", "2")
+SAMPLED = ("--new-tokens", "80", "--temperature", "1.0", "--batch", "2")
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def chat_spec(tiny: TinyWorld) -> Path:
     source = tiny.folder / "chats.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"title": "none", "messages": rows[0]["messages"][1:]}]))
     tree = tiny.spec_tree()
-    tree["data"] = {"block_tokens": 64, "chat_template": "plain", "heldout_fraction": 0.0,
+    tree["data"] = {"block_tokens": 128, "chat_template": "plain", "heldout_fraction": 0.0,
                     "train": [{"path": str(source), "format": "chat", "title_field": "title"}]}
     path = tiny.folder / "chat.toml"
     path.write_text(tomli_w.dumps(tree))
@@ -72,7 +72,8 @@ def test_a_killed_job_goes_on(tiny: TinyWorld, launch: Launch, chat_spec: Path, 
         piece = process.stdout.read1()
         assert piece, seen
         seen += piece
-    process.send_signal(signal.SIGTERM)
+    for rank in set(children_with(str(output))) - {process.pid}:
+        os.kill(rank, signal.SIGKILL)
     process.communicate()
     parts = list(tiny.folder.glob("killed.jsonl.part-*"))
     assert parts

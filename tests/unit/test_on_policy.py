@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dskd_ds.data.batches import IGNORE, Sample, make_batch
 from dskd_ds.data.packing import Segment, block_row
+from dskd_ds.errors import InputError
+from dskd_ds.spec import load_spec
 from dskd_ds.spec.training import TrainSpec
 from dskd_ds.student.on_policy import is_on_policy, prompts_of
 
@@ -60,3 +63,11 @@ def test_what_is_written_fits_the_block_and_is_all_that_is_supervised(lengths: l
     written = [Segment([*p.tokens, *[99] * new], [(0, len(p.tokens))], p.digest, p.offset) for p in prompts]
     batch = make_batch([block_row(written, block, END)], [Sample(0, 0)])
     assert batch.targets[batch.targets != IGNORE].tolist() == [99] * (new * len(prompts))
+
+
+def test_what_cannot_fit_a_block_is_refused() -> None:
+    spec = "ds_configs/runs/quickstart.toml"
+    wrong = ["train.on_policy_fraction=0.5", "train.on_policy_new_tokens=200"]  # and 64 of the text make 264; a block has 256
+    with pytest.raises(InputError, match="that is 264 tokens, and a block has 256"):
+        load_spec(spec, wrong)
+    assert load_spec(spec, wrong[1:]).train.on_policy_fraction == 0  # without on-policy steps it does not matter
