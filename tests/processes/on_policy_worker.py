@@ -10,16 +10,15 @@ from typing import Any
 
 import deepspeed
 import torch
+from parity_worker import LENGTH, block  # a script's own folder is where Python looks first
 
-from dskd_ds.data.batches import make_batch, open_source
+from dskd_ds.data.batches import open_source
 from dskd_ds.generation import continue_tokens
-from dskd_ds.losses.objective import Scales, TeacherTargets
-from dskd_ds.losses.sense import SenseTargets
+from dskd_ds.losses.objective import Scales
 from dskd_ds.spec import load_spec
 from dskd_ds.student.depth import student_init
 from dskd_ds.student.loop import make_engine
 from dskd_ds.student.on_policy import OnPolicyBlocks, plain_student
-from dskd_ds.teacher.signal import top_k_signal
 
 
 def weights_of(engine: Any) -> dict[str, torch.Tensor]:
@@ -31,21 +30,17 @@ def weights_of(engine: Any) -> dict[str, torch.Tensor]:
     return found
 
 
-def train_step(engine: Any, row: tuple[Any, dict[str, Any]]) -> None:
-    """One forward, backward and update on a block, with a teacher's word that is drawn."""
-    batch = make_batch([row[1]], [row[0]])
-    supervised = batch.supervised
-    draw = torch.Generator().manual_seed(1)
+def train_step(engine: Any, number: int) -> None:
+    """One forward, backward and update on a block of the parity test."""
     config = engine.module.language_model.config
-    signal = top_k_signal(torch.randn(len(supervised), config.vocab_size, generator=draw), 8, (1.0,))
-    teacher = TeacherTargets(supervised, batch.targets.flatten()[supervised], signal, None)
-    loss, _ = engine(batch.input_ids, batch.position_ids, teacher, SenseTargets.empty(config.hidden_size), Scales(0.01, 1.0))
+    ids, teacher, senses = block(number, config.vocab_size, config.hidden_size)
+    loss, _ = engine(ids, torch.arange(LENGTH)[None], teacher, senses, Scales(0.01, 0.01))
     engine.backward(loss)
     engine.step()
 
 
 def main() -> None:
-    """Train on two corpus blocks; in between, with --write, generate from the student as it is now."""
+    """Train two steps; in between, with --write, generate from the student as it is now."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--local_rank", type=int)
     parser.add_argument("--spec", required=True)
@@ -58,7 +53,7 @@ def main() -> None:
     spec = load_spec(args.spec)
     engine = make_engine(spec, student_init(spec), None)
     corpus = open_source(spec)
-    train_step(engine, corpus.get(rank))
+    train_step(engine, rank)
     result: dict[str, Any] = {}
     if args.write:
         before = weights_of(engine)
@@ -70,7 +65,7 @@ def main() -> None:
         after = weights_of(engine)
         assert all(torch.equal(before[name], after[name]) for name in before)
         result["before"] = before
-    train_step(engine, corpus.get(rank))
+    train_step(engine, rank)
     result["weights"] = weights_of(engine)
     torch.save(result, f"{args.out}.{rank}")
     deepspeed.comm.barrier()
