@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -60,26 +61,25 @@ def test_the_file_does_not_depend_on_ranks_and_trains(tiny: TinyWorld, launch: L
     assert len(train_blocks(load_spec(chat_spec, [f"data.train=[{source}]"]))) > 5
 
 
+def num_written(output: Path) -> int:
+    """Batches that are in the parts of an output."""
+    return sum(path.read_bytes().count(b'"batch"') for path in output.parent.glob(f"{output.name}.part-*"))
+
+
 def test_a_killed_job_goes_on(tiny: TinyWorld, launch: Launch, chat_spec: Path, reference: Path) -> None:
     output = tiny.folder / "killed.jsonl"
     words = ["--output", str(output), *SAMPLED]
     command = launchers.continue_command(str(chat_spec), [], 2, words)
     process = subprocess.Popen(command, env=child_environment(os.environ) | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE,
                                stderr=subprocess.STDOUT)
-    assert process.stdout is not None
-    seen = b""
-    while b" 3/" not in seen:  # the bar of rank 0 tells that it has written three batches
-        piece = process.stdout.read1()
-        assert piece, seen
-        seen += piece
+    while num_written(output) < 3:
+        assert process.poll() is None, "it ended before it wrote three batches"
+        time.sleep(0.01)
     for rank in set(children_with(str(output))) - {process.pid}:
         os.kill(rank, signal.SIGKILL)
     process.communicate()
-    parts = list(tiny.folder.glob("killed.jsonl.part-*"))
-    assert parts
     assert not output.exists()
-    written = sum(path.read_bytes().count(b'"batch"') for path in parts)
-    assert 3 <= written < 30
+    assert 3 <= num_written(output) < 30
     torn = tiny.folder / "killed.jsonl.part-0"
     torn.write_bytes(torn.read_bytes() + b'{"batch": 29, "ro')
     other = launch(*dskd("data", "continue", str(chat_spec), *words, "--whole"))
