@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dskd_ds import __version__
 from dskd_ds.command_line import spec_command, spec_of
+from dskd_ds.data import commands as data_commands
 from dskd_ds.errors import DskdError
 from dskd_ds.observe.console import quiet_libraries
 from dskd_ds.sense import commands as sense_commands
@@ -55,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     train.set_defaults(command=run_train)
 
     sense_commands.add_commands(commands)
+    data_commands.add_commands(commands)
 
     evaluate = spec_command(commands, "eval", "held-out perplexity and KL of teacher and student, and texts they write")
     evaluate.add_argument("--model", action="append", default=[], metavar="NAME=PATH",

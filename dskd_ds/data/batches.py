@@ -35,7 +35,7 @@ class Batch:
     position_ids: Tensor
     """[B, T] int64, restarting at 0 with each document."""
     targets: Tensor
-    """[B, T] int64: the next token of the same document; IGNORE where there is none."""
+    """[B, T] int64: the next token of the same document; IGNORE where there is none, or it is not to be learned (a chat's prompt)."""
 
     @property
     def supervised(self) -> Tensor:
@@ -48,8 +48,11 @@ def make_batch(rows: Sequence[dict[str, Any]], samples: Sequence[Sample]) -> Bat
     input_ids = torch.tensor([row["input_ids"] for row in rows])
     positions = torch.tensor([position_ids(row["segment_starts"], input_ids.shape[1]) for row in rows])
     targets = torch.full_like(input_ids, IGNORE)
-    same_document = positions[:, 1:] > 0  # the next token does not begin a document
-    targets[:, :-1] = torch.where(same_document, input_ids[:, 1:], IGNORE)
+    is_target = positions > 0  # a document's first token follows from nothing
+    for number, row in enumerate(rows):
+        for start, end in row.get("unsupervised", ()):
+            is_target[number, start:end] = False
+    targets[:, :-1] = torch.where(is_target[:, 1:], input_ids[:, 1:], IGNORE)
     return Batch(tuple(samples), input_ids, positions, targets)
 
 

@@ -1,7 +1,7 @@
-"""Documents -> blocks of a fixed number of tokens, packed back to back, each document ended by the end-of-text token.
+"""The blocks of a spec: documents packed into a fixed number of tokens (data/packing.py), each ended by the end-of-text token.
 
 Attention never crosses from one document to another: position ids restart at 0 with each, and transformers builds the mask from
-them. A document that a block's end cuts goes on in the next block without what came before.
+them.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ from typing import Any
 
 from filelock import FileLock
 
-from dskd_ds.data.documents import heldout_documents, text_digest, train_documents
+from dskd_ds.data.documents import heldout_documents, train_documents
+from dskd_ds.data.packing import pack
+from dskd_ds.data.tally import Tally
 from dskd_ds.errors import InputError
 from dskd_ds.spec import RunSpec, dskd_home
 from dskd_ds.teacher.checkpoint import load_tokenizer, resolve_model, tokenizer_fingerprint
 
 PACK_DOCUMENTS = 1000
-"""Documents that are packed together; what is left over at the end of such a batch (less than a block) is dropped."""
+"""Documents that are packed together; what is left over of the texts in such a batch (less than a block) is dropped."""
 
 
 def end_of_text_id(tokenizer: Any) -> int:
@@ -30,32 +32,6 @@ def end_of_text_id(tokenizer: Any) -> int:
         raise InputError("[teacher] model: its tokenizer has no end-of-text token to put between documents.\n"
                          "  use a model whose tokenizer defines eos_token.")
     return int(tokenizer.eos_token_id)
-
-
-def pack(rows: dict[str, list[str]], tokenizer: Any, block_tokens: int, end_id: int) -> dict[str, list[Any]]:
-    """Pack a batch of documents into blocks.
-
-    Returns columns, one entry a block: `input_ids` [block_tokens]; and for each segment (a document's part in the block)
-    `segment_starts`, `doc_digests`, and `doc_offsets`, the segment's first position within its document.
-    """
-    blocks: dict[str, list[Any]] = {"input_ids": [], "segment_starts": [], "doc_digests": [], "doc_offsets": []}
-    ids: list[int] = []
-    segments: list[tuple[int, int, int]] = []
-    encoded = tokenizer(rows["text"], add_special_tokens=False)["input_ids"]
-    for text, tokens in zip(rows["text"], encoded, strict=True):
-        tokens = [*tokens, end_id]
-        digest, offset = text_digest(text), 0
-        while offset < len(tokens):
-            segments.append((len(ids), digest, offset))
-            taken = min(block_tokens - len(ids), len(tokens) - offset)
-            ids += tokens[offset : offset + taken]
-            offset += taken
-            if len(ids) == block_tokens:
-                starts, digests, offsets = zip(*segments, strict=True)
-                for name, value in zip(blocks, (ids, starts, digests, offsets), strict=True):
-                    blocks[name].append(list(value))
-                ids, segments = [], []
-    return blocks
 
 
 def train_blocks(spec: RunSpec) -> Any:
@@ -70,21 +46,33 @@ def heldout_blocks(spec: RunSpec) -> Any:
 
 def _blocks(spec: RunSpec, documents_of: Any, part: str, stream: bool) -> Any:
     tokenizer = load_tokenizer(resolve_model(spec.teacher.model))
-    settings = {"tokenizer": tokenizer, "block_tokens": spec.data.block_tokens, "end_id": end_of_text_id(tokenizer)}
+    end_id = end_of_text_id(tokenizer)
+    tally = Tally(f"[data] {part}", live=stream)
+    settings = {"tokenizer": tokenizer, "block_tokens": spec.data.block_tokens, "end_id": end_id, "tally": tally}
     lock = dskd_home() / "data.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock):  # the first process of a node packs, the others find it done
         documents = documents_of(spec)
-        options: dict[str, Any] = {"batched": True, "batch_size": PACK_DOCUMENTS, "remove_columns": ["text", "title"]}
+        options: dict[str, Any] = {"batched": True, "batch_size": PACK_DOCUMENTS, "features": _features(),
+                                   "remove_columns": ["text", "title", "chat", "open_end", "completions"]}
         if stream:
             return documents.map(pack, fn_kwargs=settings, **options)
-        key = f"{documents._fingerprint} {tokenizer_fingerprint(tokenizer)} {spec.data.block_tokens} {settings['end_id']} v1"
+        key = f"{documents._fingerprint} {tokenizer_fingerprint(tokenizer)} {spec.data.block_tokens} {end_id} v2"
         blocks = documents.map(pack, fn_kwargs=settings, desc=f"packing {part} text", **options,
                                new_fingerprint=hashlib.sha256(key.encode()).hexdigest()[:16])
+    tally.say()
     if len(blocks) == 0:
         raise InputError(f"[data] {part}: its {len(documents)} documents do not fill one block of {spec.data.block_tokens} tokens.\n"
                          "  give more text, or lower [data] block_tokens.")
     return blocks
+
+
+def _features() -> Any:
+    """The columns of blocks; told to `datasets`, which cannot guess the type of lists that are all empty."""
+    from datasets import Features, List, Value
+
+    return Features({"input_ids": List(Value("int32")), "segment_starts": List(Value("int32")), "doc_digests": List(Value("int64")),
+                     "doc_offsets": List(Value("int32")), "unsupervised": List(List(Value("int32")))})
 
 
 def position_ids(segment_starts: list[int], block_tokens: int) -> list[int]:

@@ -1,4 +1,8 @@
-"""Sources of a spec -> documents with `text` and `title`, split into what is trained on and what is only evaluated on."""
+"""Sources of a spec -> documents, split into what is trained on and what is only evaluated on.
+
+A document has `text` and `title`; whether it is a conversation (`chat`) and goes on after its last word (`open_end`); and
+`completions`, the ranges of characters that are targets; none means all.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,11 @@ import glob
 import hashlib
 from collections.abc import Container
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from dskd_ds.data.chat import ChatFormat, chat_format, render_rows
+from dskd_ds.data.packing import text_digest
+from dskd_ds.data.tally import Tally
 from dskd_ds.errors import InputError
 from dskd_ds.spec import RunSpec
 from dskd_ds.spec.data import SourceSpec
@@ -16,14 +23,9 @@ READERS = {".txt": "text", ".jsonl": "json", ".json": "json", ".parquet": "parqu
 """File ending -> the name of the reader in `datasets`."""
 
 
-def text_digest(text: str) -> int:
-    """64 bits that identify a document, the same on every machine; signed, as Arrow and torch store it."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
-
-
 def train_documents(spec: RunSpec) -> Any:
-    """The documents to train on, as a `datasets.Dataset` (or `IterableDataset` if streamed) with columns text and title."""
-    documents = _join([load_source(source, f"data.train.{i}", spec.data.stream) for i, source in enumerate(spec.data.train)])
+    """The documents to train on, as a `datasets.Dataset` (or `IterableDataset` if streamed)."""
+    documents = _load(spec, "train", spec.data.stream)
     if spec.data.heldout:
         titles = {title for title in heldout_documents(spec)["title"] if title}
         return documents.filter(_title_not_in, fn_kwargs={"titles": dict.fromkeys(sorted(titles))}) if titles else documents
@@ -31,15 +33,25 @@ def train_documents(spec: RunSpec) -> Any:
 
 
 def heldout_documents(spec: RunSpec) -> Any:
-    """The documents that are never trained on, as a `datasets.Dataset` with columns text and title."""
+    """The documents that are never trained on, as a `datasets.Dataset`."""
     if spec.data.heldout:
-        return _join([load_source(source, f"data.heldout.{i}", stream=False) for i, source in enumerate(spec.data.heldout)])
-    documents = _join([load_source(source, f"data.train.{i}", stream=False) for i, source in enumerate(spec.data.train)])
+        return _load(spec, "heldout", stream=False)
+    documents = _load(spec, "train", stream=False)
     return documents.filter(_is_heldout, fn_kwargs={"heldout_fraction": spec.data.heldout_fraction})
 
 
+def _load(spec: RunSpec, part: Literal["train", "heldout"], stream: bool) -> Any:
+    """All sources of a part as documents, one after the other."""
+    import datasets
+
+    sources = {f"data.{part}.{i}": source for i, source in enumerate(getattr(spec.data, part))}
+    chat = chat_format(spec) if any(source.format == "chat" for source in sources.values()) else None
+    parts = [_as_documents(load_source(source, key, stream), source, key, chat, stream) for key, source in sources.items()]
+    return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
+
+
 def load_source(source: SourceSpec, key: str, stream: bool) -> Any:
-    """One source with the columns `text` and `title`. Raises InputError that names the spec's key."""
+    """One source with the columns it has. Raises InputError that names the spec's key."""
     import datasets
 
     files = matching_files(source.path)
@@ -47,15 +59,12 @@ def load_source(source: SourceSpec, key: str, stream: bool) -> Any:
         if files:
             # A line of a .txt file would be a document of its own; a paragraph is what a reader calls one.
             options = {"sample_by": "paragraph"} if READERS[Path(files[0]).suffix] == "text" else {}
-            loaded = datasets.load_dataset(READERS[Path(files[0]).suffix], data_files=files, split="train",
-                                           streaming=stream, **options)
-        else:
-            loaded = datasets.load_dataset(source.path, source.subset, split=source.split, streaming=stream)
+            return datasets.load_dataset(READERS[Path(files[0]).suffix], data_files=files, split="train", streaming=stream, **options)
+        return datasets.load_dataset(source.path, source.subset, split=source.split, streaming=stream)
     except Exception as error:  # datasets raises a dozen unrelated classes; the user needs one message for all
         reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
         raise InputError(f'[{key}] path = "{source.path}", but it cannot be loaded: {reason}\n'
                          f"  name a hub dataset, or a file or glob ending in {', '.join(READERS)}.") from None
-    return _two_columns(loaded, source, key)
 
 
 def matching_files(path: str) -> list[str]:
@@ -70,26 +79,45 @@ def matching_files(path: str) -> list[str]:
     return []
 
 
-def _two_columns(loaded: Any, source: SourceSpec, key: str) -> Any:
+def _as_documents(loaded: Any, source: SourceSpec, key: str, chat: ChatFormat | None, stream: bool) -> Any:
     columns = list(loaded.column_names or loaded.features)
-    for name, field in ((source.text_field, "text_field"), (source.title_field, "title_field")):
+    wanted = {"title_field": source.title_field} | ({"text_field": source.text_field} if source.format == "text" else {})
+    for field, name in wanted.items():
         if name is not None and name not in columns:
             raise InputError(f'[{key}] {field} = "{name}", but {source.path} has the columns {columns}.\n  name one of those.')
-    return loaded.map(_pick, batched=True, remove_columns=columns,
-                      fn_kwargs={"text_field": source.text_field, "title_field": source.title_field})
+    options = {"batched": True, "remove_columns": columns, "features": _features()}
+    if source.format == "text":
+        return loaded.map(_pick, fn_kwargs={"text_field": source.text_field, "title_field": source.title_field}, **options)
+    if "messages" not in columns and not {"prompt", "completion"} <= set(columns):
+        raise InputError(f'[{key}] format = "chat", but {source.path} has the columns {columns}.\n'
+                         "  a conversation is a row with `messages`, or with `prompt` and `completion`.")
+    assert chat is not None
+    tally = Tally(f"[{key}] {source.path}", live=stream)
+    settings = {"chat": chat, "title_field": source.title_field, "only_completions": source.supervise == "completions", "tally": tally}
+    if stream:
+        return loaded.map(render_rows, fn_kwargs=settings, **options)
+    content = f"{loaded._fingerprint} {chat.fingerprint} {source.title_field} {source.supervise} v1"
+    documents = loaded.map(render_rows, fn_kwargs=settings, desc="rendering conversations", **options,
+                           new_fingerprint=hashlib.sha256(content.encode()).hexdigest()[:16])
+    tally.say()
+    return documents
 
 
-def _pick(rows: dict[str, list[Any]], text_field: str, title_field: str | None) -> dict[str, list[str]]:
+def _features() -> Any:
+    """The columns of documents; told to `datasets`, which cannot guess the type of lists that are all empty."""
+    from datasets import Features, List, Value
+
+    return Features({"text": Value("string"), "title": Value("string"), "chat": Value("bool"), "open_end": Value("bool"),
+                     "completions": List(List(Value("int64")))})
+
+
+def _pick(rows: dict[str, list[Any]], text_field: str, title_field: str | None) -> dict[str, list[Any]]:
     texts = [str(text or "") for text in rows[text_field]]
     titles = [str(title or "") for title in rows[title_field]] if title_field else [""] * len(texts)
     kept = [i for i, text in enumerate(texts) if text.strip()]
-    return {"text": [texts[i] for i in kept], "title": [titles[i] for i in kept]}
-
-
-def _join(parts: list[Any]) -> Any:
-    import datasets
-
-    return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
+    no = [False] * len(kept)
+    return {"text": [texts[i] for i in kept], "title": [titles[i] for i in kept], "chat": no, "open_end": no,
+            "completions": [[] for _ in kept]}
 
 
 def _title_not_in(row: dict[str, str], titles: Container[str]) -> bool:

@@ -35,6 +35,8 @@ CHARTS: dict[str, str] = {
     "tokens_per_second": "speed/tokens per second",
     "link_bytes": "speed/bytes over the link",
     "link_bytes_per_token": "speed/bytes over the link per token",
+    "on_policy_share": "on-policy/share of the targets that the student wrote",
+    "generate_seconds": "on-policy/seconds to write a step's text",
 }
 """Key of metrics.jsonl -> tag in TensorBoard."""
 

@@ -47,7 +47,7 @@ def check_rules(spec: RunSpec) -> Iterator[Problem]:
     """Every problem of a spec whose fields are fine one by one."""
     for rule in (length_is_given_once, batch_divides, layers_are_named, topk_temperature, teacher_signal, hidden_has_no_kl,
                  draws_run_forward, lexical_needs_lexicon, senses_are_countable, neighbours_are_fetched,
-                 deadlines_order):
+                 deadlines_order, completions_are_chats, on_policy_fits):
         yield from rule(spec)
 
 
@@ -157,3 +157,22 @@ def neighbours_are_fetched(spec: RunSpec) -> Iterator[Problem]:
         yield Problem("senses.num_neighbours", senses.num_neighbours,
                       f"the index is asked for index_search_effort = {senses.index_search_effort} candidates only",
                       "use at most that, or a larger [senses] index_search_effort")
+
+
+def completions_are_chats(spec: RunSpec) -> Iterator[Problem]:
+    """Only a conversation tells who says what."""
+    for part in ("train", "heldout"):
+        for number, source in enumerate(getattr(spec.data, part)):
+            if source.supervise == "completions" and source.format != "chat":
+                yield Problem(f"data.{part}.{number}.supervise", "completions", f'its format is "{source.format}", where all is one text',
+                              'set format = "chat", or supervise = "all"')
+
+
+def on_policy_fits(spec: RunSpec) -> Iterator[Problem]:
+    """A beginning and what the student writes after it share a block."""
+    train, block = spec.train, spec.data.block_tokens
+    wanted = train.on_policy_prompt_tokens + train.on_policy_new_tokens
+    if train.on_policy_fraction > 0 and wanted > block:
+        yield Problem("train.on_policy_new_tokens", train.on_policy_new_tokens,
+                      f"with on_policy_prompt_tokens that is {wanted} tokens, and a block has {block}",
+                      "lower on_policy_prompt_tokens or on_policy_new_tokens, or raise [data] block_tokens")

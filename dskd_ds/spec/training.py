@@ -37,6 +37,14 @@ class TrainSpec(Part):
     """Blocks in an optimiser step, over all ranks and accumulation steps."""
     micro_batch_blocks: PositiveInt = 1
     """Blocks in one forward of one rank. The number of accumulation steps follows."""
+    on_policy_fraction: Fraction = 0.0
+    """Share of the steps, evenly spread, that train on the student's own continuations, scored by the teacher (GKD's lambda)."""
+    on_policy_prompt_tokens: PositiveInt = 64
+    """How much of a text the student is given; of a chat's prompt (where only completions are targets) at most its end of this length."""
+    on_policy_new_tokens: PositiveInt = 64
+    """At most this many tokens are written after each beginning; only they are targets."""
+    on_policy_temperature: NonNegativeFloat = 1.0
+    """Temperature they are drawn at; 0: the likeliest token each time."""
 
 
 class CheckpointSpec(Part):

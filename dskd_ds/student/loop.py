@@ -30,6 +30,7 @@ from dskd_ds.student.ds_config import deepspeed_config
 from dskd_ds.student.export import export_engine
 from dskd_ds.student.feed import Feed, StepInput
 from dskd_ds.student.model import load_student
+from dskd_ds.student.on_policy import OnPolicyBlocks
 from dskd_ds.teacher.checkpoint import read_config, resolve_model
 from dskd_ds.topology import Role
 from dskd_ds.vocabulary import shared_vocab_size
@@ -62,17 +63,19 @@ def train(spec: RunSpec, role: Role) -> None:
         engine = make_engine(spec, init, retriever.dictionary if retriever else None)
         first_step, tokens = checkpoint.resume(engine, spec)
         last_step = num_steps(spec, source)
-        feed = Feed(spec, role.rank, source, link, retriever, (vocab_size, config.hidden_size), local_device(),
+        blocks = OnPolicyBlocks(spec, role.rank, source, engine)
+        feed = Feed(spec, role.rank, blocks, link, retriever, (vocab_size, config.hidden_size), local_device(),
                     first_step, last_step, engine.module.objective.frozen_head())
         cleanup.callback(feed.close)
-        run_steps(spec, role, engine, feed, first_step, last_step, tokens)
+        run_steps(spec, role, engine, feed, blocks, first_step, last_step, tokens)
         if last_step > first_step:
             checkpoint.save(engine, spec, last_step, tokens + tokens_per_step(spec) * (last_step - first_step))
         export_engine(engine, spec)
     deepspeed.comm.destroy_process_group()
 
 
-def run_steps(spec: RunSpec, role: Role, engine: Any, feed: Feed, first_step: int, last_step: int, tokens: int) -> None:
+def run_steps(spec: RunSpec, role: Role, engine: Any, feed: Feed, blocks: OnPolicyBlocks, first_step: int, last_step: int,
+              tokens: int) -> None:
     """The optimiser steps, metrics and checkpoints. Saves before it raises NoTeacherError."""
     metrics = MetricsWriter(spec, first_step) if role.rank == 0 else None
     with tqdm(total=last_step, initial=first_step, desc="training", unit="step", disable=role.rank > 0) as bar:
@@ -88,6 +91,7 @@ def run_steps(spec: RunSpec, role: Role, engine: Any, feed: Feed, first_step: in
             sums = optimise(spec, engine, step_input, counts)
             tokens += tokens_per_step(spec)
             record = step_record(spec, engine, sums, step_input, counts, time.monotonic() - started)
+            record |= blocks.report(step, counts.tokens)
             if metrics:
                 metrics.write({"step": step + 1, "tokens": tokens, **record})
             bar.set_postfix(loss=f"{record['loss']:.3f}", kd=f"{record['loss_kd']:.3f}", wait=f"{record['teacher_wait_seconds']:.1f}s")

@@ -1,0 +1,211 @@
+"""Conversations -> text, and where in it the assistant speaks.
+
+The teacher's chat template renders them (`[data] chat_template`). Where a completion lies is told by the template itself if it
+marks it (`{% generation %}`), else by rendering the conversation as far as each message and comparing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dskd_ds.data.tally import Tally
+from dskd_ds.errors import InputError
+from dskd_ds.spec import RunSpec
+from dskd_ds.teacher.checkpoint import load_tokenizer, resolve_model, tokenizer_fingerprint
+
+PLAIN_TEMPLATE = """\
+{%- for message in messages -%}
+{%- if message['role'] == 'assistant' -%}
+{{ 'Assistant:' }}{% generation %}{{ ' ' + message['content'] + eos_token }}{% endgeneration %}{{ '\\n' }}
+{%- else -%}
+{{ message['role'] | capitalize + ': ' + message['content'] + '\\n' }}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ 'Assistant:' }}{%- endif -%}
+"""
+"""`chat_template = "plain"`, for base models: `User: ...`, then `Assistant: ...` and the end-of-text token."""
+
+Message = dict[str, str]
+Range = tuple[int, int]
+
+
+class MalformedError(ValueError):
+    """A row that is no conversation; the message says why."""
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A row of a chat source."""
+
+    messages: list[Message]
+    first_completion: int
+    """Assistant messages before this one are part of the prompt."""
+    open_end: bool
+    """Whether the last message goes on: it was cut, so no end of turn follows it."""
+
+    @property
+    def digest(self) -> str:
+        """A name that equal conversations share; it stands in for a title where there is none."""
+        return hashlib.blake2b(json.dumps(self.messages, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+@dataclass(frozen=True)
+class ChatFormat:
+    """A tokenizer and the template that is used with it."""
+
+    tokenizer: Any
+    template: str
+
+    @property
+    def marks_completions(self) -> bool:
+        """Whether the template says itself what the assistant generates."""
+        return re.search(r"\{%-?\s*generation\s*-?%\}", self.template) is not None
+
+    @property
+    def fingerprint(self) -> str:
+        """What a rendered conversation depends on, beside itself."""
+        return f"{tokenizer_fingerprint(self.tokenizer)} {hashlib.sha256(self.template.encode()).hexdigest()[:16]}"
+
+    def render(self, messages: list[Message], generation_prompt: bool = False, open_end: bool = False) -> str:
+        """The conversation as text. Raises MalformedError if the template refuses it."""
+        from jinja2 import TemplateError
+
+        try:
+            text: str = self.tokenizer.apply_chat_template(messages, chat_template=self.template, tokenize=False,
+                                                           add_generation_prompt=generation_prompt, continue_final_message=open_end)
+        except (TemplateError, ValueError) as error:
+            raise MalformedError(f"the chat template refuses it ({str(error).strip().splitlines()[0]})") from None
+        return text
+
+
+def chat_format(spec: RunSpec) -> ChatFormat:
+    """The format of a spec. Raises InputError if there is no such template."""
+    tokenizer = load_tokenizer(resolve_model(spec.teacher.model))
+    choice = spec.data.chat_template
+    if choice == "plain":
+        return ChatFormat(tokenizer, PLAIN_TEMPLATE)
+    if choice != "tokenizer":
+        if not Path(choice).is_file():
+            raise InputError(f'[data] chat_template = "{choice}", but there is no such file.\n  give "tokenizer", "plain" or a Jinja file.')
+        return ChatFormat(tokenizer, Path(choice).read_text(encoding="utf-8"))
+    if tokenizer.chat_template is None:
+        raise InputError('[data] chat_template = "tokenizer", but the tokenizer of [teacher] model has none (a base model?).\n'
+                         '  set chat_template = "plain", or name a Jinja file.')
+    return ChatFormat(tokenizer, tokenizer.get_chat_template())
+
+
+def read_conversation(row: dict[str, Any]) -> Conversation:
+    """A row of a chat source: `messages`, or `prompt` and `completion` (texts, or lists of messages); `open_end` is optional.
+
+    Raises MalformedError.
+    """
+    if row.get("messages") is not None:
+        prompt, messages = [], _messages(row["messages"], "user")
+    elif row.get("prompt") is not None and row.get("completion") is not None:
+        prompt = _messages(row["prompt"], "user")
+        messages = [*prompt, *_messages(row["completion"], "assistant")]
+    else:
+        raise MalformedError("no messages, nor prompt and completion")
+    if not any(message["role"] == "assistant" for message in messages[len(prompt):]):
+        raise MalformedError("the assistant says nothing")
+    open_end = bool(row.get("open_end"))
+    if open_end and messages[-1]["role"] != "assistant":
+        raise MalformedError("open_end, but the last message is not the assistant's")
+    return Conversation(messages, len(prompt), open_end)
+
+
+def read_prompt(row: dict[str, Any]) -> list[Message]:
+    """What a row asks: its `prompt`, or its `messages` without the answers at their end. Raises MalformedError."""
+    if row.get("messages") is not None:
+        messages = _messages(row["messages"], "user")
+        while messages and messages[-1]["role"] == "assistant":
+            messages.pop()
+    elif row.get("prompt") is not None:
+        messages = _messages(row["prompt"], "user")
+    else:
+        raise MalformedError("no messages, nor prompt")
+    if not messages:
+        raise MalformedError("it asks nothing")
+    return messages
+
+
+def _messages(value: Any, role: str) -> list[Message]:
+    """role: who says a bare text."""
+    if isinstance(value, str):
+        value = [{"role": role, "content": value}]
+    if not isinstance(value, list) or not value:
+        raise MalformedError("messages that are no list")
+    messages = []
+    for message in value:
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str) or not isinstance(message.get("content"), str):
+            raise MalformedError("a message without role and content as text")
+        if message["role"] == "assistant" and not message["content"].strip():
+            raise MalformedError("an empty answer")
+        messages.append({"role": message["role"], "content": message["content"]})
+    return messages
+
+
+def completions(chat: ChatFormat, conversation: Conversation, text: str) -> list[Range]:
+    """Where in the rendered `text` the completions are: [start, end) in characters, with their end of turn.
+
+    Raises MalformedError if that cannot be told.
+    """
+    messages, first = conversation.messages, conversation.first_completion
+    if chat.marks_completions and not conversation.open_end:
+        begin = len(_prefix(chat, messages[:first], text)) if first else 0
+        return [span for span in _marked(chat, messages) if span[0] >= begin]
+    spans = []
+    for number in range(first, len(messages)):
+        if messages[number]["role"] == "assistant":
+            start = len(_prefix(chat, messages[:number], text, generation_prompt=True))
+            last = number == len(messages) - 1
+            end = len(text) if last else len(_prefix(chat, messages[: number + 1], text))
+            # What the template writes between turns is nobody's word.
+            spans.append((start, start + len(text[start:end].rstrip())))
+    return spans
+
+
+def _prefix(chat: ChatFormat, messages: list[Message], text: str, generation_prompt: bool = False) -> str:
+    prefix = chat.render(messages, generation_prompt)
+    if not text.startswith(prefix):
+        raise MalformedError("the chat template renders its beginning differently by itself; use one with {% generation %}")
+    return prefix
+
+
+def _marked(chat: ChatFormat, messages: list[Message]) -> list[Range]:
+    encoded = chat.tokenizer.apply_chat_template(messages, chat_template=chat.template, return_dict=True, return_assistant_tokens_mask=True,
+                                                 tokenizer_kwargs={"return_offsets_mapping": True})
+    spans: list[Range] = []
+    before = 0
+    for flag, (start, end) in zip(encoded["assistant_masks"], encoded["offset_mapping"], strict=True):
+        if flag and before:
+            spans[-1] = (spans[-1][0], end)
+        elif flag:
+            spans.append((start, end))
+        before = flag
+    return spans
+
+
+def render_rows(rows: dict[str, list[Any]], chat: ChatFormat, title_field: str | None, only_completions: bool,
+                tally: Tally) -> dict[str, list[Any]]:
+    """A batch of rows of a chat source -> documents (data/documents.py). Malformed ones are left out and counted."""
+    documents: dict[str, list[Any]] = {"text": [], "title": [], "chat": [], "open_end": [], "completions": []}
+    for number in range(len(next(iter(rows.values())))):
+        row = {name: values[number] for name, values in rows.items()}
+        try:
+            conversation = read_conversation(row)
+            text = chat.render(conversation.messages, open_end=conversation.open_end)
+            spans = completions(chat, conversation, text) if only_completions else []
+        except MalformedError as error:
+            tally.add(f"left out: {error}")
+            continue
+        title = str(row[title_field] or "") if title_field else ""
+        values = (text, title or conversation.digest, True, conversation.open_end, [list(span) for span in spans])
+        for name, value in zip(documents, values, strict=True):
+            documents[name].append(value)
+    return documents

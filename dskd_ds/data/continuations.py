@@ -1,0 +1,159 @@
+"""Conversations that the teacher ends itself: `mpirun -n R python -m dskd_ds.data.continuations --spec FILE.toml ...`
+
+The paper trains on prompts with the teacher's own short continuation, cut at a random point. Each conversation's last answer is
+replaced by what the teacher writes there. Batches are the same for every number of ranks and then dealt, and what is drawn is keyed
+by (seed, conversation): so the file does not depend on R. `dskd data continue` starts it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from dskd_ds.compute import local_device, resolve_dtype, use_threads
+from dskd_ds.data.chat import ChatFormat, MalformedError, Message, chat_format, read_prompt
+from dskd_ds.data.continue_options import Settings, add_options, settings_of
+from dskd_ds.data.documents import load_source
+from dskd_ds.data.parts import Parts
+from dskd_ds.data.tally import Tally
+from dskd_ds.errors import DskdError, InputError
+from dskd_ds.generation import continue_tokens, end_ids_of, keyed_seed
+from dskd_ds.observe.console import quiet_progress
+from dskd_ds.spec import RunSpec, load_spec
+from dskd_ds.teacher.checkpoint import model_fingerprint, resolve_model
+from dskd_ds.topology import read_launch
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A conversation up to where the teacher takes over."""
+
+    number: int
+    """Its row, counted over all sources."""
+    title: str
+    messages: list[Message]
+    tokens: list[int]
+
+
+def read_prompts(spec: RunSpec, inputs: list[str], settings: Settings, chat: ChatFormat, speaks: bool) -> list[Prompt]:
+    """The prompts of some files (as the spec's first source reads them), or of the spec's [data] train.
+
+    Those that leave no room in a block are left out and counted. Raises InputError if a source has no conversations.
+    """
+    sources = [spec.data.train[0].model_copy(update={"path": path}) for path in inputs] or list(spec.data.train)
+    prompts: list[Prompt] = []
+    number = 0
+    for i, source in enumerate(sources):
+        key = "--input" if inputs else f"data.train.{i}"
+        if source.format != "chat":
+            raise InputError(f'[data.train.{0 if inputs else i}] format = "{source.format}", but only conversations can be continued.\n'
+                             '  set format = "chat", or name a spec whose sources are conversations.')
+        tally = Tally(f"[{key}] {source.path}")
+        for row in load_source(source, key, stream=False):
+            number += 1
+            try:
+                messages = read_prompt(row)
+                text = chat.render(messages, generation_prompt=True)
+            except MalformedError as error:
+                tally.add(f"left out: {error}")
+                continue
+            tokens = chat.tokenizer(text, add_special_tokens=False)["input_ids"]
+            if len(tokens) + settings.new_tokens > spec.data.block_tokens:
+                tally.add(f"left out: the prompt and {settings.new_tokens} tokens are longer than a block of {spec.data.block_tokens}")
+                continue
+            title = str(row.get(source.title_field) or "") if source.title_field else ""
+            prompts.append(Prompt(number - 1, title, messages, tokens))
+        if speaks:
+            tally.say()
+    return prompts
+
+
+def batches_of(prompts: list[Prompt], size: int) -> list[list[Prompt]]:
+    """Prompts of like length together."""
+    ordered = sorted(prompts, key=lambda prompt: (-len(prompt.tokens), prompt.number))
+    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+
+
+def continued(prompt: Prompt, tokens: list[int], end_ids: list[int], tokenizer: Any, whole: bool, seed: int) -> dict[str, Any] | None:
+    """The row of a prompt and its continuation: `title`, `prompt`, `completion`, `open_end`. None if nothing is left to read."""
+    share = 1.0 if whole else np.random.default_rng(keyed_seed((seed, prompt.number, 1))).random()
+    kept = tokens if whole else tokens[: 1 + int(share * len(tokens))]
+    ended = len(kept) == len(tokens) and kept[-1] in end_ids
+    # A cut within a character leaves a replacement mark.
+    text = tokenizer.decode(kept, skip_special_tokens=True).strip().rstrip("\ufffd")
+    if not text:
+        return None
+    return {"title": prompt.title, "prompt": prompt.messages, "completion": [{"role": "assistant", "content": text}], "open_end": not ended}
+
+
+def write_continuations(spec: RunSpec, output: Path, inputs: list[str], settings: Settings, rank: int, size: int, barrier: Any) -> None:
+    """One rank's share of the work; all ranks call it. Goes on where an earlier call with the same settings stopped.
+
+    Raises InputError if `output` is there, or parts of it were written with other settings.
+    """
+    from transformers import AutoModelForCausalLM
+
+    if output.exists():
+        raise InputError(f"--output {output}: there is such a file already.\n  delete it to write it anew, or give another name.")
+    chat = chat_format(spec)
+    batches = batches_of(read_prompts(spec, inputs, settings, chat, speaks=rank == 0), settings.batch)
+    if not batches:
+        raise InputError("[data] train: there is no conversation to continue.\n  give more, or raise [data] block_tokens.")
+    path = resolve_model(spec.teacher.model)
+    dtype = resolve_dtype(spec.teacher.dtype)
+    made_of = [asdict(settings), spec.seed, model_fingerprint(path), str(dtype), chat.fingerprint,
+               [[prompt.number, prompt.title, prompt.tokens] for batch in batches for prompt in batch]]
+    parts = Parts(output, made_of, rank)
+    todo = [number for number in range(len(batches)) if number not in parts.done]
+    barrier()  # nobody writes before all have read what is there
+    model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=False)
+    model = model.to(local_device()).eval()
+    end_ids = end_ids_of(model, chat.tokenizer)
+    with parts, tqdm(total=len(todo[rank::size]), desc=f"continuing on {size} ranks", unit="batch", disable=rank > 0) as bar:
+        for number in todo[rank::size]:
+            batch = batches[number]
+            keys = [(spec.seed, prompt.number, 0) for prompt in batch]
+            texts = continue_tokens(model, [prompt.tokens for prompt in batch], keys, settings.new_tokens, settings.temperature, end_ids)
+            rows = [continued(prompt, tokens, end_ids, chat.tokenizer, settings.whole, spec.seed)
+                    for prompt, tokens in zip(batch, texts, strict=True)]
+            parts.write(number, [(prompt.number, row) for prompt, row in zip(batch, rows, strict=True) if row])
+            bar.update()
+    barrier()
+    if rank == 0:
+        print(f"{output}: {parts.join()} conversations, of {sum(map(len, batches))} prompts.")
+
+
+def main() -> int:
+    """Parse, write, say in one line what went wrong, if anything did."""
+    quiet_progress()
+    parser = argparse.ArgumentParser(prog="python -m dskd_ds.data.continuations", description=__doc__.splitlines()[0])
+    parser.add_argument("--spec", required=True, help="the run's TOML spec")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the spec")
+    add_options(parser)
+    args = parser.parse_args()
+    from mpi4py import MPI
+
+    world = MPI.COMM_WORLD
+    try:
+        os.environ["LOCAL_RANK"] = str(read_launch(os.environ).local_rank)  # names this rank's device
+        spec = load_spec(args.spec, args.set)
+        use_threads(spec.topology.threads_per_rank)
+        write_continuations(spec, args.output, args.input, settings_of(args), int(world.rank), int(world.size), world.Barrier)
+    except DskdError as error:
+        if world.rank == 0:
+            print(error, file=sys.stderr, flush=True)
+        if world.size > 1:
+            world.Abort(int(error.exit_code))
+        return int(error.exit_code)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""Documents -> blocks: texts back to back and cut where a block ends, conversations whole.
+
+A text that a block's end cuts goes on in the next block without what came before. A conversation is never cut, so that no answer is
+read without its question: each goes where it leaves the least room, and what stays free is padded. One that is longer than a block
+keeps its end: the last answers, and as much before them as fits.
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dskd_ds.data.tally import Tally
+
+BLOCK_COLUMNS = ("input_ids", "segment_starts", "doc_digests", "doc_offsets", "unsupervised")
+
+
+def text_digest(text: str) -> int:
+    """64 bits that identify a document, the same on every machine; signed, as Arrow and torch store it."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A document, or a part of one, as it lies in a block."""
+
+    tokens: list[int]
+    unsupervised: list[tuple[int, int]]
+    """Ranges [start, end) of `tokens` that are no targets."""
+    digest: int
+    """Of the document."""
+    offset: int
+    """Position of the first token within the document."""
+
+
+def pack(rows: dict[str, list[Any]], tokenizer: Any, block_tokens: int, end_id: int, tally: Tally) -> dict[str, list[Any]]:
+    """Pack a batch of documents (data/documents.py) into blocks; texts first. The texts' last block is dropped if it is not full.
+
+    Returns columns, one entry a block: see `block_row`.
+    """
+    texts = [text for text, chat in zip(rows["text"], rows["chat"], strict=True) if not chat]
+    chats = [{name: values[i] for name, values in rows.items()} for i, chat in enumerate(rows["chat"]) if chat]
+    blocks = [*_back_to_back(texts, tokenizer, block_tokens, end_id),
+              *best_fit(_conversations(chats, tokenizer, block_tokens, end_id, tally), block_tokens)]
+    columns: dict[str, list[Any]] = {name: [] for name in BLOCK_COLUMNS}
+    for segments in blocks:
+        for name, value in block_row(segments, block_tokens, end_id).items():
+            columns[name].append(value)
+    return columns
+
+
+def block_row(segments: Sequence[Segment], block_tokens: int, pad_id: int) -> dict[str, Any]:
+    """A block: `input_ids` [block_tokens]; for each segment `segment_starts`, `doc_digests`, and `doc_offsets`, its first position
+    within its document; and `unsupervised`, the ranges [start, end) of the block's tokens that are no targets.
+
+    What the segments leave free is a segment of `pad_id` and never a target.
+    """
+    free = block_tokens - sum(len(segment.tokens) for segment in segments)
+    assert free >= 0, "the segments are longer than the block"
+    if free:
+        segments = [*segments, Segment([pad_id] * free, [(0, free)], digest=0, offset=0)]
+    row: dict[str, Any] = {name: [] for name in BLOCK_COLUMNS}
+    for segment in segments:
+        start = len(row["input_ids"])
+        row["segment_starts"].append(start)
+        row["doc_digests"].append(segment.digest)
+        row["doc_offsets"].append(segment.offset)
+        row["unsupervised"] += [[start + first, start + last] for first, last in segment.unsupervised]
+        row["input_ids"] += segment.tokens
+    return row
+
+
+def _back_to_back(texts: list[str], tokenizer: Any, block_tokens: int, end_id: int) -> Iterator[list[Segment]]:
+    segments: list[Segment] = []
+    room = block_tokens
+    for text, tokens in zip(texts, tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else [], strict=True):
+        tokens = [*tokens, end_id]
+        digest, offset = text_digest(text), 0
+        while offset < len(tokens):
+            part = tokens[offset : offset + room]
+            segments.append(Segment(part, [], digest, offset))
+            offset, room = offset + len(part), room - len(part)
+            if room == 0:
+                yield segments
+                segments, room = [], block_tokens
+
+
+def _conversations(chats: list[dict[str, Any]], tokenizer: Any, block_tokens: int, end_id: int, tally: Tally) -> Iterator[Segment]:
+    texts = [chat["text"] for chat in chats]
+    encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True) if texts else {"input_ids": [], "offset_mapping": []}
+    for chat, tokens, offsets in zip(chats, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+        unsupervised = outside(chat["completions"], offsets) if chat["completions"] else []
+        if not chat["open_end"] and tokens[-1] != end_id:  # many templates end a turn with that token themselves
+            unsupervised += [(len(tokens), len(tokens) + 1)] if chat["completions"] else []
+            tokens = [*tokens, end_id]
+        cut = max(0, len(tokens) - block_tokens)
+        if cut:
+            unsupervised = [(max(0, start - cut), end - cut) for start, end in unsupervised if end > cut]
+            tally.add(f"longer than a block of {block_tokens} tokens: their beginnings are cut off")
+        segment = Segment(tokens[cut:], unsupervised, text_digest(chat["text"]), cut)
+        if len(segment.tokens) - 1 > sum(end - max(1, start) for start, end in unsupervised):  # the first token is no target anyway
+            yield segment
+        else:
+            tally.add("left out: no token to supervise in what fits a block")
+
+
+def outside(completions: list[list[int]], offsets: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Ranges of tokens that belong to no completion.
+
+    completions: ranges of characters, ascending. offsets: each token's range of characters. A token is a completion's if it begins
+    within it; a tokenizer may leave a token's whitespace out of its offsets, so one that ends where a completion begins is not.
+    """
+    ranges: list[tuple[int, int]] = []
+    for number, (first, last) in enumerate(offsets):
+        if any(start <= first < end and last > start for start, end in completions):
+            continue
+        if ranges and ranges[-1][1] == number:
+            ranges[-1] = (ranges[-1][0], number + 1)
+        else:
+            ranges.append((number, number + 1))
+    return ranges
+
+
+def best_fit(segments: Iterator[Segment], block_tokens: int) -> list[list[Segment]]:
+    """Segments, the longest first, each into the block where it leaves the least room. No block is fuller than `block_tokens`."""
+    blocks: list[list[Segment]] = []
+    rooms: list[tuple[int, int]] = []  # (room, block), ascending
+    for segment in sorted(segments, key=lambda s: -len(s.tokens)):
+        place = bisect.bisect_left(rooms, (len(segment.tokens), 0))
+        if place == len(rooms):
+            room, block = block_tokens, len(blocks)
+            blocks.append([])
+        else:
+            room, block = rooms.pop(place)
+        blocks[block].append(segment)
+        bisect.insort(rooms, (room - len(segment.tokens), block))
+    return blocks

@@ -1,0 +1,90 @@
+"""A file that several ranks write together, batch by batch, and that a killed job goes on with.
+
+Each rank appends to a part of its own, one line a batch, so a batch is there whole or not at all. Every part begins with a digest of
+what it is made of; at the end the parts are joined in the order of their samples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from dskd_ds.errors import InputError
+
+Rows = list[tuple[int, dict[str, Any]]]
+"""(sample, row) pairs."""
+
+
+class Parts:
+    """The parts of an output file, as one rank sees them. A context in which this rank may write."""
+
+    def __init__(self, output: Path, made_of: Any, rank: int) -> None:
+        """made_of: anything JSON can say; decides whether parts that are there go with this job. Raises InputError if they do not."""
+        self._output, self._own = output, output.with_name(f"{output.name}.part-{rank}")
+        self._digest = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
+        self._own_bytes = 0
+        self._file: IO[bytes] | None = None
+        self.done: set[int] = {number for path in self._paths() for number, _ in self._read(path)}
+        """Batches that were written by earlier calls."""
+
+    def __enter__(self) -> Parts:
+        """Open this rank's part; a line that a kill cut short is dropped."""
+        self._output.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self._own.open("r+b" if self._own.exists() else "w+b")
+        self._file.truncate(self._own_bytes)
+        self._file.seek(self._own_bytes)
+        if not self._own_bytes:
+            self._append({"made_of": self._digest})
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Close it."""
+        assert self._file is not None
+        self._file.close()
+
+    def write(self, number: int, rows: Rows) -> None:
+        """Add a batch, on disk for good."""
+        self._append({"batch": number, "rows": rows})
+
+    def join(self) -> int:
+        """Parts -> the output file, in the order of samples; then they are deleted. One rank calls it when all have closed theirs.
+
+        Returns the number of rows.
+        """
+        batches = {number: rows for path in self._paths() for number, rows in self._read(path)}
+        rows = sorted(((sample, row) for part in batches.values() for sample, row in part), key=lambda pair: pair[0])
+        partial = self._output.with_suffix(".partial")
+        with partial.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for _, row in rows)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(self._output)
+        for path in self._paths():
+            path.unlink()
+        return len(rows)
+
+    def _append(self, content: dict[str, Any]) -> None:
+        assert self._file is not None, "open the part first"
+        self._file.write(json.dumps(content, ensure_ascii=False).encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def _paths(self) -> list[Path]:
+        return sorted(self._output.parent.glob(f"{self._output.name}.part-*"))
+
+    def _read(self, path: Path) -> list[tuple[int, Rows]]:
+        """The whole batches of a part."""
+        whole, newline, _ = path.read_bytes().rpartition(b"\n")
+        if not newline:
+            return []
+        header, *lines = [json.loads(line) for line in whole.split(b"\n")]
+        if header.get("made_of") != self._digest:
+            raise InputError(f"{path}: this was written with other settings, another teacher or other conversations.\n"
+                             f"  delete {self._output.name}.part-*, or give another --output.")
+        if path == self._own:
+            self._own_bytes = len(whole) + 1
+        return [(line["batch"], [(sample, row) for sample, row in line["rows"]]) for line in lines]

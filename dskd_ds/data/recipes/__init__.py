@@ -1,0 +1,1 @@
+"""Recipes: known data sets -> JSONL files that a `[data]` source reads."""

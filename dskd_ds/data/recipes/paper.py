@@ -1,0 +1,105 @@
+"""The paper's mixture as few-shot conversations: a share of five question sets, written as JSONL that a chat source reads.
+
+Source of the shares: METHOD.md, "Paper's student". A conversation's shots are other questions of the same set (and topic, where
+the set has topics) with their answers; its last question is answered too. `dskd data continue` replaces that last answer by the
+teacher's own.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from dskd_ds.data.documents import load_source
+from dskd_ds.data.recipes.question_sets import SETS, MalformedRowError, Question, QuestionSet
+from dskd_ds.errors import InputError
+
+Malformed = dict[str, list[int]]
+"""Reason -> rows, counted from 1."""
+
+
+@dataclass(frozen=True)
+class SetCount:
+    """What became of a set."""
+
+    num_questions: int
+    num_chats: int
+    num_malformed: int
+    """Rows left out."""
+
+
+def write_mixture(output: Path, sources: Mapping[str, str | None], seed: int) -> dict[str, SetCount]:
+    """Write the mixture of some sets, whole or not at all.
+
+    sources: names of SETS -> a hub name or local file, or None for the set's own hub name. Raises InputError if a set cannot be
+    read or has too few questions for its shots.
+    """
+    chats: list[dict[str, Any]] = []
+    counts = {}
+    for name, path in sources.items():
+        wanted = SETS[name]
+        source = wanted.source if path is None else wanted.source.model_copy(update={"path": path})
+        rows = load_source(source, f"--{name}", stream=False)
+        questions, malformed = read_questions(tqdm(rows, desc=f"reading {wanted.title}", unit="rows"), wanted)
+        if len(questions) <= wanted.num_shots:
+            raise InputError(f"--{name} {source.path}: {len(questions)} questions are too few for {wanted.num_shots}-shot conversations;"
+                             f" left out:{_reasons(malformed) or ' none'}.\n  {_documentation(wanted)}")
+        made = few_shot_chats(name, questions, wanted.share, wanted.num_shots, seed)
+        counts[name] = SetCount(len(questions), len(made), sum(map(len, malformed.values())))
+        if malformed:
+            print(f"--{name} {source.path}: left out:{_reasons(malformed)}.", file=sys.stderr)
+        chats += made
+    random.Random(f"{seed} order").shuffle(chats)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.with_suffix(".partial")
+    partial.write_text("".join(json.dumps(chat, ensure_ascii=False) + "\n" for chat in chats), encoding="utf-8")
+    partial.replace(output)
+    return counts
+
+
+def read_questions(rows: Iterable[dict[str, Any]], wanted: QuestionSet) -> tuple[list[Question], Malformed]:
+    """The questions of a set, and which rows were left out."""
+    questions: list[Question] = []
+    malformed: Malformed = defaultdict(list)
+    for number, row in enumerate(rows, start=1):
+        try:
+            questions.append(wanted.read(row))
+        except MalformedRowError as error:
+            malformed[str(error)].append(number)
+    return questions, malformed
+
+
+def few_shot_chats(name: str, questions: list[Question], share: float, num_shots: int, seed: int) -> list[dict[str, Any]]:
+    """A share of the questions, each after `num_shots` others. What is drawn depends on seed, set and question only."""
+    by_topic: dict[str, list[int]] = defaultdict(list)
+    for number, question in enumerate(questions):
+        by_topic[question.topic].append(number)
+    chats = []
+    for number in sorted(random.Random(f"{seed} {name}").sample(range(len(questions)), round(share * len(questions)))):
+        pool = by_topic[questions[number].topic]
+        if len(pool) <= num_shots:
+            pool = list(range(len(questions)))
+        drawn = random.Random(f"{seed} {name} {number}").sample(pool, num_shots + 1)
+        shots = [other for other in drawn if other != number][:num_shots]
+        messages = [{"role": role, "content": content} for other in (*shots, number)
+                    for role, content in (("user", questions[other].text), ("assistant", questions[other].answer))]
+        chats.append({"title": f"{name} {number}", "messages": messages})
+    return chats
+
+
+def _reasons(malformed: Malformed) -> str:
+    told = [f"{len(rows)} rows (the first is row {rows[0]}): {reason}" for reason, rows in malformed.items()]
+    return f" {'; '.join(told)}" if told else ""
+
+
+def _documentation(wanted: QuestionSet) -> str:
+    """The columns a set's rows must have, from its reader's docstring."""
+    return f"columns it should have: {' '.join((wanted.read.__doc__ or '').split())}"

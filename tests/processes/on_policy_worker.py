@@ -1,0 +1,75 @@
+"""One rank of the generation test: a student under ZeRO-3 that trains a step, writes, and trains another.
+
+    deepspeed --num_gpus R on_policy_worker.py --spec FILE --out FILE [--write]
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import deepspeed
+import torch
+from parity_worker import LENGTH, block  # a script's own folder is where Python looks first
+
+from dskd_ds.data.batches import open_source
+from dskd_ds.generation import continue_tokens
+from dskd_ds.losses.objective import Scales
+from dskd_ds.spec import load_spec
+from dskd_ds.student.depth import student_init
+from dskd_ds.student.loop import make_engine
+from dskd_ds.student.on_policy import OnPolicyBlocks, plain_student
+
+
+def weights_of(engine: Any) -> dict[str, torch.Tensor]:
+    """Every parameter, whole."""
+    found = {}
+    for name, parameter in engine.module.named_parameters():
+        with deepspeed.zero.GatheredParameters([parameter]):
+            found[name] = parameter.detach().clone()
+    return found
+
+
+def train_step(engine: Any, number: int) -> None:
+    """One forward, backward and update on a block of the parity test."""
+    config = engine.module.language_model.config
+    ids, teacher, senses = block(number, config.vocab_size, config.hidden_size)
+    loss, _ = engine(ids, torch.arange(LENGTH)[None], teacher, senses, Scales(0.01, 0.01))
+    engine.backward(loss)
+    engine.step()
+
+
+def main() -> None:
+    """Train two steps; in between, with --write, generate from the student as it is now."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--local_rank", type=int)
+    parser.add_argument("--spec", required=True)
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--write", action="store_true")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    deepspeed.init_distributed()
+    rank = deepspeed.comm.get_rank()
+    spec = load_spec(args.spec)
+    engine = make_engine(spec, student_init(spec), None)
+    corpus = open_source(spec)
+    train_step(engine, rank)
+    result: dict[str, Any] = {}
+    if args.write:
+        before = weights_of(engine)
+        blocks = OnPolicyBlocks(spec, rank, corpus, engine)
+        result["row"] = blocks.get(spec.train.global_batch_blocks + rank * spec.train.micro_batch_blocks)[1]["input_ids"]  # step 1
+        with plain_student(engine) as model:
+            # Ranks may ask for different numbers of forward calls.
+            result["short"] = continue_tokens(model, [[5, 6, 7, 8]], [(0,)], 2 + 6 * rank, 0.0, [0])
+        after = weights_of(engine)
+        assert all(torch.equal(before[name], after[name]) for name in before)
+        result["before"] = before
+    train_step(engine, rank)
+    result["weights"] = weights_of(engine)
+    torch.save(result, f"{args.out}.{rank}")
+    deepspeed.comm.barrier()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""The student writes while it trains: weights stay what they are, and a run counts what it wrote."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import tomli_w
+import torch
+
+from dskd_ds.data.batches import open_source
+from dskd_ds.generation import continue_tokens
+from dskd_ds.observe.metrics import read_metrics
+from dskd_ds.spec import load_spec
+from dskd_ds.student.on_policy import prompts_of
+from tests.conftest import TinyWorld
+from tests.processes.conftest import Launch, deepspeed, dskd
+from tests.processes.test_end_to_end import dictionary  # noqa: F401 (a fixture)
+
+pytestmark = pytest.mark.process
+ON_POLICY = {"on_policy_fraction": 0.5, "on_policy_prompt_tokens": 8, "on_policy_new_tokens": 6}
+
+
+def test_generation_leaves_the_weights_and_the_training_alone(tiny: TinyWorld, launch: Launch) -> None:
+    tree = tiny.spec_tree()
+    tree |= {"student": {"layers": "first", "num_layers": 2, "dtype": "float32"}, "run_dir": str(tiny.folder / "writes"),
+             "train": {"num_steps": 6, "global_batch_blocks": 2, **ON_POLICY, "on_policy_temperature": 0.0}}
+    path = tiny.folder / "writes.toml"
+    path.write_text(tomli_w.dumps(tree))
+    for name, words in (("written", ["--write"]), ("plain", [])):
+        out = tiny.folder / name
+        assert launch(*deepspeed(2, "tests/processes/on_policy_worker.py", "--spec", str(path), "--out", str(out), *words)).code == 0
+    written = [torch.load(tiny.folder / f"written.{rank}", weights_only=True) for rank in range(2)]
+    plain = torch.load(tiny.folder / "plain.0", weights_only=True)
+    for name, weight in plain["weights"].items():
+        assert torch.equal(weight, written[0]["weights"][name]), name
+        assert torch.equal(weight, written[1]["weights"][name]), name
+    assert any(not torch.equal(weight, written[0]["before"][name]) for name, weight in plain["weights"].items())
+    # The text is what the gathered weights say, in one process without DeepSpeed.
+    spec = load_spec(path)
+    from transformers import AutoModelForCausalLM
+
+    from dskd_ds.student.depth import student_init
+
+    model = AutoModelForCausalLM.from_pretrained(student_init(spec), dtype=torch.float32).eval()
+    state = {name.removeprefix("language_model."): weight for name, weight in written[0]["before"].items()}
+    model.load_state_dict(state, strict=False)
+    corpus = open_source(spec)
+    for rank in range(2):
+        assert written[rank]["short"] == continue_tokens(model, [[5, 6, 7, 8]], [(0,)], 2 + 6 * rank, 0.0, [0])
+        prompts = [prompt.tokens for prompt in prompts_of(corpus.get(2 + rank)[1], spec.train, 32, 0)]
+        texts = continue_tokens(model, prompts, [(0,)] * len(prompts), 6, 0.0, [0])
+        expected = [token for prompt, text in zip(prompts, texts, strict=True) for token in (*prompt, *text)]
+        assert written[rank]["row"][: len(expected)] == expected
+
+
+@pytest.mark.usefixtures("dictionary")
+def test_a_run_counts_what_the_student_wrote(tiny: TinyWorld, launch: Launch) -> None:
+    tree = tiny.spec_tree()
+    tree |= {"run_dir": str(tiny.folder / "on_policy"), "train": {"num_steps": 6, "global_batch_blocks": 4, **ON_POLICY}}
+    path = tiny.folder / "on_policy.toml"
+    path.write_text(tomli_w.dumps(tree))
+    assert launch(*dskd("train", str(path))).code == 0
+    records = read_metrics(tiny.folder / "on_policy")
+    assert [record["on_policy_share"] for record in records] == [0, 1, 0, 1, 0, 1]
+    assert [record["generate_seconds"] > 0 for record in records] == [False, True] * 3
+    for record in records:
+        assert all(math.isfinite(value) for value in record.values())
+        assert record["loss_kd"] > 0
+        assert record["sense_positions"] > 0
+    assert (tiny.folder / "on_policy" / "student" / "model.safetensors").is_file()

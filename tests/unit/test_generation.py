@@ -1,0 +1,105 @@
+"""Keyed sampling, and files that several ranks write."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dskd_ds.data.continuations import Prompt, batches_of, continued
+from dskd_ds.data.parts import Parts
+from dskd_ds.errors import InputError
+from dskd_ds.generation import KeyedSampling, continue_tokens, end_ids_of
+from dskd_ds.teacher.checkpoint import load_tokenizer
+from tests.conftest import TinyWorld
+
+
+@pytest.fixture(scope="module")
+def model(tiny: TinyWorld) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(str(tiny.folder / "teacher")).eval()
+
+
+def test_draws_follow_the_softmax() -> None:
+    logits = torch.tensor([0.0, 1.0, 2.0, -1.0])
+    sampling = KeyedSampling([(0, sample) for sample in range(4000)], temperature=2.0)
+    drawn = sampling(torch.zeros(4000, 1, dtype=torch.long), logits.repeat(4000, 1)).argmax(dim=1)
+    shares = torch.bincount(drawn, minlength=4) / 4000
+    torch.testing.assert_close(shares, torch.softmax(logits / 2, dim=0), atol=0.03, rtol=0)
+
+
+def test_a_draw_depends_on_its_key_and_nothing_else(model: Any) -> None:
+    prompts, keys = [[5, 6, 7], [8, 9, 10], [5, 6, 7]], [(0, 1), (0, 2), (0, 3)]
+    together = continue_tokens(model, prompts, keys, 12, 1.0, [0])
+    alone = [continue_tokens(model, [prompt], [key], 12, 1.0, [0])[0] for prompt, key in zip(prompts, keys, strict=True)]
+    assert together == alone
+    assert together[0] != together[2]  # the same prompt under another key
+    assert together == continue_tokens(model, prompts, keys, 12, 1.0, [0])
+
+
+def test_padding_does_not_change_what_is_likeliest(model: Any) -> None:
+    """The slow, obvious way: append the arg-max, one forward a token, no cache, no padding."""
+    prompts = [[5, 6, 7, 8, 9, 10, 11], [12, 13]]
+    got = continue_tokens(model, prompts, [(0,), (1,)], 6, 0.0, [0])
+    for prompt, tokens in zip(prompts, got, strict=True):
+        ids = list(prompt)
+        for _ in range(6):
+            ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+            if ids[-1] == 0:
+                break
+        assert tokens == ids[len(prompt):]
+
+
+def test_it_stops_at_any_end_token(model: Any) -> None:
+    free = continue_tokens(model, [[5, 6, 7]], [(0,)], 6, 0.0, [0])[0]
+    assert continue_tokens(model, [[5, 6, 7]], [(0,)], 6, 0.0, [0, free[2]])[0] == free[: free.index(free[2]) + 1]
+
+
+def test_end_tokens_are_collected(tiny: TinyWorld, model: Any) -> None:
+    assert end_ids_of(model, load_tokenizer(str(tiny.folder / "teacher"))) == [0]
+
+
+def test_continuations_are_cut_at_a_random_point(tiny: TinyWorld) -> None:
+    tokenizer = load_tokenizer(str(tiny.folder / "teacher"))
+    tokens = [*tokenizer(" big small happy sad fast slow cold warm")["input_ids"], 0]
+    rows = [continued(Prompt(number, "t", [], [1]), tokens, [0], tokenizer, whole=False, seed=3) for number in range(300)]
+    lengths = [len(tokenizer(" " + row["completion"][0]["content"])["input_ids"]) for row in rows if row]
+    assert set(lengths) == set(range(1, len(tokens)))
+    for row in rows:
+        assert row is not None
+        ended = row["completion"][0]["content"].endswith("warm")
+        assert row["open_end"] or ended
+    assert 10 < sum(not row["open_end"] for row in rows if row) < 70  # one in nine
+    whole = continued(Prompt(0, "t", [], [1]), tokens, [0], tokenizer, whole=True, seed=3)
+    assert whole == {"title": "t", "prompt": [], "open_end": False,
+                     "completion": [{"role": "assistant", "content": "big small happy sad fast slow cold warm"}]}
+    assert continued(Prompt(0, "t", [], [1]), [0], [0], tokenizer, whole=False, seed=3) is None
+
+
+def test_batches_do_not_depend_on_order() -> None:
+    prompts = [Prompt(i, "", [], [0] * n) for i, n in enumerate([3, 9, 1, 9, 4])]
+    assert [[p.number for p in batch] for batch in batches_of(prompts, 2)] == [[1, 3], [4, 0], [2]]
+    assert batches_of(prompts[::-1], 2) == batches_of(prompts, 2)
+
+
+def test_parts_survive_a_kill_in_the_middle_of_a_line(tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    with Parts(output, "job", rank=0) as first:
+        first.write(0, [(2, {"a": 2}), (0, {"a": 0})])
+    with Parts(output, "job", rank=1) as second:
+        assert second.done == {0}
+        second.write(1, [(1, {"a": "é"})])
+    torn = output.with_name("out.jsonl.part-1")
+    torn.write_bytes(torn.read_bytes() + b'{"batch": 2, "rows": [[3, {"a"')
+    with Parts(output, "job", rank=1) as again:
+        assert again.done == {0, 1}
+        again.write(2, [(3, {"a": 3})])
+    with pytest.raises(InputError, match="other settings"):
+        Parts(output, "another job", rank=0)
+    assert Parts(output, "job", rank=0).join() == 4
+    assert [json.loads(line)["a"] for line in output.read_text().splitlines()] == [0, "é", 2, 3]
+    assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
