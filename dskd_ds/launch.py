@@ -19,13 +19,13 @@ def train_command(spec_path: str, overrides: Sequence[str], spec: RunSpec) -> li
     """The launch of a run on this machine."""
     ranks = spec.topology.num_students + spec.topology.num_teachers
     script = Path(__file__).with_name("train.py")
-    return [_tool("deepspeed"), "--num_gpus", str(ranks), "--master_port", str(free_port()), _short(script),
+    return [tool("deepspeed"), "--num_gpus", str(ranks), "--master_port", str(free_port()), _short(script),
             "--spec", spec_path, *_overrides(overrides)]
 
 
 def senses_command(spec_path: str, overrides: Sequence[str], num_ranks: int, force: bool) -> list[str]:
     """The launch that builds a dictionary on this machine."""
-    return [_tool("mpirun"), "-n", str(num_ranks), "--bind-to", "none", "--oversubscribe",
+    return [tool("mpirun"), "-n", str(num_ranks), "--bind-to", "none", "--oversubscribe",
             sys.executable, "-m", "dskd_ds.sense.build", "--spec", spec_path, *_overrides(overrides), *(["--force"] if force else [])]
 
 
@@ -50,8 +50,8 @@ def _overrides(overrides: Sequence[str]) -> list[str]:
     return [word for override in overrides for word in ("--set", override)]
 
 
-def _tool(name: str) -> str:
-    """A command that pip installed beside this Python."""
+def tool(name: str) -> str:
+    """A command that pip installed beside this Python. Raises InputError if it is not there."""
     path = Path(sys.executable).with_name(name)
     if not path.is_file():
         raise InputError(f"{path}: {name} is not installed beside this Python.\n  pip install dskd-ds into this environment again.")
