@@ -11,7 +11,7 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,8 +50,8 @@ class Followed:
     student_bytes: int
     """Private memory (USS) of the student's process after its last step, files under `apart` left out. With the allocator settings
     of observe/console.py a process gives nothing back before it ends, so this is its peak."""
-    all_bytes: int
-    """The same, added over all ranks of the launch."""
+    peak_bytes: int
+    """Peak of what is not a file (heap, stacks, shared memory), added over all processes of the launch, launchers included."""
 
 
 def two_cores() -> tuple[int, int]:
@@ -63,22 +63,24 @@ def two_cores() -> tuple[int, int]:
     return cores[0], cores[1]
 
 
-def follow(commands: Sequence[Sequence[str]], run_dir: Path, num_steps: int, dropped: int, apart: Path | None = None,
-           pin: bool = True) -> Followed:
+def follow(commands: Sequence[Sequence[str]], run_dir: Path, num_steps: int, dropped: int, *, apart: Path | None = None,
+           pin: bool = True, threads: int = 1, env: Mapping[str, str | None] | None = None) -> Followed:
     """Start `commands` (one makes local rank 0, the student), let it make dropped + num_steps steps, and end it.
 
-    run_dir: where `metrics.jsonl` appears. apart: mapped files below it do not count as memory. Without `pin` ranks move freely.
+    run_dir: where `metrics.jsonl` appears. apart: mapped files below it do not count in `student_bytes`. Without `pin` ranks move
+    freely. threads: OMP_NUM_THREADS. env: more variables, None to unset one.
     Raises BenchError if a command ends early, InputError for want of a second core.
     """
     with ExitStack() as cleanup:
         cores = cleanup.enter_context(_other_core()) if pin else None
         log = cleanup.enter_context(tempfile.TemporaryFile("w+"))
-        processes = [cleanup.enter_context(_running(words, log)) for words in commands]
+        variables = child_environment(os.environ) | {"OMP_NUM_THREADS": str(threads)} | dict(env or {})
+        processes = [cleanup.enter_context(_running(words, log, variables)) for words in commands]
         marks = _watch(processes, run_dir / METRICS_FILE, dropped + num_steps, cores, log)
-        student, *others = sorted(_ranks(processes).items(), key=lambda item: item[1] != 0)
-        sizes = [private_bytes(process, apart) for process, _ in (student, *others)]
+        student_bytes = private_bytes(_student(processes), apart)
+        peak_bytes = sum(_peak_bytes(member) for process in processes for member in _family(process))
     steps = [Step(after[0] - before[0], after[1] - before[1]) for before, after in itertools.pairwise(marks)]
-    return Followed(steps[dropped - 1 :], sizes[0], sum(sizes))
+    return Followed(steps[dropped - 1 :], student_bytes, peak_bytes)
 
 
 def private_bytes(process: psutil.Process, apart: Path | None = None) -> int:
@@ -88,6 +90,12 @@ def private_bytes(process: psutil.Process, apart: Path | None = None) -> int:
         if apart is None or not mapping.path.startswith(f"{apart.resolve()}/"):
             total += int(mapping.private_clean + mapping.private_dirty)
     return total
+
+
+def _peak_bytes(process: psutil.Process) -> int:
+    """The kernel's own record of a process's peak, without the files it has mapped now (libraries, mostly)."""
+    fields = dict(line.split(":", 1) for line in Path(f"/proc/{process.pid}/status").read_text().splitlines() if "kB" in line)
+    return (int(fields["VmHWM"].split()[0]) - int(fields["RssFile"].split()[0])) * 1024
 
 
 def _watch(processes: Sequence[subprocess.Popen[str]], metrics: Path, lines: int, cores: tuple[int, int] | None,
@@ -103,30 +111,36 @@ def _watch(processes: Sequence[subprocess.Popen[str]], metrics: Path, lines: int
             for process, rank in _ranks(processes).items():
                 _pin(process, cores[0] if rank == 0 else cores[1])
         if metrics.is_file() and metrics.read_bytes().count(b"\n") > len(marks):
-            student = next(process for process, rank in _ranks(processes).items() if rank == 0)
-            times = student.cpu_times()
+            times = _student(processes).cpu_times()
             marks.append((time.monotonic(), times.user + times.system))
         polls += 1
         time.sleep(POLL_SECONDS)
     return marks
 
 
+def _family(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """A command's process and all below it."""
+    top = psutil.Process(process.pid)
+    return [top, *top.children(recursive=True)]
+
+
 def _ranks(processes: Sequence[subprocess.Popen[str]]) -> dict[psutil.Process, int]:
-    """Running ranks -> local rank. A command without children (a teacher of its own) counts as rank 1."""
+    """Running ranks -> local rank. A command that is one process without a rank is a teacher of its own and counts as 1."""
     ranks: dict[psutil.Process, int] = {}
     for process in processes:
-        tree = psutil.Process(process.pid)
-        children = tree.children(recursive=True)
-        if not children:
-            ranks[tree] = 1
-        for child in children:
+        family = _family(process)
+        for member in family:
             try:
-                words = [word for word in child.cmdline() if word.startswith("--local_rank=")]
+                given = [word for word in member.cmdline() if word.startswith("--local_rank=")]
             except psutil.Error:
                 continue
-            if words:
-                ranks[child] = int(words[0].removeprefix("--local_rank="))
+            if given or len(family) == 1:
+                ranks[member] = int(given[0].removeprefix("--local_rank=")) if given else 1
     return ranks
+
+
+def _student(processes: Sequence[subprocess.Popen[str]]) -> psutil.Process:
+    return next(process for process, rank in _ranks(processes).items() if rank == 0)
 
 
 def _pin(process: psutil.Process, core: int) -> None:
@@ -150,14 +164,14 @@ def _other_core() -> Iterator[tuple[int, int]]:
 
 
 @contextmanager
-def _running(words: Sequence[str], log: IO[str]) -> Iterator[subprocess.Popen[str]]:
-    """A command with one thread a process, ended with all its children when the block is left."""
-    env = child_environment(os.environ) | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(words, env=env, stdout=log, stderr=log, text=True)
+def _running(words: Sequence[str], log: IO[str], env: Mapping[str, str | None]) -> Iterator[subprocess.Popen[str]]:
+    """A command, ended with all its children when the block is left."""
+    process = subprocess.Popen(words, env={name: value for name, value in env.items() if value is not None}, stdout=log, stderr=log,
+                               text=True)
     try:
         yield process
     finally:
-        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)] if process.poll() is None else []
+        family = _family(process) if process.poll() is None else []
         process.terminate()
         _, alive = psutil.wait_procs(family, timeout=10)
         for member in alive:

@@ -27,6 +27,7 @@ from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.student.depth import INIT_FOLDER
 
 QUICKSTART = "ds_configs/runs/quickstart.toml"
+TRAIN = str(Path(__file__).parents[1] / "train.py")
 ARMS = ("bare", "loop", "replay", "kd", "sense")
 NUM_STEPS, NUM_DROPPED = 5, 2
 ENDLESS = 10_000
@@ -42,7 +43,11 @@ class Arms:
                           "topology.threads_per_rank=1", *overrides]
         self.spec: RunSpec = load_spec(spec_file, self.overrides)
         self.student = Path(self.spec.run_dir) / INIT_FOLDER
-        for path, what in ((self.student, "student"), (Path(self.spec.senses.dictionary), "dictionary")):
+
+    def check(self, arms: Sequence[str]) -> None:
+        """Raises InputError where what the arms run on is not there."""
+        needed = {"student": self.student, **({"dictionary": Path(self.spec.senses.dictionary)} if "sense" in arms else {})}
+        for what, path in needed.items():
             if not path.is_dir():
                 raise InputError(f"{path}: there is no {what} yet, which the benches of the whole step run on.\n"
                                  "  make quickstart first (or name other benches: dskd bench --only NAME).")
@@ -60,9 +65,9 @@ class Arms:
         words = {"floor": [*bare, *self._words(run_dir, no_teacher), "--without-deepspeed"],
                  "bare": [*bare, *self._words(run_dir, no_teacher)],
                  "loop": ["--module", "dskd_ds.bench.ce_loop", *self._words(run_dir, no_teacher)],
-                 "replay": ["dskd_ds/train.py", *self._words(run_dir, no_teacher, no_senses)],
-                 "kd": ["dskd_ds/train.py", *self._words(run_dir, no_senses)],
-                 "sense": ["dskd_ds/train.py", *self._words(run_dir)]}[arm]
+                 "replay": [TRAIN, *self._words(run_dir, no_teacher, no_senses)],
+                 "kd": [TRAIN, *self._words(run_dir, no_senses)],
+                 "sense": [TRAIN, *self._words(run_dir)]}[arm]
         num_ranks = 2 if arm in ("kd", "sense") else 1
         commands = [[tool("deepspeed"), "--num_gpus", str(num_ranks), "--master_port", str(free_port()), *words]]
         if arm == "replay":
@@ -84,6 +89,7 @@ def measure(spec_file: str, overrides: Sequence[str] = (), arms: Sequence[str] =
     two_cores()
     with tempfile.TemporaryDirectory(prefix="dskd-bench-") as folder:
         launches = Arms(spec_file, overrides, Path(folder))
+        launches.check(arms)
         turns = ["floor", *(["replay"] if "replay" in arms else []), *(arm for _ in range(rounds) for arm in arms)]
         found: dict[str, list[Followed]] = {arm: [] for arm in ("floor", *arms)}
         for turn, arm in enumerate(tqdm(turns, desc="launches", unit="run")):

@@ -21,6 +21,7 @@ OWNED_BY_SPEC = {
     "scheduler": "[optimizer] warmup_fraction and min_lr_fraction",
     "bf16": "[student] dtype",
     "fp16": "[student] dtype",
+    "activation_checkpointing": "[student] activation_checkpointing",
 }
 """DeepSpeed key -> where the spec says it."""
 
@@ -51,13 +52,10 @@ def read_deepspeed_json(path: str) -> dict[str, Any]:
 def deepspeed_config(spec: RunSpec) -> dict[str, Any]:
     """The complete configuration for `deepspeed.initialize`. Raises InputError for what cannot run here, or not with this spec."""
     config = read_deepspeed_json(spec.deepspeed)
-    zero, dtype = dict(config["zero_optimization"]), resolve_dtype(spec.student.dtype)
+    zero, dtype = config["zero_optimization"], resolve_dtype(spec.student.dtype)
     _check_groups(spec, zero)
     _check_machine(spec, zero, dtype)
-    if not torch.accelerator.is_available():
-        zero["zero_force_ds_cpu_optimizer"] = False  # for offloading; what is gained by its own kernel there is a copy to a GPU
     return config | {
-        "zero_optimization": zero,
         "train_batch_size": spec.train.global_batch_blocks,
         "train_micro_batch_size_per_gpu": spec.train.micro_batch_blocks,
         "gradient_accumulation_steps": spec.num_accumulation_steps,
@@ -65,6 +63,8 @@ def deepspeed_config(spec: RunSpec) -> dict[str, Any]:
         "bf16": {"enabled": dtype == torch.bfloat16},
         "fp16": {"enabled": dtype == torch.float16, "loss_scale": 0},  # 0: dynamic
         "optimizer": {"type": "AdamW", "params": _adam(spec)},
+        # Offloading without a GPU: torch's Adam is as near to the data as DeepSpeed's own CPU kernel, which takes a minute to compile.
+        **({} if torch.accelerator.is_available() else {"zero_force_ds_cpu_optimizer": False}),
     }
 
 
@@ -87,8 +87,8 @@ def _check_groups(spec: RunSpec, zero: dict[str, Any]) -> None:
                          f"{students}.\n  set it to the GPUs that students have on each node, and give students whole nodes.")
     local = torch.accelerator.device_count()
     if zero.get("zero_quantized_gradients") and local and students > local and students % local:
-        raise InputError(f"{spec.deepspeed}: zero_quantized_gradients = true, but [topology] num_students = {students} is not a multiple of "
-                         f"the {local} GPUs of a node.\n  give students whole nodes, or set zero_quantized_gradients to false.")
+        raise InputError(f"{spec.deepspeed}: zero_quantized_gradients = true, but [topology] num_students = {students} is no multiple "
+                         f"of the {local} GPUs of a node.\n  give students whole nodes, or set zero_quantized_gradients to false.")
 
 
 def _check_machine(spec: RunSpec, zero: dict[str, Any], dtype: torch.dtype) -> None:
