@@ -67,3 +67,18 @@ def test_quantised_communication_needs_a_gpu(tiny: TinyWorld, launch: Launch) ->
     assert ended.code == 2
     assert ended.output.count("the kernels it needs are CUDA's") == 1
     assert "Traceback" not in ended.output
+
+
+def test_fp16_gradients_neither_vanish_nor_overflow_unseen(tiny: TinyWorld, launch: Launch, tmp_path: Path) -> None:
+    out = tmp_path / "found.json"
+    words = ["--model", str(tiny.folder / "teacher"), "--out", str(out)]
+    assert launch(*deepspeed(1, "tests/processes/fp16_worker.py", *words), marker=str(out)).code == 0
+    found = json.loads(out.read_text())
+    small, expected = found["float16 10000000"], found["float32 10000000"]
+    assert expected["grad_norm"] < 1e-4  # a sixteenth of it, on a parameter, is below what float16 can hold
+    assert small["grad_norm"] == pytest.approx(expected["grad_norm"], rel=0.02)
+    assert (small["skipped"], small["scale_before"]) == (0, 65536)
+    large = found["float16 1"]
+    assert large["skipped"] == 1
+    assert large["scale_after"] < large["scale_before"]
+    assert found["float32 1"]["skipped"] == 0
