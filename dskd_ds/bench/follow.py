@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -172,7 +172,9 @@ def _running(words: Sequence[str], log: IO[str], env: Mapping[str, str | None]) 
         yield process
     finally:
         family = _family(process) if process.poll() is None else []
-        process.terminate()
+        for member in reversed(family):
+            with suppress(psutil.NoSuchProcess):
+                member.terminate()
         _, alive = psutil.wait_procs(family, timeout=10)
         for member in alive:
             member.kill()

@@ -14,6 +14,7 @@ from tests.processes.conftest import children_with
 pytestmark = pytest.mark.process
 
 
+@pytest.mark.timeout(900)  # five launches, one after the other
 def test_launches_are_followed_and_ended(tiny: TinyWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     quiet_libraries()
     monkeypatch.setenv("DSKD_HOME", str(tiny.folder / "home"))
