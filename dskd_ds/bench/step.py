@@ -82,7 +82,7 @@ class Arms:
 
 def measure(spec_file: str, overrides: Sequence[str] = (), arms: Sequence[str] = ARMS, rounds: int = REPEATS, num_steps: int = NUM_STEPS,
             dropped: int = NUM_DROPPED) -> dict[str, list[Followed]]:
-    """Run the arms in turn, `rounds` times; and the floor, and what the replaying teacher has to record, once each.
+    """Run the arms in turn, `rounds` times; before that the floor, and what the replaying teacher has to record, once each.
 
     Raises InputError where the quickstart has not been run or there is one core only, BenchError if a launch fails.
     """
@@ -90,11 +90,13 @@ def measure(spec_file: str, overrides: Sequence[str] = (), arms: Sequence[str] =
     with tempfile.TemporaryDirectory(prefix="dskd-bench-") as folder:
         launches = Arms(spec_file, overrides, Path(folder))
         launches.check(arms)
-        turns = ["floor", *(["replay"] if "replay" in arms else []), *(arm for _ in range(rounds) for arm in arms)]
+        ahead = launches.spec.link.prefetch_depth + 1  # what a run asks for and is ended before it needs it
+        turns = [("floor", num_steps, True), *([("replay", num_steps + ahead, False)] if "replay" in arms else []),
+                 *((arm, num_steps, True) for _ in range(rounds) for arm in arms)]
         found: dict[str, list[Followed]] = {arm: [] for arm in ("floor", *arms)}
-        for turn, arm in enumerate(tqdm(turns, desc="launches", unit="run")):
-            followed = launches.run(arm, num_steps, dropped)
-            if turn != 1 or "replay" not in arms:  # that one recorded
+        for arm, steps, counts in tqdm(turns, desc="launches", unit="run"):
+            followed = launches.run(arm, steps, dropped)
+            if counts:  # the first replay recorded
                 found[arm].append(followed)
     return found
 
