@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dskd_ds import __version__
+from dskd_ds.bench import commands as bench_commands
 from dskd_ds.command_line import spec_command, spec_of
 from dskd_ds.data import commands as data_commands
 from dskd_ds.errors import DskdError
@@ -69,6 +70,8 @@ def parser() -> argparse.ArgumentParser:
 
     report = spec_command(commands, "report", "write report.html of a run")
     report.set_defaults(command=run_report)
+
+    bench_commands.add_commands(commands)
     return top
 
 

@@ -29,7 +29,8 @@ def resolve_dtype(dtype: Dtype) -> torch.dtype:
     if dtype == "auto":
         native = torch.accelerator.is_available() or _cpu_has_bfloat16()
         return torch.bfloat16 if native else torch.float32
-    return torch.bfloat16 if dtype == "bfloat16" else torch.float32
+    formats: dict[Dtype, torch.dtype] = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+    return formats[dtype]
 
 
 def _cpu_has_bfloat16() -> bool:

@@ -12,14 +12,14 @@ from dskd_ds.errors import InputError
 from dskd_ds.sense.dictionary import check_belongs, open_dictionary
 from dskd_ds.sense.index import INDEX_FOLDER
 from dskd_ds.spec import RunSpec
-from dskd_ds.student.ds_config import read_deepspeed_json
+from dskd_ds.student.ds_config import deepspeed_config
 from dskd_ds.teacher.checkpoint import load_tokenizer, model_fingerprint, read_config, resolve_model, tokenizer_fingerprint
 from dskd_ds.vocabulary import check_same_tokens, shared_vocab_size
 
 
 def preflight(spec: RunSpec, with_senses: bool = True) -> None:
     """Check what a run needs. with_senses: the dictionary must be there already. Raises InputError on the first thing wrong."""
-    read_deepspeed_json(spec.deepspeed)
+    deepspeed_config(spec)
     for source in (*spec.data.train, *spec.data.heldout):
         matching_files(source.path)
     teacher = resolve_model(spec.teacher.model)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -63,7 +64,7 @@ def run_benches(benches: Mapping[str, Callable[[], list[Figure]]], only: Sequenc
         raise InputError(f"--only {unknown[0]}: there is no such bench.\n  there are: {', '.join(benches)}.")
     figures: list[Figure] = []
     for name in only or benches:
-        print(f"bench {name} ...", flush=True)
+        print(f"bench {name} ...", file=sys.stderr, flush=True)
         figures += benches[name]()
     return figures
 

@@ -12,8 +12,9 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
-Dtype = Literal["auto", "bfloat16", "float32"]
-"""`auto`: bfloat16 on a GPU or on a CPU with bf16 instructions, float32 elsewhere (there bf16 is several times slower)."""
+Dtype = Literal["auto", "bfloat16", "float16", "float32"]
+"""`auto`: bfloat16 on a GPU or on a CPU with bf16 instructions, float32 elsewhere (there bf16 is several times slower). `float16` is
+for GPUs without bf16 (V100, T4): a student is then trained with DeepSpeed's dynamic loss scale, and steps that overflow are skipped."""
 
 
 class Part(BaseModel):

@@ -33,3 +33,5 @@ class StudentSpec(Part):
     """Train only the last this-many layers, everything else frozen (paper: 2); left out, everything is trained."""
     dtype: Dtype = "auto"
     """Number format of the student's forward and backward; master weights and Adam's moments are float32 in any case."""
+    activation_checkpointing: bool = False
+    """Keep only each layer's input and compute the rest again in backward: less memory, about a third more time."""

@@ -105,12 +105,14 @@ def run_steps(spec: RunSpec, role: Role, engine: Any, feed: Feed, blocks: OnPoli
 def optimise(spec: RunSpec, engine: Any, step_input: StepInput, counts: Counts) -> Tensor:
     """Forward, backward and update for one step of this rank. Returns its sums, in the order of STATS."""
     # DeepSpeed divides by accumulation steps and averages over ranks; the sums are to be divided by global counts instead.
-    divided_by = spec.num_accumulation_steps * spec.topology.num_students
+    # In fp16 it also scales the loss; the objective forms gradients in forward, so that scale must be in there, and not come again after.
+    loss_scale = float(getattr(engine.optimizer, "loss_scale", 1.0))
+    divided_by = spec.num_accumulation_steps * spec.topology.num_students * loss_scale
     scales = Scales(token=divided_by / max(counts.tokens, 1), sense=divided_by / max(counts.senses, 1))
     sums = torch.zeros(len(STATS), dtype=torch.float64, device=engine.device)
     for batch in step_input.micro_batches:
         loss, stats = engine(batch.input_ids, batch.position_ids, batch.teacher, batch.senses, scales)
-        engine.backward(loss)
+        engine.backward(loss / loss_scale)
         engine.step()
         sums += stats
     return sums

@@ -49,6 +49,8 @@ def load_student(spec: RunSpec, init: str, deepspeed_config: dict[str, Any], mar
     model: Any = AutoModelForCausalLM.from_pretrained(init, dtype=resolve_dtype(spec.student.dtype), trust_remote_code=False)
     del live
     freeze(model, spec.student.train_last_layers)
+    if spec.student.activation_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     head: Any = model.get_output_embeddings()
     refuse_bias(head, "[student]")
     # ZeRO-3 gathers and releases whole layers: fetching each Linear on its own costs a Python walk over all of them every time.

@@ -1,0 +1,85 @@
+"""What a user would write without this project: a DeepSpeed loop that trains the same model on the same blocks with cross-entropy.
+
+    deepspeed --num_gpus 1 --module dskd_ds.bench.bare_loop --spec FILE.toml [--set KEY=VALUE ...] [--without-deepspeed]
+
+It is the reference of `stream_time_ratio` and `loop_ratio`. --without-deepspeed is the floor below it: forward and backward alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+from deepspeed.utils import set_z3_leaf_modules
+from torch import Tensor
+from torch.nn import functional as F
+
+from dskd_ds.compute import resolve_dtype, use_threads
+from dskd_ds.data.batches import Batch, open_source, places, read_batch
+from dskd_ds.observe.console import quiet_libraries, quiet_progress
+from dskd_ds.observe.metrics import METRICS_FILE
+from dskd_ds.spec import RunSpec, load_spec
+from dskd_ds.student.depth import student_init
+from dskd_ds.student.ds_config import deepspeed_config
+
+
+def main() -> None:
+    """Train with cross-entropy for [train] num_steps."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--spec", required=True)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--local_rank", type=int)
+    parser.add_argument("--without-deepspeed", action="store_true")
+    args = parser.parse_args()
+    quiet_libraries()
+    quiet_progress()
+    spec = load_spec(args.spec, args.set)
+    use_threads(spec.topology.threads_per_rank)
+    deepspeed.init_distributed()
+    train(spec, load_model(spec, zero=not args.without_deepspeed), engine_wanted=not args.without_deepspeed)
+
+
+def load_model(spec: RunSpec, zero: bool) -> Any:
+    """The student, partitioned as it is read where the configuration says so."""
+    from transformers import AutoModelForCausalLM
+    from transformers.integrations.deepspeed import HfDeepSpeedConfig
+
+    live = HfDeepSpeedConfig(deepspeed_config(spec)) if zero else None
+    model: Any = AutoModelForCausalLM.from_pretrained(student_init(spec), dtype=resolve_dtype(spec.student.dtype))
+    del live
+    # Not everybody knows this line, but the reference is to be at its best: student/model.py has it too.
+    set_z3_leaf_modules(model, [type(model.base_model.layers[0])])
+    return model.train()
+
+
+def train(spec: RunSpec, model: Any, engine_wanted: bool) -> None:
+    """Step after step; one line of metrics.jsonl each."""
+    engine: Any = model
+    if engine_wanted:
+        engine, *_ = deepspeed.initialize(model=model, model_parameters=list(model.parameters()), config=deepspeed_config(spec))
+    source, rank = open_source(spec), deepspeed.comm.get_rank()
+    with (Path(spec.run_dir) / METRICS_FILE).open("w") as log:
+        for step in range(spec.train.num_steps or 0):
+            for micro in range(spec.num_accumulation_steps):
+                loss = cross_entropy(engine, read_batch(source, places(spec, step, micro, rank)))
+                if engine_wanted:
+                    engine.backward(loss)
+                    engine.step()
+                else:
+                    loss.backward()
+                    model.zero_grad()
+            log.write(json.dumps({"step": step + 1, "loss": loss.item()}) + "\n")
+            log.flush()
+
+
+def cross_entropy(model: Any, batch: Batch) -> Tensor:
+    """Mean cross-entropy over a batch's supervised positions, through all its logits."""
+    logits = model(input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False).logits
+    return F.cross_entropy(logits.flatten(0, 1).float(), batch.targets.flatten())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""This project's training loop with nothing to distil: the same steps, metrics and agreements between ranks, but cross-entropy alone.
+
+    deepspeed --num_gpus 1 --module dskd_ds.bench.ce_loop --spec FILE.toml [--set KEY=VALUE ...]
+
+Against bench/bare_loop.py it shows what the loop itself costs: model, loss, blocks and DeepSpeed configuration are the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import Any
+
+import deepspeed
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dskd_ds.bench.bare_loop import load_model
+from dskd_ds.compute import use_threads
+from dskd_ds.data.batches import BlockSource, num_steps, open_source, places, read_batch
+from dskd_ds.losses.objective import STATS, Scales, TeacherTargets
+from dskd_ds.losses.sense import SenseTargets
+from dskd_ds.observe.console import quiet_libraries, quiet_progress
+from dskd_ds.spec import RunSpec, load_spec
+from dskd_ds.student.ds_config import deepspeed_config
+from dskd_ds.student.feed import MicroBatch, StepInput
+from dskd_ds.student.loop import run_steps
+from dskd_ds.topology import assign, read_launch
+
+
+class CrossEntropyStudent(nn.Module):
+    """A language model that answers as student/model.py's does, with no teacher in its loss."""
+
+    def __init__(self, language_model: Any) -> None:
+        super().__init__()
+        self.language_model = language_model
+
+    def forward(self, input_ids: Tensor, position_ids: Tensor, teacher: TeacherTargets, senses: SenseTargets,
+                scales: Scales) -> tuple[Tensor, Tensor]:
+        """As bare_loop.cross_entropy, through all logits; the sums of STATS hold CE and its positions only."""
+        assert not len(senses.positions)
+        logits = self.language_model(input_ids=input_ids, position_ids=position_ids, use_cache=False).logits
+        targets = torch.full_like(input_ids, -100).flatten()
+        targets[teacher.positions] = teacher.targets
+        total = F.cross_entropy(logits.flatten(0, 1).float(), targets, reduction="sum")
+        stats = torch.zeros(len(STATS), dtype=torch.float64, device=total.device)
+        stats[STATS.index("ce")], stats[STATS.index("positions")] = total.detach(), len(teacher.positions)
+        return total * scales.token, stats
+
+
+class TextFeed:
+    """What student/feed.py's Feed is to the loop, from text alone."""
+
+    def __init__(self, spec: RunSpec, rank: int, source: BlockSource, hidden_size: int) -> None:
+        self._spec, self._rank, self._source, self._hidden_size = spec, rank, source, hidden_size
+        self._step, self._planned = 0, self._plan(0)
+
+    def counts(self) -> tuple[int, int]:
+        """Supervised positions and sense positions (none) of the next step."""
+        return sum(len(batch.teacher.positions) for batch in self._planned), 0
+
+    def next(self) -> StepInput:
+        """The next step's micro-batches."""
+        planned = self._planned
+        self._step += 1
+        self._planned = self._plan(self._step)
+        return StepInput(planned, 0.0, 0.0, 0)
+
+    def _plan(self, step: int) -> list[MicroBatch]:
+        batches = [read_batch(self._source, places(self._spec, step, micro, self._rank))
+                   for micro in range(self._spec.num_accumulation_steps)]
+        return [MicroBatch(batch.input_ids, batch.position_ids,
+                           TeacherTargets(batch.supervised, batch.targets.flatten()[batch.supervised], None, None),
+                           SenseTargets.empty(self._hidden_size)) for batch in batches]
+
+
+def main() -> None:
+    """Train for [train] num_steps."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--spec", required=True)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--local_rank", type=int)
+    args = parser.parse_args()
+    quiet_libraries()
+    quiet_progress()
+    spec = load_spec(args.spec, args.set)
+    role = assign(read_launch(os.environ), spec.topology)
+    use_threads(spec.topology.threads_per_rank)
+    deepspeed.init_distributed()
+    model = CrossEntropyStudent(load_model(spec, zero=True))
+    engine, *_ = deepspeed.initialize(model=model, model_parameters=list(model.parameters()), config=deepspeed_config(spec))
+    source = open_source(spec)
+    feed: Any = TextFeed(spec, role.rank, source, model.language_model.config.get_text_config().hidden_size)
+    run_steps(spec, role, engine, feed, 0, num_steps(spec, source), 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""One rank of the fp16 test: real steps of the loop under ZeRO-3, in float32 and in float16; norms and skipped steps are stored.
+
+    deepspeed --num_gpus 1 fp16_worker.py --model FOLDER --out FILE
+
+DeepSpeed refuses fp16 on a CPU without such instructions because it is slow there, not because it is wrong: the question whether it is
+supported is answered with yes, everything else is real.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import deepspeed
+import torch
+from deepspeed.accelerator import get_accelerator
+
+from dskd_ds.spec import load_spec
+from dskd_ds.student.feed import MicroBatch, StepInput
+from dskd_ds.student.loop import Counts, optimise
+from dskd_ds.student.model import load_student
+from tests.processes.parity_worker import LENGTH, block
+
+
+def run(model: str, dtype: str, tokens: int) -> dict[str, float]:
+    """Two micro-batches and one update, losses divided by `tokens`: few make gradients overflow in fp16, many make them vanish."""
+    spec = load_spec("ds_configs/runs/quickstart.toml", [f"student.dtype={dtype}", "topology.num_students=1", "loss.chunk_positions=4",
+                                                         "loss.sense_weight=0.5"])
+    config = {"train_batch_size": 2, "train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 2,
+              "zero_optimization": {"stage": 3, "reduce_scatter": False},
+              "fp16": {"enabled": dtype == "float16", "loss_scale": 0, "hysteresis": 1},
+              "optimizer": {"type": "AdamW", "params": {"lr": 1e-3, "torch_adam": True}}}
+    student = load_student(spec, model, config, 2.0, None)
+    engine, *_ = deepspeed.initialize(model=student, model_parameters=list(student.parameters()), config=config)
+    shape = student.language_model.config
+    blocks = [block(number, shape.vocab_size, shape.hidden_size) for number in (1, 2)]
+    batches = [MicroBatch(ids, torch.arange(LENGTH)[None], teacher, senses) for ids, teacher, senses in blocks]
+    scale_before = float(engine.optimizer.loss_scale)
+    optimise(spec, engine, StepInput(batches, 0.0, 0.0, 0), Counts(tokens, tokens))
+    return {"grad_norm": float(engine.get_global_grad_norm() or 0), "skipped": engine.skipped_steps,
+            "scale_before": scale_before, "scale_after": float(engine.optimizer.loss_scale)}
+
+
+def main() -> None:
+    """All four runs."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--local_rank", type=int)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--out", required=True)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    get_accelerator().is_fp16_supported = lambda: True
+    deepspeed.init_distributed()
+    found = {f"{dtype} {tokens}": run(args.model, dtype, tokens) for dtype in ("float32", "float16") for tokens in (1, 10_000_000)}
+    Path(args.out).write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

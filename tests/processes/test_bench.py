@@ -1,0 +1,28 @@
+"""The benches of the whole step, on the tiny world: every launch they make starts, steps and ends."""
+
+from __future__ import annotations
+
+import pytest
+
+from dskd_ds.bench import step
+from dskd_ds.observe.console import quiet_libraries
+from dskd_ds.spec import load_spec
+from dskd_ds.student.depth import student_init
+from tests.conftest import TinyWorld
+from tests.processes.conftest import children_with
+
+pytestmark = pytest.mark.process
+
+
+@pytest.mark.timeout(900)  # five launches, one after the other
+def test_launches_are_followed_and_ended(tiny: TinyWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    quiet_libraries()
+    monkeypatch.setenv("DSKD_HOME", str(tiny.folder / "home"))
+    overrides = [f"run_dir={tiny.folder / 'bench'}", "student.layers=first", "train.global_batch_blocks=1"]
+    student_init(load_spec(tiny.spec_file, [*overrides, "topology.num_students=1"]))
+    found = step.measure(str(tiny.spec_file), overrides, arms=("loop", "replay", "kd"), rounds=1, num_steps=2, dropped=1)
+    assert {arm: len(runs) for arm, runs in found.items()} == {"floor": 1, "loop": 1, "replay": 1, "kd": 1}
+    for runs in found.values():
+        assert [s.seconds > 0 and s.cpu_seconds > 0 for s in runs[0].steps] == [True, True]
+        assert 50e6 < runs[0].student_bytes < runs[0].peak_bytes < 5e9
+    assert not children_with(str(tiny.spec_file)), "a process was left behind"

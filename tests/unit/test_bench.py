@@ -1,0 +1,84 @@
+"""Benches: what they compute from what they measured, what they print, what they refuse. They are run in tests/processes."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from dskd_ds.bench import step
+from dskd_ds.bench.follow import Followed, Step, private_bytes, two_cores
+from dskd_ds.bench.measure import as_json, run_benches, table
+from dskd_ds.bench.replay import ReplyStore
+from dskd_ds.errors import InputError
+from dskd_ds.link import Work
+from dskd_ds.link.messages import ARRAYS, Array, Reply, Request
+
+
+def followed(seconds: float, megabytes: float = 100.0) -> Followed:
+    return Followed([Step(seconds, seconds), Step(seconds * 1.5, seconds), Step(seconds, seconds)], int(megabytes * 1e6), 1)
+
+
+def test_figures_are_medians_of_ratios_within_a_round() -> None:
+    # The machine is twice as slow in the second round: ratios within a round do not notice.
+    found = {arm: [followed(s * drift, m) for drift in (1, 2, 1)] for arm, s, m in [
+        ("floor", 0.8, 90), ("bare", 1.0, 95), ("loop", 1.25, 96), ("replay", 1.02, 97), ("kd", 1.04, 100), ("sense", 1.04 * 1.03, 101)]}
+    figures = {figure.key: figure for figure in step.figures(found, tokens=256)}
+    values = {key: figure.value for key, figure in figures.items()}
+    assert values == pytest.approx({"sense_time_ratio": 1.03, "sense_memory_ratio": 1.01, "stream_time_ratio": 1.04,
+                                    "stream_replay_time_ratio": 1.02, "loop_ratio": 0.8})
+    assert not figures["loop_ratio"].reached
+    assert figures["stream_time_ratio"].reached
+    assert json.loads(as_json(list(figures.values())))["loop_ratio"] == pytest.approx(0.8)
+    assert "SHORT" in table(list(figures.values()))
+
+
+def test_an_unknown_bench_and_a_missing_quickstart_are_explained(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--only stp.*\n.*step"):
+        run_benches(step.BENCHES, ["stp"])
+    arms = step.Arms(step.QUICKSTART, [f"run_dir={tmp_path}"], tmp_path)
+    with pytest.raises(InputError, match="make quickstart first"):
+        arms.check(["bare"])
+
+
+def test_one_core_is_too_few() -> None:
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        with pytest.raises(InputError, match="one core only"):
+            two_cores()
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def test_mapped_files_can_be_left_out_of_memory(tmp_path: Path) -> None:
+    file = tmp_path / "senses"
+    file.write_bytes(os.urandom(64 << 20))
+    mapped = np.memmap(file, mode="r")
+    assert mapped.astype(np.int64).sum() > 0  # every page is there now
+    me = psutil.Process()
+    left_out = private_bytes(me) - private_bytes(me, apart=tmp_path)
+    assert left_out == pytest.approx(64 << 20, rel=0.05)
+
+
+def test_the_reply_store_gives_back_what_it_was_given(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+
+    def arrays(kind: type) -> dict[str, Array]:
+        return {name: draw.integers(0, 9, (2,) * dims).astype(dtype) for name, (dtype, dims) in ARRAYS[kind].items()}
+
+    store, request = ReplyStore(tmp_path), arrays(Request)
+    work = Work(0, Request(request_id=3, top_k=4, temperatures=(1.0,)), request)
+    assert store.get(work) is None
+    reply = arrays(Reply)
+    store.put(work, reply)
+    again = Work(1, Request(request_id=8, top_k=4, temperatures=(1.0,)), request)  # another student, another number
+    found = store.get(again)
+    assert found is not None
+    assert all(np.array_equal(found[name], reply[name]) for name in reply)
+    assert store.get(Work(0, Request(request_id=3, top_k=4, temperatures=(2.0,)), request)) is None
+    assert store.get(Work(0, work.request, {**request, "input_ids": request["input_ids"] + 1})) is None

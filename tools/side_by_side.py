@@ -1,0 +1,136 @@
+"""This project beside TRL's GKD trainer: the same student, teacher, blocks of tokens, micro-batch and two cores, in turn.
+
+    python tools/side_by_side.py [--json] [--work-dir DIR] [--batch-blocks 4] [--rounds 3]
+
+Run `make quickstart` first: its student and teacher are compared. TRL gets an environment of its own below --work-dir. What is alike:
+float32, forward KL at temperature 1, no on-policy texts, AdamW, clipping at 1. What is not:
+
+- Ours adds cross-entropy, and its KL is over the teacher's top k and a bucket (--signal exact: over all tokens, as TRL's is).
+- TRL is one process that uses both cores in turn for teacher and student; ours a student and a teacher, each --ours-threads threads.
+- TRL is run twice a round: as it comes, and with the allocator settings that our launcher sets. Its better time and its smaller
+  memory count.
+
+Memory is the peak of what is not a file (heap, stacks, shared memory), added over all processes, launcher included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+
+from tqdm import tqdm
+
+from dskd_ds.bench.follow import Followed, follow
+from dskd_ds.bench.measure import Figure, as_json, table
+from dskd_ds.bench.step import ENDLESS, QUICKSTART
+from dskd_ds.errors import DskdError, InputError
+from dskd_ds.launch import free_port, tool
+from dskd_ds.observe.console import CPU_ALLOCATOR, quiet_libraries, quiet_progress
+from dskd_ds.spec import load_spec
+from dskd_ds.student.depth import INIT_FOLDER
+
+PINS = ("torch==2.13.0", "trl==1.16.0", "transformers==5.23.0")
+"""TRL has its GKD trainer at trl.experimental.gkd, which may change from release to release: hence one release."""
+NUM_BLOCKS = 64
+
+
+def main() -> int:
+    """Parse, run, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--work-dir", type=Path, default=Path("runs/side_by_side"), help="where TRL's environment is kept")
+    parser.add_argument("--batch-blocks", type=int, default=4, help="blocks of 256 tokens in a step (one micro-batch) of either side")
+    parser.add_argument("--rounds", type=int, default=3, help="times that each is run")
+    parser.add_argument("--steps", type=int, default=4, help="steps measured in each run, after two that are not")
+    parser.add_argument("--signal", choices=("topk", "exact"), default="topk", help="our teacher signal")
+    parser.add_argument("--ours-threads", type=int, default=1, help="threads of our student, and of our teacher")
+    args = parser.parse_args()
+    quiet_libraries()
+    quiet_progress()
+    try:
+        figures = compare(args)
+    except DskdError as error:
+        print(error, file=sys.stderr)
+        return int(error.exit_code)
+    print(as_json(figures) if args.json else table(figures))
+    return 0
+
+
+def trl_python(work_dir: Path) -> str:
+    """Python of an environment with TRL; made the first time, torch first so that its CPU build is kept."""
+    folder = work_dir.resolve() / "trl-venv"
+    python = folder / "bin" / "python"
+    if not (folder / ".ready").is_file():
+        print(f"making {folder} with {', '.join(PINS)} ...", file=sys.stderr, flush=True)
+        venv.create(folder, with_pip=True, clear=True)
+        for pin in PINS:
+            subprocess.run([str(python), "-m", "pip", "install", "--quiet", pin], check=True)
+        (folder / ".ready").touch()
+    return str(python)
+
+
+def compare(args: argparse.Namespace) -> list[Figure]:
+    """Run both sides in turn. Raises InputError without a quickstart, BenchError if a side fails."""
+    from dskd_ds.data.batches import open_source
+    from dskd_ds.teacher.checkpoint import resolve_model
+
+    spec = load_spec(QUICKSTART)
+    student = (Path(spec.run_dir) / INIT_FOLDER).resolve()
+    if not student.is_dir():
+        raise InputError(f"{student}: there is no student yet.\n  make quickstart first.")
+    python, teacher = trl_python(args.work_dir), resolve_model(spec.teacher.model)
+    source = open_source(spec)
+    found: dict[str, list[Followed]] = {"ours": [], "trl": [], "trl_allocator": []}
+    with tempfile.TemporaryDirectory(prefix="dskd-side-") as name:
+        folder = Path(name)
+        blocks = folder / "blocks.json"
+        blocks.write_text(json.dumps([source.get(place)[1]["input_ids"] for place in range(NUM_BLOCKS)]))
+        for side in tqdm([side for _ in range(args.rounds) for side in found], desc="runs", unit="run"):
+            run_dir = Path(tempfile.mkdtemp(prefix=f"{side}-", dir=folder))
+            (run_dir / INIT_FOLDER).symlink_to(student)
+            if side == "ours":
+                command, threads, env = ours(args, run_dir), args.ours_threads, {}
+            else:
+                command = [python, str(Path(__file__).with_name("trl_gkd.py")), "--local_rank=0", "--student", str(student),
+                           "--teacher", teacher, "--blocks", str(blocks), "--run-dir", str(run_dir), "--threads", "2",
+                           "--batch-blocks", str(args.batch_blocks), "--lr", str(spec.optimizer.lr), "--max-steps", str(ENDLESS)]
+                threads, env = 2, CPU_ALLOCATOR if side == "trl_allocator" else dict.fromkeys(CPU_ALLOCATOR)
+            pin = side == "ours" and args.ours_threads == 1
+            found[side].append(follow([command], run_dir, args.steps, 2, pin=pin, threads=threads, env=env))
+    return figures(found, args.batch_blocks * spec.data.block_tokens, args)
+
+
+def ours(args: argparse.Namespace, run_dir: Path) -> list[str]:
+    """Our launch: one student, one teacher, the quickstart's spec without the sense term."""
+    settings = [f"run_dir={run_dir}", "topology.num_students=1", "topology.num_teachers=1", f"train.num_steps={ENDLESS}",
+                f"train.global_batch_blocks={args.batch_blocks}", f"train.micro_batch_blocks={args.batch_blocks}",
+                f"topology.threads_per_rank={args.ours_threads}", "loss.sense_weight=0", f"loss.signal={args.signal}"]
+    return [tool("deepspeed"), "--num_gpus", "2", "--master_port", str(free_port()), "dskd_ds/train.py", "--spec", QUICKSTART,
+            *(word for setting in settings for word in ("--set", setting))]
+
+
+def figures(found: dict[str, list[Followed]], tokens: int, args: argparse.Namespace) -> list[Figure]:
+    """Both ratios, and what they are made of."""
+    speed = {side: statistics.median(tokens / statistics.median(step.seconds for step in run.steps) for run in runs)
+             for side, runs in found.items()}
+    memory = {side: statistics.median(run.peak_bytes for run in runs) / 1e6 for side, runs in found.items()}
+    faster, smaller = max(speed["trl"], speed["trl_allocator"]), min(memory["trl"], memory["trl_allocator"])
+    notes = {"setting": f"{tokens} tokens a step, signal {args.signal}, {args.rounds} runs of {args.steps} steps each, "
+                        f"threads {args.ours_threads} + {args.ours_threads} / 2", "pins": ", ".join(PINS)}
+    speeds = {f"{side} tokens/s": f"{value:.1f}" for side, value in speed.items()}
+    sizes = {f"{side} megabytes": f"{value:.0f}" for side, value in memory.items()}
+    return [
+        Figure("tokens_per_second_ratio", "tokens/s: ours / TRL's GKD trainer", speed["ours"] / faster, 1.3, "higher", {**notes, **speeds}),
+        Figure("peak_memory_ratio", "peak memory of all processes: ours / TRL's", memory["ours"] / smaller, 0.7, "lower",
+               {**notes, **sizes}),
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

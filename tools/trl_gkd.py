@@ -1,0 +1,62 @@
+"""TRL's GKD trainer on given blocks; run by side_by_side.py in an environment of its own, where this project is not installed.
+
+Forward KL (TRL's beta 0), no on-policy texts (lmbda 0), float32. A line of metrics.jsonl is written as each step ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from trl.experimental.gkd import GKDConfig, GKDTrainer
+
+
+class StepLines(TrainerCallback):
+    """One line a step."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = path.open("w")
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:  # noqa: ARG002 (the interface is transformers')
+        self.file.write(json.dumps({"step": state.global_step}) + "\n")
+        self.file.flush()
+
+
+def collate(rows: list[dict]) -> dict[str, torch.Tensor]:
+    """Packed blocks: every token but the first is supervised. TRL asks for `prompts` too; with lmbda 0 it never looks at them."""
+    ids = torch.tensor([row["input_ids"] for row in rows])
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids.clone(), "prompts": ids[:, :1]}
+
+
+def main() -> None:
+    """Train until ended from outside."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("student", "teacher", "blocks", "run-dir"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--batch-blocks", type=int, required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--lr", type=float, required=True)
+    parser.add_argument("--max-steps", type=int, required=True)
+    parser.add_argument("--local_rank", type=int)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    blocks = json.loads(Path(args.blocks).read_text())
+    student, teacher = (AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32) for path in (args.student, args.teacher))
+    config = GKDConfig(
+        output_dir=args.run_dir, max_steps=args.max_steps, per_device_train_batch_size=args.batch_blocks, gradient_accumulation_steps=1,
+        learning_rate=args.lr, lmbda=0.0, beta=0.0, temperature=1.0, seq_kd=False, bf16=False, fp16=False, use_cpu=True,
+        gradient_checkpointing=False, max_length=None, save_strategy="no", logging_strategy="no", report_to="none", disable_tqdm=True,
+        max_grad_norm=1.0, dataloader_num_workers=0)
+    trainer = GKDTrainer(model=student, teacher_model=teacher, args=config, data_collator=collate,
+                         train_dataset=Dataset.from_dict({"input_ids": blocks}),
+                         processing_class=AutoTokenizer.from_pretrained(args.teacher),
+                         callbacks=[StepLines(Path(args.run_dir) / "metrics.jsonl")])
+    trainer.train()
+
+
+if __name__ == "__main__":
+    main()
