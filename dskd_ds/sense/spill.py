@@ -26,7 +26,7 @@ PROGRESS_FILE = "progress.json"
 
 @dataclass(frozen=True)
 class Layout:
-    """How the sample is cut into buckets. Part of the collection's key, not of a machine's settings."""
+    """How the sample is cut into buckets. Not a setting of the machine: tokens of one bucket are clustered together."""
 
     hidden_size: int
     vocab_size: int
