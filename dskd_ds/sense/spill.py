@@ -130,8 +130,8 @@ class Spill:
 class BackgroundSpill:
     """Feeds a spill from a thread, so that the teacher need not wait for the disk. At most one forward batch waits."""
 
-    COMMIT_SHARE = 0.1
-    """Commits take about this share of the thread's time."""
+    COMMIT_SHARE = 0.02
+    """Commits (mostly waiting for the disk) take about this share of the time: a fast teacher waits for them."""
 
     def __init__(self, spill: Spill) -> None:
         self._spill = spill
