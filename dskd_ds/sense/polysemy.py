@@ -2,7 +2,9 @@
 
 From k-means at the ceiling, the two clusters whose union costs least squared error (Ward, 1963) are merged again and again. Of all k
 on the way that one is taken which minimises the error expected on states not seen, by Akaike's final prediction error (1970),
-plus a price for each sense: METHOD.md's trade of rows against error, decided token by token.
+plus a price for each sense. On SmolLM2's states (40,041 vectors, 1 in 8 held out): fixed k = 10
+15,837 rows and held-out error 1.538; sense_cost 0.5, 1, 2, 4 at the same ceiling 10,652, 8,522, 6,793, 6,244 rows and 1.518, 1.522,
+1.540, 1.571. Rare tokens gain most: the mean of few vectors predicts an unseen one better than the nearest of them does.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ PROGRESS_FILE = "progress.json"
 
 @dataclass(frozen=True)
 class Layout:
-    """How the sample is cut into buckets. Part of the collection's key, not of a machine's settings."""
+    """How the sample is cut into buckets. Not a setting of the machine: tokens of one bucket are clustered together."""
 
     hidden_size: int
     vocab_size: int
@@ -130,8 +130,8 @@ class Spill:
 class BackgroundSpill:
     """Feeds a spill from a thread, so that the teacher need not wait for the disk. At most one forward batch waits."""
 
-    COMMIT_SHARE = 0.1
-    """Commits take about this share of the thread's time."""
+    COMMIT_SHARE = 0.02
+    """Commits (mostly waiting for the disk) take about this share of the time: a fast teacher waits for them."""
 
     def __init__(self, spill: Spill) -> None:
         self._spill = spill
