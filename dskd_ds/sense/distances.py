@@ -29,7 +29,8 @@ def pair_distances(dictionary: SenseDictionary, queries: Tensor, places: Ints, r
         here = slice(start, start + CHUNK_ROWS)
         np.vecdot(dictionary.senses.index_select(0, wanted[here]).float().numpy(), queries.index_select(0, which[here]).numpy(),
                   out=products[here])
-    return np.maximum(dictionary.squared_norms.numpy()[rows] - 2 * products + np.vecdot(states, states)[places], 0)
+    distances: NDArray[np.float32] = dictionary.squared_norms.numpy()[rows] - 2 * products + np.vecdot(states, states)[places]
+    return np.maximum(distances, 0)
 
 
 def rerank(dictionary: SenseDictionary, queries: Tensor, candidates: Ints, keep: int) -> tuple[Ints, NDArray[np.float32]]:

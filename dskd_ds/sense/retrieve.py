@@ -149,14 +149,14 @@ class SenseRetriever:
         counts = np.bincount(pull.positions, minlength=size)
         owners, rows = torch.from_numpy(pull.positions), torch.from_numpy(pull.rows)
         number = torch.from_numpy(counts).clamp_min(1).float()
-        mean = torch.zeros(size, senses.shape[1]).index_add_(0, owners, senses[rows].float()) / number[:, None]
+        mean = torch.zeros(size, senses.shape[1]).index_add_(0, owners, senses.index_select(0, rows).float()) / number[:, None]
         mean_square = torch.zeros(size).index_add_(0, owners, norms[rows]) / number
         spread = (mean_square - mean.square().sum(dim=1)).clamp_min(0)
         push_counts = np.bincount(push.positions, minlength=size)
         width = max(1, int(push_counts.max()))
         column = sets.ranges(np.zeros_like(push_counts), push_counts)
         negatives = torch.zeros(size, width, senses.shape[1])
-        negatives[torch.from_numpy(push.positions), torch.from_numpy(column)] = senses[torch.from_numpy(push.rows)].float()
+        negatives[torch.from_numpy(push.positions), torch.from_numpy(column)] = senses.index_select(0, torch.from_numpy(push.rows)).float()
         mask = torch.arange(width) < torch.from_numpy(push_counts)[:, None]
         has_pull = torch.from_numpy(counts > 0)
         coverage = [selection.synonyms.lengths() > 0, selection.antonyms.lengths() > 0, with_neighbours, (counts == 0) & (push_counts == 0)]
