@@ -29,9 +29,8 @@ def pair_distances(dictionary: SenseDictionary, queries: Tensor, places: Ints, r
         here = slice(start, start + CHUNK_ROWS)
         np.vecdot(dictionary.senses.index_select(0, wanted[here]).float().numpy(), queries.index_select(0, which[here]).numpy(),
                   out=products[here])
-    norms = dictionary.squared_norms.numpy()[rows] + np.vecdot(states, states)[places]
-    distances: NDArray[np.float32] = np.maximum(norms - 2 * products, 0)
-    return distances
+    distances: NDArray[np.float32] = dictionary.squared_norms.numpy()[rows] - 2 * products + np.vecdot(states, states)[places]
+    return np.maximum(distances, 0)
 
 
 def rerank(dictionary: SenseDictionary, queries: Tensor, candidates: Ints, keep: int) -> tuple[Ints, NDArray[np.float32]]:

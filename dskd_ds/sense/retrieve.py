@@ -149,7 +149,7 @@ class SenseRetriever:
         counts = np.bincount(pull.positions, minlength=size)
         owners, rows = torch.from_numpy(pull.positions), torch.from_numpy(pull.rows)
         number = torch.from_numpy(counts).clamp_min(1).float()
-        mean = torch.zeros(size, senses.shape[1]).index_add_(0, owners, senses[rows].float()) / number[:, None]
+        mean = torch.zeros(size, senses.shape[1]).index_add_(0, owners, senses.index_select(0, rows).float()) / number[:, None]
         mean_square = torch.zeros(size).index_add_(0, owners, norms[rows]) / number
         spread = (mean_square - mean.square().sum(dim=1)).clamp_min(0)
         push_counts = np.bincount(push.positions, minlength=size)
@@ -157,7 +157,7 @@ class SenseRetriever:
         column = sets.ranges(np.zeros_like(push_counts), push_counts)
         negatives = torch.zeros(size, width, senses.shape[1])
         place, chosen = (torch.from_numpy(push.positions), torch.from_numpy(column)), torch.from_numpy(push.rows)
-        negatives[place] = senses[chosen].float()
+        negatives[place] = senses.index_select(0, chosen).float()
         negative_norms = torch.zeros(size, width)
         negative_norms[place] = norms[chosen]
         mask = torch.arange(width) < torch.from_numpy(push_counts)[:, None]

@@ -61,7 +61,7 @@ class IndexService:
             thread.start()
 
     def _deal(self, front: zmq.Socket[bytes], back: zmq.Socket[bytes]) -> None:
-        """Questions to whichever worker is free, answers back to who asked; until the context ends."""
+        """Questions to the workers in turn, answers back to who asked; until the context ends."""
         try:
             zmq.proxy(front, back)
         except zmq.ContextTerminated:

@@ -65,7 +65,7 @@ class SensesSpec(Part):
     """HNSW's M: links of a node."""
     index_build_effort: PositiveInt = 200
     """HNSW's ef_construction."""
-    index_search_effort: PositiveInt = 170
+    index_search_effort: PositiveInt = 150
     """HNSW's ef at search time; also how many candidates are fetched for exact re-ranking. The build says what recall it gives."""
     candidates: Literal["lexical", "neighbours", "hybrid"] = "hybrid"
     """Where candidates come from: word relations (paper), the index, or both (METHOD.md, "Candidates")."""

@@ -64,7 +64,7 @@ def test_home_has_a_default(monkeypatch: pytest.MonkeyPatch) -> None:
     (["student.layers=list"], ["keep_layers"]),
     (["student.layers=first", "student.keep_layers=[1]"], ["no effect"]),
     (["link.dead_after_seconds=1"], ["three heartbeats"]),
-    (["senses.num_neighbours=200"], ["[senses] num_neighbours = 200", "index_search_effort = 170"]),
+    (["senses.num_neighbours=200"], ["[senses] num_neighbours = 200", "index_search_effort = 150"]),
     (["senses.min_senses=11"], ["[senses] min_senses = 11", "num_senses = 10 is the most"]),
     (["senses.paper_exact=true"], ["[senses] paper_exact = true", '"adaptive" is not the paper\'s', 'clustering = "fixed"']),
     (["loss.kd_weight=0", "loss.sense_weight=0"], ["no part in this run"]),
