@@ -149,7 +149,7 @@ def corpus_blocks(spec: RunSpec) -> Any:
 def history_entry(spec: RunSpec, blocks: Any, num_vectors: int) -> dict[str, Any]:
     """What the manifest remembers of a corpus. num_vectors: how many of its vectors are in the senses."""
     return {"corpus": blocks._fingerprint, "sources": [source.path for source in spec.data.train],
-            "collect_tokens": spec.senses.collect_tokens, "seed": spec.seed, "num_vectors": num_vectors}
+            "tokens": min(spec.senses.collect_tokens, len(blocks) * spec.data.block_tokens), "vectors": num_vectors, "seed": spec.seed}
 
 
 def _digest(content: dict[str, Any]) -> str:
