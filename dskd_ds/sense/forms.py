@@ -44,9 +44,11 @@ def forms_of(dictionary: SenseDictionary, tokenizer: Any, word: str) -> list[For
 
 
 def _unknown(dictionary: SenseDictionary, tokenizer: Any, word: str, pieces: tuple[int, ...]) -> str:
-    written = " + ".join(repr(tokenizer.decode([token])) for token in pieces)
-    reason = (f"it is {len(pieces)} tokens ({written}), and senses belong to single tokens and to the lexicon's short phrases"
-              if len(pieces) > 1 else "it is a token, but the teacher's text gave it no vector")
+    if len(pieces) == 1:
+        reason = "it is a token, but the teacher's text gave it no vector"
+    else:
+        written = " + ".join(repr(tokenizer.decode([token])) for token in pieces) or "not kept apart from the word before"
+        reason = f"its tokens are {written}, and senses belong to single tokens and to the lexicon's short phrases"
     near = near_words(dictionary, tokenizer, word)
     hint = f"words with senses that are spelt like it: {', '.join(near)}." if near else "try another word."
     return (f"{word}: it has no senses in {dictionary.folder}: {reason}.\n  {hint}\n"

@@ -13,14 +13,15 @@ import torch
 from tqdm import tqdm
 
 from dskd_ds.errors import InputError
-from dskd_ds.sense.contexts import Context
 from dskd_ds.sense.dictionary import SenseDictionary
 from dskd_ds.sense.forms import rows_of, words_with_senses
+from dskd_ds.sense.show import snippet
 
 TENSORS_FILE, METADATA_FILE, CONFIG_FILE = "tensors.tsv", "metadata.tsv", "projector_config.pbtxt"
 COLUMNS = ("sense", "word", "number", "vectors", "share", "spread", "context")
 """The first is what the projector writes beside a point."""
 ROWS_AT_ONCE = 256
+CONTEXT_CHARACTERS = 60
 
 
 def export_projector(dictionary: SenseDictionary, tokenizer: Any, folder: Path, max_senses: int) -> int:
@@ -55,14 +56,10 @@ def _labels(dictionary: SenseDictionary, words: dict[int, str], rows: np.ndarray
         own = dictionary.sense_counts[dictionary.owner_offsets[owner] : dictionary.owner_offsets[owner + 1]]
         place = row - int(dictionary.owner_offsets[owner])
         number = int(np.argsort(np.argsort(-own, kind="stable"))[place]) + 1  # as `show` counts: the most frequent first
+        context = snippet(contexts[row][0], CONTEXT_CHARACTERS).strip() if contexts[row] else "-"
         labels.append((f"{words[owner]} {number}", words[owner], str(number), str(own[place]), f"{own[place] / max(1, own.sum()):.3f}",
-                       f"{float(dictionary.sense_spread[row]):.3f}", _plain(contexts[row])))
+                       f"{float(dictionary.sense_spread[row]):.3f}", context))
     return labels
-
-
-def _plain(contexts: list[Context]) -> str:
-    """The nearest context without tabs and line ends."""
-    return " ".join(f"{c.left}»{c.token.strip()}«{c.right}" for c in contexts[:1]).translate(dict.fromkeys(map(ord, "\t\r\n"), " ")) or "-"
 
 
 def _write_config(folder: Path) -> None:

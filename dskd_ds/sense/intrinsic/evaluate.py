@@ -196,7 +196,7 @@ def word_similarity(teacher: TeacherModel, tokenizer: Any, ratings: Mapping[str,
     tokens = word_tokens(tokenizer, words)
     result: dict[str, Any] = {}
     for name, pairs in ratings.items():
-        by_layer = [{"layer": layer, **asdict(similarity.by_states(pairs, similarity.state_vectors(states[layer], words)))}
+        by_layer = [{"layer": layer, **asdict(similarity.by_states(pairs, dict(zip(words, states[layer].on, strict=True))))}
                     for layer in layers]
         by_dictionary = {key: {score: asdict(value) for score, value in
                                similarity.by_senses(pairs, dictionary, with_senses(dictionary, tokens)).items()}

@@ -17,10 +17,9 @@ from torch import Tensor
 from dskd_ds.errors import InputError
 from dskd_ds.sense.dictionary import SenseDictionary
 from dskd_ds.sense.intrinsic.ranks import Floats, spearman
-from dskd_ds.sense.intrinsic.states import WordStates
 
-CARRIERS = ("The word is",)
-"""A word alone would be the text's first token, whose state a decoder spends on other things; the mean over these texts is used."""
+CARRIER = "The word is"
+"""A word alone would be a text's first token, whose state a decoder spends on other things."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +56,9 @@ def read_ratings(path: Path) -> list[RatedPair]:
 
 
 def carried(words: Sequence[str]) -> list[tuple[str, int, int]]:
-    """Each word in each carrier text, as word_states wants them; a word's texts follow one another."""
-    return [(f"{carrier} {word}", len(carrier) + 1, len(carrier) + 1 + len(word)) for word in words for carrier in CARRIERS]
-
-
-def state_vectors(states: WordStates, words: Sequence[str]) -> dict[str, Tensor]:
-    """The mean state on each word of `carried(words)`."""
-    means = states.on.reshape(len(words), len(CARRIERS), -1).mean(dim=1)
-    return dict(zip(words, means, strict=True))
+    """Each word behind the carrier, as word_states wants it."""
+    start = len(CARRIER) + 1
+    return [(f"{CARRIER} {word}", start, start + len(word)) for word in words]
 
 
 def by_states(pairs: Sequence[RatedPair], vectors: dict[str, Tensor]) -> Correlation:
