@@ -26,6 +26,7 @@ from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.student.ds_config import deepspeed_config
 from dskd_ds.student.feed import MicroBatch, StepInput
 from dskd_ds.student.loop import run_steps
+from dskd_ds.student.on_policy import OnPolicyBlocks
 from dskd_ds.topology import assign, read_launch
 
 
@@ -38,14 +39,14 @@ class CrossEntropyStudent(nn.Module):
 
     def forward(self, input_ids: Tensor, position_ids: Tensor, teacher: TeacherTargets, senses: SenseTargets,
                 scales: Scales) -> tuple[Tensor, Tensor]:
-        """As bare_loop.cross_entropy, through all logits; the sums of STATS hold CE and its positions only."""
+        """As bare_loop.cross_entropy, through all logits; of the sums of STATS only CE's is there."""
         assert not len(senses.positions)
         logits = self.language_model(input_ids=input_ids, position_ids=position_ids, use_cache=False).logits
         targets = torch.full_like(input_ids, -100).flatten()
         targets[teacher.positions] = teacher.targets
         total = F.cross_entropy(logits.flatten(0, 1).float(), targets, reduction="sum")
         stats = torch.zeros(len(STATS), dtype=torch.float64, device=total.device)
-        stats[STATS.index("ce")], stats[STATS.index("positions")] = total.detach(), len(teacher.positions)
+        stats[STATS.index("ce")] = total.detach()
         return total * scales.token, stats
 
 
@@ -92,7 +93,7 @@ def main() -> None:
     engine, *_ = deepspeed.initialize(model=model, model_parameters=list(model.parameters()), config=deepspeed_config(spec))
     source = open_source(spec)
     feed: Any = TextFeed(spec, role.rank, source, model.language_model.config.get_text_config().hidden_size)
-    run_steps(spec, role, engine, feed, 0, num_steps(spec, source), 0)
+    run_steps(spec, role, engine, feed, OnPolicyBlocks(spec, role.rank, source, engine), 0, num_steps(spec, source), 0)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from dskd_ds.command_line import Commands
 
@@ -19,17 +18,16 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     """Register `dskd bench`."""
     bench = commands.add_parser("bench", help="measure objective, wire and whole steps against their targets", description=TEXT,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
-    bench.add_argument("--only", action="append", nargs="+", default=[], metavar="NAME", help="run only these benches")
+    bench.add_argument("--only", action="append", default=[], metavar="NAME", help="run this bench only (may be given several times)")
     bench.add_argument("--json", action="store_true", help="print JSON: {key: value, ..., details, setup}")
     bench.set_defaults(command=run_bench)
 
 
 def run_bench(args: argparse.Namespace) -> int:
     """Run the benches, print what they found."""
-    from dskd_ds.bench import measure, step
+    from dskd_ds.bench import measure, objective, step, wire
     from dskd_ds.observe.console import quiet_progress
 
     quiet_progress()
-    found = measure.run_benches({**step.BENCHES}, [name for names in args.only for name in names])
-    print(measure.as_json(found) if args.json else measure.table(found), file=sys.stdout)
+    measure.run_and_print({**objective.BENCHES, **wire.BENCHES, **step.BENCHES}, args.only, args.json)
     return 0

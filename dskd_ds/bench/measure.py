@@ -69,6 +69,13 @@ def run_benches(benches: Mapping[str, Callable[[], list[Figure]]], only: Sequenc
     return figures
 
 
+def run_and_print(benches: Mapping[str, Callable[[], list[Figure]]], only: Sequence[str], json_wanted: bool) -> None:
+    """Run benches and print their figures on stdout; what is said meanwhile goes to stderr. Raises InputError."""
+    with contextlib.redirect_stdout(sys.stderr):
+        figures = run_benches(benches, only)
+    print(as_json(figures) if json_wanted else table(figures))
+
+
 def table(figures: Sequence[Figure]) -> str:
     """One line a figure: key, value, target, whether it is reached, what was measured; then the notes."""
     lines = [f"{'figure':<24}{'value':>10}{'target':>12}  {'':<8}what"]

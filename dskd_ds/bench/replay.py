@@ -24,6 +24,7 @@ from dskd_ds.observe.console import quiet_progress
 from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.teacher.model import TeacherModel, load_teacher
 from dskd_ds.teacher.service import answer
+from dskd_ds.vocabulary import shared_vocab_size
 
 HELLO_FILE = "hello.json"
 LENGTH = struct.Struct("<Q")
@@ -69,7 +70,7 @@ def serve(spec: RunSpec, store: ReplyStore) -> None:
     teacher: TeacherModel | None = None
     hello_path = store.folder / HELLO_FILE
     if not hello_path.is_file():
-        teacher = load_teacher(spec.teacher)
+        teacher = load_teacher(spec.teacher, vocab_size=shared_vocab_size(spec))
         hello = Hello(teacher="replay", fingerprint=teacher.fingerprint, vocab_size=teacher.vocab_size, hidden_size=teacher.hidden_size)
         hello_path.write_text(hello.model_dump_json())
     link = TeacherLink(Path(spec.run_dir), spec.link, Hello.model_validate_json(hello_path.read_text()), spec.topology.num_students)
@@ -79,8 +80,8 @@ def serve(spec: RunSpec, store: ReplyStore) -> None:
             begun = time.monotonic()
             arrays = store.get(work)
             if arrays is None:
-                teacher = teacher or load_teacher(spec.teacher)
-                arrays = answer(teacher, work.arrays, work.request.top_k, work.request.temperatures)
+                teacher = teacher or load_teacher(spec.teacher, vocab_size=shared_vocab_size(spec))
+                arrays = answer(teacher, work.arrays, work.request.wanted)
                 store.put(work, arrays)
                 num_stored += 1
             num_answered += 1

@@ -96,12 +96,10 @@ def _add_bench(senses: Commands[argparse.ArgumentParser]) -> None:
 
 
 def run_bench(args: argparse.Namespace) -> int:
-    """Run, print; what is said meanwhile goes to stderr."""
-    import contextlib
-    import sys
+    """See bench/senses.py."""
     from functools import partial
 
-    from dskd_ds.bench.measure import as_json, run_benches, table
+    from dskd_ds.bench.measure import run_and_print
     from dskd_ds.bench.senses import BENCHES
     from dskd_ds.compute import use_threads
     from dskd_ds.observe.console import quiet_progress
@@ -109,7 +107,5 @@ def run_bench(args: argparse.Namespace) -> int:
     spec = spec_of(args)
     quiet_progress()
     use_threads(spec.topology.threads_per_rank)
-    with contextlib.redirect_stdout(sys.stderr):
-        figures = run_benches({name: partial(bench, spec) for name, bench in BENCHES.items()}, args.only)
-    print(as_json(figures) if args.json else table(figures))
+    run_and_print({name: partial(bench, spec) for name, bench in BENCHES.items()}, args.only, args.json)
     return 0
