@@ -6,6 +6,7 @@ medians are compared.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import statistics
 import sys
