@@ -16,7 +16,7 @@ from dskd_ds.bench.measure import as_json, run_benches, table
 from dskd_ds.bench.replay import ReplyStore
 from dskd_ds.errors import InputError
 from dskd_ds.link import Work
-from dskd_ds.link.messages import ARRAYS, Array, Reply, Request
+from dskd_ds.link.messages import ARRAYS, Array, Reply, Request, Wanted
 
 
 def followed(seconds: float, megabytes: float = 100.0) -> Followed:
@@ -72,13 +72,15 @@ def test_the_reply_store_gives_back_what_it_was_given(tmp_path: Path) -> None:
         return {name: draw.integers(0, 9, (2,) * dims).astype(dtype) for name, (dtype, dims) in ARRAYS[kind].items()}
 
     store, request = ReplyStore(tmp_path), arrays(Request)
-    work = Work(0, Request(request_id=3, top_k=4, temperatures=(1.0,)), request)
+    wanted = Wanted(top_k=4, temperatures=(1.0,), num_draws=5, draw_temperature=1.0, draw_seed=0, hidden_format="bfloat16")
+    work = Work(0, Request(request_id=3, wanted=wanted), request)
     assert store.get(work) is None
     reply = arrays(Reply)
     store.put(work, reply)
-    again = Work(1, Request(request_id=8, top_k=4, temperatures=(1.0,)), request)  # another student, another number
+    again = Work(1, Request(request_id=8, wanted=wanted), request)  # another student, another number
     found = store.get(again)
     assert found is not None
     assert all(np.array_equal(found[name], reply[name]) for name in reply)
-    assert store.get(Work(0, Request(request_id=3, top_k=4, temperatures=(2.0,)), request)) is None
+    other = wanted.model_copy(update={"temperatures": (2.0,)})
+    assert store.get(Work(0, Request(request_id=3, wanted=other), request)) is None
     assert store.get(Work(0, work.request, {**request, "input_ids": request["input_ids"] + 1})) is None

@@ -44,7 +44,7 @@ def place(tmp_path: Path) -> Place:
 def test_a_copy_is_the_whole_and_made_once(place: Place) -> None:
     folder, num_bytes = local_copy(*place)
     files = [p.relative_to(place.source) for p in place.source.rglob("*") if p.is_file()]
-    assert len(files) == 5
+    assert {name.name for name in files} >= {"senses.safetensors", "contexts.parquet", "graph.bin", "manifest.json"}
     assert all((folder / name).read_bytes() == (place.source / name).read_bytes() for name in files)
     assert num_bytes == sum((place.source / name).stat().st_size for name in files if not name.name.startswith("manifest"))
     assert local_copy(*place) == (folder, 0)
