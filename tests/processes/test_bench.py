@@ -11,7 +11,7 @@ from dskd_ds.student.depth import student_init
 from tests.conftest import TinyWorld
 from tests.processes.conftest import children_with
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.slow]
 
 
 @pytest.mark.timeout(900)  # five launches, one after the other

@@ -11,7 +11,7 @@ from dskd_ds.observe.metrics import read_metrics
 from tests.conftest import TinyWorld
 from tests.processes.conftest import Launch, deepspeed
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.slow]
 
 SAME = ("loss", "loss_ce", "loss_kd", "grad_norm", "teacher_mass", "student_mass")
 PLAIN = ("loss.sense_weight=0", "student.layers=first", "train.num_steps=3", "monitor.tensorboard=false")

@@ -66,6 +66,7 @@ def num_written(output: Path) -> int:
     return sum(path.read_bytes().count(b'"batch"') for path in output.parent.glob(f"{output.name}.part-*"))
 
 
+@pytest.mark.slow
 def test_a_killed_job_goes_on(tiny: TinyWorld, launch: Launch, chat_spec: Path, reference: Path) -> None:
     output = tiny.folder / "killed.jsonl"
     words = ["--output", str(output), *SAMPLED]

@@ -15,7 +15,7 @@ from tests.conftest import TinyWorld, write_model
 from tests.processes.conftest import Launch, dskd
 from tests.processes.test_end_to_end import dictionary  # noqa: F401 (a fixture)
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.slow]
 
 
 @pytest.mark.usefixtures("dictionary")

@@ -55,7 +55,7 @@ def whole(tiny: TinyWorld, launch: Launch) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_any_number_of_ranks_builds_the_same(tiny: TinyWorld, launch: Launch, whole: Path, ranks: int) -> None:
     folder = tiny.folder / f"by-{ranks}"
     assert launch(*launch_of(tiny, folder, ranks)).code == 0
@@ -84,6 +84,7 @@ def test_a_killed_build_goes_on_with_another_number_of_ranks(tiny: TinyWorld, la
     assert not work.exists()
 
 
+@pytest.mark.slow
 def test_refresh_takes_in_another_corpus_once(tiny: TinyWorld, launch: Launch, whole: Path) -> None:
     alone, shared = tiny.folder / "refreshed-1", tiny.folder / "refreshed-2"
     for folder, ranks in ((alone, 1), (shared, 2)):
@@ -111,6 +112,7 @@ def test_refresh_refuses_what_does_not_mix(tiny: TinyWorld, launch: Launch, whol
     assert digests(whole) == before
 
 
+@pytest.mark.slow
 def test_a_dictionary_of_another_layer_is_not_trained_with(tiny: TinyWorld, launch: Launch) -> None:
     folder = tiny.folder / "layer-2"
     settings = ("--set", f"senses.dictionary={folder}", "--set", "senses.hidden_layer=2")
