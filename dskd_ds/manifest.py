@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,25 @@ def parse_manifest(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, An
         raise InputError(f"{folder}: it has no {MANIFEST_FILE}, so it is not complete.\n  delete it and make it again.") from None
     except (ValueError, KeyError) as error:
         raise InputError(f"{path}: this is no manifest ({error}).\n  delete the folder and make it again.") from None
+
+
+def partial_folder(folder: Path) -> Path:
+    """An empty folder beside `folder`, to be filled and then put in its place."""
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    return partial
+
+
+def replace_folder(partial: Path, folder: Path) -> None:
+    """Put a finished folder in the place of another. The old one steps aside first: somebody may have its files mapped, and NFS then
+    keeps them, so that it cannot be removed at once."""
+    aside = folder.with_name(f"{folder.name}.old")
+    shutil.rmtree(aside, ignore_errors=True)
+    if folder.exists():
+        folder.rename(aside)
+    partial.rename(folder)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def read_manifest(folder: Path, verify: bool = True) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from dskd_ds.teacher.model import load_teacher
 
 LARGE_ROWS = 100_000
 """Senses that the index is measured on, at least."""
-LARGE_SETTINGS = {"collect_tokens": 112_000, "vectors_per_token": 10_000, "num_senses": 10_000, "max_span_tokens": 1}
+LARGE_SETTINGS = {"collect_tokens": 112_000, "vectors_per_token": 10_000, "clustering": "fixed", "num_senses": 10_000, "max_span_tokens": 1}
 """Every vector of so much text is a sense of its own: many senses from little reading, all of them real states."""
 BLOCKS_AT_ONCE = 4
 

@@ -14,6 +14,7 @@ from dskd_ds.bench.measure import Figure, interleaved_seconds
 from dskd_ds.bench.states import bench_rows, heldout_error, quantisation_error, split
 from dskd_ds.errors import InputError
 from dskd_ds.sense.cluster import Points, Senses, cluster
+from dskd_ds.sense.intrinsic.ranks import spearman
 from dskd_ds.sense.kmeans import MAX_ITERATIONS
 from dskd_ds.sense.vectors import Rows
 from dskd_ds.spec import RunSpec
@@ -87,19 +88,10 @@ def _polysemy(spec: RunSpec, senses: Senses, points: Points, wordnet: Path) -> F
     tokens, vectors = np.unique(points.tokens, return_counts=True)
     texts = [tokenizer.decode([token]) for token in tokens]
     usable = [i for i, text in enumerate(texts) if vectors[i] >= MIN_VECTORS and text.startswith(" ") and text.strip().lower() in known]
-    ours = np.bincount(senses.owners, minlength=int(tokens.max()) + 1)[tokens[usable]]
-    theirs = np.array([known[texts[i].strip().lower()] for i in usable])
+    ours = np.bincount(senses.owners, minlength=int(tokens.max()) + 1)[tokens[usable]].astype(float)
+    theirs = np.array([known[texts[i].strip().lower()] for i in usable], dtype=float)
     return Figure("polysemy_spearman", "a word's number of senses here and in WordNet", spearman(ours, theirs), notes={
-        "words": len(usable), "with their number of vectors instead": round(spearman(vectors[usable], theirs), 3)})
-
-
-def spearman(left: NDArray[Any], right: NDArray[Any]) -> float:
-    """Rank correlation; equal values share their mean rank."""
-    ranks = []
-    for values in (left, right):
-        _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-        ranks.append((np.cumsum(counts) - (counts - 1) / 2)[inverse])
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+        "words": len(usable), "with their number of vectors instead": round(spearman(vectors[usable].astype(float), theirs), 3)})
 
 
 def wordnet_sense_counts(folder: Path) -> dict[str, int]:

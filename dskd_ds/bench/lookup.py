@@ -24,7 +24,8 @@ def lookup(spec: RunSpec) -> list[Figure]:
     """Both ways on held-out text, with the spec's own dictionary. Raises AssertionError if their candidate sets differ."""
     dictionary = own_dictionary(spec)
     text = held_out(spec, NUM_BLOCKS)
-    retriever = SenseRetriever(dictionary, spec.senses.model_copy(update={"candidates": "lexical"}), spec.loss, spec.seed)
+    lexical = spec.senses.model_copy(update={"candidates": "lexical", "paper_exact": False})
+    retriever = SenseRetriever(dictionary, lexical, spec.loss, spec.seed)
     selection = retriever.select(text.batch)
     hidden = text.states[torch.from_numpy(selection.positions)]
     kappa = spec.senses.kappa

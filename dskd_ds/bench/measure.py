@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import statistics
 import sys
 import time
@@ -94,4 +95,5 @@ def as_json(figures: Sequence[Figure]) -> str:
     details = {figure.key: {"what": figure.what, "target": figure.target, "better": figure.better, "reached": figure.reached,
                             **figure.notes} for figure in figures}
     setup = {"torch_threads": torch.get_num_threads(), "torch": torch.__version__}
-    return json.dumps({**{figure.key: figure.value for figure in figures}, "details": details, "setup": setup}, indent=1)
+    values = {figure.key: figure.value if math.isfinite(figure.value) else None for figure in figures}  # JSON knows no NaN
+    return json.dumps({**values, "details": details, "setup": setup}, indent=1)

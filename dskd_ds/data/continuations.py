@@ -8,7 +8,6 @@ by (seed, conversation): so the file does not depend on R. `dskd data continue` 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,12 +22,12 @@ from dskd_ds.data.continue_options import Settings, add_options, settings_of
 from dskd_ds.data.documents import load_source
 from dskd_ds.data.parts import Parts
 from dskd_ds.data.tally import Tally
-from dskd_ds.errors import DskdError, InputError
+from dskd_ds.errors import InputError
 from dskd_ds.generation import continue_tokens, end_ids_of, keyed_seed
+from dskd_ds.mpi import Communicator, end_together
 from dskd_ds.observe.console import quiet_progress
 from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.teacher.checkpoint import model_fingerprint, resolve_model
-from dskd_ds.topology import read_launch
 
 
 @dataclass(frozen=True)
@@ -138,21 +137,15 @@ def main() -> int:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the spec")
     add_options(parser)
     args = parser.parse_args()
-    from mpi4py import MPI
+    return end_together(lambda: run(args))
 
-    world = MPI.COMM_WORLD
-    try:
-        os.environ["LOCAL_RANK"] = str(read_launch(os.environ).local_rank)  # names this rank's device
-        spec = load_spec(args.spec, args.set)
-        use_threads(spec.topology.threads_per_rank)
-        write_continuations(spec, args.output, args.input, settings_of(args), int(world.rank), int(world.size), world.Barrier)
-    except DskdError as error:
-        if world.rank == 0:
-            print(error, file=sys.stderr, flush=True)
-        if world.size > 1:
-            world.Abort(int(error.exit_code))
-        return int(error.exit_code)
-    return 0
+
+def run(args: argparse.Namespace) -> None:
+    """One rank's part."""
+    comm = Communicator()
+    spec = load_spec(args.spec, args.set)
+    use_threads(spec.topology.threads_per_rank)
+    write_continuations(spec, args.output, args.input, settings_of(args), comm.rank, comm.size, comm.barrier)
 
 
 if __name__ == "__main__":

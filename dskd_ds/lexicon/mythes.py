@@ -42,7 +42,7 @@ def _encoding(path: Path) -> str:
     except OSError as error:
         raise InputError(f'[senses.lexicons] path = "{path}", but it cannot be read: {error.strerror}.\n'
                          "  name a thesaurus file (Debian: mythes-en-us, /usr/share/mythes/th_en_US_v2.dat).") from None
-    except LookupError:
+    except (LookupError, ValueError):  # a NUL in the name is a ValueError
         raise InputError(f'[senses.lexicons] path = "{path}", but its first line {name!r} names no encoding, so it is no MyThes file.\n'
                          "  name a .dat file of a thesaurus.") from None
 

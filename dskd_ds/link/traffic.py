@@ -72,10 +72,10 @@ def related_fraction(spec: RunSpec) -> float:
         return 0.0
     import numpy as np
 
-    from dskd_ds.sense.dictionary import open_dictionary, sense_counts
+    from dskd_ds.sense.dictionary import open_dictionary
 
     dictionary = open_dictionary(spec.senses.dictionary, verify=False)
-    counts = np.bincount(dictionary.row_owners, sense_counts(dictionary), minlength=dictionary.vocab_size)[: dictionary.vocab_size]
+    counts = np.bincount(dictionary.row_owners, dictionary.sense_counts, minlength=dictionary.vocab_size)[: dictionary.vocab_size]
     related = (dictionary.synonyms.lengths() > 0) | (dictionary.antonyms.lengths() > 0)
     return float(counts[related].sum() / max(counts.sum(), 1))
 

@@ -12,7 +12,6 @@ import hashlib
 import json
 import shutil
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +20,16 @@ from filelock import FileLock, Timeout
 from dskd_ds import __version__
 from dskd_ds.compute import use_threads
 from dskd_ds.data.blocks import train_blocks
-from dskd_ds.errors import DskdError, InputError
+from dskd_ds.errors import InputError
 from dskd_ds.lexicon.merge import Relations, relations_of
 from dskd_ds.lexicon.sources import lexicon_digest, read_lexicon
 from dskd_ds.manifest import MANIFEST_FILE
+from dskd_ds.mpi import Communicator, end_together
 from dskd_ds.observe.console import quiet_progress
 from dskd_ds.preflight import preflight
 from dskd_ds.sense.collect import collect
 from dskd_ds.sense.dictionary import SenseDictionary, open_dictionary, write_dictionary
 from dskd_ds.sense.index import INDEX_FOLDER, build_index
-from dskd_ds.sense.mpi import Communicator
 from dskd_ds.sense.parts import Parts, cluster_parts
 from dskd_ds.sense.refresh import check_refresh, has_read
 from dskd_ds.sense.relations import token_relations
@@ -38,8 +37,6 @@ from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.teacher.checkpoint import file_sha256, load_tokenizer, model_fingerprint, resolve_model, tokenizer_fingerprint
 
 MAX_QUERIES = 512
-RANK_0_SPEAKS_FIRST_SECONDS = 2.0
-"""Most errors are alike on all ranks: rank 0 then says so for all, and ends them."""
 
 COLLECT_SETTINGS = ("collect_tokens", "attribution", "hidden_layer", "min_confidence", "vectors_per_token")
 """The fields of [senses] that a collection depends on."""
@@ -73,11 +70,25 @@ def existing(spec: RunSpec, key: dict[str, Any]) -> dict[str, Any] | None:
     return facts if all(facts.get(name) == value for name, value in key.items()) else None
 
 
+def refuse_to_forget(spec: RunSpec) -> None:
+    """Raise InputError if the dictionary in place was refreshed: a build would lose the further corpora."""
+    try:
+        history = open_dictionary(spec.senses.dictionary, verify=False).facts["history"]
+    except (InputError, KeyError):
+        return
+    if len(history) > 1:
+        raise InputError(f'[senses] dictionary = "{spec.senses.dictionary}" was refreshed with {len(history) - 1} further corpora, which a'
+                         " build with these settings would forget.\n"
+                         "  add text with dskd senses refresh, name another folder, or build anew with --force.")
+
+
 def build(spec: RunSpec, comm: Communicator, force: bool = False) -> dict[str, Any] | None:
     """Build what the spec's [senses] describes, unless it is there. Rank 0 returns the dictionary's facts, the others None."""
     blocks = corpus_blocks(spec)
     key = dictionary_key(spec, blocks)
     facts = existing(spec, key) if comm.rank == 0 and not force else None
+    if comm.rank == 0 and not force and facts is None:
+        refuse_to_forget(spec)
     if comm.from_first(facts is not None):
         return with_index(spec) if facts else None
     return make(spec, blocks, key, key | {"history": []}, comm)
@@ -92,7 +103,9 @@ def refresh(spec: RunSpec, comm: Communicator) -> dict[str, Any] | None:
     if has_read(old, key["corpus"]):
         return with_index(spec) if comm.rank == 0 else None
     base = file_sha256(old.folder / MANIFEST_FILE)
-    return make(spec, blocks, key | {"refreshes": base}, old.facts, comm, old)
+    changed = {name: key["settings"][name] for name in BUILD_SETTINGS if name not in COLLECT_SETTINGS}
+    facts = old.facts | {"lexicon": key["lexicon"], "settings": old.facts["settings"] | changed}
+    return make(spec, blocks, key | {"refreshes": base}, facts, comm, old)
 
 
 def make(spec: RunSpec, blocks: Any, key: dict[str, Any], facts: dict[str, Any], comm: Communicator,
@@ -100,8 +113,8 @@ def make(spec: RunSpec, blocks: Any, key: dict[str, Any], facts: dict[str, Any],
     """Collect, cluster, write. facts: what the manifest is to say beside what is found here; its history grows by this corpus."""
     with FirstRankLock(spec.senses.dictionary, comm):
         relations = read_lexicons(spec) if comm.rank == 0 else None  # a wrong path shows before the long work
-        work = Path(f"{spec.senses.dictionary}.work")
-        collection = work / _digest({**key, "lexicon": None, "settings": {n: key["settings"][n] for n in COLLECT_SETTINGS}})
+        work = Path(f"{Path(spec.senses.dictionary)}.work")
+        collection = work / collection_digest(key)
         collected = collect(spec, blocks, collection, comm)
         if not collected.buckets:
             raise InputError(f"[senses] min_confidence = {spec.senses.min_confidence}, but the teacher is never so sure.\n  lower it.")
@@ -122,7 +135,8 @@ def make(spec: RunSpec, blocks: Any, key: dict[str, Any], facts: dict[str, Any],
         held_out = parts.held_out(old.held_out() if old else None)
         write_dictionary(Path(spec.senses.dictionary), senses, related, facts, spec.senses.num_senses, parts.contexts(), held_out)
         facts = with_index(spec)
-        shutil.rmtree(work)
+        del senses  # it has files of the work folder mapped
+        shutil.rmtree(work, ignore_errors=True)
         comm.barrier()
         return facts
 
@@ -149,6 +163,11 @@ def history_entry(spec: RunSpec, blocks: Any, num_vectors: int) -> dict[str, Any
             "tokens": min(spec.senses.collect_tokens, len(blocks) * spec.data.block_tokens), "vectors": num_vectors, "seed": spec.seed}
 
 
+def collection_digest(key: dict[str, Any]) -> str:
+    """Of what a collection depends on, out of a dictionary's key."""
+    return _digest({**key, "lexicon": None, "settings": {name: key["settings"][name] for name in COLLECT_SETTINGS}})
+
+
 def _digest(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -158,7 +177,7 @@ class FirstRankLock:
 
     def __init__(self, dictionary: str, comm: Communicator) -> None:
         Path(dictionary).parent.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(f"{dictionary}.lock", timeout=0)
+        self._lock = FileLock(f"{Path(dictionary)}.lock", timeout=0)
         self._dictionary, self._comm = dictionary, comm
 
     def __enter__(self) -> None:
@@ -184,24 +203,20 @@ def main() -> int:
     what.add_argument("--force", action="store_true", help="build anew even if the dictionary is there")
     what.add_argument("--refresh", action="store_true", help="take the spec's corpus into the dictionary that is there")
     args = parser.parse_args()
+    return end_together(lambda: run(args))
+
+
+def run(args: argparse.Namespace) -> None:
+    """One rank's part."""
     comm = Communicator()
-    try:
-        spec = load_spec(args.spec, args.set)
-        preflight(spec, with_senses=False)
-        use_threads(spec.topology.threads_per_rank)
-        facts = refresh(spec, comm) if args.refresh else build(spec, comm, args.force)
-    except DskdError as error:
-        if comm.rank > 0:
-            time.sleep(RANK_0_SPEAKS_FIRST_SECONDS)
-        print(error, file=sys.stderr, flush=True)
-        if comm.size > 1:
-            comm.abort(int(error.exit_code))
-        return int(error.exit_code)
+    spec = load_spec(args.spec, args.set)
+    preflight(spec, with_senses=False)
+    use_threads(spec.topology.threads_per_rank)
+    facts = refresh(spec, comm) if args.refresh else build(spec, comm, args.force)
     if facts:
         print(f"{spec.senses.dictionary}: {facts['num_rows']} senses of {facts['num_tokens']} tokens and {facts['num_spans']} spans,"
               f" {facts['num_related_tokens']} tokens with relations; {facts['num_vectors']} vectors"
               f" from {len(facts['history'])} {'corpora' if len(facts['history']) > 1 else 'corpus'}.")
-    return 0
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dskd_ds.data.batches import IGNORE, Sample, make_batch
-from dskd_ds.sense.mpi import Communicator
+from dskd_ds.mpi import Communicator
 from dskd_ds.sense.spill import BackgroundSpill, Collected, Layout, Spill, rank_folder
 from dskd_ds.sense.vectors import Rows, make_rows, position_hashes
 from dskd_ds.spec import RunSpec

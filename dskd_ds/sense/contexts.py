@@ -47,6 +47,8 @@ def snippets(blocks: Any, places: NDArray[np.int64], block_tokens: int, tokenize
         ids = block["input_ids"]
         pieces += [ids[max(start, after - LEFT_TOKENS) : after], ids[after : min(end, after + 1)],
                    ids[after + 1 : min(end, after + 1 + RIGHT_TOKENS)]]
+    if not pieces:
+        return []  # transformers makes one text of no pieces
     texts = tokenizer.batch_decode(pieces, skip_special_tokens=True)
     # A character of several tokens may be cut at the outer ends.
     return [Context(texts[i].lstrip("\ufffd"), texts[i + 1], texts[i + 2].rstrip("\ufffd")) for i in range(0, len(texts), 3)]

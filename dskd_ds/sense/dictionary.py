@@ -7,7 +7,6 @@ Owners are tokens (below `vocab_size`) and spans (from there on). Rows of `sense
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dskd_ds.errors import InputError
-from dskd_ds.manifest import read_manifest, write_manifest
+from dskd_ds.manifest import partial_folder, read_manifest, replace_folder, write_manifest
 from dskd_ds.sense.cluster import Senses
 from dskd_ds.sense.contexts import CONTEXTS_FILE, Context, read_contexts, write_contexts
 from dskd_ds.sense.relations import Ragged, TokenRelations
@@ -120,9 +119,7 @@ def write_dictionary(folder: Path, senses: Senses, relations: TokenRelations, fa
     senses: of all tokens; may be mapped. facts: at least vocab_size and layer; counts and distances are added here.
     num_senses: at most this many senses of a span. contexts: tables as contexts.py makes them, in order of the rows.
     """
-    partial = folder.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    partial = partial_folder(folder)
     vocab_size = int(facts["vocab_size"])
     token_lengths = np.bincount(senses.owners, minlength=vocab_size)
     lengths = np.concatenate([token_lengths, span_lengths(relations.spans, token_lengths, num_senses)])
@@ -148,8 +145,7 @@ def write_dictionary(folder: Path, senses: Senses, relations: TokenRelations, fa
     save_file(vars(held_out or HeldOut(torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.uint64),
                                        torch.zeros(0, senses.centroids.shape[1], dtype=torch.bfloat16))), partial / HELDOUT_FILE)
     write_manifest(partial, facts)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    replace_folder(partial, folder)
 
 
 def _small_tensors(senses: Senses, relations: TokenRelations, lengths: np.ndarray[Any, Any], vocab_size: int) -> dict[str, Tensor]:
@@ -224,13 +220,6 @@ def open_dictionary(folder: str | Path, verify: bool = True) -> SenseDictionary:
         np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)), numpy["sense_counts"], tensors["sense_spread"],
         Ragged(numpy["synonym_offsets"], numpy["synonym_values"]), Ragged(numpy["antonym_offsets"], numpy["antonym_values"]),
         Ragged(numpy["span_offsets"], numpy["span_tokens"]))
-
-
-def sense_counts(dictionary: SenseDictionary) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """[S] how many collected vectors each sense stands for; 0 for spans."""
-    with safe_open(dictionary.folder / SENSES_FILE, framework="pt") as file:
-        counts: np.ndarray[Any, np.dtype[np.int64]] = file.get_tensor("sense_counts").numpy()
-    return counts
 
 
 def check_belongs(dictionary: SenseDictionary, teacher: str, tokenizer: str) -> None:

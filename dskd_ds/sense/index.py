@@ -6,7 +6,6 @@ own rows. Only tokens' senses are indexed: a span has no probability of its own 
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dskd_ds.errors import InputError
-from dskd_ds.manifest import parse_manifest, read_manifest, write_manifest
+from dskd_ds.manifest import parse_manifest, partial_folder, read_manifest, replace_folder, write_manifest
 from dskd_ds.sense.dictionary import SENSES_FILE, SenseDictionary
 from dskd_ds.sense.distances import exact_nearest, rerank
 from dskd_ds.spec.senses import SensesSpec
@@ -73,14 +72,11 @@ def build_index(dictionary: SenseDictionary, spec: SensesSpec, queries: Tensor) 
              "build_effort": spec.index_build_effort, "search_effort": spec.index_search_effort, "num_queries": len(queries),
              "recall_at_10": _recall(index, projection, dictionary, spec, queries)}
     folder = dictionary.folder / INDEX_FOLDER
-    partial = folder.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
+    partial = partial_folder(folder)
     index.save_index(str(partial / "graph.bin"))
     save_file({"mean": projection.mean, "components": projection.components}, partial / "projection.safetensors")
     write_manifest(partial, facts)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    replace_folder(partial, folder)
     return facts
 
 

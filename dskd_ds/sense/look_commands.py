@@ -84,7 +84,7 @@ def _add_eval(senses: Commands[argparse.ArgumentParser]) -> None:
     command = spec_command(senses, "eval", "measure senses: word in context, synonyms against antonyms, word similarity")
     command.description, command.epilog = EVAL_TEXT, EVAL_EPILOG
     command.formatter_class = argparse.RawDescriptionHelpFormatter
-    command.add_argument("--layers", default="0,10,20,-1", metavar="LIST", help="layers whose states are compared (default 0,10,20,-1)")
+    command.add_argument("--layers", metavar="LIST", help="layers whose states are compared, as in 0,10,-1 (default: four of them)")
     command.add_argument("--dictionary", action="append", default=[], metavar="NAME=PATH",
                          help="a dictionary to measure; several are compared on the same pairs (default: the spec's)")
     command.add_argument("--only", action="append", default=[], choices=PARTS, help="measure this part; may be repeated (default: all)")
@@ -160,9 +160,9 @@ def run_eval(args: argparse.Namespace) -> int:
     return 0
 
 
-def _layers(text: str) -> list[int]:
+def _layers(text: str | None) -> list[int]:
     try:
-        return [int(part) for part in text.split(",")]
+        return [int(part) for part in text.split(",")] if text else []
     except ValueError:
         raise InputError(f"--layers {text}: this is no list of layers.\n  example: --layers 0,10,20,-1") from None
 

@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from dskd_ds.compute import local_device
+from dskd_ds.mpi import Communicator
 from dskd_ds.sense.cluster import Points, Senses, cluster
 from dskd_ds.sense.contexts import CONTEXTS_FILE, SCHEMA, Context, contexts_table, snippets
 from dskd_ds.sense.dictionary import HELDOUT_FILE, SENSES_FILE, HeldOut, SenseDictionary
-from dskd_ds.sense.mpi import Communicator
 from dskd_ds.sense.refresh import old_points, refreshed
 from dskd_ds.sense.spill import Collected, Layout
 from dskd_ds.sense.vectors import Rows, is_held_out, states_of

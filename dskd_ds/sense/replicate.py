@@ -21,8 +21,9 @@ import numpy as np
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from dskd_ds.errors import DskdError, InputError
+from dskd_ds.errors import InputError
 from dskd_ds.manifest import MANIFEST_FILE, parse_manifest
+from dskd_ds.mpi import end_together
 from dskd_ds.sense.index import INDEX_FOLDER
 from dskd_ds.spec import RunSpec, load_spec
 
@@ -158,16 +159,7 @@ def main() -> int:
     parser.add_argument("--spec", required=True, help="the run's TOML spec")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the spec")
     args = parser.parse_args()
-    try:
-        replicate(load_spec(args.spec, args.set))
-    except DskdError as error:
-        from mpi4py import MPI
-
-        print(error, file=sys.stderr, flush=True)
-        if MPI.COMM_WORLD.size > 1:
-            MPI.COMM_WORLD.Abort(int(error.exit_code))
-        return int(error.exit_code)
-    return 0
+    return end_together(lambda: replicate(load_spec(args.spec, args.set)))
 
 
 if __name__ == "__main__":

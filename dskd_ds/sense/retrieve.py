@@ -118,6 +118,7 @@ class SenseRetriever:
         pull, push = sets.split(sets.nearest(self.dictionary, hidden, both, self.spec.kappa), len(selection))
         if self.spec.paper_exact:
             pull = sets.keep_where(pull, (selection.synonyms.lengths() > 0) | ~selection.full)
+            push = sets.keep_where(push, selection.full)  # S- has own senses too; where only the pull applies it is empty
         return pull, push
 
     def _neighbours(self, selection: Selection, hidden: Tensor, top_ids: Ints,

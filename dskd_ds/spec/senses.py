@@ -54,7 +54,7 @@ class SensesSpec(Part):
     sense_cost: NonNegativeFloat = 1.0
     """adaptive: a further sense must save this many times the mean squared distance of the token's vectors from their mean; more
     gives fewer senses. What is saved is estimated for states not seen."""
-    contexts_per_sense: NonNegativeInt = 3
+    contexts_per_sense: Annotated[int, Field(ge=0, le=100)] = 3
     """Text snippets that are kept of each sense: where the states nearest to it were found."""
     max_span_tokens: PositiveInt = 3
     """A related word may be this many tokens long (paper: 3)."""

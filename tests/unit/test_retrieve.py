@@ -76,6 +76,8 @@ def slow_targets(dictionary: SenseDictionary, settings: SensesSpec, selection: S
         minus = nearest(rows_of(dictionary, [target, *antonyms] if settings.paper_exact else antonyms), settings.kappa)
         if settings.paper_exact and selection.full[i] and not synonyms:
             plus = []
+        if settings.paper_exact and not selection.full[i]:
+            minus = []
         if settings.candidates != "lexical":
             around = nearest(list(range(V * PER_TOKEN)), settings.num_neighbours)
             probability = dict(zip(top_k.ids[i].tolist(), top_k.log_probs(1.0, 0)[0][i].exp().tolist(), strict=True))

@@ -76,7 +76,11 @@ def wordnet_folder(spec: RunSpec) -> str:
 
 
 def resolve_layers(layers: Sequence[int], last: int) -> list[int]:
-    """Negative layers count from the end (-1: the last), each layer once, ascending. Raises InputError."""
+    """Negative layers count from the end (-1: the last), each layer once, ascending; four spread evenly if none is named.
+
+    Raises InputError.
+    """
+    layers = layers or [0, last // 3, 2 * last // 3, last]
     if wrong := [layer for layer in layers if not -last - 1 <= layer <= last]:
         raise InputError(f"--layers {wrong[0]}: the teacher has the layers 0 (embeddings) to {last}.\n  name some of those; -1 is {last}.")
     return sorted({layer % (last + 1) for layer in layers})
