@@ -69,12 +69,12 @@ def refuse_bias(head: Any, key: str) -> None:
 
 
 @torch.inference_mode()
-def check_own_logits(model: Any, form: HeadForm, name: str) -> None:
+def check_own_logits(model: Any, form: HeadForm, name: str, key: str = "[teacher]") -> None:
     """Compare a model's own logits on two tokens with its head applied to its last hidden state.
 
     Raises InputError where something else comes between them: every signal and every loss would then be of another model.
     """
-    refuse_bias(model.get_output_embeddings(), "[teacher]")
+    refuse_bias(model.get_output_embeddings(), key)
     ids = torch.arange(2, device=model.device)[None]
     own = model(input_ids=ids, use_cache=False).logits.float()
     hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state

@@ -22,7 +22,8 @@ from dskd_ds.losses.objective import DistillObjective, Scales, TeacherTargets
 from dskd_ds.losses.sense import SenseTargets
 from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.spec.loss import LossSpec, SignalKind
-from dskd_ds.teacher.signal import Sampled, TopK, top_k_signal
+from dskd_ds.spec.models import TeacherSpec
+from dskd_ds.teacher.signal import TopK, draw, top_k_signal
 
 VOCAB, SIZE, TOP_K, POSITIONS, MORE_POSITIONS = 49_152, 576, 64, 2_048, 8_192
 SIGNALS: tuple[SignalKind, ...] = ("topk", "exact")
@@ -172,11 +173,11 @@ def real_states(number: int) -> RealStates:
     from dskd_ds.data.batches import Sample, make_batch
     from dskd_ds.data.blocks import heldout_blocks
     from dskd_ds.student.depth import student_init
-    from dskd_ds.student.evaluation import load_model
     from dskd_ds.teacher.model import load_teacher
 
     spec: RunSpec = load_spec(QUICKSTART, [])
-    teacher, student = load_teacher(spec.teacher), load_model(student_init(spec), spec)
+    teacher, student = (load_teacher(TeacherSpec(model=path, dtype="float32"), torch.device("cpu"))
+                        for path in (spec.teacher.model, student_init(spec)))
     blocks = heldout_blocks(spec)
     rows = range(-(-number // (spec.data.block_tokens - 1)) + 1)
     batch = make_batch([blocks[i] for i in rows], [Sample(0, i) for i in rows])
@@ -224,7 +225,8 @@ def bench_sampled() -> list[Figure]:
     for teacher, student in zip(real.teacher.split(128), real.student.split(128), strict=True):
         logits, teacher_logits = student @ real.student_head.T, teacher @ real.teacher_head.T
         for number, total in sampled.items():
-            drawn = draws(teacher_logits, number, generator)
+            uniforms = torch.rand(len(teacher_logits), number, generator=generator, dtype=torch.float64)
+            drawn = draw(teacher_logits, 1.0, uniforms).sampled()
             different[number] += int((drawn.weights > 0).sum())
             total.addmm_(token.sampled_cross_entropy_(logits.clone(), drawn, 1.0, 0.0).grad.T, student)
         full.addmm_(token.full_divergence_(logits, teacher_logits, "forward", 1.0, 0.0).grad.T, student)
@@ -234,17 +236,6 @@ def bench_sampled() -> list[Figure]:
     chosen = LossSpec().num_draws
     return [Figure("sampled_angle_degrees", f"head's weight gradient from {chosen} draws against full KL's, {POSITIONS} positions",
                    angles[chosen], 4.0, "lower", notes)]
-
-
-def draws(teacher_logits: Tensor, number: int, generator: torch.Generator) -> Sampled:
-    """One draw from each of `number` equal slices of softmax(teacher_logits), as the shares of the tokens they fell on."""
-    cumulative = torch.softmax(teacher_logits, 1).double().cumsum(1)
-    uniforms = torch.rand(len(teacher_logits), number, generator=generator, dtype=torch.float64)
-    points = (torch.arange(number) + uniforms) / number * cumulative[:, -1:]
-    picks = torch.searchsorted(cumulative, points).clamp_max(teacher_logits.shape[1] - 1)
-    share = torch.zeros_like(teacher_logits).scatter_add_(1, picks, torch.full(picks.shape, 1 / number))
-    weights, ids = share.topk(number, dim=1)
-    return Sampled(torch.where(weights > 0, ids, 0), weights)
 
 
 def angle_degrees(left: Tensor, right: Tensor) -> float:

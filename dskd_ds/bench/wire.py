@@ -61,7 +61,7 @@ class Real:
 def real() -> Real:
     """Once for all figures."""
     spec = load_spec(QUICKSTART)
-    teacher = load_teacher(spec.teacher, torch.device("cpu"))
+    teacher = load_teacher(spec.teacher.model_copy(update={"dtype": "float32"}), torch.device("cpu"))
     blocks = heldout_blocks(spec)
     number = NUM_POSITIONS // spec.data.block_tokens
     batch = make_batch([blocks[i * (len(blocks) // number)] for i in range(number)], [Sample(0, i) for i in range(number)])

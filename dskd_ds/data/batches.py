@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dskd_ds.data.blocks import position_ids, train_blocks
+from dskd_ds.errors import InputError
 from dskd_ds.spec import RunSpec
 
 IGNORE = -100
@@ -93,10 +94,13 @@ class StreamedBlocks:
         self._next = 0
 
     def get(self, place: int) -> tuple[Sample, dict[str, Any]]:
-        """See BlockSource. Raises StopIteration where the stream ends."""
+        """See BlockSource. Raises InputError where the stream ends."""
         assert place >= self._next, "a stream cannot go back"
         while True:
-            row = next(self._rows)
+            row = next(self._rows, None)
+            if row is None:
+                raise InputError(f"[data] stream = true, but the text ends after {self._next} blocks.\n"
+                                 "  lower [train] num_steps, or name more text.")
             self._next += 1
             if self._next > place:
                 return Sample(0, place), row

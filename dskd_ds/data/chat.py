@@ -158,7 +158,9 @@ def completions(chat: ChatFormat, conversation: Conversation, text: str) -> list
     messages, first = conversation.messages, conversation.first_completion
     if chat.marks_completions and not conversation.open_end:
         begin = len(_prefix(chat, messages[:first], text)) if first else 0
-        return [span for span in _marked(chat, messages) if span[0] >= begin]
+        marked = [span for span in _marked(chat, messages) if span[0] >= begin]
+        if len(marked) == sum(message["role"] == "assistant" for message in messages[first:]):
+            return marked  # else some marks were lost where characters and tokens do not meet
     spans = []
     for number in range(first, len(messages)):
         if messages[number]["role"] == "assistant":
@@ -201,6 +203,8 @@ def render_rows(rows: dict[str, list[Any]], chat: ChatFormat, title_field: str |
             conversation = read_conversation(row)
             text = chat.render(conversation.messages, open_end=conversation.open_end)
             spans = completions(chat, conversation, text) if only_completions else []
+            if only_completions and not spans:
+                raise MalformedError("no completion is found in it")
         except MalformedError as error:
             tally.add(f"left out: {error}")
             continue

@@ -6,6 +6,7 @@ its requests in flight back to the queue; they go to another teacher, or wait fo
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -68,7 +69,7 @@ class StudentLink:
         self._alone_since = time.monotonic()
         self._failure: DskdError | None = None
         self._closing = False
-        self._next_id = 0
+        self._next_id = int.from_bytes(os.urandom(6), "little")  # a late reply to an earlier process of this rank must not fit
         keys.publish_address(run_dir, rank, self.address)
         self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
         self._thread.start()

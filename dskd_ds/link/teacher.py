@@ -176,7 +176,10 @@ class TeacherLink:
         self._send_frames(rank, codec.encode(message))
 
     def _send_frames(self, rank: int, frames: list[codec.Frame]) -> None:
+        student = self._students.get(rank)
+        if student is None:
+            return  # a send just before found it gone
         try:
-            sockets.send(self._students[rank].socket, frames)
+            sockets.send(student.socket, frames)
         except zmq.ZMQError:
             self._drop(rank)  # its queue is full or it is gone; the address file will tell when it is back

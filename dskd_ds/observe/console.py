@@ -25,7 +25,7 @@ def quiet_libraries() -> None:
     """Call before transformers, datasets and deepspeed are imported."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    if not Path("/dev/nvidia0").exists() and not Path("/dev/kfd").exists():
+    if not any(Path("/dev").glob("nvidia[0-9]*")) and not any(Path(name).exists() for name in ("/dev/kfd", "/dev/dxg")):
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it found no GPU
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from dskd_ds.spec import RunSpec, spec_toml
 
@@ -49,6 +52,9 @@ TOGETHER: dict[str, dict[str, tuple[str, ...]]] = {
 }
 """Custom-scalars layout: curves that belong on one chart. TensorBoard reads its tags as regular expressions."""
 
+PUSH_STEPS, IDLE_PUSH = 10, 0.05
+"""After so many steps with senses a user is warned if less than this share of S- was within the margin."""
+
 
 class MetricsWriter:
     """Appends records; after a resume it goes on where the checkpoint was."""
@@ -60,6 +66,7 @@ class MetricsWriter:
         self._path.write_text("".join(f"{line}\n" for line in kept))
         self._file = self._path.open("a")
         self._every = spec.monitor.log_every_steps
+        self._push_active: list[float] = []
         self._board: Any = None
         if spec.monitor.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
@@ -73,6 +80,7 @@ class MetricsWriter:
     def write(self, record: dict[str, float]) -> None:
         """One step's numbers; `step` counts from 1."""
         step = int(record["step"])
+        self._warn_of_an_idle_push(record)
         if step % self._every:
             return
         self._file.write(json.dumps(record) + "\n")
@@ -80,6 +88,15 @@ class MetricsWriter:
         if self._board:
             for key, tag in CHARTS.items():
                 self._board.add_scalar(tag, record[key], step)
+
+    def _warn_of_an_idle_push(self, record: dict[str, float]) -> None:
+        """Once: a hinge that hardly ever bites teaches nothing (METHOD.md, "Scale")."""
+        if record["sense_positions"]:
+            self._push_active.append(record["sense_push_active"])
+        if len(self._push_active) == PUSH_STEPS and sum(self._push_active) / PUSH_STEPS < IDLE_PUSH:
+            share = sum(self._push_active) / PUSH_STEPS
+            tqdm.write(f"only {share:.1%} of the senses in S- are within the margin, so the push hardly ever acts.\n"
+                       '  raise [loss] margin, or set margin_unit = "median_antonym".', file=sys.stderr)
 
     def close(self) -> None:
         """Flush everything."""

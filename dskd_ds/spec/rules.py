@@ -78,6 +78,9 @@ def batch_divides(spec: RunSpec) -> Iterator[Problem]:
 def layers_are_named(spec: RunSpec) -> Iterator[Problem]:
     """Each way of choosing layers needs its own field, and no other."""
     student = spec.student
+    if spec.data.stream and student.layers == "by_impact":
+        yield Problem("student.layers", "by_impact", "layers are measured on blocks drawn over the whole corpus, and [data] stream = true",
+                      "set [data] stream = false, or name the layers")
     if student.layers in ("first", "by_impact") and student.num_layers is None:
         yield Problem("student.num_layers", None, f'layers = "{student.layers}" needs to know how many',
                       "give [student] num_layers")

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from dskd_ds.compute import local_device, resolve_dtype
 from dskd_ds.data.batches import Batch, Sample, make_batch
 from dskd_ds.data.blocks import heldout_blocks
+from dskd_ds.errors import InputError
 from dskd_ds.spec import RunSpec
 from dskd_ds.spec.models import TeacherSpec
 from dskd_ds.teacher.checkpoint import load_tokenizer, resolve_model
@@ -39,9 +40,16 @@ class Score:
 
 @torch.inference_mode()
 def evaluate(spec: RunSpec, students: dict[str, str]) -> dict[str, Score]:
-    """Scores of the teacher (under the name `teacher`) and of students (name -> folder or hub name), all on the same text."""
+    """Scores of the teacher (under the name `teacher`) and of students (name -> folder or hub name), all on the same text.
+
+    Raises InputError for a model with fewer rows than the teacher.
+    """
     teacher = load_teacher(spec.teacher, vocab_size=shared_vocab_size(spec))
     models = {name: load_model(path, spec) for name, path in students.items()}
+    for name, model in models.items():
+        if model.vocab_size < teacher.vocab_size:
+            raise InputError(f"model {name}: its head has {model.vocab_size} rows, the teacher's {teacher.vocab_size}: no KL is defined.\n"
+                             "  name a model with the teacher's vocabulary.")
     blocks = heldout_blocks(spec)
     number = min(len(blocks), max(1, spec.eval.num_tokens // spec.data.block_tokens))
     stride = len(blocks) // number

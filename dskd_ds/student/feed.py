@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from dskd_ds.compute import local_device, pinned
 from dskd_ds.data.batches import Batch, BlockSource, places, read_batch
-from dskd_ds.errors import LinkError
+from dskd_ds.errors import DskdError, LinkError
 from dskd_ds.head import FrozenHead
 from dskd_ds.link import Answer, StudentLink
 from dskd_ds.link.messages import Array, Wanted
@@ -83,16 +83,19 @@ class Feed:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="prepare", initializer=local_device)  # devices are chosen by thread
         self._steps: deque[list[_Planned]] = deque()
         self._next_step, self._last_step = first_step, last_step
+        self._failure: DskdError | None = None
 
     def counts(self) -> tuple[int, int]:
-        """Supervised positions and sense positions of the next step on this rank; known before any reply came."""
+        """Supervised and sense positions of the next step on this rank, known before any reply came; none if `next` will raise."""
         self._fill()
-        planned = self._steps[0]
+        planned = self._steps[0] if self._steps else []
         return (sum(len(p.batch.supervised) for p in planned), sum(len(p.selection) for p in planned if p.selection))
 
     def next(self) -> StepInput:
-        """Wait for the next step's input. Raises NoTeacherError or LinkError where it cannot come."""
+        """Wait for the next step's input. Raises NoTeacherError, LinkError or InputError where it cannot come."""
         self._fill()
+        if self._failure and not self._steps:
+            raise self._failure
         planned = self._steps[0]
         started = time.monotonic()
         answers = [p.answer.result() for p in planned]
@@ -103,13 +106,17 @@ class Feed:
         return StepInput(micro_batches, answered - started, done - answered, sum(a.link_bytes for a in answers))
 
     def close(self) -> None:
-        """Stop preparing."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """Stop preparing. Closes the link: whoever waits for a reply then stops waiting, and leaves the index alone."""
+        self._link.close()
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _fill(self) -> None:
         """Have the step in work and `prefetch_depth` more on their way."""
-        while len(self._steps) <= self._spec.link.prefetch_depth and self._next_step < self._last_step:
-            self._steps.append([self._plan(micro) for micro in range(self._spec.num_accumulation_steps)])
+        while len(self._steps) <= self._spec.link.prefetch_depth and self._next_step < self._last_step and not self._failure:
+            try:
+                self._steps.append([self._plan(micro) for micro in range(self._spec.num_accumulation_steps)])
+            except DskdError as error:  # the text ends: the steps before it are still trained
+                self._failure = error
             self._next_step += 1
 
     def _plan(self, micro: int) -> _Planned:

@@ -77,15 +77,19 @@ def train(spec: RunSpec, role: Role) -> None:
 def run_steps(spec: RunSpec, role: Role, engine: Any, feed: Feed, blocks: OnPolicyBlocks, first_step: int, last_step: int,
               tokens: int) -> None:
     """The optimiser steps, metrics and checkpoints. Saves before it raises NoTeacherError."""
-    metrics = MetricsWriter(spec, first_step) if role.rank == 0 else None
-    with tqdm(total=last_step, initial=first_step, desc="training", unit="step", disable=role.rank > 0) as bar:
+    with ExitStack() as cleanup:
+        metrics = MetricsWriter(spec, first_step) if role.rank == 0 else None
+        if metrics:
+            cleanup.callback(metrics.close)
+        bar = cleanup.enter_context(tqdm(total=last_step, initial=first_step, desc="training", unit="step", disable=role.rank > 0))
         for step in range(first_step, last_step):
             started = time.monotonic()
             counts = global_counts(feed)
             try:
                 step_input = agree(feed)
             except DskdError:
-                checkpoint.save(engine, spec, step, tokens)
+                if step > first_step or step == 0:  # else it is the checkpoint that was loaded: not to be deleted and written again
+                    checkpoint.save(engine, spec, step, tokens)
                 raise
             set_lr(engine, lr_at(spec, step, last_step))
             sums = optimise(spec, engine, step_input, counts)
@@ -98,8 +102,6 @@ def run_steps(spec: RunSpec, role: Role, engine: Any, feed: Feed, blocks: OnPoli
             bar.update()
             if spec.checkpoint.every_steps and (step + 1) % spec.checkpoint.every_steps == 0 and step + 1 < last_step:
                 checkpoint.save(engine, spec, step + 1, tokens)
-    if metrics:
-        metrics.close()
 
 
 def optimise(spec: RunSpec, engine: Any, step_input: StepInput, counts: Counts) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from deepspeed.utils import set_z3_leaf_modules
 from torch import Tensor, nn
 
-from dskd_ds.compute import resolve_dtype
+from dskd_ds.compute import local_device, resolve_dtype
 from dskd_ds.errors import InputError
 from dskd_ds.head import FrozenHead, HeadForm, refuse_bias
 from dskd_ds.losses.objective import DistillObjective, Scales, TeacherTargets
@@ -61,12 +61,15 @@ def load_student(spec: RunSpec, init: str, deepspeed_config: dict[str, Any], mar
 
 
 def teacher_head(spec: RunSpec) -> FrozenHead | None:
-    """A copy of the teacher's head, for signal `exact`; None for the others. Raises InputError if there is none to be found."""
+    """A copy of the teacher's head, for signal `exact`; None for the others. Raises InputError if there is none to be found.
+
+    On this rank's device from the start: DeepSpeed does not move a module that was loaded partitioned.
+    """
     if spec.loss.signal != "exact":
         return None
     model = resolve_model(spec.teacher.model)
     weight = read_head_weight(model)[: shared_vocab_size(spec)]
-    return FrozenHead(weight.to(resolve_dtype(spec.teacher.dtype)), HeadForm.of(read_config(model).get_text_config()))
+    return FrozenHead(weight.to(local_device(), resolve_dtype(spec.teacher.dtype)), HeadForm.of(read_config(model).get_text_config()))
 
 
 def sense_map(spec: RunSpec, size: int) -> nn.Parameter | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from dskd_ds.errors import DskdError
@@ -13,6 +14,8 @@ from dskd_ds.spec import load_spec
 def main() -> int:
     """Parse, serve, and say in one line what went wrong, if anything did."""
     quiet_libraries()
+    step_rank = os.environ.get("SLURM_LOCALID") or os.environ.get("OMPI_COMM_WORLD_LOCAL_RANK") or "0"
+    os.environ.setdefault("LOCAL_RANK", step_rank)  # names the device, where several teachers are on a node
     parser = argparse.ArgumentParser(prog="python -m dskd_ds.teacher", description=__doc__)
     parser.add_argument("--spec", required=True, help="the run's TOML spec, the same that the students have")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the spec")
