@@ -89,7 +89,7 @@ def test_each_epoch_is_a_new_permutation() -> None:
 
 def test_a_stream_gives_each_place_its_block_once(tiny: TinyWorld) -> None:
     mapped = train_blocks(load_spec(tiny.spec_file))
-    source = open_source(load_spec(tiny.spec_file, ["data.stream=true"]))
+    source = open_source(load_spec(tiny.spec_file, ["data.stream=true", "student.layers=first"]))
     assert isinstance(source, StreamedBlocks)
     for place in (0, 3, 4, 9):
         assert source.get(place)[1]["input_ids"] == mapped[place]["input_ids"]
@@ -121,3 +121,11 @@ def test_text_and_parquet_files_are_read(tiny: TinyWorld, tmp_path: Path) -> Non
     for name in ("a.txt", "a.parquet"):
         spec = load_spec(tiny.spec_file, [f'data.train=[{{path="{tmp_path / name}"}}]', "data.heldout=[]", "data.heldout_fraction=0.0"])
         assert [text.strip() for text in train_documents(spec)["text"]] == ["one paragraph of text", "another one"]
+
+
+def test_the_end_of_a_stream_is_told(tiny: TinyWorld) -> None:
+    source = open_source(load_spec(tiny.spec_file, ["data.stream=true", "student.layers=first"]))
+    number = len(train_blocks(load_spec(tiny.spec_file)))
+    source.get(number - 1)
+    with pytest.raises(InputError, match=f"the text ends after {number} blocks"):
+        source.get(number)
