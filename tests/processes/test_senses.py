@@ -9,12 +9,13 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from dskd_ds.launch import senses_command
+from dskd_ds.launch import senses_command, tool
 from dskd_ds.observe.console import child_environment
 from dskd_ds.sense.dictionary import open_dictionary
 from tests.conftest import WORDS, TinyWorld
@@ -134,3 +135,15 @@ def test_two_builds_of_one_dictionary_do_not_meet(tiny: TinyWorld, launch: Launc
         ended = launch(*launch_of(tiny, folder, 1))
     assert ended.code == 2
     assert "another process is making it" in ended.output
+
+
+@pytest.mark.fault
+def test_an_error_of_one_rank_ends_all(tiny: TinyWorld, launch: Launch) -> None:
+    """Otherwise this rank would wait in MPI's end for the others, and they in the barrier for it."""
+    code = ("import sys\nfrom dskd_ds.mpi import Communicator, end_together\n"
+            f"marker = {str(tiny.folder)!r}\n"
+            "def work():\n    comm = Communicator()\n    assert comm.rank == 0, 'rank 1 breaks'\n    comm.barrier()\n"
+            "sys.exit(end_together(work))")
+    ended = launch(tool("mpirun"), "-n", "2", "--bind-to", "none", "--oversubscribe", sys.executable, "-c", code)
+    assert ended.code != 0
+    assert "rank 1 breaks" in ended.output

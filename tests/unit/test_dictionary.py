@@ -21,6 +21,8 @@ from dskd_ds.sense.dictionary import SENSES_FILE, HeldOut, check_belongs, open_d
 from dskd_ds.sense.relations import TokenRelations
 from dskd_ds.sense.spans import compose_spans, span_lengths
 from dskd_ds.sense.tensors import TensorFile
+from dskd_ds.teacher.checkpoint import load_tokenizer
+from tests.conftest import TinyWorld
 
 FACTS: dict[str, Any] = {"vocab_size": 40, "layer": -1, "teacher": "t", "tokenizer": "z"}
 TEXTS = [(0, 0, Context("the", " bank", " of")), (0, 1, Context("a", " river", "")), (7, 0, Context("", " x", " y"))]
@@ -144,6 +146,11 @@ def test_a_snippet_stays_within_its_document() -> None:
     found = snippets(blocks, np.array([2, 3, 4, 12]), 10, Words())
     assert found == [Context("0 1 2", "3", ""), Context("0 1 2 3", "", ""), Context("4", "5", "6 7 8 9"),
                      Context("50 51 52", "53", "54 55 56 57 58 59")]
+
+
+def test_no_places_have_no_snippets(tiny: TinyWorld) -> None:
+    """A real tokenizer makes one empty text of no pieces."""
+    assert snippets([], np.zeros(0, np.int64), 10, load_tokenizer(str(tiny.folder / "teacher"))) == []
 
 
 def test_the_manifest_tells_what_it_is_of(tmp_path: Path) -> None:
