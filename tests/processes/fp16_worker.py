@@ -1,6 +1,6 @@
 """One rank of the fp16 test: real steps of the loop under ZeRO-3, in float32 and in float16; norms and skipped steps are stored.
 
-    deepspeed --num_gpus 1 fp16_worker.py --model FOLDER --out FILE
+    deepspeed --num_gpus 1 --module tests.processes.fp16_worker --model FOLDER --out FILE
 
 DeepSpeed refuses fp16 on a CPU without such instructions because it is slow there, not because it is wrong: the question whether it is
 supported is answered with yes, everything else is real.

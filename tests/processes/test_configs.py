@@ -72,7 +72,7 @@ def test_quantised_communication_needs_a_gpu(tiny: TinyWorld, launch: Launch) ->
 def test_fp16_gradients_neither_vanish_nor_overflow_unseen(tiny: TinyWorld, launch: Launch, tmp_path: Path) -> None:
     out = tmp_path / "found.json"
     words = ["--model", str(tiny.folder / "teacher"), "--out", str(out)]
-    assert launch(*deepspeed(1, "tests/processes/fp16_worker.py", *words), marker=str(out)).code == 0
+    assert launch(*deepspeed(1, "--module", "tests.processes.fp16_worker", *words), marker=str(out)).code == 0
     found = json.loads(out.read_text())
     small, expected = found["float16 10000000"], found["float32 10000000"]
     assert expected["grad_norm"] < 1e-4  # a sixteenth of it, on a parameter, is below what float16 can hold
