@@ -1,9 +1,12 @@
-"""What the commands of `dskd` have in common: a spec, overrides, and loading both."""
+"""What commands have in common: a spec, overrides, loading both, and an exit code."""
 
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Callable
 
+from dskd_ds.errors import DskdError, ExitCode
 from dskd_ds.spec import RunSpec, load_spec
 
 Commands = argparse._SubParsersAction  # argparse has no public name for what add_subparsers returns
@@ -20,3 +23,13 @@ def spec_command(commands: Commands[argparse.ArgumentParser], name: str, text: s
 def spec_of(args: argparse.Namespace) -> RunSpec:
     """The spec that a command's arguments name. Raises InputError."""
     return load_spec(args.spec, args.set)
+
+
+def exit_code_of(work: Callable[[], object]) -> int:
+    """Do the work; an error that a user is meant to read is printed as it is, and gives the exit code."""
+    try:
+        work()
+    except DskdError as error:
+        print(error, file=sys.stderr)
+        return int(error.exit_code)
+    return int(ExitCode.DONE)

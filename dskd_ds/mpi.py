@@ -25,7 +25,9 @@ class Communicator:
         self._world = MPI.COMM_WORLD
         self.rank, self.size = int(self._world.rank), int(self._world.size)
         if self.size > 1:  # names this rank's device (compute.py); each launcher has another name for it
-            os.environ["LOCAL_RANK"] = str(self._world.Split_type(MPI.COMM_TYPE_SHARED).rank)
+            node = self._world.Split_type(MPI.COMM_TYPE_SHARED)
+            os.environ["LOCAL_RANK"] = str(node.rank)
+            node.Free()
 
     def barrier(self) -> None:
         """Wait for all."""

@@ -9,11 +9,11 @@ from typing import Any
 
 from dskd_ds.data.documents import matching_files
 from dskd_ds.errors import InputError
-from dskd_ds.sense.dictionary import check_belongs, open_dictionary
+from dskd_ds.sense.dictionary import open_own
 from dskd_ds.sense.index import INDEX_FOLDER
 from dskd_ds.spec import RunSpec
 from dskd_ds.student.ds_config import deepspeed_config
-from dskd_ds.teacher.checkpoint import load_tokenizer, model_fingerprint, read_config, resolve_model, tokenizer_fingerprint
+from dskd_ds.teacher.checkpoint import read_config, resolve_model
 from dskd_ds.vocabulary import check_same_tokens, shared_vocab_size
 
 
@@ -28,8 +28,7 @@ def preflight(spec: RunSpec, with_senses: bool = True) -> None:
     if spec.student.model is not None:
         check_same_tokens(spec, teacher, resolve_model(spec.student.model, "[student] model"))
     if with_senses and spec.uses_senses:
-        dictionary = open_dictionary(spec.senses.dictionary, verify=False)
-        check_belongs(dictionary, model_fingerprint(teacher), tokenizer_fingerprint(load_tokenizer(teacher)))
+        dictionary = open_own(spec, verify=False)
         if dictionary.layer != -1:
             raise InputError(f'[senses] dictionary = "{spec.senses.dictionary}", but it holds states of layer {dictionary.layer}, and the '
                              "sense term compares with the states that the student's head reads.\n"

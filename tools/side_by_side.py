@@ -29,7 +29,8 @@ from tqdm import tqdm
 from dskd_ds.bench.follow import Followed, follow
 from dskd_ds.bench.measure import Figure, as_json, table
 from dskd_ds.bench.step import ENDLESS, QUICKSTART
-from dskd_ds.errors import DskdError, InputError
+from dskd_ds.command_line import exit_code_of
+from dskd_ds.errors import InputError
 from dskd_ds.launch import free_port, tool
 from dskd_ds.observe.console import CPU_ALLOCATOR, quiet_libraries, quiet_progress
 from dskd_ds.spec import load_spec
@@ -53,13 +54,12 @@ def main() -> int:
     args = parser.parse_args()
     quiet_libraries()
     quiet_progress()
-    try:
-        figures = compare(args)
-    except DskdError as error:
-        print(error, file=sys.stderr)
-        return int(error.exit_code)
-    print(as_json(figures) if args.json else table(figures))
-    return 0
+    return exit_code_of(lambda: show(compare(args), args.json))
+
+
+def show(figures: list[Figure], json_wanted: bool) -> None:
+    """Print what was found."""
+    print(as_json(figures) if json_wanted else table(figures))
 
 
 def trl_python(work_dir: Path) -> str:

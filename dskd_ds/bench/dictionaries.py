@@ -16,9 +16,9 @@ from dskd_ds.data.batches import Batch, Sample, make_batch
 from dskd_ds.data.blocks import heldout_blocks
 from dskd_ds.errors import DskdError, InputError
 from dskd_ds.observe.console import child_environment
-from dskd_ds.sense.dictionary import SenseDictionary, check_belongs, open_dictionary
+from dskd_ds.sense.dictionary import SenseDictionary, open_own
 from dskd_ds.spec import RunSpec, dskd_home, write_spec
-from dskd_ds.teacher.checkpoint import load_tokenizer, model_fingerprint, resolve_model, tokenizer_fingerprint
+from dskd_ds.teacher.checkpoint import model_fingerprint, resolve_model
 from dskd_ds.teacher.model import load_teacher
 
 LARGE_ROWS = 100_000
@@ -49,21 +49,13 @@ def held_out(spec: RunSpec, num_blocks: int) -> HeldOut:
     return HeldOut(batch, torch.cat(states).flatten(0, 1))
 
 
-def own_dictionary(spec: RunSpec) -> SenseDictionary:
-    """The spec's dictionary. Raises InputError if it is not there, or not this teacher's."""
-    dictionary = open_dictionary(spec.senses.dictionary, verify=False)
-    teacher = resolve_model(spec.teacher.model)
-    check_belongs(dictionary, model_fingerprint(teacher), tokenizer_fingerprint(load_tokenizer(teacher)))
-    return dictionary
-
-
 def large_dictionary(spec: RunSpec) -> SenseDictionary:
     """The spec's dictionary if it has LARGE_ROWS senses of tokens; else one made for this, kept under `$DSKD_HOME/bench`.
 
     Making it takes about ten minutes on two cores, once. Raises DskdError if that fails.
     """
     try:
-        dictionary = own_dictionary(spec)
+        dictionary = open_own(spec, verify=False)
         if dictionary.num_token_rows >= LARGE_ROWS:
             return dictionary
     except InputError:
@@ -72,7 +64,7 @@ def large_dictionary(spec: RunSpec) -> SenseDictionary:
     large = spec.model_copy(update={"senses": spec.senses.model_copy(update={**LARGE_SETTINGS, "dictionary": str(folder)})})
     if not (folder / "manifest.json").is_file():
         _build(large, folder)
-    dictionary = own_dictionary(large)
+    dictionary = open_own(large, verify=False)
     if dictionary.num_token_rows < LARGE_ROWS:
         raise InputError(f"[data] train: it gave {dictionary.num_token_rows} senses, the index is measured on {LARGE_ROWS}.\n"
                          "  give more text.")

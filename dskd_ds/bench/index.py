@@ -35,7 +35,8 @@ def index(spec: RunSpec) -> list[Figure]:
     def search(queries: Tensor) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
         return rerank(dictionary, queries, knn(graph, projection(queries), effort, threads), WANTED)[0]
 
-    recall = share_found(exact_nearest(dictionary, states, WANTED), search(states))
+    exact, _ = exact_nearest(dictionary, states, np.arange(dictionary.num_token_rows), WANTED)
+    recall = share_found(exact, search(states))
     rows = dictionary.senses[: dictionary.num_token_rows].float()  # in float32 beforehand: the exact way has nothing to convert
     seconds = interleaved_seconds({"index": lambda: search(some), "exact": lambda: exact_by_blas(dictionary, rows, some, WANTED),
                                    "graph": lambda: knn(graph, projection(some), effort, threads)})

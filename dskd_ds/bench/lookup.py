@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dskd_ds.bench.dictionaries import held_out, own_dictionary
+from dskd_ds.bench.dictionaries import held_out
 from dskd_ds.bench.measure import Figure, interleaved_seconds
 from dskd_ds.sense.candidates import Candidates
-from dskd_ds.sense.dictionary import SenseDictionary
+from dskd_ds.sense.dictionary import SenseDictionary, open_own
 from dskd_ds.sense.retrieve import Selection, SenseRetriever
 from dskd_ds.spec import RunSpec
 
@@ -22,7 +22,7 @@ Sets = list[tuple[set[int], set[int]]]
 
 def lookup(spec: RunSpec) -> list[Figure]:
     """Both ways on held-out text, with the spec's own dictionary. Raises AssertionError if their candidate sets differ."""
-    dictionary = own_dictionary(spec)
+    dictionary = open_own(spec, verify=False)
     text = held_out(spec, NUM_BLOCKS)
     lexical = spec.senses.model_copy(update={"candidates": "lexical", "paper_exact": False})
     retriever = SenseRetriever(dictionary, lexical, spec.loss, spec.seed)

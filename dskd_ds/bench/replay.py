@@ -16,12 +16,12 @@ import sys
 import time
 from pathlib import Path
 
+from dskd_ds.command_line import exit_code_of, spec_of
 from dskd_ds.compute import use_threads
-from dskd_ds.errors import DskdError
 from dskd_ds.link import TeacherLink, Work, codec
 from dskd_ds.link.messages import Array, Hello, Reply
 from dskd_ds.observe.console import quiet_progress
-from dskd_ds.spec import RunSpec, load_spec
+from dskd_ds.spec import RunSpec
 from dskd_ds.teacher.model import TeacherModel, load_teacher
 from dskd_ds.teacher.service import answer
 from dskd_ds.vocabulary import shared_vocab_size
@@ -100,14 +100,14 @@ def main() -> int:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the spec")
     parser.add_argument("--store", required=True, type=Path, help="folder of recorded replies; made if it is not there")
     args = parser.parse_args()
-    try:
-        spec = load_spec(args.spec, args.set)
-        use_threads(spec.topology.threads_per_rank)
-        serve(spec, ReplyStore(args.store))
-    except DskdError as error:
-        print(error, file=sys.stderr)
-        return int(error.exit_code)
-    return 0
+    return exit_code_of(lambda: run(args))
+
+
+def run(args: argparse.Namespace) -> None:
+    """Serve from the store that the arguments name."""
+    spec = spec_of(args)
+    use_threads(spec.topology.threads_per_rank)
+    serve(spec, ReplyStore(args.store))
 
 
 if __name__ == "__main__":

@@ -66,6 +66,7 @@ class MetricsWriter:
         self._path.write_text("".join(f"{line}\n" for line in kept))
         self._file = self._path.open("a")
         self._every = spec.monitor.log_every_steps
+        self._push = spec.loss.push
         self._push_active: list[float] = []
         self._board: Any = None
         if spec.monitor.tensorboard:
@@ -91,9 +92,10 @@ class MetricsWriter:
 
     def _warn_of_an_idle_push(self, record: dict[str, float]) -> None:
         """Once: a hinge that hardly ever bites teaches nothing (METHOD.md, "Scale")."""
-        if record["sense_positions"]:
+        pushes = self._push > 0 and record["sense_with_antonyms"] + record["sense_with_neighbours"] > 0
+        if pushes:
             self._push_active.append(record["sense_push_active"])
-        if len(self._push_active) == PUSH_STEPS and sum(self._push_active) / PUSH_STEPS < IDLE_PUSH:
+        if pushes and len(self._push_active) == PUSH_STEPS and sum(self._push_active) / PUSH_STEPS < IDLE_PUSH:
             share = sum(self._push_active) / PUSH_STEPS
             tqdm.write(f"only {share:.1%} of the senses in S- are within the margin, so the push hardly ever acts.\n"
                        '  raise [loss] margin, or set margin_unit = "median_antonym".', file=sys.stderr)

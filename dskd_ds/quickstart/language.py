@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from dskd_ds.errors import DskdError
+from dskd_ds.command_line import exit_code_of
 from dskd_ds.quickstart import packages, texts
 from dskd_ds.quickstart.packages import Package, fetch
 from dskd_ds.spec import dskd_home
@@ -53,12 +53,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m dskd_ds.quickstart.language", description=__doc__.splitlines()[0],
                                      epilog="Then: dskd senses build ds_configs/runs/french.toml")
     parser.add_argument("language", choices=sorted(LANGUAGES), help="; ".join(f"{code}: {lang.name}" for code, lang in LANGUAGES.items()))
-    try:
-        prepare(parser.parse_args().language)
-    except DskdError as error:
-        print(error, file=sys.stderr)
-        return int(error.exit_code)
-    return 0
+    args = parser.parse_args()
+    return exit_code_of(lambda: prepare(args.language))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ from dskd_ds.sense.contexts import CONTEXTS_FILE, Context, read_contexts, write_
 from dskd_ds.sense.relations import Ragged, TokenRelations
 from dskd_ds.sense.spans import compose_spans, span_lengths
 from dskd_ds.sense.tensors import TensorFile
+from dskd_ds.spec import RunSpec
+from dskd_ds.teacher.checkpoint import load_tokenizer, model_fingerprint, resolve_model, tokenizer_fingerprint
 
 FORMAT = 2
 SENSES_FILE = "senses.safetensors"
@@ -229,3 +231,11 @@ def check_belongs(dictionary: SenseDictionary, teacher: str, tokenizer: str) -> 
         if found != expected:
             raise InputError(f"{dictionary.folder}: it was built with the {what} {found}, but this run's is {expected}.\n"
                              "  build one for this teacher (dskd senses build SPEC.toml), or name another [senses] dictionary.")
+
+
+def open_own(spec: RunSpec, folder: str | Path | None = None, verify: bool = True) -> SenseDictionary:
+    """The spec's dictionary, or one in another folder, if it is of the spec's teacher. Raises InputError."""
+    teacher = resolve_model(spec.teacher.model)
+    dictionary = open_dictionary(folder or spec.senses.dictionary, verify)
+    check_belongs(dictionary, model_fingerprint(teacher), tokenizer_fingerprint(load_tokenizer(teacher)))
+    return dictionary

@@ -18,7 +18,7 @@ Ints = NDArray[np.int64]
 CHUNK_ROWS = 1024
 """Rows that are converted to float32 at a time (2.4 MB at D = 576)."""
 SCAN_ROWS = 16_384
-"""Rows that are compared with all queries at a time where every row is wanted."""
+"""Rows that are compared with all queries at a time where all of them are."""
 
 
 def pair_distances(dictionary: SenseDictionary, queries: Tensor, places: Ints, rows: Ints) -> NDArray[np.float32]:
@@ -51,15 +51,18 @@ def rerank(dictionary: SenseDictionary, queries: Tensor, candidates: Ints, keep:
     return rows.gather(1, nearest.indices).numpy(), nearest.values.numpy()
 
 
-def exact_nearest(dictionary: SenseDictionary, queries: Tensor, keep: int) -> Ints:
-    """[Q, keep] the nearest of all token rows to each of queries [Q, D], nearest first: every distance is computed."""
+def exact_nearest(dictionary: SenseDictionary, queries: Tensor, among: Ints, keep: int) -> tuple[Ints, NDArray[np.float32]]:
+    """The nearest to each of queries [Q, D] among some rows [R]: every distance is computed, piece by piece.
+
+    Returns rows and squared distances, both [Q, min(keep, R)], nearest first.
+    """
     queries = queries.float()
-    best = torch.full((len(queries), 0), torch.inf)
+    best = torch.zeros(len(queries), 0)
     rows = torch.zeros((len(queries), 0), dtype=torch.int64)
-    for part in torch.arange(dictionary.num_token_rows).split(SCAN_ROWS):
-        here = slice(int(part[0]), int(part[-1]) + 1)
+    for part in torch.from_numpy(among).split(SCAN_ROWS):
         # Without |q|^2, which is the same for all rows.
-        distances = dictionary.squared_norms[here] - 2 * queries @ dictionary.senses[here].float().T
+        norms = dictionary.squared_norms.index_select(0, part)
+        distances = torch.addmm(norms, queries, dictionary.senses.index_select(0, part).float().T, alpha=-2)
         best, columns = torch.cat([best, distances], dim=1).topk(min(keep, best.shape[1] + len(part)), dim=1, largest=False)
         rows = torch.cat([rows, part.expand(len(queries), -1)], dim=1).gather(1, columns)
-    return rows.numpy()
+    return rows.numpy(), best.add_(queries.square().sum(dim=1, keepdim=True)).clamp_min_(0).numpy()

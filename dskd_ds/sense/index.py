@@ -86,7 +86,7 @@ def _recall(index: Any, projection: Projection, dictionary: SenseDictionary, spe
     if not len(queries) or not wanted:
         return None
     found, _ = rerank(dictionary, queries, knn(index, projection(queries), spec.index_search_effort), wanted)
-    return share_found(exact_nearest(dictionary, queries, wanted), found)
+    return share_found(exact_nearest(dictionary, queries, np.arange(dictionary.num_token_rows), wanted)[0], found)
 
 
 def share_found(exact: NDArray[np.int64], found: NDArray[np.int64]) -> float:

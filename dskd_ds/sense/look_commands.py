@@ -148,11 +148,12 @@ def run_eval(args: argparse.Namespace) -> int:
     """Measure, print tables and how to read them."""
     from dskd_ds.compute import use_threads
     from dskd_ds.observe.console import quiet_progress
+    from dskd_ds.sense.dictionary import open_own
     from dskd_ds.sense.intrinsic.evaluate import evaluate_senses
     from dskd_ds.sense.intrinsic.table import READING, render
 
     spec, layers = spec_of(args), _layers(args.layers)
-    dictionaries = {name: _open(spec, path) for name, path in _named_paths(args.dictionary, spec).items()}
+    dictionaries = {name: open_own(spec, path) for name, path in _named_paths(args.dictionary, spec).items()}
     quiet_progress()
     use_threads(spec.topology.threads_per_rank)
     result = evaluate_senses(spec, dictionaries, layers, args.only or PARTS, args.pairs)
@@ -175,20 +176,10 @@ def _named_paths(given: list[str], spec: RunSpec) -> dict[str, str]:
 
 def _opened(spec: RunSpec) -> tuple[SenseDictionary, Any]:
     """The spec's dictionary and tokenizer. Raises InputError."""
+    from dskd_ds.sense.dictionary import open_own
     from dskd_ds.teacher.checkpoint import load_tokenizer, resolve_model
 
-    return _open(spec, spec.senses.dictionary), load_tokenizer(resolve_model(spec.teacher.model))
-
-
-def _open(spec: RunSpec, folder: str) -> SenseDictionary:
-    """A dictionary, if it is of the spec's teacher. Raises InputError."""
-    from dskd_ds.sense.dictionary import check_belongs, open_dictionary
-    from dskd_ds.teacher.checkpoint import load_tokenizer, model_fingerprint, resolve_model, tokenizer_fingerprint
-
-    teacher = resolve_model(spec.teacher.model)
-    dictionary = open_dictionary(folder)
-    check_belongs(dictionary, model_fingerprint(teacher), tokenizer_fingerprint(load_tokenizer(teacher)))
-    return dictionary
+    return open_own(spec), load_tokenizer(resolve_model(spec.teacher.model))
 
 
 def _without_nan(value: Any) -> Any:

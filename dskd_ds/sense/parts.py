@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
@@ -129,7 +130,8 @@ class Parts:
         for folder in self.folders:
             table = pq.read_table(folder / CONTEXTS_FILE)
             yield table.set_column(0, SCHEMA.field("row"), pa.array(table["row"].to_numpy() + first, pa.int64()))
-            first += len(load_file(folder / SENSES_FILE)["owners"])
+            with safe_open(folder / SENSES_FILE, framework="pt") as file:
+                first += file.get_slice("owners").get_shape()[0]
 
     def held_out(self, others: HeldOut | None = None) -> HeldOut:
         """A uniform sample of all held-out states (and of others), those with the smallest hashes."""

@@ -6,9 +6,8 @@ import argparse
 import os
 import sys
 
-from dskd_ds.errors import DskdError
+from dskd_ds.command_line import exit_code_of, spec_of
 from dskd_ds.observe.console import quiet_libraries, quiet_progress
-from dskd_ds.spec import load_spec
 
 
 def main() -> int:
@@ -21,18 +20,18 @@ def main() -> int:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the spec")
     parser.add_argument("--replica", type=int, default=0, help="a number for messages, where several teachers run")
     args = parser.parse_args()
-    try:
-        spec = load_spec(args.spec, args.set)
-        from dskd_ds.compute import use_threads  # with what it imports, only now: a wrong spec is refused at once
-        from dskd_ds.teacher.service import serve
+    return exit_code_of(lambda: run(args))
 
-        quiet_progress()
-        use_threads(spec.topology.threads_per_rank)
-        serve(spec, args.replica)
-    except DskdError as error:
-        print(error, file=sys.stderr)
-        return int(error.exit_code)
-    return 0
+
+def run(args: argparse.Namespace) -> None:
+    """Serve the spec's run."""
+    spec = spec_of(args)
+    from dskd_ds.compute import use_threads  # with what it imports, only now: a wrong spec is refused at once
+    from dskd_ds.teacher.service import serve
+
+    quiet_progress()
+    use_threads(spec.topology.threads_per_rank)
+    serve(spec, args.replica)
 
 
 if __name__ == "__main__":

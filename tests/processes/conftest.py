@@ -61,3 +61,12 @@ def deepspeed(num_ranks: int, script: str, *words: str) -> list[str]:
 def dskd(*words: str) -> list[str]:
     """The command as a user calls it."""
     return [str(Path(sys.executable).with_name("dskd")), *words]
+
+
+@pytest.fixture
+def dictionary(tiny: TinyWorld, launch: Launch) -> Path:
+    """The tiny world's dictionary, built under mpirun by two ranks (once a session)."""
+    folder = tiny.folder / "senses"
+    if not folder.is_dir():
+        assert launch(*dskd("senses", "build", str(tiny.spec_file), "--ranks", "2")).code == 0
+    return folder

@@ -23,15 +23,6 @@ pytestmark = pytest.mark.process
 
 
 @pytest.fixture
-def dictionary(tiny: TinyWorld, launch: Launch) -> Path:
-    """The tiny world's dictionary, built under mpirun by two ranks (once a session)."""
-    folder = tiny.folder / "senses"
-    if not folder.is_dir():
-        assert launch(*dskd("senses", "build", str(tiny.spec_file), "--ranks", "2")).code == 0
-    return folder
-
-
-@pytest.fixture
 def run_dir(tiny: TinyWorld, launch: Launch, dictionary: Path) -> Path:
     """A finished run of 6 steps with a checkpoint in the middle (once a session)."""
     folder = tiny.folder / "run"

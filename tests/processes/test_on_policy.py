@@ -15,7 +15,6 @@ from dskd_ds.spec import load_spec
 from dskd_ds.student.on_policy import prompts_of
 from tests.conftest import TinyWorld
 from tests.processes.conftest import Launch, deepspeed, dskd
-from tests.processes.test_end_to_end import dictionary  # noqa: F401 (a fixture)
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 ON_POLICY = {"on_policy_fraction": 0.5, "on_policy_prompt_tokens": 8, "on_policy_new_tokens": 6}

@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from dskd_ds.observe.metrics import read_metrics
 from tests.conftest import TinyWorld, write_model
 from tests.processes.conftest import Launch, dskd
-from tests.processes.test_end_to_end import dictionary  # noqa: F401 (a fixture)
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 

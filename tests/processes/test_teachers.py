@@ -18,7 +18,6 @@ from dskd_ds.observe.console import child_environment
 from dskd_ds.observe.metrics import METRICS_FILE, read_lines, read_metrics
 from tests.conftest import TinyWorld
 from tests.processes.conftest import Launch, deepspeed, dskd
-from tests.processes.test_end_to_end import dictionary  # noqa: F401 (a fixture)
 
 pytestmark = [pytest.mark.process, pytest.mark.fault]
 NUM_STEPS = 24
@@ -66,7 +65,7 @@ def wait_for(what: Callable[[], object], process: subprocess.Popen[str]) -> None
 
 
 @pytest.fixture
-def one_teacher(tiny: TinyWorld, start: Start, dictionary: Path) -> Path:  # noqa: F811
+def one_teacher(tiny: TinyWorld, start: Start, dictionary: Path) -> Path:
     """A finished run whose only teacher was started when the students were already waiting (once a session)."""
     run_dir = tiny.folder / "one_teacher"
     if not run_dir.is_dir():

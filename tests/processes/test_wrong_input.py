@@ -9,7 +9,6 @@ import tomli_w
 
 from tests.conftest import TinyWorld, write_model
 from tests.processes.conftest import Launch, deepspeed
-from tests.processes.test_end_to_end import dictionary  # noqa: F401 (a fixture)
 
 pytestmark = [pytest.mark.process, pytest.mark.fault]
 TRAIN = "dskd_ds/train.py"

@@ -12,7 +12,7 @@ from dskd_ds.bench.lookup import as_sets, loop_over_positions, loop_over_positio
 from dskd_ds.sense import candidates as sets
 from dskd_ds.sense.cluster import Senses
 from dskd_ds.sense.dictionary import SenseDictionary, open_dictionary, write_dictionary
-from dskd_ds.sense.distances import exact_nearest, pair_distances, rerank
+from dskd_ds.sense.distances import pair_distances, rerank
 from dskd_ds.sense.relations import Ragged, TokenRelations
 from dskd_ds.sense.retrieve import Selection, SenseRetriever
 from dskd_ds.spec.loss import LossSpec
@@ -105,13 +105,6 @@ def test_rerank_and_pair_distances_over_several_chunks(dictionary: SenseDictiona
     np.testing.assert_allclose(distances, expected.values.numpy(), rtol=1e-4, atol=1e-4)
     pairs = pair_distances(dictionary, queries, np.repeat(np.arange(30), 33), candidates.flatten())
     np.testing.assert_allclose(pairs, exact.flatten().numpy(), rtol=1e-4, atol=1e-4)
-
-
-def test_exact_nearest_is_exact(dictionary: SenseDictionary, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dskd_ds.sense.distances.SCAN_ROWS", 37)  # several scans over this small dictionary
-    queries = torch.randn(9, D, generator=torch.Generator().manual_seed(4))
-    exact = torch.cdist(queries.double(), dictionary.senses.double()).topk(6, largest=False).indices
-    assert exact_nearest(dictionary, queries, 6).tolist() == exact.tolist()
 
 
 def test_no_candidates_at_all(dictionary: SenseDictionary) -> None:

@@ -19,9 +19,10 @@ from dskd_ds.sense import show, stats
 from dskd_ds.sense.cluster import Senses
 from dskd_ds.sense.contexts import Context, contexts_table
 from dskd_ds.sense.dictionary import SenseDictionary, open_dictionary, write_dictionary
+from dskd_ds.sense.distances import exact_nearest
 from dskd_ds.sense.forms import forms_of, near_words, words_with_senses
 from dskd_ds.sense.map_picture import draw_map
-from dskd_ds.sense.nearest import nearest_rows, neighbours
+from dskd_ds.sense.nearest import neighbours
 from dskd_ds.sense.projector import COLUMNS, export_projector
 from dskd_ds.sense.relations import TokenRelations
 from dskd_ds.teacher.checkpoint import load_tokenizer, model_fingerprint, tokenizer_fingerprint
@@ -83,8 +84,8 @@ def test_nearest_rows_are_those_of_a_slow_search(dictionary: SenseDictionary, se
     queries = torch.randn(3, 32, generator=torch.Generator().manual_seed(seed)) * 20
     among = np.flatnonzero(np.random.default_rng(seed).random(dictionary.num_token_rows) < 0.7)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dskd_ds.sense.nearest.ROWS_AT_ONCE", at_once)
-        rows, distances = nearest_rows(dictionary, queries, among, keep)
+        patch.setattr("dskd_ds.sense.distances.SCAN_ROWS", at_once)
+        rows, distances = exact_nearest(dictionary, queries, among, keep)
     exact = (queries[:, None].double() - dictionary.senses[torch.from_numpy(among)].double()).square().sum(dim=2).numpy()
     assert rows.shape == (3, min(keep, len(among)))
     np.testing.assert_allclose(distances, np.sort(exact, axis=1)[:, :keep], rtol=1e-4, atol=1e-3)

@@ -100,6 +100,19 @@ def test_metrics_go_on_where_the_checkpoint_was(tmp_path: Path) -> None:
     assert [r["step"] for r in read_metrics(tmp_path)] == [1, 2, 3]
 
 
+def test_an_idle_push_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def said(active: float, antonyms: float) -> int:
+        writer = MetricsWriter(load_spec(QUICKSTART, [f'run_dir="{tmp_path}"', "monitor.tensorboard=false"]), 0)
+        for step in range(1, 40):
+            writer.write(record(step) | {"sense_push_active": active, "sense_with_antonyms": antonyms, "sense_with_neighbours": 0.0})
+        writer.close()
+        return capsys.readouterr().err.count("the push hardly ever acts")
+
+    assert said(active=0.01, antonyms=0.1) == 1
+    assert said(active=0.5, antonyms=0.1) == 0
+    assert said(active=0.0, antonyms=0.0) == 0  # nothing to push from is another matter
+
+
 def test_wrong_spec_ends_with_2_and_one_message(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "nowhere.toml"]) == 2
     assert capsys.readouterr().err.startswith("nowhere.toml: there is no such file.")
