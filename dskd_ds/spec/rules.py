@@ -78,6 +78,8 @@ def batch_divides(spec: RunSpec) -> Iterator[Problem]:
 def layers_are_named(spec: RunSpec) -> Iterator[Problem]:
     """Each way of choosing layers needs its own field, and no other."""
     student = spec.student
+    if student.model is not None and student.layers != "all":
+        yield Problem("student.layers", student.layers, "it has no effect on a [student] model of its own", "leave one of the two out")
     if spec.data.stream and student.layers == "by_impact":
         yield Problem("student.layers", "by_impact", "layers are measured on blocks drawn over the whole corpus, and [data] stream = true",
                       "set [data] stream = false, or name the layers")

@@ -63,6 +63,8 @@ def test_home_has_a_default(monkeypatch: pytest.MonkeyPatch) -> None:
     (["train.num_epochs=1"], ["both of num_steps and num_epochs"]),
     (["student.layers=list"], ["keep_layers"]),
     (["student.layers=first", "student.keep_layers=[1]"], ["no effect"]),
+    (["student.model=mine"], ['[student] layers = "by_impact"', "no effect on a [student] model"]),
+    (["data.stream=true"], ['[student] layers = "by_impact"', "stream = true"]),
     (["link.dead_after_seconds=1"], ["three heartbeats"]),
     (["senses.num_neighbours=200"], ["[senses] num_neighbours = 200", "index_search_effort = 150"]),
     (["senses.min_senses=11"], ["[senses] min_senses = 11", "num_senses = 10 is the most"]),
