@@ -14,7 +14,7 @@ from dskd_ds.sense.words import RunningText, capitalised, is_unspaced
 MIN_HEAD_CHARACTERS = 3
 """A head word is longer than 2 characters (paper); not so in scripts without spaces, where most words are shorter."""
 MAX_RELATED = 256
-"""More related words than this are never drawn from; the first in alphabetical order are kept."""
+"""At most so many related words are kept of a longer list (Moby has some): every n-th by alphabet, so that no letter is favoured."""
 
 Ints = NDArray[np.int64]
 
@@ -83,7 +83,8 @@ def token_relations(relations: Relations, tokenizer: Any, vocab_size: int, max_s
 
     def owners(others: set[str], with_capital: bool) -> list[int]:
         forms = [(upper[o] if with_capital and len(upper[o]) == 1 else lower[o], o) for o in sorted(others)]
-        return [owner(tokens, o) for tokens, o in [f for f in forms if min_span_tokens <= len(f[0]) <= max_span_tokens][:MAX_RELATED]]
+        fitting = [form for form in forms if min_span_tokens <= len(form[0]) <= max_span_tokens]
+        return [owner(tokens, o) for tokens, o in fitting[:: max(1, -(-len(fitting) // MAX_RELATED))]]
 
     heads = _heads(words, lower, upper)
     synonyms, antonyms = (_by_token([(token, owners(table.get(word, set()), form is upper)) for token, word, form in heads])

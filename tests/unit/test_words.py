@@ -14,6 +14,7 @@ from dskd_ds.sense.relations import token_relations
 from dskd_ds.sense.words import RunningText, capitalised, is_unspaced
 from dskd_ds.spec import dskd_home
 from dskd_ds.teacher.checkpoint import load_tokenizer
+from tests.conftest import TinyWorld
 
 HOME = dskd_home()
 """Before any test names a home of its own."""
@@ -166,3 +167,14 @@ def test_smollm2() -> None:
     words = ["happy", "Happy", "unhappy", "hot dog", "été"]
     assert encoder.tokens(words) == [tuple(tokenizer(f" {word}")["input_ids"]) for word in words]
     assert encoder.texts(list(encoder.tokens(["happy"])[0])) == [" happy"]
+
+
+def test_a_long_list_of_relations_is_thinned_evenly(tiny: TinyWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dskd_ds.sense.relations.MAX_RELATED", 4)
+    tokenizer = load_tokenizer(str(tiny.folder / "teacher"))
+    relations = Relations()
+    for other in ("bank", "city", "early", "home", "late", "money", "open", "river", "town", "water"):
+        relations.add("big", other, opposite=False)
+    related = token_relations(relations, tokenizer, 500, max_span_tokens=1)
+    kept = [tokenizer.decode([token]).strip() for token in related.synonyms[tokenizer(" big")["input_ids"][0]]]
+    assert kept == ["bank", "home", "open", "water"]
