@@ -30,7 +30,10 @@ CPU = torch.device("cpu")
 
 
 def bench_kmeans(spec: RunSpec) -> list[Figure]:
-    """All tokens with more than K vectors, one start each, as many threads for both as torch has here. Needs scikit-learn."""
+    """All tokens with more than K vectors, one start each, as many threads for both as torch has here. Needs scikit-learn.
+
+    Each stops by its own rule (scikit-learn when the means hardly move), so the two figures belong together.
+    """
     try:
         from sklearn.cluster import KMeans
         from threadpoolctl import threadpool_limits

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from dskd_ds.sense.kmeans import PointSets, kmeans, lloyd, num_trials, shares_of
 from dskd_ds.sense.polysemy import choose
-from dskd_ds.sense.vectors import Rows, states_of
+from dskd_ds.sense.vectors import Rows, mixed, states_of
 from dskd_ds.spec.senses import SensesSpec
 
 GROUP_ELEMENTS = 1 << 20
@@ -36,7 +36,7 @@ class Senses:
     spreads: NDArray[np.float32] | None = None
     """[S] mean squared distance per dimension of those vectors from their sense; None: not known (written as 0)."""
     sources: tuple[NDArray[np.int64], ...] = ()
-    """For each sense the sources of the points nearest to it, nearest first."""
+    """For each sense the sources of the points nearest to it, nearest first; nothing if they were not wanted."""
 
     @staticmethod
     def join(parts: list[Senses]) -> Senses:
@@ -47,7 +47,7 @@ class Senses:
         return Senses(owners[order], torch.cat([part.centroids for part in parts])[torch.from_numpy(order)],
                       np.concatenate([part.counts for part in parts])[order],
                       np.concatenate([part.spreads for part in parts if part.spreads is not None])[order],
-                      tuple(sources[i] for i in order))
+                      tuple(sources[i] for i in order) if sources else ())
 
 
 @dataclass(frozen=True)
@@ -83,16 +83,16 @@ class Points:
         """The points that a mask admits, or that are numbered."""
         return Points(self.tokens[rows], self.states[torch.from_numpy(rows)], self.counts[rows], self.spreads[rows], self.sources[rows])
 
-    def as_senses(self) -> Senses:
+    def as_senses(self, with_sources: bool) -> Senses:
         """Each point as a sense of its own."""
-        return Senses(self.tokens, self.states.float(), self.counts, self.spreads, tuple(self.sources[:, None]))
+        return Senses(self.tokens, self.states.float(), self.counts, self.spreads, tuple(self.sources[:, None]) if with_sources else ())
 
 
 def cluster(points: Points, spec: SensesSpec, seed: int, device: torch.device, quiet: bool = True) -> Senses:
     """Cluster each token's points into its senses."""
     tokens, starts, counts = np.unique(points.tokens, return_index=True, return_counts=True)
     few = counts <= (spec.num_senses if spec.clustering == "fixed" else 1)
-    parts = [points.where(np.repeat(few, counts)).as_senses()]
+    parts = [points.where(np.repeat(few, counts)).as_senses(spec.contexts_per_sense > 0)]
     many = np.flatnonzero(~few)
     many = many[np.argsort(counts[many], kind="stable")]
     with tqdm(total=len(many), desc="clustering tokens", disable=quiet, unit="token") as bar:
@@ -119,27 +119,35 @@ def _cluster_group(points: Points, tokens: NDArray[np.int64], starts: NDArray[np
     weights = torch.from_numpy(np.where(mask, points.counts[index], 0)).float().to(device)
     within = torch.from_numpy(points.spreads[index]).to(device)
     middle = torch.bmm((weights / weights.sum(dim=1, keepdim=True))[:, None], states)
-    sets = PointSets(states.sub_(middle).mul_((weights > 0)[:, :, None]), weights)
-    # A token's starts are keyed by the token, so they do not depend on which others are in its group.
-    draws = np.stack([np.random.default_rng([seed, int(token)]).random((spec.num_senses, num_trials(spec.num_senses)), np.float32)
-                      for token in tokens])[:, :k, : num_trials(k)]
-    clusters = kmeans(sets, k, torch.from_numpy(draws).to(device))
+    states.sub_(middle)
+    if not mask.all():
+        states.mul_((weights > 0)[:, :, None])
+    sets = PointSets(states, weights)
+    clusters = kmeans(sets, k, torch.from_numpy(_draws(tokens, spec.num_senses, seed)[:, :k, : num_trials(k)]).to(device))
     if spec.clustering == "adaptive":
         clusters = _adapted(sets, clusters, k, within, spec)
     shares, sizes = shares_of(clusters, weights, k)
-    distances = sets.own_distances(shares, clusters)
+    means = sets.means(shares)
+    distances = sets.own_distances(shares, means, clusters)
     spreads = torch.bmm(shares, (distances / states.shape[2] + within)[:, :, None]).squeeze(2)
     real = (sizes > 0).cpu()
-    return Senses(np.repeat(tokens, real.sum(dim=1).numpy()), (sets.means(shares) + middle).cpu()[real],
+    return Senses(np.repeat(tokens, real.sum(dim=1).numpy()), means.add_(middle).cpu()[real],
                   sizes.cpu()[real].round().long().numpy(), spreads.cpu()[real].numpy(),
                   _nearest(clusters.cpu().numpy()[mask], distances.cpu().numpy()[mask], points.sources[index][mask],
                            np.nonzero(mask)[0] * k, spec.contexts_per_sense))
 
 
+def _draws(tokens: NDArray[np.int64], num_senses: int, seed: int) -> NDArray[np.float32]:
+    """[G, num_senses, num_trials] uniform in [0, 1), keyed by the token: they do not depend on which others are in its group."""
+    shape = (num_senses, num_trials(num_senses))
+    numbers = mixed(tokens.astype(np.uint64)[:, None] ^ mixed(np.uint64(seed))) ^ np.arange(shape[0] * shape[1], dtype=np.uint64)
+    return ((mixed(numbers) >> np.uint64(40)).astype(np.float32) / np.float32(1 << 24)).reshape(-1, *shape)
+
+
 def _adapted(sets: PointSets, clusters: Tensor, k: int, within: Tensor, spec: SensesSpec) -> Tensor:
     """Clusters merged to each token's own number, then moved to where they are best. within [G, n]: the points' own spreads."""
     shares, sizes = shares_of(clusters, sets.weights, k)
-    errors = (sets.weights * (sets.own_distances(shares, clusters) + within * sets.points.shape[2])).sum(dim=1)
+    errors = (sets.weights * (sets.own_distances(shares, sets.means(shares), clusters) + within * sets.points.shape[2])).sum(dim=1)
     merged = choose(sets.gaps(shares), sizes, errors, spec.min_senses, spec.sense_cost).gather(1, clusters)
     shares, sizes = shares_of(merged, sets.weights, k)
     return lloyd(sets, shares, sizes > 0)
@@ -148,6 +156,8 @@ def _adapted(sets: PointSets, clusters: Tensor, k: int, within: Tensor, spec: Se
 def _nearest(clusters: NDArray[np.int64], distances: NDArray[np.float32], sources: NDArray[np.int64],
              offsets: NDArray[np.int64], number: int) -> tuple[NDArray[np.int64], ...]:
     """The sources of the points nearest to each cluster's mean. offsets: first cluster number of each point's token."""
+    if not number:
+        return ()
     numbers = offsets + clusters
     order = np.lexsort((distances, numbers))
     starts = np.unique(numbers[order], return_index=True)[1]

@@ -13,13 +13,19 @@ import torch
 from torch import Tensor
 
 MAX_ITERATIONS = 25
+STILL_SHARE = 0.02
+"""A set is done when no more than this share of its points changes its cluster. Waiting for none to move takes 1.6 times as long on
+real states, and gains 0.3 % of the error."""
 GRAM_SHARE = 3
 """The Gram matrix is used for sets of at most a third as many points as dimensions: beyond, making it costs more than it saves."""
 
 
 def num_trials(k: int) -> int:
-    """Candidates for each start of greedy k-means++, as Arthur and Vassilvitskii advise (2007, end of section 5)."""
-    return 2 + int(math.log(k))
+    """Candidates for each start of greedy k-means++: twice as many as Arthur and Vassilvitskii advise (2007, end of section 5).
+
+    On real states that takes 0.3 % off the error, as much as STILL_SHARE puts on, and products of eight rows are hardly dearer than of four.
+    """
+    return 2 * (2 + int(math.log(k)))
 
 
 class PointSets:
@@ -31,7 +37,7 @@ class PointSets:
         if gram is None and points.shape[1] * GRAM_SHARE <= points.shape[2]:
             gram = torch.bmm(points, points.transpose(1, 2))
         self.gram = gram
-        self.squares = points.square().sum(dim=2) if gram is None else gram.diagonal(dim1=1, dim2=2)
+        self.squares = torch.linalg.vector_norm(points, dim=2).square_() if gram is None else gram.diagonal(dim1=1, dim2=2)
 
     def where(self, mask: Tensor) -> PointSets:
         """Some of the sets."""
@@ -63,9 +69,9 @@ class PointSets:
         lengths = products.diagonal(dim1=1, dim2=2)
         return (lengths[:, :, None] + lengths[:, None] - 2 * products).clamp_min(0)
 
-    def own_distances(self, shares: Tensor, clusters: Tensor) -> Tensor:
-        """[G, n]: squared distance of each point from the mean of its cluster."""
-        products = self.with_means(shares)
+    def own_distances(self, shares: Tensor, means: Tensor, clusters: Tensor) -> Tensor:
+        """[G, n]: squared distance of each point from the mean of its cluster; shares [G, k, n] and means [G, k, D] say the same."""
+        products = torch.bmm(means, self.points.transpose(1, 2)) if self.gram is None else torch.bmm(shares, self.gram)
         return self.distances(products, (products * shares).sum(dim=2)).gather(1, clusters[:, None]).squeeze(1)
 
 
@@ -84,7 +90,7 @@ def kmeans(sets: PointSets, k: int, draws: Tensor) -> Tensor:
 
 
 def lloyd(sets: PointSets, shares: Tensor, alive: Tensor) -> Tensor:
-    """Lloyd's iterations from means [G, k, n] (those not alive [G, k] take no points) until nothing moves; returns clusters [G, n]."""
+    """Lloyd's iterations from means [G, k, n] (those not alive [G, k] take no points) until hardly a point moves; clusters [G, n]."""
     result = torch.zeros(sets.weights.shape, dtype=torch.int64, device=shares.device)
     active = torch.arange(len(shares), device=shares.device)
     clusters = torch.full_like(result, -1)
@@ -97,7 +103,7 @@ def lloyd(sets: PointSets, shares: Tensor, alive: Tensor) -> Tensor:
         lengths = lengths.masked_fill_(~alive, torch.inf)
         clusters = torch.add(lengths[:, :, None], products, alpha=-2).min(dim=1).indices  # argmin is several times slower here
         changed = (clusters != previous) & (sets.weights > 0)
-        moved = changed.any(dim=1)
+        moved = changed.sum(dim=1) > STILL_SHARE * (sets.weights > 0).sum(dim=1)
         result[active] = clusters
         number = int(moved.sum())
         if number == 0:

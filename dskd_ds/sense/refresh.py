@@ -28,7 +28,7 @@ def refreshed(before: Points, new: Points, spec: SensesSpec, seed: int, device: 
     """Senses from old senses and new vectors; those of tokens without new vectors stay as they are."""
     touched = np.isin(before.tokens, new.tokens)
     changed = Points.join([before.where(touched), new])
-    return Senses.join([before.where(~touched).as_senses(), cluster(changed, spec, seed, device)])
+    return Senses.join([before.where(~touched).as_senses(spec.contexts_per_sense > 0), cluster(changed, spec, seed, device)])
 
 
 def check_refresh(old: SenseDictionary, key: dict[str, Any]) -> None:

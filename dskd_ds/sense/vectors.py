@@ -58,11 +58,11 @@ def position_hashes(seed: int, row: dict[str, Any], block_tokens: int) -> NDArra
     lengths = np.diff(np.append(starts, block_tokens))
     digests = np.repeat(np.asarray(row["doc_digests"], np.int64).view(np.uint64), lengths)
     within = np.arange(block_tokens) - np.repeat(starts, lengths) + np.repeat(np.asarray(row["doc_offsets"]), lengths)
-    hashes: NDArray[np.uint64] = _mix(_mix(digests ^ _mix(np.uint64(seed))) ^ within.astype(np.uint64))
+    hashes: NDArray[np.uint64] = mixed(mixed(digests ^ mixed(np.uint64(seed))) ^ within.astype(np.uint64))
     return hashes
 
 
-def _mix(values: Any) -> Any:
+def mixed(values: Any) -> Any:
     """splitmix64's finaliser (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014)."""
     with np.errstate(over="ignore"):
         values = values + np.uint64(0x9E3779B97F4A7C15)
