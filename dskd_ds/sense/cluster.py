@@ -141,7 +141,8 @@ def _draws(tokens: NDArray[np.int64], num_senses: int, seed: int) -> NDArray[np.
     """[G, num_senses, num_trials] uniform in [0, 1), keyed by the token: they do not depend on which others are in its group."""
     shape = (num_senses, num_trials(num_senses))
     numbers = mixed(tokens.astype(np.uint64)[:, None] ^ mixed(np.uint64(seed))) ^ np.arange(shape[0] * shape[1], dtype=np.uint64)
-    return ((mixed(numbers) >> np.uint64(40)).astype(np.float32) / np.float32(1 << 24)).reshape(-1, *shape)
+    draws: NDArray[np.float32] = (mixed(numbers) >> np.uint64(40)).astype(np.float32) / np.float32(1 << 24)
+    return draws.reshape(-1, *shape)
 
 
 def _adapted(sets: PointSets, clusters: Tensor, k: int, within: Tensor, spec: SensesSpec) -> Tensor:

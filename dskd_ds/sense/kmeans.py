@@ -23,7 +23,7 @@ GRAM_SHARE = 3
 def num_trials(k: int) -> int:
     """Candidates for each start of greedy k-means++: twice as many as Arthur and Vassilvitskii advise (2007, end of section 5).
 
-    On real states that takes 0.3 % off the error, as much as STILL_SHARE puts on, and products of eight rows are hardly dearer than of four.
+    On real states that takes 0.3 % off the error, as much as STILL_SHARE puts on, and eight rows hardly cost more than four.
     """
     return 2 * (2 + int(math.log(k)))
 
