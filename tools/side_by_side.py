@@ -110,7 +110,8 @@ def ours(args: argparse.Namespace, run_dir: Path) -> list[str]:
     """Our launch: one student, one teacher, the quickstart's spec without the sense term."""
     settings = [f"run_dir={run_dir}", "topology.num_students=1", "topology.num_teachers=1", f"train.num_steps={ENDLESS}",
                 f"train.global_batch_blocks={args.batch_blocks}", f"train.micro_batch_blocks={args.batch_blocks}",
-                f"topology.threads_per_rank={args.ours_threads}", "loss.sense_weight=0", f"loss.signal={args.signal}"]
+                "deepspeed=ds_configs/zero0.json", f"topology.threads_per_rank={args.ours_threads}",
+                "loss.sense_weight=0", f"loss.signal={args.signal}"]
     return [tool("deepspeed"), "--num_gpus", "2", "--master_port", str(free_port()), "dskd_ds/train.py", "--spec", QUICKSTART,
             *(word for setting in settings for word in ("--set", setting))]
 

@@ -115,8 +115,12 @@ def optimise(spec: RunSpec, engine: Any, step_input: StepInput, counts: Counts) 
     for batch in step_input.micro_batches:
         loss, stats = engine(batch.input_ids, batch.position_ids, batch.teacher, batch.senses, scales)
         engine.backward(loss / loss_scale)
-        engine.step()
         sums += stats
+        if batch is step_input.micro_batches[-1] and not hasattr(engine.optimizer, "_global_grad_norm"):
+            # ZeRO stage 0 in float32: DeepSpeed clips by this norm, but keeps none.
+            gradients = [parameter.grad for parameter in engine.module.parameters() if parameter.grad is not None]
+            engine._global_grad_norm = torch.nn.utils.get_total_norm(gradients)
+        engine.step()
     return sums
 
 

@@ -38,7 +38,7 @@ def hpz_alone(folder: Path) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("name", ["zero2", "zero3", "zero3_offload", "hpz", "checkpointing", "frozen, checkpointing"])
+@pytest.mark.parametrize("name", ["zero0", "zero2", "zero3", "zero3_offload", "hpz", "checkpointing", "frozen, checkpointing"])
 def test_losses_are_those_of_zero3_cpu(tiny: TinyWorld, launch: Launch, name: str) -> None:
     frozen = ("student.train_last_layers=1",) if "frozen" in name else ()
     if "checkpointing" in name:
