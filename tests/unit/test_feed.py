@@ -44,7 +44,10 @@ def spec_of(kind: str) -> RunSpec:
 @contextmanager
 def feed_of(spec: RunSpec, model: TeacherModel, folder: Path, shift: int = 0, mine: SenseRetriever | None = None,
             theirs: SenseRetriever | None = None) -> Iterator[Feed]:
-    """A feed whose teacher answers in a thread; `shift`: by how many positions it is off. mine: the student's senses; theirs: the teacher's."""
+    """A feed whose teacher answers in a thread; `shift`: by how many positions it is off.
+
+    mine: the student's senses; theirs: the teacher's.
+    """
     student = StudentLink(folder, 0, spec.link, V, D)
     link = TeacherLink(folder, spec.link, Hello(teacher="a", fingerprint="f", vocab_size=V, hidden_size=D), 1)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -120,8 +121,8 @@ def test_the_student_gets_what_it_would_have_chosen(dictionary: SenseDictionary,
 def test_a_step_is_the_same_wherever_senses_are_chosen(dictionary: SenseDictionary, teacher: TeacherModel,  # noqa: F811
                                                        tmp_path: Path) -> None:
     """Over the real link; the teacher's states are bfloat16's, so nothing is rounded on the way."""
-    trunk = teacher.trunk.forward
-    teacher.trunk.forward = lambda **words: type(trunk(**words))(last_hidden_state=trunk(**words).last_hidden_state.bfloat16().float())
+    forward = teacher.trunk.forward
+    teacher.trunk.forward = lambda **words: SimpleNamespace(last_hidden_state=forward(**words).last_hidden_state.bfloat16().float())
     steps = {}
     for where in ("student", "teacher"):
         spec = spec_of("topk")
@@ -151,7 +152,8 @@ def chosen(seed: int = 0, positions: int = 7, most: int = 4, num_rows: int = NUM
     return Chosen(draw.random(positions).astype(np.float32), some(), some(), draw.random(positions) < 0.5)
 
 
-@given(seed=st.integers(0, 999), positions=st.integers(0, 9), most=st.sampled_from([1, 4, 300]), num_rows=st.sampled_from([1, 300, 1 << 20]))
+@given(seed=st.integers(0, 999), positions=st.integers(0, 9), most=st.sampled_from([1, 4, 300]),
+       num_rows=st.sampled_from([1, 300, 1 << 20]))
 def test_what_was_chosen_survives_the_wire(seed: int, positions: int, most: int, num_rows: int) -> None:
     sent, form = chosen(seed, positions, most, num_rows), SensesWanted(key="", num_rows=num_rows, most=most)
     found = read_chosen(chosen_arrays(sent, form), form, positions)
@@ -201,7 +203,7 @@ def test_a_teacher_with_other_senses_refuses(dictionary: SenseDictionary, teache
         answer(teacher, arrays, wanted, other)
     with pytest.raises(ValueError, match="this teacher's are dictionary"):
         answer(teacher, arrays, wanted, on_teacher(dictionary, senses(kappa=3)))
-    with pytest.raises(ValueError, match='this teacher has none: .*retrieve_on = "student"'):
+    with pytest.raises(ValueError, match=r'this teacher has none: .*retrieve_on = "student"'):
         answer(teacher, arrays, wanted)
 
 
