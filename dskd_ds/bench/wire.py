@@ -145,11 +145,15 @@ def bytes_per_token() -> list[Figure]:
 
 @torch.inference_mode()
 def chosen_bytes() -> list[Figure]:
-    """The same where the teacher chooses the senses: their numbers travel, no hidden states. What is chosen is the quickstart's."""
+    """The same where the teacher chooses the senses: their numbers travel, no hidden states.
+
+    What is chosen is the quickstart's: of its small dictionary few sets are full. The last lines say what full ones take.
+    """
     made = real()
     dictionary = open_dictionary(made.spec.senses.dictionary, verify=False)
     projection, search = load_projection(dictionary), partial(knn, load_graph(dictionary))
     sizes: dict[str, SignalBytes] = {}
+    full: dict[str, SignalBytes] = {}
     for candidates in ("lexical", "hybrid"):
         rule = SensesSpec.model_validate({"dictionary": made.spec.senses.dictionary, "candidates": candidates})
         retriever = SenseRetriever(dictionary, rule, made.spec.loss, 0, projection, search)
@@ -158,10 +162,14 @@ def chosen_bytes() -> list[Figure]:
         chosen = retriever.choose(selection, states, _top_k(made, states), 0)
         form = retriever.wanted.model_copy(update={"num_rows": LARGE_ROWS})
         sizes[candidates] = _measured(made.batch, selection, "bfloat16", chosen, form)
-    share = sizes["lexical"].sense_share
+        spec = made.spec.model_copy(update={"senses": rule.model_copy(update={"retrieve_on": "teacher"})})
+        for share in (sizes[candidates].sense_share, 0.8):
+            full[f"{candidates}, were all sets full at {share:.0%} sense positions"] = \
+                signal_bytes(spec, LARGE_VOCABULARY, LARGE_HIDDEN, share, LARGE_ROWS)
     return [Figure("bytes_per_token_chosen", "request and reply, top-64 and numbers of the senses that the teacher chose, D 4,096",
-                   sizes["lexical"].total, 400, "lower", {"sense positions": f"{share:.0%}",
-                                                          **{name: _split(size) for name, size in sizes.items()}})]
+                   sizes["lexical"].total, 400, "lower", {
+                       "sense positions": f"{sizes['lexical'].sense_share:.0%}",
+                       **{name: _split(size) for name, size in (sizes | full).items()}})]
 
 
 def _split(size: SignalBytes) -> str:
