@@ -43,11 +43,11 @@ NUM_ROWS = (V + NUM_SPANS) * PER_TOKEN
 WEIGHTED = LossSpec(sense_weighting="teacher_probability")
 
 
-def dictionary_in(folder: Path, seed: int = 0) -> SenseDictionary:
-    rows = torch.randn(V * PER_TOKEN, D, generator=torch.Generator().manual_seed(seed))
+def dictionary_in(folder: Path, seed: int = 0, per_token: int = PER_TOKEN) -> SenseDictionary:
+    rows = torch.randn(V * per_token, D, generator=torch.Generator().manual_seed(seed))
     relations = TokenRelations({t: [(t + 1) % V, V] for t in range(0, V, 2)}, {t: [(t + 20) % V] for t in range(0, V, 3)}, [(3, 4)])
-    write_dictionary(folder, Senses(np.repeat(np.arange(V), PER_TOKEN), rows, np.ones(len(rows), np.int64)), relations,
-                     {"vocab_size": V, "layer": -1, "teacher": "t", "tokenizer": "z"}, PER_TOKEN)
+    write_dictionary(folder, Senses(np.repeat(np.arange(V), per_token), rows, np.ones(len(rows), np.int64)), relations,
+                     {"vocab_size": V, "layer": -1, "teacher": "t", "tokenizer": "z"}, per_token)
     opened = open_dictionary(folder)
     build_index(opened, senses(), torch.randn(4, D))
     return opened
@@ -116,6 +116,19 @@ def test_the_student_gets_what_it_would_have_chosen(dictionary: SenseDictionary,
     assert expected.has_pull.any()
     assert expected.push_mask.any()
     assert 0 < expected.weights.min() < expected.weights.max() <= 1
+
+
+def test_states_decide_before_they_are_rounded(teacher: TeacherModel, tmp_path: Path) -> None:  # noqa: F811
+    """Among so many senses that rounded states pick others."""
+    settings, some = senses(candidates="lexical", kappa=20), batch()
+    able = on_teacher(dictionary_in(tmp_path / "dense", per_token=100), settings)
+    selection = able.select(some)
+    arrays, wanted, at = request(some, "topk", able.wanted)
+    found = reply(answer(teacher, arrays, wanted, able), wanted, at, len(selection)).chosen
+    hidden = teacher.hidden_states(some.input_ids, some.position_ids).flatten(0, 1)[torch.from_numpy(selection.positions)]
+    exact, rounded = (able.lexical(selection, states)[0].rows for states in (hidden, hidden.bfloat16().float()))
+    assert (found.pull.rows == exact).all()
+    assert (found.pull.rows != rounded).any()
 
 
 def test_a_step_is_the_same_wherever_senses_are_chosen(dictionary: SenseDictionary, teacher: TeacherModel,  # noqa: F811
