@@ -10,7 +10,7 @@ from typing import Any
 from dskd_ds.data.documents import matching_files
 from dskd_ds.errors import InputError
 from dskd_ds.sense.dictionary import open_own
-from dskd_ds.sense.index import INDEX_FOLDER
+from dskd_ds.sense.open import check_index
 from dskd_ds.spec import RunSpec
 from dskd_ds.student.ds_config import deepspeed_config
 from dskd_ds.teacher.checkpoint import read_config, resolve_model
@@ -33,9 +33,8 @@ def preflight(spec: RunSpec, with_senses: bool = True) -> None:
             raise InputError(f'[senses] dictionary = "{spec.senses.dictionary}", but it holds states of layer {dictionary.layer}, and the '
                              "sense term compares with the states that the student's head reads.\n"
                              "  build one with [senses] hidden_layer = -1, or set [loss] sense_weight = 0.")
-        if spec.senses.candidates != "lexical" and not (dictionary.folder / INDEX_FOLDER / "manifest.json").is_file():
-            raise InputError(f'[senses] candidates = "{spec.senses.candidates}", but {dictionary.folder} has no index.\n'
-                             '  build it again (dskd senses build SPEC.toml --force), or set candidates = "lexical".')
+        if spec.senses.retrieve_on == "student" or spec.topology.num_teachers:  # else it is the business of teachers elsewhere
+            check_index(spec, dictionary)
         if spec.loss.margin_unit == "median_antonym" and dictionary.facts["median_antonym_distance"] is None:
             raise InputError('[loss] margin_unit = "median_antonym", but the dictionary has no two antonyms with senses.\n'
                              '  collect from more text ([senses] collect_tokens), or set margin_unit = "absolute".')

@@ -21,6 +21,7 @@ from dskd_ds.compute import use_threads
 from dskd_ds.link import TeacherLink, Work, codec
 from dskd_ds.link.messages import Array, Hello, Reply
 from dskd_ds.observe.console import quiet_progress
+from dskd_ds.sense.open import open_on_teacher
 from dskd_ds.spec import RunSpec
 from dskd_ds.teacher.model import TeacherModel, load_teacher
 from dskd_ds.teacher.service import answer
@@ -68,10 +69,12 @@ class ReplyStore:
 def serve(spec: RunSpec, store: ReplyStore) -> None:
     """Serve the run of `spec` until its students are done; the model is loaded only for what the store lacks."""
     teacher: TeacherModel | None = None
+    retriever, senses_name = open_on_teacher(spec)
     hello_path = store.folder / HELLO_FILE
     if not hello_path.is_file():
         teacher = load_teacher(spec.teacher, vocab_size=shared_vocab_size(spec))
-        hello = Hello(teacher="replay", fingerprint=teacher.fingerprint, vocab_size=teacher.vocab_size, hidden_size=teacher.hidden_size)
+        hello = Hello(teacher="replay", fingerprint=teacher.fingerprint + senses_name, vocab_size=teacher.vocab_size,
+                      hidden_size=teacher.hidden_size)
         hello_path.write_text(hello.model_dump_json())
     link = TeacherLink(Path(spec.run_dir), spec.link, Hello.model_validate_json(hello_path.read_text()), spec.topology.num_students)
     num_stored = num_answered = 0
@@ -81,7 +84,7 @@ def serve(spec: RunSpec, store: ReplyStore) -> None:
             arrays = store.get(work)
             if arrays is None:
                 teacher = teacher or load_teacher(spec.teacher, vocab_size=shared_vocab_size(spec))
-                arrays = answer(teacher, work.arrays, work.request.wanted)
+                arrays = answer(teacher, work.arrays, work.request.wanted, retriever)
                 store.put(work, arrays)
                 num_stored += 1
             num_answered += 1

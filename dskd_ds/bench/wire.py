@@ -19,26 +19,29 @@ from dskd_ds.data.batches import Batch, Sample, make_batch
 from dskd_ds.data.blocks import heldout_blocks
 from dskd_ds.link import codec
 from dskd_ds.link.hidden import pack_hidden, unpack_hidden
-from dskd_ds.link.messages import Reply, Request, Wanted
+from dskd_ds.link.messages import Reply, Request, SensesWanted, Wanted
 from dskd_ds.link.traffic import SignalBytes, signal_bytes
 from dskd_ds.losses.sense import sense_loss
+from dskd_ds.sense.chosen import Chosen
 from dskd_ds.sense.dictionary import open_dictionary
 from dskd_ds.sense.index import knn, load_graph, load_projection
 from dskd_ds.sense.retrieve import Selection, SenseRetriever
 from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.spec.processes import HiddenFormat
 from dskd_ds.spec.senses import SensesSpec
-from dskd_ds.student.feed import positions_asked
+from dskd_ds.student.feed import positions_asked, selection_arrays
 from dskd_ds.teacher.model import TeacherModel, load_teacher
 from dskd_ds.teacher.reply import Signal, signal_arrays
 from dskd_ds.teacher.service import CACHE_ROWS
-from dskd_ds.teacher.signal import Draws, TopK, draw, top_k_signal
+from dskd_ds.teacher.signal import Draws, TopK, concatenate, draw, top_k_signal
 
 QUICKSTART = "ds_configs/runs/quickstart.toml"
 NUM_POSITIONS = 2048
 ROWS = 128
 LARGE_VOCABULARY, LARGE_HIDDEN = 128_256, 4096
 """Llama-3-8B's."""
+LARGE_ROWS = 10 * LARGE_VOCABULARY
+"""Of a dictionary of it, ten senses a token."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +107,7 @@ def sense_error() -> list[Figure]:
     retriever = SenseRetriever(dictionary, made.spec.senses, made.spec.loss, 0, load_projection(dictionary), search)
     selection = retriever.select(made.batch)
     exact = made.states[torch.from_numpy(selection.positions)]
-    signals = [top_k_signal(made.teacher.logits(rows), made.spec.loss.top_k, (1.0,)) for rows in exact.split(ROWS)]
-    top_k = TopK(*(torch.cat([getattr(signal, name) for signal in signals]) for name in ("ids", "logits", "tail")))
+    top_k = _top_k(made, exact)
     margin = made.spec.loss.margin * float(dictionary.facts["median_antonym_distance"] or 1.0)
 
     def term(states: Tensor) -> float:
@@ -115,6 +117,10 @@ def sense_error() -> list[Figure]:
     errors = {name: abs(term(as_received(exact, name)) / value - 1) for name in ("float8", "bfloat16")}
     return [Figure("fp8_sense_error", "relative error of the sense term when float8 states pick its candidates", errors["float8"],
                    0.005, "lower", {"sense positions": len(selection), "same with bfloat16 states": f"{errors['bfloat16']:.2g}"})]
+
+
+def _top_k(made: Real, states: Tensor) -> TopK:
+    return concatenate([top_k_signal(made.teacher.logits(rows), made.spec.loss.top_k, (1.0,)) for rows in states.split(ROWS)])
 
 
 @torch.inference_mode()
@@ -137,28 +143,67 @@ def bytes_per_token() -> list[Figure]:
                     **{f"{name}, were 80 % sense positions": text for name, text in worst.items()}})]
 
 
+@torch.inference_mode()
+def chosen_bytes() -> list[Figure]:
+    """The same where the teacher chooses the senses: their numbers travel, no hidden states.
+
+    What is chosen is the quickstart's: of its small dictionary few sets are full. The last lines say what full ones take.
+    """
+    made = real()
+    dictionary = open_dictionary(made.spec.senses.dictionary, verify=False)
+    projection, search = load_projection(dictionary), partial(knn, load_graph(dictionary))
+    sizes: dict[str, SignalBytes] = {}
+    full: dict[str, SignalBytes] = {}
+    for candidates in ("lexical", "hybrid"):
+        rule = SensesSpec.model_validate({"dictionary": made.spec.senses.dictionary, "candidates": candidates})
+        retriever = SenseRetriever(dictionary, rule, made.spec.loss, 0, projection, search)
+        selection = retriever.select(made.batch)
+        states = made.states[torch.from_numpy(selection.positions)]
+        chosen = retriever.choose(selection, states, _top_k(made, states), 0)
+        form = retriever.wanted.model_copy(update={"num_rows": LARGE_ROWS})
+        sizes[candidates] = _measured(made.batch, selection, "bfloat16", chosen, form)
+        spec = made.spec.model_copy(update={"senses": rule.model_copy(update={"retrieve_on": "teacher"})})
+        for share in (sizes[candidates].sense_share, 0.8):
+            full[f"{candidates}, were all sets full at {share:.0%} sense positions"] = \
+                signal_bytes(spec, LARGE_VOCABULARY, LARGE_HIDDEN, share, LARGE_ROWS)
+    return [Figure("bytes_per_token_chosen", "request and reply, top-64 and numbers of the senses that the teacher chose, D 4,096",
+                   sizes["lexical"].total, 400, "lower", {
+                       "sense positions": f"{sizes['lexical'].sense_share:.0%}",
+                       **{name: _split(size) for name, size in (sizes | full).items()}})]
+
+
 def _split(size: SignalBytes) -> str:
-    return f"{size.total:,.0f} = top-k {size.top_k:,.0f} + hidden {size.hidden:,.0f} + request and headers {size.request:,.0f}"
+    name, value = ("senses", size.senses) if size.senses else ("hidden", size.hidden)
+    return f"{size.total:,.0f} = top-k {size.top_k:,.0f} + {name} {value:,.0f} + request and headers {size.request:,.0f}"
 
 
-def _measured(batch: Batch, selection: Selection, hidden_format: HiddenFormat) -> SignalBytes:
-    """Bytes of a request and its reply, for each token of the batch. Numbers are random: their bytes do not depend on them."""
-    wanted = Wanted(top_k=64, temperatures=(1.0,), num_draws=50, draw_temperature=1.0, draw_seed=0, hidden_format=hidden_format)
-    at = positions_asked("topk", batch.supervised.numpy(), selection.positions)
+def _measured(batch: Batch, selection: Selection, hidden_format: HiddenFormat, chosen: Chosen | None = None,
+              senses: SensesWanted | None = None) -> SignalBytes:
+    """Bytes of a request and its reply, for each token of the batch. Numbers are random: their bytes do not depend on them.
+
+    chosen, senses: by the teacher, in place of hidden states.
+    """
+    wanted = Wanted(top_k=64, temperatures=(1.0,), num_draws=50, draw_temperature=1.0, draw_seed=0, hidden_format=hidden_format,
+                    senses=senses)
+    at = positions_asked("topk", batch.supervised.numpy(), selection.positions[:0] if senses else selection.positions)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(LARGE_VOCABULARY, (len(at["top_k"]), 64), generator=generator)
     top_k = TopK(ids, torch.zeros(ids.shape, dtype=torch.float16), torch.zeros(len(ids), 1))
     none = torch.zeros(0, dtype=torch.int64)
-    signal = Signal(top_k, Draws(none, none, none), torch.randn(len(at["hidden"]), LARGE_HIDDEN, generator=generator))
+    signal = Signal(top_k, Draws(none, none, none), torch.randn(len(at["hidden"]), LARGE_HIDDEN, generator=generator),
+                    chosen or Chosen.nothing())
     arrays = signal_arrays(signal, wanted, LARGE_VOCABULARY)
     reply = codec.num_bytes(codec.encode(Reply(request_id=0, forward_seconds=0.1), arrays))
     request = codec.num_bytes(codec.encode(Request(request_id=0, wanted=wanted), {
         "input_ids": batch.input_ids.numpy().astype(np.int32), "position_ids": batch.position_ids.numpy().astype(np.int32),
-        **{f"{name}_positions": positions.astype(np.int32) for name, positions in at.items()}}))
+        **{f"{name}_positions": positions.astype(np.int32) for name, positions in at.items()},
+        **selection_arrays(batch if senses else None)}))
     tokens = batch.input_ids.numel()
     hidden = arrays["hidden"].nbytes + arrays["hidden_scales"].nbytes
     top = sum(arrays[name].nbytes for name in ("top_k_ids", "top_k_logits", "tail"))
-    return SignalBytes(top / tokens, 0.0, hidden / tokens, (reply + request - hidden - top) / tokens, len(selection) / tokens)
+    numbers = sum(array.nbytes for name, array in arrays.items() if name.startswith(("sense_", "pull_", "push_")))
+    return SignalBytes(top / tokens, 0.0, hidden / tokens, numbers / tokens, (reply + request - hidden - top - numbers) / tokens,
+                       len(selection) / tokens)
 
 
 @torch.inference_mode()
@@ -189,5 +234,6 @@ def sampled_bytes() -> list[Figure]:
 
 
 BENCHES: dict[str, Callable[[], list[Figure]]] = {
-    "fp8_kl": kl_error, "fp8_sense": sense_error, "bytes_per_token": bytes_per_token, "sampled_bytes": sampled_bytes,
+    "fp8_kl": kl_error, "fp8_sense": sense_error, "bytes_per_token": bytes_per_token, "chosen_bytes": chosen_bytes,
+    "sampled_bytes": sampled_bytes,
 }

@@ -7,12 +7,16 @@ A request holds everything its reply depends on, so any identical teacher answer
 Arrays by name. B blocks of T tokens, V vocabulary, D hidden size; K, S and P positions with top k, with draws, with hidden states.
 Positions count through the flattened B * T and ascend. Token ids travel in the fewest bytes that hold V (link/packing.py).
 
-    Request  input_ids [B, T] int32; position_ids [B, T] int32; top_k_positions [K], draw_positions [S], hidden_positions [P] int32
+    Request  input_ids [B, T] int32; position_ids [B, T] int32; top_k_positions [K], draw_positions [S], hidden_positions [P] int32;
+             if the teacher is to choose senses (else 0 rows): targets [B, T] int32, -100 where there is none, and
+             sample_keys [B, 2] int64, epoch and block, from which both sides draw the same Q sense positions and related words
     Reply    top_k_ids [K, k, id bytes] uint8; top_k_logits [K, k] float16, minus the row's maximum;
              tail [K, temperatures] float32, log-sum-exp of all other logits / tau, minus maximum / tau;
              draw_lengths [S] uint16, tokens drawn at each position; draw_ids [sum of lengths, id bytes] uint8, ascending in each row;
              draw_counts [sum of lengths, count bytes] uint8, how many draws fell on each;
-             hidden [P, D * number bytes] uint8 and hidden_scales [P, blocks] uint16 (link/hidden.py)
+             hidden [P, D * number bytes] uint8 and hidden_scales [P, blocks] uint16 (link/hidden.py);
+             sense_weights [Q] float32; sense_neighbours [Q] uint8, 1 where the index gave senses; for S+ (pull) and S- (push)
+             pull_lengths [Q, length bytes] uint8 and pull_rows [sum of lengths, row bytes] uint8, rows of the dictionary (sense/chosen.py)
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from dskd_ds.spec.processes import HiddenFormat
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Version of everything in this module; peers of another version are refused by name."""
 
 Array = NDArray[np.generic]
@@ -61,6 +65,17 @@ class Credit(Message):
     num_requests: Annotated[int, Field(gt=0, le=1024)]
 
 
+class SensesWanted(Message):
+    """Senses that the teacher is to choose with its own copy of the dictionary, and in what form."""
+
+    key: str = Field(max_length=200)
+    """Digests of the student's dictionary and of the settings that decide the choice; a teacher that has others refuses."""
+    num_rows: Annotated[int, Field(gt=0)]
+    """Of the dictionary."""
+    most: Annotated[int, Field(gt=0)]
+    """Senses in S+ or in S- of one position."""
+
+
 class Wanted(Message):
     """Which signals are wanted of a forward pass, and in what form."""
 
@@ -71,6 +86,8 @@ class Wanted(Message):
     draw_temperature: Annotated[float, Field(gt=0)]
     draw_seed: Count
     hidden_format: HiddenFormat
+    senses: SensesWanted | None = None
+    """None: the student chooses them itself, or has no use for them."""
 
 
 class Request(Message):
@@ -108,9 +125,10 @@ KINDS: dict[int, type[Message]] = {
 
 ARRAYS: dict[type[Message], dict[str, tuple[str, int]]] = {
     Request: {"input_ids": ("int32", 2), "position_ids": ("int32", 2), "top_k_positions": ("int32", 1),
-              "draw_positions": ("int32", 1), "hidden_positions": ("int32", 1)},
+              "draw_positions": ("int32", 1), "hidden_positions": ("int32", 1), "targets": ("int32", 2), "sample_keys": ("int64", 2)},
     Reply: {"top_k_ids": ("uint8", 3), "top_k_logits": ("float16", 2), "tail": ("float32", 2),
             "draw_lengths": ("uint16", 1), "draw_ids": ("uint8", 2), "draw_counts": ("uint8", 2),
-            "hidden": ("uint8", 2), "hidden_scales": ("uint16", 2)},
+            "hidden": ("uint8", 2), "hidden_scales": ("uint16", 2), "sense_weights": ("float32", 1), "sense_neighbours": ("uint8", 1),
+            "pull_lengths": ("uint8", 2), "pull_rows": ("uint8", 2), "push_lengths": ("uint8", 2), "push_rows": ("uint8", 2)},
 }
 """Which arrays a kind carries: name -> (dtype, number of dimensions)."""

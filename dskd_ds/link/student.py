@@ -163,7 +163,7 @@ class StudentLink:
                             f"this run expects {self._expected[0]}, {self._expected[1]}.\n  start it with this run's spec.")
         if self._fingerprint not in (None, hello.fingerprint):
             raise LinkError(f"teacher {hello.teacher} is {hello.fingerprint}, an earlier one was {self._fingerprint}.\n"
-                            "  all teachers of a run must serve the same weights in the same number format.")
+                            "  all teachers of a run must serve the same weights in the same number format, with the same sense index.")
         self._fingerprint = hello.fingerprint
         self._teachers[identity] = _Teacher(hello.teacher, time.monotonic())
         self._send(identity, Welcome(student=self.name))

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dskd_ds.link.hidden import hidden_width
 from dskd_ds.link.packing import byte_width
 from dskd_ds.spec import RunSpec
+
+if TYPE_CHECKING:
+    from dskd_ds.sense.dictionary import SenseDictionary
 
 TOKENS_PER_DRAW = 0.31
 """Different tokens among 100 draws at a position: 31 with SmolLM2 on held-out Wikipedia (`dskd bench` counts again)."""
@@ -15,6 +19,10 @@ REQUEST_TOKEN_BYTES = 8
 """Id and position of every token."""
 POSITION_BYTES = 4
 """Each position that something is asked for at."""
+DRAWN_TOKEN_BYTES = 4
+"""The target of every token, where the teacher draws the sense positions."""
+MANY_ROWS = 1 << 24
+"""Rows of a dictionary that is not there yet: 3 bytes hold their numbers."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +32,8 @@ class SignalBytes:
     top_k: float
     draws: float
     hidden: float
+    senses: float
+    """Numbers of chosen senses."""
     request: float
     sense_share: float
     """Share of positions that get the sense term."""
@@ -31,25 +41,38 @@ class SignalBytes:
     @property
     def total(self) -> float:
         """All of them."""
-        return self.top_k + self.draws + self.hidden + self.request
+        return self.top_k + self.draws + self.hidden + self.senses + self.request
 
 
-def signal_bytes(spec: RunSpec, vocab_size: int, hidden_size: int, sense_share: float) -> SignalBytes:
+def signal_bytes(spec: RunSpec, vocab_size: int, hidden_size: int, sense_share: float, num_rows: int = MANY_ROWS) -> SignalBytes:
     """Bytes for each token, as if every position had a target (headers add about 1,000 bytes a message).
 
-    sense_share: share of positions with the sense term, 0..1 (`sense_share`).
+    sense_share: share of positions with the sense term, 0..1 (`sense_share`). num_rows: of the dictionary. Of chosen senses it is the most.
     """
     loss, id_bytes = spec.loss, byte_width(vocab_size)
     num_bytes, num_scales = hidden_width(spec.link.hidden_format, hidden_size)
     num_tails = 2 if loss.signal == "topk" and loss.temperature != 1.0 else 1
-    share = {"top_k": 1.0 if loss.signal == "topk" else sense_share, "draws": 1.0 if loss.signal == "sampled" else 0.0,
-             "hidden": 1.0 if loss.signal == "exact" else sense_share}
+    on_teacher = spec.uses_senses and spec.senses.retrieve_on == "teacher"
+    rest = 0.0 if on_teacher else sense_share
+    share = {"top_k": 1.0 if loss.signal == "topk" else rest, "draws": 1.0 if loss.signal == "sampled" else 0.0,
+             "hidden": 1.0 if loss.signal == "exact" else rest}
     drawn = max(1.0, TOKENS_PER_DRAW * loss.num_draws)
     return SignalBytes(
         top_k=share["top_k"] * (min(loss.top_k, vocab_size) * (id_bytes + 2) + 4 * num_tails),
         draws=share["draws"] * (2 + drawn * (id_bytes + byte_width(loss.num_draws + 1))),
         hidden=share["hidden"] * (num_bytes + 2 * num_scales),
-        request=REQUEST_TOKEN_BYTES + POSITION_BYTES * sum(share.values()), sense_share=sense_share)
+        senses=sense_share * _sense_bytes(spec, num_rows) if on_teacher else 0.0,
+        request=REQUEST_TOKEN_BYTES + DRAWN_TOKEN_BYTES * on_teacher + POSITION_BYTES * sum(share.values()), sense_share=sense_share)
+
+
+def _sense_bytes(spec: RunSpec, num_rows: int) -> float:
+    """The most that the chosen senses of a position take, where half have S+ and S-, and half S+ alone: weight, flag, two lengths, rows.
+
+    Word relations give kappa senses to a set. The index adds as many to S- in the first half, and to S+ in the second, whose targets may
+    be related to nothing; where it is alone it adds them to every S+, and gives all of S-.
+    """
+    most = spec.senses.kappa * (1.5 if spec.senses.candidates == "lexical" else 2.5)
+    return 5 + 2 * byte_width(2 * spec.senses.kappa + 1) + most * byte_width(num_rows)
 
 
 def sense_share(spec: RunSpec, related_fraction: float) -> float:
@@ -64,17 +87,22 @@ def sense_share(spec: RunSpec, related_fraction: float) -> float:
     return min(1.0, 2 * wanted / spec.data.block_tokens)
 
 
-def related_fraction(spec: RunSpec) -> float:
+def _dictionary(spec: RunSpec) -> SenseDictionary | None:
+    """The spec's dictionary, if it is used and there already."""
+    from dskd_ds.sense.dictionary import open_dictionary
+
+    there = spec.uses_senses and Path(spec.senses.dictionary).is_dir()
+    return open_dictionary(spec.senses.dictionary, verify=False) if there else None
+
+
+def related_fraction(spec: RunSpec, dictionary: SenseDictionary | None) -> float:
     """About how often a target has relations, in the text that the dictionary was collected from. 0 if there is no dictionary."""
     if spec.senses.candidates == "neighbours":
         return 1.0
-    if not spec.uses_senses or not Path(spec.senses.dictionary).is_dir():
+    if dictionary is None:
         return 0.0
     import numpy as np
 
-    from dskd_ds.sense.dictionary import open_dictionary
-
-    dictionary = open_dictionary(spec.senses.dictionary, verify=False)
     counts = np.bincount(dictionary.row_owners, dictionary.sense_counts, minlength=dictionary.vocab_size)[: dictionary.vocab_size]
     related = (dictionary.synonyms.lengths() > 0) | (dictionary.antonyms.lengths() > 0)
     return float(counts[related].sum() / max(counts.sum(), 1))
@@ -85,10 +113,13 @@ def plan_line(spec: RunSpec) -> str:
     from dskd_ds.teacher.checkpoint import read_config, resolve_model
 
     config = read_config(resolve_model(spec.teacher.model)).get_text_config()
-    size = signal_bytes(spec, config.vocab_size, config.hidden_size, sense_share(spec, related_fraction(spec)))
+    dictionary = _dictionary(spec)
+    size = signal_bytes(spec, config.vocab_size, config.hidden_size, sense_share(spec, related_fraction(spec, dictionary)),
+                        len(dictionary.senses) if dictionary else MANY_ROWS)
     name = {"topk": f"top-{spec.loss.top_k}", "exact": "hidden states at every position", "hidden": "no logits",
             "sampled": f"{spec.loss.num_draws} draws"}[spec.loss.signal]
     extra = {"topk": "hidden states", "exact": f"top-{spec.loss.top_k}"}.get(spec.loss.signal, f"hidden states and top-{spec.loss.top_k}")
+    extra = "numbers of senses" if size.senses else extra
     senses = f" + {extra} at ~{size.sense_share:.0%} of positions" if size.sense_share else ""
     ahead = spec.train.global_batch_blocks // spec.topology.num_students * spec.data.block_tokens * (spec.link.prefetch_depth + 1)
     number_format = f" ({spec.link.hidden_format})" if size.hidden else ""

@@ -24,6 +24,7 @@ from dskd_ds.sense.distances import exact_nearest, rerank
 from dskd_ds.spec.senses import SensesSpec
 
 INDEX_FOLDER = "index"
+GRAPH_FILE = "graph.bin"
 PCA_SAMPLE = 50_000
 BUILD_ROWS = 16_384
 """Rows that are projected and inserted at a time."""
@@ -73,7 +74,7 @@ def build_index(dictionary: SenseDictionary, spec: SensesSpec, queries: Tensor) 
              "recall_at_10": _recall(index, projection, dictionary, spec, queries)}
     folder = dictionary.folder / INDEX_FOLDER
     partial = partial_folder(folder)
-    index.save_index(str(partial / "graph.bin"))
+    index.save_index(str(partial / GRAPH_FILE))
     save_file({"mean": projection.mean, "components": projection.components}, partial / "projection.safetensors")
     write_manifest(partial, facts)
     replace_folder(partial, folder)
@@ -124,8 +125,13 @@ def load_graph(dictionary: SenseDictionary) -> Any:
     if facts.get("of_senses") != senses_digest(dictionary):
         raise InputError(f"{folder}: this index is not of this dictionary.\n  build both again: dskd senses build SPEC.toml --force")
     index = hnswlib.Index(space="l2", dim=int(facts["dims"]))
-    index.load_index(str(folder / "graph.bin"))
+    index.load_index(str(folder / GRAPH_FILE))
     return index
+
+
+def index_digest(dictionary: SenseDictionary) -> str:
+    """SHA-256 of the dictionary's graph, as its manifest says."""
+    return str(parse_manifest(dictionary.folder / INDEX_FOLDER)[1][GRAPH_FILE]["sha256"])
 
 
 def senses_digest(dictionary: SenseDictionary) -> str:

@@ -1,12 +1,18 @@
 """Which positions get the sense term, and which senses form S+ and S- there. All of a batch at once, no loop over positions.
 
+Three steps: `select` draws positions and related words and needs no teacher; `choose` finds S+ and S- and needs the teacher's states;
+`pack` turns the chosen rows into vectors. The middle one may run where the teacher is ([senses] retrieve_on).
+
 Source: METHOD.md, "Positions" and "Candidates". Draws are keyed by (seed, epoch, block), so they do not depend on the ranks.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -14,12 +20,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dskd_ds.data.batches import Batch
+from dskd_ds.link.messages import SensesWanted
 from dskd_ds.losses.sense import SenseTargets
 from dskd_ds.sense import candidates as sets
 from dskd_ds.sense.candidates import Candidates, Ints, Mask
+from dskd_ds.sense.chosen import Chosen
 from dskd_ds.sense.dictionary import SenseDictionary
 from dskd_ds.sense.distances import rerank
-from dskd_ds.sense.index import Projection
+from dskd_ds.sense.index import Projection, senses_digest
 from dskd_ds.sense.relations import Ragged
 from dskd_ds.spec.loss import LossSpec
 from dskd_ds.spec.senses import SensesSpec
@@ -27,6 +35,9 @@ from dskd_ds.teacher.signal import TopK
 
 Search = Callable[[NDArray[np.float32], int], Ints]
 """[P, d] reduced queries, number of candidates -> [P, C] rows."""
+DECIDING = ("candidates", "kappa", "num_related_words", "num_neighbours", "min_teacher_probability", "min_positions", "position_fraction",
+            "paper_exact", "index_search_effort")
+"""The [senses] keys that decide what is drawn and chosen."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +63,7 @@ class SenseRetriever:
 
     def __init__(self, dictionary: SenseDictionary, spec: SensesSpec, loss: LossSpec, seed: int,
                  projection: Projection | None = None, search: Search | None = None) -> None:
-        """projection, search: the index; needed for `neighbours` and `hybrid`."""
-        assert spec.candidates == "lexical" or search is not None, "neighbours need an index"
+        """projection, search: the index; needed to `choose` for `neighbours` and `hybrid`."""
         self.dictionary, self.spec, self.loss, self.seed = dictionary, spec, loss, seed
         self.projection, self.search = projection, search
         lexical = spec.candidates != "neighbours"
@@ -90,13 +100,26 @@ class SenseRetriever:
         order = np.argsort(positions)
         return positions[order], (np.arange(len(positions)) < wanted)[order]
 
+    @cached_property
+    def wanted(self) -> SensesWanted:
+        """What a student asks a teacher for that is to choose in its place; a teacher with other senses finds another."""
+        settings = self.spec.model_dump(include=set(DECIDING), mode="json") | {"weighting": self.loss.sense_weighting, "seed": self.seed}
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        key = f"dictionary {senses_digest(self.dictionary)[:16]}, settings {digest[:16]}"
+        return SensesWanted(key=key, num_rows=len(self.dictionary.senses), most=2 * self.spec.kappa)
+
     def targets(self, selection: Selection, hidden: Tensor, top_k: TopK, column: int) -> SenseTargets:
+        """Choose and pack."""
+        return self.pack(selection, self.choose(selection, hidden, top_k, column))
+
+    def choose(self, selection: Selection, hidden: Tensor, top_k: TopK, column: int) -> Chosen:
         """Find S+ and S- at the selected positions.
 
         hidden: [P, D] the teacher's states there. top_k: its top k at the same positions; `column` of its tail is temperature 1.
+        All on the CPU.
         """
         if not len(selection):
-            return SenseTargets.empty(self.dictionary.hidden_size)
+            return Chosen.nothing()
         hidden = hidden.float()
         probs = top_k.log_probs(1.0, column)[0].exp().numpy()
         top_ids = top_k.ids.numpy()
@@ -106,10 +129,10 @@ class SenseRetriever:
             more_pull, more_push = self._neighbours(selection, hidden, top_ids, probs)
             with_neighbours = more_pull.present(len(selection)) | more_push.present(len(selection))
             pull, push = sets.merge(pull, more_pull), sets.merge(push, more_push)
-        weights = torch.ones(len(selection))
+        weights = np.ones(len(selection), np.float32)
         if self.loss.sense_weighting == "teacher_probability":
-            weights = torch.from_numpy(np.where(top_ids == selection.targets[:, None], probs, 0.0).sum(axis=1)).float()
-        return self._pack(selection, weights, pull, push, with_neighbours)
+            weights = np.where(top_ids == selection.targets[:, None], probs, 0.0).sum(axis=1).astype(np.float32)
+        return Chosen(weights, pull, push, with_neighbours)
 
     def lexical(self, selection: Selection, hidden: Tensor) -> tuple[Candidates, Candidates]:
         """S+ and S- from the word relations alone: the kappa senses nearest to hidden [P, D] float32 (METHOD.md, "Candidates")."""
@@ -124,7 +147,7 @@ class SenseRetriever:
     def _neighbours(self, selection: Selection, hidden: Tensor, top_ids: Ints,
                     probs: NDArray[np.float32]) -> tuple[Candidates, Candidates]:
         """From R_i: likely neighbours where the target has no relations, hard negatives where the whole term applies."""
-        assert self.search is not None
+        assert self.search is not None, "neighbours need an index"
         assert self.projection is not None
         found = self.search(self.projection(hidden), self.spec.index_search_effort)
         rows, _ = rerank(self.dictionary, hidden, found, self.spec.num_neighbours)
@@ -145,8 +168,12 @@ class SenseRetriever:
         related = np.repeat(tokens, counts) * size + table.values[sets.ranges(table.offsets[tokens], counts)]
         return np.isin(targets[:, None] * size + owners, related)
 
-    def _pack(self, selection: Selection, weights: Tensor, pull: Candidates, push: Candidates, with_neighbours: Mask) -> SenseTargets:
+    def pack(self, selection: Selection, chosen: Chosen) -> SenseTargets:
+        """The vectors of what was chosen, wherever that was. Needs no index."""
         senses, norms, size = self.dictionary.senses, self.dictionary.squared_norms, len(selection)
+        if not size:
+            return SenseTargets.empty(self.dictionary.hidden_size)
+        pull, push = chosen.pull, chosen.push
         counts = np.bincount(pull.positions, minlength=size)
         owners, rows = torch.from_numpy(pull.positions), torch.from_numpy(pull.rows)
         number = torch.from_numpy(counts).clamp_min(1).float()
@@ -157,12 +184,14 @@ class SenseRetriever:
         width = max(1, int(push_counts.max()))
         column = sets.ranges(np.zeros_like(push_counts), push_counts)
         negatives = torch.zeros(size, width, senses.shape[1])
-        place, chosen = (torch.from_numpy(push.positions), torch.from_numpy(column)), torch.from_numpy(push.rows)
-        negatives[place] = senses.index_select(0, chosen).float()
+        place, rows = (torch.from_numpy(push.positions), torch.from_numpy(column)), torch.from_numpy(push.rows)
+        negatives[place] = senses.index_select(0, rows).float()
         negative_norms = torch.zeros(size, width)
-        negative_norms[place] = norms[chosen]
+        negative_norms[place] = norms[rows]
         mask = torch.arange(width) < torch.from_numpy(push_counts)[:, None]
         has_pull = torch.from_numpy(counts > 0)
-        coverage = [selection.synonyms.lengths() > 0, selection.antonyms.lengths() > 0, with_neighbours, (counts == 0) & (push_counts == 0)]
-        return SenseTargets(torch.from_numpy(selection.positions), weights, mean, torch.where(has_pull, spread, 0.0), has_pull,
-                            negatives, negative_norms, mask, torch.tensor([int(part.sum()) for part in coverage]))
+        coverage = [selection.synonyms.lengths() > 0, selection.antonyms.lengths() > 0, chosen.with_neighbours,
+                    (counts == 0) & (push_counts == 0)]
+        return SenseTargets(torch.from_numpy(selection.positions), torch.from_numpy(chosen.weights), mean,
+                            torch.where(has_pull, spread, 0.0), has_pull, negatives, negative_norms, mask,
+                            torch.tensor([int(part.sum()) for part in coverage]))

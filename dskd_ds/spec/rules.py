@@ -47,7 +47,7 @@ def check_rules(spec: RunSpec) -> Iterator[Problem]:
     """Every problem of a spec whose fields are fine one by one."""
     for rule in (length_is_given_once, batch_divides, layers_are_named, topk_temperature, teacher_signal, hidden_has_no_kl,
                  draws_run_forward, lexical_needs_lexicon, senses_are_countable, neighbours_are_fetched,
-                 deadlines_order, completions_are_chats, on_policy_fits):
+                 states_travel_for_a_reason, deadlines_order, completions_are_chats, on_policy_fits):
         yield from rule(spec)
 
 
@@ -162,6 +162,13 @@ def neighbours_are_fetched(spec: RunSpec) -> Iterator[Problem]:
         yield Problem("senses.num_neighbours", senses.num_neighbours,
                       f"the index is asked for index_search_effort = {senses.index_search_effort} candidates only",
                       "use at most that, or a larger [senses] index_search_effort")
+
+
+def states_travel_for_a_reason(spec: RunSpec) -> Iterator[Problem]:
+    """A student that gets the hidden states picks candidates itself."""
+    if spec.uses_senses and spec.senses.retrieve_on == "teacher" and spec.loss.signal in ("exact", "hidden"):
+        yield Problem("senses.retrieve_on", "teacher", f'[loss] signal = "{spec.loss.signal}" sends the student the hidden states anyway',
+                      'set [loss] signal = "topk" or "sampled", or retrieve_on = "student"')
 
 
 def completions_are_chats(spec: RunSpec) -> Iterator[Problem]:

@@ -79,7 +79,8 @@ class Feed:
         tau, signal = spec.loss.temperature, spec.loss.signal
         temperatures = (1.0,) if tau == 1.0 or signal != "topk" else (tau, 1.0)  # senses want temperature 1, which is the last
         self._wanted = Wanted(top_k=spec.loss.top_k, temperatures=temperatures, num_draws=spec.loss.num_draws, draw_temperature=tau,
-                              draw_seed=spec.seed, hidden_format=spec.link.hidden_format)
+                              draw_seed=spec.seed, hidden_format=spec.link.hidden_format,
+                              senses=retriever.wanted if retriever and spec.senses.retrieve_on == "teacher" else None)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="prepare", initializer=local_device)  # devices are chosen by thread
         self._steps: deque[list[_Planned]] = deque()
         self._next_step, self._last_step = first_step, last_step
@@ -124,11 +125,12 @@ class Feed:
         selection = self._retriever.select(batch) if self._retriever else None
         sense = selection.positions if selection else np.zeros(0, np.int64)
         wanted = self._wanted.model_copy(update={"draw_seed": self._spec.seed * 1_000_003 + batch.samples[0].epoch})
-        at = positions_asked(self._spec.loss.signal, batch.supervised.numpy(), sense)
+        at = positions_asked(self._spec.loss.signal, batch.supervised.numpy(), sense if self._wanted.senses is None else sense[:0])
         arrays: dict[str, Array] = {
             "input_ids": batch.input_ids.numpy().astype(np.int32),
             "position_ids": batch.position_ids.numpy().astype(np.int32),
             **{f"{name}_positions": positions.astype(np.int32) for name, positions in at.items()},
+            **selection_arrays(batch if self._wanted.senses else None),
         }
         answer = self._link.submit(arrays, wanted)
         return _Planned(batch, selection, answer, self._pool.submit(self._prepare, batch, selection, at, answer))
@@ -137,7 +139,8 @@ class Feed:
         """Runs in the pool's thread: reply -> tensors on the device."""
         reply = answer.result()
         try:
-            signal = read_signal(reply.arrays, self._wanted, self._sizes, (len(at["top_k"]), len(at["draw"]), len(at["hidden"])))
+            signal = read_signal(reply.arrays, self._wanted, self._sizes, (len(at["top_k"]), len(at["draw"]), len(at["hidden"])),
+                                 len(selection) if selection and self._wanted.senses else 0)
         except ValueError as error:
             raise LinkError(f"teacher {reply.teacher} sent a reply that does not fit its request: {error}.") from None
         if not self._tested:
@@ -151,10 +154,13 @@ class Feed:
         mode, supervised = self._spec.loss.signal, batch.supervised
         senses = SenseTargets.empty(self._sizes[1])
         if selection is not None and self._retriever is not None:
-            index = torch.searchsorted(supervised, torch.from_numpy(selection.positions))
-            there = signal.top_k.rows(index) if mode == "topk" else signal.top_k
-            hidden = signal.hidden[index] if mode == "exact" else signal.hidden
-            senses = self._retriever.targets(selection, hidden, there, len(self._wanted.temperatures) - 1)
+            chosen = signal.chosen
+            if self._wanted.senses is None:
+                index = torch.searchsorted(supervised, torch.from_numpy(selection.positions))
+                there = signal.top_k.rows(index) if mode == "topk" else signal.top_k
+                hidden = signal.hidden[index] if mode == "exact" else signal.hidden
+                chosen = self._retriever.choose(selection, hidden, there, len(self._wanted.temperatures) - 1)
+            senses = self._retriever.pack(selection, chosen)
         teacher = TeacherTargets(supervised, batch.targets.flatten()[supervised], signal.top_k if mode == "topk" else None,
                                  signal.hidden if mode == "exact" else None, signal.draws.sampled() if mode == "sampled" else None)
         return teacher, senses
@@ -168,7 +174,18 @@ class Feed:
 
 
 def positions_asked(signal: SignalKind, supervised: Ints, sense: Ints) -> dict[str, Ints]:
-    """Positions at which top k, draws and hidden states are asked for: the KL's part where there is a target, the rest for senses."""
+    """Positions at which top k, draws and hidden states are asked for: the KL's part where there is a target, the rest for senses.
+
+    sense: where the student picks candidates.
+    """
     return {"top_k": supervised if signal == "topk" else sense,
             "draw": supervised if signal == "sampled" else supervised[:0],
             "hidden": supervised if signal == "exact" else sense}
+
+
+def selection_arrays(batch: Batch | None) -> dict[str, Array]:
+    """What a teacher needs to draw the same sense positions as this side; None: it is not to."""
+    if batch is None:
+        return {"targets": np.zeros((0, 0), np.int32), "sample_keys": np.zeros((0, 2), np.int64)}
+    return {"targets": batch.targets.numpy().astype(np.int32),
+            "sample_keys": np.array([[sample.epoch, sample.block] for sample in batch.samples], np.int64)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from dskd_ds.link.hidden import as_tensor, hidden_width, pack_hidden, unpack_hidden
 from dskd_ds.link.messages import Array, Wanted
 from dskd_ds.link.packing import pack, unpack
+from dskd_ds.sense.chosen import UNWANTED, Chosen, chosen_arrays, read_chosen
 from dskd_ds.teacher.signal import Draws, TopK
 
 
@@ -22,6 +23,8 @@ class Signal:
     draws: Draws
     hidden: Tensor
     """[P, D]"""
+    chosen: Chosen = field(default_factory=Chosen.nothing)
+    """Senses at Q positions, where the teacher chooses them."""
 
 
 def signal_arrays(signal: Signal, wanted: Wanted, vocab_size: int) -> dict[str, Array]:
@@ -34,14 +37,16 @@ def signal_arrays(signal: Signal, wanted: Wanted, vocab_size: int) -> dict[str, 
         "draw_lengths": signal.draws.lengths.numpy().astype(np.uint16),
         "draw_ids": pack(signal.draws.ids.numpy(), vocab_size),
         "draw_counts": pack(signal.draws.counts.numpy(), wanted.num_draws + 1),
-        "hidden": numbers, "hidden_scales": scales,
+        "hidden": numbers, "hidden_scales": scales, **chosen_arrays(signal.chosen, wanted.senses or UNWANTED),
     }
 
 
-def read_signal(arrays: dict[str, Array], wanted: Wanted, sizes: tuple[int, int], rows: tuple[int, int, int]) -> Signal:
+def read_signal(arrays: dict[str, Array], wanted: Wanted, sizes: tuple[int, int], rows: tuple[int, int, int],
+                num_chosen: int = 0) -> Signal:
     """A reply's arrays -> the signal on the CPU. Buffers that torch can use as they lie are not copied.
 
-    sizes: vocabulary, hidden size. rows: how many positions were asked for top k, for draws, for hidden states.
+    sizes: vocabulary, hidden size. rows: how many positions were asked for top k, for draws, for hidden states. num_chosen: at how many
+    positions the teacher was to choose senses.
     Raises ValueError if shapes or values do not fit them.
     """
     vocab_size, hidden_size = sizes
@@ -58,7 +63,8 @@ def read_signal(arrays: dict[str, Array], wanted: Wanted, sizes: tuple[int, int]
     if tuple(top_k.ids.shape) != k:
         raise ValueError(f"top_k_ids has shape {tuple(top_k.ids.shape)}, expected {k}")
     _check_draws(draws, wanted.num_draws)
-    return Signal(top_k, draws, unpack_hidden(arrays["hidden"], arrays["hidden_scales"], wanted.hidden_format))
+    hidden = unpack_hidden(arrays["hidden"], arrays["hidden_scales"], wanted.hidden_format)
+    return Signal(top_k, draws, hidden, read_chosen(arrays, wanted.senses or UNWANTED, num_chosen))
 
 
 def _check_draws(draws: Draws, num_draws: int) -> None:

@@ -15,9 +15,13 @@ import torch
 from dskd_ds.compute import local_device
 from dskd_ds.link import TeacherLink, Work
 from dskd_ds.link.messages import Array, Hello, Wanted
+from dskd_ds.sense.chosen import Chosen
+from dskd_ds.sense.open import open_on_teacher
+from dskd_ds.sense.retrieve import SenseRetriever
 from dskd_ds.spec import RunSpec
 from dskd_ds.teacher.model import TeacherModel, load_teacher
 from dskd_ds.teacher.reply import Signal, signal_arrays
+from dskd_ds.teacher.senses import selection_of
 from dskd_ds.teacher.signal import Draws, TopK, concatenate, draw, top_k_signal
 from dskd_ds.vocabulary import shared_vocab_size
 
@@ -33,20 +37,23 @@ the top 64, against 0.85 and 0.33 from 128 rows, which do not fit the cache (bes
 def serve(spec: RunSpec, replica: int) -> None:
     """Serve the run of `spec` as teacher number `replica`; returns when its students are done.
 
-    Raises NoTeacherError if no student listens, LinkError if one breaks the protocol.
+    Raises NoTeacherError if no student listens, LinkError if one breaks the protocol, InputError if the model, or a dictionary or index
+    that is wanted here, cannot be opened.
     """
     if local_device().type == "cpu":
         os.nice(GIVE_WAY)
+    retriever, senses_name = open_on_teacher(spec)
     teacher = load_teacher(spec.teacher, vocab_size=shared_vocab_size(spec))
     name = f"{replica} ({socket.gethostname()}, process {os.getpid()})"
-    hello = Hello(teacher=name, fingerprint=teacher.fingerprint, vocab_size=teacher.vocab_size, hidden_size=teacher.hidden_size)
+    hello = Hello(teacher=name, fingerprint=teacher.fingerprint + senses_name, vocab_size=teacher.vocab_size,
+                  hidden_size=teacher.hidden_size)
     link = TeacherLink(Path(spec.run_dir), spec.link, hello, spec.topology.num_students)
     num_requests, busy_seconds, started = 0, 0.0, time.monotonic()
     try:
         while (work := link.next_request()) is not None:
             num_requests += 1
             begun = time.monotonic()
-            _answer_or_fail(teacher, link, work)
+            _answer_or_fail(teacher, retriever, link, work)
             busy_seconds += time.monotonic() - begun
     finally:
         link.close()
@@ -54,20 +61,21 @@ def serve(spec: RunSpec, replica: int) -> None:
     print(f"teacher {name}: answered {num_requests} requests, busy {share:.0%} of the time.", file=sys.stderr)
 
 
-def _answer_or_fail(teacher: TeacherModel, link: TeacherLink, work: Work) -> None:
+def _answer_or_fail(teacher: TeacherModel, retriever: SenseRetriever | None, link: TeacherLink, work: Work) -> None:
     begun = time.monotonic()
     try:
-        arrays = answer(teacher, work.arrays, work.request.wanted)
+        arrays = answer(teacher, work.arrays, work.request.wanted, retriever)
     except (ValueError, IndexError, RuntimeError) as error:  # the request, or memory: the student must know, then decide
         link.fail(work, f"{type(error).__name__}: {error}")
         return
     link.reply(work, arrays, time.monotonic() - begun)
 
 
-def answer(teacher: TeacherModel, arrays: dict[str, Array], wanted: Wanted) -> dict[str, Array]:
+def answer(teacher: TeacherModel, arrays: dict[str, Array], wanted: Wanted, retriever: SenseRetriever | None = None) -> dict[str, Array]:
     """One forward pass of the request's shape -> the reply's arrays (link/messages.py).
 
-    Raises ValueError if ids or positions are out of range, or positions do not ascend.
+    retriever: for requests that want senses chosen. Raises ValueError if ids or positions are out of range, or positions do not ascend,
+    or the request wants senses that this teacher does not have.
     """
     input_ids, position_ids = (torch.tensor(arrays[name], dtype=torch.long) for name in ("input_ids", "position_ids"))
     _check_range("input_ids", input_ids, teacher.vocab_size)
@@ -75,17 +83,25 @@ def answer(teacher: TeacherModel, arrays: dict[str, Array], wanted: Wanted) -> d
         raise ValueError(f"position_ids {tuple(position_ids.shape)} and input_ids {tuple(input_ids.shape)} differ in shape")
     top_k_at, draw_at, hidden_at = (_positions(arrays, name, input_ids.numel())
                                     for name in ("top_k_positions", "draw_positions", "hidden_positions"))
+    selection = selection_of(retriever, arrays, wanted, input_ids, position_ids)
+    sense_at = torch.from_numpy(selection.positions) if selection else top_k_at[:0]
+    ranked_at = torch.unique(torch.cat([top_k_at, sense_at]))  # senses are chosen by the top k too, wherever the KL gets its signal
     hidden = teacher.hidden_states(input_ids, position_ids).flatten(0, 1)
     uniforms = torch.rand(len(draw_at), wanted.num_draws, dtype=torch.float64, generator=_generator(arrays, wanted))
     top_k: list[TopK] = []
     draws: list[Draws] = []
-    for chunk in torch.unique(torch.cat([top_k_at, draw_at])).split(LOGIT_ROWS):
+    for chunk in torch.unique(torch.cat([ranked_at, draw_at])).split(LOGIT_ROWS):
         logits = teacher.logits(hidden[chunk.to(hidden.device)])
         num_rows = CACHE_ROWS if logits.device.type == "cpu" else LOGIT_ROWS
         for rows, part in zip(chunk.split(num_rows), logits.split(num_rows), strict=True):
-            top_k.append(top_k_signal(_some(part, torch.isin(rows, top_k_at)), wanted.top_k, wanted.temperatures))
+            top_k.append(top_k_signal(_some(part, torch.isin(rows, ranked_at)), wanted.top_k, wanted.temperatures))
             draws.append(draw(_some(part, torch.isin(rows, draw_at)), wanted.draw_temperature, uniforms[torch.isin(draw_at, rows)]))
-    signal = Signal(concatenate(top_k), concatenate(draws), hidden[hidden_at.to(hidden.device)])
+    ranked, chosen = concatenate(top_k), Chosen.nothing()
+    if retriever and selection:
+        there = ranked.rows(torch.searchsorted(ranked_at, sense_at).to(ranked.ids.device)).to(torch.device("cpu"))
+        chosen = retriever.choose(selection, hidden[sense_at.to(hidden.device)].cpu(), there, len(wanted.temperatures) - 1)
+    asked = ranked if len(ranked_at) == len(top_k_at) else ranked.rows(torch.isin(ranked_at, top_k_at).to(ranked.ids.device))
+    signal = Signal(asked, concatenate(draws), hidden[hidden_at.to(hidden.device)], chosen)
     return signal_arrays(signal, wanted, teacher.vocab_size)
 
 

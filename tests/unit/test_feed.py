@@ -17,6 +17,7 @@ from dskd_ds.errors import LinkError
 from dskd_ds.head import FrozenHead
 from dskd_ds.link import StudentLink, TeacherLink
 from dskd_ds.link.messages import Array, Hello
+from dskd_ds.sense.retrieve import SenseRetriever
 from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.student.feed import Feed, StepInput
 from dskd_ds.teacher.model import TeacherModel
@@ -41,8 +42,12 @@ def spec_of(kind: str) -> RunSpec:
 
 
 @contextmanager
-def feed_of(spec: RunSpec, model: TeacherModel, folder: Path, shift: int = 0) -> Iterator[Feed]:
-    """A feed whose teacher answers in a thread; `shift`: by how many positions it is off."""
+def feed_of(spec: RunSpec, model: TeacherModel, folder: Path, shift: int = 0, mine: SenseRetriever | None = None,
+            theirs: SenseRetriever | None = None) -> Iterator[Feed]:
+    """A feed whose teacher answers in a thread; `shift`: by how many positions it is off.
+
+    mine: the student's senses; theirs: the teacher's.
+    """
     student = StudentLink(folder, 0, spec.link, V, D)
     link = TeacherLink(folder, spec.link, Hello(teacher="a", fingerprint="f", vocab_size=V, hidden_size=D), 1)
 
@@ -50,12 +55,12 @@ def feed_of(spec: RunSpec, model: TeacherModel, folder: Path, shift: int = 0) ->
         while (work := link.next_request()) is not None:
             arrays: dict[str, Array] = dict(work.arrays)
             arrays["input_ids"] = np.roll(arrays["input_ids"], shift, axis=1)
-            link.reply(work, answer(model, arrays, work.request.wanted), 0.0)
+            link.reply(work, answer(model, arrays, work.request.wanted, theirs), 0.0)
 
     thread = threading.Thread(target=serve, daemon=True)
     thread.start()
     head = FrozenHead(HEAD) if spec.loss.signal == "exact" else None
-    feed = Feed(spec, 0, Text(), student, None, (V, D), torch.device("cpu"), 0, 5, head)
+    feed = Feed(spec, 0, Text(), student, mine, (V, D), torch.device("cpu"), 0, 5, head)
     try:
         yield feed
     finally:

@@ -13,12 +13,14 @@ import zmq
 from dskd_ds.errors import ExitCode, LinkError, NoTeacherError
 from dskd_ds.link import StudentLink, TeacherLink, keys
 from dskd_ds.link.messages import Hello, Wanted
+from dskd_ds.sense.chosen import UNWANTED, Chosen, chosen_arrays
 from dskd_ds.spec.processes import LinkSpec
+from dskd_ds.student.feed import selection_arrays
 
 QUICK = LinkSpec(heartbeat_seconds=0.1, dead_after_seconds=1.0, teacher_wait_seconds=20.0)
 ARRAYS = {"input_ids": np.zeros((1, 4), np.int32), "position_ids": np.zeros((1, 4), np.int32),
           "top_k_positions": np.arange(3, dtype=np.int32), "draw_positions": np.zeros(0, np.int32),
-          "hidden_positions": np.arange(1, dtype=np.int32)}
+          "hidden_positions": np.arange(1, dtype=np.int32), **selection_arrays(None)}
 WANTED = Wanted(top_k=2, temperatures=(1.0,), num_draws=5, draw_temperature=1.0, draw_seed=0, hidden_format="bfloat16")
 
 
@@ -29,7 +31,8 @@ def hello(name: str, fingerprint: str = "f", vocab_size: int = 9) -> Hello:
 def reply_arrays(value: int) -> dict[str, np.ndarray]:
     return {"top_k_ids": np.full((3, 2, 1), value, np.uint8), "top_k_logits": np.zeros((3, 2), np.float16),
             "tail": np.zeros((3, 1), np.float32), "draw_lengths": np.zeros(0, np.uint16), "draw_ids": np.zeros((0, 1), np.uint8),
-            "draw_counts": np.zeros((0, 1), np.uint8), "hidden": np.zeros((1, 8), np.uint8), "hidden_scales": np.zeros((1, 0), np.uint16)}
+            "draw_counts": np.zeros((0, 1), np.uint8), "hidden": np.zeros((1, 8), np.uint8), "hidden_scales": np.zeros((1, 0), np.uint16),
+            **chosen_arrays(Chosen.nothing(), UNWANTED)}
 
 
 def serve(link: TeacherLink, value: int) -> threading.Thread:

@@ -72,6 +72,8 @@ def test_home_has_a_default(monkeypatch: pytest.MonkeyPatch) -> None:
     (["loss.kd_weight=0", "loss.sense_weight=0"], ["no part in this run"]),
     (["loss.signal=hidden"], ["[loss] kd_weight = 0.7", "nothing to compute a KL from"]),
     (["loss.signal=sampled", "loss.divergence=reverse"], ['[loss] divergence = "reverse"', "unbiased"]),
+    (["senses.retrieve_on=teacher", "loss.signal=exact"], ['[senses] retrieve_on = "teacher"', "hidden states anyway", '"sampled"']),
+    (["senses.retrieve_on=teacher", "loss.signal=hidden", "loss.kd_weight=0"], ['[senses] retrieve_on = "teacher"', '"hidden" sends']),
     (["name=a b"], ["name", '"a b"']),
     (["senses.candidates=lexical", "senses.lexicons=[]"], ["[senses] candidates", "which words are related", "add a lexicon"]),
     (["topology.num_students=two"], ["[topology] num_students", '"two"']),

@@ -9,7 +9,7 @@ import torch
 from dskd_ds.link import codec, traffic
 from dskd_ds.link.messages import Reply, Request, Wanted
 from dskd_ds.spec import RunSpec, load_spec
-from dskd_ds.student.feed import positions_asked
+from dskd_ds.student.feed import positions_asked, selection_arrays
 from dskd_ds.teacher.reply import Signal, signal_arrays
 from dskd_ds.teacher.signal import Draws, TopK
 
@@ -37,7 +37,7 @@ def test_signal_bytes_are_the_codecs(kind: str, hidden_format: str, vocab_size: 
                     torch.randn(len(at["hidden"]), hidden_size))
     ids = np.zeros((1, TOKENS), np.int32)
     request = codec.encode(Request(request_id=0, wanted=wanted), {"input_ids": ids, "position_ids": ids, **{
-        f"{name}_positions": positions.astype(np.int32) for name, positions in at.items()}})
+        f"{name}_positions": positions.astype(np.int32) for name, positions in at.items()}, **selection_arrays(None)})
     reply = codec.encode(Reply(request_id=0, forward_seconds=0.0), signal_arrays(signal, wanted, vocab_size))
     real = codec.num_bytes(request) + codec.num_bytes(reply)
     assert real - HEADERS < promised.total * TOKENS <= real

@@ -1,0 +1,91 @@
+"""Trainings whose teachers choose the senses: the very same steps as with students that do, fewer bytes, no index at the students."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from dskd_ds.observe.metrics import read_metrics
+from dskd_ds.sense.index import INDEX_FOLDER
+from tests.conftest import TinyWorld
+from tests.processes.conftest import Launch, deepspeed, dskd
+from tests.processes.test_teachers import PATIENCE_SECONDS, Start, start  # noqa: F401 (a fixture)
+
+pytestmark = pytest.mark.process
+EXACT = ("loss", "loss_ce", "loss_kd", "loss_sense", "grad_norm", "sense_positions", "sense_pull_distance", "sense_push_active",
+         "sense_with_synonyms", "sense_with_antonyms", "sense_with_neighbours", "sense_with_nothing")
+ON_TEACHER = "senses.retrieve_on=teacher"
+
+
+def words_for(run_dir: Path, *more: str) -> list[str]:
+    """A teacher in bfloat16, whose states lose nothing on the way."""
+    keys = (f"run_dir={run_dir}", "teacher.dtype=bfloat16", "train.num_steps=4", "train.micro_batch_blocks=2", "student.layers=first",
+            "checkpoint.every_steps=0", *more)
+    return [word for key in keys for word in ("--set", key)]
+
+
+@pytest.fixture
+def by_students(tiny: TinyWorld, launch: Launch, dictionary: Path) -> list[dict[str, float]]:
+    """The steps of a run whose students choose (once a session)."""
+    folder = tiny.folder / "students_choose"
+    if not folder.is_dir():
+        assert dictionary.is_dir()
+        assert launch(*dskd("train", str(tiny.spec_file), *words_for(folder))).code == 0
+    return read_metrics(folder)
+
+
+def same_steps(mine: list[dict[str, float]], theirs: list[dict[str, float]]) -> bool:
+    return [[record[key] for key in EXACT] for record in mine] == [[record[key] for key in EXACT] for record in theirs]
+
+
+def test_one_launch(tiny: TinyWorld, launch: Launch, by_students: list[dict[str, float]]) -> None:
+    folder = tiny.folder / "teacher_chooses"
+    ended = launch(*dskd("train", str(tiny.spec_file), *words_for(folder, ON_TEACHER)))
+    assert ended.code == 0
+    assert "numbers of senses at ~" in ended.output
+    found = read_metrics(folder)
+    assert same_steps(found, by_students)
+    assert len(found) == 4
+    assert all(record["loss_sense"] > 0 and record["sense_with_neighbours"] > 0 for record in found)
+    assert all(mine["link_bytes"] < theirs["link_bytes"] for mine, theirs in zip(found, by_students, strict=True))
+
+
+def test_a_teacher_elsewhere_has_the_only_index(tiny: TinyWorld, start: Start, dictionary: Path,  # noqa: F811
+                                                by_students: list[dict[str, float]]) -> None:
+    """Its students' dictionary has no index beside it."""
+    assert by_students
+    folder, copy = tiny.folder / "teacher_elsewhere", tiny.folder / "senses_without_index"
+    shutil.copytree(dictionary, copy, ignore=shutil.ignore_patterns(INDEX_FOLDER))
+    spec = ["--spec", str(tiny.spec_file), *words_for(folder, ON_TEACHER, "topology.num_teachers=0")]
+    students = start(*deepspeed(2, "dskd_ds/train.py", *spec, "--set", f"senses.dictionary={copy}"))
+    alone = start(sys.executable, "-m", "dskd_ds.teacher", *spec)
+    assert students.wait(PATIENCE_SECONDS) == 0
+    assert alone.wait(30) == 0
+    assert same_steps(read_metrics(folder), by_students)
+
+
+@pytest.mark.fault
+def test_a_teacher_with_other_senses_ends_the_run_by_name(tiny: TinyWorld, start: Start, dictionary: Path) -> None:  # noqa: F811
+    assert dictionary.is_dir()
+    spec = ["--spec", str(tiny.spec_file), *words_for(tiny.folder / "other_senses", ON_TEACHER, "topology.num_teachers=0")]
+    students = start(*deepspeed(2, "dskd_ds/train.py", *spec))
+    stranger = start(sys.executable, "-m", "dskd_ds.teacher", *spec, "--set", "senses.kappa=3")
+    output, _ = students.communicate(timeout=PATIENCE_SECONDS)
+    assert students.returncode == 1
+    assert "could not answer a request: ValueError: the student's senses are dictionary" in output
+    assert "start it with the students' spec" in output
+    assert "Traceback" not in output
+    assert stranger.wait(30) == 0  # the students said goodbye
+
+
+@pytest.mark.fault
+def test_a_teacher_without_the_dictionary_says_so(tiny: TinyWorld, launch: Launch) -> None:
+    nowhere = tiny.folder / "no_senses"
+    ended = launch(sys.executable, "-m", "dskd_ds.teacher", "--spec", str(tiny.spec_file),
+                   *words_for(tiny.folder / "no_run", ON_TEACHER, f"senses.dictionary={nowhere}"))
+    assert ended.code == 2
+    assert f'[senses] dictionary = "{nowhere}", but there is no such folder' in ended.output
+    assert "Traceback" not in ended.output
