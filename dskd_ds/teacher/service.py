@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dskd_ds.compute import local_device
 from dskd_ds.link import TeacherLink, Work
 from dskd_ds.link.messages import Array, Hello, Wanted
 from dskd_ds.sense.chosen import Chosen
@@ -27,8 +26,6 @@ from dskd_ds.vocabulary import shared_vocab_size
 
 LOGIT_ROWS = 128
 """Positions whose logits exist at a time (draws need four such arrays)."""
-GIVE_WAY = 15
-"""Niceness of a teacher on a CPU: asked ahead of use it can wait, and the student on the same cores need not."""
 CACHE_ROWS = 16
 """Rows that the signal is taken from at a time on a CPU. At 49,152 tokens one thread took 0.18 ms a position for 50 draws and 0.22 for
 the top 64, against 0.85 and 0.33 from 128 rows, which do not fit the cache (best of 4)."""
@@ -40,8 +37,6 @@ def serve(spec: RunSpec, replica: int) -> None:
     Raises NoTeacherError if no student listens, LinkError if one breaks the protocol, InputError if the model, or a dictionary or index
     that is wanted here, cannot be opened.
     """
-    if local_device().type == "cpu":
-        os.nice(GIVE_WAY)
     retriever, senses_name = open_on_teacher(spec)
     teacher = load_teacher(spec.teacher, vocab_size=shared_vocab_size(spec))
     name = f"{replica} ({socket.gethostname()}, process {os.getpid()})"
