@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
@@ -62,3 +63,14 @@ def use_threads(num_threads: int) -> None:
     """Set torch's CPU threads; 0 leaves what OMP_NUM_THREADS says."""
     if num_threads:
         torch.set_num_threads(num_threads)
+
+
+def give_back_memory() -> None:
+    """Return what is free in the heap to the system; nothing where the C library is not glibc.
+
+    Loading a model leaves holes of hundreds of megabytes, more or less of them by how its threads happened to run; with the settings of
+    observe/console.py the heap would keep them.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dskd_ds.compute import local_device
+from dskd_ds.compute import give_back_memory, local_device
 from dskd_ds.data.batches import num_steps, open_source
 from dskd_ds.errors import DskdError, ExitCode, InputError, OtherRankError
 from dskd_ds.link import StudentLink
@@ -62,6 +62,7 @@ def train(spec: RunSpec, role: Role) -> None:
         source = open_source(spec)
         engine = make_engine(spec, init, retriever.dictionary if retriever else None)
         first_step, tokens = checkpoint.resume(engine, spec)
+        give_back_memory()
         last_step = num_steps(spec, source)
         blocks = OnPolicyBlocks(spec, role.rank, source, engine)
         feed = Feed(spec, role.rank, blocks, link, retriever, (vocab_size, config.hidden_size), local_device(),
