@@ -48,10 +48,9 @@ class Followed:
     steps: list[Step]
     """Without the first ones, which are dropped."""
     student_bytes: int
-    """Private memory (USS) of the student's process after its last step, files under `apart` left out. With the allocator settings
-    of observe/console.py a process gives nothing back before it ends, so this is its peak."""
+    """Peak of what is not a file (heap, stacks, shared memory) in the student's process; the mapped dictionary is a file."""
     peak_bytes: int
-    """Peak of what is not a file (heap, stacks, shared memory), added over all processes of the launch, launchers included."""
+    """The same, added over all processes of the launch, launchers included."""
 
 
 def two_cores() -> tuple[int, int]:
@@ -63,12 +62,12 @@ def two_cores() -> tuple[int, int]:
     return cores[0], cores[1]
 
 
-def follow(commands: Sequence[Sequence[str]], run_dir: Path, num_steps: int, dropped: int, *, apart: Path | None = None,
+def follow(commands: Sequence[Sequence[str]], run_dir: Path, num_steps: int, dropped: int, *,
            pin: bool = True, threads: int = 1, env: Mapping[str, str | None] | None = None) -> Followed:
     """Start `commands` (one makes local rank 0, the student), let it make dropped + num_steps steps, and end it.
 
-    run_dir: where `metrics.jsonl` appears. apart: mapped files below it do not count in `student_bytes`. Without `pin` ranks move
-    freely. threads: OMP_NUM_THREADS. env: more variables, None to unset one.
+    run_dir: where `metrics.jsonl` appears. Without `pin` ranks move freely. threads: OMP_NUM_THREADS. env: more variables, None to
+    unset one.
     Raises BenchError if a command ends early, InputError for want of a second core.
     """
     with ExitStack() as cleanup:
@@ -77,22 +76,13 @@ def follow(commands: Sequence[Sequence[str]], run_dir: Path, num_steps: int, dro
         variables = child_environment(os.environ) | {"OMP_NUM_THREADS": str(threads)} | dict(env or {})
         processes = [cleanup.enter_context(_running(words, log, variables)) for words in commands]
         marks = _watch(processes, run_dir / METRICS_FILE, dropped + num_steps, cores, log)
-        student_bytes = private_bytes(_student(processes), apart)
-        peak_bytes = sum(_peak_bytes(member) for process in processes for member in _family(process))
+        student_bytes = peak_bytes(_student(processes))
+        all_bytes = sum(peak_bytes(member) for process in processes for member in _family(process))
     steps = [Step(after[0] - before[0], after[1] - before[1]) for before, after in itertools.pairwise(marks)]
-    return Followed(steps[dropped - 1 :], student_bytes, peak_bytes)
+    return Followed(steps[dropped - 1 :], student_bytes, all_bytes)
 
 
-def private_bytes(process: psutil.Process, apart: Path | None = None) -> int:
-    """Memory that would be free if this process ended (USS), without mappings of files below `apart`."""
-    total = 0
-    for mapping in process.memory_maps(grouped=True):
-        if apart is None or not mapping.path.startswith(f"{apart.resolve()}/"):
-            total += int(mapping.private_clean + mapping.private_dirty)
-    return total
-
-
-def _peak_bytes(process: psutil.Process) -> int:
+def peak_bytes(process: psutil.Process) -> int:
     """The kernel's own record of a process's peak, without the files it has mapped now (libraries, mostly)."""
     fields = dict(line.split(":", 1) for line in Path(f"/proc/{process.pid}/status").read_text().splitlines() if "kB" in line)
     return (int(fields["VmHWM"].split()[0]) - int(fields["RssFile"].split()[0])) * 1024
