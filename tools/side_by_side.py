@@ -6,7 +6,8 @@ Run `make quickstart` first: its student and teacher are compared. TRL gets an e
 float32, forward KL at temperature 1, no on-policy texts, AdamW, clipping at 1. What is not:
 
 - Ours adds cross-entropy, and its KL is over the teacher's top k and a bucket (--signal exact: over all tokens, as TRL's is).
-- TRL is one process that uses both cores in turn for teacher and student; ours a student and a teacher, each --ours-threads threads.
+- TRL is one process that uses both cores in turn for teacher and student; ours a student and a teacher, each --ours-threads threads,
+  and the student takes ZeRO stage 0: a single rank has nothing to shard.
 - TRL is run twice a round: as it comes, and with the allocator settings that our launcher sets. Its better time and its smaller
   memory count.
 
@@ -50,7 +51,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, help="times that each is run")
     parser.add_argument("--steps", type=int, default=4, help="steps measured in each run, after two that are not")
     parser.add_argument("--signal", choices=("topk", "exact"), default="topk", help="our teacher signal")
-    parser.add_argument("--ours-threads", type=int, default=1, help="threads of our student, and of our teacher")
+    parser.add_argument("--ours-threads", type=int, default=2, help="threads of our student, and of our teacher")
     args = parser.parse_args()
     quiet_libraries()
     quiet_progress()
