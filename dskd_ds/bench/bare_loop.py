@@ -24,6 +24,7 @@ from dskd_ds.observe.metrics import METRICS_FILE
 from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.student.depth import student_init
 from dskd_ds.student.ds_config import deepspeed_config
+from dskd_ds.student.world import open_world
 
 
 def main() -> None:
@@ -38,7 +39,7 @@ def main() -> None:
     quiet_progress()
     spec = load_spec(args.spec, args.set)
     use_threads(spec.topology.threads_per_rank)
-    deepspeed.init_distributed()
+    open_world()
     train(spec, load_model(spec, zero=not args.without_deepspeed), engine_wanted=not args.without_deepspeed)
 
 

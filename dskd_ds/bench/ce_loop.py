@@ -27,6 +27,7 @@ from dskd_ds.student.ds_config import deepspeed_config
 from dskd_ds.student.feed import MicroBatch, StepInput
 from dskd_ds.student.loop import run_steps
 from dskd_ds.student.on_policy import OnPolicyBlocks
+from dskd_ds.student.world import open_world
 from dskd_ds.topology import assign, read_launch
 
 
@@ -88,7 +89,7 @@ def main() -> None:
     spec = load_spec(args.spec, args.set)
     role = assign(read_launch(os.environ), spec.topology)
     use_threads(spec.topology.threads_per_rank)
-    deepspeed.init_distributed()
+    open_world()
     model = CrossEntropyStudent(load_model(spec, zero=True))
     engine, *_ = deepspeed.initialize(model=model, model_parameters=list(model.parameters()), config=deepspeed_config(spec))
     source = open_source(spec)

@@ -31,6 +31,7 @@ from dskd_ds.student.export import export_engine
 from dskd_ds.student.feed import Feed, StepInput
 from dskd_ds.student.model import load_student
 from dskd_ds.student.on_policy import OnPolicyBlocks
+from dskd_ds.student.world import open_world
 from dskd_ds.teacher.checkpoint import read_config, resolve_model
 from dskd_ds.topology import Role
 from dskd_ds.vocabulary import shared_vocab_size
@@ -50,7 +51,7 @@ class Counts:
 
 def train(spec: RunSpec, role: Role) -> None:
     """Train as one rank of the students' world. Raises DskdError for what a user should read."""
-    deepspeed.init_distributed()
+    open_world()
     with ExitStack() as cleanup:
         init = student_init(spec)
         record_spec(spec, role)

@@ -20,6 +20,7 @@ from dskd_ds.spec import load_spec
 from dskd_ds.student.feed import MicroBatch, StepInput
 from dskd_ds.student.loop import Counts, optimise
 from dskd_ds.student.model import load_student
+from dskd_ds.student.world import open_world
 from tests.processes.parity_worker import LENGTH, block
 
 
@@ -51,7 +52,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     get_accelerator().is_fp16_supported = lambda: True
-    deepspeed.init_distributed()
+    open_world()
     found = {f"{dtype} {tokens}": run(args.model, dtype, tokens) for dtype in ("float32", "float16") for tokens in (1, 10_000_000)}
     Path(args.out).write_text(json.dumps(found))
 

@@ -19,6 +19,7 @@ from dskd_ds.spec import load_spec
 from dskd_ds.student.depth import student_init
 from dskd_ds.student.loop import make_engine
 from dskd_ds.student.on_policy import OnPolicyBlocks, plain_student
+from dskd_ds.student.world import open_world
 
 
 def weights_of(engine: Any) -> dict[str, torch.Tensor]:
@@ -48,7 +49,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    deepspeed.init_distributed()
+    open_world()
     rank = deepspeed.comm.get_rank()
     spec = load_spec(args.spec)
     engine = make_engine(spec, student_init(spec), None)

@@ -17,6 +17,7 @@ from dskd_ds.losses.objective import Scales, TeacherTargets
 from dskd_ds.losses.sense import SenseTargets
 from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.student.model import DistillStudent, load_student
+from dskd_ds.student.world import open_world
 from dskd_ds.teacher.checkpoint import read_config
 from dskd_ds.teacher.signal import top_k_signal
 
@@ -71,7 +72,7 @@ def main() -> None:
     parser.add_argument("--teacher")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    deepspeed.init_distributed()
+    open_world()
     rank, size = deepspeed.comm.get_rank(), deepspeed.comm.get_world_size()
     spec = spec_of(args.model, args.teacher, args.frozen)
     accumulation = NUM_BLOCKS // size

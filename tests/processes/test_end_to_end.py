@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -57,6 +58,7 @@ def test_a_run_leaves_what_design_promises(run_dir: Path) -> None:
         assert 0 < record["sense_with_neighbours"] <= 1
     assert records[-1]["tokens"] == 6 * 4 * 32
     assert not list((run_dir / "link").glob("student-*.json"))  # addresses are withdrawn at the end
+    assert not list(Path("/dev/shm").glob(f"deepspeed_allreduce_buffer_{os.getuid()}_*"))  # nor is memory kept that nobody has
 
 
 def test_the_student_loads_without_this_package(run_dir: Path) -> None:
