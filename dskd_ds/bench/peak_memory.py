@@ -6,7 +6,6 @@ space of the matrix library too. Linux only: `/proc/self/clear_refs` sets the pe
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import multiprocessing
 from collections.abc import Callable
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from dskd_ds.compute import give_back_memory
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def _measure(sender: Any, num_threads: int, make: Callable[..., Work], arguments
     work = make(*arguments)
     work.warm_up()
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
+    give_back_memory()
     Path("/proc/self/clear_refs").write_text("5")
     before = _status_bytes("VmRSS")
     work.run()

@@ -128,7 +128,7 @@ def _cluster_group(points: Points, tokens: NDArray[np.int64], starts: NDArray[np
         clusters = _adapted(sets, clusters, k, within, spec)
     shares, sizes = shares_of(clusters, weights, k)
     means = sets.means(shares)
-    distances = sets.own_distances(shares, means, clusters)
+    distances = sets.own_distances(shares, clusters, means)
     spreads = torch.bmm(shares, (distances / states.shape[2] + within)[:, :, None]).squeeze(2)
     real = (sizes > 0).cpu()
     return Senses(np.repeat(tokens, real.sum(dim=1).numpy()), means.add_(middle).cpu()[real],
@@ -148,7 +148,7 @@ def _draws(tokens: NDArray[np.int64], num_senses: int, seed: int) -> NDArray[np.
 def _adapted(sets: PointSets, clusters: Tensor, k: int, within: Tensor, spec: SensesSpec) -> Tensor:
     """Clusters merged to each token's own number, then moved to where they are best. within [G, n]: the points' own spreads."""
     shares, sizes = shares_of(clusters, sets.weights, k)
-    errors = (sets.weights * (sets.own_distances(shares, sets.means(shares), clusters) + within * sets.points.shape[2])).sum(dim=1)
+    errors = (sets.weights * (sets.own_distances(shares, clusters) + within * sets.points.shape[2])).sum(dim=1)
     merged = choose(sets.gaps(shares), sizes, errors, spec.min_senses, spec.sense_cost).gather(1, clusters)
     shares, sizes = shares_of(merged, sets.weights, k)
     return lloyd(sets, shares, sizes > 0)

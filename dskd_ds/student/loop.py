@@ -118,12 +118,17 @@ def optimise(spec: RunSpec, engine: Any, step_input: StepInput, counts: Counts) 
         loss, stats = engine(batch.input_ids, batch.position_ids, batch.teacher, batch.senses, scales)
         engine.backward(loss / loss_scale)
         sums += stats
-        if batch is step_input.micro_batches[-1] and not hasattr(engine.optimizer, "_global_grad_norm"):
-            # ZeRO stage 0 in float32: DeepSpeed clips by this norm, but keeps none.
-            gradients = [parameter.grad for parameter in engine.module.parameters() if parameter.grad is not None]
-            engine._global_grad_norm = torch.nn.utils.get_total_norm(gradients)
+        if not hasattr(engine.optimizer, "_global_grad_norm"):
+            keep_grad_norm(engine)
         engine.step()
     return sums
+
+
+def keep_grad_norm(engine: Any) -> None:
+    """At ZeRO stage 0 in float32 DeepSpeed clips by the gradients' norm but keeps it to itself; what counts is the last micro-batch's."""
+    if engine.is_gradient_accumulation_boundary():
+        gradients = [parameter.grad for parameter in engine.module.parameters() if parameter.grad is not None]
+        engine._global_grad_norm = torch.nn.utils.get_total_norm(gradients)
 
 
 def global_counts(feed: Feed) -> Counts:

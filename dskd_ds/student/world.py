@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import deepspeed
+import torch
 
 SHARED_MEMORY = Path("/dev/shm")
 
@@ -18,8 +19,9 @@ def open_world() -> None:
     and without them the memory goes when the last rank does, however it ends.
     """
     deepspeed.init_distributed()
-    deepspeed.comm.barrier()  # DeepSpeed has waited for the others' buffers, so from here on every rank has all of them
-    (SHARED_MEMORY / buffer_name(deepspeed.comm.get_rank())).unlink(missing_ok=True)
+    if not torch.accelerator.is_available():
+        deepspeed.comm.barrier()  # DeepSpeed has waited for the others' buffers, so from here on every rank has all of them
+        (SHARED_MEMORY / buffer_name(deepspeed.comm.get_rank())).unlink(missing_ok=True)
 
 
 def buffer_name(rank: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,9 @@ from dskd_ds.observe.console import child_environment
 from tests.conftest import TinyWorld
 
 Launch = Callable[..., "Ended"]
+Start = Callable[..., subprocess.Popen[str]]
+PATIENCE_SECONDS = 200
+"""For what must happen, on a busy machine too."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,23 @@ def launch(tiny: TinyWorld) -> Launch:
         return Ended(done.returncode, done.stdout)
 
     return run
+
+
+@pytest.fixture
+def start(tiny: TinyWorld) -> Iterator[Start]:
+    """start(command words ...) -> a running process; none outlives the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def run(*words: str) -> subprocess.Popen[str]:
+        env = child_environment(os.environ) | {"OMP_NUM_THREADS": "1", "DSKD_HOME": str(tiny.folder / "home")}
+        started.append(subprocess.Popen(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+        return started[-1]
+
+    yield run
+    for process in started:
+        if process.poll() is None:
+            process.terminate()
+        print(process.communicate(timeout=30)[0][-3000:])
 
 
 def deepspeed(num_ranks: int, script: str, *words: str) -> list[str]:

@@ -11,8 +11,7 @@ import pytest
 from dskd_ds.observe.metrics import read_metrics
 from dskd_ds.sense.index import INDEX_FOLDER
 from tests.conftest import TinyWorld
-from tests.processes.conftest import Launch, deepspeed, dskd
-from tests.processes.test_teachers import PATIENCE_SECONDS, Start, start  # noqa: F401 (a fixture)
+from tests.processes.conftest import PATIENCE_SECONDS, Launch, Start, deepspeed, dskd
 
 pytestmark = pytest.mark.process
 EXACT = ("loss", "loss_ce", "loss_kd", "loss_sense", "grad_norm", "sense_positions", "sense_pull_distance", "sense_push_active",
@@ -53,7 +52,7 @@ def test_one_launch(tiny: TinyWorld, launch: Launch, by_students: list[dict[str,
     assert all(mine["link_bytes"] < theirs["link_bytes"] for mine, theirs in zip(found, by_students, strict=True))
 
 
-def test_a_teacher_elsewhere_has_the_only_index(tiny: TinyWorld, start: Start, dictionary: Path,  # noqa: F811
+def test_a_teacher_elsewhere_has_the_only_index(tiny: TinyWorld, start: Start, dictionary: Path,
                                                 by_students: list[dict[str, float]]) -> None:
     """Its students' dictionary has no index beside it."""
     assert by_students
@@ -68,7 +67,7 @@ def test_a_teacher_elsewhere_has_the_only_index(tiny: TinyWorld, start: Start, d
 
 
 @pytest.mark.fault
-def test_a_teacher_with_other_senses_ends_the_run_by_name(tiny: TinyWorld, start: Start, dictionary: Path) -> None:  # noqa: F811
+def test_a_teacher_with_other_senses_ends_the_run_by_name(tiny: TinyWorld, start: Start, dictionary: Path) -> None:
     assert dictionary.is_dir()
     spec = ["--spec", str(tiny.spec_file), *words_for(tiny.folder / "other_senses", ON_TEACHER, "topology.num_teachers=0")]
     students = start(*deepspeed(2, "dskd_ds/train.py", *spec))

@@ -2,46 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from dskd_ds.link.keys import read_addresses
-from dskd_ds.observe.console import child_environment
 from dskd_ds.observe.metrics import METRICS_FILE, read_lines, read_metrics
 from tests.conftest import TinyWorld
-from tests.processes.conftest import Launch, deepspeed, dskd
+from tests.processes.conftest import PATIENCE_SECONDS, Launch, Start, deepspeed, dskd
 
 pytestmark = [pytest.mark.process, pytest.mark.fault]
 NUM_STEPS = 24
-PATIENCE_SECONDS = 200
 EXACT = ("loss", "loss_ce", "loss_kd", "loss_sense", "grad_norm", "sense_positions")
-
-Start = Callable[..., subprocess.Popen[str]]
-
-
-@pytest.fixture
-def start(tiny: TinyWorld) -> Iterator[Start]:
-    """start(command words ...) -> a running process; none outlives the test."""
-    started: list[subprocess.Popen[str]] = []
-
-    def run(*words: str) -> subprocess.Popen[str]:
-        env = child_environment(os.environ) | {"OMP_NUM_THREADS": "1", "DSKD_HOME": str(tiny.folder / "home")}
-        started.append(subprocess.Popen(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
-        return started[-1]
-
-    yield run
-    for process in started:
-        if process.poll() is None:
-            process.terminate()
-        print(process.communicate(timeout=30)[0][-3000:])
 
 
 def words_for(tiny: TinyWorld, run_dir: Path) -> list[str]:

@@ -22,7 +22,7 @@ from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.student.feed import Feed, StepInput
 from dskd_ds.teacher.model import TeacherModel
 from dskd_ds.teacher.service import answer
-from tests.unit.test_signal import HEAD, D, T, V, teacher  # noqa: F401 (a fixture)
+from tests.unit.conftest import HEAD, D, T, V
 
 
 class Text:
@@ -71,7 +71,7 @@ def feed_of(spec: RunSpec, model: TeacherModel, folder: Path, shift: int = 0, mi
 
 
 @pytest.mark.parametrize("kind", ["topk", "exact", "sampled"])
-def test_each_signal_arrives_at_its_positions(tmp_path: Path, teacher: TeacherModel, kind: str,  # noqa: F811
+def test_each_signal_arrives_at_its_positions(tmp_path: Path, teacher: TeacherModel, kind: str,
                                               capfd: pytest.CaptureFixture[str]) -> None:
     with feed_of(spec_of(kind), teacher, tmp_path) as feed:
         steps: list[StepInput] = []
@@ -98,7 +98,7 @@ def test_each_signal_arrives_at_its_positions(tmp_path: Path, teacher: TeacherMo
 
 @pytest.mark.parametrize("kind", ["topk", "exact", "sampled"])
 @pytest.mark.parametrize("shift", [1, -1])
-def test_a_teacher_that_is_off_by_one_is_noticed_before_the_first_step(tmp_path: Path, teacher: TeacherModel, kind: str,  # noqa: F811
+def test_a_teacher_that_is_off_by_one_is_noticed_before_the_first_step(tmp_path: Path, teacher: TeacherModel, kind: str,
                                                                        shift: int) -> None:
     with feed_of(spec_of(kind), teacher, tmp_path, shift) as feed, pytest.raises(LinkError, match="teacher a: its word is off by one"):
         feed.next()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dskd_ds.errors import LinkError
-from dskd_ds.head import PLAIN, FrozenHead
+from dskd_ds.head import FrozenHead
 from dskd_ds.link import codec
 from dskd_ds.link.hidden import BLOCK, hidden_width, pack_hidden, unpack_hidden
 from dskd_ds.link.messages import Reply, Wanted
@@ -24,9 +23,9 @@ from dskd_ds.teacher.model import TeacherModel
 from dskd_ds.teacher.reply import Signal, read_signal, signal_arrays
 from dskd_ds.teacher.service import answer
 from dskd_ds.teacher.signal import Draws, TopK, draw, top_k_signal
+from tests.unit.conftest import HEAD, D, T, V
 
 WANTED = Wanted(top_k=4, temperatures=(1.0,), num_draws=20, draw_temperature=1.0, draw_seed=3, hidden_format="bfloat16")
-T, V, D = 40, 60, 8
 
 
 @given(limit=st.integers(1, 1 << 24), values=st.lists(st.integers(0, (1 << 24) - 1), max_size=20))
@@ -136,26 +135,6 @@ def test_a_reply_that_lies_is_refused(name: str, change: object, words: str) -> 
     read_signal(reply_of(), WANTED, (V, D), (3, 3, 3))
     with pytest.raises(ValueError, match=words):
         read_signal(doctored(name, change), WANTED, (V, D), (3, 3, 3))
-
-
-class NextToken(torch.nn.Module):
-    """A trunk that knows the text: token t is followed by (7 t + 1) mod V; its state is that token's row of the head."""
-
-    def __init__(self, head: torch.Tensor) -> None:
-        super().__init__()
-        self.head = head
-
-    def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor, use_cache: bool) -> SimpleNamespace:
-        assert not use_cache
-        return SimpleNamespace(last_hidden_state=self.head[(7 * input_ids + 1) % V] + 0.01 * position_ids[:, :, None])
-
-
-HEAD = 3 * torch.nn.functional.normalize(torch.randn(V, D, generator=torch.Generator().manual_seed(0)))
-
-
-@pytest.fixture
-def teacher() -> TeacherModel:
-    return TeacherModel(NextToken(HEAD), HEAD, PLAIN, V, D, "f", torch.device("cpu"))
 
 
 def request(kind: str) -> tuple[dict[str, np.ndarray], torch.Tensor, dict[str, np.ndarray]]:

@@ -35,8 +35,8 @@ from dskd_ds.teacher.model import TeacherModel
 from dskd_ds.teacher.reply import Signal, read_signal
 from dskd_ds.teacher.service import answer
 from dskd_ds.teacher.signal import top_k_signal
+from tests.unit.conftest import D, V
 from tests.unit.test_feed import Text, feed_of, spec_of
-from tests.unit.test_signal import D, T, V, teacher  # noqa: F401 (a fixture)
 
 PER_TOKEN, NUM_SPANS = 3, 1
 NUM_ROWS = (V + NUM_SPANS) * PER_TOKEN
@@ -101,7 +101,7 @@ def assert_equal(found: SenseTargets, expected: SenseTargets) -> None:
 @pytest.mark.parametrize("settings", [
     senses(candidates="lexical"), senses(candidates="lexical", paper_exact=True), senses(candidates="neighbours"), senses(),
     senses(kappa=150)], ids=["lexical", "paper-exact", "neighbours", "hybrid", "sets-of-hundreds"])
-def test_the_student_gets_what_it_would_have_chosen(dictionary: SenseDictionary, teacher: TeacherModel,  # noqa: F811
+def test_the_student_gets_what_it_would_have_chosen(dictionary: SenseDictionary, teacher: TeacherModel,
                                                     settings: SensesSpec, kind: str) -> None:
     """To the last bit what unrounded states give; and no states travel."""
     theirs, mine, some = on_teacher(dictionary, settings), SenseRetriever(dictionary, settings, WEIGHTED, 0), batch()
@@ -118,7 +118,7 @@ def test_the_student_gets_what_it_would_have_chosen(dictionary: SenseDictionary,
     assert 0 < expected.weights.min() < expected.weights.max() <= 1
 
 
-def test_states_decide_before_they_are_rounded(teacher: TeacherModel, tmp_path: Path) -> None:  # noqa: F811
+def test_states_decide_before_they_are_rounded(teacher: TeacherModel, tmp_path: Path) -> None:
     """Among so many senses that rounded states pick others."""
     settings, some = senses(candidates="lexical", kappa=20), batch()
     able = on_teacher(dictionary_in(tmp_path / "dense", per_token=100), settings)
@@ -131,7 +131,7 @@ def test_states_decide_before_they_are_rounded(teacher: TeacherModel, tmp_path: 
     assert (found.pull.rows != rounded).any()
 
 
-def test_a_step_is_the_same_wherever_senses_are_chosen(dictionary: SenseDictionary, teacher: TeacherModel,  # noqa: F811
+def test_a_step_is_the_same_wherever_senses_are_chosen(dictionary: SenseDictionary, teacher: TeacherModel,
                                                        tmp_path: Path) -> None:
     """Over the real link; the teacher's states are bfloat16's, so nothing is rounded on the way."""
     forward = teacher.trunk.forward
@@ -205,7 +205,7 @@ def test_a_set_that_the_request_does_not_allow_is_not_sent() -> None:
         chosen_arrays(chosen(), FORM.model_copy(update={"most": 2}))
 
 
-def test_a_teacher_with_other_senses_refuses(dictionary: SenseDictionary, teacher: TeacherModel,  # noqa: F811
+def test_a_teacher_with_other_senses_refuses(dictionary: SenseDictionary, teacher: TeacherModel,
                                              tmp_path: Path) -> None:
     some, mine = batch(), SenseRetriever(dictionary, senses(), WEIGHTED, 0)
     arrays, wanted, _ = request(some, "topk", mine.wanted)
@@ -224,7 +224,7 @@ def test_a_teacher_with_other_senses_refuses(dictionary: SenseDictionary, teache
     ("targets", lambda a: a[:, 1:], "do not belong to input_ids"), ("targets", lambda a: a * 0 + V, "neither -100 nor within"),
     ("targets", lambda a: a * 0 - 1, "neither -100 nor within"), ("sample_keys", lambda a: a[1:], "do not belong to input_ids"),
     ("sample_keys", lambda a: a - 100, "non-negative")])
-def test_a_request_whose_senses_make_no_sense_is_refused(dictionary: SenseDictionary, teacher: TeacherModel,  # noqa: F811
+def test_a_request_whose_senses_make_no_sense_is_refused(dictionary: SenseDictionary, teacher: TeacherModel,
                                                          name: str, change: Any, words: str) -> None:
     able = on_teacher(dictionary, senses())
     arrays, wanted, _ = request(batch(), "topk", able.wanted)
@@ -247,7 +247,7 @@ def test_whatever_decides_the_choice_is_in_the_key(dictionary: SenseDictionary) 
 
 @pytest.mark.parametrize("candidates", ["lexical", "neighbours", "hybrid"])
 @pytest.mark.parametrize("kind", ["topk", "sampled"])
-def test_the_plan_counts_at_least_what_is_sent(dictionary: SenseDictionary, teacher: TeacherModel,  # noqa: F811
+def test_the_plan_counts_at_least_what_is_sent(dictionary: SenseDictionary, teacher: TeacherModel,
                                                candidates: str, kind: str) -> None:
     """Bytes of chosen senses: a bound, which fully occupied sets meet."""
     spec = spec_of(kind)
