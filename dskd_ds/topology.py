@@ -129,6 +129,7 @@ def role_environment(role: Role) -> dict[str, str]:
                      "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(launch.master_port + 1 + role.rank)}
 
 
-def node_leader(launch: Launch) -> bool:
-    """Whether this student starts the services its node shares (the first rank of each node is a student)."""
-    return launch.local_rank == 0
+def leads_node(role: Role) -> bool:
+    """Whether this rank starts what the ranks of its role share on a node: it is the role's first there, as long as the launcher gives
+    neighbouring ranks to a node (all do, unless told otherwise)."""
+    return role.rank == 0 or role.launch.local_rank == 0

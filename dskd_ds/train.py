@@ -70,7 +70,7 @@ def run(spec: RunSpec, role: Role) -> None:
     if role.kind == "teacher":
         from dskd_ds.teacher.service import serve
 
-        serve(spec, role.rank)
+        serve(spec, role.rank, role)
     else:
         from dskd_ds.student.loop import train
 

@@ -14,6 +14,7 @@ import json
 import struct
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 from dskd_ds.command_line import exit_code_of, spec_of
@@ -68,17 +69,18 @@ class ReplyStore:
 
 def serve(spec: RunSpec, store: ReplyStore) -> None:
     """Serve the run of `spec` until its students are done; the model is loaded only for what the store lacks."""
-    teacher: TeacherModel | None = None
-    retriever, senses_name = open_on_teacher(spec)
-    hello_path = store.folder / HELLO_FILE
-    if not hello_path.is_file():
-        teacher = load_teacher(spec.teacher, vocab_size=shared_vocab_size(spec))
-        hello = Hello(teacher="replay", fingerprint=teacher.fingerprint + senses_name, vocab_size=teacher.vocab_size,
-                      hidden_size=teacher.hidden_size)
-        hello_path.write_text(hello.model_dump_json())
-    link = TeacherLink(Path(spec.run_dir), spec.link, Hello.model_validate_json(hello_path.read_text()), spec.topology.num_students)
-    num_stored = num_answered = 0
-    try:
+    with ExitStack() as cleanup:
+        teacher: TeacherModel | None = None
+        retriever, senses_name = open_on_teacher(spec, None, cleanup)
+        hello_path = store.folder / HELLO_FILE
+        if not hello_path.is_file():
+            teacher = load_teacher(spec.teacher, vocab_size=shared_vocab_size(spec))
+            hello = Hello(teacher="replay", fingerprint=teacher.fingerprint + senses_name, vocab_size=teacher.vocab_size,
+                          hidden_size=teacher.hidden_size)
+            hello_path.write_text(hello.model_dump_json())
+        link = TeacherLink(Path(spec.run_dir), spec.link, Hello.model_validate_json(hello_path.read_text()), spec.topology.num_students)
+        cleanup.callback(link.close)
+        num_stored = num_answered = 0
         while (work := link.next_request()) is not None:
             begun = time.monotonic()
             arrays = store.get(work)
@@ -89,8 +91,6 @@ def serve(spec: RunSpec, store: ReplyStore) -> None:
                 num_stored += 1
             num_answered += 1
             link.reply(work, arrays, time.monotonic() - begun)
-    finally:
-        link.close()
     print(f"replay: answered {num_answered} requests, {num_stored} of them with the model.", file=sys.stderr)
 
 

@@ -19,8 +19,8 @@ BLOCK_ROWS = 32
 """Rows of a chunk's logits that are worked on at a time: their many passes then stay in the processor's cache, and what they need
 beside the buffers stays small. A multiple of AGREEMENT_STRIDE."""
 
-STATS = ("ce", "kd", "teacher_mass", "student_mass", "overlap", "agreement_positions")
-"""Names of a chunk's sums; the middle three are over `agreement_positions`, and are there for `topk` and `exact`."""
+STATS = ("ce", "kd", *token.AGREEMENT, "agreement_positions")
+"""Names of a chunk's sums; all but the first two are over `agreement_positions`, and are there for `topk` and `exact`."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Chunks:
         self._buffers: dict[str, Tensor] = {}
 
     def loss(self, states: Tensor, teacher: TeacherTargets, scale: float) -> tuple[Tensor, Tensor]:
-        """states: [C, D] of the student. Returns d(scale * (CE + alpha tau^2 KL)) / d(product) [C, V] and the sums of STATS [6]."""
+        """states: [C, D] of the student. Returns d(scale * (CE + alpha tau^2 KL)) / d(product) [C, V] and the sums of STATS."""
         logits = self._product("student", states, self._weight)
         of_teacher: Tensor | None = None
         if teacher.hidden is not None:
@@ -80,40 +80,51 @@ class Chunks:
     def _block_(self, product: Tensor, teacher_product: Tensor | None, teacher: TeacherTargets, scale: float) -> Tensor:
         """Turn a few rows of the product into its gradient, in place; returns the sums of STATS."""
         tau, logits = self._spec.temperature, self._form.apply_(product)
+        teacher_logits = self._teacher_form.apply_(teacher_product) if teacher_product is not None else None
         slope = self._form.slope(logits)
+        stats = self._agreement(logits, teacher_logits, teacher)
         right = logits.gather(1, teacher.targets[:, None]).squeeze(1)
         own = scale * self._form.scale
         factor = self._spec.kd_weight * tau * own  # tau^2, and 1/tau because the divergence is of logits / tau
         if tau == 1.0:
-            kd, stats = self._divergence_(logits, teacher_product, teacher, factor, own)
+            kd = self._divergence_(logits, teacher_logits, teacher, factor, own)
             ce, grad = kd.log_total - right, kd.grad
         else:
-            kd, stats = self._divergence_(logits / tau, teacher_product, teacher, factor, 0.0)
+            kd = self._divergence_(logits / tau, teacher_logits, teacher, factor, 0.0)
             plain = token.own_softmax_(logits, own)
             ce, grad = plain.log_total - right, plain.grad.add_(kd.grad)
         grad.scatter_add_(1, teacher.targets[:, None], grad.new_full((len(grad), 1), -own))
         if slope is not None:
             grad.mul_(slope)
-        return torch.stack([ce.sum().double(), kd.values.sum().double(), *stats])
+        return torch.cat([torch.stack([ce.sum().double(), kd.values.sum().double()]), stats])
 
-    def _divergence_(self, logits: Tensor, teacher_product: Tensor | None, teacher: TeacherTargets, factor: float,
-                     own: float) -> tuple[token.RowLoss, list[Tensor]]:
-        """The signal's loss of logits at the temperature (overwritten), and the four sums after `ce` and `kd`."""
-        kind, tau, some = self._spec.divergence, self._spec.temperature, slice(None, None, AGREEMENT_STRIDE)
+    def _divergence_(self, logits: Tensor, teacher_logits: Tensor | None, teacher: TeacherTargets, factor: float,
+                     own: float) -> token.RowLoss:
+        """The signal's loss of logits at the temperature (overwritten); the teacher's are not at it yet (overwritten too)."""
+        kind, tau = self._spec.divergence, self._spec.temperature
         if teacher.top_k is not None:
-            ids, (log_p, log_p_rest) = teacher.top_k.ids, teacher.top_k.log_probs(tau, 0)
-            stats = token.agreement(logits[some], log_p[some].exp().sum(dim=1), ids[some])
-            return token.tail_divergence_(logits, ids, log_p, log_p_rest, kind, factor, own), stats
-        if teacher_product is not None:
-            teacher_logits = self._teacher_form.apply_(teacher_product).div_(tau)
-            values, ids = teacher_logits[some].topk(min(self._spec.top_k, teacher_logits.shape[1]), dim=1)
-            mass = (torch.logsumexp(values, dim=1) - torch.logsumexp(teacher_logits[some], dim=1)).exp()
-            stats = token.agreement(logits[some], mass, ids)
-            return token.full_divergence_(logits, teacher_logits, kind, factor, own), stats
-        none = [logits.new_zeros((), dtype=torch.float64)] * 4
+            return token.tail_divergence_(logits, teacher.top_k.ids, *teacher.top_k.log_probs(tau, 0), kind, factor, own)
+        if teacher_logits is not None:
+            return token.full_divergence_(logits, teacher_logits.div_(tau), kind, factor, own)
         if teacher.sampled is not None:
-            return token.sampled_cross_entropy_(logits, teacher.sampled, factor, own), none
-        return token.own_softmax_(logits, own), none
+            return token.sampled_cross_entropy_(logits, teacher.sampled, factor, own)
+        return token.own_softmax_(logits, own)
+
+    def _agreement(self, logits: Tensor, teacher_logits: Tensor | None, teacher: TeacherTargets) -> Tensor:
+        """The sums of STATS after the first two, over some of the rows. Both logits are at temperature 1."""
+        some, taus = slice(None, None, AGREEMENT_STRIDE), (self._spec.temperature, 1.0)
+        if teacher.top_k is not None:
+            top_k = teacher.top_k.rows(some)
+            last = top_k.tail.shape[1] - 1  # of temperature 1 (link/messages.py)
+            masses = [top_k.log_probs(tau, column)[0].exp().sum(dim=1) for tau, column in zip(taus, (0, last), strict=True)]
+            ids = top_k.ids
+        elif teacher_logits is not None:
+            values, ids = teacher_logits[some].topk(min(self._spec.top_k, teacher_logits.shape[1]), dim=1)
+            masses = token.masses(values, teacher_logits[some], taus)
+        else:
+            return logits.new_zeros(len(STATS) - 2, dtype=torch.float64)
+        per_row = torch.stack([*masses, *token.agreement(logits[some], ids, taus)]).double()
+        return torch.cat([per_row.sum(dim=1), per_row.new_tensor([len(ids)])])
 
     def _product(self, name: str, states: Tensor, weight: Tensor) -> Tensor:
         """states @ weight.T [C, V] as float32, in the buffer `name`, which the first (largest) chunk makes."""

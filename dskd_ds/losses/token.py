@@ -103,15 +103,21 @@ def _exp_(logits: Tensor) -> tuple[Tensor, Tensor]:
     return peak + row_sum.log(), row_sum
 
 
-@torch.no_grad()
-def agreement(logits: Tensor, teacher_mass: Tensor, ids: Tensor) -> list[Tensor]:
-    """How well the teacher's k tokens cover both distributions at R positions. Four float64 sums: the probability that the teacher
-    gives to them, that the student gives to them, the share of them among the student's k likeliest, and R.
+AGREEMENT = ("teacher_mass", "teacher_mass_at_1", "student_mass", "student_mass_at_1", "topk_overlap")
+"""How well the teacher's k tokens cover both distributions: the probability that the teacher gives to them and that the student gives to
+them, each at the loss's temperature and at 1; the share of them among the student's k likeliest."""
 
-    logits: [R, V] and teacher_mass: [R], both at the loss's temperature; ids: [R, k].
-    """
+
+@torch.no_grad()
+def agreement(logits: Tensor, ids: Tensor, taus: tuple[float, ...]) -> list[Tensor]:
+    """The student's masses [R] at each temperature, then the overlap [R]. logits: [R, V] at temperature 1; ids: [R, k]."""
     inside = logits.gather(1, ids)
     smallest_kept = logits.topk(ids.shape[1], dim=1).values[:, -1:]
-    student_mass = (torch.logsumexp(inside, dim=1) - torch.logsumexp(logits, dim=1)).exp()
-    overlap = (inside >= smallest_kept).float().mean(dim=1)
-    return [*(part.sum().double() for part in (teacher_mass, student_mass, overlap)), overlap.new_tensor(len(ids), dtype=torch.float64)]
+    return [*masses(inside, logits, taus), (inside >= smallest_kept).float().mean(dim=1)]
+
+
+@torch.no_grad()
+def masses(inside: Tensor, logits: Tensor, taus: tuple[float, ...]) -> list[Tensor]:
+    """The probability [R] of some tokens at each temperature. inside: [R, k] of the logits [R, V]."""
+    found = {tau: (torch.logsumexp(inside / tau, dim=1) - torch.logsumexp(logits / tau, dim=1)).exp() for tau in set(taus)}
+    return [found[tau] for tau in taus]

@@ -23,7 +23,9 @@ CHARTS: dict[str, str] = {
     "grad_norm": "optimiser/gradient norm",
     "lr": "optimiser/learning rate",
     "teacher_mass": "teacher signal/teacher's probability on its top k",
+    "teacher_mass_at_1": "teacher signal/teacher's probability on its top k at temperature 1",
     "student_mass": "teacher signal/student's probability on the teacher's top k",
+    "student_mass_at_1": "teacher signal/student's probability on the teacher's top k at temperature 1",
     "topk_overlap": "teacher signal/overlap of the two top-k sets",
     "sense_positions": "senses/positions a step",
     "sense_pull_distance": "senses/squared distance to S+ per dimension",
@@ -45,7 +47,8 @@ CHARTS: dict[str, str] = {
 
 TOGETHER: dict[str, dict[str, tuple[str, ...]]] = {
     "Losses": {"terms of the loss": ("loss", "loss_ce", "loss_kd", "loss_sense")},
-    "Teacher signal": {"probability on the teacher's top k, and overlap": ("teacher_mass", "student_mass", "topk_overlap")},
+    "Teacher signal": {"probability on the teacher's top k, and overlap": (
+        "teacher_mass", "teacher_mass_at_1", "student_mass", "student_mass_at_1", "topk_overlap")},
     "Senses": {"pull and push": ("sense_pull_distance", "sense_push_active"),
                "share of positions with": ("sense_with_synonyms", "sense_with_antonyms", "sense_with_neighbours", "sense_with_nothing")},
     "Where a step's time goes": {"seconds": ("step_seconds", "teacher_wait_seconds", "sense_wait_seconds")},

@@ -29,7 +29,7 @@ from dskd_ds.observe.console import quiet_progress
 from dskd_ds.preflight import preflight
 from dskd_ds.sense.collect import collect
 from dskd_ds.sense.dictionary import SenseDictionary, open_dictionary, write_dictionary
-from dskd_ds.sense.index import INDEX_FOLDER, build_index
+from dskd_ds.sense.index import ensure_index
 from dskd_ds.sense.parts import Parts, cluster_parts
 from dskd_ds.sense.refresh import check_refresh, has_read
 from dskd_ds.sense.relations import token_relations
@@ -41,8 +41,8 @@ MAX_QUERIES = 512
 COLLECT_SETTINGS = ("collect_tokens", "attribution", "hidden_layer", "min_confidence", "vectors_per_token")
 """The fields of [senses] that a collection depends on."""
 BUILD_SETTINGS = (*COLLECT_SETTINGS, "clustering", "num_senses", "min_senses", "sense_cost", "contexts_per_sense", "max_span_tokens",
-                  "index_dims", "index_links", "index_build_effort", "index_search_effort", "paper_exact")
-"""The fields of [senses] that a built dictionary depends on."""
+                  "paper_exact")
+"""The fields of [senses] that a built dictionary depends on. Its index has settings of its own (sense/index.py)."""
 
 
 def dictionary_key(spec: RunSpec, blocks: Any) -> dict[str, Any]:
@@ -90,7 +90,8 @@ def build(spec: RunSpec, comm: Communicator, force: bool = False) -> dict[str, A
     if comm.rank == 0 and not force and facts is None:
         refuse_to_forget(spec)
     if comm.from_first(facts is not None):
-        return with_index(spec) if facts else None
+        with FirstRankLock(spec.senses.dictionary, comm):
+            return with_index(spec) if facts else None
     return make(spec, blocks, key, key | {"history": []}, comm)
 
 
@@ -101,7 +102,8 @@ def refresh(spec: RunSpec, comm: Communicator) -> dict[str, Any] | None:
     old = open_dictionary(spec.senses.dictionary, verify=comm.rank == 0)
     check_refresh(old, key)
     if has_read(old, key["corpus"]):
-        return with_index(spec) if comm.rank == 0 else None
+        with FirstRankLock(spec.senses.dictionary, comm):
+            return with_index(spec) if comm.rank == 0 else None
     base = file_sha256(old.folder / MANIFEST_FILE)
     changed = {name: key["settings"][name] for name in BUILD_SETTINGS if name not in COLLECT_SETTINGS}
     facts = old.facts | {"lexicon": key["lexicon"], "settings": old.facts["settings"] | changed}
@@ -142,10 +144,9 @@ def make(spec: RunSpec, blocks: Any, key: dict[str, Any], facts: dict[str, Any],
 
 
 def with_index(spec: RunSpec) -> dict[str, Any]:
-    """Build the index of the dictionary in place, unless it is there. Returns the dictionary's facts."""
+    """Build the index of the dictionary in place, unless it is there with these settings. Returns the dictionary's facts."""
     dictionary = open_dictionary(spec.senses.dictionary, verify=False)
-    if not (dictionary.folder / INDEX_FOLDER / MANIFEST_FILE).is_file():
-        build_index(dictionary, spec.senses, dictionary.held_out().states[:MAX_QUERIES])
+    ensure_index(dictionary, spec.senses, dictionary.held_out().states[:MAX_QUERIES])
     return dictionary.facts
 
 

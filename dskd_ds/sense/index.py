@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dskd_ds.errors import InputError
-from dskd_ds.manifest import parse_manifest, partial_folder, read_manifest, replace_folder, write_manifest
+from dskd_ds.manifest import MANIFEST_FILE, parse_manifest, partial_folder, read_manifest, replace_folder, write_manifest
 from dskd_ds.sense.dictionary import SENSES_FILE, SenseDictionary
 from dskd_ds.sense.distances import exact_nearest, rerank
 from dskd_ds.spec.senses import SensesSpec
@@ -55,6 +55,28 @@ def fit_projection(rows: Tensor, dims: int) -> Projection:
     return Projection(mean, vectors[:, -min(dims, rows.shape[1]):].float().contiguous())
 
 
+def ensure_index(dictionary: SenseDictionary, spec: SensesSpec, queries: Tensor) -> dict[str, Any]:
+    """The facts of the dictionary's index, which is built first where it is missing, or of other senses or settings than these.
+
+    Where only the search effort differs, its recall is measured anew. queries: as for `build_index`.
+    """
+    folder = dictionary.folder / INDEX_FOLDER
+    settings = graph_settings(dictionary, spec)
+    facts = parse_manifest(folder)[0] if (folder / MANIFEST_FILE).is_file() else {}
+    if any(facts.get(name) != value for name, value in settings.items()):
+        return build_index(dictionary, spec, queries)
+    if facts.get("search_effort") != spec.index_search_effort:
+        facts |= _measured(load_graph(dictionary), load_projection(dictionary), dictionary, spec, queries)
+        write_manifest(folder, facts)
+    return facts
+
+
+def graph_settings(dictionary: SenseDictionary, spec: SensesSpec) -> dict[str, Any]:
+    """What a graph depends on."""
+    return {"of_senses": senses_digest(dictionary), "dims": min(spec.index_dims, dictionary.hidden_size), "links": spec.index_links,
+            "build_effort": spec.index_build_effort}
+
+
 def build_index(dictionary: SenseDictionary, spec: SensesSpec, queries: Tensor) -> dict[str, Any]:
     """Build and store the dictionary's index. queries: [Q, D] held-out teacher states, to measure its recall with.
 
@@ -69,9 +91,7 @@ def build_index(dictionary: SenseDictionary, spec: SensesSpec, queries: Tensor) 
         for part in torch.arange(len(rows)).split(BUILD_ROWS):
             index.add_items(projection(rows[part]), part.numpy(), num_threads=1)
             bar.update(len(part))
-    facts = {"of_senses": senses_digest(dictionary), "num_rows": len(rows), "dims": index.dim, "links": spec.index_links,
-             "build_effort": spec.index_build_effort, "search_effort": spec.index_search_effort, "num_queries": len(queries),
-             "recall_at_10": _recall(index, projection, dictionary, spec, queries)}
+    facts = {**graph_settings(dictionary, spec), "num_rows": len(rows), **_measured(index, projection, dictionary, spec, queries)}
     folder = dictionary.folder / INDEX_FOLDER
     partial = partial_folder(folder)
     index.save_index(str(partial / GRAPH_FILE))
@@ -79,6 +99,12 @@ def build_index(dictionary: SenseDictionary, spec: SensesSpec, queries: Tensor) 
     write_manifest(partial, facts)
     replace_folder(partial, folder)
     return facts
+
+
+def _measured(index: Any, projection: Projection, dictionary: SenseDictionary, spec: SensesSpec, queries: Tensor) -> dict[str, Any]:
+    """The search effort, and what an index finds with it."""
+    return {"search_effort": spec.index_search_effort, "num_queries": len(queries),
+            "recall_at_10": _recall(index, projection, dictionary, spec, queries)}
 
 
 def _recall(index: Any, projection: Projection, dictionary: SenseDictionary, spec: SensesSpec, queries: Tensor) -> float | None:

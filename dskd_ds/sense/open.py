@@ -13,10 +13,10 @@ from dskd_ds.manifest import MANIFEST_FILE
 from dskd_ds.sense.dictionary import SenseDictionary, open_dictionary
 from dskd_ds.sense.index import INDEX_FOLDER, index_digest, knn, load_graph, load_projection
 from dskd_ds.sense.replicate import local_copy
-from dskd_ds.sense.retrieve import SenseRetriever
+from dskd_ds.sense.retrieve import Search, SenseRetriever
 from dskd_ds.sense.service import IndexClient, IndexService, service_address
 from dskd_ds.spec import RunSpec
-from dskd_ds.topology import Role, node_leader
+from dskd_ds.topology import Role, leads_node
 
 
 def open_retriever(spec: RunSpec, role: Role, cleanup: ExitStack) -> SenseRetriever:
@@ -26,37 +26,42 @@ def open_retriever(spec: RunSpec, role: Role, cleanup: ExitStack) -> SenseRetrie
     What is mapped or loaded stays so when the files are replaced or deleted. Raises InputError for a dictionary or index that is
     missing, altered, or does not belong together.
     """
-    leader = node_leader(role.launch)
-    dictionary = _open(spec, verify=leader)
+    dictionary = _open(spec, verify=leads_node(role))
     if spec.senses.candidates == "lexical" or spec.senses.retrieve_on == "teacher":
         return SenseRetriever(dictionary, spec.senses, spec.loss, spec.seed)
-    address = service_address(spec.run_dir, role.launch.master_port)
-    if leader:
-        num_workers = min(role.launch.local_world_size, spec.topology.num_students)
-        service = IndexService(address, load_graph(dictionary), num_workers, torch.get_num_threads())
-        cleanup.callback(service.close)
-    client = IndexClient(address)
-    cleanup.callback(client.close)
-    return SenseRetriever(dictionary, spec.senses, spec.loss, spec.seed, load_projection(dictionary), client.search)
+    search = _nodes_index(spec, dictionary, role, cleanup)
+    return SenseRetriever(dictionary, spec.senses, spec.loss, spec.seed, load_projection(dictionary), search)
 
 
-def open_on_teacher(spec: RunSpec) -> tuple[SenseRetriever | None, str]:
+def open_on_teacher(spec: RunSpec, role: Role | None, cleanup: ExitStack) -> tuple[SenseRetriever | None, str]:
     """A teacher's, if it is to choose the senses; and what that adds to its fingerprint: teachers of a run must have the same index.
 
-    Each replica loads an index of its own, some 4 * index_dims + 8 * index_links bytes a sense (1.2 KB, or 3 GB for 2.5 million): a
-    replica is mostly a whole node, and where several share one, each pays. The dictionary's pages are shared. Choosing follows the forward
-    pass in the same thread, on the CPU: 0.16 ms a position with `hybrid`, 0.005 with `lexical` (9,150 senses of 576 numbers, one core).
-    Raises InputError like `open_retriever`.
+    role: its place in a launch, whose teachers on one node share an index as students do. None: it was started on its own and has one of
+    its own, some 4 * index_dims + 8 * index_links bytes a sense (1.2 KB, or 3 GB for 2.5 million), so that it depends on no other.
+    The dictionary's pages are shared. Choosing runs beside the next request's forward pass, on the CPU: 0.16 ms a position with `hybrid`,
+    0.005 with `lexical` (9,150 senses of 576 numbers, one core). Raises InputError like `open_retriever`.
     """
     if not spec.uses_senses or spec.senses.retrieve_on == "student":
         return None, ""
-    dictionary = _open(spec, verify=True)
+    dictionary = _open(spec, verify=role is None or leads_node(role))
     if spec.senses.candidates == "lexical":
         return SenseRetriever(dictionary, spec.senses, spec.loss, spec.seed), ""
     check_index(spec, dictionary)
-    search = partial(knn, load_graph(dictionary), num_threads=torch.get_num_threads())
+    search = _nodes_index(spec, dictionary, role, cleanup) if role \
+        else partial(knn, load_graph(dictionary), num_threads=torch.get_num_threads())
     retriever = SenseRetriever(dictionary, spec.senses, spec.loss, spec.seed, load_projection(dictionary), search)
     return retriever, f"-index-{index_digest(dictionary)[:16]}"
+
+
+def _nodes_index(spec: RunSpec, dictionary: SenseDictionary, role: Role, cleanup: ExitStack) -> Search:
+    """Ask the index of this node, which its first rank of the role loads. Only one role has an index in a run."""
+    address = service_address(spec.run_dir, role.launch.master_port)
+    if leads_node(role):
+        num_workers = min(role.launch.local_world_size, role.size)
+        cleanup.callback(IndexService(address, load_graph(dictionary), num_workers, torch.get_num_threads()).close)
+    client = IndexClient(address)
+    cleanup.callback(client.close)
+    return client.search
 
 
 def check_index(spec: RunSpec, dictionary: SenseDictionary) -> None:

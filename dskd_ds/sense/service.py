@@ -1,4 +1,4 @@
-"""One index a node: the node's first student loads the graph and answers, all of the node's students ask over a local socket.
+"""One index a node: the first rank of its role (student, or teacher where teachers choose) loads the graph and answers all the others.
 
 Reduced queries go out, candidate rows come back; re-ranking happens in the asking process on its mapped dictionary. Why a socket and
 not shared memory: 200 queries of 256 numbers and 150 candidates for each take 0.27 ms through the socket and 0.05 ms through shared
@@ -119,7 +119,7 @@ class IndexClient:
         if self._socket not in events:
             what = "is gone: its process ended" if self._gone in events else f"did not answer within {self._answer_seconds:g} s"
             raise IndexServiceError(f"the node's sense index at {self._address} {what}.\n"
-                                    "  look at the log of the node's first student rank.")
+                                    "  look at the log of the first student on this node (the first teacher, where teachers choose).")
         kind, *frames = self._socket.recv_multipart()
         if kind != b"rows" or len(frames) != 2:
             raise IndexServiceError(f"the node's sense index at {self._address} refused: {frames[0].decode(errors='replace')}")

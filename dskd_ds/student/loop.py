@@ -20,6 +20,7 @@ from dskd_ds.errors import DskdError, ExitCode, InputError, OtherRankError
 from dskd_ds.link import StudentLink
 from dskd_ds.losses.objective import STATS, Scales
 from dskd_ds.losses.sense import COVERAGE
+from dskd_ds.losses.token import AGREEMENT
 from dskd_ds.observe.metrics import MetricsWriter
 from dskd_ds.sense.dictionary import SenseDictionary
 from dskd_ds.sense.open import open_retriever
@@ -176,8 +177,7 @@ def step_record(spec: RunSpec, engine: Any, local_sums: Tensor, step_input: Step
         "loss": loss_ce + spec.loss.kd_weight * spec.loss.temperature**2 * loss_kd + spec.loss.sense_weight * loss_sense,
         "loss_ce": loss_ce, "loss_kd": loss_kd, "loss_sense": loss_sense,
         "grad_norm": float(engine.get_global_grad_norm() or 0.0), "lr": engine.get_lr()[0],
-        "teacher_mass": mean("teacher_mass", "agreement_positions"),
-        "student_mass": mean("student_mass", "agreement_positions"), "topk_overlap": mean("overlap", "agreement_positions"),
+        **{name: mean(name, "agreement_positions") for name in AGREEMENT},
         "sense_positions": total["sense_positions"],
         "sense_pull_distance": mean("pull_distance", "num_pull"), "sense_push_active": mean("push_active", "num_push"),
         **{f"sense_with_{name}": mean(name, "sense_positions") for name in COVERAGE},

@@ -7,6 +7,9 @@ import os
 import socket
 import sys
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +17,15 @@ import torch
 
 from dskd_ds.link import TeacherLink, Work
 from dskd_ds.link.messages import Array, Hello, Wanted
-from dskd_ds.sense.chosen import Chosen
+from dskd_ds.sense.chosen import chosen_arrays
 from dskd_ds.sense.open import open_on_teacher
-from dskd_ds.sense.retrieve import SenseRetriever
+from dskd_ds.sense.retrieve import Selection, SenseRetriever
 from dskd_ds.spec import RunSpec
 from dskd_ds.teacher.model import TeacherModel, load_teacher
 from dskd_ds.teacher.reply import Signal, signal_arrays
 from dskd_ds.teacher.senses import selection_of
 from dskd_ds.teacher.signal import Draws, TopK, concatenate, draw, top_k_signal
+from dskd_ds.topology import Role
 from dskd_ds.vocabulary import shared_vocab_size
 
 LOGIT_ROWS = 128
@@ -31,43 +35,76 @@ CACHE_ROWS = 16
 the top 64, against 0.85 and 0.33 from 128 rows, which do not fit the cache (best of 4)."""
 
 
-def serve(spec: RunSpec, replica: int) -> None:
+def serve(spec: RunSpec, replica: int, role: Role | None = None) -> None:
     """Serve the run of `spec` as teacher number `replica`; returns when its students are done.
 
+    role: this rank's place in a launch; None for a teacher that was started on its own.
     Raises NoTeacherError if no student listens, LinkError if one breaks the protocol, InputError if the model, or a dictionary or index
     that is wanted here, cannot be opened.
     """
-    retriever, senses_name = open_on_teacher(spec)
-    teacher = load_teacher(spec.teacher, vocab_size=shared_vocab_size(spec))
-    name = f"{replica} ({socket.gethostname()}, process {os.getpid()})"
-    hello = Hello(teacher=name, fingerprint=teacher.fingerprint + senses_name, vocab_size=teacher.vocab_size,
-                  hidden_size=teacher.hidden_size)
-    link = TeacherLink(Path(spec.run_dir), spec.link, hello, spec.topology.num_students)
-    num_requests, busy_seconds, started = 0, 0.0, time.monotonic()
-    try:
+    with ExitStack() as cleanup:
+        retriever, senses_name = open_on_teacher(spec, role, cleanup)
+        teacher = load_teacher(spec.teacher, vocab_size=shared_vocab_size(spec))
+        name = f"{replica} ({socket.gethostname()}, process {os.getpid()})"
+        hello = Hello(teacher=name, fingerprint=teacher.fingerprint + senses_name, vocab_size=teacher.vocab_size,
+                      hidden_size=teacher.hidden_size)
+        link = TeacherLink(Path(spec.run_dir), spec.link, hello, spec.topology.num_students)
+        cleanup.callback(link.close)
+        num_requests, busy_seconds, started = 0, 0.0, time.monotonic()
+        finisher = cleanup.enter_context(ThreadPoolExecutor(1, thread_name_prefix="finish replies"))
+        finishing: Future[None] | None = None
         while (work := link.next_request()) is not None:
             num_requests += 1
             begun = time.monotonic()
-            _answer_or_fail(teacher, retriever, link, work)
+            computed = _compute_or_fail(teacher, retriever, link, work)
+            if finishing:
+                finishing.result()  # at most one reply waits in memory for its senses
+            if computed:
+                finishing = finisher.submit(_finish_or_fail, computed, retriever, link, work, begun)
             busy_seconds += time.monotonic() - begun
-    finally:
-        link.close()
     share = busy_seconds / max(time.monotonic() - started, 1e-9)
     print(f"teacher {name}: answered {num_requests} requests, busy {share:.0%} of the time.", file=sys.stderr)
 
 
-def _answer_or_fail(teacher: TeacherModel, retriever: SenseRetriever | None, link: TeacherLink, work: Work) -> None:
-    begun = time.monotonic()
+@dataclass(frozen=True)
+class Computed:
+    """What a forward pass gave, in main memory. The rest needs the model no more, and is done while it computes the next request."""
+
+    arrays: dict[str, Array]
+    """The reply's, with no senses chosen yet."""
+    wanted: Wanted
+    selection: Selection | None
+    """None: no senses are wanted."""
+    states: torch.Tensor
+    """[P, D] at the sense positions."""
+    top_k: TopK
+    """At the sense positions."""
+
+
+def _compute_or_fail(teacher: TeacherModel, retriever: SenseRetriever | None, link: TeacherLink, work: Work) -> Computed | None:
     try:
-        arrays = answer(teacher, work.arrays, work.request.wanted, retriever)
+        return compute(teacher, work.arrays, work.request.wanted, retriever)
     except (ValueError, IndexError, RuntimeError) as error:  # the request, or memory: the student must know, then decide
+        link.fail(work, f"{type(error).__name__}: {error}")
+        return None
+
+
+def _finish_or_fail(computed: Computed, retriever: SenseRetriever | None, link: TeacherLink, work: Work, begun: float) -> None:
+    try:
+        arrays = finish(computed, retriever)
+    except Exception as error:  # nobody waits for this thread: whatever it is, the student must know
         link.fail(work, f"{type(error).__name__}: {error}")
         return
     link.reply(work, arrays, time.monotonic() - begun)
 
 
 def answer(teacher: TeacherModel, arrays: dict[str, Array], wanted: Wanted, retriever: SenseRetriever | None = None) -> dict[str, Array]:
-    """One forward pass of the request's shape -> the reply's arrays (link/messages.py).
+    """One request's reply, from its first to its last step."""
+    return finish(compute(teacher, arrays, wanted, retriever), retriever)
+
+
+def compute(teacher: TeacherModel, arrays: dict[str, Array], wanted: Wanted, retriever: SenseRetriever | None = None) -> Computed:
+    """One forward pass of the request's shape -> the reply's arrays (link/messages.py), but for the senses.
 
     retriever: for requests that want senses chosen. Raises ValueError if ids or positions are out of range, or positions do not ascend,
     or the request wants senses that this teacher does not have.
@@ -91,13 +128,19 @@ def answer(teacher: TeacherModel, arrays: dict[str, Array], wanted: Wanted, retr
         for rows, part in zip(chunk.split(num_rows), logits.split(num_rows), strict=True):
             top_k.append(top_k_signal(_some(part, torch.isin(rows, ranked_at)), wanted.top_k, wanted.temperatures))
             draws.append(draw(_some(part, torch.isin(rows, draw_at)), wanted.draw_temperature, uniforms[torch.isin(draw_at, rows)]))
-    ranked, chosen = concatenate(top_k), Chosen.nothing()
-    if retriever and selection:
-        there = ranked.rows(torch.searchsorted(ranked_at, sense_at).to(ranked.ids.device)).to(torch.device("cpu"))
-        chosen = retriever.choose(selection, hidden[sense_at.to(hidden.device)].cpu(), there, len(wanted.temperatures) - 1)
+    ranked = concatenate(top_k)
+    there = ranked.rows(torch.searchsorted(ranked_at, sense_at).to(ranked.ids.device)).to(torch.device("cpu"))
     asked = ranked if len(ranked_at) == len(top_k_at) else ranked.rows(torch.isin(ranked_at, top_k_at).to(ranked.ids.device))
-    signal = Signal(asked, concatenate(draws), hidden[hidden_at.to(hidden.device)], chosen)
-    return signal_arrays(signal, wanted, teacher.vocab_size)
+    signal = Signal(asked, concatenate(draws), hidden[hidden_at.to(hidden.device)])
+    return Computed(signal_arrays(signal, wanted, teacher.vocab_size), wanted, selection, hidden[sense_at.to(hidden.device)].cpu(), there)
+
+
+def finish(computed: Computed, retriever: SenseRetriever | None) -> dict[str, Array]:
+    """The reply's arrays with the senses that were wanted. `retriever` as for `compute`."""
+    if retriever is None or computed.selection is None:
+        return computed.arrays
+    chosen = retriever.choose(computed.selection, computed.states, computed.top_k, len(computed.wanted.temperatures) - 1)
+    return computed.arrays | chosen_arrays(chosen, retriever.wanted)
 
 
 def _some(logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

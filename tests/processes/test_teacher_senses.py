@@ -41,8 +41,9 @@ def same_steps(mine: list[dict[str, float]], theirs: list[dict[str, float]]) -> 
 
 
 def test_one_launch(tiny: TinyWorld, launch: Launch, by_students: list[dict[str, float]]) -> None:
+    """Two teachers of the launch share one index."""
     folder = tiny.folder / "teacher_chooses"
-    ended = launch(*dskd("train", str(tiny.spec_file), *words_for(folder, ON_TEACHER)))
+    ended = launch(*dskd("train", str(tiny.spec_file), *words_for(folder, ON_TEACHER, "topology.num_teachers=2")))
     assert ended.code == 0
     assert "numbers of senses at ~" in ended.output
     found = read_metrics(folder)

@@ -23,7 +23,7 @@ TARGETS = torch.randint(0, V, (7,), generator=torch.Generator().manual_seed(0))
 
 def targets_of(signal: str, teacher_hidden: Tensor, teacher_logits: Tensor, tau: float) -> TeacherTargets:
     """The teacher's word in the way of each signal; `topk` with the whole vocabulary."""
-    return TeacherTargets(POSITIONS, TARGETS, top_k=top_k_signal(teacher_logits, V, (tau,)) if signal == "topk" else None,
+    return TeacherTargets(POSITIONS, TARGETS, top_k=top_k_signal(teacher_logits, V, (tau, 1.0)) if signal == "topk" else None,
                           hidden=teacher_hidden if signal == "exact" else None,
                           sampled=drawn(teacher_logits / tau, 40) if signal == "sampled" else None)
 
@@ -71,8 +71,31 @@ def test_objective_equals_dense_autograd(signal: str, kind: Divergence, tau: flo
     assert named["sense_positions"] == 3
     if signal in ("topk", "exact"):
         assert named["agreement_positions"] == math.ceil(min(chunk, 7) / 8) * math.ceil(7 / chunk)
-        assert named["overlap"] == named["agreement_positions"]  # k = V
+        assert named["topk_overlap"] == named["agreement_positions"]  # k = V
         assert named["teacher_mass"] == pytest.approx(named["agreement_positions"], rel=1e-4)
+
+
+@pytest.mark.parametrize("signal", ["topk", "exact"])
+@pytest.mark.parametrize("tau", [1.0, 2.0])
+def test_how_much_the_teachers_k_tokens_hold(signal: str, tau: float) -> None:
+    """Of both distributions, at the loss's temperature and at 1, on every eighth position of a chunk."""
+    k, rows = 5, [0, 3, 6]
+    hidden, weight, head, teacher_hidden = draw(0, 1, 9, D, scale=1.0), draw(1, V, D), draw(2, V, D), draw(3, 7, D, scale=1.0)
+    of = {"teacher": teacher_hidden @ head.T, "student": hidden[0, POSITIONS] @ weight.T}
+    teacher = TeacherTargets(POSITIONS, TARGETS, top_k_signal(of["teacher"], k, (tau, 1.0)) if signal == "topk" else None,
+                             teacher_hidden if signal == "exact" else None)
+    spec = LossSpec(signal=signal, temperature=tau, top_k=k, chunk_positions=3)
+    objective = DistillObjective(torch.nn.Parameter(weight), spec, 1.0, teacher_head=FrozenHead(head) if signal == "exact" else None)
+    stats = objective(hidden, teacher, SenseTargets.empty(D), Scales(1.0, 1.0))[1]
+    named = dict(zip(STATS, stats.tolist(), strict=True))
+    ids = {who: logits[rows].topk(k, dim=1).indices for who, logits in of.items()}
+    assert named["agreement_positions"] == len(rows)
+    for who, logits in of.items():
+        for name, at in (("", tau), ("_at_1", 1.0)):
+            mass = torch.softmax(logits[rows].double() / at, 1).gather(1, ids["teacher"]).sum()
+            assert named[f"{who}_mass{name}"] == pytest.approx(mass.item(), rel=1e-3)
+    shared = sum(len(set(one) & set(two)) for one, two in zip(*(part.tolist() for part in ids.values()), strict=True))
+    assert named["topk_overlap"] == pytest.approx(shared / k)
 
 
 def test_bfloat16_states_and_head() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from dskd_ds.sense.cluster import Senses
 from dskd_ds.sense.dictionary import open_dictionary, write_dictionary
-from dskd_ds.sense.index import build_index, knn, load_graph, load_projection, rerank
+from dskd_ds.sense.index import build_index, ensure_index, knn, load_graph, load_projection, rerank
 from dskd_ds.sense.relations import TokenRelations
 from dskd_ds.spec.senses import SensesSpec
 
@@ -38,6 +39,27 @@ def test_index_finds_the_nearest(tmp_path: Path) -> None:
     hits = sum(len(np.intersect1d(row, e)) for row, e in zip(found, exact.topk(5, largest=False).indices.numpy(), strict=True))
     assert hits >= 95
     torch.testing.assert_close(torch.from_numpy(distances), exact.gather(1, torch.from_numpy(found)), rtol=1e-3, atol=1e-2)
+
+
+def test_an_index_is_made_anew_only_for_what_it_depends_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own settings, or other senses; the dictionary itself is not touched, and a search effort is only measured."""
+    dictionary, queries = open_dictionary(make_dictionary(tmp_path)), torch.randn(20, 16, generator=torch.Generator().manual_seed(1))
+    built: list[int] = []
+    monkeypatch.setattr("dskd_ds.sense.index.build_index", lambda *given: built.append(given[1].index_links) or build_index(*given))
+    facts = ensure_index(dictionary, SPEC, queries)
+    assert ensure_index(dictionary, SPEC, queries) == facts
+    easier = ensure_index(dictionary, SPEC.model_copy(update={"index_search_effort": 10}), queries)
+    assert easier == facts | {"search_effort": 10, "recall_at_10": easier["recall_at_10"]}
+    assert easier["recall_at_10"] < facts["recall_at_10"]
+    assert ensure_index(dictionary, SPEC.model_copy(update={"index_search_effort": 10}), queries) == easier
+    assert built == [SPEC.index_links]
+    load_graph(dictionary)  # still what its manifest says
+    other = ensure_index(dictionary, SPEC.model_copy(update={"index_links": 5}), queries)
+    assert (other["links"], built) == (5, [SPEC.index_links, 5])
+    folder = make_dictionary(tmp_path / "other", size=12)
+    shutil.rmtree(folder / "index", ignore_errors=True)
+    shutil.copytree(dictionary.folder / "index", folder / "index")
+    assert ensure_index(open_dictionary(folder), SPEC, torch.randn(4, 12))["of_senses"] != other["of_senses"]
 
 
 @settings(deadline=None, max_examples=20)

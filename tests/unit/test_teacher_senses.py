@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,6 +36,7 @@ from dskd_ds.teacher.model import TeacherModel
 from dskd_ds.teacher.reply import Signal, read_signal
 from dskd_ds.teacher.service import answer
 from dskd_ds.teacher.signal import top_k_signal
+from dskd_ds.topology import Launch, Role
 from tests.unit.conftest import D, V
 from tests.unit.test_feed import Text, feed_of, spec_of
 
@@ -269,7 +271,7 @@ def test_the_plan_counts_at_least_what_is_sent(dictionary: SenseDictionary, teac
 
 def test_a_teacher_without_dictionary_or_index_says_so(dictionary: SenseDictionary, tmp_path: Path) -> None:
     def opened(folder: Path, *more: str) -> tuple[SenseRetriever | None, str]:
-        return open_on_teacher(load_spec("ds_configs/runs/quickstart.toml", [f"senses.dictionary={folder}", *more]))
+        return open_on_teacher(load_spec("ds_configs/runs/quickstart.toml", [f"senses.dictionary={folder}", *more]), None, ExitStack())
 
     able = ["senses.retrieve_on=teacher"]
     assert opened(tmp_path / "nowhere") == (None, "")
@@ -282,3 +284,22 @@ def test_a_teacher_without_dictionary_or_index_says_so(dictionary: SenseDictiona
     with pytest.raises(InputError, match=r'\[senses\] candidates = "hybrid", but .* has no index'):
         opened(dictionary.folder, *able)
     assert opened(dictionary.folder, *able, "senses.candidates=lexical")[0] is not None
+
+
+def test_teachers_of_a_node_share_the_index_of_the_first(dictionary: SenseDictionary, tmp_path: Path) -> None:
+    """The second has no graph to load; a stranger without a role loads its own, or cannot."""
+    spec = load_spec("ds_configs/runs/quickstart.toml", [f"senses.dictionary={dictionary.folder}", "senses.retrieve_on=teacher",
+                                                         f"run_dir={tmp_path}", "senses.index_search_effort=100"])
+    first, second = (Role("teacher", rank, 2, Launch("torch", 2 + rank, 4, 2 + rank, 4, "127.0.0.1", 1)) for rank in range(2))
+    queries = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
+    with ExitStack() as cleanup:
+        leader, name = open_on_teacher(spec, first, cleanup)
+        (dictionary.folder / "index" / "graph.bin").write_bytes(b"gone")
+        follower, same_name = open_on_teacher(spec, second, cleanup)
+        assert leader is not None and follower is not None and leader.search is not None and follower.search is not None  # noqa: PT018
+        assert name == same_name
+        found = follower.search(queries, 20)
+        assert found.shape == (5, 20)
+        assert (found == leader.search(queries, 20)).all()
+        with pytest.raises(InputError, match=r"graph\.bin"):
+            open_on_teacher(spec, None, cleanup)
