@@ -1,13 +1,13 @@
 """This project beside TRL's GKD trainer: the same student, teacher, blocks of tokens, micro-batch and two cores, in turn.
 
-    python tools/side_by_side.py [--json] [--work-dir DIR] [--batch-blocks 4] [--rounds 3]
+    python tools/side_by_side.py [--json] [--work-dir DIR] [--batch-blocks 4] [--processes 1] [--rounds 3]
 
 Run `make quickstart` first: its student and teacher are compared. TRL gets an environment of its own below --work-dir. What is alike:
 float32, forward KL at temperature 1, no on-policy texts, AdamW, clipping at 1. What is not:
 
 - Ours adds cross-entropy, and its KL is over the teacher's top k and a bucket (--signal exact: over all tokens, as TRL's is).
-- TRL is one process that uses both cores in turn for teacher and student; ours a student and a teacher, each --ours-threads threads,
-  and the student takes ZeRO stage 0: a single rank has nothing to shard.
+- A TRL process uses its cores in turn for teacher and student; ours are --processes students and one teacher more. Every process
+  has 2 / --processes threads. One student takes ZeRO stage 0: a single rank has nothing to shard; two take stage 2.
 - TRL is run twice a round: as it comes, and with the allocator settings that our launcher sets. Its better time and its smaller
   memory count.
 
@@ -47,11 +47,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--work-dir", type=Path, default=Path("runs/side_by_side"), help="where TRL's environment is kept")
-    parser.add_argument("--batch-blocks", type=int, default=4, help="blocks of 256 tokens in a step (one micro-batch) of either side")
+    parser.add_argument("--batch-blocks", type=int, default=4,
+                        help="blocks of 256 tokens in a step of either side; each process takes its share at once")
+    parser.add_argument("--processes", type=int, choices=(1, 2), default=1, help="our students, and TRL's processes (under torchrun)")
     parser.add_argument("--rounds", type=int, default=3, help="times that each is run")
     parser.add_argument("--steps", type=int, default=4, help="steps measured in each run, after two that are not")
     parser.add_argument("--signal", choices=("topk", "exact"), default="topk", help="our teacher signal")
-    parser.add_argument("--ours-threads", type=int, default=2, help="threads of our student, and of our teacher")
     args = parser.parse_args()
     quiet_libraries()
     quiet_progress()
@@ -96,25 +97,33 @@ def compare(args: argparse.Namespace) -> list[Figure]:
             run_dir = Path(tempfile.mkdtemp(prefix=f"{side}-", dir=folder))
             (run_dir / INIT_FOLDER).symlink_to(student)
             if side == "ours":
-                command, threads, env = ours(args, run_dir), args.ours_threads, {}
+                command, env = ours(args, run_dir), {}
             else:
-                command = [python, str(Path(__file__).with_name("trl_gkd.py")), "--local_rank=0", "--student", str(student),
-                           "--teacher", teacher, "--blocks", str(blocks), "--run-dir", str(run_dir), "--threads", "2",
-                           "--batch-blocks", str(args.batch_blocks), "--lr", str(spec.optimizer.lr), "--max-steps", str(ENDLESS)]
-                threads, env = 2, CPU_ALLOCATOR if side == "trl_allocator" else dict.fromkeys(CPU_ALLOCATOR)
-            pin = side == "ours" and args.ours_threads == 1
-            found[side].append(follow([command], run_dir, args.steps, 2, pin=pin, threads=threads, env=env))
+                launcher = [] if args.processes == 1 else ["-m", "torch.distributed.run", "--nproc_per_node", str(args.processes),
+                                                           "--master_port", str(free_port())]
+                command = [python, *launcher, str(Path(__file__).with_name("trl_gkd.py")), "--local_rank=0", "--student", str(student),
+                           "--teacher", teacher, "--blocks", str(blocks), "--run-dir", str(run_dir), "--threads", str(threads(args)),
+                           "--batch-blocks", str(args.batch_blocks // args.processes), "--lr", str(spec.optimizer.lr),
+                           "--max-steps", str(ENDLESS)]
+                env = CPU_ALLOCATOR if side == "trl_allocator" else dict.fromkeys(CPU_ALLOCATOR)
+            found[side].append(follow([command], run_dir, args.steps, 2, pin=False, threads=threads(args), env=env))
     return figures(found, args.batch_blocks * spec.data.block_tokens, args)
 
 
+def threads(args: argparse.Namespace) -> int:
+    """Threads of every process."""
+    return 2 // int(args.processes)
+
+
 def ours(args: argparse.Namespace, run_dir: Path) -> list[str]:
-    """Our launch: one student, one teacher, the quickstart's spec without the sense term."""
-    settings = [f"run_dir={run_dir}", "topology.num_students=1", "topology.num_teachers=1", f"train.num_steps={ENDLESS}",
-                f"train.global_batch_blocks={args.batch_blocks}", f"train.micro_batch_blocks={args.batch_blocks}",
-                "deepspeed=ds_configs/zero0.json", f"topology.threads_per_rank={args.ours_threads}",
-                "loss.sense_weight=0", f"loss.signal={args.signal}"]
-    return [tool("deepspeed"), "--num_gpus", "2", "--master_port", str(free_port()), "dskd_ds/train.py", "--spec", QUICKSTART,
-            *(word for setting in settings for word in ("--set", setting))]
+    """Our launch: the quickstart's spec without the sense term."""
+    config = "zero0" if args.processes == 1 else "zero2"
+    settings = [f"run_dir={run_dir}", f"topology.num_students={args.processes}", "topology.num_teachers=1",
+                f"train.num_steps={ENDLESS}", f"train.global_batch_blocks={args.batch_blocks}",
+                f"train.micro_batch_blocks={args.batch_blocks // args.processes}", f"deepspeed=ds_configs/{config}.json",
+                f"topology.threads_per_rank={threads(args)}", "loss.sense_weight=0", f"loss.signal={args.signal}"]
+    return [tool("deepspeed"), "--num_gpus", str(args.processes + 1), "--master_port", str(free_port()), "dskd_ds/train.py",
+            "--spec", QUICKSTART, *(word for setting in settings for word in ("--set", setting))]
 
 
 def figures(found: dict[str, list[Followed]], tokens: int, args: argparse.Namespace) -> list[Figure]:
@@ -124,7 +133,8 @@ def figures(found: dict[str, list[Followed]], tokens: int, args: argparse.Namesp
     memory = {side: statistics.median(run.peak_bytes for run in runs) / 1e6 for side, runs in found.items()}
     faster, smaller = max(speed["trl"], speed["trl_allocator"]), min(memory["trl"], memory["trl_allocator"])
     notes = {"setting": f"{tokens} tokens a step, signal {args.signal}, {args.rounds} runs of {args.steps} steps each, "
-                        f"threads {args.ours_threads} + {args.ours_threads} / 2", "pins": ", ".join(PINS)}
+                        f"{args.processes} student(s) and a teacher / {args.processes} process(es), {threads(args)} thread(s) each",
+             "pins": ", ".join(PINS)}
     speeds = {f"{side} tokens/s": f"{value:.1f}" for side, value in speed.items()}
     sizes = {f"{side} megabytes": f"{value:.0f}" for side, value in memory.items()}
     return [
