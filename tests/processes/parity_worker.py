@@ -1,13 +1,17 @@
 """One rank of the gradient parity test: the real objective under real ZeRO-3, gradients gathered and stored by rank 0.
 
-    deepspeed --num_gpus R parity_worker.py --model FOLDER --out FILE [--frozen] [--teacher FOLDER]
+    deepspeed --num_gpus R parity_worker.py --cases FILE.json
 
---teacher: a model of another hidden size; the student's states then go through a map.
+The file lists cases, one after the other in the same launch: `model` (a folder), `out` (a file), `frozen`, and `teacher`: null, or a
+model of another hidden size, so that the student's states go through a map.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+from pathlib import Path
+from typing import Any
 
 import deepspeed
 import torch
@@ -63,24 +67,28 @@ def start_map(student: DistillStudent) -> None:
 
 
 def main() -> None:
-    """Run one optimiser step's forwards and backwards; store every gradient."""
+    """All cases."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--local_rank", type=int)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--out", required=True)
-    parser.add_argument("--frozen", action="store_true")
-    parser.add_argument("--teacher")
+    parser.add_argument("--cases", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
     open_world()
+    for case in json.loads(args.cases.read_text()):
+        run(case)
+    deepspeed.comm.barrier()
+
+
+def run(case: dict[str, Any]) -> None:
+    """One optimiser step's forwards and backwards; store every gradient."""
     rank, size = deepspeed.comm.get_rank(), deepspeed.comm.get_world_size()
-    spec = spec_of(args.model, args.teacher, args.frozen)
+    spec = spec_of(case["model"], case["teacher"], case["frozen"])
     accumulation = NUM_BLOCKS // size
     config = {"train_batch_size": NUM_BLOCKS, "train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": accumulation,
               "zero_optimization": {"stage": 3, "reduce_bucket_size": 5000, "stage3_param_persistence_threshold": 0,
                                     "stage3_max_live_parameters": 0, "stage3_max_reuse_distance": 0, "stage3_prefetch_bucket_size": 0},
               "optimizer": {"type": "AdamW", "params": {"lr": 1e-3, "torch_adam": True}}}
-    student = load_student(spec, args.model, config, 2.0)
+    student = load_student(spec, case["model"], config, 2.0)
     start_map(student)
     trainable = [p for p in student.parameters() if p.requires_grad]
     engine, *_ = deepspeed.initialize(model=student, model_parameters=trainable, config=config)
@@ -96,8 +104,8 @@ def main() -> None:
             engine.step()
     gradients = {name: safe_get_full_grad(p).clone() for name, p in engine.module.named_parameters() if p.requires_grad}
     if rank == 0:
-        torch.save(gradients, args.out)
-    deepspeed.comm.barrier()
+        torch.save(gradients, case["out"])
+    engine.destroy()
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,14 +17,14 @@ from tests.processes.conftest import Launch, deepspeed
 pytestmark = pytest.mark.process
 
 
-def single_process(model: Path, teacher: Path | None, frozen: bool) -> dict[str, torch.Tensor]:
+def single_process(model: str, teacher: str | None, frozen: bool) -> dict[str, torch.Tensor]:
     """The same blocks through plain autograd."""
     from transformers import AutoModelForCausalLM
 
     from dskd_ds.losses.objective import DistillObjective
     from dskd_ds.student.model import DistillStudent, freeze, sense_map
 
-    spec = parity_worker.spec_of(str(model), str(teacher) if teacher else None, frozen)
+    spec = parity_worker.spec_of(model, teacher, frozen)
     language_model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     freeze(language_model, 1 if frozen else None)
     mapping = sense_map(spec, language_model.config.hidden_size)
@@ -37,21 +39,32 @@ def single_process(model: Path, teacher: Path | None, frozen: bool) -> dict[str,
     return {name: p.grad for name, p in student.named_parameters() if p.requires_grad and p.grad is not None}
 
 
-@pytest.mark.parametrize(("num_ranks", "tied", "frozen", "other_size"), [
-    (1, True, False, False), (2, True, False, False), (2, False, False, False), (2, True, True, True), (3, True, False, True)],
-    ids=["1 rank, tied", "2 ranks, tied", "2 ranks, untied", "2 ranks, frozen head, a map", "3 ranks, tied, a map"])
-def test_gradients(tiny: TinyWorld, launch: Launch, tmp_path: Path, num_ranks: int, tied: bool, frozen: bool, other_size: bool) -> None:
+PLAIN = {"tied": True, "frozen": False, "other_size": False}
+
+
+@pytest.mark.parametrize(("num_ranks", "changes"), [
+    (1, [{}]), (2, [{}, {"tied": False}, {"frozen": True, "other_size": True}]), (3, [{"other_size": True}])],
+    ids=["1 rank, tied", "2 ranks, tied, untied, frozen head and a map", "3 ranks, tied, a map"])
+def test_gradients(tiny: TinyWorld, launch: Launch, tmp_path: Path, num_ranks: int, changes: list[dict[str, bool]]) -> None:
     """6, 3 or 2 accumulation steps; buckets smaller than most parameters."""
-    model, out = tmp_path / "model", tmp_path / "gradients.pt"
-    write_model(model, tiny.folder, num_layers=2, seed=5, tied=tied)
-    teacher = write_model(tmp_path / "teacher", tiny.folder, num_layers=1, seed=6, hidden_size=48) if other_size else None
-    words = ["--model", str(model), "--out", str(out), *(["--frozen"] if frozen else []), *(["--teacher", str(teacher)] if teacher else [])]
-    assert launch(*deepspeed(num_ranks, "tests/processes/parity_worker.py", *words), marker=str(out)).code == 0
-    found = torch.load(out, weights_only=True)
-    expected = single_process(model, teacher, frozen)
-    assert found.keys() == expected.keys()
-    assert ("language_model.lm_head.weight" in found) == (not tied and not frozen)
-    assert ("objective.sense_map" in found) == other_size
-    for name, gradient in expected.items():
-        assert gradient.abs().sum() > 0, name
-        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+    wanted = [PLAIN | change for change in changes]
+    cases = [prepare(tiny, tmp_path / str(number), **case) for number, case in enumerate(wanted)]
+    file = tmp_path / "cases.json"
+    file.write_text(json.dumps(cases))
+    assert launch(*deepspeed(num_ranks, "tests/processes/parity_worker.py", "--cases", str(file)), marker=str(file)).code == 0
+    for case, want in zip(cases, wanted, strict=True):
+        found = torch.load(case["out"], weights_only=True)
+        expected = single_process(case["model"], case["teacher"], case["frozen"])
+        assert found.keys() == expected.keys()
+        assert ("language_model.lm_head.weight" in found) == (not want["tied"] and not want["frozen"])
+        assert ("objective.sense_map" in found) == want["other_size"]
+        for name, gradient in expected.items():
+            assert gradient.abs().sum() > 0, name
+            torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def prepare(tiny: TinyWorld, folder: Path, tied: bool, frozen: bool, other_size: bool) -> dict[str, Any]:
+    """Models of a case, and the case as the worker reads it."""
+    model = write_model(folder / "model", tiny.folder, num_layers=2, seed=5, tied=tied)
+    teacher = write_model(folder / "teacher", tiny.folder, num_layers=1, seed=6, hidden_size=48) if other_size else None
+    return {"model": str(model), "teacher": str(teacher) if teacher else None, "frozen": frozen, "out": str(folder / "gradients.pt")}
