@@ -136,6 +136,7 @@ def figures(found: dict[str, list[Followed]], tokens: int, args: argparse.Namesp
                         f"{args.processes} student(s) and a teacher / {args.processes} process(es), {threads(args)} thread(s) each",
              "pins": ", ".join(PINS)}
     speeds = {f"{side} tokens/s": f"{value:.1f}" for side, value in speed.items()}
+    speeds["ratio to TRL as it comes"] = f"{speed['ours'] / speed['trl']:.2f}"
     sizes = {f"{side} megabytes": f"{value:.0f}" for side, value in memory.items()}
     return [
         Figure("tokens_per_second_ratio", "tokens/s: ours / TRL's GKD trainer", speed["ours"] / faster, 1.3, "higher", {**notes, **speeds}),
