@@ -1,8 +1,8 @@
 """Build or refresh the sense dictionary and its index: `mpirun -n R python -m dskd_ds.sense.build --spec FILE.toml [--refresh]`.
 
 Ranks share the reading of the corpus, then the clustering of the tokens; rank 0 puts the parts together, relates words, and builds
-the index. The result does not depend on R. What is done lies in `<dictionary>.work` (on a disk that all ranks see) until the
-dictionary is whole, so that a killed build goes on. `dskd senses build` and `dskd senses refresh` start it.
+the index. The result does not depend on R. What is done lies in `<dictionary>.work`, or in `[senses] collection_dir`, on a disk that all
+ranks see, until the dictionary is whole, so that a killed build goes on. `dskd senses build` and `dskd senses refresh` start it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import hashlib
 import json
 import shutil
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def build(spec: RunSpec, comm: Communicator, force: bool = False) -> dict[str, A
     if comm.rank == 0 and not force and facts is None:
         refuse_to_forget(spec)
     if comm.from_first(facts is not None):
-        with FirstRankLock(spec.senses.dictionary, comm):
+        with FirstRankLock("dictionary", spec.senses.dictionary, comm):
             return with_index(spec) if facts else None
     return make(spec, blocks, key, key | {"history": []}, comm)
 
@@ -102,7 +103,7 @@ def refresh(spec: RunSpec, comm: Communicator) -> dict[str, Any] | None:
     old = open_dictionary(spec.senses.dictionary, verify=comm.rank == 0)
     check_refresh(old, key)
     if has_read(old, key["corpus"]):
-        with FirstRankLock(spec.senses.dictionary, comm):
+        with FirstRankLock("dictionary", spec.senses.dictionary, comm):
             return with_index(spec) if comm.rank == 0 else None
     base = file_sha256(old.folder / MANIFEST_FILE)
     changed = {name: key["settings"][name] for name in BUILD_SETTINGS if name not in COLLECT_SETTINGS}
@@ -113,10 +114,14 @@ def refresh(spec: RunSpec, comm: Communicator) -> dict[str, Any] | None:
 def make(spec: RunSpec, blocks: Any, key: dict[str, Any], facts: dict[str, Any], comm: Communicator,
          old: SenseDictionary | None = None) -> dict[str, Any] | None:
     """Collect, cluster, write. facts: what the manifest is to say beside what is found here; its history grows by this corpus."""
-    with FirstRankLock(spec.senses.dictionary, comm):
+    kept, digest = spec.senses.collection_dir, collection_digest(key)
+    work = Path(f"{Path(spec.senses.dictionary)}.work") if kept is None else Path(kept)
+    collection = work / digest
+    with ExitStack() as locks:
+        locks.enter_context(FirstRankLock("dictionary", spec.senses.dictionary, comm))
+        if kept is not None:
+            locks.enter_context(FirstRankLock("collection_dir", kept, comm, digest))
         relations = read_lexicons(spec) if comm.rank == 0 else None  # a wrong path shows before the long work
-        work = Path(f"{Path(spec.senses.dictionary)}.work")
-        collection = work / collection_digest(key)
         collected = collect(spec, blocks, collection, comm)
         if not collected.buckets:
             raise InputError(f"[senses] min_confidence = {spec.senses.min_confidence}, but the teacher is never so sure.\n  lower it.")
@@ -138,7 +143,7 @@ def make(spec: RunSpec, blocks: Any, key: dict[str, Any], facts: dict[str, Any],
         write_dictionary(Path(spec.senses.dictionary), senses, related, facts, spec.senses.num_senses, parts.contexts(), held_out)
         facts = with_index(spec)
         del senses  # it has files of the work folder mapped
-        shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(work if kept is None else parts.folder, ignore_errors=True)
         comm.barrier()
         return facts
 
@@ -174,19 +179,21 @@ def _digest(content: dict[str, Any]) -> str:
 
 
 class FirstRankLock:
-    """Held by rank 0 while the ranks of one launch make a dictionary: two launches at once would tread on each other."""
+    """Held by rank 0 while the ranks of one launch make what `[senses] key` names: two launches at once would tread on each other."""
 
-    def __init__(self, dictionary: str, comm: Communicator) -> None:
-        Path(dictionary).parent.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(f"{Path(dictionary)}.lock", timeout=0)
-        self._dictionary, self._comm = dictionary, comm
+    def __init__(self, key: str, folder: str, comm: Communicator, part: str = "") -> None:
+        """part: of the folder, where others may be made meanwhile."""
+        self._key, self._folder, self._comm = key, folder, comm
+        path = Path(folder) / part
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(f"{path}.lock", timeout=0)
 
     def __enter__(self) -> None:
         if self._comm.rank == 0:
             try:
                 self._lock.acquire()
             except Timeout:
-                raise InputError(f'[senses] dictionary = "{self._dictionary}", but another process is making it just now.\n'
+                raise InputError(f'[senses] {self._key} = "{self._folder}", but another process is making it just now.\n'
                                  "  wait for it, or name another folder.") from None
         self._comm.barrier()
 

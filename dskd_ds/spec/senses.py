@@ -29,6 +29,9 @@ class SensesSpec(Part):
     local_dir: str | None = None
     """Folder on each node (`$TMPDIR`, `/dev/shm`) that dictionary and index are copied to, once a node, before a run reads them there;
     not given: they are read where they are."""
+    collection_dir: str | None = None
+    """Folder where the vectors that the teacher's reading gave are kept, for other dictionaries of the same text: another k or another
+    clustering then costs no reading. Not given: they lie beside the dictionary, and are deleted once it is whole."""
     lexicons: tuple[LexiconSpec, ...] = ()
     """Who is related to whom. Several are merged; a pair that is both synonym and antonym stays an antonym."""
     morpholex: str | None = None

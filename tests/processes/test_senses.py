@@ -85,6 +85,20 @@ def test_a_killed_build_goes_on_with_another_number_of_ranks(tiny: TinyWorld, la
     assert not work.exists()
 
 
+def test_a_collection_that_is_kept_serves_other_dictionaries(tiny: TinyWorld, launch: Launch, whole: Path) -> None:
+    """The second one adds nothing to it, and deletes nothing but its own parts."""
+    kept = tiny.folder / "kept"
+    first, second = tiny.folder / "from-kept-1", tiny.folder / "from-kept-2"
+    assert launch(*launch_of(tiny, first, 2, settings=(f"senses.collection_dir={kept}",))).code == 0
+    assert digests(first) == digests(whole)
+    collected = digests(kept)
+    assert any("rank-" in name for name in collected)
+    assert not any("parts-" in name for name in collected)
+    assert launch(*launch_of(tiny, second, 1, settings=(f"senses.collection_dir={kept}", "senses.num_senses=2"))).code == 0
+    assert digests(kept) == collected
+    assert len(open_dictionary(second).senses) < len(open_dictionary(first).senses)
+
+
 @pytest.mark.slow
 def test_refresh_takes_in_another_corpus_once(tiny: TinyWorld, launch: Launch, whole: Path) -> None:
     alone, shared = tiny.folder / "refreshed-1", tiny.folder / "refreshed-2"
