@@ -50,9 +50,20 @@ def serve(spec: RunSpec, replica: int, role: Role | None = None) -> None:
                       hidden_size=teacher.hidden_size)
         link = TeacherLink(Path(spec.run_dir), spec.link, hello, spec.topology.num_students)
         cleanup.callback(link.close)
-        num_requests, busy_seconds, started = 0, 0.0, time.monotonic()
-        finisher = cleanup.enter_context(ThreadPoolExecutor(1, thread_name_prefix="finish replies"))
-        finishing: Future[None] | None = None
+        started = time.monotonic()
+        num_requests, busy_seconds = serve_requests(teacher, retriever, link)
+    share = busy_seconds / max(time.monotonic() - started, 1e-9)
+    print(f"teacher {name}: answered {num_requests} requests, busy {share:.0%} of the time.", file=sys.stderr)
+
+
+def serve_requests(teacher: TeacherModel, retriever: SenseRetriever | None, link: TeacherLink) -> tuple[int, float]:
+    """Answer until all students have said goodbye; senses are chosen beside the next request's forward pass.
+
+    Returns how many requests came, and the seconds that this thread worked on them. Raises as `TeacherLink.next_request`.
+    """
+    num_requests, busy_seconds = 0, 0.0
+    finishing: Future[None] | None = None
+    with ThreadPoolExecutor(1, thread_name_prefix="finish replies") as finisher:
         while (work := link.next_request()) is not None:
             num_requests += 1
             begun = time.monotonic()
@@ -62,8 +73,7 @@ def serve(spec: RunSpec, replica: int, role: Role | None = None) -> None:
             if computed:
                 finishing = finisher.submit(_finish_or_fail, computed, retriever, link, work, begun)
             busy_seconds += time.monotonic() - begun
-    share = busy_seconds / max(time.monotonic() - started, 1e-9)
-    print(f"teacher {name}: answered {num_requests} requests, busy {share:.0%} of the time.", file=sys.stderr)
+    return num_requests, busy_seconds
 
 
 @dataclass(frozen=True)
@@ -91,11 +101,9 @@ def _compute_or_fail(teacher: TeacherModel, retriever: SenseRetriever | None, li
 
 def _finish_or_fail(computed: Computed, retriever: SenseRetriever | None, link: TeacherLink, work: Work, begun: float) -> None:
     try:
-        arrays = finish(computed, retriever)
+        link.reply(work, finish(computed, retriever), time.monotonic() - begun)
     except Exception as error:  # nobody waits for this thread: whatever it is, the student must know
         link.fail(work, f"{type(error).__name__}: {error}")
-        return
-    link.reply(work, arrays, time.monotonic() - begun)
 
 
 def answer(teacher: TeacherModel, arrays: dict[str, Array], wanted: Wanted, retriever: SenseRetriever | None = None) -> dict[str, Array]:

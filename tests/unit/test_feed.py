@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,13 @@ import torch
 from dskd_ds.data.batches import Sample
 from dskd_ds.errors import LinkError
 from dskd_ds.head import FrozenHead
-from dskd_ds.link import StudentLink, TeacherLink
-from dskd_ds.link.messages import Array, Hello
+from dskd_ds.link import StudentLink, TeacherLink, Work
+from dskd_ds.link.messages import Hello
 from dskd_ds.sense.retrieve import SenseRetriever
 from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.student.feed import Feed, StepInput
 from dskd_ds.teacher.model import TeacherModel
-from dskd_ds.teacher.service import answer
+from dskd_ds.teacher.service import serve_requests
 from tests.unit.conftest import HEAD, D, T, V
 
 
@@ -41,6 +42,16 @@ def spec_of(kind: str) -> RunSpec:
         "topology.num_students=1", "train.global_batch_blocks=3", "link.heartbeat_seconds=0.1", "link.dead_after_seconds=2.0"])
 
 
+class ShiftedLink(TeacherLink):
+    """A teacher's link that moves each request's tokens, so that its model answers for other positions."""
+
+    shift = 0
+
+    def next_request(self) -> Work | None:
+        work = super().next_request()
+        return work and replace(work, arrays={**work.arrays, "input_ids": np.roll(work.arrays["input_ids"], self.shift, axis=1)})
+
+
 @contextmanager
 def feed_of(spec: RunSpec, model: TeacherModel, folder: Path, shift: int = 0, mine: SenseRetriever | None = None,
             theirs: SenseRetriever | None = None) -> Iterator[Feed]:
@@ -49,15 +60,9 @@ def feed_of(spec: RunSpec, model: TeacherModel, folder: Path, shift: int = 0, mi
     mine: the student's senses; theirs: the teacher's.
     """
     student = StudentLink(folder, 0, spec.link, V, D)
-    link = TeacherLink(folder, spec.link, Hello(teacher="a", fingerprint="f", vocab_size=V, hidden_size=D), 1)
-
-    def serve() -> None:
-        while (work := link.next_request()) is not None:
-            arrays: dict[str, Array] = dict(work.arrays)
-            arrays["input_ids"] = np.roll(arrays["input_ids"], shift, axis=1)
-            link.reply(work, answer(model, arrays, work.request.wanted, theirs), 0.0)
-
-    thread = threading.Thread(target=serve, daemon=True)
+    link = ShiftedLink(folder, spec.link, Hello(teacher="a", fingerprint="f", vocab_size=V, hidden_size=D), 1)
+    link.shift = shift
+    thread = threading.Thread(target=serve_requests, args=(model, theirs, link), daemon=True)
     thread.start()
     head = FrozenHead(HEAD) if spec.loss.signal == "exact" else None
     feed = Feed(spec, 0, Text(), student, mine, (V, D), torch.device("cpu"), 0, 5, head)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
@@ -155,6 +156,33 @@ def test_a_step_is_the_same_wherever_senses_are_chosen(dictionary: SenseDictiona
     for ours, others in zip(steps["student"].micro_batches, steps["teacher"].micro_batches, strict=True):
         assert_equal(ours.senses, others.senses)
         assert ours.senses.coverage.sum() > 0
+
+
+def test_senses_are_chosen_beside_the_next_forward(dictionary: SenseDictionary, teacher: TeacherModel, tmp_path: Path,
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first choosing waits until the second forward pass has begun: in turn they would never end."""
+    spec = spec_of("topk")
+    spec = spec.model_copy(update={"senses": senses(retrieve_on="teacher"), "loss": spec.loss.model_copy(update={"sense_weight": 0.5})})
+    mine, theirs = SenseRetriever(dictionary, spec.senses, spec.loss, spec.seed), on_teacher(dictionary, spec.senses, spec.loss)
+    forward, choose = teacher.trunk.forward, theirs.choose
+    begun, second, met = [], threading.Event(), []
+
+    def counted_forward(**words: Any) -> Any:
+        begun.append(words)
+        if len(begun) == 2:
+            second.set()
+        return forward(**words)
+
+    def waiting_choose(*given: Any) -> Chosen:
+        met.append(second.wait(20))
+        return choose(*given)
+
+    teacher.trunk.forward = counted_forward
+    monkeypatch.setattr(theirs, "choose", waiting_choose)
+    with feed_of(spec, teacher, tmp_path, 0, mine, theirs) as feed:
+        step = feed.next()
+    assert met[0]
+    assert sum(len(micro.senses.positions) for micro in step.micro_batches) > 0
 
 
 def chosen(seed: int = 0, positions: int = 7, most: int = 4, num_rows: int = NUM_ROWS) -> Chosen:
