@@ -78,10 +78,13 @@ def trl_python(work_dir: Path) -> str:
 
 
 def compare(args: argparse.Namespace) -> list[Figure]:
-    """Run both sides in turn. Raises InputError without a quickstart, BenchError if a side fails."""
+    """Run both sides in turn. Raises InputError without a quickstart or an even share, BenchError if a side fails."""
     from dskd_ds.data.batches import open_source
     from dskd_ds.teacher.checkpoint import resolve_model
 
+    if args.batch_blocks % args.processes:
+        raise InputError(f"--batch-blocks {args.batch_blocks}, but --processes {args.processes} are to share them evenly.\n"
+                         "  take a multiple.")
     spec = load_spec(QUICKSTART)
     student = (Path(spec.run_dir) / INIT_FOLDER).resolve()
     if not student.is_dir():

@@ -1,13 +1,21 @@
-"""A teacher whose every answer is known beforehand."""
+"""A teacher whose every answer is known beforehand, and a small dictionary of its size."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from dskd_ds.head import PLAIN
+from dskd_ds.sense.cluster import Senses
+from dskd_ds.sense.dictionary import SenseDictionary, open_dictionary, write_dictionary
+from dskd_ds.sense.index import build_index
+from dskd_ds.sense.relations import TokenRelations
+from dskd_ds.spec.senses import SensesSpec
 from dskd_ds.teacher.model import TeacherModel
 
 T, V, D = 40, 60, 8
@@ -31,3 +39,28 @@ HEAD = 3 * torch.nn.functional.normalize(torch.randn(V, D, generator=torch.Gener
 @pytest.fixture
 def teacher() -> TeacherModel:
     return TeacherModel(NextToken(HEAD), HEAD, PLAIN, V, D, "f", torch.device("cpu"))
+
+
+PER_TOKEN, NUM_SPANS = 3, 1
+
+
+def senses(**settings: Any) -> SensesSpec:
+    """Settings for dictionaries of this size."""
+    return SensesSpec(**({"dictionary": "-", "kappa": 2, "min_positions": 6, "index_dims": 8, "index_search_effort": 100,
+                          "num_neighbours": 30} | settings))
+
+
+def dictionary_in(folder: Path, seed: int = 0, per_token: int = PER_TOKEN) -> SenseDictionary:
+    """Random senses of every token and a span, with relations and an index."""
+    rows = torch.randn(V * per_token, D, generator=torch.Generator().manual_seed(seed))
+    relations = TokenRelations({t: [(t + 1) % V, V] for t in range(0, V, 2)}, {t: [(t + 20) % V] for t in range(0, V, 3)}, [(3, 4)])
+    write_dictionary(folder, Senses(np.repeat(np.arange(V), per_token), rows, np.ones(len(rows), np.int64)), relations,
+                     {"vocab_size": V, "layer": -1, "teacher": "t", "tokenizer": "z"}, per_token)
+    opened = open_dictionary(folder)
+    build_index(opened, senses(), torch.randn(4, D))
+    return opened
+
+
+@pytest.fixture
+def dictionary(tmp_path: Path) -> SenseDictionary:
+    return dictionary_in(tmp_path / "senses")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,20 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dskd_ds.data.batches import Batch, places, read_batch
-from dskd_ds.errors import InputError
 from dskd_ds.link import codec
 from dskd_ds.link.messages import Array, Reply, Request, SensesWanted, Wanted
 from dskd_ds.link.traffic import MANY_ROWS, signal_bytes
 from dskd_ds.losses.sense import SenseTargets
 from dskd_ds.sense.candidates import Candidates
 from dskd_ds.sense.chosen import Chosen, chosen_arrays, read_chosen
-from dskd_ds.sense.cluster import Senses
-from dskd_ds.sense.dictionary import SenseDictionary, open_dictionary, write_dictionary
-from dskd_ds.sense.index import build_index, knn, load_graph, load_projection
-from dskd_ds.sense.open import open_on_teacher
-from dskd_ds.sense.relations import TokenRelations
+from dskd_ds.sense.dictionary import SenseDictionary
+from dskd_ds.sense.index import knn, load_graph, load_projection
 from dskd_ds.sense.retrieve import DECIDING, SenseRetriever
-from dskd_ds.spec import load_spec
 from dskd_ds.spec.loss import LossSpec
 from dskd_ds.spec.senses import SensesSpec
 from dskd_ds.student.feed import positions_asked, selection_arrays
@@ -37,33 +31,11 @@ from dskd_ds.teacher.model import TeacherModel
 from dskd_ds.teacher.reply import Signal, read_signal
 from dskd_ds.teacher.service import answer
 from dskd_ds.teacher.signal import top_k_signal
-from dskd_ds.topology import Launch, Role
-from tests.unit.conftest import D, V
+from tests.unit.conftest import NUM_SPANS, PER_TOKEN, D, V, dictionary_in, senses
 from tests.unit.test_feed import Text, feed_of, spec_of
 
-PER_TOKEN, NUM_SPANS = 3, 1
 NUM_ROWS = (V + NUM_SPANS) * PER_TOKEN
 WEIGHTED = LossSpec(sense_weighting="teacher_probability")
-
-
-def dictionary_in(folder: Path, seed: int = 0, per_token: int = PER_TOKEN) -> SenseDictionary:
-    rows = torch.randn(V * per_token, D, generator=torch.Generator().manual_seed(seed))
-    relations = TokenRelations({t: [(t + 1) % V, V] for t in range(0, V, 2)}, {t: [(t + 20) % V] for t in range(0, V, 3)}, [(3, 4)])
-    write_dictionary(folder, Senses(np.repeat(np.arange(V), per_token), rows, np.ones(len(rows), np.int64)), relations,
-                     {"vocab_size": V, "layer": -1, "teacher": "t", "tokenizer": "z"}, per_token)
-    opened = open_dictionary(folder)
-    build_index(opened, senses(), torch.randn(4, D))
-    return opened
-
-
-@pytest.fixture
-def dictionary(tmp_path: Path) -> SenseDictionary:
-    return dictionary_in(tmp_path / "senses")
-
-
-def senses(**settings: Any) -> SensesSpec:
-    return SensesSpec(**({"dictionary": "-", "kappa": 2, "min_positions": 6, "index_dims": 8, "index_search_effort": 100,
-                          "num_neighbours": 30} | settings))
 
 
 def on_teacher(dictionary: SenseDictionary, settings: SensesSpec, loss: LossSpec = WEIGHTED, seed: int = 0) -> SenseRetriever:
@@ -295,39 +267,3 @@ def test_the_plan_counts_at_least_what_is_sent(dictionary: SenseDictionary, teac
     asked = sum(array.nbytes for array in arrays.values())
     assert promised.request * some.input_ids.numel() - 4 * 2 * 3 <= asked <= promised.request * some.input_ids.numel() + 16 * 3
     assert signal_bytes(spec, V, D, share, MANY_ROWS).senses > promised.senses
-
-
-def test_a_teacher_without_dictionary_or_index_says_so(dictionary: SenseDictionary, tmp_path: Path) -> None:
-    def opened(folder: Path, *more: str) -> tuple[SenseRetriever | None, str]:
-        return open_on_teacher(load_spec("ds_configs/runs/quickstart.toml", [f"senses.dictionary={folder}", *more]), None, ExitStack())
-
-    able = ["senses.retrieve_on=teacher"]
-    assert opened(tmp_path / "nowhere") == (None, "")
-    with pytest.raises(InputError, match=r'\[senses\] dictionary = ".*nowhere", but there is no such folder'):
-        opened(tmp_path / "nowhere", *able)
-    retriever, name = opened(dictionary.folder, *able)
-    assert retriever is not None
-    assert name.startswith("-index-")
-    (dictionary.folder / "index").rename(tmp_path / "away")
-    with pytest.raises(InputError, match=r'\[senses\] candidates = "hybrid", but .* has no index'):
-        opened(dictionary.folder, *able)
-    assert opened(dictionary.folder, *able, "senses.candidates=lexical")[0] is not None
-
-
-def test_teachers_of_a_node_share_the_index_of_the_first(dictionary: SenseDictionary, tmp_path: Path) -> None:
-    """The second has no graph to load; a stranger without a role loads its own, or cannot."""
-    spec = load_spec("ds_configs/runs/quickstart.toml", [f"senses.dictionary={dictionary.folder}", "senses.retrieve_on=teacher",
-                                                         f"run_dir={tmp_path}", "senses.index_search_effort=100"])
-    first, second = (Role("teacher", rank, 2, Launch("torch", 2 + rank, 4, 2 + rank, 4, "127.0.0.1", 1)) for rank in range(2))
-    queries = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
-    with ExitStack() as cleanup:
-        leader, name = open_on_teacher(spec, first, cleanup)
-        (dictionary.folder / "index" / "graph.bin").write_bytes(b"gone")
-        follower, same_name = open_on_teacher(spec, second, cleanup)
-        assert leader is not None and follower is not None and leader.search is not None and follower.search is not None  # noqa: PT018
-        assert name == same_name
-        found = follower.search(queries, 20)
-        assert found.shape == (5, 20)
-        assert (found == leader.search(queries, 20)).all()
-        with pytest.raises(InputError, match=r"graph\.bin"):
-            open_on_teacher(spec, None, cleanup)
