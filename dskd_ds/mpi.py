@@ -40,6 +40,16 @@ class Communicator:
         return bool(value[0])
 
 
+    def all_alike(self, digest: bytes) -> bool:
+        """Whether every rank has the digest (of one length everywhere) that rank 0 has; the same answer on all."""
+        first = np.frombuffer(digest, np.uint8).copy()
+        self._world.Bcast(first, root=0)
+        differ = np.array([first.tobytes() != digest], np.int64)
+        total = np.zeros_like(differ)
+        self._world.Allreduce(differ, total)
+        return not total[0]
+
+
 def end_together(work: Callable[[], None]) -> int:
     """Do this rank's work and return its exit code. An error on one rank ends all of them: the others would wait for it for ever.
 

@@ -10,6 +10,7 @@ from typing import Any
 from dskd_ds.data.documents import matching_files
 from dskd_ds.errors import InputError
 from dskd_ds.sense.dictionary import open_own
+from dskd_ds.sense.identity import check_settings
 from dskd_ds.sense.open import check_index
 from dskd_ds.spec import RunSpec
 from dskd_ds.student.ds_config import deepspeed_config
@@ -33,6 +34,7 @@ def preflight(spec: RunSpec, with_senses: bool = True) -> None:
             raise InputError(f'[senses] dictionary = "{spec.senses.dictionary}", but it holds states of layer {dictionary.layer}, and the '
                              "sense term compares with the states that the student's head reads.\n"
                              "  build one with [senses] hidden_layer = -1, or set [loss] sense_weight = 0.")
+        check_settings(dictionary, spec)
         if spec.senses.retrieve_on == "student" or spec.topology.num_teachers:  # else it is the business of teachers elsewhere
             check_index(spec, dictionary)
         if spec.loss.margin_unit == "median_antonym" and dictionary.facts["median_antonym_distance"] is None:

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from dskd_ds.data.blocks import train_blocks
 from dskd_ds.mpi import Communicator
-from dskd_ds.sense.build import collection_digest, dictionary_key
 from dskd_ds.sense.cluster import Points, Senses
 from dskd_ds.sense.collect import collect
+from dskd_ds.sense.identity import collection_digest, dictionary_key
 from dskd_ds.sense.vectors import Rows, states_of
 from dskd_ds.spec import RunSpec
 
@@ -26,9 +26,9 @@ HELD_OUT = 8
 def bench_rows(spec: RunSpec) -> Rows:
     """The sample of NUM_TOKENS tokens of the spec's corpus, sorted by token and hash."""
     smaller = spec.model_copy(update={"senses": spec.senses.model_copy(update={"collect_tokens": NUM_TOKENS})})
-    blocks = train_blocks(spec)
-    folder = Path(spec.run_dir) / "bench" / f"states-{collection_digest(dictionary_key(smaller, blocks))}"
-    return np.concatenate(list(collect(smaller, blocks, folder, Communicator())))
+    blocks, comm = train_blocks(spec), Communicator()
+    folder = Path(spec.run_dir) / "bench" / f"states-{collection_digest(dictionary_key(smaller, blocks, comm))}"
+    return np.concatenate(list(collect(smaller, blocks, folder, comm)))
 
 
 def split(rows: Rows) -> tuple[Rows, Rows]:

@@ -57,7 +57,7 @@ def _blocks(spec: RunSpec, documents_of: Any, part: str, stream: bool) -> Any:
                                    "remove_columns": ["text", "title", "chat", "open_end", "completions"]}
         if stream:
             return documents.map(pack, fn_kwargs=settings, **options)
-        key = f"{documents._fingerprint} {tokenizer_fingerprint(tokenizer)} {spec.data.block_tokens} {end_id} v2"
+        key = f"{documents._fingerprint} {tokenizer_fingerprint(tokenizer)} {spec.data.block_tokens} {end_id} v3"
         blocks = documents.map(pack, fn_kwargs=settings, desc=f"packing {part} text", **options,
                                new_fingerprint=hashlib.sha256(key.encode()).hexdigest()[:16])
     tally.say()

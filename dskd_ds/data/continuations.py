@@ -20,6 +20,7 @@ from dskd_ds.compute import local_device, resolve_dtype, use_threads
 from dskd_ds.data.chat import ChatFormat, MalformedError, Message, chat_format, read_prompt
 from dskd_ds.data.continue_options import Settings, add_options, settings_of
 from dskd_ds.data.documents import load_source
+from dskd_ds.data.packing import begin_ids
 from dskd_ds.data.parts import Parts
 from dskd_ds.data.tally import Tally
 from dskd_ds.errors import InputError
@@ -27,6 +28,7 @@ from dskd_ds.generation import continue_tokens, end_ids_of, keyed_seed
 from dskd_ds.mpi import Communicator, end_together
 from dskd_ds.observe.console import quiet_progress
 from dskd_ds.spec import RunSpec, load_spec
+from dskd_ds.spec.data import SourceSpec
 from dskd_ds.teacher.checkpoint import model_fingerprint, resolve_model
 
 
@@ -42,18 +44,19 @@ class Prompt:
 
 
 def read_prompts(spec: RunSpec, inputs: list[str], settings: Settings, chat: ChatFormat, speaks: bool) -> list[Prompt]:
-    """The prompts of some files (as the spec's first source reads them), or of the spec's [data] train.
+    """The prompts of some files of conversations (with their `title`, where they have one), or of the spec's [data] train.
 
     Those that leave no room in a block are left out and counted. Raises InputError if a source has no conversations.
     """
-    sources = [spec.data.train[0].model_copy(update={"path": path}) for path in inputs] or list(spec.data.train)
+    sources = [SourceSpec(path=path, format="chat") for path in inputs] or list(spec.data.train)
+    begin = begin_ids(chat.tokenizer)
     prompts: list[Prompt] = []
     number = 0
     for i, source in enumerate(sources):
         key = "--input" if inputs else f"data.train.{i}"
         if source.format != "chat":
-            raise InputError(f'[data.train.{0 if inputs else i}] format = "{source.format}", but only conversations can be continued.\n'
-                             '  set format = "chat", or name a spec whose sources are conversations.')
+            raise InputError(f'[{key}] format = "{source.format}", but only conversations can be continued.\n'
+                             '  set format = "chat", or name files of conversations: --input FILE.jsonl.')
         tally = Tally(f"[{key}] {source.path}")
         for row in load_source(source, key, stream=False):
             number += 1
@@ -64,10 +67,12 @@ def read_prompts(spec: RunSpec, inputs: list[str], settings: Settings, chat: Cha
                 tally.add(f"left out: {error}")
                 continue
             tokens = chat.tokenizer(text, add_special_tokens=False)["input_ids"]
+            if tokens[:1] != begin:  # many templates write it themselves
+                tokens = [*begin, *tokens]
             if len(tokens) + settings.new_tokens > spec.data.block_tokens:
                 tally.add(f"left out: the prompt and {settings.new_tokens} tokens are longer than a block of {spec.data.block_tokens}")
                 continue
-            title = str(row.get(source.title_field) or "") if source.title_field else ""
+            title = str(row.get(source.title_field or "title") or "")
             prompts.append(Prompt(number - 1, title, messages, tokens))
         if speaks:
             tally.say()

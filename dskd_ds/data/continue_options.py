@@ -27,7 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options, to `dskd data continue` and to what it launches."""
     parser.add_argument("--output", required=True, type=Path, metavar="FILE.jsonl", help="where to write")
     parser.add_argument("--input", action="append", default=[], metavar="PATH",
-                        help="conversations to continue, read as the spec's first source is (default: the spec's [data] train)")
+                        help="files of conversations to continue (default: the spec's [data] train)")
     parser.add_argument("--new-tokens", type=int, default=64, help="longest continuation (default 64)")
     parser.add_argument("--temperature", type=float, default=0.0,
                         help="0: the likeliest token each time (default); 1: drawn as the teacher's probabilities say")

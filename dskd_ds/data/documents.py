@@ -33,9 +33,15 @@ def train_documents(spec: RunSpec) -> Any:
 
 
 def heldout_documents(spec: RunSpec) -> Any:
-    """The documents that are never trained on, as a `datasets.Dataset`."""
+    """The documents that are never trained on, as a `datasets.Dataset`.
+
+    Raises InputError for a streamed corpus without `heldout`: all of it would have to be read to find them.
+    """
     if spec.data.heldout:
         return _load(spec, "heldout", stream=False)
+    if spec.data.stream:
+        raise InputError("[data] heldout = (not given), and stream = true: what is kept out of training is spread over the whole corpus.\n"
+                         "  name other documents to evaluate on in [[data.heldout]].")
     documents = _load(spec, "train", stream=False)
     return documents.filter(_is_heldout, fn_kwargs={"heldout_fraction": spec.data.heldout_fraction})
 

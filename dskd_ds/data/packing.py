@@ -3,6 +3,9 @@
 A text that a block's end cuts goes on in the next block without what came before. A conversation is never cut, so that no answer is
 read without its question: each goes where it leaves the least room, and what stays free is padded. One that is longer than a block
 keeps its end: the last answers, and as much before them as fits.
+
+Where the tokenizer begins what it encodes with a BOS token (Llama 3, Mistral, Gemma), so does each part of a document: the model was
+never trained without it.
 """
 
 from __future__ import annotations
@@ -29,11 +32,11 @@ class Segment:
 
     tokens: list[int]
     unsupervised: list[tuple[int, int]]
-    """Ranges [start, end) of `tokens` that are no targets."""
+    """Ranges [start, end) of `tokens` that are no targets, ascending, with targets between them."""
     digest: int
     """Of the document."""
     offset: int
-    """Position of the first token within the document."""
+    """Position of the first token within the document; a BOS that is only there because a new part begins is not counted."""
 
 
 def pack(rows: dict[str, list[Any]], tokenizer: Any, block_tokens: int, end_id: int, tally: Tally) -> dict[str, list[Any]]:
@@ -73,31 +76,39 @@ def block_row(segments: Sequence[Segment], block_tokens: int, pad_id: int) -> di
     return row
 
 
+def begin_ids(tokenizer: Any) -> list[int]:
+    """The BOS token, if the tokenizer sets it before what it encodes; else nothing."""
+    return [token for token in tokenizer("")["input_ids"] if token == tokenizer.bos_token_id][:1]
+
+
 def _back_to_back(texts: list[str], tokenizer: Any, block_tokens: int, end_id: int) -> Iterator[list[Segment]]:
+    begin = begin_ids(tokenizer)
     segments: list[Segment] = []
     room = block_tokens
     for text, tokens in zip(texts, tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else [], strict=True):
         tokens = [*tokens, end_id]
         digest, offset = text_digest(text), 0
         while offset < len(tokens):
-            part = tokens[offset : offset + room]
-            segments.append(Segment(part, [], digest, offset))
-            offset, room = offset + len(part), room - len(part)
-            if room == 0:
+            part = tokens[offset : offset + room - len(begin)]
+            segments.append(Segment([*begin, *part], [], digest, offset))
+            offset, room = offset + len(part), room - len(begin) - len(part)
+            if room <= len(begin):  # what is left would hold no word
                 yield segments
                 segments, room = [], block_tokens
 
 
 def _conversations(chats: list[dict[str, Any]], tokenizer: Any, block_tokens: int, end_id: int, tally: Tally) -> Iterator[Segment]:
-    texts = [chat["text"] for chat in chats]
+    texts, begin = [chat["text"] for chat in chats], begin_ids(tokenizer)
     encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True) if texts else {"input_ids": [], "offset_mapping": []}
     for chat, tokens, offsets in zip(chats, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+        if tokens[:1] != begin:  # many templates write it themselves, and a turn's end too
+            tokens, offsets = [*begin, *tokens], [*[(0, 0)] * len(begin), *offsets]
+        if not chat["open_end"] and tokens[-1] != end_id:
+            tokens, offsets = [*tokens, end_id], [*offsets, (len(chat["text"]), len(chat["text"]))]
         unsupervised = outside(chat["completions"], offsets) if chat["completions"] else []
-        if not chat["open_end"] and tokens[-1] != end_id:  # many templates end a turn with that token themselves
-            unsupervised += [(len(tokens), len(tokens) + 1)] if chat["completions"] else []
-            tokens = [*tokens, end_id]
         cut = max(0, len(tokens) - block_tokens)
         if cut:
+            tokens[cut : cut + len(begin)] = begin
             unsupervised = [(max(0, start - cut), end - cut) for start, end in unsupervised if end > cut]
             tally.add(f"longer than a block of {block_tokens} tokens: their beginnings are cut off")
         segment = Segment(tokens[cut:], unsupervised, text_digest(chat["text"]), cut)

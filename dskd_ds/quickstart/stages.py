@@ -91,7 +91,7 @@ def stages(spec: RunSpec, overrides: list[str]) -> list[Stage]:
         Stage("student", "measures the teacher's layers, keeps those that matter", 30,
               lambda: (run_dir / "student_init").is_dir(), lambda: _cut(spec)),
         Stage("senses", "the teacher reads text; its states become senses and an index", 85,
-              lambda: (Path(spec.senses.dictionary) / "index" / "manifest.json").is_file(), command("senses", "build", "--ranks", "2")),
+              lambda: _built(spec), command("senses", "build", "--ranks", "2")),
         Stage("training", "2 ZeRO-3 students learn from 1 teacher", 300, lambda: _trained(spec, student), command("train")),
         Stage("evaluation", "held-out perplexity and KL, before and after; samples", 75, lambda: newer(evaluation, student),
               command("eval")),
@@ -118,6 +118,20 @@ def _cut(spec: RunSpec) -> int:
     folder = Path(student_init(spec))
     print(f"  layers kept: {json.loads((folder / 'origin.json').read_text())['kept_layers']}", flush=True)
     return 0
+
+
+def _built(spec: RunSpec) -> bool:
+    """Whether dictionary and index are there, with the settings that the spec asks for."""
+    from dskd_ds.sense.identity import check_settings
+    from dskd_ds.sense.open import check_index, open_dictionary
+
+    try:
+        dictionary = open_dictionary(spec.senses.dictionary, verify=False)
+        check_settings(dictionary, spec)
+        check_index(spec, dictionary)
+    except InputError:
+        return False
+    return True
 
 
 def _trained(spec: RunSpec, student: Path) -> bool:

@@ -8,8 +8,6 @@ ranks see, until the dictionary is whole, so that a killed build goes on. `dskd 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import shutil
 import sys
 from contextlib import ExitStack
@@ -23,38 +21,22 @@ from dskd_ds.compute import use_threads
 from dskd_ds.data.blocks import train_blocks
 from dskd_ds.errors import InputError
 from dskd_ds.lexicon.merge import Relations, relations_of
-from dskd_ds.lexicon.sources import lexicon_digest, read_lexicon
+from dskd_ds.lexicon.sources import read_lexicon
 from dskd_ds.manifest import MANIFEST_FILE
 from dskd_ds.mpi import Communicator, end_together
 from dskd_ds.observe.console import quiet_progress
 from dskd_ds.preflight import preflight
 from dskd_ds.sense.collect import collect
 from dskd_ds.sense.dictionary import SenseDictionary, open_dictionary, write_dictionary
+from dskd_ds.sense.identity import CLUSTER_SETTINGS, collection_digest, dictionary_key, digest_of
 from dskd_ds.sense.index import ensure_index
 from dskd_ds.sense.parts import Parts, cluster_parts
 from dskd_ds.sense.refresh import check_refresh, has_read
 from dskd_ds.sense.relations import token_relations
 from dskd_ds.spec import RunSpec, load_spec
-from dskd_ds.teacher.checkpoint import file_sha256, load_tokenizer, model_fingerprint, resolve_model, tokenizer_fingerprint
+from dskd_ds.teacher.checkpoint import file_sha256, load_tokenizer, resolve_model
 
 MAX_QUERIES = 512
-
-COLLECT_SETTINGS = ("collect_tokens", "attribution", "hidden_layer", "min_confidence", "vectors_per_token")
-"""The fields of [senses] that a collection depends on."""
-BUILD_SETTINGS = (*COLLECT_SETTINGS, "clustering", "num_senses", "min_senses", "sense_cost", "contexts_per_sense", "max_span_tokens",
-                  "paper_exact")
-"""The fields of [senses] that a built dictionary depends on. Its index has settings of its own (sense/index.py)."""
-
-
-def dictionary_key(spec: RunSpec, blocks: Any) -> dict[str, Any]:
-    """Everything a dictionary depends on: two builds with equal keys are equal."""
-    path = resolve_model(spec.teacher.model)
-    return {
-        "teacher": model_fingerprint(path), "tokenizer": tokenizer_fingerprint(load_tokenizer(path)),
-        "corpus": blocks._fingerprint, "block_tokens": spec.data.block_tokens, "seed": spec.seed,
-        "lexicon": lexicon_digest(spec.senses),
-        "settings": {name: getattr(spec.senses, name) for name in BUILD_SETTINGS},
-    }
 
 
 def read_lexicons(spec: RunSpec) -> Relations:
@@ -86,27 +68,25 @@ def refuse_to_forget(spec: RunSpec) -> None:
 def build(spec: RunSpec, comm: Communicator, force: bool = False) -> dict[str, Any] | None:
     """Build what the spec's [senses] describes, unless it is there. Rank 0 returns the dictionary's facts, the others None."""
     blocks = corpus_blocks(spec)
-    key = dictionary_key(spec, blocks)
+    key = dictionary_key(spec, blocks, comm)
     facts = existing(spec, key) if comm.rank == 0 and not force else None
     if comm.rank == 0 and not force and facts is None:
         refuse_to_forget(spec)
     if comm.from_first(facts is not None):
-        with FirstRankLock("dictionary", spec.senses.dictionary, comm):
-            return with_index(spec) if facts else None
+        return finish(spec, key, comm)
     return make(spec, blocks, key, key | {"history": []}, comm)
 
 
 def refresh(spec: RunSpec, comm: Communicator) -> dict[str, Any] | None:
     """Take the spec's corpus into the dictionary in place, unless it is in there. Returns as build does. Raises InputError."""
     blocks = corpus_blocks(spec)
-    key = dictionary_key(spec, blocks)
+    key = dictionary_key(spec, blocks, comm)
     old = open_dictionary(spec.senses.dictionary, verify=comm.rank == 0)
     check_refresh(old, key)
     if has_read(old, key["corpus"]):
-        with FirstRankLock("dictionary", spec.senses.dictionary, comm):
-            return with_index(spec) if comm.rank == 0 else None
+        return finish(spec, key, comm)
     base = file_sha256(old.folder / MANIFEST_FILE)
-    changed = {name: key["settings"][name] for name in BUILD_SETTINGS if name not in COLLECT_SETTINGS}
+    changed = {name: key["settings"][name] for name in CLUSTER_SETTINGS}
     facts = old.facts | {"lexicon": key["lexicon"], "settings": old.facts["settings"] | changed}
     return make(spec, blocks, key | {"refreshes": base}, facts, comm, old)
 
@@ -114,18 +94,16 @@ def refresh(spec: RunSpec, comm: Communicator) -> dict[str, Any] | None:
 def make(spec: RunSpec, blocks: Any, key: dict[str, Any], facts: dict[str, Any], comm: Communicator,
          old: SenseDictionary | None = None) -> dict[str, Any] | None:
     """Collect, cluster, write. facts: what the manifest is to say beside what is found here; its history grows by this corpus."""
-    kept, digest = spec.senses.collection_dir, collection_digest(key)
-    work = Path(f"{Path(spec.senses.dictionary)}.work") if kept is None else Path(kept)
-    collection = work / digest
+    collection, parts_folder = work_folders(spec, key)
     with ExitStack() as locks:
         locks.enter_context(FirstRankLock("dictionary", spec.senses.dictionary, comm))
-        if kept is not None:
-            locks.enter_context(FirstRankLock("collection_dir", kept, comm, digest))
+        if spec.senses.collection_dir is not None:
+            locks.enter_context(FirstRankLock("collection_dir", spec.senses.collection_dir, comm, collection.name))
         relations = read_lexicons(spec) if comm.rank == 0 else None  # a wrong path shows before the long work
         collected = collect(spec, blocks, collection, comm)
         if not collected.buckets:
             raise InputError(f"[senses] min_confidence = {spec.senses.min_confidence}, but the teacher is never so sure.\n  lower it.")
-        parts = Parts(collection / f"parts-{_digest(key)}")
+        parts = Parts(parts_folder)
         cluster_parts(collected, spec, blocks, parts.folder, comm, old)
         if relations is None:
             comm.barrier()  # rank 0 still reads the parts
@@ -138,14 +116,38 @@ def make(spec: RunSpec, blocks: Any, key: dict[str, Any], facts: dict[str, Any],
         new_vectors = int(senses.counts.sum()) - (int(old.sense_counts.sum()) if old else 0)
         facts = facts | {
             "vocab_size": vocab_size, "layer": spec.senses.hidden_layer, "num_vectors": int(senses.counts.sum()),
-            "made_by": f"dskd-ds {__version__}", "history": [*facts["history"], history_entry(spec, blocks, new_vectors)]}
+            "made_by": f"dskd-ds {__version__}",
+            "history": [*facts["history"], history_entry(spec, key["corpus"], len(blocks), new_vectors)]}
         held_out = parts.held_out(old.held_out() if old else None)
         write_dictionary(Path(spec.senses.dictionary), senses, related, facts, spec.senses.num_senses, parts.contexts(), held_out)
         facts = with_index(spec)
         del senses  # it has files of the work folder mapped
-        shutil.rmtree(work if kept is None else parts.folder, ignore_errors=True)
+        forget_work(spec, key)
         comm.barrier()
         return facts
+
+
+def finish(spec: RunSpec, key: dict[str, Any], comm: Communicator) -> dict[str, Any] | None:
+    """What an earlier call may have left to do when its dictionary was whole: the index, and the work folders. Returns as build does."""
+    with FirstRankLock("dictionary", spec.senses.dictionary, comm):
+        if comm.rank > 0:
+            return None
+        facts = with_index(spec)
+        forget_work(spec, key)
+        return facts
+
+
+def work_folders(spec: RunSpec, key: dict[str, Any]) -> tuple[Path, Path]:
+    """Where a dictionary's collection lies, and the parts that are made from it."""
+    work = Path(spec.senses.collection_dir or f"{Path(spec.senses.dictionary)}.work")
+    collection = work / collection_digest(key)
+    return collection, collection / f"parts-{digest_of(key)}"
+
+
+def forget_work(spec: RunSpec, key: dict[str, Any]) -> None:
+    """Delete what a dictionary was made from; of a collection that is kept only the parts."""
+    collection, parts = work_folders(spec, key)
+    shutil.rmtree(collection.parent if spec.senses.collection_dir is None else parts, ignore_errors=True)
 
 
 def with_index(spec: RunSpec) -> dict[str, Any]:
@@ -163,19 +165,10 @@ def corpus_blocks(spec: RunSpec) -> Any:
     return train_blocks(spec)
 
 
-def history_entry(spec: RunSpec, blocks: Any, num_vectors: int) -> dict[str, Any]:
+def history_entry(spec: RunSpec, corpus: str, num_blocks: int, num_vectors: int) -> dict[str, Any]:
     """What the manifest remembers of a corpus. num_vectors: how many of its vectors are in the senses."""
-    return {"corpus": blocks._fingerprint, "sources": [source.path for source in spec.data.train],
-            "tokens": min(spec.senses.collect_tokens, len(blocks) * spec.data.block_tokens), "vectors": num_vectors, "seed": spec.seed}
-
-
-def collection_digest(key: dict[str, Any]) -> str:
-    """Of what a collection depends on, out of a dictionary's key."""
-    return _digest({**key, "lexicon": None, "settings": {name: key["settings"][name] for name in COLLECT_SETTINGS}})
-
-
-def _digest(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    return {"corpus": corpus, "sources": [source.path for source in spec.data.train],
+            "tokens": min(spec.senses.collect_tokens, num_blocks * spec.data.block_tokens), "vectors": num_vectors, "seed": spec.seed}
 
 
 class FirstRankLock:

@@ -2,11 +2,15 @@
 
 A position's hidden state belongs to the token it predicts. Forward batches are fixed globally and then dealt to ranks, so what is
 collected does not depend on their number; what a killed launch had committed is not read again.
+All ranks must see the folder that the others write: whether every batch is in it is looked at before anything is made of it.
 """
 
 from __future__ import annotations
 
 import math
+import socket
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +21,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dskd_ds.data.batches import IGNORE, Sample, make_batch
+from dskd_ds.errors import InputError
 from dskd_ds.mpi import Communicator
 from dskd_ds.sense.spill import BackgroundSpill, Collected, Layout, Spill, rank_folder
-from dskd_ds.sense.vectors import Rows, make_rows, position_hashes
+from dskd_ds.sense.vectors import Rows, is_text, make_rows, position_hashes
 from dskd_ds.spec import RunSpec
 from dskd_ds.spec.senses import SensesSpec
 from dskd_ds.teacher.checkpoint import read_config, resolve_model
@@ -27,6 +32,8 @@ from dskd_ds.teacher.model import TeacherModel, load_teacher
 
 FORWARD_TOKENS = 1024
 """About how many tokens a forward pass reads; part of what makes a dictionary, so not a setting of the machine."""
+VISIBLE_SECONDS = 90.0
+"""How long what one node wrote may stay unseen by another (NFS keeps a folder's listing for up to 60 s)."""
 HEAD_POSITIONS = 512
 """Logits exist for this many positions at a time."""
 
@@ -56,7 +63,10 @@ def collection_layout(spec: RunSpec) -> Layout:
 
 
 def collect(spec: RunSpec, blocks: Any, work: Path, comm: Communicator) -> Collected:
-    """Read what the collection in `work` still lacks. Every rank returns the whole collection."""
+    """Read what the collection in `work` still lacks. Every rank returns the whole collection.
+
+    Raises InputError if a rank does not see what the others collected, or the disk is full.
+    """
     layout = collection_layout(spec)
     done = Collected(work, layout).batches
     comm.barrier()  # nobody writes before all have read what is there
@@ -66,16 +76,39 @@ def collect(spec: RunSpec, blocks: Any, work: Path, comm: Communicator) -> Colle
     tokens = [len(batch.blocks) * spec.data.block_tokens for batch in batches]
     with tqdm(total=sum(tokens), initial=sum(tokens[number] for number in done), unit="tokens", disable=comm.rank > 0,
               desc=f"collecting states on {comm.size} ranks") as bar:
-        if mine:
-            teacher = load_teacher(spec.teacher)
-            spill = BackgroundSpill(Spill(rank_folder(work, comm.rank), layout))
-            for place, batch in enumerate(mine):
-                spill.add(attributed(teacher, blocks, batch, spec), batch.number)
+        try:
+            for place, _ in enumerate(read_batches(spec, blocks, mine, rank_folder(work, comm.rank), layout)):
                 together = left[place * comm.size : (place + 1) * comm.size]  # the other ranks keep step, about
                 bar.update(sum(tokens[other.number] for other in together))
-            spill.close()
+        except OSError as error:
+            raise InputError(f"{work}: the collection cannot be written: {error.strerror}.\n"
+                             "  make room, or name a larger disk in [senses] collection_dir; what was read is kept.") from None
     comm.barrier()
-    return Collected(work, layout)
+    return whole_collection(work, layout, len(batches))
+
+
+def read_batches(spec: RunSpec, blocks: Any, batches: list[ForwardBatch], folder: Path, layout: Layout) -> Iterator[None]:
+    """This rank's share of the reading, a batch at a time."""
+    if not batches:
+        return
+    teacher = load_teacher(spec.teacher)
+    spill = BackgroundSpill(Spill(folder, layout))
+    for batch in batches:
+        spill.add(attributed(teacher, blocks, batch, spec), batch.number)
+        yield
+    spill.close()
+
+
+def whole_collection(work: Path, layout: Layout, num_batches: int) -> Collected:
+    """The collection, once this rank sees all of it: a network file system may show what others wrote a while later."""
+    deadline = time.monotonic() + VISIBLE_SECONDS
+    while len((collected := Collected(work, layout)).batches) < num_batches:
+        if time.monotonic() > deadline:
+            raise InputError(f"{work}: {len(collected.batches)} of {num_batches} forward batches are there, seen from "
+                             f"{socket.gethostname()}.\n  all ranks write below [senses] dictionary (or collection_dir): name a folder on "
+                             "a disk that all nodes share.")
+        time.sleep(1)
+    return collected
 
 
 @torch.inference_mode()
@@ -89,7 +122,7 @@ def attributed(teacher: TeacherModel, blocks: Any, batch: ForwardBatch, spec: Ru
     hashes = np.concatenate([position_hashes(spec.seed, row, size) for row in rows])
     places = np.concatenate([number * size + np.arange(size) for number in batch.blocks])
     bits = states.flatten(0, 1).to(torch.bfloat16).view(torch.int16).cpu().numpy().view(np.uint16)
-    kept = tokens != IGNORE
+    kept = (tokens != IGNORE) & np.concatenate([is_text(row, size) for row in rows])
     return make_rows(tokens[kept], hashes[kept], places[kept], bits[kept])
 
 

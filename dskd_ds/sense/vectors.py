@@ -52,6 +52,12 @@ def smallest(rows: Rows, per_token: int) -> Rows:
     return rows[order[rank < per_token]]
 
 
+def is_text(row: dict[str, Any], block_tokens: int) -> NDArray[np.bool_]:
+    """[T]: which positions of a packed block hold a document's token, not padding (its segment has digest 0)."""
+    lengths = np.diff(np.append(row["segment_starts"], block_tokens))
+    return np.repeat(np.asarray(row["doc_digests"]) != 0, lengths)
+
+
 def position_hashes(seed: int, row: dict[str, Any], block_tokens: int) -> NDArray[np.uint64]:
     """[T]: hash of (seed, document digest, position in the document) of each position of a packed block."""
     starts = np.asarray(row["segment_starts"])

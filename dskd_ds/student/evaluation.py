@@ -15,6 +15,7 @@ from tqdm import tqdm
 from dskd_ds.compute import local_device, resolve_dtype
 from dskd_ds.data.batches import Batch, Sample, make_batch
 from dskd_ds.data.blocks import heldout_blocks
+from dskd_ds.data.packing import begin_ids
 from dskd_ds.errors import InputError
 from dskd_ds.spec import RunSpec
 from dskd_ds.spec.models import TeacherSpec
@@ -99,9 +100,11 @@ def continuations(spec: RunSpec, models: dict[str, str]) -> list[dict[str, str]]
         model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=resolve_dtype(spec.student.dtype))
         model = model.to(local_device()).eval()
         for row in tqdm(rows, desc=f"continuations of the {name}", unit="text"):
-            ids = tokenizer(row["prompt"], return_tensors="pt", add_special_tokens=False).to(model.device)
-            output = model.generate(**ids, max_new_tokens=spec.eval.sample_tokens, do_sample=False, pad_token_id=0)
-            row[name] = tokenizer.decode(output[0, ids["input_ids"].shape[1]:], skip_special_tokens=True)
+            tokens = [*begin_ids(tokenizer), *tokenizer(row["prompt"], add_special_tokens=False)["input_ids"]]
+            ids = torch.tensor([tokens], device=model.device)
+            output = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=spec.eval.sample_tokens, do_sample=False,
+                                    pad_token_id=0)
+            row[name] = tokenizer.decode(output[0, len(tokens):], skip_special_tokens=True)
     return rows
 
 

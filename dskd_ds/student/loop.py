@@ -38,8 +38,10 @@ from dskd_ds.topology import Role
 from dskd_ds.vocabulary import shared_vocab_size
 
 MAY_CHANGE_ON_RESUME: dict[str, bool | set[str]] = {"run_dir": True, "monitor": True, "checkpoint": True, "link": True, "eval": True,
-                                                  "senses": {"local_dir", "collection_dir", "retrieve_on"}}
-"""Sections and keys that a resumed run may have different from the run it goes on with."""
+                                                  "senses": {"local_dir", "collection_dir", "retrieve_on"},
+                                                  "train": {"num_steps", "num_epochs"}}
+"""Sections and keys that a resumed run may have different from the run it goes on with. Another length stretches the learning rate's
+schedule from then on."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ import torch
 from dskd_ds.compute import local_device
 from dskd_ds.data.batches import BlockSource, Sample, places
 from dskd_ds.data.blocks import end_of_text_id
-from dskd_ds.data.packing import Segment, block_row
+from dskd_ds.data.packing import Segment, begin_ids, block_row
 from dskd_ds.generation import continue_tokens, end_ids_of
 from dskd_ds.spec import RunSpec
 from dskd_ds.spec.training import TrainSpec
@@ -43,7 +43,7 @@ class OnPolicyBlocks:
     def __init__(self, spec: RunSpec, rank: int, source: BlockSource, engine: Any) -> None:
         self._spec, self._rank, self._source, self._engine = spec, rank, source, engine
         tokenizer = load_tokenizer(resolve_model(spec.teacher.model))
-        self._pad_id = end_of_text_id(tokenizer)
+        self._pad_id, self._begin = end_of_text_id(tokenizer), begin_ids(tokenizer)
         self._end_ids = list(dict.fromkeys([self._pad_id, *end_ids_of(engine.module.language_model, tokenizer)]))
         self._written: dict[int, tuple[Sample, dict[str, Any]]] = {}
         self._reports: dict[int, tuple[int, float]] = {}
@@ -82,7 +82,7 @@ class OnPolicyBlocks:
     def _continue(self, model: Any, given: list[tuple[Sample, dict[str, Any]]]) -> list[list[Segment]]:
         """For each block, its beginnings with what the student writes after them."""
         train, block_tokens = self._spec.train, self._spec.data.block_tokens
-        prompts = [prompts_of(row, train, block_tokens, self._pad_id) for _, row in given]
+        prompts = [prompts_of(row, train, block_tokens, self._pad_id, self._begin) for _, row in given]
         keys = [(self._spec.seed, sample.epoch, sample.block, number)
                 for (sample, _), of_block in zip(given, prompts, strict=True) for number in range(len(of_block))]
         flat = [prompt.tokens for of_block in prompts for prompt in of_block]
@@ -92,11 +92,12 @@ class OnPolicyBlocks:
                 for of_block in prompts]
 
 
-def prompts_of(row: dict[str, Any], train: TrainSpec, block_tokens: int, end_id: int) -> list[Segment]:
+def prompts_of(row: dict[str, Any], train: TrainSpec, block_tokens: int, end_id: int, begin: list[int]) -> list[Segment]:
     """The beginnings that a block offers, as many as fit a block together with what will follow them.
 
     Of a text: every `on_policy_prompt_tokens` tokens, with room for as many new ones between. Of a conversation of whose tokens only
-    completions are targets: what stands before its last completion; of a longer prompt the end.
+    completions are targets: what stands before its last completion; of a longer prompt the end. begin: the BOS token that each starts
+    with, in place of its first, where the tokenizer sets one (data/packing.py).
     """
     starts = row["segment_starts"]
     ends = [*starts[1:], block_tokens]
@@ -113,6 +114,7 @@ def prompts_of(row: dict[str, Any], train: TrainSpec, block_tokens: int, end_id:
             tokens = row["input_ids"][first:last]
             if tokens[-1] == end_id:  # nothing follows the end of a text
                 tokens = tokens[:-1]
+            tokens = [*begin, *tokens[len(begin):]]
             if len(tokens) >= min(MIN_PROMPT_TOKENS, train.on_policy_prompt_tokens) and len(tokens) + train.on_policy_new_tokens <= room:
                 room -= len(tokens) + train.on_policy_new_tokens
                 prompts.append(Segment(tokens, [], digest, offset + first - start))

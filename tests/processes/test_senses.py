@@ -112,8 +112,12 @@ def test_refresh_takes_in_another_corpus_once(tiny: TinyWorld, launch: Launch, w
     assert after.sense_counts.sum() > before.sense_counts.sum()
     assert after.facts["num_tokens"] > before.facts["num_tokens"]
     assert all(len(texts) == 3 for row, texts in after.contexts_of(range(50)).items() if after.sense_counts[row] >= 3)
+    left = Path(f"{alone}.work")  # as by a kill after the dictionary was whole
+    left.mkdir()
+    os.utime(tiny.folder / "second.jsonl")  # copied or touched, it is the same text still
     assert launch(*launch_of(tiny, alone, 1, "second", ("--refresh",))).code == 0
     assert digests(alone) == digests(shared)
+    assert not left.exists()
 
 
 def test_refresh_refuses_what_does_not_mix(tiny: TinyWorld, launch: Launch, whole: Path) -> None:
@@ -149,6 +153,16 @@ def test_two_builds_of_one_dictionary_do_not_meet(tiny: TinyWorld, launch: Launc
         ended = launch(*launch_of(tiny, folder, 1))
     assert ended.code == 2
     assert "another process is making it" in ended.output
+
+
+def test_ranks_with_different_files_notice_it(tiny: TinyWorld, launch: Launch) -> None:
+    code = ("from dskd_ds.mpi import Communicator\n"
+            f"marker, comm = {str(tiny.folder)!r}, Communicator()\n"
+            "assert comm.all_alike(b'the same') and not comm.all_alike(b'rank %d' % comm.rank)\n"
+            "print('both said so', comm.rank)")
+    ended = launch(tool("mpirun"), "-n", "2", "--bind-to", "none", "--oversubscribe", sys.executable, "-c", code)
+    assert ended.code == 0
+    assert all(f"both said so {rank}" in ended.output for rank in (0, 1))
 
 
 @pytest.mark.fault

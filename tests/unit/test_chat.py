@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,9 @@ MARKED = ("{% for message in messages %}{{ '<' + message['role'] + '>' }}{% if m
           "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}")
 ENDS = {CHATML: "<|im_end|>", MARKED: "</s>", PLAIN_TEMPLATE: "<|endoftext|>"}
 """Template -> how a turn ends."""
+
+END_ID = 0
+"""The tiny tokenizer's end of text."""
 
 contents = st.text(st.sampled_from("ab \n.,é漢🙂"), min_size=1, max_size=12).map(str.strip).filter(bool)
 conversations = st.lists(st.tuples(contents, contents), min_size=1, max_size=3)
@@ -127,6 +131,38 @@ def test_too_long_a_conversation_keeps_its_end(tokenizer: Any) -> None:
     assert batch.position_ids[0].tolist() == list(range(64))
     assert supervised_text(tokenizer, batch).endswith("tiny quick<|im_end|>")
     assert list(tally.counts.values()) == [1]
+
+
+def test_what_is_no_target_is_told_in_ranges_that_do_not_touch(tokenizer: Any) -> None:
+    rows = {"messages": [messages_of([("big", "small"), ("old", "new")])]}
+    for template in ENDS:
+        documents = render_rows(rows, ChatFormat(tokenizer, template), None, True, Tally("x"))
+        (ranges,) = pack(documents, tokenizer, 256, end_of_text_id(tokenizer), Tally("x"))["unsupervised"]
+        assert all(end < start for (_, end), (start, _) in itertools.pairwise(ranges[:-1])), ranges  # the last one is the padding
+
+
+def test_each_part_begins_with_bos_where_the_tokenizer_sets_it(tiny: TinyWorld) -> None:
+    from tokenizers.processors import TemplateProcessing
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(str(tiny.folder / "teacher"))
+    plain = {"text": ["big small old new " * 8], "title": [""], "chat": [False], "open_end": [False], "completions": [[]]}
+    before = pack(plain, tokenizer, 16, END_ID, Tally("x"))
+    tokenizer.bos_token = "a"
+    bos = tokenizer.bos_token_id
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="a $A", special_tokens=[("a", bos)])
+    after = pack(plain, tokenizer, 16, END_ID, Tally("x"))
+    assert all(ids[start] == bos for ids, starts in zip(after["input_ids"], after["segment_starts"], strict=True) for start in starts)
+    words = [token for ids in after["input_ids"] for token in ids if token != bos]
+    assert words == [token for ids in before["input_ids"] for token in ids][: len(words)]
+    assert [offsets[0] for offsets in after["doc_offsets"]][:2] == [0, 15]
+    for template in (CHATML, "{{ 'a' }}" + CHATML):  # a template may write it itself
+        rows = {"messages": [messages_of([("big " * 30, "large")])]}
+        for size in (256, 24):  # whole, and cut
+            batch = as_batch(tokenizer, template, rows, block_tokens=size)
+            assert batch.input_ids[0, :2].tolist().count(bos) == 1
+            assert batch.input_ids[0, 0] == bos
+            assert supervised_text(tokenizer, batch) == "large<|im_end|>"
 
 
 def test_whitespace_left_out_of_offsets_does_not_shift_completions() -> None:

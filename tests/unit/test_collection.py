@@ -14,10 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dskd_ds.data.batches import IGNORE
-from dskd_ds.sense.collect import attribution, forward_batches
+from dskd_ds.data.packing import Segment, block_row
+from dskd_ds.errors import InputError
+from dskd_ds.sense.collect import ForwardBatch, attributed, attribution, forward_batches, whole_collection
 from dskd_ds.sense.spill import BackgroundSpill, Collected, Layout, Spill, rank_folder
-from dskd_ds.sense.vectors import Rows, is_held_out, make_rows, position_hashes, smallest
+from dskd_ds.sense.vectors import Rows, is_held_out, is_text, make_rows, position_hashes, smallest
 from dskd_ds.spec.senses import SensesSpec
+from dskd_ds.teacher.model import TeacherModel
+from tests.unit.conftest import T
 
 NUM_TOKENS, SIZE = 7, 2
 
@@ -130,6 +134,26 @@ def test_position_hashes_name_a_position_of_a_document_wherever_it_is_packed() -
     np.testing.assert_array_equal(here[5:8], there[:3])
     assert len(set(here.tolist())) == 8
     assert not np.array_equal(here, position_hashes(1, {"segment_starts": [0, 3], "doc_digests": [11, -7], "doc_offsets": [5, 0]}, 8))
+
+
+def test_no_state_is_collected_from_padding(teacher: TeacherModel) -> None:
+    """Of a chat that leaves most of its block free; the arg-max belongs to some token there too."""
+    row = block_row([Segment([3, 4, 5], [(0, 1)], digest=9, offset=0)], T, 0)
+    spec: Any = SimpleNamespace(data=SimpleNamespace(block_tokens=T), seed=0, senses=SensesSpec(dictionary="-"))
+    rows = attributed(teacher, [row], ForwardBatch(0, (0,)), spec)
+    assert rows["place"].tolist() == [0, 1, 2]
+    assert is_text(block_row([Segment([1] * T, [], digest=-9, offset=0)], T, 0), T).all()
+
+
+def test_ranks_that_do_not_see_each_other_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dskd_ds.sense.collect.VISIBLE_SECONDS", 0.0)
+    layout = Layout(SIZE, NUM_TOKENS, 3)
+    spill = Spill(rank_folder(tmp_path, 0), layout)
+    spill.add(random_rows(0, 10), 0)
+    spill.commit()
+    assert whole_collection(tmp_path, layout, 1).batches == {0}
+    with pytest.raises(InputError, match=r"1 of 2 forward batches are there.*\n.*a disk that all nodes share"):
+        whole_collection(tmp_path, layout, 2)
 
 
 def test_the_sample_is_uniform() -> None:

@@ -109,6 +109,11 @@ def test_wrong_sources_are_named(tiny: TinyWorld, tmp_path: Path) -> None:
                                               "data.heldout=[]")
 
 
+def test_a_streams_own_documents_are_not_evaluated_on(tiny: TinyWorld) -> None:
+    with pytest.raises(InputError, match=r"stream = true.*\n.*\[\[data.heldout\]\]"):
+        heldout_documents(load_spec(tiny.spec_file, ["data.stream=true", "student.layers=first", "data.heldout=[]"]))
+
+
 def test_heldout_blocks_exist(tiny: TinyWorld) -> None:
     assert len(heldout_blocks(load_spec(tiny.spec_file))) > 3
 

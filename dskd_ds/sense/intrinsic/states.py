@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from dskd_ds.data.packing import begin_ids
 from dskd_ds.teacher.model import TeacherModel
 
 TEXTS_AT_ONCE = 32
@@ -57,7 +58,8 @@ def _places(tokenizer: Any, text: str, start: int, end: int) -> tuple[list[int],
     encoded = tokenizer(text[:end], add_special_tokens=False, return_offsets_mapping=True)
     first = next(i for i, (_, stop) in enumerate(encoded["offset_mapping"]) if stop > start)
     assert first > 0, f"nothing before the word in {text[:end]!r}"
-    return encoded["input_ids"], first - 1
+    begin = begin_ids(tokenizer)
+    return [*begin, *encoded["input_ids"]], len(begin) + first - 1
 
 
 def _forward(teacher: TeacherModel, batch: list[tuple[list[int], int]], layers: Sequence[int]) -> list[Tensor]:
