@@ -122,8 +122,9 @@ def _cut(spec: RunSpec) -> int:
 
 def _built(spec: RunSpec) -> bool:
     """Whether dictionary and index are there, with the settings that the spec asks for."""
+    from dskd_ds.sense.dictionary import open_dictionary
     from dskd_ds.sense.identity import check_settings
-    from dskd_ds.sense.open import check_index, open_dictionary
+    from dskd_ds.sense.open import check_index
 
     try:
         dictionary = open_dictionary(spec.senses.dictionary, verify=False)

@@ -50,7 +50,7 @@ def corpus_digest(blocks: Any) -> str:
     for name in ("input_ids", "segment_starts", "doc_digests", "unsupervised"):
         for chunk in blocks.data.column(name).chunks:
             values = chunk.flatten()
-            digest.update(np.ascontiguousarray(values.flatten() if name == "unsupervised" else values))
+            digest.update(np.ascontiguousarray(values.flatten() if name == "unsupervised" else values).data)
     return digest.hexdigest()[:16]
 
 

@@ -146,16 +146,19 @@ def test_each_part_begins_with_bos_where_the_tokenizer_sets_it(tiny: TinyWorld) 
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(str(tiny.folder / "teacher"))
-    plain = {"text": ["big small old new " * 8], "title": [""], "chat": [False], "open_end": [False], "completions": [[]]}
+    plain = {"text": ["big small old new " * 10], "title": [""], "chat": [False], "open_end": [False], "completions": [[]]}
     before = pack(plain, tokenizer, 16, END_ID, Tally("x"))
     tokenizer.bos_token = "a"
     bos = tokenizer.bos_token_id
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="a $A", special_tokens=[("a", bos)])
     after = pack(plain, tokenizer, 16, END_ID, Tally("x"))
-    assert all(ids[start] == bos for ids, starts in zip(after["input_ids"], after["segment_starts"], strict=True) for start in starts)
+    assert all(ids[0] == bos for ids in after["input_ids"])
     words = [token for ids in after["input_ids"] for token in ids if token != bos]
+    assert len(words) == 60
     assert words == [token for ids in before["input_ids"] for token in ids][: len(words)]
-    assert [offsets[0] for offsets in after["doc_offsets"]][:2] == [0, 15]
+    assert [offsets[0] for offsets in after["doc_offsets"]] == [0, 15, 30, 45]
+    short = pack({name: values * 2 for name, values in plain.items()} | {"text": ["old new old", "big"]}, tokenizer, 10, END_ID, Tally("x"))
+    assert [short["input_ids"][0][start] for start in short["segment_starts"][0]] == [bos, bos]
     for template in (CHATML, "{{ 'a' }}" + CHATML):  # a template may write it itself
         rows = {"messages": [messages_of([("big " * 30, "large")])]}
         for size in (256, 24):  # whole, and cut

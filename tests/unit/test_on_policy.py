@@ -73,8 +73,8 @@ def test_no_template_lets_the_answer_into_its_prompt(tiny: TinyWorld, template: 
 
 
 def test_each_beginning_starts_as_the_model_knows_texts_to() -> None:
-    row = block_row([Segment([77, *range(1, 25)], [], digest=7, offset=0)], 25, END)
-    prompts = prompts_of(row, settings(6, 4), 25, END, [77])
+    row = block_row([Segment([77, *range(1, 25)], [], digest=7, offset=0)], 31, END)
+    prompts = prompts_of(row, settings(6, 4), 31, END, [77])
     assert [prompt.tokens for prompt in prompts] == [[77, 1, 2, 3, 4, 5], [77, 11, 12, 13, 14, 15], [77, 21, 22, 23, 24]]
 
 
