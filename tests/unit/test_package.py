@@ -13,7 +13,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 
-from dskd_ds import cli
+from dskd_ds import cli, train
 from dskd_ds.errors import InputError
 from dskd_ds.manifest import read_manifest, write_manifest
 from dskd_ds.observe.metrics import CHARTS, TOGETHER, MetricsWriter, read_metrics
@@ -115,6 +115,17 @@ def test_an_idle_push_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_wrong_spec_ends_with_2_and_one_message(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "nowhere.toml"]) == 2
+    assert capsys.readouterr().err.startswith("nowhere.toml: there is no such file.")
+
+
+def test_what_only_another_rank_finds_wrong_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A path that is missing on one node: rank 0 has nothing to say."""
+    for name, value in {"RANK": "1", "WORLD_SIZE": "3", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, value)
+    waited: list[float] = []
+    monkeypatch.setattr(train.time, "sleep", waited.append)
+    assert train.main(["--spec", "nowhere.toml"]) == 2
+    assert waited == [train.FIRST_RANK_SPEAKS_SECONDS]  # the word is rank 0's
     assert capsys.readouterr().err.startswith("nowhere.toml: there is no such file.")
 
 
