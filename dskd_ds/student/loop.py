@@ -91,8 +91,7 @@ def run_steps(spec: RunSpec, role: Role, engine: Any, feed: Feed, blocks: OnPoli
             try:
                 step_input = agree(feed)
             except DskdError:
-                if step > first_step or step == 0:  # else it is the checkpoint that was loaded: not to be deleted and written again
-                    checkpoint.save(engine, spec, step, tokens)
+                checkpoint.save(engine, spec, step, tokens)
                 raise
             set_lr(engine, lr_at(spec, step, last_step))
             sums = optimise(spec, engine, step_input, counts)
