@@ -81,7 +81,7 @@ def run_steps(spec: RunSpec, role: Role, engine: Any, feed: Feed, blocks: OnPoli
               tokens: int) -> None:
     """The optimiser steps, metrics and checkpoints. Saves before it raises NoTeacherError."""
     with ExitStack() as cleanup:
-        metrics = MetricsWriter(spec, first_step) if role.rank == 0 else None
+        metrics = MetricsWriter(spec, first_step, last_step) if role.rank == 0 else None
         if metrics:
             cleanup.callback(metrics.close)
         bar = cleanup.enter_context(tqdm(total=last_step, initial=first_step, desc="training", unit="step", disable=role.rank > 0))
