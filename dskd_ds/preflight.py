@@ -14,6 +14,7 @@ from dskd_ds.sense.identity import check_settings
 from dskd_ds.sense.open import check_index
 from dskd_ds.spec import RunSpec
 from dskd_ds.student.ds_config import deepspeed_config
+from dskd_ds.student.layers import check_layers
 from dskd_ds.teacher.checkpoint import read_config, resolve_model
 from dskd_ds.vocabulary import check_same_tokens, shared_vocab_size
 
@@ -27,7 +28,11 @@ def preflight(spec: RunSpec, with_senses: bool = True) -> None:
     config = read_config(teacher).get_text_config()
     _check_teacher(spec, config)
     if spec.student.model is not None:
-        check_same_tokens(spec, teacher, resolve_model(spec.student.model, "[student] model"))
+        student = resolve_model(spec.student.model, "[student] model")
+        check_layers(student, "[student]")
+        check_same_tokens(spec, teacher, student)
+    else:
+        check_layers(teacher, "[teacher]")
     if with_senses and spec.uses_senses:
         dictionary = open_own(spec, verify=False)
         if dictionary.layer != -1:

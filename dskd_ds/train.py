@@ -21,7 +21,7 @@ from dskd_ds.spec import RunSpec, load_spec  # noqa: E402
 from dskd_ds.topology import Role, assign, read_launch, role_environment  # noqa: E402
 
 FIRST_RANK_SPEAKS_SECONDS = 20.0
-"""How long other ranks leave the word to rank 0 when all of them found the same thing wrong."""
+"""How long other ranks leave the word to rank 0, which says it for all where all found the same thing wrong."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -39,11 +39,10 @@ def main(argv: list[str] | None = None) -> int:
         spec = load_spec(args.spec, args.set)
         role = assign(launch, spec.topology)
         prepare(spec, role)
-    except DskdError as error:  # alike on every rank: the first one says it, and its exit ends the launch
-        if rank == 0:
-            print(error, file=sys.stderr, flush=True)
-        else:
-            time.sleep(FIRST_RANK_SPEAKS_SECONDS)
+    except DskdError as error:  # mostly alike on every rank: the first one says it, and its exit ends the launch
+        if rank > 0:
+            time.sleep(FIRST_RANK_SPEAKS_SECONDS)  # who is still here then met it alone, or on its node: a path missing there
+        print(error, file=sys.stderr, flush=True)
         return int(error.exit_code)
     try:
         run(spec, role)

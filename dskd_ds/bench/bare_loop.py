@@ -24,6 +24,7 @@ from dskd_ds.observe.metrics import METRICS_FILE
 from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.student.depth import student_init
 from dskd_ds.student.ds_config import deepspeed_config
+from dskd_ds.student.layers import layers_of
 from dskd_ds.student.world import open_world
 
 
@@ -52,7 +53,7 @@ def load_model(spec: RunSpec, zero: bool) -> Any:
     model: Any = AutoModelForCausalLM.from_pretrained(student_init(spec), dtype=resolve_dtype(spec.student.dtype))
     del live
     # Not everybody knows this line, but the reference is to be at its best: student/model.py has it too.
-    set_z3_leaf_modules(model, [type(model.base_model.layers[0])])
+    set_z3_leaf_modules(model, [type(layers_of(model)[0])])
     return model.train()
 
 

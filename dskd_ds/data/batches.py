@@ -87,29 +87,37 @@ class MappedBlocks:
 
 
 class StreamedBlocks:
-    """Blocks in the order of the stream; every rank reads along and uses its own. Places must ascend."""
+    """Blocks in the order of the stream; every rank reads along and uses its own. Places must ascend.
 
-    def __init__(self, blocks: Any) -> None:
+    A step's blocks are read together, so that the end of the text comes at the same step on every rank, before any has begun with it:
+    what ranks do together in a step (text that the student writes) would otherwise wait for a rank that does not come.
+    """
+
+    def __init__(self, blocks: Any, step_blocks: int) -> None:
+        """step_blocks: of one optimiser step, over all ranks."""
         self._rows: Iterator[dict[str, Any]] = iter(blocks)
-        self._next = 0
+        self._step_blocks, self._num_read = step_blocks, 0
+        self._ahead: dict[int, dict[str, Any]] = {}
 
     def get(self, place: int) -> tuple[Sample, dict[str, Any]]:
-        """See BlockSource. Raises InputError where the stream ends."""
-        assert place >= self._next, "a stream cannot go back"
-        while True:
+        """See BlockSource. Raises InputError where the stream ends within the step of `place`."""
+        step_end = (place // self._step_blocks + 1) * self._step_blocks
+        while self._num_read < step_end:
             row = next(self._rows, None)
             if row is None:
-                raise InputError(f"[data] stream = true, but the text ends after {self._next} blocks.\n"
+                raise InputError(f"[data] stream = true, but the text ends after {self._num_read} blocks.\n"
                                  "  lower [train] num_steps, or name more text.")
-            self._next += 1
-            if self._next > place:
-                return Sample(0, place), row
+            self._ahead[self._num_read] = row
+            self._ahead.pop(self._num_read - self._step_blocks, None)
+            self._num_read += 1
+        assert place in self._ahead, "a stream cannot go back"
+        return Sample(0, place), self._ahead.pop(place)
 
 
 def open_source(spec: RunSpec) -> BlockSource:
     """The training blocks of a spec, mapped or streamed."""
     blocks = train_blocks(spec)
-    return StreamedBlocks(blocks) if spec.data.stream else MappedBlocks(blocks, spec.seed)
+    return StreamedBlocks(blocks, spec.train.global_batch_blocks) if spec.data.stream else MappedBlocks(blocks, spec.seed)
 
 
 def places(spec: RunSpec, step: int, micro: int, rank: int) -> range:

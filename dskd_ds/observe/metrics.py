@@ -60,15 +60,16 @@ PUSH_STEPS, IDLE_PUSH = 10, 0.05
 
 
 class MetricsWriter:
-    """Appends records; after a resume it goes on where the checkpoint was."""
+    """Appends each `log_every_steps`-th record and the last; after a resume it goes on where the checkpoint was."""
 
-    def __init__(self, spec: RunSpec, first_step: int) -> None:
+    def __init__(self, spec: RunSpec, first_step: int, last_step: int) -> None:
+        """first_step: steps that are done already. last_step: the number of the run's last one."""
         run_dir = Path(spec.run_dir)
         self._path = run_dir / METRICS_FILE
         kept = [line for line in read_lines(self._path) if json.loads(line)["step"] <= first_step]
         self._path.write_text("".join(f"{line}\n" for line in kept))
         self._file = self._path.open("a")
-        self._every = spec.monitor.log_every_steps
+        self._every, self._last_step = spec.monitor.log_every_steps, last_step
         self._push = spec.loss.push
         self._push_active: list[float] = []
         self._board: Any = None
@@ -76,7 +77,7 @@ class MetricsWriter:
             from torch.utils.tensorboard import SummaryWriter
 
             # Steps after `first_step` that a crashed run wrote are dropped by TensorBoard itself.
-            self._board = SummaryWriter(str(run_dir / TENSORBOARD_FOLDER), purge_step=first_step + 1 if first_step else None)
+            self._board = SummaryWriter(str(run_dir / TENSORBOARD_FOLDER), purge_step=first_step + 1)
             self._board.add_custom_scalars({group: {title: ["Multiline", [f"^{re.escape(CHARTS[key])}$" for key in keys]]
                                                     for title, keys in charts.items()} for group, charts in TOGETHER.items()})
             self._board.add_text("run spec", f"```toml\n{spec_toml(spec)}\n```", first_step)
@@ -85,7 +86,7 @@ class MetricsWriter:
         """One step's numbers; `step` counts from 1."""
         step = int(record["step"])
         self._warn_of_an_idle_push(record)
-        if step % self._every:
+        if step % self._every and step != self._last_step:
             return
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import json
 from importlib import resources
 from pathlib import Path
@@ -54,18 +55,23 @@ def write_report(spec: RunSpec) -> Path:
 
 
 def run_facts(spec: RunSpec, records: list[dict[str, float]]) -> dict[str, str]:
-    """The numbers a reader asks for first."""
+    """The numbers a reader asks for first. A record speaks also for the steps before it that have none ([monitor] log_every_steps)."""
     last = records[-1]
-    seconds = sum(r["step_seconds"] for r in records)
-    later = records[1:] or records  # the first step waits for the teacher to start
-    waited = sum(r["teacher_wait_seconds"] for r in later) / max(sum(r["step_seconds"] for r in later), 1e-9)
+    spans = [step - before for before, step in itertools.pairwise([0, *(record["step"] for record in records)])]
+    later = 1 if len(records) > 1 and records[0]["step"] == 1 else 0  # the first step waits for the teacher to start
+    about = "" if len(records) == last["step"] else "about "
+
+    def total(key: str, first: int = 0) -> float:
+        return sum(record[key] * span for record, span in zip(records[first:], spans[first:], strict=True))
+
+    waited = total("teacher_wait_seconds", later) / max(total("step_seconds", later), 1e-9)
     return {
         "steps": f"{int(last['step'])}",
         "tokens": f"{int(last['tokens']):,}",
-        "time in steps": f"{seconds:.0f} s",
-        "speed": f"{sum(r['tokens_per_second'] for r in later) / len(later):.0f} tokens/s",
+        "time in steps": f"{about}{total('step_seconds'):.0f} s",
+        "speed": f"{total('tokens_per_second', later) / sum(spans[later:]):.0f} tokens/s",
         "waiting for the teacher": f"{waited:.1%} of the time after the first step",
-        "teacher signal": f"{sum(r['link_bytes'] for r in records) / max(last['tokens'], 1):.0f} bytes a token",
+        "teacher signal": f"{about}{total('link_bytes') / max(last['tokens'], 1):.0f} bytes a token",
         "ranks": f"{_count(spec.topology.num_students, 'student')}, {_count(spec.topology.num_teachers, 'teacher')}",
         "skipped steps": f"{int(last['skipped'])}",
     }

@@ -62,7 +62,7 @@ class MonitorSpec(Part):
     tensorboard: bool = True
     """Write TensorBoard event files."""
     log_every_steps: PositiveInt = 1
-    """A line of metrics.jsonl each this many steps."""
+    """A line of metrics.jsonl each this many steps, and one for the last step."""
 
 
 class EvalSpec(Part):

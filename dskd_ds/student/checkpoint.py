@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import deepspeed.comm as dist
+import torch
 
+from dskd_ds.compute import local_device
 from dskd_ds.errors import InputError
 from dskd_ds.manifest import MANIFEST_FILE, read_manifest, write_manifest
 from dskd_ds.spec import RunSpec
@@ -24,20 +26,35 @@ def checkpoint_dir(spec: RunSpec) -> Path:
 
 
 def save(engine: Any, spec: RunSpec, step: int, tokens: int) -> None:
-    """Save after `step` steps; all ranks call it. Keeps the newest `checkpoint.keep`."""
+    """Save after `step` steps, unless that was done already; all ranks call it. Keeps the newest `checkpoint.keep`."""
     folder = checkpoint_dir(spec)
     tag = f"step-{step:08d}"
+    if _is_complete(spec, tag):
+        return
     if dist.get_rank() == 0:
-        shutil.rmtree(folder / tag, ignore_errors=True)
+        _remove(folder / tag)  # what a save left that did not come to its end
     dist.barrier()
     engine.save_checkpoint(str(folder), tag=tag, client_state={"step": step, "tokens": tokens}, save_latest=False)
     dist.barrier()
     if dist.get_rank() == 0:
         write_manifest(folder / tag, {"step": step, "tokens": tokens, "num_students": spec.topology.num_students})
         for old in complete_tags(spec)[: -spec.checkpoint.keep]:
-            (folder / old / MANIFEST_FILE).unlink()  # first the manifest: a half-deleted checkpoint must not look whole
-            shutil.rmtree(folder / old)
+            _remove(folder / old)
     dist.barrier()
+
+
+def _is_complete(spec: RunSpec, tag: str) -> bool:
+    """Whether a checkpoint is there. Rank 0 looks for all: a shared folder may look different from another node for a while."""
+    found = torch.tensor([int(dist.get_rank() == 0 and tag in complete_tags(spec))], device=local_device())
+    dist.broadcast(found, 0)
+    return bool(found)
+
+
+def _remove(checkpoint: Path) -> None:
+    """Delete a checkpoint, if it is there. First its manifest: a half-deleted one must not look whole."""
+    (checkpoint / MANIFEST_FILE).unlink(missing_ok=True)
+    if checkpoint.exists():
+        shutil.rmtree(checkpoint)
 
 
 def complete_tags(spec: RunSpec) -> list[str]:

@@ -16,6 +16,7 @@ from filelock import FileLock
 
 from dskd_ds.errors import InputError
 from dskd_ds.spec import RunSpec
+from dskd_ds.student.layers import check_layers, keep_in_config
 from dskd_ds.teacher.checkpoint import load_tokenizer, model_fingerprint, read_config, resolve_model
 
 INIT_FOLDER = "student_init"
@@ -39,6 +40,7 @@ def student_init(spec: RunSpec) -> str:
     with FileLock(f"{target}.lock"):
         if target.is_dir():
             return _same_origin(target, origin)
+        check_layers(teacher, "[teacher]")
         kept, impact = kept_layers(spec)
         partial = target.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
@@ -84,10 +86,7 @@ def cut(model: str, kept: list[int], target: Path) -> None:
     from safetensors.torch import save_file
 
     config = read_config(model)
-    text = config.get_text_config()
-    text.num_hidden_layers = len(kept)
-    if getattr(text, "layer_types", None):
-        text.layer_types = [text.layer_types[layer] for layer in kept]
+    keep_in_config(config.get_text_config(), kept)
     target.mkdir(parents=True)
     config.save_pretrained(target)
     load_tokenizer(model).save_pretrained(target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from dskd_ds.teacher.checkpoint import load_tokenizer, read_config, resolve_mode
 
 FOLDER = "student"
 PREFIX = "language_model."
+WHOLE_FILE = "mp_rank_00_model_states.pt"
+"""DeepSpeed's name for the file with the model, where each rank has all of it."""
 
 
 def export_engine(engine: Any, spec: RunSpec) -> Path:
@@ -34,8 +37,6 @@ def export_engine(engine: Any, spec: RunSpec) -> Path:
 
 def export_checkpoint(spec: RunSpec, tag: str | None = None) -> Path:
     """Write the student of a saved checkpoint (the newest complete one unless `tag` names another), without a launch."""
-    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
-
     from dskd_ds.manifest import read_manifest
     from dskd_ds.student.checkpoint import checkpoint_dir, complete_tags
 
@@ -46,11 +47,30 @@ def export_checkpoint(spec: RunSpec, tag: str | None = None) -> Path:
         raise InputError(f"{checkpoint_dir(spec)}: there is no complete checkpoint {tag}.\n  there are: {', '.join(tags) or 'none'}.")
     folder = checkpoint_dir(spec)
     read_manifest(folder / (tag or tags[-1]))
-    state = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag or tags[-1])
+    state = read_weights(folder / (tag or tags[-1]))
     weights = {name.removeprefix(PREFIX): tensor.to(torch.bfloat16) for name, tensor in state.items() if name.startswith(PREFIX)}
     target = Path(spec.run_dir) / FOLDER
     write_student(spec, weights, target)
     return target
+
+
+def read_weights(checkpoint: Path) -> dict[str, Tensor]:
+    """Every parameter of a checkpoint whose manifest was verified: as it was trained up to ZeRO stage 2, in float32 at stage 3.
+
+    Up to stage 2 one file has all of them. DeepSpeed's own reader fails for stage 0, and unpickles the others. Raises InputError.
+    """
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    path = checkpoint / WHOLE_FILE
+    if not path.is_file():
+        partitioned: dict[str, Tensor] = get_fp32_state_dict_from_zero_checkpoint(str(checkpoint.parent), checkpoint.name)
+        return partitioned
+    try:
+        whole: dict[str, Tensor] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)["module"]
+    except pickle.UnpicklingError as error:
+        raise InputError(f"{path}: it holds more than tensors and plain values, so it is not read: {str(error).splitlines()[0]}\n"
+                         "  go on with the run to its end: training exports its student itself.") from None
+    return whole
 
 
 def write_student(spec: RunSpec, weights: dict[str, Tensor], target: Path) -> None:

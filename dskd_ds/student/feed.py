@@ -31,6 +31,7 @@ from dskd_ds.sense.retrieve import Selection, SenseRetriever
 from dskd_ds.spec import RunSpec
 from dskd_ds.spec.loss import SignalKind
 from dskd_ds.student.alignment import measure_alignment
+from dskd_ds.student.on_policy import is_on_policy
 from dskd_ds.teacher.reply import Signal, read_signal
 
 Ints = NDArray[np.int64]
@@ -133,9 +134,9 @@ class Feed:
             **selection_arrays(batch if self._wanted.senses else None),
         }
         answer = self._link.submit(arrays, wanted)
-        return _Planned(batch, selection, answer, self._pool.submit(self._prepare, batch, selection, at, answer))
+        return _Planned(batch, selection, answer, self._pool.submit(self._prepare, self._next_step, batch, selection, at, answer))
 
-    def _prepare(self, batch: Batch, selection: Selection | None, at: dict[str, Ints], answer: Future[Answer]) -> MicroBatch:
+    def _prepare(self, step: int, batch: Batch, selection: Selection | None, at: dict[str, Ints], answer: Future[Answer]) -> MicroBatch:
         """Runs in the pool's thread: reply -> tensors on the device."""
         reply = answer.result()
         try:
@@ -144,8 +145,7 @@ class Feed:
         except ValueError as error:
             raise LinkError(f"teacher {reply.teacher} sent a reply that does not fit its request: {error}.") from None
         if not self._tested:
-            self._tested = True
-            self._test_alignment(batch, at, signal, reply.teacher)
+            self._test_alignment(step, batch, at, signal, reply.teacher)
         teacher, senses = self._targets(batch, selection, signal)
         input_ids, position_ids = (pinned(ids).to(self._device, non_blocking=True) for ids in (batch.input_ids, batch.position_ids))
         return MicroBatch(input_ids, position_ids, pinned(teacher).to(self._device), pinned(senses).to(self._device))
@@ -165,12 +165,21 @@ class Feed:
                                  signal.hidden if mode == "exact" else None, signal.draws.sampled() if mode == "sampled" else None)
         return teacher, senses
 
-    def _test_alignment(self, batch: Batch, at: dict[str, Ints], signal: Signal, teacher: str) -> None:
-        """Raises LinkError where the reply belongs to other positions than it was asked for."""
+    def _test_alignment(self, step: int, batch: Batch, at: dict[str, Ints], signal: Signal, teacher: str) -> None:
+        """Once, on the first text that the student did not write: of a beginner's noise a teacher may know the wrong position better.
+
+        Where the student writes all of it, it is told and not judged. Raises LinkError where the reply belongs to other positions.
+        """
+        fraction = self._spec.train.on_policy_fraction
+        written = is_on_policy(fraction, step)
+        if written and fraction < 1.0:
+            return
+        self._tested = True
         found = measure_alignment(batch.targets, at, signal, self._spec.loss.signal, self._sizes[0], self._teacher_head)
         if self._rank == 0:
-            tqdm.write(found.line(), file=sys.stderr)
-        found.check(teacher)
+            tqdm.write(found.line() + ("; not judged, for the student wrote this text" if written else ""), file=sys.stderr)
+        if not written:
+            found.check(teacher)
 
 
 def positions_asked(signal: SignalKind, supervised: Ints, sense: Ints) -> dict[str, Ints]:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from dskd_ds.data.batches import Sample, make_batch
 from dskd_ds.data.blocks import train_blocks
 from dskd_ds.spec import RunSpec
+from dskd_ds.student.layers import layers_of
 from dskd_ds.teacher.model import load_teacher
 
 
@@ -25,7 +26,7 @@ def removal_losses(spec: RunSpec) -> list[float]:
     stride = len(blocks) // number
     rows = [blocks[i * stride] for i in range(number)]
     batch = make_batch(rows, [Sample(0, 0)] * number)
-    layers = teacher.trunk.layers
+    layers = layers_of(teacher.trunk, "[teacher]")
     calls: list[tuple[torch.Tensor, dict[str, Any]]] = []
     hooks = [layer.register_forward_pre_hook(lambda _, args, kwargs: calls.append((args[0], kwargs)), with_kwargs=True)
              for layer in layers]

@@ -83,7 +83,7 @@ def run_steps(spec: RunSpec, role: Role, engine: Any, feed: Feed, blocks: OnPoli
               tokens: int) -> None:
     """The optimiser steps, metrics and checkpoints. Saves before it raises NoTeacherError."""
     with ExitStack() as cleanup:
-        metrics = MetricsWriter(spec, first_step) if role.rank == 0 else None
+        metrics = MetricsWriter(spec, first_step, last_step) if role.rank == 0 else None
         if metrics:
             cleanup.callback(metrics.close)
         bar = cleanup.enter_context(tqdm(total=last_step, initial=first_step, desc="training", unit="step", disable=role.rank > 0))
@@ -93,8 +93,7 @@ def run_steps(spec: RunSpec, role: Role, engine: Any, feed: Feed, blocks: OnPoli
             try:
                 step_input = agree(feed)
             except DskdError:
-                if step > first_step or step == 0:  # else it is the checkpoint that was loaded: not to be deleted and written again
-                    checkpoint.save(engine, spec, step, tokens)
+                checkpoint.save(engine, spec, step, tokens)
                 raise
             set_lr(engine, lr_at(spec, step, last_step))
             sums = optimise(spec, engine, step_input, counts)

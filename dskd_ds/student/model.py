@@ -15,6 +15,7 @@ from dskd_ds.losses.objective import DistillObjective, Scales, TeacherTargets
 from dskd_ds.losses.sense import SenseTargets
 from dskd_ds.spec import RunSpec
 from dskd_ds.student.depth import read_head_weight
+from dskd_ds.student.layers import layers_of
 from dskd_ds.teacher.checkpoint import read_config, resolve_model
 from dskd_ds.vocabulary import shared_vocab_size
 
@@ -54,7 +55,7 @@ def load_student(spec: RunSpec, init: str, deepspeed_config: dict[str, Any], mar
     head: Any = model.get_output_embeddings()
     refuse_bias(head, "[student]")
     # ZeRO-3 gathers and releases whole layers: fetching each Linear on its own costs a Python walk over all of them every time.
-    set_z3_leaf_modules(model, [type(model.base_model.layers[0])])
+    set_z3_leaf_modules(model, [type(layers_of(model)[0])])
     config = model.config.get_text_config()
     return DistillStudent(model, DistillObjective(head.weight, spec.loss, margin, HeadForm.of(config), teacher_head(spec),
                                                   sense_map(spec, config.hidden_size)))
@@ -88,7 +89,7 @@ def freeze(model: Any, train_last_layers: int | None) -> None:
     """Leave only the last layers trainable: embeddings, norm, head and earlier layers stay as they are (paper). None: train all."""
     if train_last_layers is None:
         return
-    layers = model.base_model.layers
+    layers = layers_of(model)
     if train_last_layers > len(layers):
         raise InputError(f"[student] train_last_layers = {train_last_layers}, but the student has {len(layers)} layers.\n"
                          f"  train at most {len(layers)}, or leave it out to train everything.")

@@ -12,7 +12,7 @@ off and putting them back corrupts (DeepSpeed 8043), never sees any of it.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -69,17 +69,19 @@ class OnPolicyBlocks:
     def _write(self, step: int) -> None:
         """Write this rank's blocks of a step, a micro-batch at a time."""
         started, num_tokens = time.monotonic(), 0
+        # Read before the weights are gathered: a stream may end here, on every rank alike (data/batches.py).
+        micro_batches = [[(place, self._source.get(place)) for place in places(self._spec, step, micro, self._rank)]
+                         for micro in range(self._spec.num_accumulation_steps)]
         with plain_student(self._engine) as model:
-            for micro in range(self._spec.num_accumulation_steps):
-                wanted = places(self._spec, step, micro, self._rank)
-                given = [self._source.get(place) for place in wanted]
+            for micro_batch in micro_batches:
+                wanted, given = zip(*micro_batch, strict=True)
                 for place, (sample, row), own in zip(wanted, given, self._continue(model, given), strict=True):
                     # A block without a beginning to go on from (all of it too short) stays what it is.
                     self._written[place] = sample, block_row(own, self._spec.data.block_tokens, self._pad_id) if own else row
                     num_tokens += sum(len(segment.tokens) - segment.unsupervised[0][1] for segment in own)
         self._reports[step] = num_tokens, time.monotonic() - started
 
-    def _continue(self, model: Any, given: list[tuple[Sample, dict[str, Any]]]) -> list[list[Segment]]:
+    def _continue(self, model: Any, given: Sequence[tuple[Sample, dict[str, Any]]]) -> list[list[Segment]]:
         """For each block, its beginnings with what the student writes after them."""
         train, block_tokens = self._spec.train, self._spec.data.block_tokens
         prompts = [prompts_of(row, train, block_tokens, self._pad_id, self._begin) for _, row in given]

@@ -1,4 +1,4 @@
-"""One rank of the gradient parity test: the real objective under real ZeRO-3, gradients gathered and stored by rank 0.
+"""One rank of the gradient parity test: a step of the real loop under real ZeRO-3, gradients gathered and stored by rank 0.
 
     deepspeed --num_gpus R parity_worker.py --cases FILE.json
 
@@ -17,9 +17,11 @@ import deepspeed
 import torch
 from deepspeed.utils import safe_get_full_grad
 
-from dskd_ds.losses.objective import Scales, TeacherTargets
+from dskd_ds.losses.objective import TeacherTargets
 from dskd_ds.losses.sense import SenseTargets
 from dskd_ds.spec import RunSpec, load_spec
+from dskd_ds.student.feed import MicroBatch, StepInput
+from dskd_ds.student.loop import Counts, optimise
 from dskd_ds.student.model import DistillStudent, load_student
 from dskd_ds.student.world import open_world
 from dskd_ds.teacher.checkpoint import read_config
@@ -46,10 +48,11 @@ def block(number: int, vocab_size: int, size: int) -> tuple[torch.Tensor, Teache
     return ids, teacher, senses
 
 
-def spec_of(model: str, teacher: str | None, frozen: bool) -> RunSpec:
+def spec_of(model: str, teacher: str | None, frozen: bool, num_students: int = 1) -> RunSpec:
     """The run that this worker and the single process have in common."""
     return load_spec("ds_configs/runs/quickstart.toml", [
         f"teacher.model={teacher or model}", "student.dtype=float32", "loss.chunk_positions=4", "loss.sense_weight=0.5",
+        f"train.global_batch_blocks={NUM_BLOCKS}", f"topology.num_students={num_students}",
         *(["student.train_last_layers=1"] if frozen else [])])
 
 
@@ -80,11 +83,11 @@ def main() -> None:
 
 
 def run(case: dict[str, Any]) -> None:
-    """One optimiser step's forwards and backwards; store every gradient."""
+    """One optimiser step; store every gradient that it is made with."""
     rank, size = deepspeed.comm.get_rank(), deepspeed.comm.get_world_size()
-    spec = spec_of(case["model"], case["teacher"], case["frozen"])
-    accumulation = NUM_BLOCKS // size
-    config = {"train_batch_size": NUM_BLOCKS, "train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": accumulation,
+    spec = spec_of(case["model"], case["teacher"], case["frozen"], size)
+    config = {"train_batch_size": NUM_BLOCKS, "train_micro_batch_size_per_gpu": 1,
+              "gradient_accumulation_steps": NUM_BLOCKS // size,
               "zero_optimization": {"stage": 3, "reduce_bucket_size": 5000, "stage3_param_persistence_threshold": 0,
                                     "stage3_max_live_parameters": 0, "stage3_max_reuse_distance": 0, "stage3_prefetch_bucket_size": 0},
               "optimizer": {"type": "AdamW", "params": {"lr": 1e-3, "torch_adam": True}}}
@@ -94,18 +97,26 @@ def run(case: dict[str, Any]) -> None:
     engine, *_ = deepspeed.initialize(model=student, model_parameters=trainable, config=config)
     blocks = [block(number, *sizes(spec)) for number in range(NUM_BLOCKS)]
     tokens, senses = (sum(len(b[part].positions) for b in blocks) for part in (1, 2))
-    scales = Scales(token=NUM_BLOCKS / tokens, sense=NUM_BLOCKS / senses)
-    position_ids = torch.arange(LENGTH)[None]
-    for step in range(accumulation):
-        ids, teacher, sense = blocks[step * size + rank]
-        loss, _ = engine(ids, position_ids, teacher, sense, scales)
-        engine.backward(loss)
-        if step < accumulation - 1:
-            engine.step()
-    gradients = {name: safe_get_full_grad(p).clone() for name, p in engine.module.named_parameters() if p.requires_grad}
+    mine = [MicroBatch(ids, torch.arange(LENGTH)[None], teacher, sense) for ids, teacher, sense in blocks[rank::size]]
+    gradients = record_gradients(engine)
+    optimise(spec, engine, StepInput(mine, 0.0, 0.0, 0), Counts(tokens, senses))
     if rank == 0:
         torch.save(gradients, case["out"])
     engine.destroy()
+
+
+def record_gradients(engine: Any) -> dict[str, torch.Tensor]:
+    """Filled with every gradient, by name, when the optimiser is about to use them; afterwards they are gone."""
+    found: dict[str, torch.Tensor] = {}
+    step = engine.step
+
+    def record_and_step() -> None:
+        if engine.is_gradient_accumulation_boundary():
+            found.update({name: safe_get_full_grad(p).clone() for name, p in engine.module.named_parameters() if p.requires_grad})
+        step()
+
+    engine.step = record_and_step
+    return found
 
 
 if __name__ == "__main__":

@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from dskd_ds.observe.metrics import read_metrics
 from tests.conftest import TinyWorld
-from tests.processes.conftest import Launch, deepspeed
+from tests.processes.conftest import Launch, deepspeed, dskd
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
@@ -17,11 +18,16 @@ SAME = ("loss", "loss_ce", "loss_kd", "grad_norm", "teacher_mass", "student_mass
 PLAIN = ("loss.sense_weight=0", "student.layers=first", "train.num_steps=3", "monitor.tensorboard=false")
 
 
+def words_of(tiny: TinyWorld, name: str, *overrides: str) -> list[str]:
+    """The command line's words for a run of that name."""
+    return [word for key in (*PLAIN, f"run_dir={tiny.folder / f'configs-{name}'}", *overrides) for word in ("--set", key)]
+
+
 def train(tiny: TinyWorld, launch: Launch, name: str, *overrides: str) -> list[dict[str, float]]:
     """Metrics of three steps on two students and a teacher, each of two accumulation steps; once a session for each name."""
     run_dir = tiny.folder / f"configs-{name}"
     if not (run_dir / "student").is_dir():
-        words = [word for key in (*PLAIN, f"run_dir={run_dir}", *overrides) for word in ("--set", key)]
+        words = words_of(tiny, name, *overrides)
         assert launch(*deepspeed(3, "dskd_ds/train.py", "--spec", str(tiny.spec_file), *words)).code == 0
     records = read_metrics(run_dir)
     assert len(records) == 3
@@ -51,6 +57,21 @@ def test_losses_are_those_of_zero3_cpu(tiny: TinyWorld, launch: Launch, name: st
     for mine, theirs in zip(found, expected, strict=True):
         for key in SAME:
             assert mine[key] == pytest.approx(theirs[key], rel=2e-5), (mine["step"], key)
+
+
+@pytest.mark.parametrize(("name", "overrides"), [
+    ("zero0", ()), ("zero2", ()), ("zero0-bf16", ("student.dtype=bfloat16", "student.train_last_layers=1"))])
+def test_a_checkpoint_exports_the_student_that_training_did(tiny: TinyWorld, launch: Launch, name: str, overrides: tuple[str, ...]) -> None:
+    """Up to stage 2 from the one file with the whole student; test_end_to_end.py does stage 3."""
+    overrides = (f"deepspeed=ds_configs/{name.split('-')[0]}.json", *overrides)
+    train(tiny, launch, name, *overrides)
+    path = tiny.folder / f"configs-{name}" / "student" / "model.safetensors"
+    trained = load_file(path)
+    path.unlink()
+    assert launch(*dskd("export", str(tiny.spec_file), *words_of(tiny, name, *overrides))).code == 0
+    exported = load_file(path)
+    assert exported.keys() == trained.keys()
+    assert all((exported[name] == trained[name]).all() for name in trained)
 
 
 def test_bf16_trains_close_by(tiny: TinyWorld, launch: Launch) -> None:

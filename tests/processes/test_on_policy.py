@@ -9,6 +9,7 @@ import tomli_w
 import torch
 
 from dskd_ds.data.batches import open_source
+from dskd_ds.data.blocks import train_blocks
 from dskd_ds.generation import continue_tokens
 from dskd_ds.observe.metrics import read_metrics
 from dskd_ds.spec import load_spec
@@ -68,3 +69,21 @@ def test_a_run_counts_what_the_student_wrote(tiny: TinyWorld, launch: Launch) ->
         assert record["loss_kd"] > 0
     assert sum(record["sense_positions"] for record in records if record["on_policy_share"]) > 0  # senses of what the student wrote
     assert (tiny.folder / "on_policy" / "student" / "model.safetensors").is_file()
+
+
+def test_a_stream_that_ends_for_one_rank_first_ends_for_all(tiny: TinyWorld, launch: Launch) -> None:
+    """Of the third step's blocks only rank 1's last is missing: rank 0 must not wait for it with its weights half gathered."""
+    assert len(train_blocks(load_spec(tiny.spec_file))) % 44 == 43
+    tree = tiny.spec_tree()
+    tree["data"] |= {"stream": True}  # type: ignore[operator]
+    tree |= {"student": {"layers": "first", "num_layers": 2, "dtype": "float32"}, "run_dir": str(tiny.folder / "stream"),
+             "loss": {"top_k": 16, "sense_weight": 0.0},
+             "train": {"num_steps": 6, "global_batch_blocks": 44, "micro_batch_blocks": 11, **ON_POLICY, "on_policy_fraction": 1.0}}
+    path = tiny.folder / "stream.toml"
+    path.write_text(tomli_w.dumps(tree))
+    ended = launch("timeout", "100", *dskd("train", str(path)))
+    assert ended.code == 2
+    assert "the text ends after 131 blocks" in ended.output
+    assert "Traceback" not in ended.output
+    assert [record["step"] for record in read_metrics(tiny.folder / "stream")] == [1, 2]
+    assert (tiny.folder / "stream" / "checkpoints" / "step-00000002" / "manifest.json").is_file()

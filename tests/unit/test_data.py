@@ -131,6 +131,25 @@ def test_text_and_parquet_files_are_read(tiny: TinyWorld, tmp_path: Path) -> Non
 def test_the_end_of_a_stream_is_told(tiny: TinyWorld) -> None:
     source = open_source(load_spec(tiny.spec_file, ["data.stream=true", "student.layers=first"]))
     number = len(train_blocks(load_spec(tiny.spec_file)))
-    source.get(number - 1)
+    source.get(number // 4 * 4 - 1)  # the last of a whole step
     with pytest.raises(InputError, match=f"the text ends after {number} blocks"):
-        source.get(number)
+        source.get(number // 4 * 4)
+
+
+def test_a_stream_that_ends_within_a_step_ends_before_it_on_every_rank() -> None:
+    """Rank 0 would find its own places; what it then did together with rank 1 would wait for ever."""
+    spec = load_spec("ds_configs/runs/quickstart.toml", ["train.global_batch_blocks=4"])
+    for rank in range(2):
+        source = StreamedBlocks([{"number": i} for i in range(11)], step_blocks=4)
+        for step in range(2):
+            wanted = [place for micro in range(2) for place in places(spec, step, micro, rank)]
+            assert [source.get(place)[1]["number"] for place in wanted] == wanted
+        with pytest.raises(InputError, match="the text ends after 11 blocks"):
+            source.get(places(spec, 2, 0, rank)[0])
+
+
+def test_a_stream_is_gone_on_with_in_the_middle() -> None:
+    source = StreamedBlocks([{"number": i} for i in range(40)], step_blocks=4)
+    assert [source.get(place)[1]["number"] for place in (30, 31, 33)] == [30, 31, 33]
+    with pytest.raises(AssertionError, match="cannot go back"):
+        source.get(3)

@@ -36,9 +36,9 @@ class Text:
         return Sample(0, place), {"input_ids": ids, "segment_starts": [0, T // 2]}
 
 
-def spec_of(kind: str) -> RunSpec:
+def spec_of(kind: str, *changes: str) -> RunSpec:
     return load_spec("ds_configs/runs/quickstart.toml", [
-        f"loss.signal={kind}", "loss.top_k=4", "loss.sense_weight=0", "loss.num_draws=20", f"data.block_tokens={T}",
+        *changes, f"loss.signal={kind}", "loss.top_k=4", "loss.sense_weight=0", "loss.num_draws=20", f"data.block_tokens={T}",
         "topology.num_students=1", "train.global_batch_blocks=3", "link.heartbeat_seconds=0.1", "link.dead_after_seconds=2.0"])
 
 
@@ -54,7 +54,7 @@ class ShiftedLink(TeacherLink):
 
 @contextmanager
 def feed_of(spec: RunSpec, model: TeacherModel, folder: Path, shift: int = 0, mine: SenseRetriever | None = None,
-            theirs: SenseRetriever | None = None) -> Iterator[Feed]:
+            theirs: SenseRetriever | None = None, first_step: int = 0) -> Iterator[Feed]:
     """A feed whose teacher answers in a thread; `shift`: by how many positions it is off.
 
     mine: the student's senses; theirs: the teacher's.
@@ -65,7 +65,7 @@ def feed_of(spec: RunSpec, model: TeacherModel, folder: Path, shift: int = 0, mi
     thread = threading.Thread(target=serve_requests, args=(model, theirs, link), daemon=True)
     thread.start()
     head = FrozenHead(HEAD) if spec.loss.signal == "exact" else None
-    feed = Feed(spec, 0, Text(), student, mine, (V, D), torch.device("cpu"), 0, 5, head)
+    feed = Feed(spec, 0, Text(), student, mine, (V, D), torch.device("cpu"), first_step, 5, head)
     try:
         yield feed
     finally:
@@ -107,3 +107,24 @@ def test_a_teacher_that_is_off_by_one_is_noticed_before_the_first_step(tmp_path:
                                                                        shift: int) -> None:
     with feed_of(spec_of(kind), teacher, tmp_path, shift) as feed, pytest.raises(LinkError, match="teacher a: its word is off by one"):
         feed.next()
+
+
+ON_POLICY = ("train.on_policy_prompt_tokens=4", "train.on_policy_new_tokens=4")
+
+
+def test_what_the_student_wrote_is_not_judged(tmp_path: Path, teacher: TeacherModel, capfd: pytest.CaptureFixture[str]) -> None:
+    """A beginner's text is noise, of which no teacher can know the right position best."""
+    with feed_of(spec_of("topk", *ON_POLICY, "train.on_policy_fraction=1.0"), teacher, tmp_path, shift=1) as feed:
+        for _ in range(5):
+            feed.next()
+    said = capfd.readouterr().err
+    assert said.count("alignment self-test") == said.count("not judged, for the student wrote this text") == 1
+
+
+def test_the_self_test_waits_for_text_that_the_student_did_not_write(tmp_path: Path, teacher: TeacherModel) -> None:
+    """Of every two steps the second is on-policy, so a run that goes on after one step begins with it."""
+    spec = spec_of("topk", *ON_POLICY, "train.on_policy_fraction=0.5")
+    with feed_of(spec, teacher, tmp_path, shift=1, first_step=1) as feed:
+        feed.next()
+        with pytest.raises(LinkError, match="teacher a: its word is off by one"):
+            feed.next()

@@ -13,7 +13,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 
-from dskd_ds import cli
+from dskd_ds import cli, train
 from dskd_ds.errors import InputError
 from dskd_ds.manifest import read_manifest, write_manifest
 from dskd_ds.observe.metrics import CHARTS, TOGETHER, MetricsWriter, read_metrics
@@ -72,7 +72,7 @@ def record(step: int) -> dict[str, float]:
 
 def test_every_metric_has_a_chart_and_every_layout_curve_exists(tmp_path: Path) -> None:
     spec = load_spec(QUICKSTART, [f'run_dir="{tmp_path}"'])
-    writer = MetricsWriter(spec, 0)
+    writer = MetricsWriter(spec, 0, 2)
     for step in (1, 2):
         writer.write(record(step))
     writer.close()
@@ -88,21 +88,42 @@ def test_every_metric_has_a_chart_and_every_layout_curve_exists(tmp_path: Path) 
 
 def test_metrics_go_on_where_the_checkpoint_was(tmp_path: Path) -> None:
     spec = load_spec(QUICKSTART, [f'run_dir="{tmp_path}"', "monitor.tensorboard=false"])
-    writer = MetricsWriter(spec, 0)
+    writer = MetricsWriter(spec, 0, 3)
     for step in (1, 2, 3):
         writer.write(record(step))
     writer.close()
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "lo')  # cut by a crash
-    writer = MetricsWriter(spec, 2)
+    writer = MetricsWriter(spec, 2, 3)
     writer.write(record(3))
     writer.close()
     assert [r["step"] for r in read_metrics(tmp_path)] == [1, 2, 3]
 
 
+def test_a_run_that_starts_anew_leaves_nothing_of_the_one_that_crashed(tmp_path: Path) -> None:
+    for last in (3, 1):
+        writer = MetricsWriter(load_spec(QUICKSTART, [f'run_dir="{tmp_path}"']), 0, 10)
+        for step in range(1, last + 1):
+            writer.write(record(step) | {"loss": float(last)})
+        writer.close()
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in board.Scalars(CHARTS["loss"])] == [(1, 1.0)]
+    assert [r["loss"] for r in read_metrics(tmp_path)] == [1.0]
+
+
+@pytest.mark.parametrize(("every", "steps"), [(1, [1, 2, 3, 4, 5]), (2, [2, 4, 5]), (9, [5])])
+def test_the_last_step_is_always_written(tmp_path: Path, every: int, steps: list[int]) -> None:
+    keys = [f'run_dir="{tmp_path}"', "monitor.tensorboard=false", f"monitor.log_every_steps={every}"]
+    writer = MetricsWriter(load_spec(QUICKSTART, keys), 0, 5)
+    for step in range(1, 6):
+        writer.write(record(step))
+    writer.close()
+    assert [r["step"] for r in read_metrics(tmp_path)] == steps
+
+
 def test_an_idle_push_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def said(active: float, antonyms: float) -> int:
-        writer = MetricsWriter(load_spec(QUICKSTART, [f'run_dir="{tmp_path}"', "monitor.tensorboard=false"]), 0)
+        writer = MetricsWriter(load_spec(QUICKSTART, [f'run_dir="{tmp_path}"', "monitor.tensorboard=false"]), 0, 39)
         for step in range(1, 40):
             writer.write(record(step) | {"sense_push_active": active, "sense_with_antonyms": antonyms, "sense_with_neighbours": 0.0})
         writer.close()
@@ -115,6 +136,17 @@ def test_an_idle_push_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_wrong_spec_ends_with_2_and_one_message(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "nowhere.toml"]) == 2
+    assert capsys.readouterr().err.startswith("nowhere.toml: there is no such file.")
+
+
+def test_what_only_another_rank_finds_wrong_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A path that is missing on one node: rank 0 has nothing to say."""
+    for name, value in {"RANK": "1", "WORLD_SIZE": "3", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, value)
+    waited: list[float] = []
+    monkeypatch.setattr(train.time, "sleep", waited.append)
+    assert train.main(["--spec", "nowhere.toml"]) == 2
+    assert waited == [train.FIRST_RANK_SPEAKS_SECONDS]  # the word is rank 0's
     assert capsys.readouterr().err.startswith("nowhere.toml: there is no such file.")
 
 

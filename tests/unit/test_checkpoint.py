@@ -1,0 +1,90 @@
+"""Checkpoints: one that is complete is not written again, a half-deleted one does not look whole, a whole file is read without pickle."""
+
+from __future__ import annotations
+
+import shutil
+from collections import OrderedDict
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from dskd_ds.errors import InputError
+from dskd_ds.spec import RunSpec, load_spec
+from dskd_ds.student import checkpoint
+from dskd_ds.student.export import WHOLE_FILE, read_weights
+
+
+class Engine:
+    """Writes one file where DeepSpeed writes its own, and counts."""
+
+    num_saved = 0
+
+    def save_checkpoint(self, folder: str, tag: str, client_state: dict[str, int], save_latest: bool) -> None:
+        assert not save_latest
+        (Path(folder) / tag).mkdir(parents=True)
+        (Path(folder) / tag / "weights").write_text(str(client_state["step"]))
+        self.num_saved += 1
+
+
+def world(rank: int, found: int) -> SimpleNamespace:
+    """deepspeed.comm as a rank sees it; found: what rank 0 says is there (for rank 0 itself: what it found)."""
+    def broadcast(tensor: torch.Tensor, source: int) -> None:
+        assert source == 0
+        if rank > 0:
+            tensor.fill_(found)
+
+    def barrier() -> None:
+        assert rank == 0, "a barrier"
+
+    return SimpleNamespace(get_rank=lambda: rank, barrier=barrier, broadcast=broadcast)
+
+
+@pytest.fixture
+def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunSpec:
+    """Of a run with one student, whose torch world is left out."""
+    monkeypatch.setattr(checkpoint, "dist", world(0, 0))
+    return load_spec("ds_configs/runs/quickstart.toml", [f"run_dir={tmp_path}", "checkpoint.keep=1", "topology.num_students=1"])
+
+
+def test_a_complete_checkpoint_is_not_written_again(spec: RunSpec) -> None:
+    engine = Engine()
+    (checkpoint.checkpoint_dir(spec) / "step-00000003").mkdir(parents=True)  # a save that a crash cut short
+    for _ in range(2):
+        checkpoint.save(engine, spec, 3, 30)
+        assert checkpoint.complete_tags(spec) == ["step-00000003"]
+    assert engine.num_saved == 1
+    checkpoint.save(engine, spec, 4, 40)
+    assert checkpoint.complete_tags(spec) == ["step-00000004"]  # keep = 1
+    assert [path.name for path in checkpoint.checkpoint_dir(spec).iterdir()] == ["step-00000004"]
+
+
+def test_every_rank_does_what_rank_0_found(spec: RunSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank that does not see the manifest yet must not wait at a barrier to which nobody comes; nor the other way round."""
+    monkeypatch.setattr(checkpoint, "dist", world(1, found=1))
+    checkpoint.save(Engine(), spec, 3, 30)
+    monkeypatch.setattr(checkpoint, "dist", world(1, found=0))
+    with pytest.raises(AssertionError, match="a barrier"):
+        checkpoint.save(Engine(), spec, 3, 30)
+
+
+def test_a_half_deleted_checkpoint_does_not_look_whole(spec: RunSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint.save(Engine(), spec, 3, 30)
+
+    def fail(path: Path) -> None:
+        raise OSError(f"cannot delete {path}")
+
+    monkeypatch.setattr(shutil, "rmtree", fail)
+    with pytest.raises(OSError, match="cannot delete"):
+        checkpoint.save(Engine(), spec, 4, 40)
+    assert checkpoint.complete_tags(spec) == ["step-00000004"]
+
+
+def test_the_file_with_the_whole_model_is_read_without_unpickling(tmp_path: Path) -> None:
+    weight = torch.randn(3)
+    torch.save({"module": OrderedDict(weight=weight), "shapes": [OrderedDict(weight=weight.shape)], "names": {"a"}}, tmp_path / WHOLE_FILE)
+    assert torch.equal(read_weights(tmp_path)["weight"], weight)
+    torch.save({"module": {"weight": weight}, "more": Path("/")}, tmp_path / WHOLE_FILE)
+    with pytest.raises(InputError, match="it holds more than tensors and plain values, so it is not read"):
+        read_weights(tmp_path)

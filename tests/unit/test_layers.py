@@ -1,0 +1,86 @@
+"""Cutting layers out: what a configuration says of each layer goes along; an architecture that cannot be cut is named at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dskd_ds.errors import InputError
+from dskd_ds.preflight import preflight
+from dskd_ds.spec import load_spec
+from dskd_ds.student.depth import cut, student_init
+from dskd_ds.student.layers import check_layers, keep_in_config, layers_of
+from dskd_ds.teacher.checkpoint import load_tokenizer
+from tests.conftest import TinyWorld
+
+
+def save(model: Any, tiny: TinyWorld, folder: Path) -> str:
+    """A model of another architecture with the tiny world's tokenizer."""
+    model.save_pretrained(folder)
+    load_tokenizer(str(tiny.folder / "teacher")).save_pretrained(folder)
+    return str(folder)
+
+
+def gpt2(tiny: TinyWorld, folder: Path) -> str:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    size = len(load_tokenizer(str(tiny.folder / "teacher")))
+    return save(GPT2LMHeadModel(GPT2Config(vocab_size=size, n_positions=64, n_embd=16, n_layer=2, n_head=2)), tiny, folder)
+
+
+def test_a_student_without_rope_in_some_layers_is_what_was_measured(tiny: TinyWorld, tmp_path: Path) -> None:
+    """SmolLM3 leaves positions out of every fourth layer: which ones that are moves when layers go."""
+    from transformers import AutoModelForCausalLM, SmolLM3Config, SmolLM3ForCausalLM
+
+    kept = [0, 1, 3, 6]
+    torch.manual_seed(0)
+    config = SmolLM3Config(vocab_size=60, hidden_size=32, intermediate_size=64, num_hidden_layers=8, num_attention_heads=4,
+                           num_key_value_heads=2, initializer_range=0.3, pad_token_id=0, bos_token_id=0, eos_token_id=0)
+    teacher = SmolLM3ForCausalLM(config).eval()
+    cut(save(teacher, tiny, tmp_path / "teacher"), kept, tmp_path / "student")
+    student = AutoModelForCausalLM.from_pretrained(tmp_path / "student").eval()
+    assert student.config.no_rope_layers == [1, 1, 0, 1]
+    teacher.model.layers = torch.nn.ModuleList(teacher.model.layers[layer] for layer in kept)
+    teacher.config.num_hidden_layers = len(kept)
+    ids = torch.arange(20)[None]
+    with torch.inference_mode():
+        torch.testing.assert_close(student(ids, use_cache=False).logits, teacher(ids, use_cache=False).logits)
+
+
+def test_lists_of_each_layer_and_of_layer_numbers_follow_and_others_stay() -> None:
+    from transformers import Qwen3Config, Qwen3MoeConfig
+
+    config = Qwen3Config(num_hidden_layers=4, layer_types=["full_attention", "sliding_attention"] * 2, use_sliding_window=True,
+                         eos_token_id=[5, 6, 7, 8])
+    keep_in_config(config, [0, 2, 3])
+    assert config.layer_types == ["full_attention", "full_attention", "sliding_attention"]
+    assert config.eos_token_id == [5, 6, 7, 8]  # as long as the model is deep, by chance
+    experts = Qwen3MoeConfig(num_hidden_layers=4, mlp_only_layers=[1, 3])
+    keep_in_config(experts, [0, 2, 3])
+    assert (experts.num_hidden_layers, experts.mlp_only_layers) == (3, [2])
+
+
+def test_layers_that_are_elsewhere_are_named(tiny: TinyWorld, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, T5Config
+
+    folder = gpt2(tiny, tmp_path / "gpt2")
+    with pytest.raises(InputError, match=r"\[student\] model: GPT2LMHeadModel does not keep its layers in `transformer.layers`"):
+        layers_of(AutoModelForCausalLM.from_pretrained(folder))
+    T5Config().save_pretrained(tmp_path / "t5")
+    with pytest.raises(InputError, match=r"\[student\] model: T5Config is not the configuration of a causal language model"):
+        check_layers(str(tmp_path / "t5"), "[student]")
+    own = AutoModelForCausalLM.from_pretrained(tiny.folder / "teacher")
+    assert len(layers_of(own)) == len(layers_of(own.base_model)) == 4
+
+
+def test_a_model_that_cannot_be_cut_is_refused_before_anything_is_done(tiny: TinyWorld, tmp_path: Path) -> None:
+    folder = gpt2(tiny, tmp_path / "gpt2")
+    changes = ["student.layers=first", "loss.sense_weight=0", f"run_dir={tmp_path / 'run'}"]
+    spec = load_spec(tiny.spec_file, [f"teacher.model={folder}", *changes])
+    for refused in (preflight, student_init):
+        with pytest.raises(InputError, match=r"\[teacher\] model: GPT2LMHeadModel"):
+            refused(spec)
+    assert not list((tmp_path / "run").glob("student_init*/config.json"))
