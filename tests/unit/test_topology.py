@@ -52,7 +52,8 @@ def test_every_rank_of_a_larger_launch_has_one_role() -> None:
 
 
 @pytest.mark.parametrize(("tasks", "num_tasks", "node", "local"), [
-    ("8(x2)", 16, 1, 8), ("4,2", 6, 0, 4), ("4,2", 6, 1, 2), ("2(x2),1", 5, 1, 2), ("2(x2),1", 5, 2, 1), ("3,1(x2)", 5, 2, 1), ("1(x3)", 3, 0, 1)])
+    ("8(x2)", 16, 1, 8), ("4,2", 6, 0, 4), ("4,2", 6, 1, 2),
+    ("2(x2),1", 5, 1, 2), ("2(x2),1", 5, 2, 1), ("3,1(x2)", 5, 2, 1), ("1(x3)", 3, 0, 1)])
 def test_srun_over_nodes_needs_an_address(tasks: str, num_tasks: int, node: int, local: int) -> None:
     """As a real srun (22.05) says it without --ntasks-per-node, and with a value of it that is the whole job's."""
     env = {"SLURM_PROCID": "0", "SLURM_NTASKS": str(num_tasks), "SLURM_LOCALID": "0", "SLURM_NODEID": str(node),
