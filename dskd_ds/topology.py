@@ -31,6 +31,11 @@ class Launch:
     master_addr: str
     master_port: int
 
+    @property
+    def spans_nodes(self) -> bool:
+        """Whether some of its ranks are on another machine."""
+        return self.local_world_size < self.world_size
+
 
 @dataclass(frozen=True)
 class Role:
@@ -54,7 +59,7 @@ class Role:
 LAUNCHERS: dict[str, tuple[str, str, str, str]] = {
     "torch": ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
     "mpirun": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
-    "srun": ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NTASKS_PER_NODE"),
+    "srun": ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),
 }
 
 
@@ -73,9 +78,10 @@ def _launch(env: Mapping[str, str], launcher: str, rank: str, size: str, local_r
     name = "deepspeed" if launcher == "torch" and "CROSS_RANK" in env else launcher
     try:
         world_size = int(env[size])
-        # SLURM writes "4(x2)" or nothing; LOCAL_SIZE is what the deepspeed launcher calls it.
+        # LOCAL_SIZE is what the deepspeed launcher calls it.
         local_text = env.get(local_size) or env.get("LOCAL_SIZE") or str(world_size)
-        launch = Launch(name, int(env[rank]), world_size, int(env.get(local_rank, "0")), int(local_text.split("(")[0]),
+        num_local = _tasks_of_node(env, world_size) if launcher == "srun" else int(local_text)
+        launch = Launch(name, int(env[rank]), world_size, int(env.get(local_rank, "0")), num_local,
                         master_addr=env.get("MASTER_ADDR", ""), master_port=int(env.get("MASTER_PORT", DEFAULT_PORT)))
     except ValueError as error:
         raise InputError(f"environment of {name}: {error}.\n  start ranks with deepspeed, torchrun, mpirun or srun.") from None
@@ -85,10 +91,25 @@ def _launch(env: Mapping[str, str], launcher: str, rank: str, size: str, local_r
     _refuse_other_world(env, launch, name)
     if launch.master_addr:
         return launch
-    if launch.local_world_size < launch.world_size:
+    if launch.spans_nodes:
         raise InputError(f"environment of {name}: {world_size} ranks on several nodes, but MASTER_ADDR is not set.\n"
-                         "  export MASTER_ADDR=<host of rank 0> before the launch.")
+                         "  export MASTER_ADDR=<host of rank 0> before the launch (mpirun: and hand it on with -x MASTER_ADDR).")
     return Launch(**{**launch.__dict__, "master_addr": "127.0.0.1"})
+
+
+def _tasks_of_node(env: Mapping[str, str], world_size: int) -> int:
+    """This job step's tasks on this node, of srun's list by node: "8(x2)", or "4,2(x3)". Raises ValueError if there is no such list.
+
+    SLURM_NTASKS_PER_NODE will not do: it is there only if --ntasks-per-node was given, and may be another step's.
+    """
+    listed = env.get("SLURM_STEP_TASKS_PER_NODE", "")
+    if not listed and world_size > 1:
+        raise ValueError(f"SLURM_NTASKS={world_size}, but srun did not start this process (no SLURM_STEP_TASKS_PER_NODE)")
+    counts: list[int] = []
+    for part in listed.split(",") if listed else ("1",):
+        number, _, repeated = part.partition("(x")
+        counts += [int(number)] * int(repeated.rstrip(")") or 1)
+    return counts[min(int(env.get("SLURM_NODEID", "0")), len(counts) - 1)]
 
 
 def _refuse_other_world(env: Mapping[str, str], launch: Launch, name: str) -> None:
@@ -118,15 +139,19 @@ def role_environment(role: Role) -> dict[str, str]:
     Students keep the launch's port; every teacher is a world of one rank on its own host.
     """
     launch = role.launch
-    common = {"LOCAL_RANK": str(launch.local_rank),
-              # torchrun's agent holds a store that knows only the whole launch.
-              "TORCHELASTIC_USE_AGENT_STORE": "False"}
-    if role.kind == "student":
-        return common | {"RANK": str(role.rank), "WORLD_SIZE": str(role.size),
-                         "LOCAL_WORLD_SIZE": str(min(launch.local_world_size, role.size)),
-                         "MASTER_ADDR": launch.master_addr, "MASTER_PORT": str(launch.master_port)}
-    return common | {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1",
-                     "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(launch.master_port + 1 + role.rank)}
+    local_rank = {"LOCAL_RANK": str(launch.local_rank)}
+    if role.kind == "student":  # under torchrun they meet in its agent's store, which listens on this port already
+        return local_rank | {"RANK": str(role.rank), "WORLD_SIZE": str(role.size),
+                             "LOCAL_WORLD_SIZE": str(min(launch.local_world_size, role.size)),
+                             "MASTER_ADDR": launch.master_addr, "MASTER_PORT": str(launch.master_port)}
+    return local_rank | {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1", "TORCHELASTIC_USE_AGENT_STORE": "False",
+                         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(launch.master_port + 1 + role.rank)}
+
+
+def world_spans_nodes(env: Mapping[str, str]) -> bool:
+    """Whether the world that `role_environment` described has ranks on other machines."""
+    size = env.get("WORLD_SIZE", "1")
+    return int(env.get("LOCAL_WORLD_SIZE", size)) < int(size)
 
 
 def leads_node(role: Role) -> bool:

@@ -124,7 +124,8 @@ def ours(args: argparse.Namespace, run_dir: Path) -> list[str]:
     settings = [f"run_dir={run_dir}", f"topology.num_students={args.processes}", "topology.num_teachers=1",
                 f"train.num_steps={ENDLESS}", f"train.global_batch_blocks={args.batch_blocks}",
                 f"train.micro_batch_blocks={args.batch_blocks // args.processes}", f"deepspeed=ds_configs/{config}.json",
-                f"topology.threads_per_rank={threads(args)}", "loss.sense_weight=0", f"loss.signal={args.signal}"]
+                f"topology.threads_per_rank={threads(args)}", "loss.sense_weight=0", f"loss.signal={args.signal}",
+                "student.dtype=float32", "teacher.dtype=float32"]
     return [tool("deepspeed"), "--num_gpus", str(args.processes + 1), "--master_port", str(free_port()), "dskd_ds/train.py",
             "--spec", QUICKSTART, *(word for setting in settings for word in ("--set", setting))]
 

@@ -10,7 +10,7 @@ TEXT = """\
 Measure this machine: every figure beside its target, as a table or as JSON. Ways to be compared are run in turn; only
 ratios from one call mean anything, and only on a machine that does nothing else.
 
-The bench "step" starts 27 real launches of the quickstart's student and teacher, pinned to a core each: run `make quickstart`
+The bench "step" starts 37 real launches of the quickstart's student and teacher, pinned to a core each: run `make quickstart`
 first, and this in the same folder."""
 
 

@@ -99,14 +99,18 @@ def measure(spec_file: str, overrides: Sequence[str] = (), arms: Sequence[str] =
         launches = Arms(spec_file, overrides, Path(folder))
         launches.check(arms)
         ahead = launches.spec.link.prefetch_depth + 1  # what a run asks for and is ended before it needs it
-        turns = [("floor", num_steps, True), *([("replay", num_steps + ahead, False)] if "replay" in arms else []),
-                 *((arm, num_steps, True) for _ in range(rounds) for arm in arms)]
         found: dict[str, list[Followed]] = {arm: [] for arm in ("floor", *arms)}
-        for arm, steps, counts in tqdm(turns, desc="launches", unit="run"):
-            followed = launches.run(arm, steps, dropped)
-            if counts:  # the first replay recorded
+        for arm, counts in tqdm(turns(arms, rounds), desc="launches", unit="run"):
+            followed = launches.run(arm, num_steps if counts else num_steps + ahead, dropped)
+            if counts:
                 found[arm].append(followed)
     return found
+
+
+def turns(arms: Sequence[str], rounds: int) -> list[tuple[str, bool]]:
+    """The launches in their order: arm, and whether it counts. What does not is the replaying teacher's recording."""
+    recording = [("replay", False)] if "replay" in arms else []
+    return [("floor", True), *recording, *((arm, True) for _ in range(rounds) for arm in arms)]
 
 
 def step_figures() -> list[Figure]:

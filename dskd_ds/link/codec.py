@@ -2,6 +2,11 @@
 
 Nothing is unpickled, and nothing is believed: magic, version, kind, lengths, dtypes, shapes and checksums are all looked at
 before a message reaches the program. Whatever does not fit raises LinkError, which names the peer.
+
+Why nothing is compressed: zlib level 1 leaves 82 % of SmolLM2's replies (top-64 ids 89 %, logits 77 %, bfloat16 states 81 %) and takes a
+core's second for 36 to 42 MB, level 6 leaves 82 % too, 23 to 33 MB a second; the encrypted link moves 550 to 600 MB with the same second,
+both ends together. Why no shared memory: between processes of a machine encryption is what costs. Without it TCP moved 2,800 to 4,100 MB
+with a second of CPU, ipc 4,800 to 5,500, and this teacher makes 0.15 MB in one.
 """
 
 from __future__ import annotations

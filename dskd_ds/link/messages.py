@@ -1,7 +1,7 @@
 """What students and teachers say to each other. Headers are validated by pydantic, arrays travel as raw buffers.
 
     teacher -> student   Hello, Credit, Reply, Failure, Ping, Bye
-    student -> teacher   Welcome, Request, Ping, Bye
+    student -> teacher   Welcome, Request, Ping, Bye, WhoAreYou
 
 A request holds everything its reply depends on, so any identical teacher answers it bit for bit the same.
 Arrays by name. B blocks of T tokens, V vocabulary, D hidden size; K, S and P positions with top k, with draws, with hidden states.
@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from dskd_ds.spec.processes import HiddenFormat
+from dskd_ds.spec.processes import MAX_CREDITS, HiddenFormat
 
 PROTOCOL = 3
 """Version of everything in this module; peers of another version are refused by name."""
@@ -62,7 +62,7 @@ class Welcome(Message):
 class Credit(Message):
     """The teacher can take this many more requests."""
 
-    num_requests: Annotated[int, Field(gt=0, le=1024)]
+    num_requests: Annotated[int, Field(gt=0, le=MAX_CREDITS)]
 
 
 class SensesWanted(Message):
@@ -119,8 +119,12 @@ class Bye(Message):
     """The sender leaves in good order; nothing more comes from it."""
 
 
+class WhoAreYou(Message):
+    """The student hears a teacher that it does not know, or has given up meanwhile: it is to say hello again, and forget its requests."""
+
+
 KINDS: dict[int, type[Message]] = {
-    1: Hello, 2: Welcome, 3: Credit, 4: Request, 5: Reply, 6: Failure, 7: Ping, 8: Bye,
+    1: Hello, 2: Welcome, 3: Credit, 4: Request, 5: Reply, 6: Failure, 7: Ping, 8: Bye, 9: WhoAreYou,
 }
 
 ARRAYS: dict[type[Message], dict[str, tuple[str, int]]] = {

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import socket as system_socket
 from collections.abc import Sequence
 
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
+from dskd_ds.link.address import Place, wrong_address
 from dskd_ds.link.codec import Frame
 from dskd_ds.link.keys import LinkKeys
-from dskd_ds.spec.processes import LinkSpec
+from dskd_ds.spec.processes import MAX_CREDITS, LinkSpec
 
 _names = itertools.count()
 Context = zmq.Context[zmq.Socket[bytes]]
@@ -36,17 +36,19 @@ def start_authenticator(context: Context, keys: LinkKeys) -> ThreadAuthenticator
     return authenticator
 
 
-def student_socket(context: Context, spec: LinkSpec, keys: LinkKeys | None) -> tuple[Socket, str]:
-    """A bound ROUTER on a free port, and the address teachers reach it at."""
+def student_socket(context: Context, spec: LinkSpec, keys: LinkKeys | None, place: Place) -> tuple[Socket, str]:
+    """A bound ROUTER on a free port, and the address teachers reach it at. Raises InputError if this machine has no such address."""
     router = context.socket(zmq.ROUTER)
     router.setsockopt(zmq.ROUTER_MANDATORY, 1)
     _bound(router, spec)
     if keys:
         router.curve_server = True
         router.curve_publickey, router.curve_secretkey = keys.student.public, keys.student.secret
-    host = system_socket.gethostname() if spec.address == "hostname" else spec.address
-    port = router.bind_to_random_port(f"tcp://{system_socket.gethostbyname(host)}")
-    return router, f"tcp://{host}:{port}"
+    try:
+        port = router.bind_to_random_port(f"tcp://{place.interface}")
+    except zmq.ZMQError as error:
+        raise wrong_address(spec, f"nothing can listen at {place.interface} here ({error})") from None
+    return router, f"tcp://{place.host}:{port}"
 
 
 def teacher_socket(context: Context, spec: LinkSpec, keys: LinkKeys | None, address: str) -> Socket:
@@ -64,8 +66,8 @@ def _bound(socket: Socket, spec: LinkSpec) -> None:
     socket.setsockopt(zmq.LINGER, 2000)
     socket.setsockopt(zmq.MAXMSGSIZE, spec.max_message_bytes)
     # Credits bound what is in flight; the high-water mark is only the net below them.
-    socket.setsockopt(zmq.SNDHWM, 1000)
-    socket.setsockopt(zmq.RCVHWM, 1000)
+    socket.setsockopt(zmq.SNDHWM, 2 * MAX_CREDITS)
+    socket.setsockopt(zmq.RCVHWM, 2 * MAX_CREDITS)
 
 
 def wake_pair(context: Context) -> tuple[Socket, Socket]:

@@ -17,10 +17,12 @@ from pathlib import Path
 
 import zmq
 
-from dskd_ds.errors import DskdError, LinkError, NoTeacherError
+from dskd_ds.errors import DskdError, InputError, LinkError, NoTeacherError
 from dskd_ds.link import codec, keys, sockets
-from dskd_ds.link.messages import Array, Bye, Credit, Failure, Hello, Message, Ping, Reply, Request, Wanted, Welcome
+from dskd_ds.link.address import place_of
+from dskd_ds.link.messages import Array, Bye, Credit, Failure, Hello, Message, Ping, Reply, Request, Wanted, Welcome, WhoAreYou
 from dskd_ds.spec.processes import LinkSpec
+from dskd_ds.topology import world_spans_nodes
 
 
 @dataclass(frozen=True)
@@ -53,15 +55,21 @@ class StudentLink:
     """Bind, publish the address, and hand requests to whichever teacher asks for work."""
 
     def __init__(self, run_dir: Path, rank: int, spec: LinkSpec, vocab_size: int, hidden_size: int) -> None:
+        """Raises InputError if [link] address will not do, LinkError if the run's keys will not."""
         self.spec, self.name = spec, f"student {rank}"
         self._run_dir, self._rank = run_dir, rank
         self._expected = (vocab_size, hidden_size)
         self._fingerprint: str | None = None
-        self._context: sockets.Context = zmq.Context()
+        place = place_of(spec, world_spans_nodes(os.environ))
         run_keys = keys.run_keys(run_dir) if spec.encrypt else None
         keys.link_dir(run_dir).mkdir(parents=True, exist_ok=True)
+        self._context: sockets.Context = zmq.Context()
         self._authenticator = sockets.start_authenticator(self._context, run_keys) if run_keys else None
-        self._router, self.address = sockets.student_socket(self._context, spec, run_keys)
+        try:
+            self._router, self.address = sockets.student_socket(self._context, spec, run_keys, place)
+        except InputError:
+            self._end_sockets(linger=0)
+            raise
         self._wake, self._woken = sockets.wake_pair(self._context)
         self._lock = threading.Lock()
         self._waiting: deque[_Job] = deque()
@@ -80,7 +88,7 @@ class StudentLink:
         return self._fingerprint
 
     def submit(self, arrays: dict[str, Array], wanted: Wanted) -> Future[Answer]:
-        """Queue one request; returns at once. The future raises NoTeacherError or LinkError where it cannot be answered."""
+        """Queue one request; returns at once. The future raises NoTeacherError, LinkError or InputError where it cannot be answered."""
         future: Future[Answer] = Future()
         with self._lock:
             if self._failure:
@@ -88,7 +96,13 @@ class StudentLink:
                 return future
             request = Request(request_id=self._next_id, wanted=wanted)
             self._next_id += 1
-            self._waiting.append(_Job(request.request_id, codec.encode(request, arrays), future))
+            frames = codec.encode(request, arrays)
+            size, limit = codec.num_bytes(frames), self.spec.max_message_bytes
+            if size > limit:  # the teacher's socket would cut the connection without a word, and so would the next one's
+                future.set_exception(InputError(f"{self.name}: a request has {size} bytes, more than [link] max_message_bytes = {limit}.\n"
+                                                "  raise it, or set a smaller [train] micro_batch_blocks."))
+                return future
+            self._waiting.append(_Job(request.request_id, frames, future))
             self._wake.send(b"")
         return future
 
@@ -102,9 +116,12 @@ class StudentLink:
         self._thread.join(timeout=10)
         self._fail(LinkError(f"{self.name}: the link is closed"))  # whoever still waits for a reply must not wait for ever
         keys.withdraw_address(self._run_dir, self._rank)
+        self._end_sockets(linger=2000)
+
+    def _end_sockets(self, linger: int) -> None:
         if self._authenticator:
             self._authenticator.stop()
-        self._context.destroy(linger=2000)
+        self._context.destroy(linger=linger)
 
     def _run(self) -> None:
         try:
@@ -141,8 +158,10 @@ class StudentLink:
         if isinstance(message, Hello):
             self._welcome(identity, message)
             return
-        if teacher is None:
-            return  # a late word of a teacher that was given up: it will have to say hello again
+        if teacher is None:  # a late word of one that was given up. It hears one answer to each, to which it answers with a hello
+            if not isinstance(message, Bye):
+                self._send(identity, WhoAreYou())
+            return
         teacher.last_seen = time.monotonic()
         if isinstance(message, Credit):
             teacher.credits += message.num_requests
@@ -186,7 +205,7 @@ class StudentLink:
             raise NoTeacherError(
                 f"{self.name}: no teacher came to {self.address} within {self.spec.teacher_wait_seconds:g} s.\n"
                 "  start one (python -m dskd_ds.teacher --spec ...), give the launch teacher ranks ([topology] num_teachers),"
-                " or wait longer ([link] teacher_wait_seconds).")
+                " set a [link] address that teachers reach, or wait longer ([link] teacher_wait_seconds).")
 
     def _dispatch(self) -> None:
         """Give waiting jobs to the teachers with the most credits left."""

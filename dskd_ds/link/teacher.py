@@ -6,6 +6,7 @@ The thread here talks; the forward pass runs in the caller's thread, which takes
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
 import time
@@ -16,7 +17,7 @@ import zmq
 
 from dskd_ds.errors import DskdError, LinkError, NoTeacherError
 from dskd_ds.link import codec, keys, sockets
-from dskd_ds.link.messages import Array, Bye, Credit, Failure, Hello, Message, Ping, Reply, Request, Welcome
+from dskd_ds.link.messages import Array, Bye, Credit, Failure, Hello, Message, Ping, Reply, Request, Welcome, WhoAreYou
 from dskd_ds.spec.processes import LinkSpec
 
 
@@ -27,6 +28,8 @@ class Work:
     student_rank: int
     request: Request
     arrays: dict[str, Array]
+    greeting: int = 0
+    """Number of the hello that it came after: a student that was greeted again, or another one of its rank, waits for no reply to it."""
 
 
 @dataclass
@@ -34,6 +37,7 @@ class _Student:
     address: str
     socket: sockets.Socket
     last_seen: float
+    greeting: int
     welcomed: bool = False
 
 
@@ -50,9 +54,10 @@ class TeacherLink:
         self._poller = zmq.Poller()
         self._poller.register(self._woken, zmq.POLLIN)
         self._students: dict[int, _Student] = {}
+        self._greetings = itertools.count()
         self._finished: dict[int, str] = {}  # rank -> the address that said goodbye
         self._requests: queue.Queue[Work | DskdError | None] = queue.Queue()
-        self._outbox: queue.SimpleQueue[tuple[int, list[codec.Frame]]] = queue.SimpleQueue()
+        self._outbox: queue.SimpleQueue[tuple[Work, list[codec.Frame]]] = queue.SimpleQueue()
         self._alone_since = time.monotonic()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name=f"teacher {hello.teacher}", daemon=True)
@@ -60,10 +65,12 @@ class TeacherLink:
 
     def next_request(self) -> Work | None:
         """Wait for a request. None: all students have said goodbye. Raises DskdError where the link broke."""
-        item = self._requests.get()
-        if isinstance(item, DskdError):
-            raise item
-        return item
+        while True:
+            item = self._requests.get()
+            if isinstance(item, DskdError):
+                raise item
+            if item is None or self._still_wanted(item):
+                return item
 
     def reply(self, work: Work, arrays: dict[str, Array], forward_seconds: float) -> None:
         """Hand over the signals of a request; they are sent by the link's thread, then the student gets its credit back."""
@@ -74,11 +81,11 @@ class TeacherLink:
             self.fail(work, f"the reply has {size} bytes, more than [link] max_message_bytes = {limit}.\n"
                             "  raise it, or set a smaller [train] micro_batch_blocks")
         else:
-            self._post(work.student_rank, frames)
+            self._post(work, frames)
 
     def fail(self, work: Work, text: str) -> None:
         """Tell the student that its request cannot be done."""
-        self._post(work.student_rank, codec.encode(Failure(request_id=work.request.request_id, text=text[:4000])))
+        self._post(work, codec.encode(Failure(request_id=work.request.request_id, text=text[:4000])))
 
     def close(self) -> None:
         """Leave in good order."""
@@ -88,10 +95,14 @@ class TeacherLink:
         self._thread.join(timeout=10)
         self._context.destroy(linger=2000)
 
-    def _post(self, rank: int, frames: list[codec.Frame]) -> None:
-        self._outbox.put((rank, frames))
+    def _post(self, work: Work, frames: list[codec.Frame]) -> None:
+        self._outbox.put((work, frames))
         with self._wake_lock:
             self._wake.send(b"")
+
+    def _still_wanted(self, work: Work) -> bool:
+        student = self._students.get(work.student_rank)
+        return student is not None and student.greeting == work.greeting
 
     def _run(self) -> None:
         try:
@@ -109,13 +120,13 @@ class TeacherLink:
             if self._woken in ready:
                 sockets.drain(self._woken)
             for rank, student in list(self._students.items()):
-                while rank in self._students and student.socket.poll(0):
+                while self._students.get(rank) is student and student.socket.poll(0):
                     self._handle(rank, student, sockets.receive(student.socket))
             self._send_outbox()
             now = time.monotonic()
             if now >= next_beat:
                 next_beat = now + self.spec.heartbeat_seconds
-                self._look_for_students(now)
+                self._look_for_students()
                 self._heartbeat(now)
         for rank in list(self._students):
             self._send(rank, Bye())
@@ -127,36 +138,42 @@ class TeacherLink:
             student.welcomed = True
             self._send(rank, Credit(num_requests=self.spec.credits))
         elif isinstance(message, Request):
-            self._requests.put(Work(rank, message, arrays))
+            self._requests.put(Work(rank, message, arrays, student.greeting))
         elif isinstance(message, Bye):
             self._finished[rank] = student.address
             self._drop(rank)
+        elif isinstance(message, WhoAreYou):
+            self._greet(rank, student.address)
         elif not isinstance(message, Ping):
             raise LinkError(f"student {rank} at {student.address} sent a {type(message).__name__}, which only teachers send.")
 
     def _send_outbox(self) -> None:
         while not self._outbox.empty():
-            rank, frames = self._outbox.get()
-            if rank in self._students:
-                self._send_frames(rank, frames)
-                self._send(rank, Credit(num_requests=1))
+            work, frames = self._outbox.get()
+            if self._still_wanted(work):
+                self._send_frames(work.student_rank, frames)
+                self._send(work.student_rank, Credit(num_requests=1))
 
-    def _look_for_students(self, now: float) -> None:
+    def _look_for_students(self) -> None:
         for rank, address in keys.read_addresses(self._run_dir).items():
             known = self._students.get(rank)
             if (known and known.address == address) or self._finished.get(rank) == address:
                 continue
-            self._drop(rank)
             self._finished.pop(rank, None)
-            socket = sockets.teacher_socket(self._context, self.spec, self._keys, address)
-            self._poller.register(socket, zmq.POLLIN)
-            self._students[rank] = _Student(address, socket, now)
-            self._send(rank, self.hello)
+            self._greet(rank, address)
+
+    def _greet(self, rank: int, address: str) -> None:
+        """Say hello, over a socket of its own: what was said before it is over."""
+        self._drop(rank)
+        socket = sockets.teacher_socket(self._context, self.spec, self._keys, address)
+        self._poller.register(socket, zmq.POLLIN)
+        self._students[rank] = _Student(address, socket, time.monotonic(), next(self._greetings))
+        self._send(rank, self.hello)
 
     def _heartbeat(self, now: float) -> None:
         for rank, student in list(self._students.items()):
-            if student.welcomed and now - student.last_seen > self.spec.dead_after_seconds:
-                self._drop(rank)
+            if now - student.last_seen > self.spec.dead_after_seconds:
+                self._drop(rank)  # and is greeted again, as long as its address is there
             elif student.welcomed:
                 self._send(rank, Ping())
         if any(student.welcomed for student in self._students.values()):
@@ -164,7 +181,8 @@ class TeacherLink:
         elif now - self._alone_since > self.spec.teacher_wait_seconds:
             raise NoTeacherError(
                 f"teacher {self.hello.teacher}: no student of {self._run_dir} has listened for {self.spec.teacher_wait_seconds:g} s.\n"
-                "  start the students with the same spec, or wait longer ([link] teacher_wait_seconds).")
+                "  start the students with the same spec and a [link] address that is reached from here, or wait longer"
+                " ([link] teacher_wait_seconds).")
 
     def _drop(self, rank: int) -> None:
         student = self._students.pop(rank, None)

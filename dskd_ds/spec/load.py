@@ -103,14 +103,18 @@ def _explain(error: ValidationError) -> list[str]:
             lines += [str(problem) for problem in cause.problems]
             continue
         *section, name = [str(part) for part in item["loc"]] or ["(spec)"]
+        element = ""
+        if item["loc"] and isinstance(item["loc"][-1], int):  # of a list: it has no name and no docstring of its own
+            element = f"[{name}]"
+            *section, name = section
         where = f"[{'.'.join(section)}] " if section else ""
         if item["type"] == "extra_forbidden":
             lines.append(f"{where}{name}: there is no such key.\n  {_nearest(section, name)}")
         elif item["type"] == "missing":
-            lines.append(f"{where}{name} is missing.\n  add it: {_describe(section, name)}")
+            lines.append(f"{where}{name}{element} is missing.\n  add it: {_describe(section, name)}")
         else:
             reason = item["msg"][0].lower() + item["msg"][1:]
-            lines.append(f"{where}{name} = {show(item['input'])}, but {reason}.\n  {_describe(section, name)}")
+            lines.append(f"{where}{name}{element} = {show(item['input'])}, but {reason}.\n  {_describe(section, name)}")
     return lines
 
 
@@ -137,6 +141,5 @@ def _nearest(section: list[str], name: str) -> str:
 
 
 def _describe(section: list[str], name: str) -> str:
-    section = [*section, name] if name.isdigit() else section
     field = _model_at(section).model_fields.get(name)
     return (field.description if field and field.description else f"a value of {name}").replace("\n", " ")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from dskd_ds.spec.base import NonNegativeInt, Part, PositiveFloat, PositiveInt
 
 HiddenFormat = Literal["bfloat16", "float8"]
 """Number format of hidden states on the wire."""
+MAX_CREDITS = 1024
+"""The most requests that a student may have in flight with a teacher."""
 
 
 class TopologySpec(Part):
@@ -27,13 +31,14 @@ class LinkSpec(Part):
     prefetch_depth: PositiveInt = 2
     """Steps whose requests are sent ahead of the step in work. Replies of at most this many steps and one more lie in a rank's memory
     (`dskd train --dry-run` says how many bytes that is)."""
-    credits: PositiveInt = 2
+    credits: Annotated[int, Field(gt=0, le=MAX_CREDITS)] = 2
     """Requests a teacher lets each student have in flight with it: so many replies for each student are the most that it holds."""
     hidden_format: HiddenFormat = "bfloat16"
     """Hidden states on the wire: `float8` (e4m3, a scale for each 64 numbers) halves them. For SmolLM2 a teacher rebuilt from these states
     has a KL of 0.003 nats to itself, from bfloat16 states 0.00003."""
     address: str = "127.0.0.1"
-    """Address that students bind and teachers connect to; `hostname` on a cluster: each student's own host name."""
+    """Address that students bind and teachers connect to; `hostname` on a cluster: each student's own host name (with `encrypt` it listens
+    on every interface, without on the one that the name means to itself)."""
     encrypt: bool = True
     """CURVE encryption and authentication, keys in the run directory (0600)."""
     heartbeat_seconds: PositiveFloat = 1.0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field, model_validator
 
-from dskd_ds.spec.base import NonNegativeInt, Part
+from dskd_ds.spec.base import Part
 from dskd_ds.spec.data import DataSpec
 from dskd_ds.spec.loss import LossSpec
 from dskd_ds.spec.models import StudentSpec, TeacherSpec
@@ -23,8 +25,8 @@ class RunSpec(Part):
     """Folder that everything of this run goes to."""
     deepspeed: str
     """DeepSpeed's JSON configuration. Batch sizes, optimiser, clipping and number format are filled in from this spec."""
-    seed: NonNegativeInt = 0
-    """Seed of the data order and of everything that is drawn."""
+    seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
+    """Seed of the data order and of everything that is drawn. 32 bits: with an epoch it still fits the generators' 64."""
     teacher: TeacherSpec
     student: StudentSpec = StudentSpec()
     data: DataSpec

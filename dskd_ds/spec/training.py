@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
+
 from dskd_ds.spec.base import Fraction, NonNegativeFloat, NonNegativeInt, Part, PositiveFloat, PositiveInt
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+"""Weight of the past in a running mean."""
 
 
 class OptimizerSpec(Part):
@@ -12,7 +19,7 @@ class OptimizerSpec(Part):
     """Peak learning rate."""
     scale_lr_by_ranks: bool = False
     """Multiply `lr` by the number of student ranks (paper)."""
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     """AdamW's betas."""
     eps: PositiveFloat = 1e-8
     """AdamW's epsilon."""

@@ -63,8 +63,23 @@ def read_signal(arrays: dict[str, Array], wanted: Wanted, sizes: tuple[int, int]
     if tuple(top_k.ids.shape) != k:
         raise ValueError(f"top_k_ids has shape {tuple(top_k.ids.shape)}, expected {k}")
     _check_draws(draws, wanted.num_draws)
+    _check_range("top_k_logits", top_k.logits, most=0.0)
+    _check_range("tail", top_k.tail, least=-torch.inf)  # which it is where there are no other tokens
+    _check_range("hidden_scales", as_tensor(arrays["hidden_scales"].view(np.int16)).view(torch.bfloat16), least=0.0)
     hidden = unpack_hidden(arrays["hidden"], arrays["hidden_scales"], wanted.hidden_format)
+    _check_range("hidden", hidden)
     return Signal(top_k, draws, hidden, read_chosen(arrays, wanted.senses or UNWANTED, num_chosen))
+
+
+def _check_range(name: str, values: Tensor, least: float | None = None, most: float | None = None) -> None:
+    """No value may be NaN, below `least` or above `most`, which are the ends of what is finite if not given. Raises ValueError."""
+    if not values.numel():
+        return
+    finite = torch.finfo(values.dtype)
+    least, most = finite.min if least is None else least, finite.max if most is None else most
+    low, high = (float(end) for end in torch.aminmax(values))  # one pass, and NaN comes through
+    if not least <= low <= high <= most:
+        raise ValueError(f"{name} has values from {low:g} to {high:g}, expected {least:g} to {most:g}")
 
 
 def _check_draws(draws: Draws, num_draws: int) -> None:

@@ -118,12 +118,18 @@ def test_exact_signal_trains(tiny: TinyWorld, launch: Launch, dictionary: Path) 
     assert load_spec(folder / "spec.toml").num_accumulation_steps == 4
 
 
-def test_mpirun_trains_as_deepspeed_does(tiny: TinyWorld, launch: Launch, run_dir: Path) -> None:
-    """The same entry under mpirun: the same roles, the very same losses."""
-    folder = tiny.folder / "mpirun"
-    mpirun = str(Path(sys.executable).with_name("mpirun"))
-    words = [mpirun, "-n", "3", "--bind-to", "none", "--oversubscribe", "-x", f"MASTER_PORT={free_port()}",
-             sys.executable, "dskd_ds/train.py", "--spec", str(tiny.spec_file), "--set", f"run_dir={folder}"]
-    assert launch(*words).code == 0
+def launcher_words(launcher: str) -> list[str]:
+    """How each of the other launchers starts three ranks."""
+    port, tool = str(free_port()), str(Path(sys.executable).with_name(launcher))
+    return {"mpirun": [tool, "-n", "3", "--bind-to", "none", "--oversubscribe", "-x", f"MASTER_PORT={port}", sys.executable],
+            "torchrun": [tool, "--nproc_per_node", "3", "--master_port", port]}[launcher]
+
+
+@pytest.mark.parametrize("launcher", ["mpirun", "torchrun"])
+def test_other_launchers_train_as_deepspeed_does(tiny: TinyWorld, launch: Launch, run_dir: Path, launcher: str) -> None:
+    """The same entry, the same roles, the very same losses."""
+    folder = tiny.folder / launcher
+    words = ["dskd_ds/train.py", "--spec", str(tiny.spec_file), "--set", f"run_dir={folder}"]
+    assert launch(*launcher_words(launcher), *words).code == 0
     for mine, theirs in zip(read_metrics(folder), read_metrics(run_dir), strict=True):
         assert (mine["loss"], mine["grad_norm"]) == (theirs["loss"], theirs["grad_norm"])

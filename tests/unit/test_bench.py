@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+from argparse import Namespace
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 
-from dskd_ds.bench import step
+from dskd_ds.bench import commands, step
 from dskd_ds.bench.follow import Followed, Step, peak_bytes, two_cores
-from dskd_ds.bench.measure import as_json, run_benches, table
+from dskd_ds.bench.measure import REPEATS, as_json, run_benches, table
 from dskd_ds.bench.replay import ReplyStore
 from dskd_ds.errors import InputError
 from dskd_ds.link import Work
 from dskd_ds.link.messages import ARRAYS, Array, Reply, Request, Wanted
+from dskd_ds.spec import load_spec
 
 
 def followed(seconds: float, megabytes: float = 100.0) -> Followed:
@@ -44,6 +48,23 @@ def test_an_unknown_bench_and_a_missing_quickstart_are_explained(tmp_path: Path)
     arms = step.Arms(step.QUICKSTART, [f"run_dir={tmp_path}"], tmp_path)
     with pytest.raises(InputError, match="make quickstart first"):
         arms.check(["bare"])
+
+
+def test_the_help_says_how_many_launches_there_are() -> None:
+    launches = step.turns(step.ARMS, REPEATS)
+    assert [arm for arm, counts in launches if not counts] == ["replay"]
+    assert f"starts {len(launches)} real launches" in commands.TEXT
+
+
+def test_both_sides_of_the_comparison_with_trl_are_float32(tmp_path: Path) -> None:
+    source = spec_from_file_location("side_by_side", "tools/side_by_side.py")
+    assert source
+    assert source.loader
+    side_by_side = module_from_spec(source)
+    source.loader.exec_module(side_by_side)
+    words = side_by_side.ours(Namespace(processes=1, batch_blocks=4, signal="topk"), tmp_path)
+    spec = load_spec(step.QUICKSTART, [value for word, value in itertools.pairwise(words) if word == "--set"])
+    assert (spec.student.dtype, spec.teacher.dtype) == ("float32", "float32")
 
 
 def test_one_core_is_too_few() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket as system_socket
 import threading
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,12 +12,15 @@ import numpy as np
 import pytest
 import zmq
 
-from dskd_ds.errors import ExitCode, LinkError, NoTeacherError
-from dskd_ds.link import StudentLink, TeacherLink, keys
-from dskd_ds.link.messages import Hello, Wanted
+from dskd_ds.errors import ExitCode, InputError, LinkError, NoTeacherError
+from dskd_ds.link import StudentLink, TeacherLink, codec, keys
+from dskd_ds.link.messages import PROTOCOL, Hello, Wanted
 from dskd_ds.sense.chosen import UNWANTED, Chosen, chosen_arrays
+from dskd_ds.spec import load_spec
 from dskd_ds.spec.processes import LinkSpec
 from dskd_ds.student.feed import selection_arrays
+from dskd_ds.teacher import service
+from dskd_ds.topology import Launch, Role
 
 QUICK = LinkSpec(heartbeat_seconds=0.1, dead_after_seconds=1.0, teacher_wait_seconds=20.0)
 ARRAYS = {"input_ids": np.zeros((1, 4), np.int32), "position_ids": np.zeros((1, 4), np.int32),
@@ -102,9 +107,60 @@ def test_a_reply_beyond_the_limit_is_an_error_that_names_teacher_and_key(tmp_pat
     teacher.close()
 
 
+def test_a_request_beyond_the_limit_is_not_sent_again_and_again(tmp_path: Path) -> None:
+    link = StudentLink(tmp_path, 0, QUICK.model_copy(update={"max_message_bytes": 300}), 9, 4)
+    with pytest.raises(InputError, match=r"a request has .* bytes, more than \[link\] max_message_bytes = 300.\n.*micro_batch_blocks"):
+        link.submit(ARRAYS, WANTED).result(20)
+    link.close()
+
+
+@pytest.mark.parametrize(("address", "reason"), [
+    ("no.such.host.invalid", "no known host"), ("203.0.113.1", "nothing can listen"), ("0.0.0.0", "cannot connect to that")])
+def test_an_address_that_will_not_do_is_explained(tmp_path: Path, address: str, reason: str) -> None:
+    with pytest.raises(InputError, match=rf'\[link\] address = "{address}", but .*{reason}.*\n  set it to "hostname"'):
+        StudentLink(tmp_path, 0, QUICK.model_copy(update={"address": address}), 9, 4)
+    assert keys.read_addresses(tmp_path) == {}
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "localhost"])
+def test_students_on_several_nodes_do_not_listen_where_nobody_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(InputError, match=r"several nodes, and 127\.0\.0\.1 is reached from its own node only"):
+        StudentLink(tmp_path, 0, QUICK.model_copy(update={"address": address}), 9, 4)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    StudentLink(tmp_path, 0, QUICK.model_copy(update={"address": address}), 9, 4).close()
+
+
+def test_a_teacher_on_another_node_of_the_launch_says_so_too() -> None:
+    """Students that have their nodes for themselves see no other node."""
+    launch = Launch("srun", rank=2, world_size=3, local_rank=0, local_world_size=1, master_addr="node0", master_port=29500)
+    with pytest.raises(InputError, match="several nodes"):
+        service.serve(load_spec("ds_configs/runs/quickstart.toml"), 0, Role("teacher", 0, 1, launch))
+
+
+def test_a_name_that_means_this_machine_alone_here_is_reached_from_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Debian, where the own host name is 127.0.1.1: what listens there only, other machines do not reach."""
+    monkeypatch.setattr(system_socket, "gethostname", lambda: "localhost")
+    spec = QUICK.model_copy(update={"address": "hostname"})
+    link = StudentLink(tmp_path, 0, spec, 9, 4)
+    assert link.address.startswith("tcp://localhost:")
+    with system_socket.create_connection(("127.0.0.2", int(link.address.split(":")[-1])), timeout=20):
+        pass  # another address of this machine than the name's
+    teacher = TeacherLink(tmp_path, spec, hello("a"), num_students=1)
+    serve(teacher, 3)
+    assert link.submit(ARRAYS, WANTED).result(20).teacher == "a"
+    link.close()
+    teacher.close()
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="with encrypt = true"):
+        StudentLink(tmp_path, 0, spec.model_copy(update={"encrypt": False}), 9, 4)
+
+
 def test_no_teacher_is_exit_code_4(tmp_path: Path) -> None:
     link = StudentLink(tmp_path, 0, QUICK.model_copy(update={"teacher_wait_seconds": 0.3}), 9, 4)
-    with pytest.raises(NoTeacherError, match="no teacher came") as error:
+    with pytest.raises(NoTeacherError, match=r"no teacher came(.|\n)*\[link\] address") as error:
         link.submit(ARRAYS, WANTED).result(20)
     assert error.value.exit_code == ExitCode.NO_TEACHER
     link.close()
@@ -123,14 +179,18 @@ def test_a_teacher_of_another_kind_is_refused(tmp_path: Path, student: StudentLi
     other.close()
 
 
-@pytest.mark.parametrize("frames", [[b"nonsense"], [b"DSKD\x01\x00\x07\x00\x00\x00\x00\x00", b"{}"]], ids=["short", "wrong checksum"])
-def test_garbage_from_a_key_holder_is_an_error_that_names_it(tmp_path: Path, student: StudentLink, frames: list[bytes]) -> None:
+@pytest.mark.parametrize(("frames", "words"), [
+    ([b"nonsense"], "no message of this protocol"),
+    ([codec.PREFIX.pack(codec.MAGIC, PROTOCOL, 7, zlib.crc32(b"{}") ^ 1), b"{}"], "header of 2 bytes is damaged"),
+], ids=["short", "wrong checksum"])
+def test_garbage_from_a_key_holder_is_an_error_that_names_it(tmp_path: Path, student: StudentLink, frames: list[bytes],
+                                                             words: str) -> None:
     socket = zmq.Context().socket(zmq.DEALER)
     pair = keys.run_keys(tmp_path)
     socket.curve_serverkey, socket.curve_publickey, socket.curve_secretkey = pair.student.public, pair.teacher.public, pair.teacher.secret
     socket.connect(student.address)
     socket.send_multipart(frames)
-    with pytest.raises(LinkError, match=r"unnamed peer .* cannot be read"):
+    with pytest.raises(LinkError, match=rf"unnamed peer .* cannot be read: .*{words}"):
         student.submit(ARRAYS, WANTED).result(20)
     socket.close(linger=0)
 

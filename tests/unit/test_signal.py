@@ -115,6 +115,17 @@ def reply_of(rows: int = 3) -> dict[str, np.ndarray]:
     return {name: np.array(array) for name, array in signal_arrays(signal, WANTED, V).items()}
 
 
+NAN_BITS, INF_BITS = 0x7FC0, 0x7F80
+"""Of bfloat16."""
+
+
+def first_of(array: np.ndarray, value: float) -> np.ndarray:
+    """A copy whose first number is `value`."""
+    changed = array.copy()
+    changed.flat[0] = value
+    return changed
+
+
 def doctored(name: str, change: object) -> dict[str, np.ndarray]:
     arrays = reply_of()
     arrays[name] = change(arrays[name])  # type: ignore[operator]
@@ -130,11 +141,30 @@ def doctored(name: str, change: object) -> dict[str, np.ndarray]:
     ("draw_lengths", lambda a: a + 1, "tokens and"),
     ("draw_counts", lambda a: np.full_like(a, 2), "do not make 20 draws"),
     ("draw_ids", lambda a: a[::-1], "do not ascend"),
+    ("top_k_logits", lambda a: first_of(a, np.nan), "top_k_logits has values from nan"),
+    ("top_k_logits", lambda a: first_of(a, -np.inf), "top_k_logits has values from -inf"),
+    ("top_k_logits", lambda a: first_of(a, 0.5), "top_k_logits has values from .* to 0.5, expected -65504 to 0"),
+    ("tail", lambda a: first_of(a, np.nan), "tail has values from nan"),
+    ("tail", lambda a: first_of(a, np.inf), "tail has values from .* to inf"),
+    ("hidden", lambda a: first_of(a.view(np.uint16), NAN_BITS).view(np.uint8), "hidden has values from nan"),
+    ("hidden", lambda a: first_of(a.view(np.uint16), INF_BITS).view(np.uint8), "hidden has values from .* to inf"),
 ])
 def test_a_reply_that_lies_is_refused(name: str, change: object, words: str) -> None:
     read_signal(reply_of(), WANTED, (V, D), (3, 3, 3))
     with pytest.raises(ValueError, match=words):
         read_signal(doctored(name, change), WANTED, (V, D), (3, 3, 3))
+
+
+def test_the_tail_of_everything_and_float8_states_pass_unless_they_are_no_numbers() -> None:
+    wanted = WANTED.model_copy(update={"hidden_format": "float8"})
+    none = torch.zeros(0, dtype=torch.int64)
+    signal = Signal(top_k_signal(torch.zeros(3, 4), 4, (1.0,)), Draws(none, none, none), torch.ones(3, D))
+    arrays = {name: np.array(array) for name, array in signal_arrays(signal, wanted, 4).items()}
+    assert (arrays["tail"] == -np.inf).all()
+    read_signal(arrays, wanted, (4, D), (3, 0, 3))
+    for name, bits, words in (("hidden", 0x7F, "from nan"), ("hidden_scales", NAN_BITS, "from nan"), ("hidden_scales", INF_BITS, "to inf")):
+        with pytest.raises(ValueError, match=f"{name} has values .*{words}"):
+            read_signal(arrays | {name: first_of(arrays[name], bits)}, wanted, (4, D), (3, 0, 3))
 
 
 def request(kind: str) -> tuple[dict[str, np.ndarray], torch.Tensor, dict[str, np.ndarray]]:

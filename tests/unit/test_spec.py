@@ -78,6 +78,15 @@ def test_home_has_a_default(monkeypatch: pytest.MonkeyPatch) -> None:
     (["senses.candidates=lexical", "senses.lexicons=[]"], ["[senses] candidates", "which words are related", "add a lexicon"]),
     (["topology.num_students=two"], ["[topology] num_students", '"two"']),
     (["nonsense"], ["section.key=value"]),
+    (["student.layers=list", "student.keep_layers=[0, -1]"],
+     ["[student] keep_layers[1] = -1, but input should be greater than or equal to 0", "The layers to keep"]),
+    (["optimizer.betas=[0.9, 2.0]"], ["[optimizer] betas[1] = 2.0, but", "AdamW's betas"]),
+    (["optimizer.betas=[0.9]"], ["[optimizer] betas[1] is missing", "AdamW's betas"]),
+    (["data.train=[3]"], ["[data] train[0] = 3, but", "What is trained on"]),
+    (['data.train=[{path="a", formt="text"}]'], ["[data.train.0] formt", "did you mean format?"]),
+    (["optimizer.betas=[0.9, 1.0]"], ["[optimizer] betas[1] = 1.0, but input should be less than 1"]),
+    (["link.credits=1025"], ["[link] credits = 1025, but input should be less than or equal to 1024"]),
+    ([f"seed={2**32}"], [f"seed = {2**32}, but input should be less than {2**32}"]),
 ])
 def test_wrong_value_is_explained(overrides: list[str], words: list[str]) -> None:
     with pytest.raises(InputError) as error:

@@ -20,7 +20,8 @@ def environment(launcher: str, rank: int) -> dict[str, str]:
                   "MASTER_ADDR": "localhost", "MASTER_PORT": "29511", "TORCHELASTIC_USE_AGENT_STORE": "True"},
         "mpirun": {"OMPI_COMM_WORLD_RANK": str(rank), "OMPI_COMM_WORLD_SIZE": "3", "OMPI_COMM_WORLD_LOCAL_RANK": str(rank),
                    "OMPI_COMM_WORLD_LOCAL_SIZE": "3"},
-        "srun": {"SLURM_PROCID": str(rank), "SLURM_NTASKS": "3", "SLURM_LOCALID": str(rank), "SLURM_NTASKS_PER_NODE": "3"},
+        "srun": {"SLURM_PROCID": str(rank), "SLURM_NTASKS": "3", "SLURM_LOCALID": str(rank), "SLURM_NODEID": "0",
+                 "SLURM_STEP_TASKS_PER_NODE": "3"},
     }[launcher]
 
 
@@ -37,7 +38,8 @@ def test_each_role_gets_a_world_of_its_own(launcher: str) -> None:
     worlds = [role_environment(assign(read_launch(environment(launcher, rank)), TOPOLOGY)) for rank in range(3)]
     assert [(w["RANK"], w["WORLD_SIZE"], w["LOCAL_RANK"]) for w in worlds] == [("0", "2", "0"), ("1", "2", "1"), ("0", "1", "2")]
     assert worlds[0]["MASTER_PORT"] == worlds[1]["MASTER_PORT"] != worlds[2]["MASTER_PORT"]
-    assert all(w["TORCHELASTIC_USE_AGENT_STORE"] == "False" for w in worlds)
+    assert all("TORCHELASTIC_USE_AGENT_STORE" not in world for world in worlds[:2])  # torchrun's agent has the students' port
+    assert worlds[2]["TORCHELASTIC_USE_AGENT_STORE"] == "False"
 
 
 def test_every_rank_of_a_larger_launch_has_one_role() -> None:
@@ -49,11 +51,25 @@ def test_every_rank_of_a_larger_launch_has_one_role() -> None:
     assert len(set(ports)) == 2
 
 
-def test_srun_over_nodes_needs_an_address() -> None:
-    env = {"SLURM_PROCID": "0", "SLURM_NTASKS": "3", "SLURM_LOCALID": "0", "SLURM_NTASKS_PER_NODE": "1"}
-    with pytest.raises(InputError, match="MASTER_ADDR"):
-        read_launch(env)
-    assert read_launch(env | {"MASTER_ADDR": "node0"}).master_addr == "node0"
+@pytest.mark.parametrize(("tasks", "num_tasks", "node", "local"), [
+    ("8(x2)", 16, 1, 8), ("4,2", 6, 0, 4), ("4,2", 6, 1, 2),
+    ("2(x2),1", 5, 1, 2), ("2(x2),1", 5, 2, 1), ("3,1(x2)", 5, 2, 1), ("1(x3)", 3, 0, 1)])
+def test_srun_over_nodes_needs_an_address(tasks: str, num_tasks: int, node: int, local: int) -> None:
+    """As a real srun (22.05) says it without --ntasks-per-node, and with a value of it that is the whole job's."""
+    env = {"SLURM_PROCID": "0", "SLURM_NTASKS": str(num_tasks), "SLURM_LOCALID": "0", "SLURM_NODEID": str(node),
+           "SLURM_STEP_TASKS_PER_NODE": tasks}
+    for found in (env, env | {"SLURM_NTASKS_PER_NODE": str(num_tasks)}):
+        with pytest.raises(InputError, match="-x MASTER_ADDR"):
+            read_launch(found)
+        launch = read_launch(found | {"MASTER_ADDR": "node0"})
+        assert (launch.master_addr, launch.local_world_size, launch.spans_nodes) == ("node0", local, True)
+
+
+def test_a_batch_script_is_no_task_of_srun() -> None:
+    script = {"SLURM_PROCID": "0", "SLURM_NTASKS": "3", "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NTASKS_PER_NODE": "3"}
+    with pytest.raises(InputError, match=r"srun did not start this process.*\n.*start ranks with"):
+        read_launch(script)
+    assert read_launch(script | {"SLURM_NTASKS": "1"}).world_size == 1
 
 
 def test_contradictions_are_refused() -> None:
