@@ -19,6 +19,8 @@ REQUEST_TOKEN_BYTES = 8
 """Id and position of every token."""
 POSITION_BYTES = 4
 """Each position that something is asked for at."""
+DRAWS_BYTES = 6
+"""How many tokens were drawn at a position, and their mean log-probability."""
 DRAWN_TOKEN_BYTES = 4
 """The target of every token, where the teacher draws the sense positions."""
 MANY_ROWS = 1 << 24
@@ -59,7 +61,7 @@ def signal_bytes(spec: RunSpec, vocab_size: int, hidden_size: int, sense_share: 
     drawn = max(1.0, TOKENS_PER_DRAW * loss.num_draws)
     return SignalBytes(
         top_k=share["top_k"] * (min(loss.top_k, vocab_size) * (id_bytes + 2) + 4 * num_tails),
-        draws=share["draws"] * (2 + drawn * (id_bytes + byte_width(loss.num_draws + 1))),
+        draws=share["draws"] * (DRAWS_BYTES + drawn * (id_bytes + byte_width(loss.num_draws + 1))),
         hidden=share["hidden"] * (num_bytes + 2 * num_scales),
         senses=sense_share * _sense_bytes(spec, num_rows) if on_teacher else 0.0,
         request=REQUEST_TOKEN_BYTES + DRAWN_TOKEN_BYTES * on_teacher + POSITION_BYTES * sum(share.values()), sense_share=sense_share)

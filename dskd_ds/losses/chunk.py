@@ -49,9 +49,9 @@ class TeacherTargets:
         """Some of the positions."""
         top_k, sampled = self.top_k, self.sampled
         return TeacherTargets(self.positions[rows], self.targets[rows],
-                              TopK(top_k.ids[rows], top_k.logits[rows], top_k.tail[rows]) if top_k else None,
+                              top_k.rows(rows) if top_k else None,
                               self.hidden[rows] if self.hidden is not None else None,
-                              Sampled(sampled.ids[rows], sampled.weights[rows]) if sampled else None)
+                              sampled.rows(rows) if sampled else None)
 
 
 class Chunks:
@@ -107,7 +107,7 @@ class Chunks:
         if teacher_logits is not None:
             return token.full_divergence_(logits, teacher_logits.div_(tau), kind, factor, own)
         if teacher.sampled is not None:
-            return token.sampled_cross_entropy_(logits, teacher.sampled, factor, own)
+            return token.sampled_kl_(logits, teacher.sampled, factor, own)
         return token.own_softmax_(logits, own)
 
     def _agreement(self, logits: Tensor, teacher_logits: Tensor | None, teacher: TeacherTargets) -> Tensor:

@@ -14,6 +14,7 @@ from dskd_ds.head import FrozenHead, HeadForm
 from dskd_ds.losses.objective import STATS, DistillObjective, Scales, TeacherTargets
 from dskd_ds.losses.sense import SenseTargets
 from dskd_ds.spec.loss import Divergence, LossSpec
+from dskd_ds.teacher.signal import draw as teacher_draws
 from dskd_ds.teacher.signal import top_k_signal
 from tests.unit.test_losses import KINDS, D, V, draw, drawn, sense_targets, slow_divergence, slow_sense
 
@@ -32,7 +33,8 @@ def dense_kd(signal: str, log_q: Tensor, teacher: TeacherTargets, teacher_logits
     """The KL term [7] of a plain implementation. log_q at the temperature."""
     if signal == "sampled":
         assert teacher.sampled is not None
-        return -(teacher.sampled.weights.double() * log_q.gather(1, teacher.sampled.ids)).sum(1)
+        log_p = torch.log_softmax(teacher_logits.double() / tau, 1)
+        return (teacher.sampled.weights.double() * (log_p - log_q).gather(1, teacher.sampled.ids)).sum(1)
     return slow_divergence(torch.softmax(teacher_logits.double() / tau, 1), log_q.exp(), kind)
 
 
@@ -73,6 +75,23 @@ def test_objective_equals_dense_autograd(signal: str, kind: Divergence, tau: flo
         assert named["agreement_positions"] == math.ceil(min(chunk, 7) / 8) * math.ceil(7 / chunk)
         assert named["topk_overlap"] == named["agreement_positions"]  # k = V
         assert named["teacher_mass"] == pytest.approx(named["agreement_positions"], rel=1e-4)
+
+
+@pytest.mark.parametrize("tau", [1.0, 2.0])
+@pytest.mark.parametrize("signal", ["topk", "exact", "sampled"])
+def test_a_student_equal_to_its_teacher_has_kl_0_in_every_mode(signal: str, tau: float) -> None:
+    """From the teacher's logits to the sum that is charted, but for the wire's rounding of the top k to half precision."""
+    hidden, weight = draw(0, 1, 9, D, scale=1.0), draw(1, V, D)
+    states = hidden[0, POSITIONS]
+    uniforms = torch.rand(7, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    teacher = TeacherTargets(POSITIONS, TARGETS, top_k_signal(states @ weight.T, 5, (tau, 1.0)) if signal == "topk" else None,
+                             states if signal == "exact" else None,
+                             teacher_draws(states @ weight.T, tau, uniforms).sampled() if signal == "sampled" else None)
+    spec = LossSpec(signal=signal, temperature=tau, top_k=5, sense_weight=0)
+    objective = DistillObjective(torch.nn.Parameter(weight), spec, 1.0, teacher_head=FrozenHead(weight) if signal == "exact" else None)
+    stats = objective(hidden, teacher, SenseTargets.empty(D), Scales(1.0, 1.0))[1]
+    assert stats[STATS.index("kd")].abs() < (1e-4 if signal == "topk" else 1e-5)
+    assert stats[STATS.index("ce")] > 1.0
 
 
 @pytest.mark.parametrize("signal", ["topk", "exact"])

@@ -33,7 +33,8 @@ def test_signal_bytes_are_the_codecs(kind: str, hidden_format: str, vocab_size: 
     lengths = torch.full((len(at["draw"]),), drawn)
     signal = Signal(TopK(torch.zeros(len(at["top_k"]), 64, dtype=torch.int64), torch.zeros(len(at["top_k"]), 64, dtype=torch.float16),
                          torch.zeros(len(at["top_k"]), 1)),
-                    Draws(lengths, torch.arange(drawn).repeat(len(lengths)), torch.ones(drawn * len(lengths), dtype=torch.int64)),
+                    Draws(lengths, torch.arange(drawn).repeat(len(lengths)), torch.ones(drawn * len(lengths), dtype=torch.int64),
+                          torch.zeros(len(lengths))),
                     torch.randn(len(at["hidden"]), hidden_size))
     ids = np.zeros((1, TOKENS), np.int32)
     request = codec.encode(Request(request_id=0, wanted=wanted), {"input_ids": ids, "position_ids": ids, **{
