@@ -90,7 +90,7 @@ class _Fused(torch.autograd.Function):
         spec = objective.spec
         loss = scales.token * (token_sums[0] + spec.kd_weight * spec.temperature**2 * token_sums[1]) \
             + spec.sense_weight * scales.sense * sense_sums[0]
-        stats = torch.cat([token_sums, sense_sums, sense_sums.new_tensor([len(senses.positions)])])
+        stats = torch.cat([token_sums, sense_sums, sense_sums.new_full((1,), len(senses.positions))])
         ctx.grads, ctx.dtypes = grads, (weight.dtype, sense_map.dtype if sense_map is not None else None)
         ctx.mark_non_differentiable(stats)
         return loss.float(), stats

@@ -8,14 +8,16 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dskd_ds.head import FrozenHead, HeadForm
+from dskd_ds.losses.chunk import Chunks
 from dskd_ds.losses.objective import STATS, DistillObjective, Scales, TeacherTargets
 from dskd_ds.losses.sense import SenseTargets
 from dskd_ds.spec.loss import Divergence, LossSpec
+from dskd_ds.teacher.signal import Sampled, TopK, top_k_signal
 from dskd_ds.teacher.signal import draw as teacher_draws
-from dskd_ds.teacher.signal import top_k_signal
 from tests.unit.test_losses import KINDS, D, V, draw, drawn, sense_targets, slow_divergence, slow_sense
 
 POSITIONS = torch.tensor([0, 1, 2, 4, 5, 6, 8])
@@ -171,6 +173,37 @@ def test_a_frozen_head_gets_no_gradient() -> None:
     assert weight.grad is None
     assert hidden.grad is not None
     assert hidden.grad.abs().sum() > 0
+
+
+class NoCopies(TorchFunctionMode):
+    """Refuses what would be a blocking copy from the host to a GPU. A meta tensor has no content: to read any raises anyway."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func not in (Tensor.new_tensor, torch.tensor, torch.as_tensor), "a copy from the host"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("signal", ["topk", "exact", "sampled", "hidden"])
+@pytest.mark.parametrize(("device", "blocks"), [("cpu", [32, 18, 10]), ("meta", [50, 10])])
+def test_blocks_are_a_cpus_and_no_other_device_is_waited_for(signal: str, device: str, blocks: list[int],
+                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    def of(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.zeros(shape, dtype=dtype, device=device)
+
+    found: list[int] = []
+    whole = Chunks._block_
+    monkeypatch.setattr(Chunks, "_block_", lambda self, product, *rest: found.append(len(product)) or whole(self, product, *rest))
+    ids, k_ids = of(60, dtype=torch.long), of(60, 5, dtype=torch.long)
+    of_teacher = {"topk": (TopK(k_ids, of(60, 5), of(60, 1)), None, None), "exact": (None, of(60, D), None),
+                  "sampled": (None, None, Sampled(k_ids, of(60, 5), of(60)))}.get(signal, ())
+    senses = SenseTargets(ids[:3], of(3), of(3, D), of(3), of(3).bool(), of(3, 2, D), of(3, 2), of(3, 2).bool())
+    spec = LossSpec(signal=signal, top_k=5, kd_weight=0 if signal == "hidden" else 0.7, chunk_positions=50)
+    objective = DistillObjective(torch.nn.Parameter(of(V, D)), spec, 1.0, teacher_head=FrozenHead(of(V, D)) if signal == "exact" else None)
+    hidden = of(1, 70, D).requires_grad_()
+    with NoCopies():
+        objective(hidden, TeacherTargets(ids, ids, *of_teacher), senses, Scales(1.0, 1.0))[0].backward()
+    assert hidden.grad is not None
+    assert found == blocks
 
 
 class Largest(TorchDispatchMode):
