@@ -119,8 +119,10 @@ def test_how_much_the_teachers_k_tokens_hold(signal: str, tau: float) -> None:
     assert named["topk_overlap"] == pytest.approx(shared / k)
 
 
-def test_bfloat16_states_and_head() -> None:
-    """Logits and the head's gradient are float32 inside; what comes out is rounded once."""
+@pytest.mark.parametrize("product_rows", [4_096, 5])
+def test_bfloat16_states_and_head(product_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits and the sum of the head's gradient over chunks are float32 inside, however many rows of it are added at a time."""
+    monkeypatch.setattr("dskd_ds.losses.objective.PRODUCT_ROWS", product_rows)
     hidden, weight, teacher_logits = draw(0, 1, 9, D, scale=1.0), draw(1, V, D), draw(2, 7, V)
     teacher = TeacherTargets(POSITIONS, TARGETS, top_k_signal(teacher_logits, 5, (1.0,)))
     senses, _, _ = sense_targets(5, [2, 0, 3], [1, 2, 0])
