@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from dskd_ds.link.hidden import hidden_width
 from dskd_ds.link.packing import byte_width
 from dskd_ds.spec import RunSpec
+from dskd_ds.spec.senses import SensesSpec
 
 if TYPE_CHECKING:
     from dskd_ds.sense.dictionary import SenseDictionary
@@ -77,6 +78,22 @@ def _sense_bytes(spec: RunSpec, num_rows: int) -> float:
     return 5 + 2 * byte_width(2 * spec.senses.kappa + 1) + most * byte_width(num_rows)
 
 
+def held_sense_bytes(senses: SensesSpec, hidden_size: int) -> int:
+    """The most that the senses of a position take until its step is done (losses/sense.py, SenseTargets).
+
+    The mean of S+ in float32; the senses of S- in bfloat16, with a norm and a mark each, as many as at the fullest position: kappa by word
+    relations or by the index, with `hybrid` by both; and 17 bytes.
+    """
+    most = senses.kappa * (2 if senses.candidates == "hybrid" else 1)
+    return 4 * hidden_size + most * (2 * hidden_size + 5) + 17
+
+
+def held_bytes(spec: RunSpec, size: SignalBytes, hidden_size: int) -> float:
+    """The most that one student holds for the steps that are on their way (student/feed.py): replies as they came, and senses."""
+    tokens = spec.train.global_batch_blocks // spec.topology.num_students * spec.data.block_tokens * (spec.link.prefetch_depth + 1)
+    return tokens * (size.total + size.sense_share * held_sense_bytes(spec.senses, hidden_size))
+
+
 def sense_share(spec: RunSpec, related_fraction: float) -> float:
     """Share of a block's positions that get the sense term (METHOD.md, "Positions").
 
@@ -123,7 +140,7 @@ def plan_line(spec: RunSpec) -> str:
     extra = {"topk": "hidden states", "exact": f"top-{spec.loss.top_k}"}.get(spec.loss.signal, f"hidden states and top-{spec.loss.top_k}")
     extra = "numbers of senses" if size.senses else extra
     senses = f" + {extra} at ~{size.sense_share:.0%} of positions" if size.sense_share else ""
-    ahead = spec.train.global_batch_blocks // spec.topology.num_students * spec.data.block_tokens * (spec.link.prefetch_depth + 1)
     number_format = f" ({spec.link.hidden_format})" if size.hidden else ""
+    held = held_bytes(spec, size, config.hidden_size) / 2**20
     return (f"teacher signal: {name}{senses} = {size.total:,.0f} bytes a token{number_format}; "
-            f"at most {ahead * size.total / 2**20:,.1f} MiB of replies in each student's memory")
+            f"at most {held:,.1f} MiB of replies{' and senses' if size.sense_share else ''} in each student's memory")
