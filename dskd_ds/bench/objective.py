@@ -228,7 +228,7 @@ def bench_sampled() -> list[Figure]:
             uniforms = torch.rand(len(teacher_logits), number, generator=generator, dtype=torch.float64)
             drawn = draw(teacher_logits, 1.0, uniforms).sampled()
             different[number] += int((drawn.weights > 0).sum())
-            total.addmm_(token.sampled_cross_entropy_(logits.clone(), drawn, 1.0, 0.0).grad.T, student)
+            total.addmm_(token.sampled_kl_(logits.clone(), drawn, 1.0, 0.0).grad.T, student)
         full.addmm_(token.full_divergence_(logits, teacher_logits, "forward", 1.0, 0.0).grad.T, student)
     angles = {number: angle_degrees(total, full) for number, total in sampled.items()}
     notes = {f"{number} draws": f"{angles[number]:.2f} degrees, {different[number] / POSITIONS:.1f} different tokens a position"

@@ -190,7 +190,7 @@ def _measured(batch: Batch, selection: Selection, hidden_format: HiddenFormat, c
     ids = torch.randint(LARGE_VOCABULARY, (len(at["top_k"]), 64), generator=generator)
     top_k = TopK(ids, torch.zeros(ids.shape, dtype=torch.float16), torch.zeros(len(ids), 1))
     none = torch.zeros(0, dtype=torch.int64)
-    signal = Signal(top_k, Draws(none, none, none), torch.randn(len(at["hidden"]), LARGE_HIDDEN, generator=generator),
+    signal = Signal(top_k, Draws(none, none, none, torch.zeros(0)), torch.randn(len(at["hidden"]), LARGE_HIDDEN, generator=generator),
                     chosen or Chosen.nothing())
     arrays = signal_arrays(signal, wanted, LARGE_VOCABULARY)
     reply = codec.num_bytes(codec.encode(Reply(request_id=0, forward_seconds=0.1), arrays))
@@ -225,7 +225,7 @@ def sampled_bytes() -> list[Figure]:
         seconds["draws"] += drawn - started
         seconds["top-64 of the same logits"] += time.perf_counter() - drawn
         arrays = signal_arrays(Signal(none, draws, made.states[:0]), wanted, made.teacher.vocab_size)
-        num_bytes += sum(arrays[name].nbytes for name in ("draw_lengths", "draw_ids", "draw_counts"))
+        num_bytes += sum(arrays[name].nbytes for name in ("draw_lengths", "draw_ids", "draw_counts", "draw_log_probs"))
         num_tokens += len(draws.ids)
     number = len(made.supervised)
     return [Figure("sampled_bytes", f"bytes of {num_draws} draws at a position, tau 1", num_bytes / number, 200, "lower",

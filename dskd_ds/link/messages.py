@@ -14,6 +14,7 @@ Positions count through the flattened B * T and ascend. Token ids travel in the 
              tail [K, temperatures] float32, log-sum-exp of all other logits / tau, minus maximum / tau;
              draw_lengths [S] uint16, tokens drawn at each position; draw_ids [sum of lengths, id bytes] uint8, ascending in each row;
              draw_counts [sum of lengths, count bytes] uint8, how many draws fell on each;
+             draw_log_probs [S] float32, mean over the draws of the teacher's log-probability of what was drawn, at draw_temperature;
              hidden [P, D * number bytes] uint8 and hidden_scales [P, blocks] uint16 (link/hidden.py);
              sense_weights [Q] float32; sense_neighbours [Q] uint8, 1 where the index gave senses; for S+ (pull) and S- (push)
              pull_lengths [Q, length bytes] uint8 and pull_rows [sum of lengths, row bytes] uint8, rows of the dictionary (sense/chosen.py)
@@ -29,7 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from dskd_ds.spec.processes import MAX_CREDITS, HiddenFormat
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Version of everything in this module; peers of another version are refused by name."""
 
 Array = NDArray[np.generic]
@@ -132,6 +133,7 @@ ARRAYS: dict[type[Message], dict[str, tuple[str, int]]] = {
               "draw_positions": ("int32", 1), "hidden_positions": ("int32", 1), "targets": ("int32", 2), "sample_keys": ("int64", 2)},
     Reply: {"top_k_ids": ("uint8", 3), "top_k_logits": ("float16", 2), "tail": ("float32", 2),
             "draw_lengths": ("uint16", 1), "draw_ids": ("uint8", 2), "draw_counts": ("uint8", 2),
+            "draw_log_probs": ("float32", 1),
             "hidden": ("uint8", 2), "hidden_scales": ("uint16", 2), "sense_weights": ("float32", 1), "sense_neighbours": ("uint8", 1),
             "pull_lengths": ("uint8", 2), "pull_rows": ("uint8", 2), "push_lengths": ("uint8", 2), "push_rows": ("uint8", 2)},
 }

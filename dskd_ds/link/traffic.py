@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from dskd_ds.link.hidden import hidden_width
 from dskd_ds.link.packing import byte_width
 from dskd_ds.spec import RunSpec
+from dskd_ds.spec.senses import SensesSpec
 
 if TYPE_CHECKING:
     from dskd_ds.sense.dictionary import SenseDictionary
@@ -19,6 +20,8 @@ REQUEST_TOKEN_BYTES = 8
 """Id and position of every token."""
 POSITION_BYTES = 4
 """Each position that something is asked for at."""
+DRAWS_BYTES = 6
+"""How many tokens were drawn at a position, and their mean log-probability."""
 DRAWN_TOKEN_BYTES = 4
 """The target of every token, where the teacher draws the sense positions."""
 MANY_ROWS = 1 << 24
@@ -59,7 +62,7 @@ def signal_bytes(spec: RunSpec, vocab_size: int, hidden_size: int, sense_share: 
     drawn = max(1.0, TOKENS_PER_DRAW * loss.num_draws)
     return SignalBytes(
         top_k=share["top_k"] * (min(loss.top_k, vocab_size) * (id_bytes + 2) + 4 * num_tails),
-        draws=share["draws"] * (2 + drawn * (id_bytes + byte_width(loss.num_draws + 1))),
+        draws=share["draws"] * (DRAWS_BYTES + drawn * (id_bytes + byte_width(loss.num_draws + 1))),
         hidden=share["hidden"] * (num_bytes + 2 * num_scales),
         senses=sense_share * _sense_bytes(spec, num_rows) if on_teacher else 0.0,
         request=REQUEST_TOKEN_BYTES + DRAWN_TOKEN_BYTES * on_teacher + POSITION_BYTES * sum(share.values()), sense_share=sense_share)
@@ -73,6 +76,22 @@ def _sense_bytes(spec: RunSpec, num_rows: int) -> float:
     """
     most = spec.senses.kappa * (1.5 if spec.senses.candidates == "lexical" else 2.5)
     return 5 + 2 * byte_width(2 * spec.senses.kappa + 1) + most * byte_width(num_rows)
+
+
+def held_sense_bytes(senses: SensesSpec, hidden_size: int) -> int:
+    """The most that the senses of a position take until its step is done (losses/sense.py, SenseTargets).
+
+    The mean of S+ in float32; the senses of S- in bfloat16, with a norm and a mark each, as many as at the fullest position: kappa by word
+    relations or by the index, with `hybrid` by both; and 17 bytes.
+    """
+    most = senses.kappa * (2 if senses.candidates == "hybrid" else 1)
+    return 4 * hidden_size + most * (2 * hidden_size + 5) + 17
+
+
+def held_bytes(spec: RunSpec, size: SignalBytes, hidden_size: int) -> float:
+    """The most that one student holds for the steps that are on their way (student/feed.py): replies as they came, and senses."""
+    tokens = spec.train.global_batch_blocks // spec.topology.num_students * spec.data.block_tokens * (spec.link.prefetch_depth + 1)
+    return tokens * (size.total + size.sense_share * held_sense_bytes(spec.senses, hidden_size))
 
 
 def sense_share(spec: RunSpec, related_fraction: float) -> float:
@@ -121,7 +140,7 @@ def plan_line(spec: RunSpec) -> str:
     extra = {"topk": "hidden states", "exact": f"top-{spec.loss.top_k}"}.get(spec.loss.signal, f"hidden states and top-{spec.loss.top_k}")
     extra = "numbers of senses" if size.senses else extra
     senses = f" + {extra} at ~{size.sense_share:.0%} of positions" if size.sense_share else ""
-    ahead = spec.train.global_batch_blocks // spec.topology.num_students * spec.data.block_tokens * (spec.link.prefetch_depth + 1)
     number_format = f" ({spec.link.hidden_format})" if size.hidden else ""
+    held = held_bytes(spec, size, config.hidden_size) / 2**20
     return (f"teacher signal: {name}{senses} = {size.total:,.0f} bytes a token{number_format}; "
-            f"at most {ahead * size.total / 2**20:,.1f} MiB of replies in each student's memory")
+            f"at most {held:,.1f} MiB of replies{' and senses' if size.sense_share else ''} in each student's memory")

@@ -16,8 +16,9 @@ AGREEMENT_STRIDE = 8
 """Masses and overlap of top-k sets are measured on every eighth position: a top-k over the vocabulary is dear."""
 
 BLOCK_ROWS = 32
-"""Rows of a chunk's logits that are worked on at a time: their many passes then stay in the processor's cache, and what they need
-beside the buffers stays small. A multiple of AGREEMENT_STRIDE."""
+"""Rows of a chunk's logits that a CPU works on at a time: their many passes then stay in its cache, and what they need beside the
+buffers stays small. Elsewhere a chunk is one block: smaller ones would be more kernels to launch (nobody has measured it). A multiple of
+AGREEMENT_STRIDE."""
 
 STATS = ("ce", "kd", *token.AGREEMENT, "agreement_positions")
 """Names of a chunk's sums; all but the first two are over `agreement_positions`, and are there for `topk` and `exact`."""
@@ -49,9 +50,9 @@ class TeacherTargets:
         """Some of the positions."""
         top_k, sampled = self.top_k, self.sampled
         return TeacherTargets(self.positions[rows], self.targets[rows],
-                              TopK(top_k.ids[rows], top_k.logits[rows], top_k.tail[rows]) if top_k else None,
+                              top_k.rows(rows) if top_k else None,
                               self.hidden[rows] if self.hidden is not None else None,
-                              Sampled(sampled.ids[rows], sampled.weights[rows]) if sampled else None)
+                              sampled.rows(rows) if sampled else None)
 
 
 class Chunks:
@@ -72,8 +73,9 @@ class Chunks:
             assert self._teacher_head is not None
             of_teacher = self._product("teacher", teacher.hidden.to(self._teacher_head.dtype), self._teacher_head)
         stats = torch.zeros(len(STATS), dtype=torch.float64, device=logits.device)
-        for start in range(0, len(logits), BLOCK_ROWS):
-            rows = slice(start, start + BLOCK_ROWS)
+        num_rows = BLOCK_ROWS if logits.device.type == "cpu" else len(logits)
+        for start in range(0, len(logits), num_rows):
+            rows = slice(start, start + num_rows)
             stats += self._block_(logits[rows], of_teacher[rows] if of_teacher is not None else None, teacher[rows], scale)
         return logits.to(self._weight.dtype), stats
 
@@ -107,7 +109,7 @@ class Chunks:
         if teacher_logits is not None:
             return token.full_divergence_(logits, teacher_logits.div_(tau), kind, factor, own)
         if teacher.sampled is not None:
-            return token.sampled_cross_entropy_(logits, teacher.sampled, factor, own)
+            return token.sampled_kl_(logits, teacher.sampled, factor, own)
         return token.own_softmax_(logits, own)
 
     def _agreement(self, logits: Tensor, teacher_logits: Tensor | None, teacher: TeacherTargets) -> Tensor:
@@ -124,7 +126,7 @@ class Chunks:
         else:
             return logits.new_zeros(len(STATS) - 2, dtype=torch.float64)
         per_row = torch.stack([*masses, *token.agreement(logits[some], ids, taus)]).double()
-        return torch.cat([per_row.sum(dim=1), per_row.new_tensor([len(ids)])])
+        return torch.cat([per_row.sum(dim=1), per_row.new_full((1,), len(ids))])  # filled there: a copy would wait for the device
 
     def _product(self, name: str, states: Tensor, weight: Tensor) -> Tensor:
         """states @ weight.T [C, V] as float32, in the buffer `name`, which the first (largest) chunk makes."""

@@ -29,6 +29,10 @@ __all__ = ["STATS", "DistillObjective", "Scales", "TeacherTargets"]
 STATS = (*TOKEN_STATS, *sense.SUMS, "sense_positions")
 """Names of the sums that a forward returns, in order; all-reduced and divided by the caller."""
 
+PRODUCT_ROWS = 4_096
+"""Rows of the head whose gradient from one chunk exists in a half format at a time, before float32 takes it up: 32 MiB where D is 4,096.
+Of the whole head of Llama-3-8B it would be 1 GiB."""
+
 
 @dataclass(frozen=True)
 class Scales:
@@ -90,7 +94,7 @@ class _Fused(torch.autograd.Function):
         spec = objective.spec
         loss = scales.token * (token_sums[0] + spec.kd_weight * spec.temperature**2 * token_sums[1]) \
             + spec.sense_weight * scales.sense * sense_sums[0]
-        stats = torch.cat([token_sums, sense_sums, sense_sums.new_tensor([len(senses.positions)])])
+        stats = torch.cat([token_sums, sense_sums, sense_sums.new_full((1,), len(senses.positions))])
         ctx.grads, ctx.dtypes = grads, (weight.dtype, sense_map.dtype if sense_map is not None else None)
         ctx.mark_non_differentiable(stats)
         return loss.float(), stats
@@ -118,11 +122,18 @@ def _token_terms(hidden: Tensor, weight: Tensor, objective: DistillObjective, te
         sums += stats
         if grads.hidden is not None:
             grads.hidden.index_copy_(0, part.positions, grad @ weight)
-        if grads.weight is not None and grad.dtype == torch.float32:
-            grads.weight.addmm_(grad.T, states)
-        elif grads.weight is not None:
-            grads.weight.add_(grad.T @ states)
+        if grads.weight is not None:
+            _add_product_(grads.weight, grad, states)
     return sums
+
+
+def _add_product_(total: Tensor, grad: Tensor, states: Tensor) -> None:
+    """total [V, D] float32 += grad.T @ states, of [C, V] and [C, D] in the head's format."""
+    if grad.dtype == total.dtype:
+        total.addmm_(grad.T, states)
+        return
+    for rows, columns in zip(total.split(PRODUCT_ROWS), grad.split(PRODUCT_ROWS, dim=1), strict=True):
+        rows.add_(columns.T @ states)
 
 
 def _sense_term(hidden: Tensor, sense_map: Tensor | None, objective: DistillObjective, senses: SenseTargets, scale: float,

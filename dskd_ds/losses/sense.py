@@ -20,7 +20,7 @@ COVERAGE = ("synonyms", "antonyms", "neighbours", "nothing")
 
 @dataclass(frozen=True)
 class SenseTargets:
-    """What P positions are pulled towards and pushed from.
+    """What P positions are pulled towards and pushed from. These wait in memory for some steps, so senses keep the dictionary's format.
 
     The pull needs one vector per position: mean |s - h|^2 = |h - mean|^2 + (mean |s|^2 - |mean|^2), and the bracket is a constant.
     """
@@ -30,13 +30,13 @@ class SenseTargets:
     weights: Tensor
     """[P] float32: weight of each position's term."""
     pull_mean: Tensor
-    """[P, D] float32: mean of S+; zeros where S+ is empty."""
+    """[P, D] float32: mean of S+, which bfloat16 would round; zeros where S+ is empty."""
     pull_spread: Tensor
     """[P] float32: mean |s|^2 - |mean|^2 over S+."""
     has_pull: Tensor
     """[P] bool: whether S+ has any sense."""
     push: Tensor
-    """[P, K, D] float32: the senses of S-, padded with zeros."""
+    """[P, K, D], of the dictionary's bfloat16: the senses of S-, padded with zeros."""
     push_norms: Tensor
     """[P, K] float32: |s|^2 of each; the dictionary knows them."""
     push_mask: Tensor
@@ -57,7 +57,7 @@ class SenseTargets:
         """Targets of a batch without sense positions."""
         none = torch.zeros(0)
         return SenseTargets(none.long(), none, torch.zeros(0, hidden_size), none, none.bool(),
-                            torch.zeros(0, 1, hidden_size), torch.zeros(0, 1), torch.zeros(0, 1).bool())
+                            torch.zeros(0, 1, hidden_size, dtype=torch.bfloat16), torch.zeros(0, 1), torch.zeros(0, 1).bool())
 
 
 SUMS = ("sense", "pull_distance", "num_pull", "push_active", "num_push")
@@ -87,18 +87,18 @@ class SenseLoss:
 def sense_loss(hidden: Tensor, targets: SenseTargets, spec: LossSpec, margin: float) -> SenseLoss:
     """The sense term at P positions. hidden: [P, D] float32, the student's states there in the space of the senses.
 
-    margin: squared distance per dimension.
+    margin: squared distance per dimension. Everything is worked out in float32: senses in bfloat16 are so exactly.
     """
-    size = hidden.shape[1]
+    size, negatives = hidden.shape[1], targets.push.float()
     offset = torch.where(targets.has_pull[:, None], hidden - targets.pull_mean, 0.0)
     distance = (offset.square().sum(dim=1) + targets.pull_spread) / size
-    gaps = _squared_distances(hidden, targets.push, targets.push_norms) / size
+    gaps = _squared_distances(hidden, negatives, targets.push_norms) / size
     hinge = torch.where(targets.push_mask, (margin - gaps).clamp_min(0), 0.0)
     num_push = targets.push_mask.sum(dim=1)
     per_position = spec.pull * distance + spec.push * hinge.sum(dim=1) / num_push.clamp_min(1)
     active = (hinge > 0).float()
     num_active = active.sum(dim=1)
-    away = torch.bmm(active[:, None], targets.push).squeeze(1).addcmul_(num_active[:, None], hidden, value=-1)
+    away = torch.bmm(active[:, None], negatives).squeeze(1).addcmul_(num_active[:, None], hidden, value=-1)
     grad = offset.mul_(spec.pull).addcmul_(away, (spec.push / num_push.clamp_min(1))[:, None])
     return SenseLoss((targets.weights * per_position).sum(), distance.sum(), targets.has_pull.sum(), num_active.sum(), num_push.sum(),
                      grad.mul_((targets.weights * (2 / size))[:, None]))

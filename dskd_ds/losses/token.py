@@ -86,15 +86,15 @@ def full_divergence_(logits: Tensor, teacher_logits: Tensor, kind: Divergence, f
     return RowLoss(values, log_total, grad)
 
 
-def sampled_cross_entropy_(logits: Tensor, sampled: Sampled, factor: float, own: float) -> RowLoss:
-    """Cross-entropy between the teacher's draws and the student: -sum_j w_j log q_j, with the gradient q - w of forward KL.
+def sampled_kl_(logits: Tensor, sampled: Sampled, factor: float, own: float) -> RowLoss:
+    """Forward KL by the teacher's draws: sum_j w_j (log p_j - log q_j), with the gradient q - w. logits: [C, V] float32, overwritten.
 
-    Both are unbiased: the value for the forward KL plus the teacher's entropy (which the draws cannot tell without bias, so it is left
-    in), the gradient for the forward KL's. logits: [C, V] float32, overwritten. Source: Anshumann et al., arXiv 2503.16870.
+    Both are unbiased, as the shares w_j are of p_j; at one position the value may be below 0. It is 0, whatever was drawn, where student
+    and teacher are equal: the teacher says sum_j w_j log p_j itself. Source: Anshumann et al., arXiv 2503.16870 (the gradient).
     """
     drawn = logits.gather(1, sampled.ids)
     result = own_softmax_(logits, factor + own)
-    values = result.log_total - (sampled.weights * drawn).sum(dim=1)
+    values = (sampled.weights * (result.log_total[:, None] - drawn)).sum(dim=1) + sampled.log_probs
     return RowLoss(values, result.log_total, result.grad.scatter_add_(1, sampled.ids, sampled.weights * -factor))
 
 

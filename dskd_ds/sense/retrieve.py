@@ -169,7 +169,7 @@ class SenseRetriever:
         return np.isin(targets[:, None] * size + owners, related)
 
     def pack(self, selection: Selection, chosen: Chosen) -> SenseTargets:
-        """The vectors of what was chosen, wherever that was. Needs no index."""
+        """The vectors of what was chosen, wherever that was; those of S- as the dictionary has them. Needs no index."""
         senses, norms, size = self.dictionary.senses, self.dictionary.squared_norms, len(selection)
         if not size:
             return SenseTargets.empty(self.dictionary.hidden_size)
@@ -183,9 +183,9 @@ class SenseRetriever:
         push_counts = np.bincount(push.positions, minlength=size)
         width = max(1, int(push_counts.max()))
         column = sets.ranges(np.zeros_like(push_counts), push_counts)
-        negatives = torch.zeros(size, width, senses.shape[1])
+        negatives = torch.zeros(size, width, senses.shape[1], dtype=senses.dtype)
         place, rows = (torch.from_numpy(push.positions), torch.from_numpy(column)), torch.from_numpy(push.rows)
-        negatives[place] = senses.index_select(0, rows).float()
+        negatives[place] = senses.index_select(0, rows)
         negative_norms = torch.zeros(size, width)
         negative_norms[place] = norms[rows]
         mask = torch.arange(width) < torch.from_numpy(push_counts)[:, None]

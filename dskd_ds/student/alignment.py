@@ -97,7 +97,7 @@ def _log_probs_of(rows: Tensor, signal: Signal, kind: SignalKind, vocab_size: in
         return lambda tokens: dense.gather(1, tokens[:, None]).squeeze(1)
     if kind == "sampled":
         sampled = signal.draws.sampled()
-        some, num_draws = Sampled(sampled.ids[rows], sampled.weights[rows]), int(signal.draws.counts.sum()) // len(signal.draws.lengths)
+        some, num_draws = sampled.rows(rows), int(signal.draws.counts.sum()) // len(signal.draws.lengths)
         return lambda tokens: drawn_log_probs(some, tokens, num_draws, vocab_size)
     top_k = signal.top_k.rows(rows)
     return lambda tokens: top_k_log_probs(top_k, tokens, vocab_size)

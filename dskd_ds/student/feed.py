@@ -2,7 +2,8 @@
 
 Requests for the next `prefetch_depth` steps, with all their micro-batches, leave while a step computes. Replies are decoded, candidates
 looked up and everything copied to the device in a thread beside; the training thread only waits for what is not ready yet, and reports
-how long it did. What waits in memory is bounded: replies of `prefetch_depth + 1` steps of this rank (link/traffic.py says the bytes).
+how long it did. What waits in memory is bounded: replies of `prefetch_depth + 1` steps of this rank, and the senses at their positions, in
+the dictionary's format until a loss works on them (link/traffic.py says the bytes).
 """
 
 from __future__ import annotations

@@ -14,6 +14,9 @@ from dskd_ds.link.packing import pack, unpack
 from dskd_ds.sense.chosen import UNWANTED, Chosen, chosen_arrays, read_chosen
 from dskd_ds.teacher.signal import Draws, TopK
 
+LARGEST_LOG_PROB = 1e-5
+"""Of a teacher that is sure: some devices' softmax rounds to a little more than 1."""
+
 
 @dataclass(frozen=True)
 class Signal:
@@ -37,6 +40,7 @@ def signal_arrays(signal: Signal, wanted: Wanted, vocab_size: int) -> dict[str, 
         "draw_lengths": signal.draws.lengths.numpy().astype(np.uint16),
         "draw_ids": pack(signal.draws.ids.numpy(), vocab_size),
         "draw_counts": pack(signal.draws.counts.numpy(), wanted.num_draws + 1),
+        "draw_log_probs": signal.draws.log_probs.numpy(),
         "hidden": numbers, "hidden_scales": scales, **chosen_arrays(signal.chosen, wanted.senses or UNWANTED),
     }
 
@@ -54,10 +58,11 @@ def read_signal(arrays: dict[str, Array], wanted: Wanted, sizes: tuple[int, int]
     num_bytes, num_scales = hidden_width(wanted.hidden_format, hidden_size)
     top_k = TopK(torch.from_numpy(unpack(arrays["top_k_ids"], vocab_size)), as_tensor(arrays["top_k_logits"]), as_tensor(arrays["tail"]))
     draws = Draws(torch.from_numpy(arrays["draw_lengths"].astype(np.int64)), torch.from_numpy(unpack(arrays["draw_ids"], vocab_size)),
-                  torch.from_numpy(unpack(arrays["draw_counts"], wanted.num_draws + 1)))
+                  torch.from_numpy(unpack(arrays["draw_counts"], wanted.num_draws + 1)), as_tensor(arrays["draw_log_probs"]))
     k = (top_k_rows, min(wanted.top_k, vocab_size))
     for name, shape in {"top_k_logits": k, "tail": (top_k_rows, len(wanted.temperatures)), "draw_lengths": (draw_rows,),
-                        "hidden": (hidden_rows, num_bytes), "hidden_scales": (hidden_rows, num_scales)}.items():
+                        "draw_log_probs": (draw_rows,), "hidden": (hidden_rows, num_bytes),
+                        "hidden_scales": (hidden_rows, num_scales)}.items():
         if arrays[name].shape != shape:
             raise ValueError(f"{name} has shape {arrays[name].shape}, expected {shape}")
     if tuple(top_k.ids.shape) != k:
@@ -83,7 +88,7 @@ def _check_range(name: str, values: Tensor, least: float | None = None, most: fl
 
 
 def _check_draws(draws: Draws, num_draws: int) -> None:
-    """Every row must hold `num_draws` draws on tokens that ascend. Raises ValueError."""
+    """Every row must hold `num_draws` draws on tokens that ascend, and their mean log-probability. Raises ValueError."""
     if not int(draws.lengths.sum()) == len(draws.ids) == len(draws.counts):
         raise ValueError(f"{len(draws.ids)} tokens and {len(draws.counts)} counts for rows of {int(draws.lengths.sum())} draws")
     row = torch.repeat_interleave(torch.arange(len(draws.lengths)), draws.lengths)
@@ -92,3 +97,5 @@ def _check_draws(draws: Draws, num_draws: int) -> None:
         raise ValueError(f"a row's counts do not make {num_draws} draws")
     if ((row[1:] == row[:-1]) & (draws.ids[1:] <= draws.ids[:-1])).any():
         raise ValueError("a row's drawn tokens do not ascend")
+    if not (draws.log_probs.isfinite() & (draws.log_probs <= LARGEST_LOG_PROB)).all():
+        raise ValueError("draw_log_probs has values that are no log-probabilities")

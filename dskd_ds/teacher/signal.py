@@ -49,10 +49,17 @@ class Sampled:
     """[N, m] int64, distinct within a row, padded with 0."""
     weights: Tensor
     """[N, m] float32: the share of the draws that fell on the id. Rows add up to 1; padding has 0."""
+    log_probs: Tensor
+    """[N] float32: the teacher's own log-probability of its draws at that temperature, their mean by share. What turns the student's
+    cross-entropy on the draws into a KL."""
+
+    def rows(self, index: Tensor | slice) -> Sampled:
+        """The draws at some of the positions."""
+        return Sampled(self.ids[index], self.weights[index], self.log_probs[index])
 
     def to(self, device: torch.device) -> Sampled:
         """The same on another device."""
-        return Sampled(self.ids.to(device, non_blocking=True), self.weights.to(device, non_blocking=True))
+        return Sampled(*(part.to(device, non_blocking=True) for part in (self.ids, self.weights, self.log_probs)))
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,8 @@ class Draws:
     """[sum of lengths] int64, ascending in each row."""
     counts: Tensor
     """[sum of lengths] int64: draws that fell on each."""
+    log_probs: Tensor
+    """[N] float32: the mean over each position's draws of the teacher's log-probability of what was drawn."""
 
     def sampled(self) -> Sampled:
         """As a rectangle of shares."""
@@ -73,7 +82,7 @@ class Draws:
         ids = torch.zeros(there.shape, dtype=torch.int64)
         weights = torch.zeros(there.shape)
         ids[there], weights[there] = self.ids, self.counts.float()
-        return Sampled(ids, weights / weights.sum(dim=1, keepdim=True))
+        return Sampled(ids, weights / weights.sum(dim=1, keepdim=True), self.log_probs)
 
 
 Part = TypeVar("Part", TopK, Draws)
@@ -98,15 +107,18 @@ def draw(logits: Tensor, tau: float, uniforms: Tensor) -> Draws:
     numbers of 2^-40: the sum does not depend on the device's order of adding.
     """
     num_draws = uniforms.shape[1]
-    cumulative = torch.softmax(logits.float() / tau, dim=1).mul_(2.0**40).long().cumsum(dim=1)
+    scaled = torch.softmax(logits.float() / tau, dim=1).mul_(2.0**40)
+    cumulative = scaled.long().cumsum(dim=1)
     share = (torch.arange(num_draws, dtype=torch.float64) + uniforms) / num_draws
     total = cumulative[:, -1:]
     points = torch.minimum((share.to(logits.device) * total).long(), total - 1)
-    drawn = torch.searchsorted(cumulative, points, right=True).cpu()
+    drawn = torch.searchsorted(cumulative, points, right=True)
+    log_probs = scaled.gather(1, drawn).mul_(2.0**-40).log_().mean(dim=1).cpu()
+    drawn = drawn.cpu()
     first = torch.ones_like(drawn, dtype=torch.bool)
     first[:, 1:] = drawn[:, 1:] != drawn[:, :-1]
     starts = first.flatten().nonzero().squeeze(1)
-    return Draws(first.sum(dim=1), drawn[first], torch.diff(starts, append=torch.tensor([first.numel()])))
+    return Draws(first.sum(dim=1), drawn[first], torch.diff(starts, append=torch.tensor([first.numel()])), log_probs)
 
 
 def concatenate(parts: Sequence[Part]) -> Part:

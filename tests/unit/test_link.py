@@ -36,7 +36,8 @@ def hello(name: str, fingerprint: str = "f", vocab_size: int = 9) -> Hello:
 def reply_arrays(value: int) -> dict[str, np.ndarray]:
     return {"top_k_ids": np.full((3, 2, 1), value, np.uint8), "top_k_logits": np.zeros((3, 2), np.float16),
             "tail": np.zeros((3, 1), np.float32), "draw_lengths": np.zeros(0, np.uint16), "draw_ids": np.zeros((0, 1), np.uint8),
-            "draw_counts": np.zeros((0, 1), np.uint8), "hidden": np.zeros((1, 8), np.uint8), "hidden_scales": np.zeros((1, 0), np.uint16),
+            "draw_counts": np.zeros((0, 1), np.uint8), "draw_log_probs": np.zeros(0, np.float32),
+            "hidden": np.zeros((1, 8), np.uint8), "hidden_scales": np.zeros((1, 0), np.uint16),
             **chosen_arrays(Chosen.nothing(), UNWANTED)}
 
 

@@ -8,13 +8,16 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dskd_ds.head import FrozenHead, HeadForm
+from dskd_ds.losses.chunk import Chunks
 from dskd_ds.losses.objective import STATS, DistillObjective, Scales, TeacherTargets
 from dskd_ds.losses.sense import SenseTargets
 from dskd_ds.spec.loss import Divergence, LossSpec
-from dskd_ds.teacher.signal import top_k_signal
+from dskd_ds.teacher.signal import Sampled, TopK, top_k_signal
+from dskd_ds.teacher.signal import draw as teacher_draws
 from tests.unit.test_losses import KINDS, D, V, draw, drawn, sense_targets, slow_divergence, slow_sense
 
 POSITIONS = torch.tensor([0, 1, 2, 4, 5, 6, 8])
@@ -32,7 +35,8 @@ def dense_kd(signal: str, log_q: Tensor, teacher: TeacherTargets, teacher_logits
     """The KL term [7] of a plain implementation. log_q at the temperature."""
     if signal == "sampled":
         assert teacher.sampled is not None
-        return -(teacher.sampled.weights.double() * log_q.gather(1, teacher.sampled.ids)).sum(1)
+        log_p = torch.log_softmax(teacher_logits.double() / tau, 1)
+        return (teacher.sampled.weights.double() * (log_p - log_q).gather(1, teacher.sampled.ids)).sum(1)
     return slow_divergence(torch.softmax(teacher_logits.double() / tau, 1), log_q.exp(), kind)
 
 
@@ -75,6 +79,23 @@ def test_objective_equals_dense_autograd(signal: str, kind: Divergence, tau: flo
         assert named["teacher_mass"] == pytest.approx(named["agreement_positions"], rel=1e-4)
 
 
+@pytest.mark.parametrize("tau", [1.0, 2.0])
+@pytest.mark.parametrize("signal", ["topk", "exact", "sampled"])
+def test_a_student_equal_to_its_teacher_has_kl_0_in_every_mode(signal: str, tau: float) -> None:
+    """From the teacher's logits to the sum that is charted, but for the wire's rounding of the top k to half precision."""
+    hidden, weight = draw(0, 1, 9, D, scale=1.0), draw(1, V, D)
+    states = hidden[0, POSITIONS]
+    uniforms = torch.rand(7, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    teacher = TeacherTargets(POSITIONS, TARGETS, top_k_signal(states @ weight.T, 5, (tau, 1.0)) if signal == "topk" else None,
+                             states if signal == "exact" else None,
+                             teacher_draws(states @ weight.T, tau, uniforms).sampled() if signal == "sampled" else None)
+    spec = LossSpec(signal=signal, temperature=tau, top_k=5, sense_weight=0)
+    objective = DistillObjective(torch.nn.Parameter(weight), spec, 1.0, teacher_head=FrozenHead(weight) if signal == "exact" else None)
+    stats = objective(hidden, teacher, SenseTargets.empty(D), Scales(1.0, 1.0))[1]
+    assert stats[STATS.index("kd")].abs() < (1e-4 if signal == "topk" else 1e-5)
+    assert stats[STATS.index("ce")] > 1.0
+
+
 @pytest.mark.parametrize("signal", ["topk", "exact"])
 @pytest.mark.parametrize("tau", [1.0, 2.0])
 def test_how_much_the_teachers_k_tokens_hold(signal: str, tau: float) -> None:
@@ -98,8 +119,10 @@ def test_how_much_the_teachers_k_tokens_hold(signal: str, tau: float) -> None:
     assert named["topk_overlap"] == pytest.approx(shared / k)
 
 
-def test_bfloat16_states_and_head() -> None:
-    """Logits and the head's gradient are float32 inside; what comes out is rounded once."""
+@pytest.mark.parametrize("product_rows", [4_096, 5])
+def test_bfloat16_states_and_head(product_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits and the sum of the head's gradient over chunks are float32 inside, however many rows of it are added at a time."""
+    monkeypatch.setattr("dskd_ds.losses.objective.PRODUCT_ROWS", product_rows)
     hidden, weight, teacher_logits = draw(0, 1, 9, D, scale=1.0), draw(1, V, D), draw(2, 7, V)
     teacher = TeacherTargets(POSITIONS, TARGETS, top_k_signal(teacher_logits, 5, (1.0,)))
     senses, _, _ = sense_targets(5, [2, 0, 3], [1, 2, 0])
@@ -152,6 +175,37 @@ def test_a_frozen_head_gets_no_gradient() -> None:
     assert weight.grad is None
     assert hidden.grad is not None
     assert hidden.grad.abs().sum() > 0
+
+
+class NoCopies(TorchFunctionMode):
+    """Refuses what would be a blocking copy from the host to a GPU. A meta tensor has no content: to read any raises anyway."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func not in (Tensor.new_tensor, torch.tensor, torch.as_tensor), "a copy from the host"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("signal", ["topk", "exact", "sampled", "hidden"])
+@pytest.mark.parametrize(("device", "blocks"), [("cpu", [32, 18, 10]), ("meta", [50, 10])])
+def test_blocks_are_a_cpus_and_no_other_device_is_waited_for(signal: str, device: str, blocks: list[int],
+                                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    def of(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.zeros(shape, dtype=dtype, device=device)
+
+    found: list[int] = []
+    whole = Chunks._block_
+    monkeypatch.setattr(Chunks, "_block_", lambda self, product, *rest: found.append(len(product)) or whole(self, product, *rest))
+    ids, k_ids = of(60, dtype=torch.long), of(60, 5, dtype=torch.long)
+    of_teacher = {"topk": (TopK(k_ids, of(60, 5), of(60, 1)), None, None), "exact": (None, of(60, D), None),
+                  "sampled": (None, None, Sampled(k_ids, of(60, 5), of(60)))}.get(signal, ())
+    senses = SenseTargets(ids[:3], of(3), of(3, D), of(3), of(3).bool(), of(3, 2, D), of(3, 2), of(3, 2).bool())
+    spec = LossSpec(signal=signal, top_k=5, kd_weight=0 if signal == "hidden" else 0.7, chunk_positions=50)
+    objective = DistillObjective(torch.nn.Parameter(of(V, D)), spec, 1.0, teacher_head=FrozenHead(of(V, D)) if signal == "exact" else None)
+    hidden = of(1, 70, D).requires_grad_()
+    with NoCopies():
+        objective(hidden, TeacherTargets(ids, ids, *of_teacher), senses, Scales(1.0, 1.0))[0].backward()
+    assert hidden.grad is not None
+    assert found == blocks
 
 
 class Largest(TorchDispatchMode):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from dskd_ds.data.batches import Batch, Sample, make_batch
+from dskd_ds.link.traffic import held_sense_bytes
 from dskd_ds.losses.sense import COVERAGE, SenseTargets, sense_loss
 from dskd_ds.sense.cluster import Senses
 from dskd_ds.sense.dictionary import SenseDictionary, open_dictionary, write_dictionary
@@ -114,6 +116,22 @@ def test_candidates_equal_the_loop(dictionary: SenseDictionary, settings: Senses
             torch.testing.assert_close(distance, (rows - hidden[i]).square().sum(1).mean(), rtol=1e-3, atol=1e-3)
         pushes = {tuple(row.tolist()) for row in found.push[i][found.push_mask[i]]}
         assert pushes == {tuple(senses[r].tolist()) for r in minus}
+
+
+@pytest.mark.parametrize("candidates", ["lexical", "neighbours", "hybrid"])
+def test_senses_wait_in_the_dictionarys_format_and_give_the_same_loss(dictionary: SenseDictionary, candidates: str) -> None:
+    """Not a byte more than the plan says, and some position has as many senses as it can."""
+    picker = retriever(dictionary, spec(candidates=candidates))
+    selection = picker.select(batch())
+    hidden, top_k = teacher_words(selection)
+    found = picker.targets(selection, hidden, top_k, 0)
+    waiting = sum(getattr(found, part.name).nbytes for part in fields(found) if part.name != "coverage")
+    assert waiting == len(selection) * held_sense_bytes(picker.spec, D)
+    wide = replace(found, push=found.push.float())
+    narrow_loss, wide_loss = (sense_loss(hidden + 0.1, targets, LossSpec(), 5.0) for targets in (found, wide))
+    assert torch.equal(narrow_loss.sums(), wide_loss.sums())
+    assert torch.equal(narrow_loss.grad, wide_loss.grad)
+    assert narrow_loss.push_active > 0
 
 
 def test_positions_follow_the_papers_rule(dictionary: SenseDictionary) -> None:

@@ -89,6 +89,8 @@ def test_draws_are_a_distribution_over_different_tokens(num_rows: int, vocab_siz
         drawn = ids[weights > 0].tolist()
         assert len(set(drawn)) == len(drawn)
         assert vocab_size == 1 or 0 not in drawn
+    said = (sampled.weights.double() * torch.log_softmax(logits.double(), dim=1).gather(1, sampled.ids).clamp_min(-1e6)).sum(dim=1)
+    torch.testing.assert_close(sampled.log_probs.double(), said, rtol=1e-5, atol=1e-5)
 
 
 @settings(max_examples=40, deadline=None)
@@ -148,6 +150,9 @@ def doctored(name: str, change: object) -> dict[str, np.ndarray]:
     ("tail", lambda a: first_of(a, np.inf), "tail has values from .* to inf"),
     ("hidden", lambda a: first_of(a.view(np.uint16), NAN_BITS).view(np.uint8), "hidden has values from nan"),
     ("hidden", lambda a: first_of(a.view(np.uint16), INF_BITS).view(np.uint8), "hidden has values from .* to inf"),
+    ("draw_log_probs", lambda a: a[:2], "draw_log_probs has shape"),
+    ("draw_log_probs", lambda a: a + np.float32(9), "no log-probabilities"),
+    ("draw_log_probs", lambda a: a * np.float32(np.nan), "no log-probabilities"),
 ])
 def test_a_reply_that_lies_is_refused(name: str, change: object, words: str) -> None:
     read_signal(reply_of(), WANTED, (V, D), (3, 3, 3))
@@ -184,7 +189,7 @@ def rolled(signal: Signal, by: int) -> Signal:
     top_k = TopK(*(part.roll(by, 0) for part in (signal.top_k.ids, signal.top_k.logits, signal.top_k.tail)))
     row = torch.repeat_interleave(torch.arange(len(signal.draws.lengths)), signal.draws.lengths)
     order = torch.cat([(row == number).nonzero().squeeze(1) for number in torch.arange(len(signal.draws.lengths)).roll(by)] or [row])
-    draws = Draws(signal.draws.lengths.roll(by, 0), signal.draws.ids[order], signal.draws.counts[order])
+    draws = Draws(signal.draws.lengths.roll(by, 0), signal.draws.ids[order], signal.draws.counts[order], signal.draws.log_probs.roll(by, 0))
     return replace(signal, top_k=top_k, draws=draws, hidden=signal.hidden.roll(by, 0))
 
 

@@ -33,7 +33,8 @@ def test_signal_bytes_are_the_codecs(kind: str, hidden_format: str, vocab_size: 
     lengths = torch.full((len(at["draw"]),), drawn)
     signal = Signal(TopK(torch.zeros(len(at["top_k"]), 64, dtype=torch.int64), torch.zeros(len(at["top_k"]), 64, dtype=torch.float16),
                          torch.zeros(len(at["top_k"]), 1)),
-                    Draws(lengths, torch.arange(drawn).repeat(len(lengths)), torch.ones(drawn * len(lengths), dtype=torch.int64)),
+                    Draws(lengths, torch.arange(drawn).repeat(len(lengths)), torch.ones(drawn * len(lengths), dtype=torch.int64),
+                          torch.zeros(len(lengths))),
                     torch.randn(len(at["hidden"]), hidden_size))
     ids = np.zeros((1, TOKENS), np.int32)
     request = codec.encode(Request(request_id=0, wanted=wanted), {"input_ids": ids, "position_ids": ids, **{
@@ -48,6 +49,15 @@ def test_signal_bytes_are_the_codecs(kind: str, hidden_format: str, vocab_size: 
 def test_share_of_sense_positions_follows_the_rule(related: float, share: float) -> None:
     """Blocks of 256: all of few, 25 of some, 40 % of many; and as many again."""
     assert traffic.sense_share(spec_with(), related) == pytest.approx(share)
+
+
+def test_what_waits_for_its_step_is_replies_and_senses() -> None:
+    """Two blocks of 256 tokens for each of two students, three steps of them; a quarter of the tokens get a sense term."""
+    spec = spec_with("train.global_batch_blocks=4", "topology.num_students=2", "data.block_tokens=256", "link.prefetch_depth=2",
+                     "senses.candidates=hybrid", "senses.kappa=5")
+    size = traffic.SignalBytes(top_k=100, draws=0, hidden=900, senses=0, request=24, sense_share=0.25)
+    senses = 4 * 4096 + 2 * 5 * (2 * 4096 + 4 + 1) + 8 + 4 + 4 + 1
+    assert traffic.held_bytes(spec, size, 4096) == pytest.approx(3 * 2 * 256 * (1024 + senses / 4))
 
 
 def test_without_a_sense_term_there_are_no_sense_positions() -> None:
