@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dskd_ds.data.blocks import position_ids, train_blocks
-from dskd_ds.errors import InputError
+from dskd_ds.errors import DskdError, InputError
 from dskd_ds.spec import RunSpec
 
 IGNORE = -100
@@ -103,7 +103,7 @@ class StreamedBlocks:
         """See BlockSource. Raises InputError where the stream ends within the step of `place`."""
         step_end = (place // self._step_blocks + 1) * self._step_blocks
         while self._num_read < step_end:
-            row = next(self._rows, None)
+            row = self._next_row()
             if row is None:
                 raise InputError(f"[data] stream = true, but the text ends after {self._num_read} blocks.\n"
                                  "  lower [train] num_steps, or name more text.")
@@ -112,6 +112,17 @@ class StreamedBlocks:
             self._num_read += 1
         assert place in self._ahead, "a stream cannot go back"
         return Sample(0, place), self._ahead.pop(place)
+
+
+    def _next_row(self) -> dict[str, Any] | None:
+        try:
+            return next(self._rows, None)
+        except DskdError:
+            raise
+        except Exception as error:  # of the reader, the network, the file: datasets raises a dozen unrelated classes
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+            raise InputError(f"[data] stream = true, but the text cannot be read further than {self._num_read} blocks: {reason}\n"
+                             "  mend the source, then call again: the run goes on from its last checkpoint.") from None
 
 
 def open_source(spec: RunSpec) -> BlockSource:

@@ -86,7 +86,10 @@ def matching_files(path: str) -> list[str]:
 
 
 def _as_documents(loaded: Any, source: SourceSpec, key: str, chat: ChatFormat | None, stream: bool) -> Any:
-    columns = list(loaded.column_names or loaded.features)
+    columns = list(loaded.column_names or loaded.features or ())
+    if not columns:
+        raise InputError(f'[{key}] path = "{source.path}", but its first rows cannot be read, so nobody knows its columns.\n'
+                         "  look at its first line: it is empty or damaged.")
     wanted = {"title_field": source.title_field} | ({"text_field": source.text_field} if source.format == "text" else {})
     for field, name in wanted.items():
         if name is not None and name not in columns:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dskd_ds.launch import free_port
+from dskd_ds.launch import free_port, tool
 from dskd_ds.observe.console import child_environment
 from tests.conftest import TinyWorld
 
@@ -76,6 +76,12 @@ def deepspeed(num_ranks: int, script: str, *words: str) -> list[str]:
     """The real launcher's command line."""
     return [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", str(num_ranks), "--master_port", str(free_port()),
             script, *words]
+
+
+def mpirun(num_ranks: int, script: str, *words: str) -> list[str]:
+    """The same under mpirun, which starts in less time: it imports nothing."""
+    return [tool("mpirun"), "-n", str(num_ranks), "--bind-to", "none", "--oversubscribe", "-x", f"MASTER_PORT={free_port()}",
+            sys.executable, script, *words]
 
 
 def dskd(*words: str) -> list[str]:

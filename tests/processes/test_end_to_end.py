@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from dskd_ds.launch import free_port
+from dskd_ds.launch import free_port, tool
 from dskd_ds.observe.metrics import CHARTS, read_metrics
 from dskd_ds.sense.dictionary import SENSES_FILE, open_dictionary
 from dskd_ds.spec import load_spec
 from tests.conftest import TinyWorld
-from tests.processes.conftest import Launch, dskd
+from tests.processes.conftest import Launch, dskd, mpirun
 
 pytestmark = pytest.mark.process
 
@@ -118,11 +118,11 @@ def test_exact_signal_trains(tiny: TinyWorld, launch: Launch, dictionary: Path) 
     assert load_spec(folder / "spec.toml").num_accumulation_steps == 4
 
 
-def launcher_words(launcher: str) -> list[str]:
-    """How each of the other launchers starts three ranks."""
-    port, tool = str(free_port()), str(Path(sys.executable).with_name(launcher))
-    return {"mpirun": [tool, "-n", "3", "--bind-to", "none", "--oversubscribe", "-x", f"MASTER_PORT={port}", sys.executable],
-            "torchrun": [tool, "--nproc_per_node", "3", "--master_port", port]}[launcher]
+def launch_line(launcher: str, *words: str) -> list[str]:
+    """How each of the other launchers starts three ranks of a script."""
+    if launcher == "mpirun":
+        return mpirun(3, *words)
+    return [tool("torchrun"), "--nproc_per_node", "3", "--master_port", str(free_port()), *words]
 
 
 @pytest.mark.parametrize("launcher", ["mpirun", "torchrun"])
@@ -130,6 +130,6 @@ def test_other_launchers_train_as_deepspeed_does(tiny: TinyWorld, launch: Launch
     """The same entry, the same roles, the very same losses."""
     folder = tiny.folder / launcher
     words = ["dskd_ds/train.py", "--spec", str(tiny.spec_file), "--set", f"run_dir={folder}"]
-    assert launch(*launcher_words(launcher), *words).code == 0
+    assert launch(*launch_line(launcher, *words)).code == 0
     for mine, theirs in zip(read_metrics(folder), read_metrics(run_dir), strict=True):
         assert (mine["loss"], mine["grad_norm"]) == (theirs["loss"], theirs["grad_norm"])

@@ -136,6 +136,18 @@ def test_the_end_of_a_stream_is_told(tiny: TinyWorld) -> None:
         source.get(number // 4 * 4)
 
 
+def test_a_line_that_breaks_a_stream_is_told(tiny: TinyWorld, tmp_path: Path) -> None:
+    """Hours after the start it is one message, and a checkpoint is there to go on from."""
+    (tmp_path / "1.jsonl").write_text((tiny.folder / "train.jsonl").read_text())
+    (tmp_path / "2.jsonl").write_text('{"title": "half a li\n')
+    settings = ["data.stream=true", "student.layers=first"]
+    source = open_source(load_spec(tiny.spec_file, [*settings, f'data.train=[{{path="{tmp_path}/*.jsonl"}}]']))
+    with pytest.raises(InputError, match=r"cannot be read further than \d+ blocks: .+\n.*last checkpoint"):
+        source.get(10**6)
+    with pytest.raises(InputError, match="its first rows cannot be read"):
+        open_source(load_spec(tiny.spec_file, [*settings, f'data.train=[{{path="{tmp_path}/2.jsonl"}}]']))
+
+
 def test_a_stream_that_ends_within_a_step_ends_before_it_on_every_rank() -> None:
     """Rank 0 would find its own places; what it then did together with rank 1 would wait for ever."""
     spec = load_spec("ds_configs/runs/quickstart.toml", ["train.global_batch_blocks=4"])

@@ -163,7 +163,7 @@ def test_a_reply_that_lies_is_refused(name: str, change: object, words: str) -> 
 def test_the_tail_of_everything_and_float8_states_pass_unless_they_are_no_numbers() -> None:
     wanted = WANTED.model_copy(update={"hidden_format": "float8"})
     none = torch.zeros(0, dtype=torch.int64)
-    signal = Signal(top_k_signal(torch.zeros(3, 4), 4, (1.0,)), Draws(none, none, none), torch.ones(3, D))
+    signal = Signal(top_k_signal(torch.zeros(3, 4), 4, (1.0,)), Draws(none, none, none, torch.zeros(0)), torch.ones(3, D))
     arrays = {name: np.array(array) for name, array in signal_arrays(signal, wanted, 4).items()}
     assert (arrays["tail"] == -np.inf).all()
     read_signal(arrays, wanted, (4, D), (3, 0, 3))
