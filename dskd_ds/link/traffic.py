@@ -89,9 +89,13 @@ def held_sense_bytes(senses: SensesSpec, hidden_size: int) -> int:
 
 
 def held_bytes(spec: RunSpec, size: SignalBytes, hidden_size: int) -> float:
-    """The most that one student holds for the steps that are on their way (student/feed.py): replies as they came, and senses."""
+    """The most that one student holds in main memory, or on its device, for the steps that are on their way (student/feed.py).
+
+    Replies as they came, what of them takes other bytes once unpacked (ids int64, shares of draws float32, states bfloat16), and senses.
+    """
+    unpacked = {"topk": 8 * spec.loss.top_k, "sampled": 12 * spec.loss.num_draws, "exact": 2 * hidden_size, "hidden": 0}[spec.loss.signal]
     tokens = spec.train.global_batch_blocks // spec.topology.num_students * spec.data.block_tokens * (spec.link.prefetch_depth + 1)
-    return tokens * (size.total + size.sense_share * held_sense_bytes(spec.senses, hidden_size))
+    return tokens * (size.total + unpacked + size.sense_share * held_sense_bytes(spec.senses, hidden_size))
 
 
 def sense_share(spec: RunSpec, related_fraction: float) -> float:

@@ -24,7 +24,7 @@ class LossSpec(Part):
     top_k: PositiveInt = 64
     """k of the top-k signal."""
     num_draws: Annotated[int, Field(gt=0, le=65_535)] = 100
-    """Draws at each position, for `sampled`. 100 fall on about 31 different tokens: 100 bytes."""
+    """Draws at each position, for `sampled`. 100 fall on about 31 different tokens: 99 bytes."""
     kd_weight: NonNegativeFloat = 0.7
     """alpha, the weight of the KL term (paper: 0.7)."""
     temperature: PositiveFloat = 1.0

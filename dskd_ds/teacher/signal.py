@@ -108,7 +108,7 @@ def draw(logits: Tensor, tau: float, uniforms: Tensor) -> Draws:
     """
     num_draws = uniforms.shape[1]
     scaled = torch.softmax(logits.float() / tau, dim=1).mul_(2.0**40)
-    cumulative = scaled.long().cumsum(dim=1)
+    cumulative = scaled.long().cumsum_(dim=1)
     share = (torch.arange(num_draws, dtype=torch.float64) + uniforms) / num_draws
     total = cumulative[:, -1:]
     points = torch.minimum((share.to(logits.device) * total).long(), total - 1)

@@ -54,10 +54,10 @@ def test_share_of_sense_positions_follows_the_rule(related: float, share: float)
 def test_what_waits_for_its_step_is_replies_and_senses() -> None:
     """Two blocks of 256 tokens for each of two students, three steps of them; a quarter of the tokens get a sense term."""
     spec = spec_with("train.global_batch_blocks=4", "topology.num_students=2", "data.block_tokens=256", "link.prefetch_depth=2",
-                     "senses.candidates=hybrid", "senses.kappa=5")
+                     "senses.candidates=hybrid", "senses.kappa=5", "loss.top_k=64")
     size = traffic.SignalBytes(top_k=100, draws=0, hidden=900, senses=0, request=24, sense_share=0.25)
-    senses = 4 * 4096 + 2 * 5 * (2 * 4096 + 4 + 1) + 8 + 4 + 4 + 1
-    assert traffic.held_bytes(spec, size, 4096) == pytest.approx(3 * 2 * 256 * (1024 + senses / 4))
+    ids, senses = 64 * 8, 4 * 4096 + 2 * 5 * (2 * 4096 + 4 + 1) + 8 + 4 + 4 + 1
+    assert traffic.held_bytes(spec, size, 4096) == pytest.approx(3 * 2 * 256 * (1024 + ids + senses / 4))
 
 
 def test_without_a_sense_term_there_are_no_sense_positions() -> None:
