@@ -1,6 +1,6 @@
 """One rank of the generation test: a student under ZeRO-3 that trains a step, writes, and trains another.
 
-    deepspeed --num_gpus R on_policy_worker.py --spec FILE --out FILE [--write]
+    torchrun --nproc_per_node R on_policy_worker.py --spec FILE --out FILE [--write]
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """One rank of the gradient parity test: a step of the real loop under real ZeRO-3, gradients gathered and stored by rank 0.
 
-    deepspeed --num_gpus R parity_worker.py --cases FILE.json
+    torchrun --nproc_per_node R parity_worker.py --cases FILE.json
 
 The file lists cases, one after the other in the same launch: `model` (a folder), `out` (a file), `frozen`, and `teacher`: null, or a
 model of another hidden size, so that the student's states go through a map.

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from dskd_ds.observe.metrics import read_metrics
 from tests.conftest import TinyWorld
-from tests.processes.conftest import Launch, deepspeed, dskd, mpirun
+from tests.processes.conftest import Launch, deepspeed, dskd, torchrun
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
@@ -28,7 +28,7 @@ def train(tiny: TinyWorld, launch: Launch, name: str, *overrides: str) -> list[d
     run_dir = tiny.folder / f"configs-{name}"
     if not (run_dir / "student").is_dir():
         words = words_of(tiny, name, *overrides)
-        assert launch(*mpirun(3, "dskd_ds/train.py", "--spec", str(tiny.spec_file), *words)).code == 0
+        assert launch(*torchrun(3, "dskd_ds/train.py", "--spec", str(tiny.spec_file), *words)).code == 0
     records = read_metrics(run_dir)
     assert len(records) == 3
     return records

@@ -8,17 +8,17 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
-from dskd_ds.launch import free_port, tool
 from dskd_ds.observe.metrics import CHARTS, read_metrics
 from dskd_ds.sense.dictionary import SENSES_FILE, open_dictionary
 from dskd_ds.spec import load_spec
 from tests.conftest import TinyWorld
-from tests.processes.conftest import Launch, dskd, mpirun
+from tests.processes.conftest import Launch, dskd, mpirun, torchrun
 
 pytestmark = pytest.mark.process
 
@@ -111,25 +111,19 @@ def test_exact_signal_trains(tiny: TinyWorld, launch: Launch, dictionary: Path) 
             "train.num_steps=2", "student.layers=first",
             "train.global_batch_blocks=8")
     overrides = [word for key in keys for word in ("--set", key)]
-    assert launch(*dskd("train", str(tiny.spec_file), *overrides)).code == 0
+    assert launch(*torchrun(3, "dskd_ds/train.py", "--spec", str(tiny.spec_file), *overrides)).code == 0
     assert len(read_metrics(folder)) == 2
     (copy,) = (path for path in (folder / "node").iterdir() if path.is_dir())  # two students, one copy
     assert (copy / SENSES_FILE).read_bytes() == (dictionary / SENSES_FILE).read_bytes()
     assert load_spec(folder / "spec.toml").num_accumulation_steps == 4
 
 
-def launch_line(launcher: str, *words: str) -> list[str]:
-    """How each of the other launchers starts three ranks of a script."""
-    if launcher == "mpirun":
-        return mpirun(3, *words)
-    return [tool("torchrun"), "--nproc_per_node", "3", "--master_port", str(free_port()), *words]
-
-
-@pytest.mark.parametrize("launcher", ["mpirun", "torchrun"])
-def test_other_launchers_train_as_deepspeed_does(tiny: TinyWorld, launch: Launch, run_dir: Path, launcher: str) -> None:
+@pytest.mark.parametrize("launcher", [mpirun, torchrun])
+def test_other_launchers_train_as_deepspeed_does(tiny: TinyWorld, launch: Launch, run_dir: Path,
+                                                  launcher: Callable[..., list[str]]) -> None:
     """The same entry, the same roles, the very same losses."""
-    folder = tiny.folder / launcher
+    folder = tiny.folder / launcher.__name__
     words = ["dskd_ds/train.py", "--spec", str(tiny.spec_file), "--set", f"run_dir={folder}"]
-    assert launch(*launch_line(launcher, *words)).code == 0
+    assert launch(*launcher(3, *words)).code == 0
     for mine, theirs in zip(read_metrics(folder), read_metrics(run_dir), strict=True):
         assert (mine["loss"], mine["grad_norm"]) == (theirs["loss"], theirs["grad_norm"])

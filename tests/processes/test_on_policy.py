@@ -15,7 +15,7 @@ from dskd_ds.observe.metrics import read_metrics
 from dskd_ds.spec import load_spec
 from dskd_ds.student.on_policy import prompts_of
 from tests.conftest import TinyWorld
-from tests.processes.conftest import Launch, deepspeed, dskd
+from tests.processes.conftest import Launch, mpirun, torchrun
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 ON_POLICY = {"on_policy_fraction": 0.5, "on_policy_prompt_tokens": 8, "on_policy_new_tokens": 6}
@@ -29,7 +29,7 @@ def test_generation_leaves_the_weights_and_the_training_alone(tiny: TinyWorld, l
     path.write_text(tomli_w.dumps(tree))
     for name, words in (("written", ["--write"]), ("plain", [])):
         out = tiny.folder / name
-        assert launch(*deepspeed(2, "tests/processes/on_policy_worker.py", "--spec", str(path), "--out", str(out), *words)).code == 0
+        assert launch(*torchrun(2, "tests/processes/on_policy_worker.py", "--spec", str(path), "--out", str(out), *words)).code == 0
     written = [torch.load(tiny.folder / f"written.{rank}", weights_only=True) for rank in range(2)]
     plain = torch.load(tiny.folder / "plain.0", weights_only=True)
     for name, weight in plain["weights"].items():
@@ -48,7 +48,7 @@ def test_generation_leaves_the_weights_and_the_training_alone(tiny: TinyWorld, l
     corpus = open_source(spec)
     for rank in range(2):
         assert written[rank]["short"] == continue_tokens(model, [[5, 6, 7, 8]], [(0,)], 2 + 6 * rank, 0.0, [0])
-        prompts = [prompt.tokens for prompt in prompts_of(corpus.get(2 + rank)[1], spec.train, 32, 0)]
+        prompts = [prompt.tokens for prompt in prompts_of(corpus.get(2 + rank)[1], spec.train, 32, 0, [])]
         texts = continue_tokens(model, prompts, [(0,)] * len(prompts), 6, 0.0, [0])
         expected = [token for prompt, text in zip(prompts, texts, strict=True) for token in (*prompt, *text)]
         assert written[rank]["row"][: len(expected)] == expected
@@ -60,7 +60,7 @@ def test_a_run_counts_what_the_student_wrote(tiny: TinyWorld, launch: Launch) ->
     tree |= {"run_dir": str(tiny.folder / "on_policy"), "train": {"num_steps": 6, "global_batch_blocks": 4, **ON_POLICY}}
     path = tiny.folder / "on_policy.toml"
     path.write_text(tomli_w.dumps(tree))
-    assert launch(*dskd("train", str(path))).code == 0
+    assert launch(*torchrun(3, "dskd_ds/train.py", "--spec", str(path))).code == 0
     records = read_metrics(tiny.folder / "on_policy")
     assert [record["on_policy_share"] for record in records] == [0, 1, 0, 1, 0, 1]
     assert [record["generate_seconds"] > 0 for record in records] == [False, True] * 3
@@ -81,7 +81,7 @@ def test_a_stream_that_ends_for_one_rank_first_ends_for_all(tiny: TinyWorld, lau
              "train": {"num_steps": 6, "global_batch_blocks": 44, "micro_batch_blocks": 11, **ON_POLICY, "on_policy_fraction": 1.0}}
     path = tiny.folder / "stream.toml"
     path.write_text(tomli_w.dumps(tree))
-    ended = launch("timeout", "100", *dskd("train", str(path)))
+    ended = launch("timeout", "100", *mpirun(3, "dskd_ds/train.py", "--spec", str(path)))
     assert ended.code == 2
     assert "the text ends after 131 blocks" in ended.output
     assert "Traceback" not in ended.output

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from dskd_ds.observe.metrics import read_metrics
 from tests.conftest import TinyWorld, write_model
-from tests.processes.conftest import Launch, dskd
+from tests.processes.conftest import Launch, dskd, torchrun
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
@@ -28,7 +28,7 @@ def test_a_wider_student_with_more_rows(tiny: TinyWorld, launch: Launch, tmp_pat
                                         "sense_weight": 0.5, "chunk_positions": 16}}
     spec = tmp_path / "pair.toml"
     spec.write_text(tomli_w.dumps(tree))
-    assert launch(*dskd("train", str(spec)), marker=str(tmp_path)).code == 0
+    assert launch(*torchrun(3, "dskd_ds/train.py", "--spec", str(spec)), marker=str(tmp_path)).code == 0
     for record in read_metrics(tmp_path / "run"):
         assert all(math.isfinite(value) for value in record.values())
         assert record["sense_positions"] > 0

@@ -12,7 +12,7 @@ import torch
 from dskd_ds.losses.objective import Scales
 from tests.conftest import TinyWorld, write_model
 from tests.processes import parity_worker
-from tests.processes.conftest import Launch, deepspeed
+from tests.processes.conftest import Launch, torchrun
 
 pytestmark = pytest.mark.process
 
@@ -51,7 +51,7 @@ def test_gradients(tiny: TinyWorld, launch: Launch, tmp_path: Path, num_ranks: i
     cases = [prepare(tiny, tmp_path / str(number), **case) for number, case in enumerate(wanted)]
     file = tmp_path / "cases.json"
     file.write_text(json.dumps(cases))
-    assert launch(*deepspeed(num_ranks, "tests/processes/parity_worker.py", "--cases", str(file)), marker=str(file)).code == 0
+    assert launch(*torchrun(num_ranks, "tests/processes/parity_worker.py", "--cases", str(file)), marker=str(file)).code == 0
     for case, want in zip(cases, wanted, strict=True):
         found = torch.load(case["out"], weights_only=True)
         expected = single_process(case["model"], case["teacher"], case["frozen"])

@@ -11,7 +11,7 @@ import pytest
 from dskd_ds.observe.metrics import read_metrics
 from dskd_ds.sense.index import INDEX_FOLDER
 from tests.conftest import TinyWorld
-from tests.processes.conftest import PATIENCE_SECONDS, Launch, Start, deepspeed, dskd
+from tests.processes.conftest import PATIENCE_SECONDS, Launch, Start, dskd, mpirun, torchrun
 
 pytestmark = pytest.mark.process
 EXACT = ("loss", "loss_ce", "loss_kd", "loss_sense", "grad_norm", "sense_positions", "sense_pull_distance", "sense_push_active",
@@ -32,7 +32,7 @@ def by_students(tiny: TinyWorld, launch: Launch, dictionary: Path) -> list[dict[
     folder = tiny.folder / "students_choose"
     if not folder.is_dir():
         assert dictionary.is_dir()
-        assert launch(*dskd("train", str(tiny.spec_file), *words_for(folder))).code == 0
+        assert launch(*torchrun(3, "dskd_ds/train.py", "--spec", str(tiny.spec_file), *words_for(folder))).code == 0
     return read_metrics(folder)
 
 
@@ -60,7 +60,7 @@ def test_a_teacher_elsewhere_has_the_only_index(tiny: TinyWorld, start: Start, d
     folder, copy = tiny.folder / "teacher_elsewhere", tiny.folder / "senses_without_index"
     shutil.copytree(dictionary, copy, ignore=shutil.ignore_patterns(INDEX_FOLDER))
     spec = ["--spec", str(tiny.spec_file), *words_for(folder, ON_TEACHER, "topology.num_teachers=0")]
-    students = start(*deepspeed(2, "dskd_ds/train.py", *spec, "--set", f"senses.dictionary={copy}"))
+    students = start(*torchrun(2, "dskd_ds/train.py", *spec, "--set", f"senses.dictionary={copy}"))
     alone = start(sys.executable, "-m", "dskd_ds.teacher", *spec)
     assert students.wait(PATIENCE_SECONDS) == 0
     assert alone.wait(30) == 0
@@ -71,7 +71,7 @@ def test_a_teacher_elsewhere_has_the_only_index(tiny: TinyWorld, start: Start, d
 def test_a_teacher_with_other_senses_ends_the_run_by_name(tiny: TinyWorld, start: Start, dictionary: Path) -> None:
     assert dictionary.is_dir()
     spec = ["--spec", str(tiny.spec_file), *words_for(tiny.folder / "other_senses", ON_TEACHER, "topology.num_teachers=0")]
-    students = start(*deepspeed(2, "dskd_ds/train.py", *spec))
+    students = start(*mpirun(2, "dskd_ds/train.py", *spec))
     stranger = start(sys.executable, "-m", "dskd_ds.teacher", *spec, "--set", "senses.kappa=3")
     output, _ = students.communicate(timeout=PATIENCE_SECONDS)
     assert students.returncode == 1

@@ -15,7 +15,7 @@ import pytest
 from dskd_ds.link.keys import read_addresses
 from dskd_ds.observe.metrics import METRICS_FILE, read_lines, read_metrics
 from tests.conftest import TinyWorld
-from tests.processes.conftest import PATIENCE_SECONDS, Launch, Start, deepspeed, dskd
+from tests.processes.conftest import PATIENCE_SECONDS, Launch, Start, deepspeed, dskd, torchrun
 
 pytestmark = [pytest.mark.process, pytest.mark.fault]
 NUM_STEPS = 24
@@ -49,7 +49,7 @@ def one_teacher(tiny: TinyWorld, start: Start, dictionary: Path) -> Path:
     if not run_dir.is_dir():
         assert dictionary.is_dir()
         words = words_for(tiny, run_dir)
-        students = start(*deepspeed(2, "dskd_ds/train.py", *words))
+        students = start(*torchrun(2, "dskd_ds/train.py", *words))
         wait_for(lambda: len(read_addresses(run_dir)) == 2, students)
         late = start(*teacher(words, 0))
         assert students.wait(PATIENCE_SECONDS) == 0

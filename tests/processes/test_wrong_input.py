@@ -8,7 +8,7 @@ import pytest
 import tomli_w
 
 from tests.conftest import TinyWorld, write_model
-from tests.processes.conftest import Launch, deepspeed
+from tests.processes.conftest import Launch, deepspeed, mpirun
 
 pytestmark = [pytest.mark.process, pytest.mark.fault]
 TRAIN = "dskd_ds/train.py"
@@ -44,7 +44,7 @@ def test_vocabulary_of_another_model(launch: Launch, tiny: TinyWorld) -> None:
     tree = tiny.spec_tree() | {"student": {"model": str(other)}, "run_dir": str(tiny.folder / "vocabulary")}
     path = tiny.folder / "vocabulary.toml"
     path.write_text(tomli_w.dumps(tree))
-    ended = launch(*deepspeed(3, TRAIN, "--spec", str(path)))
+    ended = launch(*mpirun(3, TRAIN, "--spec", str(path)))
     assert ended.code == 2
     assert "vocabulary" in ended.output
     assert "Traceback" not in ended.output
@@ -54,7 +54,7 @@ def test_vocabulary_of_another_model(launch: Launch, tiny: TinyWorld) -> None:
 def test_a_teacher_that_never_comes(launch: Launch, tiny: TinyWorld) -> None:
     words = [word for key in (f"run_dir={tiny.folder / 'alone'}", "topology.num_teachers=0", "link.teacher_wait_seconds=5.0",
                               "student.layers=first") for word in ("--set", key)]
-    ended = launch(*deepspeed(2, TRAIN, "--spec", str(tiny.spec_file), *words))
+    ended = launch(*mpirun(2, TRAIN, "--spec", str(tiny.spec_file), *words))
     assert ended.code == 4
     assert "no teacher came" in ended.output
     assert "Traceback" not in ended.output
