@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import tomli_w
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two files run at a time (pyproject.toml)
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

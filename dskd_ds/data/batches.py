@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
@@ -90,29 +91,39 @@ class StreamedBlocks:
     """Blocks in the order of the stream; every rank reads along and uses its own. Places must ascend.
 
     A step's blocks are read together, so that the end of the text comes at the same step on every rank, before any has begun with it:
-    what ranks do together in a step (text that the student writes) would otherwise wait for a rank that does not come.
+    what ranks do together in a step (text that the student writes) would otherwise wait for a rank that does not come. They are read,
+    tokenised and packed by a thread, a step ahead of use.
     """
 
     def __init__(self, blocks: Any, step_blocks: int) -> None:
         """step_blocks: of one optimiser step, over all ranks."""
         self._rows: Iterator[dict[str, Any]] = iter(blocks)
         self._step_blocks, self._num_read = step_blocks, 0
-        self._ahead: dict[int, dict[str, Any]] = {}
+        self._step = -1
+        self._of_step: list[dict[str, Any]] = []
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="stream")
+        self._ahead = self._thread.submit(self._read_step)
 
     def get(self, place: int) -> tuple[Sample, dict[str, Any]]:
-        """See BlockSource. Raises InputError where the stream ends within the step of `place`."""
-        step_end = (place // self._step_blocks + 1) * self._step_blocks
-        while self._num_read < step_end:
+        """See BlockSource. Raises InputError where the stream ends, or breaks, within the step of `place`."""
+        step, number = divmod(place, self._step_blocks)
+        assert step >= self._step, "a stream cannot go back"
+        while self._step < step:
+            self._of_step = self._ahead.result()
+            self._step += 1
+            self._ahead = self._thread.submit(self._read_step)
+        return Sample(0, place), self._of_step[number]
+
+    def _read_step(self) -> list[dict[str, Any]]:
+        rows = []
+        while len(rows) < self._step_blocks:
             row = self._next_row()
             if row is None:
                 raise InputError(f"[data] stream = true, but the text ends after {self._num_read} blocks.\n"
                                  "  lower [train] num_steps, or name more text.")
-            self._ahead[self._num_read] = row
-            self._ahead.pop(self._num_read - self._step_blocks, None)
             self._num_read += 1
-        assert place in self._ahead, "a stream cannot go back"
-        return Sample(0, place), self._ahead.pop(place)
-
+            rows.append(row)
+        return rows
 
     def _next_row(self) -> dict[str, Any] | None:
         try:
