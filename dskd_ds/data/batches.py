@@ -115,7 +115,7 @@ class StreamedBlocks:
         return Sample(0, place), self._of_step[number]
 
     def _read_step(self) -> list[dict[str, Any]]:
-        rows = []
+        rows: list[dict[str, Any]] = []
         while len(rows) < self._step_blocks:
             row = self._next_row()
             if row is None:
