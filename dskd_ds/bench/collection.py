@@ -11,9 +11,11 @@ import torch
 from dskd_ds.bench.measure import Figure, interleaved_seconds
 from dskd_ds.data.batches import Sample, make_batch
 from dskd_ds.data.blocks import train_blocks
+from dskd_ds.data.packing import begin_ids
 from dskd_ds.sense.collect import HEAD_POSITIONS, attributed, collection_layout, forward_batches
 from dskd_ds.sense.spill import BackgroundSpill, Spill
 from dskd_ds.spec import RunSpec
+from dskd_ds.teacher.checkpoint import load_tokenizer, resolve_model
 from dskd_ds.teacher.model import load_teacher
 
 NUM_BATCHES = 2
@@ -26,7 +28,7 @@ def bench_collection(spec: RunSpec) -> list[Figure]:
     """
     teacher, blocks = load_teacher(spec.teacher), train_blocks(spec)
     batches = forward_batches(len(blocks), spec.data.block_tokens, spec.senses.collect_tokens, spec.seed)[:NUM_BATCHES]
-    layout = collection_layout(spec)
+    layout, begin = collection_layout(spec), begin_ids(load_tokenizer(resolve_model(spec.teacher.model)))
     inputs = [make_batch([blocks[number] for number in batch.blocks], [Sample(0, number) for number in batch.blocks]) for batch in batches]
 
     def bare() -> None:
@@ -40,7 +42,7 @@ def bench_collection(spec: RunSpec) -> list[Figure]:
 
         def collecting() -> None:
             for batch in batches:
-                spill.add(attributed(teacher, blocks, batch, spec), batch.number)
+                spill.add(attributed(teacher, blocks, batch, spec, begin), batch.number)
 
         seconds = interleaved_seconds({"bare": bare, "collecting": collecting})
         spill.close()

@@ -21,13 +21,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dskd_ds.data.batches import IGNORE, Sample, make_batch
+from dskd_ds.data.packing import begin_ids
 from dskd_ds.errors import InputError
 from dskd_ds.mpi import Communicator
 from dskd_ds.sense.spill import BackgroundSpill, Collected, Layout, Spill, rank_folder
 from dskd_ds.sense.vectors import Rows, is_text, make_rows, position_hashes
 from dskd_ds.spec import RunSpec
 from dskd_ds.spec.senses import SensesSpec
-from dskd_ds.teacher.checkpoint import read_config, resolve_model
+from dskd_ds.teacher.checkpoint import load_tokenizer, read_config, resolve_model
 from dskd_ds.teacher.model import TeacherModel, load_teacher
 
 FORWARD_TOKENS = 1024
@@ -92,9 +93,10 @@ def read_batches(spec: RunSpec, blocks: Any, batches: list[ForwardBatch], folder
     if not batches:
         return
     teacher = load_teacher(spec.teacher)
+    begin = begin_ids(load_tokenizer(resolve_model(spec.teacher.model)))
     spill = BackgroundSpill(Spill(folder, layout))
     for batch in batches:
-        spill.add(attributed(teacher, blocks, batch, spec), batch.number)
+        spill.add(attributed(teacher, blocks, batch, spec, begin), batch.number)
         yield
     spill.close()
 
@@ -112,8 +114,8 @@ def whole_collection(work: Path, layout: Layout, num_batches: int) -> Collected:
 
 
 @torch.inference_mode()
-def attributed(teacher: TeacherModel, blocks: Any, batch: ForwardBatch, spec: RunSpec) -> Rows:
-    """The records of one forward pass."""
+def attributed(teacher: TeacherModel, blocks: Any, batch: ForwardBatch, spec: RunSpec, begin: list[int]) -> Rows:
+    """The records of one forward pass. begin: the BOS token, if the tokenizer sets one (data/packing.py)."""
     size = spec.data.block_tokens
     rows = [blocks[number] for number in batch.blocks]
     inputs = make_batch(rows, [Sample(0, number) for number in batch.blocks])
@@ -122,7 +124,7 @@ def attributed(teacher: TeacherModel, blocks: Any, batch: ForwardBatch, spec: Ru
     hashes = np.concatenate([position_hashes(spec.seed, row, size) for row in rows])
     places = np.concatenate([number * size + np.arange(size) for number in batch.blocks])
     bits = states.flatten(0, 1).to(torch.bfloat16).view(torch.int16).cpu().numpy().view(np.uint16)
-    kept = (tokens != IGNORE) & np.concatenate([is_text(row, size) for row in rows])
+    kept = (tokens != IGNORE) & np.concatenate([is_text(row, size, begin) for row in rows])
     return make_rows(tokens[kept], hashes[kept], places[kept], bits[kept])
 
 

@@ -52,10 +52,16 @@ def smallest(rows: Rows, per_token: int) -> Rows:
     return rows[order[rank < per_token]]
 
 
-def is_text(row: dict[str, Any], block_tokens: int) -> NDArray[np.bool_]:
-    """[T]: which positions of a packed block hold a document's token, not padding (its segment has digest 0)."""
-    lengths = np.diff(np.append(row["segment_starts"], block_tokens))
-    return np.repeat(np.asarray(row["doc_digests"]) != 0, lengths)
+def is_text(row: dict[str, Any], block_tokens: int, begin: list[int]) -> NDArray[np.bool_]:
+    """[T]: which positions of a packed block hold a document's own token.
+
+    Not padding (its segment has digest 0), nor the BOS token `begin` where the tokenizer sets one: its state is the same in every document.
+    """
+    starts = np.asarray(row["segment_starts"])
+    lengths = np.diff(np.append(starts, block_tokens))
+    text: NDArray[np.bool_] = np.repeat(np.asarray(row["doc_digests"]) != 0, lengths)
+    text[starts[np.isin(np.asarray(row["input_ids"])[starts], begin)]] = False
+    return text
 
 
 def position_hashes(seed: int, row: dict[str, Any], block_tokens: int) -> NDArray[np.uint64]:

@@ -140,9 +140,9 @@ def test_no_state_is_collected_from_padding(teacher: TeacherModel) -> None:
     """Of a chat that leaves most of its block free; the arg-max belongs to some token there too."""
     row = block_row([Segment([3, 4, 5], [(0, 1)], digest=9, offset=0)], T, 0)
     spec: Any = SimpleNamespace(data=SimpleNamespace(block_tokens=T), seed=0, senses=SensesSpec(dictionary="-"))
-    rows = attributed(teacher, [row], ForwardBatch(0, (0,)), spec)
-    assert rows["place"].tolist() == [0, 1, 2]
-    assert is_text(block_row([Segment([1] * T, [], digest=-9, offset=0)], T, 0), T).all()
+    assert attributed(teacher, [row], ForwardBatch(0, (0,)), spec, [])["place"].tolist() == [0, 1, 2]
+    assert attributed(teacher, [row], ForwardBatch(0, (0,)), spec, [3])["place"].tolist() == [1, 2]  # nor from a BOS token
+    assert is_text(block_row([Segment([1] * T, [], digest=-9, offset=0)], T, 0), T, [0]).all()
 
 
 def test_ranks_that_do_not_see_each_other_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
