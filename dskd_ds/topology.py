@@ -148,12 +148,6 @@ def role_environment(role: Role) -> dict[str, str]:
                          "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(launch.master_port + 1 + role.rank)}
 
 
-def world_spans_nodes(env: Mapping[str, str]) -> bool:
-    """Whether the world that `role_environment` described has ranks on other machines."""
-    size = env.get("WORLD_SIZE", "1")
-    return int(env.get("LOCAL_WORLD_SIZE", size)) < int(size)
-
-
 def leads_node(role: Role) -> bool:
     """Whether this rank starts what the ranks of its role share on a node: it is the role's first there, as long as the launcher gives
     neighbouring ranks to a node (all do, unless told otherwise)."""

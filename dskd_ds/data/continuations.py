@@ -48,7 +48,7 @@ def read_prompts(spec: RunSpec, inputs: list[str], settings: Settings, chat: Cha
 
     Those that leave no room in a block are left out and counted. Raises InputError if a source has no conversations.
     """
-    sources = [SourceSpec(path=path, format="chat") for path in inputs] or list(spec.data.train)
+    sources = [SourceSpec(path=path, format="chat", title_field="title") for path in inputs] or list(spec.data.train)
     begin = begin_ids(chat.tokenizer)
     prompts: list[Prompt] = []
     number = 0
@@ -72,7 +72,7 @@ def read_prompts(spec: RunSpec, inputs: list[str], settings: Settings, chat: Cha
             if len(tokens) + settings.new_tokens > spec.data.block_tokens:
                 tally.add(f"left out: the prompt and {settings.new_tokens} tokens are longer than a block of {spec.data.block_tokens}")
                 continue
-            title = str(row.get(source.title_field or "title") or "")
+            title = str(row.get(source.title_field) or "") if source.title_field else ""
             prompts.append(Prompt(number - 1, title, messages, tokens))
         if speaks:
             tally.say()

@@ -22,7 +22,6 @@ from dskd_ds.link import codec, keys, sockets
 from dskd_ds.link.address import place_of
 from dskd_ds.link.messages import Array, Bye, Credit, Failure, Hello, Message, Ping, Reply, Request, Wanted, Welcome, WhoAreYou
 from dskd_ds.spec.processes import LinkSpec
-from dskd_ds.topology import world_spans_nodes
 
 
 @dataclass(frozen=True)
@@ -54,13 +53,16 @@ class _Teacher:
 class StudentLink:
     """Bind, publish the address, and hand requests to whichever teacher asks for work."""
 
-    def __init__(self, run_dir: Path, rank: int, spec: LinkSpec, vocab_size: int, hidden_size: int) -> None:
-        """Raises InputError if [link] address will not do, LinkError if the run's keys will not."""
+    def __init__(self, run_dir: Path, rank: int, spec: LinkSpec, vocab_size: int, hidden_size: int, spans_nodes: bool = False) -> None:
+        """spans_nodes: whether the launch has ranks on other machines.
+
+        Raises InputError if [link] address will not do, LinkError if the run's keys will not.
+        """
         self.spec, self.name = spec, f"student {rank}"
         self._run_dir, self._rank = run_dir, rank
         self._expected = (vocab_size, hidden_size)
         self._fingerprint: str | None = None
-        place = place_of(spec, world_spans_nodes(os.environ))
+        place = place_of(spec, spans_nodes)
         run_keys = keys.run_keys(run_dir) if spec.encrypt else None
         keys.link_dir(run_dir).mkdir(parents=True, exist_ok=True)
         self._context: sockets.Context = zmq.Context()

@@ -7,6 +7,7 @@ All ranks must see the folder that the others write: whether every batch is in i
 
 from __future__ import annotations
 
+import errno
 import math
 import socket
 import time
@@ -82,6 +83,8 @@ def collect(spec: RunSpec, blocks: Any, work: Path, comm: Communicator) -> Colle
                 together = left[place * comm.size : (place + 1) * comm.size]  # the other ranks keep step, about
                 bar.update(sum(tokens[other.number] for other in together))
         except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
             raise InputError(f"{work}: the collection cannot be written: {error.strerror}.\n"
                              "  make room, or name a larger disk in [senses] collection_dir; what was read is kept.") from None
     comm.barrier()

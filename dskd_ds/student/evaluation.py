@@ -95,12 +95,13 @@ def continuations(spec: RunSpec, models: dict[str, str]) -> list[dict[str, str]]
     from transformers import AutoModelForCausalLM
 
     tokenizer = load_tokenizer(resolve_model(spec.teacher.model))
+    begin = begin_ids(tokenizer)
     rows: list[dict[str, Any]] = [{"prompt": prompt} for prompt in _prompts(spec, tokenizer)]
     for name, path in models.items():
         model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=resolve_dtype(spec.student.dtype))
         model = model.to(local_device()).eval()
         for row in tqdm(rows, desc=f"continuations of the {name}", unit="text"):
-            tokens = [*begin_ids(tokenizer), *tokenizer(row["prompt"], add_special_tokens=False)["input_ids"]]
+            tokens = [*begin, *tokenizer(row["prompt"], add_special_tokens=False)["input_ids"]]
             ids = torch.tensor([tokens], device=model.device)
             output = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=spec.eval.sample_tokens, do_sample=False,
                                     pad_token_id=0)

@@ -60,7 +60,7 @@ def train(spec: RunSpec, role: Role) -> None:
         record_spec(spec, role)
         config = read_config(resolve_model(spec.teacher.model)).get_text_config()
         vocab_size = shared_vocab_size(spec)
-        link = StudentLink(Path(spec.run_dir), role.rank, spec.link, vocab_size, config.hidden_size)
+        link = StudentLink(Path(spec.run_dir), role.rank, spec.link, vocab_size, config.hidden_size, role.launch.spans_nodes)
         cleanup.callback(link.close)
         retriever = open_retriever(spec, role, cleanup) if spec.uses_senses else None
         source = open_source(spec)

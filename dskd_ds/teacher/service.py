@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 from dskd_ds.link import TeacherLink, Work
-from dskd_ds.link.address import place_of
 from dskd_ds.link.messages import Array, Hello, Wanted
 from dskd_ds.sense.chosen import chosen_arrays
 from dskd_ds.sense.open import open_on_teacher
@@ -41,10 +40,8 @@ def serve(spec: RunSpec, replica: int, role: Role | None = None) -> None:
 
     role: this rank's place in a launch; None for a teacher that was started on its own.
     Raises NoTeacherError if no student listens, LinkError if one breaks the protocol, InputError if the model, or a dictionary or index
-    that is wanted here, cannot be opened, or if [link] address cannot be reached from here.
+    that is wanted here, cannot be opened.
     """
-    if role and role.launch.spans_nodes:
-        place_of(spec.link, spans_nodes=True)  # students that have a node for themselves cannot know that nobody reaches them there
     with ExitStack() as cleanup:
         retriever, senses_name = open_on_teacher(spec, role, cleanup)
         teacher = load_teacher(spec.teacher, vocab_size=shared_vocab_size(spec))

@@ -74,7 +74,7 @@ def start(tiny: TinyWorld) -> Iterator[Start]:
 
 def deepspeed(num_ranks: int, script: str, *words: str) -> list[str]:
     """The real launcher's command line."""
-    return [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", str(num_ranks), "--master_port", str(free_port()),
+    return [tool("deepspeed"), "--num_gpus", str(num_ranks), "--master_port", str(free_port()),
             script, *words]
 
 
@@ -91,7 +91,7 @@ def mpirun(num_ranks: int, script: str, *words: str) -> list[str]:
 
 def dskd(*words: str) -> list[str]:
     """The command as a user calls it."""
-    return [str(Path(sys.executable).with_name("dskd")), *words]
+    return [tool("dskd"), *words]
 
 
 @pytest.fixture

@@ -9,17 +9,16 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from dskd_ds.launch import senses_command, tool
+from dskd_ds.launch import senses_command
 from dskd_ds.observe.console import child_environment
 from dskd_ds.sense.dictionary import open_dictionary
 from tests.conftest import WORDS, TinyWorld
-from tests.processes.conftest import Launch, children_with, dskd
+from tests.processes.conftest import Launch, children_with, dskd, mpirun
 
 pytestmark = pytest.mark.process
 
@@ -160,7 +159,7 @@ def test_ranks_with_different_files_notice_it(tiny: TinyWorld, launch: Launch) -
             f"marker, comm = {str(tiny.folder)!r}, Communicator()\n"
             "assert comm.all_alike(b'the same') and not comm.all_alike(b'rank %d' % comm.rank)\n"
             "print('both said so', comm.rank)")
-    ended = launch(tool("mpirun"), "-n", "2", "--bind-to", "none", "--oversubscribe", sys.executable, "-c", code)
+    ended = launch(*mpirun(2, "-c", code))
     assert ended.code == 0
     assert all(f"both said so {rank}" in ended.output for rank in (0, 1))
 
@@ -172,6 +171,6 @@ def test_an_error_of_one_rank_ends_all(tiny: TinyWorld, launch: Launch) -> None:
             f"marker = {str(tiny.folder)!r}\n"
             "def work():\n    comm = Communicator()\n    assert comm.rank == 0, 'rank 1 breaks'\n    comm.barrier()\n"
             "sys.exit(end_together(work))")
-    ended = launch(tool("mpirun"), "-n", "2", "--bind-to", "none", "--oversubscribe", sys.executable, "-c", code)
+    ended = launch(*mpirun(2, "-c", code))
     assert ended.code != 0
     assert "rank 1 breaks" in ended.output

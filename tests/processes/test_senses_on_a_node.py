@@ -20,7 +20,7 @@ from dskd_ds.sense.relations import TokenRelations
 from dskd_ds.sense.service import IndexClient, IndexServiceError
 from dskd_ds.spec.senses import SensesSpec
 from tests.conftest import TinyWorld
-from tests.processes.conftest import Launch
+from tests.processes.conftest import Launch, mpirun
 
 pytestmark = pytest.mark.process
 NUM_ASKING = 4
@@ -115,8 +115,7 @@ def test_a_frozen_service_has_a_deadline_and_may_come_back(service: tuple[subpro
 
 
 def replicate(tiny: TinyWorld, launch: Launch, senses: Path, local: Path, num_ranks: int) -> tuple[int, str]:
-    ended = launch(str(Path(sys.executable).with_name("mpirun")), "-n", str(num_ranks), "--bind-to", "none", "--oversubscribe",
-                   sys.executable, "-m", "dskd_ds.sense.replicate", "--spec", str(tiny.spec_file),
+    ended = launch(*mpirun(num_ranks, "-m", "dskd_ds.sense.replicate", "--spec", str(tiny.spec_file)),
                    "--set", f"senses.dictionary={senses}", "--set", f"senses.local_dir={local}", marker=str(local))
     return ended.code, ended.output
 

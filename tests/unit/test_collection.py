@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,13 +16,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dskd_ds.data.batches import IGNORE
+from dskd_ds.data.blocks import train_blocks
 from dskd_ds.data.packing import Segment, block_row
 from dskd_ds.errors import InputError
-from dskd_ds.sense.collect import ForwardBatch, attributed, attribution, forward_batches, whole_collection
+from dskd_ds.mpi import Communicator
+from dskd_ds.sense.collect import ForwardBatch, attributed, attribution, collect, forward_batches, whole_collection
 from dskd_ds.sense.spill import BackgroundSpill, Collected, Layout, Spill, rank_folder
 from dskd_ds.sense.vectors import Rows, is_held_out, is_text, make_rows, position_hashes, smallest
+from dskd_ds.spec import load_spec
 from dskd_ds.spec.senses import SensesSpec
 from dskd_ds.teacher.model import TeacherModel
+from tests.conftest import TinyWorld
 from tests.unit.conftest import T
 
 NUM_TOKENS, SIZE = 7, 2
@@ -143,6 +149,19 @@ def test_no_state_is_collected_from_padding(teacher: TeacherModel) -> None:
     assert attributed(teacher, [row], ForwardBatch(0, (0,)), spec, [])["place"].tolist() == [0, 1, 2]
     assert attributed(teacher, [row], ForwardBatch(0, (0,)), spec, [3])["place"].tolist() == [1, 2]  # nor from a BOS token
     assert is_text(block_row([Segment([1] * T, [], digest=-9, offset=0)], T, 0), T, [0]).all()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+def test_a_full_disk_is_one_message(tiny: TinyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """And nothing else is called so."""
+
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Spill, "_append", fail)
+    spec = load_spec(tiny.spec_file)
+    with pytest.raises(InputError if number == errno.ENOSPC else PermissionError, match=os.strerror(number)):
+        collect(spec, train_blocks(spec), tmp_path / "work", Communicator())
 
 
 def test_ranks_that_do_not_see_each_other_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

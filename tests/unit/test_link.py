@@ -16,11 +16,8 @@ from dskd_ds.errors import ExitCode, InputError, LinkError, NoTeacherError
 from dskd_ds.link import StudentLink, TeacherLink, codec, keys
 from dskd_ds.link.messages import PROTOCOL, Hello, Wanted
 from dskd_ds.sense.chosen import UNWANTED, Chosen, chosen_arrays
-from dskd_ds.spec import load_spec
 from dskd_ds.spec.processes import LinkSpec
 from dskd_ds.student.feed import selection_arrays
-from dskd_ds.teacher import service
-from dskd_ds.topology import Launch, Role
 
 QUICK = LinkSpec(heartbeat_seconds=0.1, dead_after_seconds=1.0, teacher_wait_seconds=20.0)
 ARRAYS = {"input_ids": np.zeros((1, 4), np.int32), "position_ids": np.zeros((1, 4), np.int32),
@@ -124,20 +121,11 @@ def test_an_address_that_will_not_do_is_explained(tmp_path: Path, address: str, 
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "localhost"])
-def test_students_on_several_nodes_do_not_listen_where_nobody_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+def test_students_of_a_launch_over_nodes_do_not_listen_where_nobody_comes(tmp_path: Path, address: str) -> None:
+    spec = QUICK.model_copy(update={"address": address})
     with pytest.raises(InputError, match=r"several nodes, and 127\.0\.0\.1 is reached from its own node only"):
-        StudentLink(tmp_path, 0, QUICK.model_copy(update={"address": address}), 9, 4)
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    StudentLink(tmp_path, 0, QUICK.model_copy(update={"address": address}), 9, 4).close()
-
-
-def test_a_teacher_on_another_node_of_the_launch_says_so_too() -> None:
-    """Students that have their nodes for themselves see no other node."""
-    launch = Launch("srun", rank=2, world_size=3, local_rank=0, local_world_size=1, master_addr="node0", master_port=29500)
-    with pytest.raises(InputError, match="several nodes"):
-        service.serve(load_spec("ds_configs/runs/quickstart.toml"), 0, Role("teacher", 0, 1, launch))
+        StudentLink(tmp_path, 0, spec, 9, 4, spans_nodes=True)
+    StudentLink(tmp_path, 0, spec, 9, 4).close()
 
 
 def test_a_name_that_means_this_machine_alone_here_is_reached_from_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,10 +141,8 @@ def test_a_name_that_means_this_machine_alone_here_is_reached_from_others(tmp_pa
     assert link.submit(ARRAYS, WANTED).result(20).teacher == "a"
     link.close()
     teacher.close()
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     with pytest.raises(InputError, match="with encrypt = true"):
-        StudentLink(tmp_path, 0, spec.model_copy(update={"encrypt": False}), 9, 4)
+        StudentLink(tmp_path, 0, spec.model_copy(update={"encrypt": False}), 9, 4, spans_nodes=True)
 
 
 def test_no_teacher_is_exit_code_4(tmp_path: Path) -> None:

@@ -39,7 +39,8 @@ def word_states(teacher: TeacherModel, tokenizer: Any, words: Sequence[tuple[str
     words: (text, start, end), characters `start:end` being the word, something other than spaces before it. A text is cut where
     its word ends: a decoder's states do not depend on what follows. layers: 0 (the embeddings) to num_layers. what: the bar's name.
     """
-    places = [_places(tokenizer, *word) for word in words]
+    begin = begin_ids(tokenizer)
+    places = [_places(tokenizer, begin, *word) for word in words]
     order = sorted(range(len(words)), key=lambda i: len(places[i][0]))
     found: dict[int, list[Tensor]] = {layer: [] for layer in layers}
     with tqdm(total=len(words), desc=what, unit="texts") as bar:
@@ -53,12 +54,11 @@ def word_states(teacher: TeacherModel, tokenizer: Any, words: Sequence[tuple[str
     return {layer: WordStates(states[:, 0], states[:, 1]) for layer, states in joined.items()}
 
 
-def _places(tokenizer: Any, text: str, start: int, end: int) -> tuple[list[int], int]:
+def _places(tokenizer: Any, begin: list[int], text: str, start: int, end: int) -> tuple[list[int], int]:
     """Tokens of the text up to the word's end, and the place of the token before the word."""
     encoded = tokenizer(text[:end], add_special_tokens=False, return_offsets_mapping=True)
     first = next(i for i, (_, stop) in enumerate(encoded["offset_mapping"]) if stop > start)
     assert first > 0, f"nothing before the word in {text[:end]!r}"
-    begin = begin_ids(tokenizer)
     return [*begin, *encoded["input_ids"]], len(begin) + first - 1
 
 
