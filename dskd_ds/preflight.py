@@ -9,12 +9,12 @@ from typing import Any
 
 from dskd_ds.data.documents import matching_files
 from dskd_ds.errors import InputError
+from dskd_ds.layers import check_compiler, check_layers
 from dskd_ds.sense.dictionary import open_own
 from dskd_ds.sense.identity import check_settings
 from dskd_ds.sense.open import check_index
 from dskd_ds.spec import RunSpec
 from dskd_ds.student.ds_config import deepspeed_config
-from dskd_ds.student.layers import check_layers
 from dskd_ds.teacher.checkpoint import read_config, resolve_model
 from dskd_ds.vocabulary import check_same_tokens, shared_vocab_size
 
@@ -22,6 +22,8 @@ from dskd_ds.vocabulary import check_same_tokens, shared_vocab_size
 def preflight(spec: RunSpec, with_senses: bool = True) -> None:
     """Check what a run needs. with_senses: the dictionary must be there already. Raises InputError on the first thing wrong."""
     deepspeed_config(spec)
+    if spec.student.compile or spec.teacher.compile:
+        check_compiler()
     for source in (*spec.data.train, *spec.data.heldout):
         matching_files(source.path)
     teacher = resolve_model(spec.teacher.model)

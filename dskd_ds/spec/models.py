@@ -14,6 +14,8 @@ class TeacherSpec(Part):
     """Hub name, folder of safetensors, or a `.gguf` file. `~` and `$VARIABLES` are expanded; `$DSKD_HOME` has a default."""
     dtype: Dtype = "auto"
     """Number format of the teacher's weights and forward pass."""
+    compile: bool = False
+    """Have `torch.compile` fuse what each layer does between its matrix products; pays for long runs. On a CPU it needs g++."""
 
 
 class StudentSpec(Part):
@@ -35,3 +37,5 @@ class StudentSpec(Part):
     """Number format of the student's forward and backward; master weights and Adam's moments are float32 in any case."""
     activation_checkpointing: bool = False
     """Keep only each layer's input and compute the rest again in backward: less memory, about a third more time."""
+    compile: bool = False
+    """The same for the student: less time and less memory a step, once the first step has compiled."""

@@ -15,8 +15,8 @@ from typing import Any
 from filelock import FileLock
 
 from dskd_ds.errors import InputError
+from dskd_ds.layers import check_layers, keep_in_config
 from dskd_ds.spec import RunSpec
-from dskd_ds.student.layers import check_layers, keep_in_config
 from dskd_ds.teacher.checkpoint import load_tokenizer, model_fingerprint, read_config, resolve_model
 
 INIT_FOLDER = "student_init"

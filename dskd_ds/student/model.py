@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from dskd_ds.compute import local_device, resolve_dtype
 from dskd_ds.errors import InputError
 from dskd_ds.head import FrozenHead, HeadForm, refuse_bias
+from dskd_ds.layers import compile_layers, layers_of
 from dskd_ds.losses.objective import DistillObjective, Scales, TeacherTargets
 from dskd_ds.losses.sense import SenseTargets
 from dskd_ds.spec import RunSpec
 from dskd_ds.student.depth import read_head_weight
-from dskd_ds.student.layers import layers_of
 from dskd_ds.teacher.checkpoint import read_config, resolve_model
 from dskd_ds.vocabulary import shared_vocab_size
 
@@ -52,6 +52,8 @@ def load_student(spec: RunSpec, init: str, deepspeed_config: dict[str, Any], mar
     freeze(model, spec.student.train_last_layers)
     if spec.student.activation_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if spec.student.compile:
+        compile_layers(model)
     head: Any = model.get_output_embeddings()
     refuse_bias(head, "[student]")
     # ZeRO-3 gathers and releases whole layers: fetching each Linear on its own costs a Python walk over all of them every time.

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dskd_ds.compute import local_device, resolve_dtype
 from dskd_ds.head import HeadForm, check_own_logits
+from dskd_ds.layers import compile_layers
 from dskd_ds.spec.models import TeacherSpec
 from dskd_ds.teacher.checkpoint import model_fingerprint, resolve_model
 
@@ -58,7 +59,8 @@ class TeacherModel:
 
 
 def load_teacher(spec: TeacherSpec, device: torch.device | None = None, vocab_size: int | None = None) -> TeacherModel:
-    """Load the teacher of a spec, frozen. Raises InputError if it cannot be found, or its logits are formed in an unknown way.
+    """Load the teacher of a spec, frozen. Raises InputError if it cannot be found, or its logits are formed in an unknown way,
+    or it is to be compiled and its layers are nowhere known.
 
     vocab_size: speak of the first so many tokens only (vocabulary.py); None: of all.
     """
@@ -68,6 +70,8 @@ def load_teacher(spec: TeacherSpec, device: torch.device | None = None, vocab_si
     path, dtype = resolve_model(spec.model), resolve_dtype(spec.dtype)
     model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=False)
     model = model.to(device).eval().requires_grad_(False)
+    if spec.compile:
+        compile_layers(model, "[teacher]")
     form = HeadForm.of(model.config.get_text_config())
     check_own_logits(model, form, spec.model)
     head: Tensor = model.get_output_embeddings().weight

@@ -44,12 +44,13 @@ def hpz_alone(folder: Path) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("name", ["zero0", "zero2", "zero3", "zero3_offload", "hpz", "checkpointing", "frozen, checkpointing"])
+@pytest.mark.parametrize("name", ["zero0", "zero2", "zero3", "zero3_offload", "hpz", "checkpointing", "frozen, checkpointing", "compile",
+                                  "frozen, compile, checkpointing"])
 def test_losses_are_those_of_zero3_cpu(tiny: TinyWorld, launch: Launch, name: str) -> None:
     frozen = ("student.train_last_layers=1",) if "frozen" in name else ()
-    if "checkpointing" in name:
-        overrides = ("student.activation_checkpointing=true", *frozen)
-    else:
+    switches = {"checkpointing": "student.activation_checkpointing=true", "compile": "student.compile=true"}
+    overrides = (*(switch for word, switch in switches.items() if word in name), *frozen)
+    if not overrides:
         overrides = (f"deepspeed={hpz_alone(tiny.folder) if name == 'hpz' else f'ds_configs/{name}.json'}",)
     expected = train(tiny, launch, "frozen" if frozen else "zero3_cpu", *frozen)
     found = train(tiny, launch, name.replace(", ", "-"), *overrides)

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from dskd_ds.errors import InputError
+from dskd_ds.layers import check_compiler, check_layers, compile_layers, keep_in_config, layers_of
 from dskd_ds.preflight import preflight
 from dskd_ds.spec import load_spec
 from dskd_ds.student.depth import cut, student_init
-from dskd_ds.student.layers import check_layers, keep_in_config, layers_of
 from dskd_ds.teacher.checkpoint import load_tokenizer
 from tests.conftest import TinyWorld
 
@@ -84,3 +84,46 @@ def test_a_model_that_cannot_be_cut_is_refused_before_anything_is_done(tiny: Tin
         with pytest.raises(InputError, match=r"\[teacher\] model: GPT2LMHeadModel"):
             refused(spec)
     assert not list((tmp_path / "run").glob("student_init*/config.json"))
+
+
+def test_compiled_layers_share_their_code_and_keep_less(tiny: TinyWorld) -> None:
+    """Gradients are those of the plain model, all layers run one graph, and less waits for backward."""
+    from torch._dynamo.utils import counters
+    from transformers import AutoModelForCausalLM
+
+    def model() -> Any:
+        return AutoModelForCausalLM.from_pretrained(tiny.folder / "teacher", dtype=torch.float32).train()
+
+    def run(model: Any) -> tuple[int, dict[str, torch.Tensor]]:
+        kept: dict[int, int] = {}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            hidden = model.base_model(input_ids=torch.arange(24).view(2, 12), use_cache=False).last_hidden_state
+        hidden.square().mean().backward()
+        return sum(kept.values()), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+    compiled = model()
+    compile_layers(compiled)
+    counters.clear()
+    (less, found), (more, expected) = run(compiled), run(model())
+    assert counters["stats"]["unique_graphs"] == 1 < len(layers_of(compiled))
+    assert not counters["graph_break"]
+    weights = sum(parameter.nbytes for parameter in compiled.parameters())
+    assert less - weights < 0.8 * (more - weights), (less, more, weights)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_a_missing_compiler_is_named_before_anything_starts(tiny: TinyWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    preflight(load_spec(tiny.spec_file, ["loss.sense_weight=0"]))
+    for key in ("student.compile", "teacher.compile"):
+        with pytest.raises(InputError, match="there is no no-such-compiler here"):
+            preflight(load_spec(tiny.spec_file, ["loss.sense_weight=0", f"{key}=true"]))
+    monkeypatch.delenv("CXX")
+    check_compiler()
