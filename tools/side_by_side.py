@@ -1,6 +1,6 @@
 """This project beside TRL's GKD trainer: the same student, teacher, blocks of tokens, micro-batch and two cores, in turn.
 
-    python tools/side_by_side.py [--json] [--work-dir DIR] [--batch-blocks 4] [--processes 1] [--rounds 3]
+    python tools/side_by_side.py [--json] [--work-dir DIR] [--batch-blocks 4] [--processes 1] [--rounds 5]
 
 Run `make quickstart` first: its student and teacher are compared. TRL gets an environment of its own below --work-dir. What is alike:
 float32, forward KL at temperature 1, no on-policy texts, AdamW, clipping at 1. What is not:
@@ -8,8 +8,8 @@ float32, forward KL at temperature 1, no on-policy texts, AdamW, clipping at 1. 
 - Ours adds cross-entropy, and its KL is over the teacher's top k and a bucket (--signal exact: over all tokens, as TRL's is).
 - A TRL process uses its cores in turn for teacher and student; ours are --processes students and one teacher more. Every process
   has 2 / --processes threads. One student takes ZeRO stage 0: a single rank has nothing to shard; two take stage 2.
-- TRL is run twice a round: as it comes, and with the allocator settings that our launcher sets. Its better time and its smaller
-  memory count.
+- TRL is run thrice a round: as it comes, with the allocator settings that our launcher sets, and with these and its `torch_compile`.
+  Its best time and its smallest memory count, wherever each was found. Ours has `compile = true` for student and teacher.
 
 Memory is the peak of what is not a file (heap, stacks, shared memory), added over all processes, launcher included.
 """
@@ -40,6 +40,7 @@ from dskd_ds.student.depth import INIT_FOLDER
 PINS = ("torch==2.13.0", "trl==1.16.0", "transformers==5.23.0")
 """TRL has its GKD trainer at trl.experimental.gkd, which may change from release to release: hence one release."""
 NUM_BLOCKS = 64
+TRL_ARMS = ("trl", "trl_allocator", "trl_compile")
 
 
 def main() -> int:
@@ -50,7 +51,7 @@ def main() -> int:
     parser.add_argument("--batch-blocks", type=int, default=4,
                         help="blocks of 256 tokens in a step of either side; each process takes its share at once")
     parser.add_argument("--processes", type=int, choices=(1, 2), default=1, help="our students, and TRL's processes (under torchrun)")
-    parser.add_argument("--rounds", type=int, default=3, help="times that each is run")
+    parser.add_argument("--rounds", type=int, default=5, help="times that each is run")
     parser.add_argument("--steps", type=int, default=4, help="steps measured in each run, after two that are not")
     parser.add_argument("--signal", choices=("topk", "exact"), default="topk", help="our teacher signal")
     args = parser.parse_args()
@@ -91,7 +92,7 @@ def compare(args: argparse.Namespace) -> list[Figure]:
         raise InputError(f"{student}: there is no student yet.\n  make quickstart first.")
     python, teacher = trl_python(args.work_dir), resolve_model(spec.teacher.model)
     source = open_source(spec)
-    found: dict[str, list[Followed]] = {"ours": [], "trl": [], "trl_allocator": []}
+    found: dict[str, list[Followed]] = {"ours": [], **{arm: [] for arm in TRL_ARMS}}
     with tempfile.TemporaryDirectory(prefix="dskd-side-") as name:
         folder = Path(name)
         blocks = folder / "blocks.json"
@@ -107,9 +108,12 @@ def compare(args: argparse.Namespace) -> list[Figure]:
                 command = [python, *launcher, str(Path(__file__).with_name("trl_gkd.py")), "--local_rank=0", "--student", str(student),
                            "--teacher", teacher, "--blocks", str(blocks), "--run-dir", str(run_dir), "--threads", str(threads(args)),
                            "--batch-blocks", str(args.batch_blocks // args.processes), "--lr", str(spec.optimizer.lr),
-                           "--max-steps", str(ENDLESS)]
-                env = CPU_ALLOCATOR if side == "trl_allocator" else dict.fromkeys(CPU_ALLOCATOR)
-            found[side].append(follow([command], run_dir, args.steps, 2, pin=False, threads=threads(args), env=env))
+                           "--max-steps", str(ENDLESS), *(["--compile"] if side == "trl_compile" else [])]
+                env = dict.fromkeys(CPU_ALLOCATOR) if side == "trl" else CPU_ALLOCATOR
+            followed = follow([command], run_dir, args.steps, 2, pin=False, threads=threads(args), env=env)
+            found[side].append(followed)
+            seconds = ", ".join(f"{step.seconds:.2f}" for step in followed.steps)
+            tqdm.write(f"{side}: {seconds} s a step, {followed.peak_bytes / 1e6:.0f} MB", file=sys.stderr)
     return figures(found, args.batch_blocks * spec.data.block_tokens, args)
 
 
@@ -125,7 +129,7 @@ def ours(args: argparse.Namespace, run_dir: Path) -> list[str]:
                 f"train.num_steps={ENDLESS}", f"train.global_batch_blocks={args.batch_blocks}",
                 f"train.micro_batch_blocks={args.batch_blocks // args.processes}", f"deepspeed=ds_configs/{config}.json",
                 f"topology.threads_per_rank={threads(args)}", "loss.sense_weight=0", f"loss.signal={args.signal}",
-                "student.dtype=float32", "teacher.dtype=float32"]
+                "student.dtype=float32", "teacher.dtype=float32", "student.compile=true", "teacher.compile=true"]
     return [tool("deepspeed"), "--num_gpus", str(args.processes + 1), "--master_port", str(free_port()), "dskd_ds/train.py",
             "--spec", QUICKSTART, *(word for setting in settings for word in ("--set", setting))]
 
@@ -135,7 +139,7 @@ def figures(found: dict[str, list[Followed]], tokens: int, args: argparse.Namesp
     speed = {side: statistics.median(tokens / statistics.median(step.seconds for step in run.steps) for run in runs)
              for side, runs in found.items()}
     memory = {side: statistics.median(run.peak_bytes for run in runs) / 1e6 for side, runs in found.items()}
-    faster, smaller = max(speed["trl"], speed["trl_allocator"]), min(memory["trl"], memory["trl_allocator"])
+    faster, smaller = max(speed[arm] for arm in TRL_ARMS), min(memory[arm] for arm in TRL_ARMS)
     notes = {"setting": f"{tokens} tokens a step, signal {args.signal}, {args.rounds} runs of {args.steps} steps each, "
                         f"{args.processes} student(s) and a teacher / {args.processes} process(es), {threads(args)} thread(s) each",
              "pins": ", ".join(PINS)}

@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--lr", type=float, required=True)
     parser.add_argument("--max-steps", type=int, required=True)
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--local_rank", type=int)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -50,7 +51,8 @@ def main() -> None:
         output_dir=args.run_dir, max_steps=args.max_steps, per_device_train_batch_size=args.batch_blocks, gradient_accumulation_steps=1,
         learning_rate=args.lr, lmbda=0.0, beta=0.0, temperature=1.0, seq_kd=False, bf16=False, fp16=False, use_cpu=True,
         gradient_checkpointing=False, max_length=None, save_strategy="no", logging_strategy="no", report_to="none", disable_tqdm=True,
-        max_grad_norm=1.0, dataloader_num_workers=0)
+        max_grad_norm=1.0, dataloader_num_workers=0,
+        torch_compile=args.compile)
     trainer = GKDTrainer(model=student, teacher_model=teacher, args=config, data_collator=collate,
                          train_dataset=Dataset.from_dict({"input_ids": blocks}),
                          processing_class=AutoTokenizer.from_pretrained(args.teacher),
