@@ -22,6 +22,7 @@ OWNED_BY_SPEC = {
     "bf16": "[student] dtype",
     "fp16": "[student] dtype",
     "activation_checkpointing": "[student] activation_checkpointing",
+    "compile": "[student] compile",
 }
 """DeepSpeed key -> where the spec says it."""
 

@@ -28,7 +28,7 @@ class TeacherModel:
     """V: rows of the head, or as many of them as the student has too."""
     hidden_size: int
     fingerprint: str
-    """Weights, number format, device kind: what the replies depend on."""
+    """Weights, number format, device kind, compiled or not: what the replies depend on, to the last bit."""
     device: torch.device
 
     @torch.inference_mode()
@@ -75,7 +75,7 @@ def load_teacher(spec: TeacherSpec, device: torch.device | None = None, vocab_si
     form = HeadForm.of(model.config.get_text_config())
     check_own_logits(model, form, spec.model)
     head: Tensor = model.get_output_embeddings().weight
-    fingerprint = f"{model_fingerprint(path)}-{str(dtype).removeprefix('torch.')}-{device.type}"
+    fingerprint = f"{model_fingerprint(path)}-{str(dtype).removeprefix('torch.')}-{device.type}{'-compiled' if spec.compile else ''}"
     if vocab_size is not None and vocab_size < len(head):
         head, fingerprint = head[:vocab_size], f"{fingerprint}-{vocab_size}"
     return TeacherModel(model.base_model, head, form, len(head), model.config.get_text_config().hidden_size, fingerprint, device)

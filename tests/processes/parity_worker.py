@@ -2,8 +2,8 @@
 
     torchrun --nproc_per_node R parity_worker.py --cases FILE.json
 
-The file lists cases, one after the other in the same launch: `model` (a folder), `out` (a file), `frozen`, and `teacher`: null, or a
-model of another hidden size, so that the student's states go through a map.
+The file lists cases, one after the other in the same launch: `model` (a folder), `out` (a file), `frozen`, `compiled`, and `teacher`:
+null, or a model of another hidden size, so that the student's states go through a map.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ def block(number: int, vocab_size: int, size: int) -> tuple[torch.Tensor, Teache
     return ids, teacher, senses
 
 
-def spec_of(model: str, teacher: str | None, frozen: bool, num_students: int = 1) -> RunSpec:
+def spec_of(model: str, teacher: str | None, frozen: bool, num_students: int = 1, compiled: bool = False) -> RunSpec:
     """The run that this worker and the single process have in common."""
     return load_spec("ds_configs/runs/quickstart.toml", [
         f"teacher.model={teacher or model}", "student.dtype=float32", "loss.chunk_positions=4", "loss.sense_weight=0.5",
-        f"train.global_batch_blocks={NUM_BLOCKS}", f"topology.num_students={num_students}",
+        f"train.global_batch_blocks={NUM_BLOCKS}", f"topology.num_students={num_students}", f"student.compile={str(compiled).lower()}",
         *(["student.train_last_layers=1"] if frozen else [])])
 
 
@@ -85,7 +85,7 @@ def main() -> None:
 def run(case: dict[str, Any]) -> None:
     """One optimiser step; store every gradient that it is made with."""
     rank, size = deepspeed.comm.get_rank(), deepspeed.comm.get_world_size()
-    spec = spec_of(case["model"], case["teacher"], case["frozen"], size)
+    spec = spec_of(case["model"], case["teacher"], case["frozen"], size, case["compiled"])
     config = {"train_batch_size": NUM_BLOCKS, "train_micro_batch_size_per_gpu": 1,
               "gradient_accumulation_steps": NUM_BLOCKS // size,
               "zero_optimization": {"stage": 3, "reduce_bucket_size": 5000, "stage3_param_persistence_threshold": 0,

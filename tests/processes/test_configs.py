@@ -44,8 +44,7 @@ def hpz_alone(folder: Path) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("name", ["zero0", "zero2", "zero3", "zero3_offload", "hpz", "checkpointing", "frozen, checkpointing", "compile",
-                                  "frozen, compile, checkpointing"])
+@pytest.mark.parametrize("name", ["zero0", "zero2", "zero3", "zero3_offload", "hpz", "compile, checkpointing", "frozen, checkpointing"])
 def test_losses_are_those_of_zero3_cpu(tiny: TinyWorld, launch: Launch, name: str) -> None:
     frozen = ("student.train_last_layers=1",) if "frozen" in name else ()
     switches = {"checkpointing": "student.activation_checkpointing=true", "compile": "student.compile=true"}

@@ -39,12 +39,12 @@ def single_process(model: str, teacher: str | None, frozen: bool) -> dict[str, t
     return {name: p.grad for name, p in student.named_parameters() if p.requires_grad and p.grad is not None}
 
 
-PLAIN = {"tied": True, "frozen": False, "other_size": False}
+PLAIN = {"tied": True, "frozen": False, "other_size": False, "compiled": False}
 
 
 @pytest.mark.parametrize(("num_ranks", "changes"), [
-    (1, [{}]), (2, [{}, {"tied": False}, {"frozen": True, "other_size": True}]), (3, [{"other_size": True}])],
-    ids=["1 rank, tied", "2 ranks, tied, untied, frozen head and a map", "3 ranks, tied, a map"])
+    (1, [{}]), (2, [{}, {"tied": False}, {"frozen": True, "other_size": True}, {"compiled": True}]), (3, [{"other_size": True}])],
+    ids=["1 rank, tied", "2 ranks, tied, untied, frozen head and a map, compiled", "3 ranks, tied, a map"])
 def test_gradients(tiny: TinyWorld, launch: Launch, tmp_path: Path, num_ranks: int, changes: list[dict[str, bool]]) -> None:
     """6, 3 or 2 accumulation steps; buckets smaller than most parameters."""
     wanted = [PLAIN | change for change in changes]
@@ -63,8 +63,9 @@ def test_gradients(tiny: TinyWorld, launch: Launch, tmp_path: Path, num_ranks: i
             torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
 
 
-def prepare(tiny: TinyWorld, folder: Path, tied: bool, frozen: bool, other_size: bool) -> dict[str, Any]:
+def prepare(tiny: TinyWorld, folder: Path, tied: bool, frozen: bool, other_size: bool, compiled: bool) -> dict[str, Any]:
     """Models of a case, and the case as the worker reads it."""
     model = write_model(folder / "model", tiny.folder, num_layers=2, seed=5, tied=tied)
     teacher = write_model(folder / "teacher", tiny.folder, num_layers=1, seed=6, hidden_size=48) if other_size else None
-    return {"model": str(model), "teacher": str(teacher) if teacher else None, "frozen": frozen, "out": str(folder / "gradients.pt")}
+    return {"model": str(model), "teacher": str(teacher) if teacher else None, "frozen": frozen, "compiled": compiled,
+            "out": str(folder / "gradients.pt")}
