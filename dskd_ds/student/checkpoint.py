@@ -15,9 +15,16 @@ import torch
 from dskd_ds.compute import local_device
 from dskd_ds.errors import InputError
 from dskd_ds.manifest import MANIFEST_FILE, read_manifest, write_manifest
-from dskd_ds.spec import RunSpec
+from dskd_ds.spec import SPEC_FILE, RunSpec, load_spec
 
 FOLDER = "checkpoints"
+
+MAY_CHANGE_ON_RESUME: dict[str, bool | set[str]] = {
+    "run_dir": True, "monitor": True, "checkpoint": True, "link": True, "eval": True,
+    "senses": {"local_dir", "collection_dir", "retrieve_on"}, "train": {"num_steps", "num_epochs"},
+    "student": {"activation_checkpointing", "compile"}, "teacher": {"compile"}}
+"""Sections and keys that a resumed run may have different from the run it goes on with. Another length stretches the learning rate's
+schedule from then on; computing layers in another way changes no more than rounding."""
 
 
 def checkpoint_dir(spec: RunSpec) -> Path:
@@ -60,6 +67,21 @@ def _remove(checkpoint: Path) -> None:
 def complete_tags(spec: RunSpec) -> list[str]:
     """Tags that have a manifest, oldest first."""
     return sorted(path.parent.name for path in checkpoint_dir(spec).glob(f"step-*/{MANIFEST_FILE}"))
+
+
+def refuse_another_run(spec: RunSpec) -> None:
+    """Raise InputError if the run directory has checkpoints that were made with other settings than these."""
+    path = Path(spec.run_dir) / SPEC_FILE
+    if not path.is_file() or not complete_tags(spec):
+        return
+    before, now = (one.model_dump(mode="json", exclude=MAY_CHANGE_ON_RESUME) for one in (load_spec(path), spec))
+    changed = [f"{part}.{key}" if isinstance(now[part], dict) else part
+               for part in now if now[part] != before[part]
+               for key in (now[part] if isinstance(now[part], dict) else [part])
+               if not isinstance(now[part], dict) or now[part][key] != before[part][key]]
+    if changed:
+        raise InputError(f"{path}: this run was started with other values of {', '.join(changed)}.\n"
+                         "  give the run another run_dir, or delete this one to start anew.")
 
 
 def resume(engine: Any, spec: RunSpec) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from dskd_ds.compute import give_back_memory, local_device
 from dskd_ds.data.batches import num_steps, open_source
-from dskd_ds.errors import DskdError, ExitCode, InputError, OtherRankError
+from dskd_ds.errors import DskdError, ExitCode, OtherRankError
 from dskd_ds.link import StudentLink
 from dskd_ds.losses.objective import STATS, Scales
 from dskd_ds.losses.sense import COVERAGE
@@ -24,7 +24,7 @@ from dskd_ds.losses.token import AGREEMENT
 from dskd_ds.observe.metrics import MetricsWriter
 from dskd_ds.sense.dictionary import SenseDictionary
 from dskd_ds.sense.open import open_retriever
-from dskd_ds.spec import SPEC_FILE, RunSpec, load_spec, write_spec
+from dskd_ds.spec import SPEC_FILE, RunSpec, write_spec
 from dskd_ds.student import checkpoint
 from dskd_ds.student.depth import student_init
 from dskd_ds.student.ds_config import deepspeed_config
@@ -36,12 +36,6 @@ from dskd_ds.student.world import open_world
 from dskd_ds.teacher.checkpoint import read_config, resolve_model
 from dskd_ds.topology import Role
 from dskd_ds.vocabulary import shared_vocab_size
-
-MAY_CHANGE_ON_RESUME: dict[str, bool | set[str]] = {"run_dir": True, "monitor": True, "checkpoint": True, "link": True, "eval": True,
-                                                  "senses": {"local_dir", "collection_dir", "retrieve_on"},
-                                                  "train": {"num_steps", "num_epochs"}}
-"""Sections and keys that a resumed run may have different from the run it goes on with. Another length stretches the learning rate's
-schedule from then on."""
 
 
 @dataclass(frozen=True)
@@ -212,20 +206,10 @@ def set_lr(engine: Any, lr: float) -> None:
 
 def record_spec(spec: RunSpec, role: Role) -> None:
     """Write the resolved spec into the run directory; refuse to go on with a run that was something else. Raises InputError."""
-    path = Path(spec.run_dir) / SPEC_FILE
-    if path.is_file() and checkpoint.complete_tags(spec):
-        before = load_spec(path).model_dump(mode="json", exclude=MAY_CHANGE_ON_RESUME)
-        now = spec.model_dump(mode="json", exclude=MAY_CHANGE_ON_RESUME)
-        changed = [f"{part}.{key}" if isinstance(now[part], dict) else part
-                   for part in now if now[part] != before[part]
-                   for key in (now[part] if isinstance(now[part], dict) else [part])
-                   if not isinstance(now[part], dict) or now[part][key] != before[part][key]]
-        if changed:
-            raise InputError(f"{path}: this run was started with other values of {', '.join(changed)}.\n"
-                             "  give the run another run_dir, or delete this one to start anew.")
+    checkpoint.refuse_another_run(spec)
     deepspeed.comm.barrier()
     if role.rank == 0:
-        write_spec(spec, path)
+        write_spec(spec, Path(spec.run_dir) / SPEC_FILE)
 
 
 def make_engine(spec: RunSpec, init: str, dictionary: SenseDictionary | None) -> Any:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dskd_ds.errors import InputError
-from dskd_ds.spec import RunSpec, load_spec
+from dskd_ds.spec import SPEC_FILE, RunSpec, load_spec, write_spec
 from dskd_ds.student import checkpoint
 from dskd_ds.student.export import WHOLE_FILE, read_weights
 
@@ -88,3 +88,17 @@ def test_the_file_with_the_whole_model_is_read_without_unpickling(tmp_path: Path
     torch.save({"module": {"weight": weight}, "more": Path("/")}, tmp_path / WHOLE_FILE)
     with pytest.raises(InputError, match="it holds more than tensors and plain values, so it is not read"):
         read_weights(tmp_path)
+
+
+def test_a_run_goes_on_as_itself_only(spec: RunSpec) -> None:
+    """Where there is a checkpoint. What is computed must stay; how long, and by which code, may change."""
+    def changed(*overrides: str) -> RunSpec:
+        return load_spec(Path(spec.run_dir) / SPEC_FILE, overrides)
+
+    write_spec(spec, Path(spec.run_dir) / SPEC_FILE)
+    checkpoint.refuse_another_run(changed("optimizer.lr=0.5"))  # nothing was saved yet
+    checkpoint.save(Engine(), spec, 3, 30)
+    checkpoint.refuse_another_run(changed("train.num_steps=77", "student.compile=true", "teacher.compile=true",
+                                          "student.activation_checkpointing=true"))
+    with pytest.raises(InputError, match=r"other values of seed, student\.train_last_layers, optimizer\.lr\.\n"):
+        checkpoint.refuse_another_run(changed("seed=9", "optimizer.lr=0.5", "student.train_last_layers=1", "student.compile=true"))
