@@ -108,6 +108,7 @@ def test_compiled_layers_share_their_code_and_keep_less(tiny: TinyWorld) -> None
 
     compiled = model()
     compile_layers(compiled)
+    torch.compiler.reset()  # nothing that another test compiled
     counters.clear()
     (less, found), (more, expected) = run(compiled), run(model())
     assert counters["stats"]["unique_graphs"] == 1 < len(layers_of(compiled))
