@@ -42,7 +42,8 @@ def layers_of(model: Any, key: str = "[student]") -> Any:
     layers = getattr(model.base_model, "layers", None)
     if layers is None:
         raise InputError(f"{key} model: {type(model).__name__} does not keep its layers in `{model.base_model_prefix}.layers`, where this "
-                         "project cuts and trains them.\n  use a model of another architecture (Llama, Qwen, Mistral, Gemma, OLMo ... do).")
+                         "project cuts, trains and compiles them.\n"
+                         "  use a model of another architecture (Llama, Qwen, Mistral, Gemma, OLMo ... do).")
     return layers
 
 
@@ -56,12 +57,12 @@ def compile_layers(model: Any, key: str = "[student]") -> None:
         layer.forward = torch.compile(layer.forward)
 
 
-def check_compiler() -> None:
-    """Raise InputError where `compile_layers` would only fail at the first step: on a CPU torch writes C++."""
+def check_compiler(key: str) -> None:
+    """Raise InputError where `compile_layers` would only fail at the first step: on a CPU torch writes C++. key: whose layers."""
     compiler = os.environ.get("CXX", "g++")
     if not torch.accelerator.is_available() and shutil.which(compiler) is None:
-        raise InputError(f"compile = true, but there is no {compiler} here, with which torch compiles for a CPU.\n"
-                         "  install g++, name another compiler in $CXX, or set compile = false in [student] and [teacher].")
+        raise InputError(f"{key} compile = true, but there is no {compiler} here, with which torch compiles for a CPU.\n"
+                         "  install g++, name another compiler in $CXX, or set compile = false.")
 
 
 def check_layers(model: str, key: str) -> None:

@@ -22,8 +22,9 @@ from dskd_ds.vocabulary import check_same_tokens, shared_vocab_size
 def preflight(spec: RunSpec, with_senses: bool = True) -> None:
     """Check what a run needs. with_senses: the dictionary must be there already. Raises InputError on the first thing wrong."""
     deepspeed_config(spec)
-    if spec.student.compile or spec.teacher.compile:
-        check_compiler()
+    for key, compiled in (("[student]", spec.student.compile), ("[teacher]", spec.teacher.compile)):
+        if compiled:
+            check_compiler(key)
     for source in (*spec.data.train, *spec.data.heldout):
         matching_files(source.path)
     teacher = resolve_model(spec.teacher.model)
@@ -33,7 +34,7 @@ def preflight(spec: RunSpec, with_senses: bool = True) -> None:
         student = resolve_model(spec.student.model, "[student] model")
         check_layers(student, "[student]")
         check_same_tokens(spec, teacher, student)
-    else:
+    if spec.student.model is None or spec.teacher.compile:
         check_layers(teacher, "[teacher]")
     if with_senses and spec.uses_senses:
         dictionary = open_own(spec, verify=False)

@@ -74,14 +74,19 @@ def refuse_another_run(spec: RunSpec) -> None:
     path = Path(spec.run_dir) / SPEC_FILE
     if not path.is_file() or not complete_tags(spec):
         return
-    before, now = (one.model_dump(mode="json", exclude=MAY_CHANGE_ON_RESUME) for one in (load_spec(path), spec))
-    changed = [f"{part}.{key}" if isinstance(now[part], dict) else part
-               for part in now if now[part] != before[part]
-               for key in (now[part] if isinstance(now[part], dict) else [part])
-               if not isinstance(now[part], dict) or now[part][key] != before[part][key]]
+    before, now = _settings(load_spec(path)), _settings(spec)
+    changed = [name for name in now if now[name] != before[name]]
     if changed:
         raise InputError(f"{path}: this run was started with other values of {', '.join(changed)}.\n"
                          "  give the run another run_dir, or delete this one to start anew.")
+
+
+def _settings(spec: RunSpec) -> dict[str, Any]:
+    """`key` or `section.key` -> value, of all that must stay."""
+    flat: dict[str, Any] = {}
+    for name, value in spec.model_dump(mode="json", exclude=MAY_CHANGE_ON_RESUME).items():
+        flat |= {f"{name}.{key}": of_key for key, of_key in value.items()} if isinstance(value, dict) else {name: value}
+    return flat
 
 
 def resume(engine: Any, spec: RunSpec) -> tuple[int, int]:

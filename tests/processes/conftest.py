@@ -74,8 +74,7 @@ def start(tiny: TinyWorld) -> Iterator[Start]:
 
 def deepspeed(num_ranks: int, script: str, *words: str) -> list[str]:
     """The real launcher's command line."""
-    return [tool("deepspeed"), "--num_gpus", str(num_ranks), "--master_port", str(free_port()),
-            script, *words]
+    return [tool("deepspeed"), "--num_gpus", str(num_ranks), "--master_port", str(free_port()), script, *words]
 
 
 def torchrun(num_ranks: int, script: str, *words: str) -> list[str]:

@@ -12,8 +12,10 @@ from dskd_ds.errors import InputError
 from dskd_ds.layers import check_compiler, check_layers, compile_layers, keep_in_config, layers_of
 from dskd_ds.preflight import preflight
 from dskd_ds.spec import load_spec
+from dskd_ds.spec.models import StudentSpec, TeacherSpec
 from dskd_ds.student.depth import cut, student_init
 from dskd_ds.teacher.checkpoint import load_tokenizer
+from dskd_ds.teacher.model import load_teacher
 from tests.conftest import TinyWorld
 
 
@@ -123,8 +125,29 @@ def test_compiled_layers_share_their_code_and_keep_less(tiny: TinyWorld) -> None
 def test_a_missing_compiler_is_named_before_anything_starts(tiny: TinyWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     preflight(load_spec(tiny.spec_file, ["loss.sense_weight=0"]))
-    for key in ("student.compile", "teacher.compile"):
-        with pytest.raises(InputError, match="there is no no-such-compiler here"):
-            preflight(load_spec(tiny.spec_file, ["loss.sense_weight=0", f"{key}=true"]))
+    for part in ("student", "teacher"):
+        with pytest.raises(InputError, match=rf"\[{part}\] compile = true, but there is no no-such-compiler here"):
+            preflight(load_spec(tiny.spec_file, ["loss.sense_weight=0", f"{part}.compile=true"]))
     monkeypatch.delenv("CXX")
-    check_compiler()
+    check_compiler("[student]")
+
+
+def test_a_compiled_teacher_says_the_same_and_is_known_as_another(tiny: TinyWorld) -> None:
+    """For each shape that it is asked about."""
+    plain, compiled = (load_teacher(TeacherSpec(model=str(tiny.folder / "teacher"), dtype="float32", compile=flag))
+                       for flag in (False, True))
+    assert compiled.fingerprint == f"{plain.fingerprint}-compiled"
+    for num_blocks in (2, 3):
+        ids, positions = torch.arange(12 * num_blocks).view(num_blocks, 12), torch.arange(12).repeat(num_blocks, 1)
+        found, expected = (teacher.hidden_states(ids, positions) for teacher in (compiled, plain))
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert all(hasattr(layer.forward, "_torchdynamo_orig_callable") for layer in layers_of(compiled.trunk))
+
+
+def test_a_teacher_that_cannot_be_compiled_is_refused_beside_any_student(tiny: TinyWorld, tmp_path: Path) -> None:
+    changes = [f"teacher.model={gpt2(tiny, tmp_path / 'gpt2')}", "loss.sense_weight=0"]
+    spec = load_spec(tiny.spec_file, changes)
+    own = spec.model_copy(update={"student": StudentSpec(model=str(tiny.folder / "teacher"))})
+    preflight(own)
+    with pytest.raises(InputError, match=r"\[teacher\] model: GPT2LMHeadModel does not keep its layers"):
+        preflight(own.model_copy(update={"teacher": spec.teacher.model_copy(update={"compile": True})}))
