@@ -1,0 +1,51 @@
+"""Results are what they were, to the last bit: a dictionary, a run's losses, gradients under ZeRO-3, a teacher's replies."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.process
+
+GOLDEN = Path(__file__).with_name("golden.json")
+
+
+def floats(values: Any) -> Any:
+    """The same tree with numbers for hexadecimal floats, and without digests."""
+    if isinstance(values, dict):
+        return {key: floats(value) for key, value in values.items() if key != "digest"}
+    if isinstance(values, list):
+        return [floats(value) for value in values]
+    return float.fromhex(values)
+
+
+def test_results_are_the_recorded_ones(tmp_path: Path) -> None:
+    """With other versions of torch or transformers than were recorded, numbers need only be close."""
+    words = [sys.executable, "-m", "tests.processes.golden_worker", str(tmp_path / "golden")]
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, timeout=280, env=dict(os.environ), check=True)
+    found, expected = json.loads(done.stdout), json.loads(GOLDEN.read_text())
+    if found["made_with"] == expected["made_with"]:
+        assert found == expected
+        return
+    for part in ("steps", "gradients", "replies"):
+        close_to(floats(found[part]), floats(expected[part]))
+
+
+def close_to(found: Any, expected: Any) -> None:
+    """Compare two trees of numbers."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            close_to(found[key], value)
+    elif isinstance(expected, list):
+        assert len(found) == len(expected)
+        for mine, theirs in zip(found, expected, strict=True):
+            close_to(mine, theirs)
+    else:
+        assert found == pytest.approx(expected, rel=1e-3, abs=1e-5)
