@@ -16,9 +16,9 @@ from pathlib import Path
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
 from dskd_ds.errors import DskdError  # noqa: E402
-from dskd_ds.observe.console import quiet_libraries, quiet_progress  # noqa: E402
+from dskd_ds.runtime.console import quiet_libraries, quiet_progress  # noqa: E402
+from dskd_ds.runtime.topology import Role, assign, read_launch, role_environment  # noqa: E402
 from dskd_ds.spec import RunSpec, load_spec  # noqa: E402
-from dskd_ds.topology import Role, assign, read_launch, role_environment  # noqa: E402
 
 FIRST_RANK_SPEAKS_SECONDS = 20.0
 """How long other ranks leave the word to rank 0, which says it for all where all found the same thing wrong."""
@@ -56,8 +56,8 @@ def main(argv: list[str] | None = None) -> int:
 def prepare(spec: RunSpec, role: Role) -> None:
     """The role's own torch world, then the checks that need no other rank."""
     os.environ.update(role_environment(role))
-    from dskd_ds.compute import use_threads
-    from dskd_ds.preflight import preflight
+    from dskd_ds.plan.preflight import preflight
+    from dskd_ds.runtime.devices import use_threads
 
     quiet_progress()
     use_threads(spec.topology.threads_per_rank)

@@ -30,10 +30,10 @@ from tqdm import tqdm
 from dskd_ds.bench.follow import Followed, follow
 from dskd_ds.bench.measure import Figure, as_json, table
 from dskd_ds.bench.step import ENDLESS, QUICKSTART
-from dskd_ds.command_line import exit_code_of
 from dskd_ds.errors import InputError
-from dskd_ds.launch import free_port, tool
-from dskd_ds.observe.console import CPU_ALLOCATOR, quiet_libraries, quiet_progress
+from dskd_ds.runtime.arguments import exit_code_of
+from dskd_ds.runtime.console import CPU_ALLOCATOR, quiet_libraries, quiet_progress
+from dskd_ds.runtime.launch import free_port, tool
 from dskd_ds.spec import load_spec
 from dskd_ds.student.depth import INIT_FOLDER
 
@@ -81,7 +81,7 @@ def trl_python(work_dir: Path) -> str:
 def compare(args: argparse.Namespace) -> list[Figure]:
     """Run both sides in turn. Raises InputError without a quickstart or an even share, BenchError if a side fails."""
     from dskd_ds.data.batches import open_source
-    from dskd_ds.teacher.checkpoint import resolve_model
+    from dskd_ds.models.resolve import resolve_model
 
     if args.batch_blocks % args.processes:
         raise InputError(f"--batch-blocks {args.batch_blocks}, but --processes {args.processes} are to share them evenly.\n"

@@ -17,15 +17,15 @@ from deepspeed.utils import set_z3_leaf_modules
 from torch import Tensor
 from torch.nn import functional as F
 
-from dskd_ds.compute import resolve_dtype, use_threads
 from dskd_ds.data.batches import Batch, open_source, places, read_batch
-from dskd_ds.layers import layers_of
-from dskd_ds.observe.console import quiet_libraries, quiet_progress
+from dskd_ds.models.layers import layers_of
 from dskd_ds.observe.metrics import METRICS_FILE
+from dskd_ds.runtime.console import quiet_libraries, quiet_progress
+from dskd_ds.runtime.devices import resolve_dtype, use_threads
+from dskd_ds.runtime.world import open_world
 from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.student.depth import student_init
 from dskd_ds.student.ds_config import deepspeed_config
-from dskd_ds.student.world import open_world
 
 
 def main() -> None:

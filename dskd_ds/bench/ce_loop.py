@@ -17,18 +17,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dskd_ds.bench.bare_loop import load_model
-from dskd_ds.compute import use_threads
 from dskd_ds.data.batches import BlockSource, num_steps, open_source, places, read_batch
 from dskd_ds.losses.objective import STATS, Scales, TeacherTargets
 from dskd_ds.losses.sense import SenseTargets
-from dskd_ds.observe.console import quiet_libraries, quiet_progress
+from dskd_ds.runtime.console import quiet_libraries, quiet_progress
+from dskd_ds.runtime.devices import use_threads
+from dskd_ds.runtime.topology import assign, read_launch
+from dskd_ds.runtime.world import open_world
 from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.student.ds_config import deepspeed_config
 from dskd_ds.student.feed import MicroBatch, StepInput
 from dskd_ds.student.loop import run_steps
 from dskd_ds.student.on_policy import OnPolicyBlocks
-from dskd_ds.student.world import open_world
-from dskd_ds.topology import assign, read_launch
 
 
 class CrossEntropyStudent(nn.Module):

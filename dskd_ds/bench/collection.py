@@ -12,11 +12,11 @@ from dskd_ds.bench.measure import Figure, interleaved_seconds
 from dskd_ds.data.batches import Sample, make_batch
 from dskd_ds.data.blocks import train_blocks
 from dskd_ds.data.packing import begin_ids
-from dskd_ds.sense.collect import HEAD_POSITIONS, attributed, collection_layout, forward_batches
-from dskd_ds.sense.spill import BackgroundSpill, Spill
+from dskd_ds.models.frozen import load_teacher
+from dskd_ds.models.resolve import load_tokenizer, resolve_model
+from dskd_ds.senses.build.collect import HEAD_POSITIONS, attributed, collection_layout, forward_batches
+from dskd_ds.senses.build.spill import BackgroundSpill, Spill
 from dskd_ds.spec import RunSpec
-from dskd_ds.teacher.checkpoint import load_tokenizer, resolve_model
-from dskd_ds.teacher.model import load_teacher
 
 NUM_BATCHES = 2
 

@@ -11,15 +11,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dskd_ds import launch
 from dskd_ds.data.batches import Batch, Sample, make_batch
 from dskd_ds.data.blocks import heldout_blocks
 from dskd_ds.errors import DskdError, InputError
-from dskd_ds.observe.console import child_environment
-from dskd_ds.sense.dictionary import SenseDictionary, open_own
+from dskd_ds.models.frozen import load_teacher
+from dskd_ds.models.resolve import model_fingerprint, resolve_model
+from dskd_ds.runtime import launch
+from dskd_ds.runtime.console import child_environment
+from dskd_ds.senses.dictionary.dictionary import SenseDictionary, open_own
 from dskd_ds.spec import RunSpec, dskd_home, write_spec
-from dskd_ds.teacher.checkpoint import model_fingerprint, resolve_model
-from dskd_ds.teacher.model import load_teacher
 
 LARGE_ROWS = 100_000
 """Senses that the index is measured on, at least."""

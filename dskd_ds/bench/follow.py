@@ -20,8 +20,8 @@ from typing import IO
 import psutil
 
 from dskd_ds.errors import DskdError, InputError
-from dskd_ds.observe.console import child_environment
 from dskd_ds.observe.metrics import METRICS_FILE
+from dskd_ds.runtime.console import child_environment
 
 POLL_SECONDS = 0.01
 PIN_EVERY_POLLS = 25

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from dskd_ds.bench.dictionaries import held_out, large_dictionary
 from dskd_ds.bench.measure import Figure, interleaved_seconds
-from dskd_ds.sense.dictionary import SenseDictionary
-from dskd_ds.sense.distances import exact_nearest, rerank
-from dskd_ds.sense.index import knn, load_graph, load_projection, share_found
-from dskd_ds.sense.service import IndexClient, IndexService
+from dskd_ds.senses.dictionary.dictionary import SenseDictionary
+from dskd_ds.senses.dictionary.distances import exact_nearest, rerank
+from dskd_ds.senses.index.graph import knn, load_graph, load_projection, share_found
+from dskd_ds.senses.index.service import IndexClient, IndexService
 from dskd_ds.spec import RunSpec
 
 RECALL_TARGET, SPEED_TARGET = 0.99, 5.0

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from dskd_ds.bench.measure import Figure, interleaved_seconds
 from dskd_ds.bench.states import bench_rows, heldout_error, quantisation_error, split
 from dskd_ds.errors import InputError
-from dskd_ds.sense.cluster import Points, Senses, cluster
-from dskd_ds.sense.intrinsic.ranks import spearman
-from dskd_ds.sense.kmeans import MAX_ITERATIONS
-from dskd_ds.sense.vectors import Rows
+from dskd_ds.models.resolve import load_tokenizer, resolve_model
+from dskd_ds.senses.build.cluster import Points, cluster
+from dskd_ds.senses.build.kmeans import MAX_ITERATIONS
+from dskd_ds.senses.build.vectors import Rows
+from dskd_ds.senses.dictionary.senses import Senses
+from dskd_ds.senses.intrinsic.ranks import spearman
 from dskd_ds.spec import RunSpec
 from dskd_ds.spec.senses import SensesSpec
-from dskd_ds.teacher.checkpoint import load_tokenizer, resolve_model
 
 K = 10
 COSTS = (0.5, 1.0, 2.0, 4.0)

@@ -16,14 +16,15 @@ from torch.nn import functional
 
 from dskd_ds.bench.measure import Figure, interleaved_seconds
 from dskd_ds.bench.peak_memory import Work, workspace_bytes
-from dskd_ds.head import FrozenHead
 from dskd_ds.losses import token
+from dskd_ds.losses.distributions import TopK
 from dskd_ds.losses.objective import DistillObjective, Scales, TeacherTargets
 from dskd_ds.losses.sense import SenseTargets
+from dskd_ds.models.head import FrozenHead
+from dskd_ds.signals.take import draw, top_k_signal
 from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.spec.loss import LossSpec, SignalKind
 from dskd_ds.spec.models import TeacherSpec
-from dskd_ds.teacher.signal import TopK, draw, top_k_signal
 
 VOCAB, SIZE, TOP_K, POSITIONS, MORE_POSITIONS = 49_152, 576, 64, 2_048, 8_192
 SIGNALS: tuple[SignalKind, ...] = ("topk", "exact")
@@ -172,8 +173,8 @@ def real_states(number: int) -> RealStates:
     """Raises InputError where the quickstart's input is not there."""
     from dskd_ds.data.batches import Sample, make_batch
     from dskd_ds.data.blocks import heldout_blocks
+    from dskd_ds.models.frozen import load_teacher
     from dskd_ds.student.depth import student_init
-    from dskd_ds.teacher.model import load_teacher
 
     spec: RunSpec = load_spec(QUICKSTART, [])
     teacher, student = (load_teacher(TeacherSpec(model=path, dtype="float32"), torch.device("cpu"))

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from dskd_ds.bench.measure import Figure
 from dskd_ds.errors import DskdError
-from dskd_ds.sense.dictionary import SENSES_FILE
+from dskd_ds.senses.dictionary.dictionary import SENSES_FILE
 from dskd_ds.spec import RunSpec
 
 TARGET = 1.15
 NUM_READERS = 8
 READER = """
 import sys
-from dskd_ds.sense.dictionary import open_dictionary
+from dskd_ds.senses.dictionary.dictionary import open_dictionary
 dictionary = open_dictionary(sys.argv[1], verify=False)
 touched = dictionary.senses.view(-1)[::512].double().sum() + dictionary.squared_norms[::512].double().sum()
 print("ready", dictionary.row_owners.nbytes, flush=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from dskd_ds.compute import give_back_memory
+from dskd_ds.runtime.devices import give_back_memory
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import torch
 
 from dskd_ds.bench.measure import Figure
 from dskd_ds.bench.states import bench_rows, heldout_error, points_of_senses, split
-from dskd_ds.sense.cluster import Points, cluster
-from dskd_ds.sense.refresh import refreshed
+from dskd_ds.senses.build.cluster import Points, cluster
+from dskd_ds.senses.build.refresh import refreshed
 from dskd_ds.spec import RunSpec
 
 

@@ -17,16 +17,16 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from dskd_ds.command_line import exit_code_of, spec_of
-from dskd_ds.compute import use_threads
 from dskd_ds.link import TeacherLink, Work, codec
 from dskd_ds.link.messages import Array, Hello, Reply
-from dskd_ds.observe.console import quiet_progress
-from dskd_ds.sense.open import open_on_teacher
+from dskd_ds.models.frozen import TeacherModel, load_teacher
+from dskd_ds.models.vocabulary import shared_vocab_size
+from dskd_ds.runtime.arguments import exit_code_of, spec_of
+from dskd_ds.runtime.console import quiet_progress
+from dskd_ds.runtime.devices import use_threads
+from dskd_ds.senses.choose.open import open_on_teacher
 from dskd_ds.spec import RunSpec
-from dskd_ds.teacher.model import TeacherModel, load_teacher
 from dskd_ds.teacher.service import answer
-from dskd_ds.vocabulary import shared_vocab_size
 
 HELLO_FILE = "hello.json"
 LENGTH = struct.Struct("<Q")

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dskd_ds.data.blocks import train_blocks
-from dskd_ds.mpi import Communicator
-from dskd_ds.sense.cluster import Points, Senses
-from dskd_ds.sense.collect import collect
-from dskd_ds.sense.identity import collection_digest, dictionary_key
-from dskd_ds.sense.vectors import Rows, states_of
+from dskd_ds.runtime.mpi import Communicator
+from dskd_ds.senses.build.cluster import Points
+from dskd_ds.senses.build.collect import collect
+from dskd_ds.senses.build.vectors import Rows, states_of
+from dskd_ds.senses.dictionary.identity import collection_digest, dictionary_key
+from dskd_ds.senses.dictionary.senses import Senses
 from dskd_ds.spec import RunSpec
 
 NUM_TOKENS = 49_152

@@ -24,8 +24,8 @@ from tqdm import tqdm
 from dskd_ds.bench.follow import Followed, follow, two_cores
 from dskd_ds.bench.measure import REPEATS, Figure
 from dskd_ds.errors import InputError
-from dskd_ds.launch import free_port, tool
-from dskd_ds.observe.console import CPU_ALLOCATOR
+from dskd_ds.runtime.console import CPU_ALLOCATOR
+from dskd_ds.runtime.launch import free_port, tool
 from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.student.depth import INIT_FOLDER
 

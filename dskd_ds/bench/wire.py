@@ -18,22 +18,23 @@ from dskd_ds.bench.measure import Figure
 from dskd_ds.data.batches import Batch, Sample, make_batch
 from dskd_ds.data.blocks import heldout_blocks
 from dskd_ds.link import codec
-from dskd_ds.link.hidden import pack_hidden, unpack_hidden
 from dskd_ds.link.messages import Reply, Request, SensesWanted, Wanted
-from dskd_ds.link.traffic import SignalBytes, signal_bytes
+from dskd_ds.losses.distributions import TopK
 from dskd_ds.losses.sense import sense_loss
-from dskd_ds.sense.chosen import Chosen
-from dskd_ds.sense.dictionary import open_dictionary
-from dskd_ds.sense.index import knn, load_graph, load_projection
-from dskd_ds.sense.retrieve import Selection, SenseRetriever
+from dskd_ds.models.frozen import TeacherModel, load_teacher
+from dskd_ds.plan.traffic import SignalBytes, signal_bytes
+from dskd_ds.senses.choose.retrieve import Selection, SenseRetriever
+from dskd_ds.senses.dictionary.dictionary import open_dictionary
+from dskd_ds.senses.index.graph import knn, load_graph, load_projection
+from dskd_ds.signals.chosen import Chosen
+from dskd_ds.signals.reply import Signal, signal_arrays
+from dskd_ds.signals.states import pack_hidden, unpack_hidden
+from dskd_ds.signals.take import Draws, concatenate, draw, top_k_signal
 from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.spec.processes import HiddenFormat
 from dskd_ds.spec.senses import SensesSpec
 from dskd_ds.student.feed import positions_asked, selection_arrays
-from dskd_ds.teacher.model import TeacherModel, load_teacher
-from dskd_ds.teacher.reply import Signal, signal_arrays
 from dskd_ds.teacher.service import CACHE_ROWS
-from dskd_ds.teacher.signal import Draws, TopK, concatenate, draw, top_k_signal
 
 QUICKSTART = "ds_configs/runs/quickstart.toml"
 NUM_POSITIONS = 2048

@@ -16,8 +16,8 @@ from dskd_ds.data.documents import heldout_documents, train_documents
 from dskd_ds.data.packing import pack
 from dskd_ds.data.tally import Tally
 from dskd_ds.errors import InputError
+from dskd_ds.models.resolve import load_tokenizer, resolve_model, tokenizer_fingerprint
 from dskd_ds.spec import RunSpec, dskd_home
-from dskd_ds.teacher.checkpoint import load_tokenizer, resolve_model, tokenizer_fingerprint
 
 PACK_DOCUMENTS = 1000
 """Documents that are packed together; what is left over of the texts in such a batch (less than a block) is dropped."""

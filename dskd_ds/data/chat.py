@@ -15,8 +15,8 @@ from typing import Any
 
 from dskd_ds.data.tally import Tally
 from dskd_ds.errors import InputError
+from dskd_ds.models.resolve import load_tokenizer, resolve_model, tokenizer_fingerprint
 from dskd_ds.spec import RunSpec
-from dskd_ds.teacher.checkpoint import load_tokenizer, resolve_model, tokenizer_fingerprint
 
 PLAIN_TEMPLATE = """\
 {%- for message in messages -%}

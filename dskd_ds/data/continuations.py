@@ -7,8 +7,6 @@ by (seed, conversation): so the file does not depend on R. `dskd data continue` 
 
 from __future__ import annotations
 
-import argparse
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,20 +14,18 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from dskd_ds.compute import local_device, resolve_dtype, use_threads
 from dskd_ds.data.chat import ChatFormat, MalformedError, Message, chat_format, read_prompt
-from dskd_ds.data.continue_options import Settings, add_options, settings_of
+from dskd_ds.data.continue_options import Settings
 from dskd_ds.data.documents import load_source
 from dskd_ds.data.packing import begin_ids
 from dskd_ds.data.parts import Parts
 from dskd_ds.data.tally import Tally
 from dskd_ds.errors import InputError
-from dskd_ds.generation import continue_tokens, end_ids_of, keyed_seed
-from dskd_ds.mpi import Communicator, end_together
-from dskd_ds.observe.console import quiet_progress
-from dskd_ds.spec import RunSpec, load_spec
+from dskd_ds.models.generation import continue_tokens, end_ids_of, keyed_seed
+from dskd_ds.models.resolve import model_fingerprint, resolve_model
+from dskd_ds.runtime.devices import local_device, resolve_dtype
+from dskd_ds.spec import RunSpec
 from dskd_ds.spec.data import SourceSpec
-from dskd_ds.teacher.checkpoint import model_fingerprint, resolve_model
 
 
 @dataclass(frozen=True)
@@ -132,26 +128,3 @@ def write_continuations(spec: RunSpec, output: Path, inputs: list[str], settings
     barrier()
     if rank == 0:
         print(f"{output}: {parts.join()} conversations, of {sum(map(len, batches))} prompts.")
-
-
-def main() -> int:
-    """Parse, write, say in one line what went wrong, if anything did."""
-    quiet_progress()
-    parser = argparse.ArgumentParser(prog="python -m dskd_ds.data.continuations", description=__doc__.splitlines()[0])
-    parser.add_argument("--spec", required=True, help="the run's TOML spec")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the spec")
-    add_options(parser)
-    args = parser.parse_args()
-    return end_together(lambda: run(args))
-
-
-def run(args: argparse.Namespace) -> None:
-    """One rank's part."""
-    comm = Communicator()
-    spec = load_spec(args.spec, args.set)
-    use_threads(spec.topology.threads_per_rank)
-    write_continuations(spec, args.output, args.input, settings_of(args), comm.rank, comm.size, comm.barrier)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

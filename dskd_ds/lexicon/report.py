@@ -12,12 +12,12 @@ import pyarrow.compute as pc
 
 from dskd_ds.errors import InputError
 from dskd_ds.lexicon.merge import Merged, merge, relations_of
+from dskd_ds.lexicon.relations import MIN_HEAD_CHARACTERS, TokenRelations, token_relations
 from dskd_ds.lexicon.sources import Lexicon, read_lexicon
 from dskd_ds.lexicon.table import ANTONYM, DERIVED, SYNONYM, write_table
-from dskd_ds.sense.relations import MIN_HEAD_CHARACTERS, TokenRelations, token_relations
-from dskd_ds.sense.words import RunningText, is_unspaced
+from dskd_ds.lexicon.words import RunningText, is_unspaced
+from dskd_ds.models.resolve import load_tokenizer, read_config, resolve_model
 from dskd_ds.spec import RunSpec
-from dskd_ds.teacher.checkpoint import load_tokenizer, read_config, resolve_model
 
 COLUMNS = ("rows", "words", "synonyms", "antonyms", "conflicts", "flipped", "malformed", "unusable", "tokens", "syn.", "ant.")
 HEADER = f"{'source':<30}" + "".join(f"{name:>11}" for name in COLUMNS)

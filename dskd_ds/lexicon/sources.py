@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dskd_ds.errors import InputError
+from dskd_ds.files.hashes import file_sha256
 from dskd_ds.lexicon.dict2vec import read_dict2vec
 from dskd_ds.lexicon.lines import Damage
 from dskd_ds.lexicon.merge import Merged, merge
@@ -21,7 +22,6 @@ from dskd_ds.lexicon.tsv import read_tsv
 from dskd_ds.lexicon.wiktextract import read_wiktextract
 from dskd_ds.lexicon.wordnet import FILES, read_wordnet
 from dskd_ds.spec.senses import LexiconSpec, SensesSpec
-from dskd_ds.teacher.checkpoint import file_sha256
 
 RULES = 2
 """Raise when reading or merging changes what comes out: dictionaries built before are then built anew."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dskd_ds.head import HeadForm
 from dskd_ds.losses import token
+from dskd_ds.losses.distributions import Sampled, TopK
+from dskd_ds.models.head import HeadForm
 from dskd_ds.spec.loss import LossSpec
-from dskd_ds.teacher.signal import Sampled, TopK
 
 AGREEMENT_STRIDE = 8
 """Masses and overlap of top-k sets are measured on every eighth position: a top-k over the vocabulary is dear."""

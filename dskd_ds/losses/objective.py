@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dskd_ds.head import PLAIN, FrozenHead, HeadForm
 from dskd_ds.losses import sense
 from dskd_ds.losses.chunk import STATS as TOKEN_STATS
 from dskd_ds.losses.chunk import Chunks, TeacherTargets
 from dskd_ds.losses.sense import SenseTargets, sense_loss
+from dskd_ds.models.head import PLAIN, FrozenHead, HeadForm
 from dskd_ds.spec.loss import LossSpec
 
 __all__ = ["STATS", "DistillObjective", "Scales", "TeacherTargets"]

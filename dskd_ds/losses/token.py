@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dskd_ds.losses.distributions import Sampled
 from dskd_ds.losses.divergence import divergence
 from dskd_ds.spec.loss import Divergence
-from dskd_ds.teacher.signal import Sampled
 
 LEAST_LOG = -104.0
 """exp of this is 0 in float32: the wire's log-sum-exp cannot tell less from nothing, and log 0 would make a reverse KL infinite."""

@@ -10,9 +10,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from dskd_ds.command_line import exit_code_of
-from dskd_ds.quickstart import packages, texts
-from dskd_ds.quickstart.packages import Package, fetch
+from dskd_ds.files import packages
+from dskd_ds.files.packages import Package, fetch
+from dskd_ds.quickstart import texts
+from dskd_ds.runtime.arguments import exit_code_of
 from dskd_ds.spec import dskd_home
 
 

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from dskd_ds.data.batches import IGNORE
 from dskd_ds.errors import LinkError
-from dskd_ds.head import FrozenHead
+from dskd_ds.losses.distributions import Sampled, TopK
+from dskd_ds.models.head import FrozenHead
+from dskd_ds.signals.reply import Signal
 from dskd_ds.spec.loss import SignalKind
-from dskd_ds.teacher.reply import Signal
-from dskd_ds.teacher.signal import Sampled, TopK
 
 LogProbs = Callable[[Tensor], Tensor]
 

@@ -12,9 +12,9 @@ from typing import Any
 import deepspeed.comm as dist
 import torch
 
-from dskd_ds.compute import local_device
 from dskd_ds.errors import InputError
-from dskd_ds.manifest import MANIFEST_FILE, read_manifest, write_manifest
+from dskd_ds.files.manifest import MANIFEST_FILE, read_manifest, write_manifest
+from dskd_ds.runtime.devices import local_device
 from dskd_ds.spec import SPEC_FILE, RunSpec, load_spec
 
 FOLDER = "checkpoints"

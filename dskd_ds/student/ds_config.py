@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from dskd_ds.compute import resolve_dtype
 from dskd_ds.errors import InputError
+from dskd_ds.runtime.devices import resolve_dtype
 from dskd_ds.spec import RunSpec
 
 OWNED_BY_SPEC = {

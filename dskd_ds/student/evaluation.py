@@ -12,16 +12,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dskd_ds.compute import local_device, resolve_dtype
 from dskd_ds.data.batches import Batch, Sample, make_batch
 from dskd_ds.data.blocks import heldout_blocks
 from dskd_ds.data.packing import begin_ids
 from dskd_ds.errors import InputError
+from dskd_ds.models.frozen import TeacherModel, load_teacher
+from dskd_ds.models.resolve import load_tokenizer, resolve_model
+from dskd_ds.models.vocabulary import shared_vocab_size
+from dskd_ds.runtime.devices import local_device, resolve_dtype
 from dskd_ds.spec import RunSpec
 from dskd_ds.spec.models import TeacherSpec
-from dskd_ds.teacher.checkpoint import load_tokenizer, resolve_model
-from dskd_ds.teacher.model import TeacherModel, load_teacher
-from dskd_ds.vocabulary import shared_vocab_size
 
 EVALUATION_FILE = "evaluation.json"
 LOGIT_ROWS = 256

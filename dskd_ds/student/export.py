@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from dskd_ds.errors import InputError
+from dskd_ds.models.resolve import load_tokenizer, read_config, resolve_model
 from dskd_ds.spec import RunSpec
 from dskd_ds.student.depth import student_init
-from dskd_ds.teacher.checkpoint import load_tokenizer, read_config, resolve_model
 
 FOLDER = "student"
 PREFIX = "language_model."
@@ -37,7 +37,7 @@ def export_engine(engine: Any, spec: RunSpec) -> Path:
 
 def export_checkpoint(spec: RunSpec, tag: str | None = None) -> Path:
     """Write the student of a saved checkpoint (the newest complete one unless `tag` names another), without a launch."""
-    from dskd_ds.manifest import read_manifest
+    from dskd_ds.files.manifest import read_manifest
     from dskd_ds.student.checkpoint import checkpoint_dir, complete_tags
 
     tags = complete_tags(spec)

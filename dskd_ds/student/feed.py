@@ -20,20 +20,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from dskd_ds.compute import local_device, pinned
 from dskd_ds.data.batches import Batch, BlockSource, places, read_batch
 from dskd_ds.errors import DskdError, LinkError
-from dskd_ds.head import FrozenHead
 from dskd_ds.link import Answer, StudentLink
 from dskd_ds.link.messages import Array, Wanted
 from dskd_ds.losses.objective import TeacherTargets
 from dskd_ds.losses.sense import SenseTargets
-from dskd_ds.sense.retrieve import Selection, SenseRetriever
+from dskd_ds.models.head import FrozenHead
+from dskd_ds.runtime.devices import local_device, pinned
+from dskd_ds.senses.choose.retrieve import Selection, SenseRetriever
+from dskd_ds.signals.reply import Signal, read_signal
 from dskd_ds.spec import RunSpec
 from dskd_ds.spec.loss import SignalKind
 from dskd_ds.student.alignment import measure_alignment
 from dskd_ds.student.on_policy import is_on_policy
-from dskd_ds.teacher.reply import Signal, read_signal
 
 Ints = NDArray[np.int64]
 

@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from dskd_ds.data.batches import Sample, make_batch
 from dskd_ds.data.blocks import train_blocks
-from dskd_ds.layers import layers_of
+from dskd_ds.models.frozen import load_teacher
+from dskd_ds.models.layers import layers_of
 from dskd_ds.spec import RunSpec
-from dskd_ds.teacher.model import load_teacher
 
 
 @torch.inference_mode()

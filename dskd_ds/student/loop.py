@@ -14,16 +14,20 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dskd_ds.compute import give_back_memory, local_device
 from dskd_ds.data.batches import num_steps, open_source
 from dskd_ds.errors import DskdError, ExitCode, OtherRankError
 from dskd_ds.link import StudentLink
 from dskd_ds.losses.objective import STATS, Scales
 from dskd_ds.losses.sense import COVERAGE
 from dskd_ds.losses.token import AGREEMENT
+from dskd_ds.models.resolve import read_config, resolve_model
+from dskd_ds.models.vocabulary import shared_vocab_size
 from dskd_ds.observe.metrics import MetricsWriter
-from dskd_ds.sense.dictionary import SenseDictionary
-from dskd_ds.sense.open import open_retriever
+from dskd_ds.runtime.devices import give_back_memory, local_device
+from dskd_ds.runtime.topology import Role
+from dskd_ds.runtime.world import open_world
+from dskd_ds.senses.choose.open import open_retriever
+from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.spec import SPEC_FILE, RunSpec, write_spec
 from dskd_ds.student import checkpoint
 from dskd_ds.student.depth import student_init
@@ -32,10 +36,6 @@ from dskd_ds.student.export import export_engine
 from dskd_ds.student.feed import Feed, StepInput
 from dskd_ds.student.model import load_student
 from dskd_ds.student.on_policy import OnPolicyBlocks
-from dskd_ds.student.world import open_world
-from dskd_ds.teacher.checkpoint import read_config, resolve_model
-from dskd_ds.topology import Role
-from dskd_ds.vocabulary import shared_vocab_size
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,16 @@ import torch
 from deepspeed.utils import set_z3_leaf_modules
 from torch import Tensor, nn
 
-from dskd_ds.compute import local_device, resolve_dtype
 from dskd_ds.errors import InputError
-from dskd_ds.head import FrozenHead, HeadForm, refuse_bias
-from dskd_ds.layers import compile_layers, layers_of
 from dskd_ds.losses.objective import DistillObjective, Scales, TeacherTargets
 from dskd_ds.losses.sense import SenseTargets
+from dskd_ds.models.cut import read_head_weight
+from dskd_ds.models.head import FrozenHead, HeadForm, refuse_bias
+from dskd_ds.models.layers import compile_layers, layers_of
+from dskd_ds.models.resolve import read_config, resolve_model
+from dskd_ds.models.vocabulary import shared_vocab_size
+from dskd_ds.runtime.devices import local_device, resolve_dtype
 from dskd_ds.spec import RunSpec
-from dskd_ds.student.depth import read_head_weight
-from dskd_ds.teacher.checkpoint import read_config, resolve_model
-from dskd_ds.vocabulary import shared_vocab_size
 
 
 class DistillStudent(nn.Module):

@@ -19,14 +19,14 @@ from typing import Any
 import deepspeed
 import torch
 
-from dskd_ds.compute import local_device
 from dskd_ds.data.batches import BlockSource, Sample, places
 from dskd_ds.data.blocks import end_of_text_id
 from dskd_ds.data.packing import Segment, begin_ids, block_row
-from dskd_ds.generation import continue_tokens, end_ids_of
+from dskd_ds.models.generation import continue_tokens, end_ids_of
+from dskd_ds.models.resolve import load_tokenizer, resolve_model
+from dskd_ds.runtime.devices import local_device
 from dskd_ds.spec import RunSpec
 from dskd_ds.spec.training import TrainSpec
-from dskd_ds.teacher.checkpoint import load_tokenizer, resolve_model
 
 MIN_PROMPT_TOKENS = 4
 """A shorter beginning says too little to go on from."""

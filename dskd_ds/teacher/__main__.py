@@ -6,8 +6,8 @@ import argparse
 import os
 import sys
 
-from dskd_ds.command_line import exit_code_of, spec_of
-from dskd_ds.observe.console import quiet_libraries, quiet_progress
+from dskd_ds.runtime.arguments import exit_code_of, spec_of
+from dskd_ds.runtime.console import quiet_libraries, quiet_progress
 
 
 def main() -> int:
@@ -26,7 +26,7 @@ def main() -> int:
 def run(args: argparse.Namespace) -> None:
     """Serve the spec's run."""
     spec = spec_of(args)
-    from dskd_ds.compute import use_threads  # with what it imports, only now: a wrong spec is refused at once
+    from dskd_ds.runtime.devices import use_threads  # with what it imports, only now: a wrong spec is refused at once
     from dskd_ds.teacher.service import serve
 
     quiet_progress()

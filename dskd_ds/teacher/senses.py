@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dskd_ds.data.batches import IGNORE, Batch, Sample
 from dskd_ds.link.messages import Array, Wanted
-from dskd_ds.sense.retrieve import Selection, SenseRetriever
+from dskd_ds.senses.choose.retrieve import Selection, SenseRetriever
 
 
 def selection_of(retriever: SenseRetriever | None, arrays: dict[str, Array], wanted: Wanted, input_ids: Tensor,

@@ -17,16 +17,17 @@ import torch
 
 from dskd_ds.link import TeacherLink, Work
 from dskd_ds.link.messages import Array, Hello, Wanted
-from dskd_ds.sense.chosen import chosen_arrays
-from dskd_ds.sense.open import open_on_teacher
-from dskd_ds.sense.retrieve import Selection, SenseRetriever
+from dskd_ds.losses.distributions import TopK
+from dskd_ds.models.frozen import TeacherModel, load_teacher
+from dskd_ds.models.vocabulary import shared_vocab_size
+from dskd_ds.runtime.topology import Role
+from dskd_ds.senses.choose.open import open_on_teacher
+from dskd_ds.senses.choose.retrieve import Selection, SenseRetriever
+from dskd_ds.signals.chosen import chosen_arrays
+from dskd_ds.signals.reply import Signal, signal_arrays
+from dskd_ds.signals.take import Draws, concatenate, draw, top_k_signal
 from dskd_ds.spec import RunSpec
-from dskd_ds.teacher.model import TeacherModel, load_teacher
-from dskd_ds.teacher.reply import Signal, signal_arrays
 from dskd_ds.teacher.senses import selection_of
-from dskd_ds.teacher.signal import Draws, TopK, concatenate, draw, top_k_signal
-from dskd_ds.topology import Role
-from dskd_ds.vocabulary import shared_vocab_size
 
 LOGIT_ROWS = 128
 """Positions whose logits exist at a time (draws need three more such arrays)."""

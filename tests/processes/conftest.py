@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from dskd_ds.launch import free_port, tool
-from dskd_ds.observe.console import child_environment
+from dskd_ds.runtime.console import child_environment
+from dskd_ds.runtime.launch import free_port, tool
 from tests.conftest import TinyWorld
 
 Launch = Callable[..., "Ended"]

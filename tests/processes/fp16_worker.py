@@ -16,11 +16,11 @@ import deepspeed
 import torch
 from deepspeed.accelerator import get_accelerator
 
+from dskd_ds.runtime.world import open_world
 from dskd_ds.spec import load_spec
 from dskd_ds.student.feed import MicroBatch, StepInput
 from dskd_ds.student.loop import Counts, optimise
 from dskd_ds.student.model import load_student
-from dskd_ds.student.world import open_world
 from tests.processes.parity_worker import LENGTH, block
 
 

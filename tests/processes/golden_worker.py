@@ -91,8 +91,8 @@ def replies(spec_file: Path) -> dict[str, dict[str, str]]:
 
     from dskd_ds.link import codec
     from dskd_ds.link.messages import Reply, Wanted
+    from dskd_ds.models.frozen import load_teacher
     from dskd_ds.spec import load_spec
-    from dskd_ds.teacher.model import load_teacher
     from dskd_ds.teacher.service import answer
 
     teacher = load_teacher(load_spec(spec_file).teacher, torch.device("cpu"))

@@ -13,13 +13,13 @@ import torch
 from parity_worker import LENGTH, block  # a script's own folder is where Python looks first
 
 from dskd_ds.data.batches import open_source
-from dskd_ds.generation import continue_tokens
 from dskd_ds.losses.objective import Scales
+from dskd_ds.models.generation import continue_tokens
+from dskd_ds.runtime.world import open_world
 from dskd_ds.spec import load_spec
 from dskd_ds.student.depth import student_init
 from dskd_ds.student.loop import make_engine
 from dskd_ds.student.on_policy import OnPolicyBlocks, plain_student
-from dskd_ds.student.world import open_world
 
 
 def weights_of(engine: Any) -> dict[str, torch.Tensor]:

@@ -19,13 +19,13 @@ from deepspeed.utils import safe_get_full_grad
 
 from dskd_ds.losses.objective import TeacherTargets
 from dskd_ds.losses.sense import SenseTargets
+from dskd_ds.models.resolve import read_config
+from dskd_ds.runtime.world import open_world
+from dskd_ds.signals.take import top_k_signal
 from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.student.feed import MicroBatch, StepInput
 from dskd_ds.student.loop import Counts, optimise
 from dskd_ds.student.model import DistillStudent, load_student
-from dskd_ds.student.world import open_world
-from dskd_ds.teacher.checkpoint import read_config
-from dskd_ds.teacher.signal import top_k_signal
 
 NUM_BLOCKS, LENGTH = 6, 16
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dskd_ds.bench import step
-from dskd_ds.observe.console import quiet_libraries
+from dskd_ds.runtime.console import quiet_libraries
 from dskd_ds.spec import load_spec
 from dskd_ds.student.depth import student_init
 from tests.conftest import TinyWorld

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from dskd_ds import launch as launchers
 from dskd_ds.data.blocks import train_blocks
-from dskd_ds.observe.console import child_environment
+from dskd_ds.runtime import launch as launchers
+from dskd_ds.runtime.console import child_environment
 from dskd_ds.spec import load_spec
 from tests.conftest import WORDS, TinyWorld
 from tests.processes.conftest import Launch, children_with, dskd

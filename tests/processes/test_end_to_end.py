@@ -15,7 +15,7 @@ import pytest
 from safetensors.torch import load_file
 
 from dskd_ds.observe.metrics import CHARTS, read_metrics
-from dskd_ds.sense.dictionary import SENSES_FILE, open_dictionary
+from dskd_ds.senses.dictionary.dictionary import SENSES_FILE, open_dictionary
 from dskd_ds.spec import load_spec
 from tests.conftest import TinyWorld
 from tests.processes.conftest import Launch, dskd, mpirun, torchrun

@@ -10,7 +10,7 @@ import torch
 
 from dskd_ds.data.batches import open_source
 from dskd_ds.data.blocks import train_blocks
-from dskd_ds.generation import continue_tokens
+from dskd_ds.models.generation import continue_tokens
 from dskd_ds.observe.metrics import read_metrics
 from dskd_ds.spec import load_spec
 from dskd_ds.student.on_policy import prompts_of

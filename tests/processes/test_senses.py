@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from dskd_ds.launch import senses_command
-from dskd_ds.observe.console import child_environment
-from dskd_ds.sense.dictionary import open_dictionary
+from dskd_ds.runtime.console import child_environment
+from dskd_ds.runtime.launch import senses_command
+from dskd_ds.senses.dictionary.dictionary import open_dictionary
 from tests.conftest import WORDS, TinyWorld
 from tests.processes.conftest import Launch, children_with, dskd, mpirun
 
@@ -155,7 +155,7 @@ def test_two_builds_of_one_dictionary_do_not_meet(tiny: TinyWorld, launch: Launc
 
 
 def test_ranks_with_different_files_notice_it(tiny: TinyWorld, launch: Launch) -> None:
-    code = ("from dskd_ds.mpi import Communicator\n"
+    code = ("from dskd_ds.runtime.mpi import Communicator\n"
             f"marker, comm = {str(tiny.folder)!r}, Communicator()\n"
             "assert comm.all_alike(b'the same') and not comm.all_alike(b'rank %d' % comm.rank)\n"
             "print('both said so', comm.rank)")
@@ -167,7 +167,7 @@ def test_ranks_with_different_files_notice_it(tiny: TinyWorld, launch: Launch) -
 @pytest.mark.fault
 def test_an_error_of_one_rank_ends_all(tiny: TinyWorld, launch: Launch) -> None:
     """Otherwise this rank would wait in MPI's end for the others, and they in the barrier for it."""
-    code = ("import sys\nfrom dskd_ds.mpi import Communicator, end_together\n"
+    code = ("import sys\nfrom dskd_ds.runtime.mpi import Communicator, end_together\n"
             f"marker = {str(tiny.folder)!r}\n"
             "def work():\n    comm = Communicator()\n    assert comm.rank == 0, 'rank 1 breaks'\n    comm.barrier()\n"
             "sys.exit(end_together(work))")

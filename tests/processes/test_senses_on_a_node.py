@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from dskd_ds.sense.cluster import Senses
-from dskd_ds.sense.dictionary import SENSES_FILE, open_dictionary, write_dictionary
-from dskd_ds.sense.index import build_index, knn, load_graph, load_projection
-from dskd_ds.sense.relations import TokenRelations
-from dskd_ds.sense.service import IndexClient, IndexServiceError
+from dskd_ds.lexicon.relations import TokenRelations
+from dskd_ds.senses.dictionary.dictionary import SENSES_FILE, open_dictionary, write_dictionary
+from dskd_ds.senses.dictionary.senses import Senses
+from dskd_ds.senses.index.graph import build_index, knn, load_graph, load_projection
+from dskd_ds.senses.index.service import IndexClient, IndexServiceError
 from dskd_ds.spec.senses import SensesSpec
 from tests.conftest import TinyWorld
 from tests.processes.conftest import Launch, mpirun
@@ -27,9 +27,9 @@ NUM_ASKING = 4
 
 SERVICE = """
 import sys
-from dskd_ds.sense.dictionary import open_dictionary
-from dskd_ds.sense.index import load_graph
-from dskd_ds.sense.service import IndexService
+from dskd_ds.senses.dictionary.dictionary import open_dictionary
+from dskd_ds.senses.index.graph import load_graph
+from dskd_ds.senses.index.service import IndexService
 service = IndexService(sys.argv[2], load_graph(open_dictionary(sys.argv[1])), num_workers=4)
 print("ready", flush=True)
 sys.stdin.read()
@@ -39,9 +39,9 @@ ASKING = """
 import sys
 import numpy as np
 import torch
-from dskd_ds.sense.dictionary import open_dictionary
-from dskd_ds.sense.index import load_projection
-from dskd_ds.sense.service import IndexClient
+from dskd_ds.senses.dictionary.dictionary import open_dictionary
+from dskd_ds.senses.index.graph import load_projection
+from dskd_ds.senses.index.service import IndexClient
 client = IndexClient(sys.argv[2])
 projection = load_projection(open_dictionary(sys.argv[1], verify=False))
 for step in range(20):
@@ -115,7 +115,7 @@ def test_a_frozen_service_has_a_deadline_and_may_come_back(service: tuple[subpro
 
 
 def replicate(tiny: TinyWorld, launch: Launch, senses: Path, local: Path, num_ranks: int) -> tuple[int, str]:
-    ended = launch(*mpirun(num_ranks, "-m", "dskd_ds.sense.replicate", "--spec", str(tiny.spec_file)),
+    ended = launch(*mpirun(num_ranks, "-m", "dskd_ds.commands.replicate_senses", "--spec", str(tiny.spec_file)),
                    "--set", f"senses.dictionary={senses}", "--set", f"senses.local_dir={local}", marker=str(local))
     return ended.code, ended.output
 
@@ -148,7 +148,7 @@ def test_an_altered_dictionary_is_not_copied(tiny: TinyWorld, launch: Launch, se
 @pytest.mark.fault
 def test_a_reading_process_outlives_the_files(senses: Path, tmp_path: Path) -> None:
     """Deleted, then others put in their place, while another process goes on reading what it has mapped."""
-    code = ("import sys; from dskd_ds.sense.dictionary import open_dictionary\n"
+    code = ("import sys; from dskd_ds.senses.dictionary.dictionary import open_dictionary\n"
             "dictionary = open_dictionary(sys.argv[1]); print('open', flush=True); sys.stdin.readline()\n"
             "print(dictionary.senses.double().sum().item(), dictionary.squared_norms.double().sum().item())")
     mapped = open_dictionary(senses)

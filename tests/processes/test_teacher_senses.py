@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dskd_ds.observe.metrics import read_metrics
-from dskd_ds.sense.index import INDEX_FOLDER
+from dskd_ds.senses.index.graph import INDEX_FOLDER
 from tests.conftest import TinyWorld
 from tests.processes.conftest import PATIENCE_SECONDS, Launch, Start, dskd, mpirun, torchrun
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from dskd_ds.head import PLAIN
-from dskd_ds.sense.cluster import Senses
-from dskd_ds.sense.dictionary import SenseDictionary, open_dictionary, write_dictionary
-from dskd_ds.sense.index import build_index
-from dskd_ds.sense.relations import TokenRelations
+from dskd_ds.lexicon.relations import TokenRelations
+from dskd_ds.models.frozen import TeacherModel
+from dskd_ds.models.head import PLAIN
+from dskd_ds.senses.dictionary.dictionary import SenseDictionary, open_dictionary, write_dictionary
+from dskd_ds.senses.dictionary.senses import Senses
+from dskd_ds.senses.index.graph import build_index
 from dskd_ds.spec.senses import SensesSpec
-from dskd_ds.teacher.model import TeacherModel
 
 T, V, D = 40, 60, 8
 

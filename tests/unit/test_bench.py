@@ -13,10 +13,11 @@ import numpy as np
 import psutil
 import pytest
 
-from dskd_ds.bench import commands, step
+from dskd_ds.bench import step
 from dskd_ds.bench.follow import Followed, Step, peak_bytes, two_cores
 from dskd_ds.bench.measure import REPEATS, as_json, run_benches, table
 from dskd_ds.bench.replay import ReplyStore
+from dskd_ds.commands import bench as commands
 from dskd_ds.errors import InputError
 from dskd_ds.link import Work
 from dskd_ds.link.messages import ARRAYS, Array, Reply, Request, Wanted

@@ -12,7 +12,7 @@ import pytest
 from dskd_ds.bench import senses
 from dskd_ds.bench.measure import Figure
 from dskd_ds.bench.pages import mapped_bytes
-from dskd_ds.cli import main
+from dskd_ds.commands.cli import main
 from tests.conftest import TinyWorld
 
 

@@ -10,7 +10,7 @@ import torch
 
 from dskd_ds.bench.kmeans import spearman, wordnet_sense_counts
 from dskd_ds.bench.states import quantisation_error
-from dskd_ds.sense.cluster import Senses
+from dskd_ds.senses.dictionary.senses import Senses
 
 
 def test_quantisation_error_looks_at_a_states_own_token_only() -> None:

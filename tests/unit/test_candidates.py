@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dskd_ds.bench.lookup import as_sets, loop_over_positions, loop_over_positions_at_once
-from dskd_ds.sense import candidates as sets
-from dskd_ds.sense.cluster import Senses
-from dskd_ds.sense.dictionary import SenseDictionary, open_dictionary, write_dictionary
-from dskd_ds.sense.distances import pair_distances, rerank
-from dskd_ds.sense.relations import Ragged, TokenRelations
-from dskd_ds.sense.retrieve import Selection, SenseRetriever
+from dskd_ds.lexicon.relations import Ragged, TokenRelations
+from dskd_ds.senses.choose import candidates as sets
+from dskd_ds.senses.choose.retrieve import Selection, SenseRetriever
+from dskd_ds.senses.dictionary.dictionary import SenseDictionary, open_dictionary, write_dictionary
+from dskd_ds.senses.dictionary.distances import pair_distances, rerank
+from dskd_ds.senses.dictionary.senses import Senses
 from dskd_ds.spec.loss import LossSpec
 from dskd_ds.spec.senses import SensesSpec
 
@@ -94,7 +94,7 @@ def test_own_words_come_ahead_of_the_others() -> None:
 
 
 def test_rerank_and_pair_distances_over_several_chunks(dictionary: SenseDictionary, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dskd_ds.sense.distances.CHUNK_ROWS", 70)
+    monkeypatch.setattr("dskd_ds.senses.dictionary.distances.CHUNK_ROWS", 70)
     queries = torch.randn(30, D, generator=torch.Generator().manual_seed(3))
     draw = np.random.default_rng(3)
     candidates = np.stack([draw.permutation(len(dictionary.senses))[:33] for _ in range(30)])

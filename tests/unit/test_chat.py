@@ -18,8 +18,8 @@ from dskd_ds.data.documents import heldout_documents, train_documents
 from dskd_ds.data.packing import Segment, best_fit, block_row, outside, pack
 from dskd_ds.data.tally import Tally
 from dskd_ds.errors import InputError
+from dskd_ds.models.resolve import load_tokenizer
 from dskd_ds.spec import load_spec
-from dskd_ds.teacher.checkpoint import load_tokenizer
 from tests.conftest import TinyWorld
 
 CHATML = ("{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dskd_ds.sense.cluster import Points, Senses, cluster
-from dskd_ds.sense.kmeans import PointSets, greedy_starts, kmeans, lloyd, num_trials, shares_of
-from dskd_ds.sense.polysemy import choose, merge_cheapest, merge_costs, prices
+from dskd_ds.senses.build.cluster import Points, cluster
+from dskd_ds.senses.build.kmeans import PointSets, greedy_starts, kmeans, lloyd, num_trials, shares_of
+from dskd_ds.senses.build.polysemy import choose, merge_cheapest, merge_costs, prices
+from dskd_ds.senses.dictionary.senses import Senses
 from dskd_ds.spec.senses import SensesSpec
 
 CPU = torch.device("cpu")

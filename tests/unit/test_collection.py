@@ -19,13 +19,13 @@ from dskd_ds.data.batches import IGNORE
 from dskd_ds.data.blocks import train_blocks
 from dskd_ds.data.packing import Segment, block_row
 from dskd_ds.errors import InputError
-from dskd_ds.mpi import Communicator
-from dskd_ds.sense.collect import ForwardBatch, attributed, attribution, collect, forward_batches, whole_collection
-from dskd_ds.sense.spill import BackgroundSpill, Collected, Layout, Spill, rank_folder
-from dskd_ds.sense.vectors import Rows, is_held_out, is_text, make_rows, position_hashes, smallest
+from dskd_ds.models.frozen import TeacherModel
+from dskd_ds.runtime.mpi import Communicator
+from dskd_ds.senses.build.collect import ForwardBatch, attributed, attribution, collect, forward_batches, whole_collection
+from dskd_ds.senses.build.spill import BackgroundSpill, Collected, Layout, Spill, rank_folder
+from dskd_ds.senses.build.vectors import Rows, is_held_out, is_text, make_rows, position_hashes, smallest
 from dskd_ds.spec import load_spec
 from dskd_ds.spec.senses import SensesSpec
-from dskd_ds.teacher.model import TeacherModel
 from tests.conftest import TinyWorld
 from tests.unit.conftest import T
 
@@ -165,7 +165,7 @@ def test_a_full_disk_is_one_message(tiny: TinyWorld, tmp_path: Path, monkeypatch
 
 
 def test_ranks_that_do_not_see_each_other_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dskd_ds.sense.collect.VISIBLE_SECONDS", 0.0)
+    monkeypatch.setattr("dskd_ds.senses.build.collect.VISIBLE_SECONDS", 0.0)
     layout = Layout(SIZE, NUM_TOKENS, 3)
     spill = Spill(rank_folder(tmp_path, 0), layout)
     spill.add(random_rows(0, 10), 0)

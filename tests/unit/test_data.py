@@ -44,7 +44,7 @@ def test_blocks_hold_the_texts_in_order_and_targets_stay_in_their_document(tiny:
     blocks = train_blocks(spec)
     ids = [token for block in blocks for token in block["input_ids"]]
     assert all(len(block["input_ids"]) == 32 for block in blocks)
-    from dskd_ds.teacher.checkpoint import load_tokenizer
+    from dskd_ds.models.resolve import load_tokenizer
 
     tokenizer = load_tokenizer(spec.teacher.model)
     expected = [token for text in train_documents(spec)["text"] for token in [*tokenizer(text)["input_ids"], 0]]
@@ -60,7 +60,7 @@ def test_blocks_hold_the_texts_in_order_and_targets_stay_in_their_document(tiny:
 
 def test_no_attention_crosses_documents(tiny: TinyWorld) -> None:
     """What a document's states are does not depend on what is packed before it."""
-    from dskd_ds.teacher.model import load_teacher
+    from dskd_ds.models.frozen import load_teacher
 
     teacher = load_teacher(load_spec(tiny.spec_file).teacher)
     ids = torch.randint(1, 200, (2, 20), generator=torch.Generator().manual_seed(0))

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from dskd_ds.errors import InputError
-from dskd_ds.manifest import write_manifest
-from dskd_ds.sense.cluster import Senses
-from dskd_ds.sense.contexts import Context, contexts_table, snippets
-from dskd_ds.sense.dictionary import SENSES_FILE, HeldOut, check_belongs, open_dictionary, write_dictionary
-from dskd_ds.sense.relations import TokenRelations
-from dskd_ds.sense.spans import compose_spans, span_lengths
-from dskd_ds.sense.tensors import TensorFile
-from dskd_ds.teacher.checkpoint import load_tokenizer
+from dskd_ds.files.manifest import write_manifest
+from dskd_ds.lexicon.relations import TokenRelations
+from dskd_ds.models.resolve import load_tokenizer
+from dskd_ds.senses.dictionary.contexts import Context, contexts_table, snippets
+from dskd_ds.senses.dictionary.dictionary import SENSES_FILE, HeldOut, check_belongs, open_dictionary, write_dictionary
+from dskd_ds.senses.dictionary.senses import Senses
+from dskd_ds.senses.dictionary.spans import compose_spans, span_lengths
+from dskd_ds.senses.dictionary.tensors import TensorFile
 from tests.conftest import TinyWorld
 
 FACTS: dict[str, Any] = {"vocab_size": 40, "layer": -1, "teacher": "t", "tokenizer": "z"}

@@ -15,13 +15,13 @@ import torch
 
 from dskd_ds.data.batches import Sample
 from dskd_ds.errors import LinkError
-from dskd_ds.head import FrozenHead
 from dskd_ds.link import StudentLink, TeacherLink, Work
 from dskd_ds.link.messages import Hello
-from dskd_ds.sense.retrieve import SenseRetriever
+from dskd_ds.models.frozen import TeacherModel
+from dskd_ds.models.head import FrozenHead
+from dskd_ds.senses.choose.retrieve import SenseRetriever
 from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.student.feed import Feed, StepInput
-from dskd_ds.teacher.model import TeacherModel
 from dskd_ds.teacher.service import serve_requests
 from tests.unit.conftest import HEAD, D, T, V
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dskd_ds.teacher.checkpoint import model_fingerprint
+from dskd_ds.models.resolve import model_fingerprint
 
 MB = 1 << 20
 

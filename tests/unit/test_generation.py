@@ -12,8 +12,8 @@ import torch
 from dskd_ds.data.continuations import Prompt, batches_of, continued
 from dskd_ds.data.parts import Parts
 from dskd_ds.errors import InputError
-from dskd_ds.generation import KeyedSampling, continue_tokens, end_ids_of
-from dskd_ds.teacher.checkpoint import load_tokenizer
+from dskd_ds.models.generation import KeyedSampling, continue_tokens, end_ids_of
+from dskd_ds.models.resolve import load_tokenizer
 from tests.conftest import TinyWorld
 
 

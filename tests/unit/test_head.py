@@ -19,13 +19,13 @@ from transformers import (
 )
 
 from dskd_ds.errors import InputError
-from dskd_ds.head import PLAIN, HeadForm, check_own_logits
+from dskd_ds.models.frozen import load_teacher
+from dskd_ds.models.head import PLAIN, HeadForm, check_own_logits
+from dskd_ds.models.resolve import read_config
+from dskd_ds.models.vocabulary import check_same_tokens, shared_vocab_size
 from dskd_ds.spec import RunSpec
 from dskd_ds.spec.models import TeacherSpec
 from dskd_ds.student.model import sense_map, teacher_head
-from dskd_ds.teacher.checkpoint import read_config
-from dskd_ds.teacher.model import load_teacher
-from dskd_ds.vocabulary import check_same_tokens, shared_vocab_size
 from tests.conftest import TinyWorld, write_model
 
 SIZES: dict[str, Any] = {"vocab_size": 90, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,

@@ -11,10 +11,10 @@ import pytest
 
 from dskd_ds.data.blocks import train_blocks
 from dskd_ds.errors import InputError
-from dskd_ds.mpi import Communicator
-from dskd_ds.sense.build import forget_work, work_folders
-from dskd_ds.sense.dictionary import SenseDictionary
-from dskd_ds.sense.identity import check_settings, collection_digest, corpus_digest, dictionary_key
+from dskd_ds.runtime.mpi import Communicator
+from dskd_ds.senses.build.build import forget_work, work_folders
+from dskd_ds.senses.dictionary.dictionary import SenseDictionary
+from dskd_ds.senses.dictionary.identity import check_settings, collection_digest, corpus_digest, dictionary_key
 from dskd_ds.spec import RunSpec, load_spec
 from tests.conftest import TinyWorld
 

@@ -13,21 +13,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dskd_ds import cli
+from dskd_ds.commands import cli
 from dskd_ds.errors import InputError
-from dskd_ds.sense.cluster import Senses
-from dskd_ds.sense.dictionary import SenseDictionary, open_dictionary, write_dictionary
-from dskd_ds.sense.intrinsic import similarity
-from dskd_ds.sense.intrinsic.assignment import candidate_rows, pair_scores, soft_scores
-from dskd_ds.sense.intrinsic.evaluate import resolve_layers
-from dskd_ds.sense.intrinsic.examples import Occurrence, base_forms, build_pairs, read_occurrences
-from dskd_ds.sense.intrinsic.ranks import auc, auc_error, spearman
-from dskd_ds.sense.intrinsic.separation import pair_distances, separation
-from dskd_ds.sense.intrinsic.states import word_states
-from dskd_ds.sense.relations import TokenRelations
+from dskd_ds.lexicon.relations import TokenRelations
+from dskd_ds.models.frozen import TeacherModel, load_teacher
+from dskd_ds.models.resolve import load_tokenizer, model_fingerprint, tokenizer_fingerprint
+from dskd_ds.senses.dictionary.dictionary import SenseDictionary, open_dictionary, write_dictionary
+from dskd_ds.senses.dictionary.senses import Senses
+from dskd_ds.senses.intrinsic import similarity
+from dskd_ds.senses.intrinsic.assignment import candidate_rows, pair_scores, soft_scores
+from dskd_ds.senses.intrinsic.evaluate import resolve_layers
+from dskd_ds.senses.intrinsic.examples import Occurrence, base_forms, build_pairs, read_occurrences
+from dskd_ds.senses.intrinsic.ranks import auc, auc_error, spearman
+from dskd_ds.senses.intrinsic.separation import pair_distances, separation
+from dskd_ds.senses.intrinsic.states import word_states
 from dskd_ds.spec import load_spec
-from dskd_ds.teacher.checkpoint import load_tokenizer, model_fingerprint, tokenizer_fingerprint
-from dskd_ds.teacher.model import TeacherModel, load_teacher
 from tests.conftest import WORDS, TinyWorld
 
 LEMMAS = [word for word in WORDS if len(word) > 3]

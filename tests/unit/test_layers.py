@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from dskd_ds.errors import InputError
-from dskd_ds.layers import check_compiler, check_layers, compile_layers, keep_in_config, layers_of
-from dskd_ds.preflight import preflight
+from dskd_ds.models.cut import cut
+from dskd_ds.models.frozen import load_teacher
+from dskd_ds.models.layers import check_compiler, check_layers, compile_layers, keep_in_config, layers_of
+from dskd_ds.models.resolve import load_tokenizer
+from dskd_ds.plan.preflight import preflight
 from dskd_ds.spec import load_spec
 from dskd_ds.spec.models import StudentSpec, TeacherSpec
-from dskd_ds.student.depth import cut, student_init
-from dskd_ds.teacher.checkpoint import load_tokenizer
-from dskd_ds.teacher.model import load_teacher
+from dskd_ds.student.depth import student_init
 from tests.conftest import TinyWorld
 
 

@@ -15,7 +15,7 @@ import zmq
 from dskd_ds.errors import ExitCode, InputError, LinkError, NoTeacherError
 from dskd_ds.link import StudentLink, TeacherLink, codec, keys
 from dskd_ds.link.messages import PROTOCOL, Hello, Wanted
-from dskd_ds.sense.chosen import UNWANTED, Chosen, chosen_arrays
+from dskd_ds.signals.chosen import UNWANTED, Chosen, chosen_arrays
 from dskd_ds.spec.processes import LinkSpec
 from dskd_ds.student.feed import selection_arrays
 

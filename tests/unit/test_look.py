@@ -12,20 +12,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dskd_ds import cli
+from dskd_ds.commands import cli
 from dskd_ds.errors import InputError
-from dskd_ds.sense import map as sense_map
-from dskd_ds.sense import show, stats
-from dskd_ds.sense.cluster import Senses
-from dskd_ds.sense.contexts import Context, contexts_table
-from dskd_ds.sense.dictionary import SenseDictionary, open_dictionary, write_dictionary
-from dskd_ds.sense.distances import exact_nearest
-from dskd_ds.sense.forms import forms_of, near_words, words_with_senses
-from dskd_ds.sense.map_picture import draw_map
-from dskd_ds.sense.nearest import neighbours
-from dskd_ds.sense.projector import COLUMNS, export_projector
-from dskd_ds.sense.relations import TokenRelations
-from dskd_ds.teacher.checkpoint import load_tokenizer, model_fingerprint, tokenizer_fingerprint
+from dskd_ds.lexicon.relations import TokenRelations
+from dskd_ds.models.resolve import load_tokenizer, model_fingerprint, tokenizer_fingerprint
+from dskd_ds.senses.dictionary.contexts import Context, contexts_table
+from dskd_ds.senses.dictionary.dictionary import SenseDictionary, open_dictionary, write_dictionary
+from dskd_ds.senses.dictionary.distances import exact_nearest
+from dskd_ds.senses.dictionary.senses import Senses
+from dskd_ds.senses.look import map as sense_map
+from dskd_ds.senses.look import show, stats
+from dskd_ds.senses.look.forms import forms_of, near_words, words_with_senses
+from dskd_ds.senses.look.map_picture import draw_map
+from dskd_ds.senses.look.nearest import neighbours
+from dskd_ds.senses.look.projector import COLUMNS, export_projector
 from tests.conftest import TinyWorld
 
 COUNTS = {"bank": (30, 50, 20), "river": (8, 2), "money": (5, 5), "happy": (3,), "sad": (1, 1), "glad": (40, 2)}
@@ -84,7 +84,7 @@ def test_nearest_rows_are_those_of_a_slow_search(dictionary: SenseDictionary, se
     queries = torch.randn(3, 32, generator=torch.Generator().manual_seed(seed)) * 20
     among = np.flatnonzero(np.random.default_rng(seed).random(dictionary.num_token_rows) < 0.7)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dskd_ds.sense.distances.SCAN_ROWS", at_once)
+        patch.setattr("dskd_ds.senses.dictionary.distances.SCAN_ROWS", at_once)
         rows, distances = exact_nearest(dictionary, queries, among, keep)
     exact = (queries[:, None].double() - dictionary.senses[torch.from_numpy(among)].double()).square().sum(dim=2).numpy()
     assert rows.shape == (3, min(keep, len(among)))

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dskd_ds.losses import token
+from dskd_ds.losses.distributions import Sampled, TopK
 from dskd_ds.losses.divergence import divergence
 from dskd_ds.losses.sense import SenseTargets, sense_loss
 from dskd_ds.losses.token import RowLoss
+from dskd_ds.signals.take import draw as teacher_draws
+from dskd_ds.signals.take import top_k_signal
 from dskd_ds.spec.loss import Divergence, LossSpec
-from dskd_ds.teacher.signal import Sampled, TopK, top_k_signal
-from dskd_ds.teacher.signal import draw as teacher_draws
 
 C, V, D = 6, 23, 8
 KINDS: tuple[Divergence, ...] = ("forward", "reverse", "jensen_shannon")

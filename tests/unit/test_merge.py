@@ -11,7 +11,7 @@ import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dskd_ds import cli
+from dskd_ds.commands import cli
 from dskd_ds.errors import InputError
 from dskd_ds.lexicon.merge import Merged, merge, relations_of
 from dskd_ds.lexicon.morpholex import num_negating, read_morpholex

@@ -11,13 +11,14 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dskd_ds.head import FrozenHead, HeadForm
 from dskd_ds.losses.chunk import Chunks
+from dskd_ds.losses.distributions import Sampled, TopK
 from dskd_ds.losses.objective import STATS, DistillObjective, Scales, TeacherTargets
 from dskd_ds.losses.sense import SenseTargets
+from dskd_ds.models.head import FrozenHead, HeadForm
+from dskd_ds.signals.take import draw as teacher_draws
+from dskd_ds.signals.take import top_k_signal
 from dskd_ds.spec.loss import Divergence, LossSpec
-from dskd_ds.teacher.signal import Sampled, TopK, top_k_signal
-from dskd_ds.teacher.signal import draw as teacher_draws
 from tests.unit.test_losses import KINDS, D, V, draw, drawn, sense_targets, slow_divergence, slow_sense
 
 POSITIONS = torch.tensor([0, 1, 2, 4, 5, 6, 8])

@@ -14,10 +14,10 @@ from dskd_ds.data.chat import PLAIN_TEMPLATE, ChatFormat, render_rows
 from dskd_ds.data.packing import Segment, block_row, pack
 from dskd_ds.data.tally import Tally
 from dskd_ds.errors import InputError
+from dskd_ds.models.resolve import load_tokenizer
 from dskd_ds.spec import load_spec
 from dskd_ds.spec.training import TrainSpec
 from dskd_ds.student.on_policy import is_on_policy, prompts_of
-from dskd_ds.teacher.checkpoint import load_tokenizer
 from tests.conftest import TinyWorld
 from tests.unit.test_chat import CHATML
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from dskd_ds.errors import InputError
-from dskd_ds.sense.dictionary import SenseDictionary
-from dskd_ds.sense.open import open_on_teacher
-from dskd_ds.sense.retrieve import SenseRetriever
+from dskd_ds.runtime.topology import Launch, Role
+from dskd_ds.senses.choose.open import open_on_teacher
+from dskd_ds.senses.choose.retrieve import SenseRetriever
+from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.spec import load_spec
-from dskd_ds.topology import Launch, Role
 
 
 def test_a_teacher_without_dictionary_or_index_says_so(dictionary: SenseDictionary, tmp_path: Path) -> None:

@@ -13,9 +13,10 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 
-from dskd_ds import cli, train
+from dskd_ds import train
+from dskd_ds.commands import cli
 from dskd_ds.errors import InputError
-from dskd_ds.manifest import read_manifest, write_manifest
+from dskd_ds.files.manifest import read_manifest, write_manifest
 from dskd_ds.observe.metrics import CHARTS, TOGETHER, MetricsWriter, read_metrics
 from dskd_ds.spec import load_spec
 from dskd_ds.student.ds_config import OWNED_BY_SPEC, deepspeed_config, read_deepspeed_json

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dskd_ds.cli import main
+from dskd_ds.commands.cli import main
 from dskd_ds.data.blocks import train_blocks
 from dskd_ds.data.recipes.question_sets import SETS, MalformedRowError
 from dskd_ds.spec import load_spec

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from dskd_ds.errors import InputError
-from dskd_ds.sense.cluster import Senses
-from dskd_ds.sense.dictionary import SENSES_FILE, open_dictionary, write_dictionary
-from dskd_ds.sense.index import build_index, knn, load_graph, load_projection
-from dskd_ds.sense.relations import TokenRelations
-from dskd_ds.sense.replicate import local_copy
+from dskd_ds.lexicon.relations import TokenRelations
+from dskd_ds.senses.dictionary.dictionary import SENSES_FILE, open_dictionary, write_dictionary
+from dskd_ds.senses.dictionary.senses import Senses
+from dskd_ds.senses.index.graph import build_index, knn, load_graph, load_projection
+from dskd_ds.senses.index.replicate import local_copy
 from dskd_ds.spec.senses import SensesSpec
 
 
@@ -97,7 +97,7 @@ def test_what_cannot_be_copied_is_named(place: Place, monkeypatch: pytest.Monkey
     usage = shutil.disk_usage(place.source)._replace(free=1000)
     local_copy(*place)
     build(place.source, seed=2)
-    monkeypatch.setattr("dskd_ds.sense.replicate.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("dskd_ds.senses.index.replicate.shutil.disk_usage", lambda _: usage)
     with pytest.raises(InputError, match=r"takes 0\.00 GB and 0\.00 GB are free there.*\n.*delete copies that no run uses: dskd-"):
         local_copy(*place)
 
@@ -117,7 +117,7 @@ def test_a_copy_that_never_ends_has_a_deadline(place: Place, monkeypatch: pytest
     from filelock import FileLock
 
     folder, _ = local_copy(*place)
-    monkeypatch.setattr("dskd_ds.sense.replicate.GRACE_SECONDS", 0.05)
+    monkeypatch.setattr("dskd_ds.senses.index.replicate.GRACE_SECONDS", 0.05)
     with FileLock(f"{folder}.lock"), pytest.raises(InputError, match="has not finished this copy"):
         local_copy(*place)
 

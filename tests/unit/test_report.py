@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from dskd_ds.commands.report import run_facts
 from dskd_ds.observe.metrics import CHARTS
-from dskd_ds.observe.report import run_facts
 from dskd_ds.spec import load_spec
 
 SPEC = load_spec("ds_configs/runs/quickstart.toml", [])

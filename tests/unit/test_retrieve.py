@@ -11,17 +11,18 @@ import pytest
 import torch
 
 from dskd_ds.data.batches import Batch, Sample, make_batch
-from dskd_ds.link.traffic import held_sense_bytes
+from dskd_ds.lexicon.relations import TokenRelations
+from dskd_ds.losses.distributions import TopK
 from dskd_ds.losses.sense import COVERAGE, SenseTargets, sense_loss
-from dskd_ds.sense.cluster import Senses
-from dskd_ds.sense.dictionary import SenseDictionary, open_dictionary, write_dictionary
-from dskd_ds.sense.index import build_index, knn, load_graph, load_projection
-from dskd_ds.sense.relations import TokenRelations
-from dskd_ds.sense.retrieve import Selection, SenseRetriever
-from dskd_ds.sense.service import IndexClient, IndexService, IndexServiceError, service_address
+from dskd_ds.plan.traffic import held_sense_bytes
+from dskd_ds.senses.choose.retrieve import Selection, SenseRetriever
+from dskd_ds.senses.dictionary.dictionary import SenseDictionary, open_dictionary, write_dictionary
+from dskd_ds.senses.dictionary.senses import Senses
+from dskd_ds.senses.index.graph import build_index, knn, load_graph, load_projection
+from dskd_ds.senses.index.service import IndexClient, IndexService, IndexServiceError, service_address
+from dskd_ds.signals.take import top_k_signal
 from dskd_ds.spec.loss import LossSpec
 from dskd_ds.spec.senses import SensesSpec
-from dskd_ds.teacher.signal import TopK, top_k_signal
 
 V, D, PER_TOKEN = 40, 16, 3
 

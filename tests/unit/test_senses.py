@@ -11,10 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dskd_ds.sense.cluster import Senses
-from dskd_ds.sense.dictionary import open_dictionary, write_dictionary
-from dskd_ds.sense.index import build_index, ensure_index, knn, load_graph, load_projection, rerank
-from dskd_ds.sense.relations import TokenRelations
+from dskd_ds.lexicon.relations import TokenRelations
+from dskd_ds.senses.dictionary.dictionary import open_dictionary, write_dictionary
+from dskd_ds.senses.dictionary.senses import Senses
+from dskd_ds.senses.index.graph import build_index, ensure_index, knn, load_graph, load_projection, rerank
 from dskd_ds.spec.senses import SensesSpec
 
 SPEC = SensesSpec(dictionary="-", index_dims=8, index_search_effort=100)
@@ -45,7 +45,7 @@ def test_an_index_is_made_anew_only_for_what_it_depends_on(tmp_path: Path, monke
     """Its own settings, or other senses; the dictionary itself is not touched, and a search effort is only measured."""
     dictionary, queries = open_dictionary(make_dictionary(tmp_path)), torch.randn(20, 16, generator=torch.Generator().manual_seed(1))
     built: list[int] = []
-    monkeypatch.setattr("dskd_ds.sense.index.build_index", lambda *given: built.append(given[1].index_links) or build_index(*given))
+    monkeypatch.setattr("dskd_ds.senses.index.graph.build_index", lambda *given: built.append(given[1].index_links) or build_index(*given))
     facts = ensure_index(dictionary, SPEC, queries)
     assert ensure_index(dictionary, SPEC, queries) == facts
     easier = ensure_index(dictionary, SPEC.model_copy(update={"index_search_effort": 10}), queries)

@@ -12,17 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dskd_ds.errors import LinkError
-from dskd_ds.head import FrozenHead
 from dskd_ds.link import codec
-from dskd_ds.link.hidden import BLOCK, hidden_width, pack_hidden, unpack_hidden
 from dskd_ds.link.messages import Reply, Wanted
 from dskd_ds.link.packing import byte_width, pack, unpack
+from dskd_ds.losses.distributions import TopK
+from dskd_ds.models.frozen import TeacherModel
+from dskd_ds.models.head import FrozenHead
+from dskd_ds.signals.reply import Signal, read_signal, signal_arrays
+from dskd_ds.signals.states import pack_hidden, unpack_hidden
+from dskd_ds.signals.take import Draws, draw, top_k_signal
+from dskd_ds.signals.widths import BLOCK, hidden_width
 from dskd_ds.student.alignment import Alignment, measure_alignment
 from dskd_ds.student.feed import positions_asked
-from dskd_ds.teacher.model import TeacherModel
-from dskd_ds.teacher.reply import Signal, read_signal, signal_arrays
 from dskd_ds.teacher.service import answer
-from dskd_ds.teacher.signal import Draws, TopK, draw, top_k_signal
 from tests.unit.conftest import HEAD, D, T, V
 
 WANTED = Wanted(top_k=4, temperatures=(1.0,), num_draws=20, draw_temperature=1.0, draw_seed=3, hidden_format="bfloat16")

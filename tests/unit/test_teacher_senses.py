@@ -17,20 +17,19 @@ from hypothesis import strategies as st
 from dskd_ds.data.batches import Batch, places, read_batch
 from dskd_ds.link import codec
 from dskd_ds.link.messages import Array, Reply, Request, SensesWanted, Wanted
-from dskd_ds.link.traffic import MANY_ROWS, signal_bytes
 from dskd_ds.losses.sense import SenseTargets
-from dskd_ds.sense.candidates import Candidates
-from dskd_ds.sense.chosen import Chosen, chosen_arrays, read_chosen
-from dskd_ds.sense.dictionary import SenseDictionary
-from dskd_ds.sense.index import knn, load_graph, load_projection
-from dskd_ds.sense.retrieve import DECIDING, SenseRetriever
+from dskd_ds.models.frozen import TeacherModel
+from dskd_ds.plan.traffic import MANY_ROWS, signal_bytes
+from dskd_ds.senses.choose.retrieve import DECIDING, SenseRetriever
+from dskd_ds.senses.dictionary.dictionary import SenseDictionary
+from dskd_ds.senses.index.graph import knn, load_graph, load_projection
+from dskd_ds.signals.chosen import Candidates, Chosen, chosen_arrays, read_chosen
+from dskd_ds.signals.reply import Signal, read_signal
+from dskd_ds.signals.take import top_k_signal
 from dskd_ds.spec.loss import LossSpec
 from dskd_ds.spec.senses import SensesSpec
 from dskd_ds.student.feed import positions_asked, selection_arrays
-from dskd_ds.teacher.model import TeacherModel
-from dskd_ds.teacher.reply import Signal, read_signal
 from dskd_ds.teacher.service import answer
-from dskd_ds.teacher.signal import top_k_signal
 from tests.unit.conftest import NUM_SPANS, PER_TOKEN, D, V, dictionary_in, senses
 from tests.unit.test_feed import Text, feed_of, spec_of
 

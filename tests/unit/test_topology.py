@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from dskd_ds.errors import InputError
+from dskd_ds.runtime.topology import assign, read_launch, role_environment
 from dskd_ds.spec.processes import TopologySpec
-from dskd_ds.topology import assign, read_launch, role_environment
 
 TOPOLOGY = TopologySpec(num_students=2, num_teachers=1)
 

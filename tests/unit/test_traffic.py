@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from dskd_ds.link import codec, traffic
+from dskd_ds.link import codec
 from dskd_ds.link.messages import Reply, Request, Wanted
+from dskd_ds.losses.distributions import TopK
+from dskd_ds.plan import traffic
+from dskd_ds.signals.reply import Signal, signal_arrays
+from dskd_ds.signals.take import Draws
 from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.student.feed import positions_asked, selection_arrays
-from dskd_ds.teacher.reply import Signal, signal_arrays
-from dskd_ds.teacher.signal import Draws, TopK
 
 TOKENS, SENSE, HEADERS = 1000, 300, 2000
 

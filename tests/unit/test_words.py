@@ -9,11 +9,11 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import PreTrainedTokenizerFast
 
 from dskd_ds.lexicon.merge import Relations
+from dskd_ds.lexicon.relations import token_relations
 from dskd_ds.lexicon.report import coverage, word_tokens
-from dskd_ds.sense.relations import token_relations
-from dskd_ds.sense.words import RunningText, capitalised, is_unspaced
+from dskd_ds.lexicon.words import RunningText, capitalised, is_unspaced
+from dskd_ds.models.resolve import load_tokenizer
 from dskd_ds.spec import dskd_home
-from dskd_ds.teacher.checkpoint import load_tokenizer
 from tests.conftest import TinyWorld
 
 HOME = dskd_home()
@@ -170,7 +170,7 @@ def test_smollm2() -> None:
 
 
 def test_a_long_list_of_relations_is_thinned_evenly(tiny: TinyWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dskd_ds.sense.relations.MAX_RELATED", 4)
+    monkeypatch.setattr("dskd_ds.lexicon.relations.MAX_RELATED", 4)
     tokenizer = load_tokenizer(str(tiny.folder / "teacher"))
     relations = Relations()
     for other in ("bank", "city", "early", "home", "late", "money", "open", "river", "town", "water"):

@@ -1,0 +1,33 @@
+"""`dskd bench`: what the parts and the whole cost, beside the floor and the target of each."""
+
+from __future__ import annotations
+
+import argparse
+
+from dskd_ds.runtime.arguments import Commands
+
+TEXT = """\
+Measure this machine: every figure beside its target, as a table or as JSON. Ways to be compared are run in turn; only
+ratios from one call mean anything, and only on a machine that does nothing else.
+
+The bench "step" starts 37 real launches of the quickstart's student and teacher, pinned to a core each: run `make quickstart`
+first, and this in the same folder."""
+
+
+def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
+    """Register `dskd bench`."""
+    bench = commands.add_parser("bench", help="measure objective, wire and whole steps against their targets", description=TEXT,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    bench.add_argument("--only", action="append", default=[], metavar="NAME", help="run this bench only (may be given several times)")
+    bench.add_argument("--json", action="store_true", help="print JSON: {key: value, ..., details, setup}")
+    bench.set_defaults(command=run_bench)
+
+
+def run_bench(args: argparse.Namespace) -> int:
+    """Run the benches, print what they found."""
+    from dskd_ds.bench import measure, objective, step, wire
+    from dskd_ds.runtime.console import quiet_progress
+
+    quiet_progress()
+    measure.run_and_print({**objective.BENCHES, **wire.BENCHES, **step.BENCHES}, args.only, args.json)
+    return 0

@@ -1,0 +1,81 @@
+"""The frozen teacher: trunk and head kept apart, so that logits are formed only where they are wanted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dskd_ds.models.head import HeadForm, check_own_logits
+from dskd_ds.models.layers import compile_layers
+from dskd_ds.models.resolve import model_fingerprint, resolve_model
+from dskd_ds.runtime.devices import local_device, resolve_dtype
+from dskd_ds.spec.models import TeacherSpec
+
+
+@dataclass(frozen=True)
+class TeacherModel:
+    """A causal language model in inference."""
+
+    trunk: Any
+    """Ids and positions -> last hidden state after the final norm."""
+    head: Tensor
+    """[V, D]; hidden state -> logits, with `form`."""
+    form: HeadForm
+    vocab_size: int
+    """V: rows of the head, or as many of them as the student has too."""
+    hidden_size: int
+    fingerprint: str
+    """Weights, number format, device kind, compiled or not: what the replies depend on, to the last bit."""
+    device: torch.device
+
+    @torch.inference_mode()
+    def hidden_states(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
+        """[B, T] ids and positions -> [B, T, D]. Positions that restart at 0 begin a document; none sees another."""
+        output = self.trunk(input_ids=input_ids.to(self.device), position_ids=position_ids.to(self.device), use_cache=False)
+        hidden: Tensor = output.last_hidden_state
+        return hidden
+
+    @torch.inference_mode()
+    def states_of_layer(self, input_ids: Tensor, position_ids: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """Like hidden_states: ([B, T, D] of a layer, [B, T, D] that the head reads).
+
+        layer: -1 is the state that the head reads; 0 the embeddings; i the output of the i-th layer (before the final norm,
+        but for the last, of which transformers keeps only the normalised state).
+        """
+        if layer == -1:
+            last = self.hidden_states(input_ids, position_ids)
+            return last, last
+        output = self.trunk(input_ids=input_ids.to(self.device), position_ids=position_ids.to(self.device), use_cache=False,
+                            output_hidden_states=True)
+        return output.hidden_states[layer], output.last_hidden_state
+
+    @torch.inference_mode()
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[N, D] -> [N, V]."""
+        return self.form.apply_(hidden @ self.head.T)
+
+
+def load_teacher(spec: TeacherSpec, device: torch.device | None = None, vocab_size: int | None = None) -> TeacherModel:
+    """Load the teacher of a spec, frozen. Raises InputError if it cannot be found, or its logits are formed in an unknown way,
+    or it is to be compiled and its layers are nowhere known.
+
+    vocab_size: speak of the first so many tokens only (vocabulary.py); None: of all.
+    """
+    from transformers import AutoModelForCausalLM
+
+    device = device or local_device()
+    path, dtype = resolve_model(spec.model), resolve_dtype(spec.dtype)
+    model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=False)
+    model = model.to(device).eval().requires_grad_(False)
+    if spec.compile:
+        compile_layers(model, "[teacher]")
+    form = HeadForm.of(model.config.get_text_config())
+    check_own_logits(model, form, spec.model)
+    head: Tensor = model.get_output_embeddings().weight
+    fingerprint = f"{model_fingerprint(path)}-{str(dtype).removeprefix('torch.')}-{device.type}{'-compiled' if spec.compile else ''}"
+    if vocab_size is not None and vocab_size < len(head):
+        head, fingerprint = head[:vocab_size], f"{fingerprint}-{vocab_size}"
+    return TeacherModel(model.base_model, head, form, len(head), model.config.get_text_config().hidden_size, fingerprint, device)

@@ -1,0 +1,81 @@
+"""A model's layers: where they are in the module, what its configuration says of each of them, and how they are compiled."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import Any
+
+import torch
+
+from dskd_ds.errors import InputError
+
+PER_LAYER = frozenset({
+    "activation_sparsity_pattern", "indexer_types", "intermediate_size", "kv_sharing_modes", "layer_rope_theta", "layers_block_type",
+    "layers_num_experts", "moe_topk", "no_rope_layers", "num_attention_heads_per_layer", "num_experts", "num_key_value_heads_per_layer",
+    "sliding_windows", "swiglu_limits", "swiglu_limits_shared"})
+"""Entries of configurations in transformers that may have an item for each layer; so do all whose name ends in `layer_types`. By name,
+because another list (several `eos_token_id`, say) can have a model's number of layers by chance."""
+
+LAYER_NUMBERS = frozenset({"attn_layer_indices", "mlp_only_layers", "moe_layers", "rope_scaling_layers"})
+"""Entries that list the numbers of some layers."""
+
+
+def keep_in_config(config: Any, kept: list[int]) -> None:
+    """Turn a (text) configuration into that of the model with only the layers `kept`: numbers from 0, ascending."""
+    total = config.num_hidden_layers
+    config.num_hidden_layers = len(kept)
+    for name, value in list(vars(config).items()):
+        if not isinstance(value, list | tuple):
+            continue
+        if name in LAYER_NUMBERS:
+            setattr(config, name, type(value)(new for new, old in enumerate(kept) if old in value))
+        elif len(value) == total and (name in PER_LAYER or name.endswith("layer_types")):
+            setattr(config, name, type(value)(value[layer] for layer in kept))
+
+
+def layers_of(model: Any, key: str = "[student]") -> Any:
+    """The layers of a causal language model, or of its trunk, in order: a ModuleList.
+
+    key: which model of the spec it is. Raises InputError for an architecture that keeps them elsewhere than in `layers`.
+    """
+    layers = getattr(model.base_model, "layers", None)
+    if layers is None:
+        raise InputError(f"{key} model: {type(model).__name__} does not keep its layers in `{model.base_model_prefix}.layers`, where this "
+                         "project cuts, trains and compiles them.\n"
+                         "  use a model of another architecture (Llama, Qwen, Mistral, Gemma, OLMo ... do).")
+    return layers
+
+
+def compile_layers(model: Any, key: str = "[student]") -> None:
+    """Have `torch.compile` fuse what each layer does between its matrix products, when it first runs; layers alike share their code.
+
+    Only `forward`: ZeRO-3's hooks, which gather a layer's weights and let go of them, stay around it in Python.
+    Raises InputError as layers_of does.
+    """
+    for layer in layers_of(model, key):
+        layer.forward = torch.compile(layer.forward)
+
+
+def check_compiler(key: str) -> None:
+    """Raise InputError where `compile_layers` would only fail at the first step: on a CPU torch writes C++. key: whose layers."""
+    compiler = os.environ.get("CXX", "g++")
+    if not torch.accelerator.is_available() and shutil.which(compiler) is None:
+        raise InputError(f"{key} compile = true, but there is no {compiler} here, with which torch compiles for a CPU.\n"
+                         "  install g++, name another compiler in $CXX, or set compile = false.")
+
+
+def check_layers(model: str, key: str) -> None:
+    """Raise InputError now if `layers_of` would once a model (a folder or a hub name) is loaded. Reads its configuration only."""
+    from transformers import AutoModelForCausalLM
+
+    from dskd_ds.models.resolve import read_config
+
+    config = read_config(model, f"{key} model")
+    try:
+        with torch.device("meta"):
+            empty: Any = AutoModelForCausalLM.from_config(config)
+    except ValueError:  # transformers' own message is a list of all that it knows
+        raise InputError(f"{key} model: {type(config).__name__} is not the configuration of a causal language model.\n"
+                         "  use a model that writes text.") from None
+    layers_of(empty, key)

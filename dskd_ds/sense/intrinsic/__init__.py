@@ -1,1 +1,0 @@
-"""How good senses are in themselves, without training anything: word in context, synonyms against antonyms, word similarity."""
