@@ -14,7 +14,9 @@ test: .venv/.ready
 	$(BIN)/python -m pytest
 
 check: .venv/.ready
+	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports
 	$(BIN)/mypy
 
 # The CPU build of torch comes first: a bare `torch` would pull in gigabytes of CUDA.

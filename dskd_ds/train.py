@@ -16,6 +16,7 @@ from pathlib import Path
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
 
 from dskd_ds.errors import DskdError  # noqa: E402
+from dskd_ds.runtime.arguments import add_overrides  # noqa: E402
 from dskd_ds.runtime.console import quiet_libraries, quiet_progress  # noqa: E402
 from dskd_ds.runtime.topology import Role, assign, read_launch, role_environment  # noqa: E402
 from dskd_ds.spec import RunSpec, load_spec  # noqa: E402
@@ -28,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     """One rank, from its arguments to its exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--spec", required=True, help="the run's TOML spec")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the spec")
+    add_overrides(parser)
     parser.add_argument("--local_rank", type=int, help="given by the deepspeed launcher; LOCAL_RANK says the same")
     args = parser.parse_args(argv)
     quiet_libraries()

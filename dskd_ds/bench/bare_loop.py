@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from dskd_ds.data.batches import Batch, open_source, places, read_batch
 from dskd_ds.models.layers import layers_of
 from dskd_ds.observe.metrics import METRICS_FILE
+from dskd_ds.runtime.arguments import add_overrides
 from dskd_ds.runtime.console import quiet_libraries, quiet_progress
 from dskd_ds.runtime.devices import resolve_dtype, use_threads
 from dskd_ds.runtime.world import open_world
@@ -32,7 +33,7 @@ def main() -> None:
     """Train with cross-entropy for [train] num_steps."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--spec", required=True)
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    add_overrides(parser)
     parser.add_argument("--local_rank", type=int)
     parser.add_argument("--without-deepspeed", action="store_true")
     args = parser.parse_args()

@@ -20,6 +20,7 @@ from dskd_ds.bench.bare_loop import load_model
 from dskd_ds.data.batches import BlockSource, num_steps, open_source, places, read_batch
 from dskd_ds.losses.objective import STATS, Scales, TeacherTargets
 from dskd_ds.losses.sense import SenseTargets
+from dskd_ds.runtime.arguments import add_overrides
 from dskd_ds.runtime.console import quiet_libraries, quiet_progress
 from dskd_ds.runtime.devices import use_threads
 from dskd_ds.runtime.topology import assign, read_launch
@@ -81,7 +82,7 @@ def main() -> None:
     """Train for [train] num_steps."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--spec", required=True)
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    add_overrides(parser)
     parser.add_argument("--local_rank", type=int)
     args = parser.parse_args()
     quiet_libraries()

@@ -14,7 +14,12 @@ from dskd_ds.data.blocks import train_blocks
 from dskd_ds.data.packing import begin_ids
 from dskd_ds.models.frozen import load_teacher
 from dskd_ds.models.resolve import load_tokenizer, resolve_model
-from dskd_ds.senses.build.collect import HEAD_POSITIONS, attributed, collection_layout, forward_batches
+from dskd_ds.senses.build.collect import (
+    HEAD_POSITIONS,
+    attributed,
+    collection_layout,
+    forward_batches,
+)
 from dskd_ds.senses.build.spill import BackgroundSpill, Spill
 from dskd_ds.spec import RunSpec
 

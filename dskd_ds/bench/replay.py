@@ -21,7 +21,7 @@ from dskd_ds.link import TeacherLink, Work, codec
 from dskd_ds.link.messages import Array, Hello, Reply
 from dskd_ds.models.frozen import TeacherModel, load_teacher
 from dskd_ds.models.vocabulary import shared_vocab_size
-from dskd_ds.runtime.arguments import exit_code_of, spec_of
+from dskd_ds.runtime.arguments import add_overrides, exit_code_of, spec_of
 from dskd_ds.runtime.console import quiet_progress
 from dskd_ds.runtime.devices import use_threads
 from dskd_ds.senses.choose.open import open_on_teacher
@@ -100,7 +100,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m dskd_ds.bench.replay", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--spec", required=True, help="the run's TOML spec, the same that the students have")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the spec")
+    add_overrides(parser)
     parser.add_argument("--store", required=True, type=Path, help="folder of recorded replies; made if it is not there")
     args = parser.parse_args()
     return exit_code_of(lambda: run(args))

@@ -9,6 +9,7 @@ import argparse
 import sys
 
 from dskd_ds.plan.preflight import preflight
+from dskd_ds.runtime.arguments import add_overrides
 from dskd_ds.runtime.console import quiet_progress
 from dskd_ds.runtime.devices import use_threads
 from dskd_ds.runtime.mpi import Communicator, end_together
@@ -21,7 +22,7 @@ def main() -> int:
     quiet_progress()
     parser = argparse.ArgumentParser(prog="python -m dskd_ds.commands.build_senses", description=__doc__.splitlines()[0])
     parser.add_argument("--spec", required=True, help="the run's TOML spec")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the spec")
+    add_overrides(parser)
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--force", action="store_true", help="build anew even if the dictionary is there")
     what.add_argument("--refresh", action="store_true", help="take the spec's corpus into the dictionary that is there")

@@ -10,6 +10,7 @@ import sys
 
 from dskd_ds.data.continuations import write_continuations
 from dskd_ds.data.continue_options import add_options, settings_of
+from dskd_ds.runtime.arguments import add_overrides
 from dskd_ds.runtime.console import quiet_progress
 from dskd_ds.runtime.devices import use_threads
 from dskd_ds.runtime.mpi import Communicator, end_together
@@ -21,7 +22,7 @@ def main() -> int:
     quiet_progress()
     parser = argparse.ArgumentParser(prog="python -m dskd_ds.commands.continue_conversations", description=__doc__.splitlines()[0])
     parser.add_argument("--spec", required=True, help="the run's TOML spec")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the spec")
+    add_overrides(parser)
     add_options(parser)
     args = parser.parse_args()
     return end_together(lambda: run(args))

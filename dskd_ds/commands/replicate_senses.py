@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from dskd_ds.runtime.arguments import add_overrides
 from dskd_ds.runtime.mpi import end_together
 from dskd_ds.senses.index.replicate import replicate
 from dskd_ds.spec import load_spec
@@ -15,7 +16,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="mpirun python -m dskd_ds.commands.replicate_senses",
                                      description="Copy a spec's dictionary and index to [senses] local_dir of every node.")
     parser.add_argument("--spec", required=True, help="the run's TOML spec")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the spec")
+    add_overrides(parser)
     args = parser.parse_args()
     return end_together(lambda: replicate(load_spec(args.spec, args.set)))
 

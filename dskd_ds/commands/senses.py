@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 from dskd_ds.commands.look import add_look_commands
 from dskd_ds.runtime.arguments import Commands, spec_command, spec_of
+from dskd_ds.spec import load_spec
 
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -22,16 +24,16 @@ def _add_build(senses: Commands[argparse.ArgumentParser]) -> None:
     build = spec_command(senses, "build", "build the dictionary and index of a spec's [senses], unless they are there")
     build.add_argument("--ranks", type=int, default=1, help="MPI ranks that read the text (default 1); the result is the same")
     build.add_argument("--force", action="store_true", help="build anew even if the dictionary is there")
-    build.set_defaults(command=run_build)
+    build.set_defaults(command=lambda args: build_senses(args.spec, args.set, args.ranks, args.force))
 
 
-def run_build(args: argparse.Namespace) -> int:
-    """Check, launch under mpirun."""
+def build_senses(spec_file: str, overrides: Sequence[str], num_ranks: int, force: bool = False) -> int:
+    """Check, launch under mpirun; returns the launch's exit code. Raises InputError for what is wrong with the spec."""
     from dskd_ds.plan.preflight import preflight
     from dskd_ds.runtime import launch
 
-    preflight(spec_of(args), with_senses=False)
-    return launch.run(launch.senses_command(args.spec, args.set, args.ranks, ["--force"] if args.force else []))
+    preflight(load_spec(spec_file, overrides), with_senses=False)
+    return launch.run(launch.senses_command(spec_file, overrides, num_ranks, ["--force"] if force else []))
 
 
 def _add_lexicon(senses: Commands[argparse.ArgumentParser]) -> None:

@@ -1,1 +1,1 @@
-"""."""
+"""Manifests, hashes, and files that come with packages."""

@@ -14,7 +14,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dskd_ds.lexicon.negation import base_of, negations
-from dskd_ds.lexicon.table import ANTONYM, COLUMNS, DERIVED, JOIN, SCHEMA, SYNONYM, SourceRows, distinct
+from dskd_ds.lexicon.table import (
+    ANTONYM,
+    COLUMNS,
+    DERIVED,
+    JOIN,
+    SCHEMA,
+    SYNONYM,
+    SourceRows,
+    distinct,
+)
 
 PAIR = ["word", "other"]
 

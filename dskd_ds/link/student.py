@@ -20,7 +20,20 @@ import zmq
 from dskd_ds.errors import DskdError, InputError, LinkError, NoTeacherError
 from dskd_ds.link import codec, keys, sockets
 from dskd_ds.link.address import place_of
-from dskd_ds.link.messages import Array, Bye, Credit, Failure, Hello, Message, Ping, Reply, Request, Wanted, Welcome, WhoAreYou
+from dskd_ds.link.messages import (
+    Array,
+    Bye,
+    Credit,
+    Failure,
+    Hello,
+    Message,
+    Ping,
+    Reply,
+    Request,
+    Wanted,
+    Welcome,
+    WhoAreYou,
+)
 from dskd_ds.spec.processes import LinkSpec
 
 

@@ -17,7 +17,19 @@ import zmq
 
 from dskd_ds.errors import DskdError, LinkError, NoTeacherError
 from dskd_ds.link import codec, keys, sockets
-from dskd_ds.link.messages import Array, Bye, Credit, Failure, Hello, Message, Ping, Reply, Request, Welcome, WhoAreYou
+from dskd_ds.link.messages import (
+    Array,
+    Bye,
+    Credit,
+    Failure,
+    Hello,
+    Message,
+    Ping,
+    Reply,
+    Request,
+    Welcome,
+    WhoAreYou,
+)
 from dskd_ds.spec.processes import LinkSpec
 
 

@@ -1,1 +1,1 @@
-"""."""
+"""Causal language models of transformers: found, read, cut, frozen, continued."""

@@ -1,1 +1,1 @@
-"""What a run shows of itself: metrics, TensorBoard, the report, a quiet console."""
+"""What a run records of itself: metrics and TensorBoard."""

@@ -1,1 +1,1 @@
-"""."""
+"""What a run will need, known before it starts."""

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dskd_ds.errors import InputError
+from dskd_ds.runtime.arguments import override_words
 from dskd_ds.runtime.console import child_environment
 from dskd_ds.spec import RunSpec
 
@@ -20,19 +21,19 @@ def train_command(spec_path: str, overrides: Sequence[str], spec: RunSpec) -> li
     ranks = spec.topology.num_students + spec.topology.num_teachers
     script = Path(__file__).parents[1] / "train.py"
     return [tool("deepspeed"), "--num_gpus", str(ranks), "--master_port", str(free_port()), _short(script),
-            "--spec", spec_path, *_overrides(overrides)]
+            "--spec", spec_path, *override_words(overrides)]
 
 
 def senses_command(spec_path: str, overrides: Sequence[str], num_ranks: int, flags: Sequence[str] = ()) -> list[str]:
     """The launch that builds a dictionary on this machine, or refreshes it. flags: of commands/build_senses.py."""
     return [tool("mpirun"), "-n", str(num_ranks), "--bind-to", "none", "--oversubscribe",
-            sys.executable, "-m", "dskd_ds.commands.build_senses", "--spec", spec_path, *_overrides(overrides), *flags]
+            sys.executable, "-m", "dskd_ds.commands.build_senses", "--spec", spec_path, *override_words(overrides), *flags]
 
 
 def continue_command(spec_path: str, overrides: Sequence[str], num_ranks: int, words: Sequence[str]) -> list[str]:
     """The launch that continues conversations on this machine. words: its own options."""
     return [tool("mpirun"), "-n", str(num_ranks), "--bind-to", "none", "--oversubscribe",
-            sys.executable, "-m", "dskd_ds.commands.continue_conversations", "--spec", spec_path, *_overrides(overrides), *words]
+            sys.executable, "-m", "dskd_ds.commands.continue_conversations", "--spec", spec_path, *override_words(overrides), *words]
 
 
 def run(command: list[str]) -> int:
@@ -50,10 +51,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _overrides(overrides: Sequence[str]) -> list[str]:
-    return [word for override in overrides for word in ("--set", override)]
 
 
 def tool(name: str) -> str:

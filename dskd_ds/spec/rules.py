@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from dskd_ds.spec.run import RunSpec
+from dskd_ds.spec.sections import RunSections
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ def show(value: Any) -> str:
     return f'"{value}"' if isinstance(value, str) else str(list(value) if isinstance(value, tuple) else value)
 
 
-def check_rules(spec: RunSpec) -> Iterator[Problem]:
+def check_rules(spec: RunSections) -> Iterator[Problem]:
     """Every problem of a spec whose fields are fine one by one."""
     for rule in (length_is_given_once, batch_divides, layers_are_named, topk_temperature, teacher_signal, hidden_has_no_kl,
                  draws_run_forward, lexical_needs_lexicon, senses_are_countable, neighbours_are_fetched,
@@ -51,7 +50,7 @@ def check_rules(spec: RunSpec) -> Iterator[Problem]:
         yield from rule(spec)
 
 
-def length_is_given_once(spec: RunSpec) -> Iterator[Problem]:
+def length_is_given_once(spec: RunSections) -> Iterator[Problem]:
     """Steps or epochs, exactly one; a stream has no epochs."""
     train = spec.train
     if (train.num_steps is None) == (train.num_epochs is None):
@@ -63,7 +62,7 @@ def length_is_given_once(spec: RunSpec) -> Iterator[Problem]:
                       "give [train] num_steps, or set [data] stream = false")
 
 
-def batch_divides(spec: RunSpec) -> Iterator[Problem]:
+def batch_divides(spec: RunSections) -> Iterator[Problem]:
     """The global batch is dealt evenly to ranks and accumulation steps."""
     share = spec.train.micro_batch_blocks * spec.topology.num_students
     total = spec.train.global_batch_blocks
@@ -75,7 +74,7 @@ def batch_divides(spec: RunSpec) -> Iterator[Problem]:
                       f"use {near}, or change [train] micro_batch_blocks or [topology] num_students")
 
 
-def layers_are_named(spec: RunSpec) -> Iterator[Problem]:
+def layers_are_named(spec: RunSections) -> Iterator[Problem]:
     """Each way of choosing layers needs its own field, and no other."""
     student = spec.student
     if student.model is not None and student.layers != "all":
@@ -99,7 +98,7 @@ def layers_are_named(spec: RunSpec) -> Iterator[Problem]:
                       'set [student] layers = "first" or "by_impact", or leave num_layers out')
 
 
-def topk_temperature(spec: RunSpec) -> Iterator[Problem]:
+def topk_temperature(spec: RunSections) -> Iterator[Problem]:
     """Top-k at a high temperature leaves most of the mass in the bucket (METHOD.md: 0.30 on the k at tau 2)."""
     if spec.loss.signal == "topk" and spec.loss.temperature > 4:
         yield Problem("loss.temperature", spec.loss.temperature,
@@ -107,35 +106,35 @@ def topk_temperature(spec: RunSpec) -> Iterator[Problem]:
                       'set [loss] signal = "exact", or a temperature of at most 4')
 
 
-def teacher_signal(spec: RunSpec) -> Iterator[Problem]:
+def teacher_signal(spec: RunSections) -> Iterator[Problem]:
     """A run that asks its teacher for nothing needs no teacher."""
     if spec.loss.kd_weight == 0 and spec.loss.sense_weight == 0:
         yield Problem("loss.kd_weight", 0.0, "sense_weight is 0 too, so the teacher has no part in this run",
                       "set [loss] kd_weight or sense_weight above 0")
 
 
-def lexical_needs_lexicon(spec: RunSpec) -> Iterator[Problem]:
+def lexical_needs_lexicon(spec: RunSections) -> Iterator[Problem]:
     """Candidates from word relations need somebody who relates words."""
     if spec.uses_senses and spec.senses.candidates == "lexical" and not spec.senses.lexicons:
         yield Problem("senses.candidates", "lexical", "no [[senses.lexicons]] says which words are related",
                       'add a lexicon, or set [senses] candidates = "neighbours"')
 
 
-def hidden_has_no_kl(spec: RunSpec) -> Iterator[Problem]:
+def hidden_has_no_kl(spec: RunSections) -> Iterator[Problem]:
     """Hidden states alone say nothing about probabilities."""
     if spec.loss.signal == "hidden" and spec.loss.kd_weight > 0:
         yield Problem("loss.kd_weight", spec.loss.kd_weight, 'signal = "hidden" brings nothing to compute a KL from',
                       'set [loss] kd_weight = 0, or signal = "topk", "exact" or "sampled"')
 
 
-def draws_run_forward(spec: RunSpec) -> Iterator[Problem]:
+def draws_run_forward(spec: RunSections) -> Iterator[Problem]:
     """Draws from the teacher estimate expectations under the teacher; the others need its probability of everything."""
     if spec.loss.signal == "sampled" and spec.loss.divergence != "forward":
         yield Problem("loss.divergence", spec.loss.divergence, 'draws from the teacher are unbiased for "forward" only',
                       'set [loss] divergence = "forward", or signal = "exact" or "topk"')
 
 
-def deadlines_order(spec: RunSpec) -> Iterator[Problem]:
+def deadlines_order(spec: RunSections) -> Iterator[Problem]:
     """A peer must have the time for several heartbeats before it counts as lost."""
     link = spec.link
     if link.dead_after_seconds < 3 * link.heartbeat_seconds:
@@ -144,7 +143,7 @@ def deadlines_order(spec: RunSpec) -> Iterator[Problem]:
                       f"use at least {3 * link.heartbeat_seconds}, or a shorter heartbeat_seconds")
 
 
-def senses_are_countable(spec: RunSpec) -> Iterator[Problem]:
+def senses_are_countable(spec: RunSections) -> Iterator[Problem]:
     """The floor is not above the ceiling; the authors' scripts have one k for all tokens."""
     senses = spec.senses
     if senses.clustering == "adaptive" and senses.min_senses > senses.num_senses:
@@ -155,7 +154,7 @@ def senses_are_countable(spec: RunSpec) -> Iterator[Problem]:
                       'set [senses] clustering = "fixed", or paper_exact = false')
 
 
-def neighbours_are_fetched(spec: RunSpec) -> Iterator[Problem]:
+def neighbours_are_fetched(spec: RunSections) -> Iterator[Problem]:
     """The nearest senses are picked among those that the index gives."""
     senses = spec.senses
     if senses.candidates != "lexical" and senses.num_neighbours > senses.index_search_effort:
@@ -164,14 +163,14 @@ def neighbours_are_fetched(spec: RunSpec) -> Iterator[Problem]:
                       "use at most that, or a larger [senses] index_search_effort")
 
 
-def states_travel_for_a_reason(spec: RunSpec) -> Iterator[Problem]:
+def states_travel_for_a_reason(spec: RunSections) -> Iterator[Problem]:
     """A student that gets the hidden states picks candidates itself."""
     if spec.uses_senses and spec.senses.retrieve_on == "teacher" and spec.loss.signal in ("exact", "hidden"):
         yield Problem("senses.retrieve_on", "teacher", f'[loss] signal = "{spec.loss.signal}" sends the student the hidden states anyway',
                       'set [loss] signal = "topk" or "sampled", or retrieve_on = "student"')
 
 
-def completions_are_chats(spec: RunSpec) -> Iterator[Problem]:
+def completions_are_chats(spec: RunSections) -> Iterator[Problem]:
     """Only a conversation tells who says what."""
     for part in ("train", "heldout"):
         for number, source in enumerate(getattr(spec.data, part)):
@@ -180,7 +179,7 @@ def completions_are_chats(spec: RunSpec) -> Iterator[Problem]:
                               'set format = "chat", or supervise = "all"')
 
 
-def on_policy_fits(spec: RunSpec) -> Iterator[Problem]:
+def on_policy_fits(spec: RunSections) -> Iterator[Problem]:
     """A beginning and what the student writes after it share a block."""
     train, block = spec.train, spec.data.block_tokens
     wanted = train.on_policy_prompt_tokens + train.on_policy_new_tokens

@@ -6,7 +6,14 @@ from typing import Annotated
 
 from pydantic import Field
 
-from dskd_ds.spec.base import Fraction, NonNegativeFloat, NonNegativeInt, Part, PositiveFloat, PositiveInt
+from dskd_ds.spec.base import (
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    Part,
+    PositiveFloat,
+    PositiveInt,
+)
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 """Weight of the past in a running mean."""

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from dskd_ds.runtime.arguments import exit_code_of, spec_of
+from dskd_ds.runtime.arguments import add_overrides, exit_code_of, spec_of
 from dskd_ds.runtime.console import quiet_libraries, quiet_progress
 
 
@@ -17,7 +17,7 @@ def main() -> int:
     os.environ.setdefault("LOCAL_RANK", step_rank)  # names the device, where several teachers are on a node
     parser = argparse.ArgumentParser(prog="python -m dskd_ds.teacher", description=__doc__)
     parser.add_argument("--spec", required=True, help="the run's TOML spec, the same that the students have")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the spec")
+    add_overrides(parser)
     parser.add_argument("--replica", type=int, default=0, help="a number for messages, where several teachers run")
     args = parser.parse_args()
     return exit_code_of(lambda: run(args))
@@ -26,7 +26,9 @@ def main() -> int:
 def run(args: argparse.Namespace) -> None:
     """Serve the spec's run."""
     spec = spec_of(args)
-    from dskd_ds.runtime.devices import use_threads  # with what it imports, only now: a wrong spec is refused at once
+    from dskd_ds.runtime.devices import (
+        use_threads,  # with what it imports, only now: a wrong spec is refused at once
+    )
     from dskd_ds.teacher.service import serve
 
     quiet_progress()

@@ -28,7 +28,12 @@ from dskd_ds.senses.build.collect import collect
 from dskd_ds.senses.build.parts import Parts, cluster_parts
 from dskd_ds.senses.build.refresh import check_refresh, has_read
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary, open_dictionary, write_dictionary
-from dskd_ds.senses.dictionary.identity import CLUSTER_SETTINGS, collection_digest, dictionary_key, digest_of
+from dskd_ds.senses.dictionary.identity import (
+    CLUSTER_SETTINGS,
+    collection_digest,
+    dictionary_key,
+    digest_of,
+)
 from dskd_ds.senses.index.graph import ensure_index
 from dskd_ds.spec import RunSpec
 

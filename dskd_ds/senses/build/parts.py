@@ -24,7 +24,13 @@ from dskd_ds.senses.build.cluster import Points, cluster
 from dskd_ds.senses.build.refresh import old_points, refreshed
 from dskd_ds.senses.build.spill import Collected, Layout
 from dskd_ds.senses.build.vectors import Rows, is_held_out, states_of
-from dskd_ds.senses.dictionary.contexts import CONTEXTS_FILE, SCHEMA, Context, contexts_table, snippets
+from dskd_ds.senses.dictionary.contexts import (
+    CONTEXTS_FILE,
+    SCHEMA,
+    Context,
+    contexts_table,
+    snippets,
+)
 from dskd_ds.senses.dictionary.dictionary import HELDOUT_FILE, SENSES_FILE, HeldOut, SenseDictionary
 from dskd_ds.senses.dictionary.senses import Senses
 from dskd_ds.spec import RunSpec

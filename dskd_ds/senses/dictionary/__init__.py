@@ -1,1 +1,1 @@
-"""."""
+"""The dictionary on disk, and what it says of itself."""

@@ -22,7 +22,12 @@ from torch import Tensor
 from dskd_ds.errors import InputError
 from dskd_ds.files.manifest import partial_folder, read_manifest, replace_folder, write_manifest
 from dskd_ds.lexicon.relations import Ragged, TokenRelations
-from dskd_ds.models.resolve import load_tokenizer, model_fingerprint, resolve_model, tokenizer_fingerprint
+from dskd_ds.models.resolve import (
+    load_tokenizer,
+    model_fingerprint,
+    resolve_model,
+    tokenizer_fingerprint,
+)
 from dskd_ds.senses.dictionary.contexts import CONTEXTS_FILE, Context, read_contexts, write_contexts
 from dskd_ds.senses.dictionary.senses import Senses
 from dskd_ds.senses.dictionary.spans import compose_spans, span_lengths

@@ -10,7 +10,12 @@ import numpy as np
 
 from dskd_ds.errors import InputError
 from dskd_ds.lexicon.sources import lexicon_digest
-from dskd_ds.models.resolve import load_tokenizer, model_fingerprint, resolve_model, tokenizer_fingerprint
+from dskd_ds.models.resolve import (
+    load_tokenizer,
+    model_fingerprint,
+    resolve_model,
+    tokenizer_fingerprint,
+)
 from dskd_ds.runtime.mpi import Communicator
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.spec import RunSpec

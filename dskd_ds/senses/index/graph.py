@@ -18,7 +18,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dskd_ds.errors import InputError
-from dskd_ds.files.manifest import MANIFEST_FILE, parse_manifest, partial_folder, read_manifest, replace_folder, write_manifest
+from dskd_ds.files.manifest import (
+    MANIFEST_FILE,
+    parse_manifest,
+    partial_folder,
+    read_manifest,
+    replace_folder,
+    write_manifest,
+)
 from dskd_ds.senses.dictionary.dictionary import SENSES_FILE, SenseDictionary
 from dskd_ds.senses.dictionary.distances import exact_nearest, rerank
 from dskd_ds.spec.senses import SensesSpec

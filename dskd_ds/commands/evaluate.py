@@ -1,0 +1,45 @@
+"""`dskd eval`: held-out perplexity and KL, and continuations to read."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from dskd_ds.errors import InputError
+from dskd_ds.runtime.arguments import Commands, spec_command
+from dskd_ds.spec import load_spec
+
+
+def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
+    """Register `dskd eval`."""
+    command = spec_command(commands, "eval", "held-out perplexity and KL of teacher and student, and texts they write")
+    command.add_argument("--model", action="append", default=[], metavar="NAME=PATH",
+                         help="models to evaluate beside the teacher (default: before=the untrained student, after=the trained one)")
+    command.set_defaults(command=lambda args: evaluate(args.spec, args.set, args.model))
+
+
+def evaluate(spec_file: str, overrides: Sequence[str], models: Sequence[str] = ()) -> int:
+    """Evaluate, print a table, store the numbers for the report. models: NAME=PATH each. Raises InputError."""
+    from dskd_ds.models.resolve import resolve_model
+    from dskd_ds.runtime.console import quiet_progress
+    from dskd_ds.student import evaluation, export
+    from dskd_ds.student.depth import student_init
+
+    spec = load_spec(spec_file, overrides)
+    quiet_progress()
+    trained = Path(spec.run_dir) / export.FOLDER
+    if not models and not trained.is_dir():
+        raise InputError(f"{trained}: there is no trained student yet.\n  train first (dskd train {spec_file}), or give --model NAME=PATH.")
+    if wrong := [item for item in models if "=" not in item]:
+        raise InputError(f"--model {wrong[0]}: this is not of the form NAME=PATH.\n  example: --model mine=runs/mine/student")
+    named = dict(item.split("=", 1) for item in models) or {"before": student_init(spec), "after": str(trained)}
+    named = {name: resolve_model(path, "--model") for name, path in named.items()}
+    scores = evaluation.evaluate(spec, named)
+    samples = evaluation.continuations(spec, {"teacher": resolve_model(spec.teacher.model), **named})
+    path = evaluation.write_evaluation(spec, scores, samples)
+    print(f"{'model':<12}{'perplexity':>12}{'KL to teacher':>16}{'tokens':>10}")
+    for name, score in scores.items():
+        print(f"{name:<12}{score.perplexity:>12.2f}{score.kl:>16.4f}{score.tokens:>10}")
+    print(f"stored in {path}")
+    return 0

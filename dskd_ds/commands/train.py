@@ -1,0 +1,36 @@
+"""`dskd train`: check a spec, cut its student, and launch its ranks on this machine."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from dskd_ds.runtime.arguments import Commands, spec_command
+from dskd_ds.spec import load_spec
+
+
+def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
+    """Register `dskd train`."""
+    command = spec_command(commands, "train", "train a student on this machine; goes on where an earlier call stopped")
+    command.add_argument("--dry-run", action="store_true", help="check everything; print what the teacher will send, and the deepspeed line")
+    command.set_defaults(command=lambda args: train(args.spec, args.set, dry_run=args.dry_run))
+
+
+def train(spec_file: str, overrides: Sequence[str], dry_run: bool = False) -> int:
+    """Check, cut the student, launch; returns the launch's exit code. Raises InputError for what is wrong with the spec."""
+    from dskd_ds.plan.preflight import preflight
+    from dskd_ds.plan.traffic import plan_line
+    from dskd_ds.runtime import launch
+    from dskd_ds.runtime.console import quiet_progress
+    from dskd_ds.student.depth import student_init
+
+    spec = load_spec(spec_file, overrides)
+    quiet_progress()
+    preflight(spec)
+    print(plan_line(spec))
+    command = launch.train_command(spec_file, overrides, spec)
+    if dry_run:
+        print(*command)
+        return 0
+    student_init(spec)
+    return launch.run(command)

@@ -1,0 +1,1 @@
+"""Sense dictionaries: built, opened, searched, chosen from, looked at, measured."""

@@ -1,0 +1,175 @@
+"""Packing, splits, masks and the global order."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dskd_ds.data.batches import (
+    IGNORE,
+    MappedBlocks,
+    Sample,
+    StreamedBlocks,
+    make_batch,
+    open_source,
+    places,
+)
+from dskd_ds.data.blocks import heldout_blocks, position_ids, train_blocks
+from dskd_ds.data.documents import heldout_documents, train_documents
+from dskd_ds.errors import InputError
+from dskd_ds.spec import load_spec
+from tests.conftest import TinyWorld
+
+
+def test_heldout_titles_are_never_trained_on(tiny: TinyWorld) -> None:
+    spec = load_spec(tiny.spec_file)
+    held, trained = set(heldout_documents(spec)["title"]), set(train_documents(spec)["title"])
+    assert len(held) == 12
+    assert len(trained) == 118  # of 120; two share a title with held-out documents
+    assert not held & trained
+
+
+def test_split_by_fraction_is_a_partition(tiny: TinyWorld) -> None:
+    tree = tiny.spec_tree()
+    del tree["data"]["heldout"]  # type: ignore[attr-defined]
+    import tomli_w
+
+    path = tiny.folder / "fraction.toml"
+    path.write_text(tomli_w.dumps(tree))
+    spec = load_spec(path, ["data.heldout_fraction=0.3"])
+    held, trained = heldout_documents(spec)["title"], train_documents(spec)["title"]
+    assert sorted([*held, *trained]) == sorted(f"document {i}" for i in range(120))
+    assert 15 < len(held) < 60
+
+
+def test_blocks_hold_the_texts_in_order_and_targets_stay_in_their_document(tiny: TinyWorld) -> None:
+    spec = load_spec(tiny.spec_file)
+    blocks = train_blocks(spec)
+    ids = [token for block in blocks for token in block["input_ids"]]
+    assert all(len(block["input_ids"]) == 32 for block in blocks)
+    from dskd_ds.models.resolve import load_tokenizer
+
+    tokenizer = load_tokenizer(spec.teacher.model)
+    expected = [token for text in train_documents(spec)["text"] for token in [*tokenizer(text)["input_ids"], 0]]
+    assert ids == expected[: len(ids)]
+    batch = make_batch([blocks[1], blocks[2]], [Sample(0, 1), Sample(0, 2)])
+    for row in range(2):
+        for position in range(31):
+            begins = batch.position_ids[row, position + 1] == 0
+            expected_target = IGNORE if begins else batch.input_ids[row, position + 1]
+            assert batch.targets[row, position] == expected_target
+        assert batch.targets[row, 31] == IGNORE
+
+
+def test_no_attention_crosses_documents(tiny: TinyWorld) -> None:
+    """What a document's states are does not depend on what is packed before it."""
+    from dskd_ds.models.frozen import load_teacher
+
+    teacher = load_teacher(load_spec(tiny.spec_file).teacher)
+    ids = torch.randint(1, 200, (2, 20), generator=torch.Generator().manual_seed(0))
+    packed = teacher.hidden_states(ids, torch.tensor([position_ids([0, 8], 20)] * 2))
+    alone = teacher.hidden_states(ids[:, 8:], torch.arange(12).repeat(2, 1))
+    torch.testing.assert_close(packed[:, 8:], alone, rtol=1e-4, atol=1e-4)
+    joined = teacher.hidden_states(ids, torch.arange(20).repeat(2, 1))
+    assert (joined[:, 8:] - alone).abs().max() > 0.01  # the check can fail: with attention across, states differ
+
+
+@given(ranks=st.sampled_from([1, 2, 3, 4, 6]), step=st.integers(0, 5))
+def test_a_steps_blocks_do_not_depend_on_the_number_of_ranks(ranks: int, step: int) -> None:
+    spec = load_spec("ds_configs/runs/quickstart.toml", ["train.global_batch_blocks=12", f"topology.num_students={ranks}"])
+    dealt = [place for micro in range(spec.num_accumulation_steps) for rank in range(ranks) for place in places(spec, step, micro, rank)]
+    assert sorted(dealt) == list(range(step * 12, step * 12 + 12))
+
+
+def test_each_epoch_is_a_new_permutation() -> None:
+    rows = [{"number": i} for i in range(50)]
+    source = MappedBlocks(rows, seed=3)
+    epochs = [[source.get(epoch * 50 + i)[0].block for i in range(50)] for epoch in range(2)]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(50))
+    assert epochs[0] != epochs[1]
+    assert epochs[0] == [MappedBlocks(rows, seed=3).get(i)[0].block for i in range(50)]
+
+
+def test_a_stream_gives_each_place_its_block_once(tiny: TinyWorld) -> None:
+    mapped = train_blocks(load_spec(tiny.spec_file))
+    source = open_source(load_spec(tiny.spec_file, ["data.stream=true", "student.layers=first"]))
+    assert isinstance(source, StreamedBlocks)
+    for place in (0, 3, 4, 9):
+        assert source.get(place)[1]["input_ids"] == mapped[place]["input_ids"]
+
+
+def test_wrong_sources_are_named(tiny: TinyWorld, tmp_path: Path) -> None:
+    def message(*overrides: str) -> str:
+        with pytest.raises(InputError) as error:
+            train_blocks(load_spec(tiny.spec_file, overrides))
+        return str(error.value)
+
+    assert "no such file" in message('data.train=[{path="/nowhere/a.jsonl"}]')
+    path = tmp_path / "one.jsonl"
+    path.write_text(json.dumps({"body": "a b"}) + "\n")
+    assert "has the columns ['body']" in message(f'data.train=[{{path="{path}"}}]')
+    assert "do not fill one block" in message(f'data.train=[{{path="{path}", text_field="body"}}]', "data.heldout_fraction=0.0",
+                                              "data.heldout=[]")
+
+
+def test_a_streams_own_documents_are_not_evaluated_on(tiny: TinyWorld) -> None:
+    with pytest.raises(InputError, match=r"stream = true.*\n.*\[\[data.heldout\]\]"):
+        heldout_documents(load_spec(tiny.spec_file, ["data.stream=true", "student.layers=first", "data.heldout=[]"]))
+
+
+def test_heldout_blocks_exist(tiny: TinyWorld) -> None:
+    assert len(heldout_blocks(load_spec(tiny.spec_file))) > 3
+
+
+def test_text_and_parquet_files_are_read(tiny: TinyWorld, tmp_path: Path) -> None:
+    import datasets
+
+    (tmp_path / "a.txt").write_text("one paragraph of text\n\nanother one\n")
+    datasets.Dataset.from_dict({"text": ["one paragraph of text", "another one"]}).to_parquet(str(tmp_path / "a.parquet"))
+    for name in ("a.txt", "a.parquet"):
+        spec = load_spec(tiny.spec_file, [f'data.train=[{{path="{tmp_path / name}"}}]', "data.heldout=[]", "data.heldout_fraction=0.0"])
+        assert [text.strip() for text in train_documents(spec)["text"]] == ["one paragraph of text", "another one"]
+
+
+def test_the_end_of_a_stream_is_told(tiny: TinyWorld) -> None:
+    source = open_source(load_spec(tiny.spec_file, ["data.stream=true", "student.layers=first"]))
+    number = len(train_blocks(load_spec(tiny.spec_file)))
+    source.get(number // 4 * 4 - 1)  # the last of a whole step
+    with pytest.raises(InputError, match=f"the text ends after {number} blocks"):
+        source.get(number // 4 * 4)
+
+
+def test_a_line_that_breaks_a_stream_is_told(tiny: TinyWorld, tmp_path: Path) -> None:
+    """Hours after the start it is one message, and a checkpoint is there to go on from."""
+    (tmp_path / "1.jsonl").write_text((tiny.folder / "train.jsonl").read_text())
+    (tmp_path / "2.jsonl").write_text('{"title": "half a li\n')
+    settings = ["data.stream=true", "student.layers=first"]
+    source = open_source(load_spec(tiny.spec_file, [*settings, f'data.train=[{{path="{tmp_path}/*.jsonl"}}]']))
+    with pytest.raises(InputError, match=r"cannot be read further than \d+ blocks: .+\n.*last checkpoint"):
+        source.get(10**6)
+    with pytest.raises(InputError, match="its first rows cannot be read"):
+        open_source(load_spec(tiny.spec_file, [*settings, f'data.train=[{{path="{tmp_path}/2.jsonl"}}]']))
+
+
+def test_a_stream_that_ends_within_a_step_ends_before_it_on_every_rank() -> None:
+    """Rank 0 would find its own places; what it then did together with rank 1 would wait for ever."""
+    spec = load_spec("ds_configs/runs/quickstart.toml", ["train.global_batch_blocks=4"])
+    for rank in range(2):
+        source = StreamedBlocks([{"number": i} for i in range(11)], step_blocks=4)
+        for step in range(2):
+            wanted = [place for micro in range(2) for place in places(spec, step, micro, rank)]
+            assert [source.get(place)[1]["number"] for place in wanted] == wanted
+        with pytest.raises(InputError, match="the text ends after 11 blocks"):
+            source.get(places(spec, 2, 0, rank)[0])
+
+
+def test_a_stream_is_gone_on_with_in_the_middle() -> None:
+    source = StreamedBlocks([{"number": i} for i in range(40)], step_blocks=4)
+    assert [source.get(place)[1]["number"] for place in (30, 31, 33)] == [30, 31, 33]
+    with pytest.raises(AssertionError, match="cannot go back"):
+        source.get(3)
