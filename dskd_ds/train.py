@@ -13,7 +13,9 @@ import time
 from pathlib import Path
 
 # Started as a script, this file's own folder comes first on sys.path; the package's parts are to be found as dskd_ds.* only.
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
+sys.path[:] = [
+    entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent
+]
 
 from dskd_ds.errors import DskdError  # noqa: E402
 from dskd_ds.runtime.arguments import add_overrides  # noqa: E402
@@ -27,10 +29,14 @@ FIRST_RANK_SPEAKS_SECONDS = 20.0
 
 def main(argv: list[str] | None = None) -> int:
     """One rank, from its arguments to its exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--spec", required=True, help="the run's TOML spec")
     add_overrides(parser)
-    parser.add_argument("--local_rank", type=int, help="given by the deepspeed launcher; LOCAL_RANK says the same")
+    parser.add_argument(
+        "--local_rank", type=int, help="given by the deepspeed launcher; LOCAL_RANK says the same"
+    )
     args = parser.parse_args(argv)
     quiet_libraries()
     rank = 0
@@ -40,9 +46,13 @@ def main(argv: list[str] | None = None) -> int:
         spec = load_spec(args.spec, args.set)
         role = assign(launch, spec.topology)
         prepare(spec, role)
-    except DskdError as error:  # mostly alike on every rank: the first one says it, and its exit ends the launch
+    except (
+        DskdError
+    ) as error:  # mostly alike on every rank: the first one says it, and its exit ends the launch
         if rank > 0:
-            time.sleep(FIRST_RANK_SPEAKS_SECONDS)  # who is still here then met it alone, or on its node: a path missing there
+            time.sleep(
+                FIRST_RANK_SPEAKS_SECONDS
+            )  # who is still here then met it alone, or on its node: a path missing there
         print(error, file=sys.stderr, flush=True)
         return int(error.exit_code)
     try:

@@ -17,16 +17,68 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 WORDS = [
-    "bank", "river", "money", "water", "happy", "unhappy", "glad", "sad", "big", "small", "large", "tiny", "fast",
-    "slow", "quick", "city", "town", "house", "home", "cold", "warm", "hot", "good", "bad", "light", "dark", "early",
-    "late", "open", "closed", "strong", "weak", "young", "old", "the", "of", "and", "in", "to", "is", "was", "with",
+    "bank",
+    "river",
+    "money",
+    "water",
+    "happy",
+    "unhappy",
+    "glad",
+    "sad",
+    "big",
+    "small",
+    "large",
+    "tiny",
+    "fast",
+    "slow",
+    "quick",
+    "city",
+    "town",
+    "house",
+    "home",
+    "cold",
+    "warm",
+    "hot",
+    "good",
+    "bad",
+    "light",
+    "dark",
+    "early",
+    "late",
+    "open",
+    "closed",
+    "strong",
+    "weak",
+    "young",
+    "old",
+    "the",
+    "of",
+    "and",
+    "in",
+    "to",
+    "is",
+    "was",
+    "with",
 ]
 
 SYNSETS = {
-    "adj": [(("happy", "glad"), 1), (("unhappy", "sad"), 0), (("big", "large"), 3), (("small", "tiny"), 2),
-            (("fast", "quick"), 5), (("slow",), 4), (("hot",), 7), (("cold",), 6)],
-    "noun": [(("bank", "depository financial institution"), None), (("city", "town"), None), (("house", "home"), None)],
-    "verb": [], "adv": [],
+    "adj": [
+        (("happy", "glad"), 1),
+        (("unhappy", "sad"), 0),
+        (("big", "large"), 3),
+        (("small", "tiny"), 2),
+        (("fast", "quick"), 5),
+        (("slow",), 4),
+        (("hot",), 7),
+        (("cold",), 6),
+    ],
+    "noun": [
+        (("bank", "depository financial institution"), None),
+        (("city", "town"), None),
+        (("house", "home"), None),
+    ],
+    "verb": [],
+    "adv": [],
 }
 """part of speech -> (words, number of the synset whose first word is the antonym of this one's first)."""
 
@@ -61,14 +113,32 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyWorld:
 def spec_tree(folder: Path) -> dict[str, object]:
     """A spec that uses every part: hybrid candidates, top-k signal, two students and a teacher."""
     return {
-        "name": "tiny", "run_dir": str(folder / "run"), "deepspeed": "ds_configs/zero3_cpu.json", "seed": 1,
+        "name": "tiny",
+        "run_dir": str(folder / "run"),
+        "deepspeed": "ds_configs/zero3_cpu.json",
+        "seed": 1,
         "teacher": {"model": str(folder / "teacher"), "dtype": "float32"},
-        "student": {"layers": "by_impact", "num_layers": 2, "impact_tokens": 64, "dtype": "float32"},
-        "data": {"block_tokens": 32, "train": [{"path": str(folder / "train.jsonl"), "title_field": "title"}],
-                 "heldout": [{"path": str(folder / "heldout.jsonl"), "title_field": "title"}]},
-        "senses": {"dictionary": str(folder / "senses"), "collect_tokens": 4096,
-                   "lexicons": [{"kind": "wordnet", "path": str(folder / "wordnet")}],
-                   "num_senses": 4, "index_dims": 8, "index_search_effort": 64, "num_neighbours": 16, "min_positions": 4},
+        "student": {
+            "layers": "by_impact",
+            "num_layers": 2,
+            "impact_tokens": 64,
+            "dtype": "float32",
+        },
+        "data": {
+            "block_tokens": 32,
+            "train": [{"path": str(folder / "train.jsonl"), "title_field": "title"}],
+            "heldout": [{"path": str(folder / "heldout.jsonl"), "title_field": "title"}],
+        },
+        "senses": {
+            "dictionary": str(folder / "senses"),
+            "collect_tokens": 4096,
+            "lexicons": [{"kind": "wordnet", "path": str(folder / "wordnet")}],
+            "num_senses": 4,
+            "index_dims": 8,
+            "index_search_effort": 64,
+            "num_neighbours": 16,
+            "min_positions": 4,
+        },
         "loss": {"top_k": 16, "sense_weight": 0.5, "chunk_positions": 16},
         "optimizer": {"lr": 1e-3},
         "train": {"num_steps": 6, "global_batch_blocks": 4},
@@ -82,7 +152,13 @@ def write_text(folder: Path) -> None:
     """Documents of random words; two titles are in both files."""
     draw = random.Random(0)
     for name, number, first in (("train", 120, 0), ("heldout", 12, 118)):
-        rows = [{"title": f"document {first + i}", "text": " ".join(draw.choices(WORDS, k=draw.randint(5, 60)))} for i in range(number)]
+        rows = [
+            {
+                "title": f"document {first + i}",
+                "text": " ".join(draw.choices(WORDS, k=draw.randint(5, 60))),
+            }
+            for i in range(number)
+        ]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
@@ -91,18 +167,32 @@ def write_wordnet(folder: Path) -> None:
     folder.mkdir()
     letters = {"adj": "a", "noun": "n", "verb": "v", "adv": "r"}
     for part, synsets in SYNSETS.items():
-        lines = ["  1 This software and database is being provided to you, the LICENSEE,", "  2 by Princeton University"]
+        lines = [
+            "  1 This software and database is being provided to you, the LICENSEE,",
+            "  2 by Princeton University",
+        ]
         for number, (words, opposite) in enumerate(synsets):
             fields = [f"{number:08d}", "00", letters[part], f"{len(words):02x}"]
             fields += [item for word in words for item in (word.replace(" ", "_"), "0")]
-            fields += ["000"] if opposite is None else ["001", "!", f"{opposite:08d}", letters[part], "0101"]
+            fields += (
+                ["000"]
+                if opposite is None
+                else ["001", "!", f"{opposite:08d}", letters[part], "0101"]
+            )
             gloss = "not happy" if "unhappy" in words else f"the meaning of {words[0]}"
             lines.append(" ".join(fields) + f" | {gloss}")
         (folder / f"data.{part}").write_text("\n".join(lines) + "\n")
 
 
-def write_model(target: Path, folder: Path, num_layers: int, seed: int, tied: bool = True, hidden_size: int = 32,
-                extra_rows: int = 0) -> Path:
+def write_model(
+    target: Path,
+    folder: Path,
+    num_layers: int,
+    seed: int,
+    tied: bool = True,
+    hidden_size: int = 32,
+    extra_rows: int = 0,
+) -> Path:
     """A random Llama whose tokenizer has every word of WORDS as one token with its leading space.
 
     extra_rows: of padding in the vocabulary.
@@ -115,14 +205,28 @@ def write_model(target: Path, folder: Path, num_layers: int, seed: int, tied: bo
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     texts = [json.loads(line)["text"] for line in (folder / "train.jsonl").read_text().splitlines()]
-    trainer = trainers.BpeTrainer(vocab_size=500, special_tokens=["<|endoftext|>"], show_progress=False,
-                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=500,
+        special_tokens=["<|endoftext|>"],
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
     tokenizer.train_from_iterator([f" {text}" for text in texts], trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")
     torch.manual_seed(seed)
-    config = LlamaConfig(vocab_size=len(fast) + extra_rows, hidden_size=hidden_size, intermediate_size=64, num_hidden_layers=num_layers,
-                         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256, tie_word_embeddings=tied,
-                         initializer_range=0.2, eos_token_id=0, bos_token_id=0)
+    config = LlamaConfig(
+        vocab_size=len(fast) + extra_rows,
+        hidden_size=hidden_size,
+        intermediate_size=64,
+        num_hidden_layers=num_layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        tie_word_embeddings=tied,
+        initializer_range=0.2,
+        eos_token_id=0,
+        bos_token_id=0,
+    )
     LlamaForCausalLM(config).save_pretrained(target)
     fast.save_pretrained(target)
     return target

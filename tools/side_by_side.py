@@ -45,15 +45,36 @@ TRL_ARMS = ("trl", "trl_allocator", "trl_compile")
 
 def main() -> int:
     """Parse, run, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--work-dir", type=Path, default=Path("runs/side_by_side"), help="where TRL's environment is kept")
-    parser.add_argument("--batch-blocks", type=int, default=4,
-                        help="blocks of 256 tokens in a step of either side; each process takes its share at once")
-    parser.add_argument("--processes", type=int, choices=(1, 2), default=1, help="our students, and TRL's processes (under torchrun)")
+    parser.add_argument(
+        "--work-dir",
+        type=Path,
+        default=Path("runs/side_by_side"),
+        help="where TRL's environment is kept",
+    )
+    parser.add_argument(
+        "--batch-blocks",
+        type=int,
+        default=4,
+        help="blocks of 256 tokens in a step of either side; each process takes its share at once",
+    )
+    parser.add_argument(
+        "--processes",
+        type=int,
+        choices=(1, 2),
+        default=1,
+        help="our students, and TRL's processes (under torchrun)",
+    )
     parser.add_argument("--rounds", type=int, default=5, help="times that each is run")
-    parser.add_argument("--steps", type=int, default=4, help="steps measured in each run, after two that are not")
-    parser.add_argument("--signal", choices=("topk", "exact"), default="topk", help="our teacher signal")
+    parser.add_argument(
+        "--steps", type=int, default=4, help="steps measured in each run, after two that are not"
+    )
+    parser.add_argument(
+        "--signal", choices=("topk", "exact"), default="topk", help="our teacher signal"
+    )
     args = parser.parse_args()
     quiet_libraries()
     quiet_progress()
@@ -84,8 +105,10 @@ def compare(args: argparse.Namespace) -> list[Figure]:
     from dskd_ds.models.resolve import resolve_model
 
     if args.batch_blocks % args.processes:
-        raise InputError(f"--batch-blocks {args.batch_blocks}, but --processes {args.processes} are to share them evenly.\n"
-                         "  take a multiple.")
+        raise InputError(
+            f"--batch-blocks {args.batch_blocks}, but --processes {args.processes} are to share them evenly.\n"
+            "  take a multiple."
+        )
     spec = load_spec(QUICKSTART)
     student = (Path(spec.run_dir) / INIT_FOLDER).resolve()
     if not student.is_dir():
@@ -96,24 +119,61 @@ def compare(args: argparse.Namespace) -> list[Figure]:
     with tempfile.TemporaryDirectory(prefix="dskd-side-") as name:
         folder = Path(name)
         blocks = folder / "blocks.json"
-        blocks.write_text(json.dumps([source.get(place)[1]["input_ids"] for place in range(NUM_BLOCKS)]))
-        for side in tqdm([side for _ in range(args.rounds) for side in found], desc="runs", unit="run"):
+        blocks.write_text(
+            json.dumps([source.get(place)[1]["input_ids"] for place in range(NUM_BLOCKS)])
+        )
+        for side in tqdm(
+            [side for _ in range(args.rounds) for side in found], desc="runs", unit="run"
+        ):
             run_dir = Path(tempfile.mkdtemp(prefix=f"{side}-", dir=folder))
             (run_dir / INIT_FOLDER).symlink_to(student)
             if side == "ours":
                 command, env = ours(args, run_dir), {}
             else:
-                launcher = [] if args.processes == 1 else ["-m", "torch.distributed.run", "--nproc_per_node", str(args.processes),
-                                                           "--master_port", str(free_port())]
-                command = [python, *launcher, str(Path(__file__).with_name("trl_gkd.py")), "--local_rank=0", "--student", str(student),
-                           "--teacher", teacher, "--blocks", str(blocks), "--run-dir", str(run_dir), "--threads", str(threads(args)),
-                           "--batch-blocks", str(args.batch_blocks // args.processes), "--lr", str(spec.optimizer.lr),
-                           "--max-steps", str(ENDLESS), *(["--compile"] if side == "trl_compile" else [])]
+                launcher = (
+                    []
+                    if args.processes == 1
+                    else [
+                        "-m",
+                        "torch.distributed.run",
+                        "--nproc_per_node",
+                        str(args.processes),
+                        "--master_port",
+                        str(free_port()),
+                    ]
+                )
+                command = [
+                    python,
+                    *launcher,
+                    str(Path(__file__).with_name("trl_gkd.py")),
+                    "--local_rank=0",
+                    "--student",
+                    str(student),
+                    "--teacher",
+                    teacher,
+                    "--blocks",
+                    str(blocks),
+                    "--run-dir",
+                    str(run_dir),
+                    "--threads",
+                    str(threads(args)),
+                    "--batch-blocks",
+                    str(args.batch_blocks // args.processes),
+                    "--lr",
+                    str(spec.optimizer.lr),
+                    "--max-steps",
+                    str(ENDLESS),
+                    *(["--compile"] if side == "trl_compile" else []),
+                ]
                 env = dict.fromkeys(CPU_ALLOCATOR) if side == "trl" else CPU_ALLOCATOR
-            followed = follow([command], run_dir, args.steps, 2, pin=False, threads=threads(args), env=env)
+            followed = follow(
+                [command], run_dir, args.steps, 2, pin=False, threads=threads(args), env=env
+            )
             found[side].append(followed)
             seconds = ", ".join(f"{step.seconds:.2f}" for step in followed.steps)
-            tqdm.write(f"{side}: {seconds} s a step, {followed.peak_bytes / 1e6:.0f} MB", file=sys.stderr)
+            tqdm.write(
+                f"{side}: {seconds} s a step, {followed.peak_bytes / 1e6:.0f} MB", file=sys.stderr
+            )
     return figures(found, args.batch_blocks * spec.data.block_tokens, args)
 
 
@@ -125,31 +185,75 @@ def threads(args: argparse.Namespace) -> int:
 def ours(args: argparse.Namespace, run_dir: Path) -> list[str]:
     """Our launch: the quickstart's spec without the sense term."""
     config = "zero0" if args.processes == 1 else "zero2"
-    settings = [f"run_dir={run_dir}", f"topology.num_students={args.processes}", "topology.num_teachers=1",
-                f"train.num_steps={ENDLESS}", f"train.global_batch_blocks={args.batch_blocks}",
-                f"train.micro_batch_blocks={args.batch_blocks // args.processes}", f"deepspeed=ds_configs/{config}.json",
-                f"topology.threads_per_rank={threads(args)}", "loss.sense_weight=0", f"loss.signal={args.signal}",
-                "student.dtype=float32", "teacher.dtype=float32", "student.compile=true", "teacher.compile=true"]
-    return [tool("deepspeed"), "--num_gpus", str(args.processes + 1), "--master_port", str(free_port()), "dskd_ds/train.py",
-            "--spec", QUICKSTART, *(word for setting in settings for word in ("--set", setting))]
+    settings = [
+        f"run_dir={run_dir}",
+        f"topology.num_students={args.processes}",
+        "topology.num_teachers=1",
+        f"train.num_steps={ENDLESS}",
+        f"train.global_batch_blocks={args.batch_blocks}",
+        f"train.micro_batch_blocks={args.batch_blocks // args.processes}",
+        f"deepspeed=ds_configs/{config}.json",
+        f"topology.threads_per_rank={threads(args)}",
+        "loss.sense_weight=0",
+        f"loss.signal={args.signal}",
+        "student.dtype=float32",
+        "teacher.dtype=float32",
+        "student.compile=true",
+        "teacher.compile=true",
+    ]
+    return [
+        tool("deepspeed"),
+        "--num_gpus",
+        str(args.processes + 1),
+        "--master_port",
+        str(free_port()),
+        "dskd_ds/train.py",
+        "--spec",
+        QUICKSTART,
+        *(word for setting in settings for word in ("--set", setting)),
+    ]
 
 
-def figures(found: dict[str, list[Followed]], tokens: int, args: argparse.Namespace) -> list[Figure]:
+def figures(
+    found: dict[str, list[Followed]], tokens: int, args: argparse.Namespace
+) -> list[Figure]:
     """Both ratios, and what they are made of."""
-    speed = {side: statistics.median(tokens / statistics.median(step.seconds for step in run.steps) for run in runs)
-             for side, runs in found.items()}
-    memory = {side: statistics.median(run.peak_bytes for run in runs) / 1e6 for side, runs in found.items()}
+    speed = {
+        side: statistics.median(
+            tokens / statistics.median(step.seconds for step in run.steps) for run in runs
+        )
+        for side, runs in found.items()
+    }
+    memory = {
+        side: statistics.median(run.peak_bytes for run in runs) / 1e6
+        for side, runs in found.items()
+    }
     faster, smaller = max(speed[arm] for arm in TRL_ARMS), min(memory[arm] for arm in TRL_ARMS)
-    notes = {"setting": f"{tokens} tokens a step, signal {args.signal}, {args.rounds} runs of {args.steps} steps each, "
-                        f"{args.processes} student(s) and a teacher / {args.processes} process(es), {threads(args)} thread(s) each",
-             "pins": ", ".join(PINS)}
+    notes = {
+        "setting": f"{tokens} tokens a step, signal {args.signal}, {args.rounds} runs of {args.steps} steps each, "
+        f"{args.processes} student(s) and a teacher / {args.processes} process(es), {threads(args)} thread(s) each",
+        "pins": ", ".join(PINS),
+    }
     speeds = {f"{side} tokens/s": f"{value:.1f}" for side, value in speed.items()}
     speeds["ratio to TRL as it comes"] = f"{speed['ours'] / speed['trl']:.2f}"
     sizes = {f"{side} megabytes": f"{value:.0f}" for side, value in memory.items()}
     return [
-        Figure("tokens_per_second_ratio", "tokens/s: ours / TRL's GKD trainer", speed["ours"] / faster, 1.3, "higher", {**notes, **speeds}),
-        Figure("peak_memory_ratio", "peak memory of all processes: ours / TRL's", memory["ours"] / smaller, 0.7, "lower",
-               {**notes, **sizes}),
+        Figure(
+            "tokens_per_second_ratio",
+            "tokens/s: ours / TRL's GKD trainer",
+            speed["ours"] / faster,
+            1.3,
+            "higher",
+            {**notes, **speeds},
+        ),
+        Figure(
+            "peak_memory_ratio",
+            "peak memory of all processes: ours / TRL's",
+            memory["ours"] / smaller,
+            0.7,
+            "lower",
+            {**notes, **sizes},
+        ),
     ]
 
 

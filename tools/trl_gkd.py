@@ -29,7 +29,12 @@ class StepLines(TrainerCallback):
 def collate(rows: list[dict]) -> dict[str, torch.Tensor]:
     """Packed blocks: every token but the first is supervised. TRL asks for `prompts` too; with lmbda 0 it never looks at them."""
     ids = torch.tensor([row["input_ids"] for row in rows])
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids.clone(), "prompts": ids[:, :1]}
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "labels": ids.clone(),
+        "prompts": ids[:, :1],
+    }
 
 
 def main() -> None:
@@ -46,17 +51,42 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     blocks = json.loads(Path(args.blocks).read_text())
-    student, teacher = (AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32) for path in (args.student, args.teacher))
+    student, teacher = (
+        AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+        for path in (args.student, args.teacher)
+    )
     config = GKDConfig(
-        output_dir=args.run_dir, max_steps=args.max_steps, per_device_train_batch_size=args.batch_blocks, gradient_accumulation_steps=1,
-        learning_rate=args.lr, lmbda=0.0, beta=0.0, temperature=1.0, seq_kd=False, bf16=False, fp16=False, use_cpu=True,
-        gradient_checkpointing=False, max_length=None, save_strategy="no", logging_strategy="no", report_to="none", disable_tqdm=True,
-        max_grad_norm=1.0, dataloader_num_workers=0,
-        torch_compile=args.compile)
-    trainer = GKDTrainer(model=student, teacher_model=teacher, args=config, data_collator=collate,
-                         train_dataset=Dataset.from_dict({"input_ids": blocks}),
-                         processing_class=AutoTokenizer.from_pretrained(args.teacher),
-                         callbacks=[StepLines(Path(args.run_dir) / "metrics.jsonl")])
+        output_dir=args.run_dir,
+        max_steps=args.max_steps,
+        per_device_train_batch_size=args.batch_blocks,
+        gradient_accumulation_steps=1,
+        learning_rate=args.lr,
+        lmbda=0.0,
+        beta=0.0,
+        temperature=1.0,
+        seq_kd=False,
+        bf16=False,
+        fp16=False,
+        use_cpu=True,
+        gradient_checkpointing=False,
+        max_length=None,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        max_grad_norm=1.0,
+        dataloader_num_workers=0,
+        torch_compile=args.compile,
+    )
+    trainer = GKDTrainer(
+        model=student,
+        teacher_model=teacher,
+        args=config,
+        data_collator=collate,
+        train_dataset=Dataset.from_dict({"input_ids": blocks}),
+        processing_class=AutoTokenizer.from_pretrained(args.teacher),
+        callbacks=[StepLines(Path(args.run_dir) / "metrics.jsonl")],
+    )
     trainer.train()
 
 

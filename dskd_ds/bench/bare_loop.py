@@ -31,7 +31,9 @@ from dskd_ds.student.ds_config import deepspeed_config
 
 def main() -> None:
     """Train with cross-entropy for [train] num_steps."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--spec", required=True)
     add_overrides(parser)
     parser.add_argument("--local_rank", type=int)
@@ -42,7 +44,11 @@ def main() -> None:
     spec = load_spec(args.spec, args.set)
     use_threads(spec.topology.threads_per_rank)
     open_world()
-    train(spec, load_model(spec, zero=not args.without_deepspeed), engine_wanted=not args.without_deepspeed)
+    train(
+        spec,
+        load_model(spec, zero=not args.without_deepspeed),
+        engine_wanted=not args.without_deepspeed,
+    )
 
 
 def load_model(spec: RunSpec, zero: bool) -> Any:
@@ -51,7 +57,9 @@ def load_model(spec: RunSpec, zero: bool) -> Any:
     from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
     live = HfDeepSpeedConfig(deepspeed_config(spec)) if zero else None
-    model: Any = AutoModelForCausalLM.from_pretrained(student_init(spec), dtype=resolve_dtype(spec.student.dtype))
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        student_init(spec), dtype=resolve_dtype(spec.student.dtype)
+    )
     del live
     # Not everybody knows this line, but the reference is to be at its best: student/model.py has it too.
     set_z3_leaf_modules(model, [type(layers_of(model)[0])])
@@ -62,7 +70,9 @@ def train(spec: RunSpec, model: Any, engine_wanted: bool) -> None:
     """Step after step; one line of metrics.jsonl each."""
     engine: Any = model
     if engine_wanted:
-        engine, *_ = deepspeed.initialize(model=model, model_parameters=list(model.parameters()), config=deepspeed_config(spec))
+        engine, *_ = deepspeed.initialize(
+            model=model, model_parameters=list(model.parameters()), config=deepspeed_config(spec)
+        )
     source, rank = open_source(spec), deepspeed.comm.get_rank()
     with (Path(spec.run_dir) / METRICS_FILE).open("w") as log:
         for step in range(spec.train.num_steps or 0):
@@ -80,7 +90,9 @@ def train(spec: RunSpec, model: Any, engine_wanted: bool) -> None:
 
 def cross_entropy(model: Any, batch: Batch) -> Tensor:
     """Mean cross-entropy over a batch's supervised positions, through all its logits."""
-    logits = model(input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False).logits
+    logits = model(
+        input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False
+    ).logits
     return F.cross_entropy(logits.flatten(0, 1).float(), batch.targets.flatten())
 
 

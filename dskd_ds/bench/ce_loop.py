@@ -39,11 +39,19 @@ class CrossEntropyStudent(nn.Module):
         super().__init__()
         self.language_model = language_model
 
-    def forward(self, input_ids: Tensor, position_ids: Tensor, teacher: TeacherTargets, senses: SenseTargets,
-                scales: Scales) -> tuple[Tensor, Tensor]:
+    def forward(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        teacher: TeacherTargets,
+        senses: SenseTargets,
+        scales: Scales,
+    ) -> tuple[Tensor, Tensor]:
         """As bare_loop.cross_entropy, through all logits; of the sums of STATS only CE's is there."""
         assert not len(senses.positions)
-        logits = self.language_model(input_ids=input_ids, position_ids=position_ids, use_cache=False).logits
+        logits = self.language_model(
+            input_ids=input_ids, position_ids=position_ids, use_cache=False
+        ).logits
         targets = torch.full_like(input_ids, -100).flatten()
         targets[teacher.positions] = teacher.targets
         total = F.cross_entropy(logits.flatten(0, 1).float(), targets, reduction="sum")
@@ -71,16 +79,28 @@ class TextFeed:
         return StepInput(planned, 0.0, 0.0, 0)
 
     def _plan(self, step: int) -> list[MicroBatch]:
-        batches = [read_batch(self._source, places(self._spec, step, micro, self._rank))
-                   for micro in range(self._spec.num_accumulation_steps)]
-        return [MicroBatch(batch.input_ids, batch.position_ids,
-                           TeacherTargets(batch.supervised, batch.targets.flatten()[batch.supervised], None, None),
-                           SenseTargets.empty(self._hidden_size)) for batch in batches]
+        batches = [
+            read_batch(self._source, places(self._spec, step, micro, self._rank))
+            for micro in range(self._spec.num_accumulation_steps)
+        ]
+        return [
+            MicroBatch(
+                batch.input_ids,
+                batch.position_ids,
+                TeacherTargets(
+                    batch.supervised, batch.targets.flatten()[batch.supervised], None, None
+                ),
+                SenseTargets.empty(self._hidden_size),
+            )
+            for batch in batches
+        ]
 
 
 def main() -> None:
     """Train for [train] num_steps."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--spec", required=True)
     add_overrides(parser)
     parser.add_argument("--local_rank", type=int)
@@ -92,10 +112,23 @@ def main() -> None:
     use_threads(spec.topology.threads_per_rank)
     open_world()
     model = CrossEntropyStudent(load_model(spec, zero=True))
-    engine, *_ = deepspeed.initialize(model=model, model_parameters=list(model.parameters()), config=deepspeed_config(spec))
+    engine, *_ = deepspeed.initialize(
+        model=model, model_parameters=list(model.parameters()), config=deepspeed_config(spec)
+    )
     source = open_source(spec)
-    feed: Any = TextFeed(spec, role.rank, source, model.language_model.config.get_text_config().hidden_size)
-    run_steps(spec, role, engine, feed, OnPolicyBlocks(spec, role.rank, source, engine), 0, num_steps(spec, source), 0)
+    feed: Any = TextFeed(
+        spec, role.rank, source, model.language_model.config.get_text_config().hidden_size
+    )
+    run_steps(
+        spec,
+        role,
+        engine,
+        feed,
+        OnPolicyBlocks(spec, role.rank, source, engine),
+        0,
+        num_steps(spec, source),
+        0,
+    )
 
 
 if __name__ == "__main__":

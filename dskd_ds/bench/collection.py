@@ -32,14 +32,27 @@ def bench_collection(spec: RunSpec) -> list[Figure]:
     The spill goes on from one turn to the next as in a long build, so its commits come as seldom as there.
     """
     teacher, blocks = load_teacher(spec.teacher), train_blocks(spec)
-    batches = forward_batches(len(blocks), spec.data.block_tokens, spec.senses.collect_tokens, spec.seed)[:NUM_BATCHES]
-    layout, begin = collection_layout(spec), begin_ids(load_tokenizer(resolve_model(spec.teacher.model)))
-    inputs = [make_batch([blocks[number] for number in batch.blocks], [Sample(0, number) for number in batch.blocks]) for batch in batches]
+    batches = forward_batches(
+        len(blocks), spec.data.block_tokens, spec.senses.collect_tokens, spec.seed
+    )[:NUM_BATCHES]
+    layout, begin = (
+        collection_layout(spec),
+        begin_ids(load_tokenizer(resolve_model(spec.teacher.model))),
+    )
+    inputs = [
+        make_batch(
+            [blocks[number] for number in batch.blocks],
+            [Sample(0, number) for number in batch.blocks],
+        )
+        for batch in batches
+    ]
 
     def bare() -> None:
         for batch in inputs:
             hidden = teacher.hidden_states(batch.input_ids, batch.position_ids).flatten(0, 1)
-            torch.cat([teacher.logits(part).argmax(dim=1) for part in hidden.split(HEAD_POSITIONS)]).cpu()
+            torch.cat(
+                [teacher.logits(part).argmax(dim=1) for part in hidden.split(HEAD_POSITIONS)]
+            ).cpu()
 
     Path(spec.run_dir).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=Path(spec.run_dir)) as folder:
@@ -52,10 +65,19 @@ def bench_collection(spec: RunSpec) -> list[Figure]:
         seconds = interleaved_seconds({"bare": bare, "collecting": collecting})
         spill.close()
     tokens = sum(len(batch.blocks) for batch in batches) * spec.data.block_tokens
-    return [Figure("collect_ratio", "tokens/s of collecting against the bare forward pass (trunk and head's arg-max)",
-                   seconds["bare"] / seconds["collecting"], 0.95,
-                   notes={"tokens": tokens, "bare_tokens_per_second": round(tokens / seconds["bare"], 1),
-                          "collecting_tokens_per_second": round(tokens / seconds["collecting"], 1)})]
+    return [
+        Figure(
+            "collect_ratio",
+            "tokens/s of collecting against the bare forward pass (trunk and head's arg-max)",
+            seconds["bare"] / seconds["collecting"],
+            0.95,
+            notes={
+                "tokens": tokens,
+                "bare_tokens_per_second": round(tokens / seconds["bare"], 1),
+                "collecting_tokens_per_second": round(tokens / seconds["collecting"], 1),
+            },
+        )
+    ]
 
 
 BENCHES: dict[str, Callable[[RunSpec], list[Figure]]] = {"collection": bench_collection}

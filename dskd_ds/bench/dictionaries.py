@@ -23,7 +23,13 @@ from dskd_ds.spec import RunSpec, dskd_home, write_spec
 
 LARGE_ROWS = 100_000
 """Senses that the index is measured on, at least."""
-LARGE_SETTINGS = {"collect_tokens": 112_000, "vectors_per_token": 10_000, "clustering": "fixed", "num_senses": 10_000, "max_span_tokens": 1}
+LARGE_SETTINGS = {
+    "collect_tokens": 112_000,
+    "vectors_per_token": 10_000,
+    "clustering": "fixed",
+    "num_senses": 10_000,
+    "max_span_tokens": 1,
+}
 """Every vector of so much text is a sense of its own: many senses from little reading, all of them real states."""
 BLOCKS_AT_ONCE = 4
 
@@ -41,11 +47,21 @@ def held_out(spec: RunSpec, num_blocks: int) -> HeldOut:
     """The first blocks of the held-out text, read by the teacher. Raises InputError if there are fewer."""
     blocks = heldout_blocks(spec)
     if len(blocks) < num_blocks:
-        raise InputError(f"[data] heldout: it has {len(blocks)} blocks, this bench needs {num_blocks}.\n  give more text.")
-    batch = make_batch([blocks[i] for i in range(num_blocks)], [Sample(0, i) for i in range(num_blocks)])
+        raise InputError(
+            f"[data] heldout: it has {len(blocks)} blocks, this bench needs {num_blocks}.\n  give more text."
+        )
+    batch = make_batch(
+        [blocks[i] for i in range(num_blocks)], [Sample(0, i) for i in range(num_blocks)]
+    )
     teacher = load_teacher(spec.teacher)
-    states = [teacher.hidden_states(ids, positions).float().cpu()
-              for ids, positions in zip(batch.input_ids.split(BLOCKS_AT_ONCE), batch.position_ids.split(BLOCKS_AT_ONCE), strict=True)]
+    states = [
+        teacher.hidden_states(ids, positions).float().cpu()
+        for ids, positions in zip(
+            batch.input_ids.split(BLOCKS_AT_ONCE),
+            batch.position_ids.split(BLOCKS_AT_ONCE),
+            strict=True,
+        )
+    ]
     return HeldOut(batch, torch.cat(states).flatten(0, 1))
 
 
@@ -60,14 +76,22 @@ def large_dictionary(spec: RunSpec) -> SenseDictionary:
             return dictionary
     except InputError:
         pass
-    folder = dskd_home() / "bench" / f"senses-{model_fingerprint(resolve_model(spec.teacher.model))}"
-    large = spec.model_copy(update={"senses": spec.senses.model_copy(update={**LARGE_SETTINGS, "dictionary": str(folder)})})
+    folder = (
+        dskd_home() / "bench" / f"senses-{model_fingerprint(resolve_model(spec.teacher.model))}"
+    )
+    large = spec.model_copy(
+        update={
+            "senses": spec.senses.model_copy(update={**LARGE_SETTINGS, "dictionary": str(folder)})
+        }
+    )
     if not (folder / "manifest.json").is_file():
         _build(large, folder)
     dictionary = open_own(large, verify=False)
     if dictionary.num_token_rows < LARGE_ROWS:
-        raise InputError(f"[data] train: it gave {dictionary.num_token_rows} senses, the index is measured on {LARGE_ROWS}.\n"
-                         "  give more text.")
+        raise InputError(
+            f"[data] train: it gave {dictionary.num_token_rows} senses, the index is measured on {LARGE_ROWS}.\n"
+            "  give more text."
+        )
     return dictionary
 
 

@@ -57,13 +57,23 @@ def two_cores() -> tuple[int, int]:
     """A core for the student and one for everything else. Raises InputError if this process may use only one."""
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
-        raise InputError(f"this process may use one core only ({cores[0]}), but student and teacher are to have one each.\n"
-                         "  run it where two are free, or under a wider taskset.")
+        raise InputError(
+            f"this process may use one core only ({cores[0]}), but student and teacher are to have one each.\n"
+            "  run it where two are free, or under a wider taskset."
+        )
     return cores[0], cores[1]
 
 
-def follow(commands: Sequence[Sequence[str]], run_dir: Path, num_steps: int, dropped: int, *,
-           pin: bool = True, threads: int = 1, env: Mapping[str, str | None] | None = None) -> Followed:
+def follow(
+    commands: Sequence[Sequence[str]],
+    run_dir: Path,
+    num_steps: int,
+    dropped: int,
+    *,
+    pin: bool = True,
+    threads: int = 1,
+    env: Mapping[str, str | None] | None = None,
+) -> Followed:
     """Start `commands` (one makes local rank 0, the student), let it make dropped + num_steps steps, and end it.
 
     run_dir: where `metrics.jsonl` appears. Without `pin` ranks move freely. threads: OMP_NUM_THREADS. env: more variables, None to
@@ -73,30 +83,46 @@ def follow(commands: Sequence[Sequence[str]], run_dir: Path, num_steps: int, dro
     with ExitStack() as cleanup:
         cores = cleanup.enter_context(_other_core()) if pin else None
         log = cleanup.enter_context(tempfile.TemporaryFile("w+"))
-        variables = child_environment(os.environ) | {"OMP_NUM_THREADS": str(threads)} | dict(env or {})
+        variables = (
+            child_environment(os.environ) | {"OMP_NUM_THREADS": str(threads)} | dict(env or {})
+        )
         processes = [cleanup.enter_context(_running(words, log, variables)) for words in commands]
         marks = _watch(processes, run_dir / METRICS_FILE, dropped + num_steps, cores, log)
         student_bytes = peak_bytes(_student(processes))
         all_bytes = sum(peak_bytes(member) for process in processes for member in _family(process))
-    steps = [Step(after[0] - before[0], after[1] - before[1]) for before, after in itertools.pairwise(marks)]
+    steps = [
+        Step(after[0] - before[0], after[1] - before[1])
+        for before, after in itertools.pairwise(marks)
+    ]
     return Followed(steps[dropped - 1 :], student_bytes, all_bytes)
 
 
 def peak_bytes(process: psutil.Process) -> int:
     """The kernel's own record of a process's peak, without the files it has mapped now (libraries, mostly)."""
-    fields = dict(line.split(":", 1) for line in Path(f"/proc/{process.pid}/status").read_text().splitlines() if "kB" in line)
+    fields = dict(
+        line.split(":", 1)
+        for line in Path(f"/proc/{process.pid}/status").read_text().splitlines()
+        if "kB" in line
+    )
     return (int(fields["VmHWM"].split()[0]) - int(fields["RssFile"].split()[0])) * 1024
 
 
-def _watch(processes: Sequence[subprocess.Popen[str]], metrics: Path, lines: int, cores: tuple[int, int] | None,
-           log: IO[str]) -> list[tuple[float, float]]:
+def _watch(
+    processes: Sequence[subprocess.Popen[str]],
+    metrics: Path,
+    lines: int,
+    cores: tuple[int, int] | None,
+    log: IO[str],
+) -> list[tuple[float, float]]:
     """(time, the student's CPU time) at the moment each line of `metrics` appears."""
     marks: list[tuple[float, float]] = []
     polls = 0
     while len(marks) < lines:
         if any(process.poll() is not None for process in processes):
             log.seek(0)
-            raise BenchError(f"a launch that was to be measured ended early; its last words:\n{log.read()[-LOG_TAIL_CHARACTERS:]}")
+            raise BenchError(
+                f"a launch that was to be measured ended early; its last words:\n{log.read()[-LOG_TAIL_CHARACTERS:]}"
+            )
         if cores and not marks and polls % PIN_EVERY_POLLS == 0:
             for process, rank in _ranks(processes).items():
                 _pin(process, cores[0] if rank == 0 else cores[1])
@@ -154,10 +180,17 @@ def _other_core() -> Iterator[tuple[int, int]]:
 
 
 @contextmanager
-def _running(words: Sequence[str], log: IO[str], env: Mapping[str, str | None]) -> Iterator[subprocess.Popen[str]]:
+def _running(
+    words: Sequence[str], log: IO[str], env: Mapping[str, str | None]
+) -> Iterator[subprocess.Popen[str]]:
     """A command, ended with all its children when the block is left."""
-    process = subprocess.Popen(words, env={name: value for name, value in env.items() if value is not None}, stdout=log, stderr=log,
-                               text=True)
+    process = subprocess.Popen(
+        words,
+        env={name: value for name, value in env.items() if value is not None},
+        stdout=log,
+        stderr=log,
+        text=True,
+    )
     try:
         yield process
     finally:

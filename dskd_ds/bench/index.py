@@ -33,24 +33,53 @@ def index(spec: RunSpec) -> list[Figure]:
     some = states[:: max(1, len(states) // QUERIES)][:QUERIES].contiguous()
 
     def search(queries: Tensor) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
-        return rerank(dictionary, queries, knn(graph, projection(queries), effort, threads), WANTED)[0]
+        return rerank(
+            dictionary, queries, knn(graph, projection(queries), effort, threads), WANTED
+        )[0]
 
     exact, _ = exact_nearest(dictionary, states, np.arange(dictionary.num_token_rows), WANTED)
     recall = share_found(exact, search(states))
-    rows = dictionary.senses[: dictionary.num_token_rows].float()  # in float32 beforehand: the exact way has nothing to convert
-    seconds = interleaved_seconds({"index": lambda: search(some), "exact": lambda: exact_by_blas(dictionary, rows, some, WANTED),
-                                   "graph": lambda: knn(graph, projection(some), effort, threads)})
+    rows = dictionary.senses[
+        : dictionary.num_token_rows
+    ].float()  # in float32 beforehand: the exact way has nothing to convert
+    seconds = interleaved_seconds(
+        {
+            "index": lambda: search(some),
+            "exact": lambda: exact_by_blas(dictionary, rows, some, WANTED),
+            "graph": lambda: knn(graph, projection(some), effort, threads),
+        }
+    )
     asked = ask_seconds(graph, projection(some), effort, threads)
-    notes = {"senses": len(rows), "queries_a_batch": len(some), "threads": threads, "dims": graph.dim, "search_effort": effort,
-             "milliseconds": {name: round(value * 1000, 1) for name, value in seconds.items()}}
+    notes = {
+        "senses": len(rows),
+        "queries_a_batch": len(some),
+        "threads": threads,
+        "dims": graph.dim,
+        "search_effort": effort,
+        "milliseconds": {name: round(value * 1000, 1) for name, value in seconds.items()},
+    }
     return [
-        Figure("index_recall_at_10", f"share of the exact 10 nearest of {len(states)} held-out states that the index finds", recall,
-               RECALL_TARGET, notes={"queries": len(states)}),
-        Figure("index_speedup", "exact search (float32 product with all rows, then top-k) against the index with re-ranking",
-               seconds["exact"] / seconds["index"], SPEED_TARGET, notes=notes),
-        Figure("index_service_ratio", "a search asked through the node's socket against the same search in place",
-               asked["asked"] / asked["here"], better="lower",
-               notes={"milliseconds": {name: round(value * 1000, 2) for name, value in asked.items()}}),
+        Figure(
+            "index_recall_at_10",
+            f"share of the exact 10 nearest of {len(states)} held-out states that the index finds",
+            recall,
+            RECALL_TARGET,
+            notes={"queries": len(states)},
+        ),
+        Figure(
+            "index_speedup",
+            "exact search (float32 product with all rows, then top-k) against the index with re-ranking",
+            seconds["exact"] / seconds["index"],
+            SPEED_TARGET,
+            notes=notes,
+        ),
+        Figure(
+            "index_service_ratio",
+            "a search asked through the node's socket against the same search in place",
+            asked["asked"] / asked["here"],
+            better="lower",
+            notes={"milliseconds": {name: round(value * 1000, 2) for name, value in asked.items()}},
+        ),
     ]
 
 
@@ -60,13 +89,22 @@ def exact_by_blas(dictionary: SenseDictionary, rows: Tensor, queries: Tensor, ke
     return distances.topk(keep, dim=1, largest=False).indices
 
 
-def ask_seconds(graph: object, reduced: np.ndarray[tuple[int, int], np.dtype[np.float32]], effort: int, threads: int) -> dict[str, float]:
+def ask_seconds(
+    graph: object,
+    reduced: np.ndarray[tuple[int, int], np.dtype[np.float32]],
+    effort: int,
+    threads: int,
+) -> dict[str, float]:
     """The same searches in this process and through a service."""
     with tempfile.TemporaryDirectory() as folder:
         service = IndexService(f"ipc://{folder}/bench.index", graph, threads_per_search=threads)
         client = IndexClient(f"ipc://{folder}/bench.index")
-        seconds = interleaved_seconds({"here": lambda: knn(graph, reduced, effort, threads),
-                                       "asked": lambda: client.search(reduced, effort)})
+        seconds = interleaved_seconds(
+            {
+                "here": lambda: knn(graph, reduced, effort, threads),
+                "asked": lambda: client.search(reduced, effort),
+            }
+        )
         client.close()
         service.close()
     return seconds

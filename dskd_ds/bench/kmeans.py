@@ -39,29 +39,65 @@ def bench_kmeans(spec: RunSpec) -> list[Figure]:
         from sklearn.cluster import KMeans
         from threadpoolctl import threadpool_limits
     except ImportError:
-        raise InputError("bench kmeans: scikit-learn is not installed, so there is nothing to compare with.\n"
-                         "  pip install 'dskd-ds[bench]'") from None
+        raise InputError(
+            "bench kmeans: scikit-learn is not installed, so there is nothing to compare with.\n"
+            "  pip install 'dskd-ds[bench]'"
+        ) from None
     points = Points.of_rows(_many(bench_rows(spec)))
     _, starts = np.unique(points.tokens, return_index=True)
-    singles = [part.float().numpy() for part in torch.tensor_split(points.states, starts[1:].tolist())]
+    singles = [
+        part.float().numpy() for part in torch.tensor_split(points.states, starts[1:].tolist())
+    ]
     ours = _settings(spec, clustering="fixed", num_senses=K)
 
     def loop() -> NDArray[Any]:
-        return np.concatenate([KMeans(K, n_init=1, max_iter=MAX_ITERATIONS, random_state=spec.seed).fit(part).cluster_centers_
-                               for part in singles])
+        return np.concatenate(
+            [
+                KMeans(K, n_init=1, max_iter=MAX_ITERATIONS, random_state=spec.seed)
+                .fit(part)
+                .cluster_centers_
+                for part in singles
+            ]
+        )
 
     threads = torch.get_num_threads()
     with threadpool_limits(threads):
-        seconds = interleaved_seconds({"ours": lambda: cluster(points, ours, spec.seed, CPU), "loop": loop}, repeats=3)
-        theirs = Senses(np.repeat(np.unique(points.tokens), K), torch.from_numpy(loop()), np.zeros(0, np.int64))
+        seconds = interleaved_seconds(
+            {"ours": lambda: cluster(points, ours, spec.seed, CPU), "loop": loop}, repeats=3
+        )
+        theirs = Senses(
+            np.repeat(np.unique(points.tokens), K), torch.from_numpy(loop()), np.zeros(0, np.int64)
+        )
     mine = cluster(points, ours, spec.seed, CPU)
-    inertias = [quantisation_error(senses, points.tokens, points.states) for senses in (mine, theirs)]
-    notes = {"tokens": len(singles), "vectors": len(points.tokens), "k": K, "n_init": 1, "max_iterations": MAX_ITERATIONS,
-             "threads": threads, "seconds": round(seconds["ours"], 2), "sklearn_seconds": round(seconds["loop"], 2)}
-    return [Figure("kmeans_speedup", "batched k-means against a loop of scikit-learn's KMeans", seconds["loop"] / seconds["ours"], 4.0,
-                   notes=notes),
-            Figure("kmeans_inertia_ratio", "squared error of ours against theirs, over all tokens", inertias[0] / inertias[1], 1.001,
-                   "lower")]
+    inertias = [
+        quantisation_error(senses, points.tokens, points.states) for senses in (mine, theirs)
+    ]
+    notes = {
+        "tokens": len(singles),
+        "vectors": len(points.tokens),
+        "k": K,
+        "n_init": 1,
+        "max_iterations": MAX_ITERATIONS,
+        "threads": threads,
+        "seconds": round(seconds["ours"], 2),
+        "sklearn_seconds": round(seconds["loop"], 2),
+    }
+    return [
+        Figure(
+            "kmeans_speedup",
+            "batched k-means against a loop of scikit-learn's KMeans",
+            seconds["loop"] / seconds["ours"],
+            4.0,
+            notes=notes,
+        ),
+        Figure(
+            "kmeans_inertia_ratio",
+            "squared error of ours against theirs, over all tokens",
+            inertias[0] / inertias[1],
+            1.001,
+            "lower",
+        ),
+    ]
 
 
 def bench_adaptive(spec: RunSpec) -> list[Figure]:
@@ -72,13 +108,29 @@ def bench_adaptive(spec: RunSpec) -> list[Figure]:
     wanted = heldout_error(fixed, held_out)
     tried = {}
     for cost in sorted({*COSTS, spec.senses.sense_cost}):
-        senses = cluster(points, _settings(spec, clustering="adaptive", sense_cost=cost), spec.seed, CPU)
+        senses = cluster(
+            points, _settings(spec, clustering="adaptive", sense_cost=cost), spec.seed, CPU
+        )
         tried[cost] = (len(senses.owners), heldout_error(senses, held_out), senses)
     equal = [rows for rows, error, _ in tried.values() if error <= wanted]
-    notes = {"fixed": f"{len(fixed.owners)} rows, held-out error {wanted:.4f}", "vectors": len(kept), "heldout": len(held_out)} | {
-        f"sense_cost {cost:g}": f"{rows} rows, held-out error {error:.4f}" for cost, (rows, error, _) in tried.items()}
-    figures = [Figure("adaptive_rows_ratio", f"rows of adaptive against fixed k = {K}, at no more held-out error",
-                      min(equal, default=np.inf) / len(fixed.owners), 0.7, "lower", notes)]
+    notes = {
+        "fixed": f"{len(fixed.owners)} rows, held-out error {wanted:.4f}",
+        "vectors": len(kept),
+        "heldout": len(held_out),
+    } | {
+        f"sense_cost {cost:g}": f"{rows} rows, held-out error {error:.4f}"
+        for cost, (rows, error, _) in tried.items()
+    }
+    figures = [
+        Figure(
+            "adaptive_rows_ratio",
+            f"rows of adaptive against fixed k = {K}, at no more held-out error",
+            min(equal, default=np.inf) / len(fixed.owners),
+            0.7,
+            "lower",
+            notes,
+        )
+    ]
     chosen = tried[spec.senses.sense_cost][2]
     if wordnet := [source.path for source in spec.senses.lexicons if source.kind == "wordnet"]:
         figures.append(_polysemy(spec, chosen, points, Path(wordnet[0])))
@@ -91,11 +143,24 @@ def _polysemy(spec: RunSpec, senses: Senses, points: Points, wordnet: Path) -> F
     tokenizer = load_tokenizer(resolve_model(spec.teacher.model))
     tokens, vectors = np.unique(points.tokens, return_counts=True)
     texts = [tokenizer.decode([token]) for token in tokens]
-    usable = [i for i, text in enumerate(texts) if vectors[i] >= MIN_VECTORS and text.startswith(" ") and text.strip().lower() in known]
+    usable = [
+        i
+        for i, text in enumerate(texts)
+        if vectors[i] >= MIN_VECTORS and text.startswith(" ") and text.strip().lower() in known
+    ]
     ours = np.bincount(senses.owners, minlength=int(tokens.max()) + 1)[tokens[usable]].astype(float)
     theirs = np.array([known[texts[i].strip().lower()] for i in usable], dtype=float)
-    return Figure("polysemy_spearman", "a word's number of senses here and in WordNet", spearman(ours, theirs), notes={
-        "words": len(usable), "with their number of vectors instead": round(spearman(vectors[usable].astype(float), theirs), 3)})
+    return Figure(
+        "polysemy_spearman",
+        "a word's number of senses here and in WordNet",
+        spearman(ours, theirs),
+        notes={
+            "words": len(usable),
+            "with their number of vectors instead": round(
+                spearman(vectors[usable].astype(float), theirs), 3
+            ),
+        },
+    )
 
 
 def wordnet_sense_counts(folder: Path) -> dict[str, int]:
@@ -119,4 +184,7 @@ def _settings(spec: RunSpec, **changes: Any) -> SensesSpec:
     return spec.senses.model_copy(update={"contexts_per_sense": 0, **changes})
 
 
-BENCHES: dict[str, Callable[[RunSpec], list[Figure]]] = {"kmeans": bench_kmeans, "adaptive": bench_adaptive}
+BENCHES: dict[str, Callable[[RunSpec], list[Figure]]] = {
+    "kmeans": bench_kmeans,
+    "adaptive": bench_adaptive,
+}

@@ -23,28 +23,51 @@ def negation_figures(wordnet: Path, other: LexiconSpec | None = None) -> list[Fi
     truth = relations_of(source.table())
     seen = relations_of(read_source(other).table()) if other else truth
     known = set(truth.words())
-    asked = [(word, base) for word in sorted(known & set(seen.words())) if (base := base_of(word)) in known]
+    asked = [
+        (word, base)
+        for word in sorted(known & set(seen.words()))
+        if (base := base_of(word)) in known
+    ]
     pointer = {word for word, base in asked if base in truth.antonyms.get(word, ())}
     either = pointer | {word for word, base in asked if source.verdicts.get(word) == base}
-    return [figure for name, marked in (("pointer", pointer), ("pointer_or_gloss", either))
-            for figure in _figures(asked, marked, seen, name)]
+    return [
+        figure
+        for name, marked in (("pointer", pointer), ("pointer_or_gloss", either))
+        for figure in _figures(asked, marked, seen, name)
+    ]
 
 
-def _figures(asked: list[tuple[str, str]], marked: set[str], seen: Relations, truth: str) -> list[Figure]:
+def _figures(
+    asked: list[tuple[str, str]], marked: set[str], seen: Relations, truth: str
+) -> list[Figure]:
     found = {word for word, base in asked if looks_negated(word, base, seen.synonyms)}
     notes = {"asked": len(asked), "marked": len(marked), "found": len(found)}
     right = len(found & marked)
-    return [Figure(f"negation_precision_{truth}", f"words the rule calls negations: share that WordNet marks ({truth})",
-                   right / max(1, len(found)), notes=notes),
-            Figure(f"negation_recall_{truth}", f"words WordNet marks ({truth}): share that the rule finds",
-                   right / max(1, len(marked)), notes=notes)]
+    return [
+        Figure(
+            f"negation_precision_{truth}",
+            f"words the rule calls negations: share that WordNet marks ({truth})",
+            right / max(1, len(found)),
+            notes=notes,
+        ),
+        Figure(
+            f"negation_recall_{truth}",
+            f"words WordNet marks ({truth}): share that the rule finds",
+            right / max(1, len(marked)),
+            notes=notes,
+        ),
+    ]
 
 
 def main() -> None:
     """Print the figures."""
-    parser = argparse.ArgumentParser(prog="python -m dskd_ds.bench.lexicon", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m dskd_ds.bench.lexicon", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("wordnet", type=Path, help="folder of WordNet's database files")
-    parser.add_argument("--moby", help="let the rule see this Moby thesaurus instead of WordNet's synonyms")
+    parser.add_argument(
+        "--moby", help="let the rule see this Moby thesaurus instead of WordNet's synonyms"
+    )
     args = parser.parse_args()
     other = LexiconSpec(kind="moby", path=args.moby) if args.moby else None
     for figure in negation_figures(args.wordnet, other):

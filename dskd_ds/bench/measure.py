@@ -46,7 +46,9 @@ class Figure:
         return self.value >= self.target if self.better == "higher" else self.value <= self.target
 
 
-def interleaved_seconds(ways: Mapping[str, Callable[[], object]], repeats: int = REPEATS, warm_up: bool = True) -> dict[str, float]:
+def interleaved_seconds(
+    ways: Mapping[str, Callable[[], object]], repeats: int = REPEATS, warm_up: bool = True
+) -> dict[str, float]:
     """Median seconds of each way, run in turn `repeats` times (one more before that, not counted, if warm_up)."""
     if warm_up:
         for way in ways.values():
@@ -60,10 +62,14 @@ def interleaved_seconds(ways: Mapping[str, Callable[[], object]], repeats: int =
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def run_benches(benches: Mapping[str, Callable[[], list[Figure]]], only: Sequence[str]) -> list[Figure]:
+def run_benches(
+    benches: Mapping[str, Callable[[], list[Figure]]], only: Sequence[str]
+) -> list[Figure]:
     """Run the benches (or those named in `only`), saying which. Raises InputError for an unknown name."""
     if unknown := [name for name in only if name not in benches]:
-        raise InputError(f"--only {unknown[0]}: there is no such bench.\n  there are: {', '.join(benches)}.")
+        raise InputError(
+            f"--only {unknown[0]}: there is no such bench.\n  there are: {', '.join(benches)}."
+        )
     figures: list[Figure] = []
     for name in only or benches:
         print(f"bench {name} ...", file=sys.stderr, flush=True)
@@ -71,7 +77,9 @@ def run_benches(benches: Mapping[str, Callable[[], list[Figure]]], only: Sequenc
     return figures
 
 
-def run_and_print(benches: Mapping[str, Callable[[], list[Figure]]], only: Sequence[str], json_wanted: bool) -> None:
+def run_and_print(
+    benches: Mapping[str, Callable[[], list[Figure]]], only: Sequence[str], json_wanted: bool
+) -> None:
     """Run benches and print their figures on stdout; what is said meanwhile goes to stderr. Raises InputError."""
     with contextlib.redirect_stdout(sys.stderr):
         figures = run_benches(benches, only)
@@ -85,15 +93,27 @@ def table(figures: Sequence[Figure]) -> str:
         sign = ">=" if figure.better == "higher" else "<="
         target = "" if figure.target is None else f"{sign} {figure.target:g}"
         verdict = {True: "reached", False: "SHORT", None: ""}[figure.reached]
-        lines.append(f"{figure.key:<24}{figure.value:>10.4g}{target:>12}  {verdict:<8}{figure.what}")
+        lines.append(
+            f"{figure.key:<24}{figure.value:>10.4g}{target:>12}  {verdict:<8}{figure.what}"
+        )
         lines += [f"{'':<24}  {name}: {value}" for name, value in figure.notes.items()]
     return "\n".join(lines)
 
 
 def as_json(figures: Sequence[Figure]) -> str:
     """`{key: value, ..., "details": {...}}`, with the set-up that a ratio depends on."""
-    details = {figure.key: {"what": figure.what, "target": figure.target, "better": figure.better, "reached": figure.reached,
-                            **figure.notes} for figure in figures}
+    details = {
+        figure.key: {
+            "what": figure.what,
+            "target": figure.target,
+            "better": figure.better,
+            "reached": figure.reached,
+            **figure.notes,
+        }
+        for figure in figures
+    }
     setup = {"torch_threads": torch.get_num_threads(), "torch": torch.__version__}
-    values = {figure.key: figure.value if math.isfinite(figure.value) else None for figure in figures}  # JSON knows no NaN
+    values = {
+        figure.key: figure.value if math.isfinite(figure.value) else None for figure in figures
+    }  # JSON knows no NaN
     return json.dumps({**values, "details": details, "setup": setup}, indent=1)

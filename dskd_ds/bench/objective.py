@@ -47,20 +47,51 @@ class Case:
 
     def first(self, number: int) -> Case:
         """The first positions of it."""
-        return Case(self.hidden[:number].detach().requires_grad_(), self.head, self.targets[:number], self.teacher_head)
+        return Case(
+            self.hidden[:number].detach().requires_grad_(),
+            self.head,
+            self.targets[:number],
+            self.teacher_head,
+        )
 
 
 def random_case(signal: SignalKind, number: int) -> Case:
     """Positions with as much spread in their logits as a language model's."""
     generator = torch.Generator().manual_seed(0)
     hidden, teacher_hidden = (torch.randn(number, SIZE, generator=generator) for _ in range(2))
-    head, teacher_head = (torch.randn(VOCAB, SIZE, generator=generator) * (3 / math.sqrt(SIZE)) for _ in range(2))
-    top_k = TopK(*(torch.cat([getattr(part, name) for part in (top_k_signal(rows @ teacher_head.T, TOP_K, (1.0,))
-                                                              for rows in teacher_hidden.split(128))])
-                   for name in ("ids", "logits", "tail"))) if signal == "topk" else None
-    targets = TeacherTargets(torch.arange(number), torch.randint(0, VOCAB, (number,), generator=generator), top_k,
-                             teacher_hidden if signal == "exact" else None)
-    return Case(hidden.requires_grad_(), nn.Parameter(head), targets, teacher_head if signal == "exact" else None)
+    head, teacher_head = (
+        torch.randn(VOCAB, SIZE, generator=generator) * (3 / math.sqrt(SIZE)) for _ in range(2)
+    )
+    top_k = (
+        TopK(
+            *(
+                torch.cat(
+                    [
+                        getattr(part, name)
+                        for part in (
+                            top_k_signal(rows @ teacher_head.T, TOP_K, (1.0,))
+                            for rows in teacher_hidden.split(128)
+                        )
+                    ]
+                )
+                for name in ("ids", "logits", "tail")
+            )
+        )
+        if signal == "topk"
+        else None
+    )
+    targets = TeacherTargets(
+        torch.arange(number),
+        torch.randint(0, VOCAB, (number,), generator=generator),
+        top_k,
+        teacher_hidden if signal == "exact" else None,
+    )
+    return Case(
+        hidden.requires_grad_(),
+        nn.Parameter(head),
+        targets,
+        teacher_head if signal == "exact" else None,
+    )
 
 
 def fused(case: Case, signal: SignalKind) -> None:
@@ -69,7 +100,9 @@ def fused(case: Case, signal: SignalKind) -> None:
     teacher_head = FrozenHead(case.teacher_head) if case.teacher_head is not None else None
     objective = DistillObjective(case.head, spec, 1.0, teacher_head=teacher_head)
     count = 1 / len(case.hidden)
-    loss, _ = objective(case.hidden[None], case.targets, SenseTargets.empty(SIZE), Scales(count, count))
+    loss, _ = objective(
+        case.hidden[None], case.targets, SenseTargets.empty(SIZE), Scales(count, count)
+    )
     loss.backward()
 
 
@@ -86,7 +119,10 @@ def dense(case: Case, signal: SignalKind) -> None:
         assert case.targets.top_k is not None
         ids, (log_p, log_p_rest) = case.targets.top_k.ids, case.targets.top_k.log_probs(1.0, 0)
         log_q_rest = torch.logsumexp(log_q.scatter(1, ids, -torch.inf), dim=1)
-        kd = ((log_p.exp() * (log_p - log_q.gather(1, ids))).sum(1) + log_p_rest.exp() * (log_p_rest - log_q_rest)).mean()
+        kd = (
+            (log_p.exp() * (log_p - log_q.gather(1, ids))).sum(1)
+            + log_p_rest.exp() * (log_p_rest - log_q_rest)
+        ).mean()
     (ce + ALPHA * kd).backward()
 
 
@@ -116,14 +152,38 @@ def objective_work(way: str, signal: SignalKind, number: int) -> Work:
 
 def bench_workspace() -> list[Figure]:
     """Memory of the fused objective against the dense one, and how it grows with the number of positions."""
-    mebibytes = {(way, signal, number): workspace_bytes(objective_work, way, signal, number) / 2**20
-                 for signal in SIGNALS for way, number in (("fused", POSITIONS), ("dense", POSITIONS), ("fused", MORE_POSITIONS))}
-    ratios = {s: mebibytes["fused", s, POSITIONS] / mebibytes["dense", s, POSITIONS] for s in SIGNALS}
-    growths = {s: mebibytes["fused", s, MORE_POSITIONS] / mebibytes["fused", s, POSITIONS] for s in SIGNALS}
-    notes = {f"{way}, {signal}, {number} positions": f"{value:.0f} MiB" for (way, signal, number), value in mebibytes.items()}
-    return [Figure("objective_memory_ratio", f"workspace, fused / dense, the worse of {', '.join(SIGNALS)}", max(ratios.values()), 0.1,
-                   "lower", notes),
-            Figure("workspace_growth", f"fused workspace, {MORE_POSITIONS} / {POSITIONS} positions", max(growths.values()), 1.15, "lower")]
+    mebibytes = {
+        (way, signal, number): workspace_bytes(objective_work, way, signal, number) / 2**20
+        for signal in SIGNALS
+        for way, number in (("fused", POSITIONS), ("dense", POSITIONS), ("fused", MORE_POSITIONS))
+    }
+    ratios = {
+        s: mebibytes["fused", s, POSITIONS] / mebibytes["dense", s, POSITIONS] for s in SIGNALS
+    }
+    growths = {
+        s: mebibytes["fused", s, MORE_POSITIONS] / mebibytes["fused", s, POSITIONS] for s in SIGNALS
+    }
+    notes = {
+        f"{way}, {signal}, {number} positions": f"{value:.0f} MiB"
+        for (way, signal, number), value in mebibytes.items()
+    }
+    return [
+        Figure(
+            "objective_memory_ratio",
+            f"workspace, fused / dense, the worse of {', '.join(SIGNALS)}",
+            max(ratios.values()),
+            0.1,
+            "lower",
+            notes,
+        ),
+        Figure(
+            "workspace_growth",
+            f"fused workspace, {MORE_POSITIONS} / {POSITIONS} positions",
+            max(growths.values()),
+            1.15,
+            "lower",
+        ),
+    ]
 
 
 def bench_time() -> list[Figure]:
@@ -133,11 +193,22 @@ def bench_time() -> list[Figure]:
     for signal in SIGNALS:
         case = random_case(signal, POSITIONS)
         products = partial(bare_products, case, 4 if signal == "exact" else 3)
-        seconds = interleaved_seconds({name: partial(_once, way, case, signal) for name, way in WAYS.items()} | {"products": products})
+        seconds = interleaved_seconds(
+            {name: partial(_once, way, case, signal) for name, way in WAYS.items()}
+            | {"products": products}
+        )
         ratios[signal] = seconds["fused"] / seconds["dense"]
         notes[signal] = ", ".join(f"{name} {value:.2f} s" for name, value in seconds.items())
-    return [Figure("objective_time_ratio", f"time, fused / dense, the worse of {', '.join(SIGNALS)}", max(ratios.values()), 1.1, "lower",
-                   notes)]
+    return [
+        Figure(
+            "objective_time_ratio",
+            f"time, fused / dense, the worse of {', '.join(SIGNALS)}",
+            max(ratios.values()),
+            1.1,
+            "lower",
+            notes,
+        )
+    ]
 
 
 def _once(way: Callable[[Case, SignalKind], None], case: Case, signal: SignalKind) -> None:
@@ -177,14 +248,29 @@ def real_states(number: int) -> RealStates:
     from dskd_ds.student.depth import student_init
 
     spec: RunSpec = load_spec(QUICKSTART, [])
-    teacher, student = (load_teacher(TeacherSpec(model=path, dtype="float32"), torch.device("cpu"))
-                        for path in (spec.teacher.model, student_init(spec)))
+    teacher, student = (
+        load_teacher(TeacherSpec(model=path, dtype="float32"), torch.device("cpu"))
+        for path in (spec.teacher.model, student_init(spec))
+    )
     blocks = heldout_blocks(spec)
     rows = range(-(-number // (spec.data.block_tokens - 1)) + 1)
     batch = make_batch([blocks[i] for i in rows], [Sample(0, i) for i in rows])
     at = batch.supervised[:number]
-    states = [model.hidden_states(batch.input_ids, batch.position_ids).flatten(0, 1)[at].float() for model in (teacher, student)]
-    return RealStates(*(tensor.clone() for tensor in (*states, teacher.head.float(), student.head.float(), batch.targets.flatten()[at])))
+    states = [
+        model.hidden_states(batch.input_ids, batch.position_ids).flatten(0, 1)[at].float()
+        for model in (teacher, student)
+    ]
+    return RealStates(
+        *(
+            tensor.clone()
+            for tensor in (
+                *states,
+                teacher.head.float(),
+                student.head.float(),
+                batch.targets.flatten()[at],
+            )
+        )
+    )
 
 
 def bench_gradients() -> list[Figure]:
@@ -192,23 +278,53 @@ def bench_gradients() -> list[Figure]:
     real = real_states(COSINE_POSITIONS)
     positions = torch.arange(COSINE_POSITIONS)
     reference = TeacherTargets(positions, real.targets, hidden=real.teacher)
-    words = {"exact": TeacherTargets(positions, real.targets, hidden=real.teacher.bfloat16()),
-             "tail": TeacherTargets(positions, real.targets, top_k=top_k_signal(real.teacher @ real.teacher_head.T, VOCAB, (1.0,)))}
-    expected = gradient(dense, Case(real.student.clone().requires_grad_(), nn.Parameter(real.student_head), reference, real.teacher_head),
-                        "exact")
+    words = {
+        "exact": TeacherTargets(positions, real.targets, hidden=real.teacher.bfloat16()),
+        "tail": TeacherTargets(
+            positions,
+            real.targets,
+            top_k=top_k_signal(real.teacher @ real.teacher_head.T, VOCAB, (1.0,)),
+        ),
+    }
+    expected = gradient(
+        dense,
+        Case(
+            real.student.clone().requires_grad_(),
+            nn.Parameter(real.student_head),
+            reference,
+            real.teacher_head,
+        ),
+        "exact",
+    )
     signals: dict[str, SignalKind] = {"exact": "exact", "tail": "topk"}
     cosines = {}
     for name, word in words.items():
-        case = Case(real.student.clone().requires_grad_(), nn.Parameter(real.student_head), word,
-                    real.teacher_head if name == "exact" else None)
+        case = Case(
+            real.student.clone().requires_grad_(),
+            nn.Parameter(real.student_head),
+            word,
+            real.teacher_head if name == "exact" else None,
+        )
         found = gradient(fused, case, signals[name])
-        cosines[name] = min(functional.cosine_similarity(a, b, dim=0).item() for a, b in zip(found, expected, strict=True))
+        cosines[name] = min(
+            functional.cosine_similarity(a, b, dim=0).item()
+            for a, b in zip(found, expected, strict=True)
+        )
     what = {"exact": "`exact` from bfloat16 states", "tail": "`topk` at k = V"}
-    return [Figure(f"{name}_cosine", f"{what[name]}: gradient's cosine with dense float32 (the worse of states and head)", cosine, 0.9999)
-            for name, cosine in cosines.items()]
+    return [
+        Figure(
+            f"{name}_cosine",
+            f"{what[name]}: gradient's cosine with dense float32 (the worse of states and head)",
+            cosine,
+            0.9999,
+        )
+        for name, cosine in cosines.items()
+    ]
 
 
-def gradient(way: Callable[[Case, SignalKind], None], case: Case, signal: SignalKind) -> tuple[Tensor, Tensor]:
+def gradient(
+    way: Callable[[Case, SignalKind], None], case: Case, signal: SignalKind
+) -> tuple[Tensor, Tensor]:
     """Gradients of the states and of the head, flat, in float64."""
     way(case, signal)
     assert case.hidden.grad is not None
@@ -221,22 +337,39 @@ def bench_sampled() -> list[Figure]:
     """Angle between the head's weight gradient from draws and from the full KL, over the same positions at tau 1, on real text."""
     real = real_states(POSITIONS)
     generator = torch.Generator().manual_seed(0)
-    full, sampled = torch.zeros_like(real.student_head), {number: torch.zeros_like(real.student_head) for number in DRAWS}
+    full, sampled = (
+        torch.zeros_like(real.student_head),
+        {number: torch.zeros_like(real.student_head) for number in DRAWS},
+    )
     different = dict.fromkeys(DRAWS, 0)
     for teacher, student in zip(real.teacher.split(128), real.student.split(128), strict=True):
         logits, teacher_logits = student @ real.student_head.T, teacher @ real.teacher_head.T
         for number, total in sampled.items():
-            uniforms = torch.rand(len(teacher_logits), number, generator=generator, dtype=torch.float64)
+            uniforms = torch.rand(
+                len(teacher_logits), number, generator=generator, dtype=torch.float64
+            )
             drawn = draw(teacher_logits, 1.0, uniforms).sampled()
             different[number] += int((drawn.weights > 0).sum())
             total.addmm_(token.sampled_kl_(logits.clone(), drawn, 1.0, 0.0).grad.T, student)
-        full.addmm_(token.full_divergence_(logits, teacher_logits, "forward", 1.0, 0.0).grad.T, student)
+        full.addmm_(
+            token.full_divergence_(logits, teacher_logits, "forward", 1.0, 0.0).grad.T, student
+        )
     angles = {number: angle_degrees(total, full) for number, total in sampled.items()}
-    notes = {f"{number} draws": f"{angles[number]:.2f} degrees, {different[number] / POSITIONS:.1f} different tokens a position"
-             for number in DRAWS}
+    notes = {
+        f"{number} draws": f"{angles[number]:.2f} degrees, {different[number] / POSITIONS:.1f} different tokens a position"
+        for number in DRAWS
+    }
     chosen = LossSpec().num_draws
-    return [Figure("sampled_angle_degrees", f"head's weight gradient from {chosen} draws against full KL's, {POSITIONS} positions",
-                   angles[chosen], 4.0, "lower", notes)]
+    return [
+        Figure(
+            "sampled_angle_degrees",
+            f"head's weight gradient from {chosen} draws against full KL's, {POSITIONS} positions",
+            angles[chosen],
+            4.0,
+            "lower",
+            notes,
+        )
+    ]
 
 
 def angle_degrees(left: Tensor, right: Tensor) -> float:
@@ -246,4 +379,8 @@ def angle_degrees(left: Tensor, right: Tensor) -> float:
 
 
 BENCHES: dict[str, Callable[[], list[Figure]]] = {
-    "workspace": bench_workspace, "time": bench_time, "gradients": bench_gradients, "sampled": bench_sampled}
+    "workspace": bench_workspace,
+    "time": bench_time,
+    "gradients": bench_gradients,
+    "sampled": bench_sampled,
+}

@@ -28,8 +28,15 @@ def pages(spec: RunSpec) -> list[Figure]:
     """Eight processes map and touch the whole dictionary. Raises DskdError if one of them fails."""
     folder = Path(spec.senses.dictionary).resolve()
     one_copy = (folder / SENSES_FILE).stat().st_size
-    readers = [subprocess.Popen([sys.executable, "-c", READER, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-               for _ in range(NUM_READERS)]
+    readers = [
+        subprocess.Popen(
+            [sys.executable, "-c", READER, str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(NUM_READERS)
+    ]
     own = 0
     try:
         for reader in readers:
@@ -37,16 +44,33 @@ def pages(spec: RunSpec) -> list[Figure]:
             ready, *own_bytes = reader.stdout.readline().split() or [""]
             own += sum(map(int, own_bytes))
             if ready != "ready":
-                raise DskdError(f"a process that should have read {folder} ended with exit code {reader.wait()}.")
-        resident, proportional = (sum(mapped_bytes(reader.pid, folder / SENSES_FILE, kind) for reader in readers)
-                                  for kind in ("Rss", "Pss"))
+                raise DskdError(
+                    f"a process that should have read {folder} ended with exit code {reader.wait()}."
+                )
+        resident, proportional = (
+            sum(mapped_bytes(reader.pid, folder / SENSES_FILE, kind) for reader in readers)
+            for kind in ("Rss", "Pss")
+        )
     finally:
         for reader in readers:
             reader.communicate()  # closes its input, waits for its end
-    notes = {"readers": NUM_READERS, "dictionary_bytes": one_copy, "summed_pss_bytes": proportional, "summed_rss_bytes": resident,
-             "summed_bytes_of_their_own": own}
-    return [Figure("pss_ratio", f"summed PSS of {NUM_READERS} readers of the dictionary, and what each derives from it, against one copy",
-                   (proportional + own) / one_copy, TARGET, better="lower", notes=notes)]
+    notes = {
+        "readers": NUM_READERS,
+        "dictionary_bytes": one_copy,
+        "summed_pss_bytes": proportional,
+        "summed_rss_bytes": resident,
+        "summed_bytes_of_their_own": own,
+    }
+    return [
+        Figure(
+            "pss_ratio",
+            f"summed PSS of {NUM_READERS} readers of the dictionary, and what each derives from it, against one copy",
+            (proportional + own) / one_copy,
+            TARGET,
+            better="lower",
+            notes=notes,
+        )
+    ]
 
 
 def mapped_bytes(pid: int, path: Path, kind: str) -> int:

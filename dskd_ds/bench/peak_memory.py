@@ -33,7 +33,9 @@ def workspace_bytes(make: Callable[..., Work], *arguments: Any) -> int:
     """Peak memory of `make(*arguments).run()` beyond what is there before it, less the gradients it makes."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_measure, args=(sender, torch.get_num_threads(), make, arguments))
+    process = context.Process(
+        target=_measure, args=(sender, torch.get_num_threads(), make, arguments)
+    )
     process.start()
     sender.close()
     try:
@@ -42,7 +44,9 @@ def workspace_bytes(make: Callable[..., Work], *arguments: Any) -> int:
         process.join()
 
 
-def _measure(sender: Any, num_threads: int, make: Callable[..., Work], arguments: tuple[Any, ...]) -> None:
+def _measure(
+    sender: Any, num_threads: int, make: Callable[..., Work], arguments: tuple[Any, ...]
+) -> None:
     torch.set_num_threads(num_threads)
     work = make(*arguments)
     work.warm_up()
@@ -56,5 +60,9 @@ def _measure(sender: Any, num_threads: int, make: Callable[..., Work], arguments
 
 def _status_bytes(field: str) -> int:
     """A size from /proc/self/status."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field + ":"))
+    line = next(
+        line
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if line.startswith(field + ":")
+    )
     return int(line.split()[1]) << 10

@@ -25,12 +25,26 @@ def bench_refresh(spec: RunSpec) -> list[Figure]:
         before = cluster(first, settings, spec.seed, device)
         after = refreshed(points_of_senses(before), second, settings, spec.seed, device)
         at_once = cluster(Points.of_rows(kept), settings, spec.seed, device)
-        errors = {"A": heldout_error(before, held_out), "A then B": heldout_error(after, held_out), "A+B": heldout_error(at_once, held_out)}
+        errors = {
+            "A": heldout_error(before, held_out),
+            "A then B": heldout_error(after, held_out),
+            "A+B": heldout_error(at_once, held_out),
+        }
         notes = {name: f"{error:.4f}" for name, error in errors.items()} | {
-            "rows": f"{len(before.owners)}, {len(after.owners)}, {len(at_once.owners)}"}
-        figures.append(Figure("refresh_error_ratio" if clustering == spec.senses.clustering else f"refresh_error_ratio_{clustering}",
-                              f"held-out error, refreshed A then B against built from A+B ({clustering})",
-                              errors["A then B"] / errors["A+B"], 1.02, "lower", notes))
+            "rows": f"{len(before.owners)}, {len(after.owners)}, {len(at_once.owners)}"
+        }
+        figures.append(
+            Figure(
+                "refresh_error_ratio"
+                if clustering == spec.senses.clustering
+                else f"refresh_error_ratio_{clustering}",
+                f"held-out error, refreshed A then B against built from A+B ({clustering})",
+                errors["A then B"] / errors["A+B"],
+                1.02,
+                "lower",
+                notes,
+            )
+        )
     return figures
 
 

@@ -56,11 +56,15 @@ class ReplyStore:
         path = self._path(work)
         frames = codec.encode(Reply(request_id=0, forward_seconds=0.0), arrays)
         partial = path.with_suffix(".partial")
-        partial.write_bytes(b"".join(part for frame in frames for part in (LENGTH.pack(len(frame)), frame)))
+        partial.write_bytes(
+            b"".join(part for frame in frames for part in (LENGTH.pack(len(frame)), frame))
+        )
         partial.replace(path)
 
     def _path(self, work: Work) -> Path:
-        digest = hashlib.sha256(json.dumps(work.request.model_dump(exclude={"request_id"}), sort_keys=True).encode())
+        digest = hashlib.sha256(
+            json.dumps(work.request.model_dump(exclude={"request_id"}), sort_keys=True).encode()
+        )
         for name, array in sorted(work.arrays.items()):
             digest.update(f"{name} {array.dtype} {array.shape}".encode())
             digest.update(array.tobytes())
@@ -75,10 +79,19 @@ def serve(spec: RunSpec, store: ReplyStore) -> None:
         hello_path = store.folder / HELLO_FILE
         if not hello_path.is_file():
             teacher = load_teacher(spec.teacher, vocab_size=shared_vocab_size(spec))
-            hello = Hello(teacher="replay", fingerprint=teacher.fingerprint + senses_name, vocab_size=teacher.vocab_size,
-                          hidden_size=teacher.hidden_size)
+            hello = Hello(
+                teacher="replay",
+                fingerprint=teacher.fingerprint + senses_name,
+                vocab_size=teacher.vocab_size,
+                hidden_size=teacher.hidden_size,
+            )
             hello_path.write_text(hello.model_dump_json())
-        link = TeacherLink(Path(spec.run_dir), spec.link, Hello.model_validate_json(hello_path.read_text()), spec.topology.num_students)
+        link = TeacherLink(
+            Path(spec.run_dir),
+            spec.link,
+            Hello.model_validate_json(hello_path.read_text()),
+            spec.topology.num_students,
+        )
         cleanup.callback(link.close)
         num_stored = num_answered = 0
         while (work := link.next_request()) is not None:
@@ -91,17 +104,30 @@ def serve(spec: RunSpec, store: ReplyStore) -> None:
                 num_stored += 1
             num_answered += 1
             link.reply(work, arrays, time.monotonic() - begun)
-    print(f"replay: answered {num_answered} requests, {num_stored} of them with the model.", file=sys.stderr)
+    print(
+        f"replay: answered {num_answered} requests, {num_stored} of them with the model.",
+        file=sys.stderr,
+    )
 
 
 def main() -> int:
     """Parse and serve."""
     quiet_progress()
-    parser = argparse.ArgumentParser(prog="python -m dskd_ds.bench.replay", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--spec", required=True, help="the run's TOML spec, the same that the students have")
+    parser = argparse.ArgumentParser(
+        prog="python -m dskd_ds.bench.replay",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--spec", required=True, help="the run's TOML spec, the same that the students have"
+    )
     add_overrides(parser)
-    parser.add_argument("--store", required=True, type=Path, help="folder of recorded replies; made if it is not there")
+    parser.add_argument(
+        "--store",
+        required=True,
+        type=Path,
+        help="folder of recorded replies; made if it is not there",
+    )
     args = parser.parse_args()
     return exit_code_of(lambda: run(args))
 

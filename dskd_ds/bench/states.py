@@ -26,9 +26,15 @@ HELD_OUT = 8
 
 def bench_rows(spec: RunSpec) -> Rows:
     """The sample of NUM_TOKENS tokens of the spec's corpus, sorted by token and hash."""
-    smaller = spec.model_copy(update={"senses": spec.senses.model_copy(update={"collect_tokens": NUM_TOKENS})})
+    smaller = spec.model_copy(
+        update={"senses": spec.senses.model_copy(update={"collect_tokens": NUM_TOKENS})}
+    )
     blocks, comm = train_blocks(spec), Communicator()
-    folder = Path(spec.run_dir) / "bench" / f"states-{collection_digest(dictionary_key(smaller, blocks, comm))}"
+    folder = (
+        Path(spec.run_dir)
+        / "bench"
+        / f"states-{collection_digest(dictionary_key(smaller, blocks, comm))}"
+    )
     return np.concatenate(list(collect(smaller, blocks, folder, comm)))
 
 
@@ -60,4 +66,10 @@ def heldout_error(senses: Senses, held_out: Rows) -> float:
 def points_of_senses(senses: Senses) -> Points:
     """Senses as a dictionary gives them back to a refresh: centroids rounded to bfloat16."""
     assert senses.spreads is not None
-    return Points(senses.owners, senses.centroids.to(torch.bfloat16), senses.counts, senses.spreads, -1 - np.arange(len(senses.owners)))
+    return Points(
+        senses.owners,
+        senses.centroids.to(torch.bfloat16),
+        senses.counts,
+        senses.spreads,
+        -1 - np.arange(len(senses.owners)),
+    )

@@ -16,10 +16,22 @@ first, and this in the same folder."""
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     """Register `dskd bench`."""
-    bench = commands.add_parser("bench", help="measure objective, wire and whole steps against their targets", description=TEXT,
-                                formatter_class=argparse.RawDescriptionHelpFormatter)
-    bench.add_argument("--only", action="append", default=[], metavar="NAME", help="run this bench only (may be given several times)")
-    bench.add_argument("--json", action="store_true", help="print JSON: {key: value, ..., details, setup}")
+    bench = commands.add_parser(
+        "bench",
+        help="measure objective, wire and whole steps against their targets",
+        description=TEXT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    bench.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="run this bench only (may be given several times)",
+    )
+    bench.add_argument(
+        "--json", action="store_true", help="print JSON: {key: value, ..., details, setup}"
+    )
     bench.set_defaults(command=run_bench)
 
 
@@ -29,5 +41,7 @@ def run_bench(args: argparse.Namespace) -> int:
     from dskd_ds.runtime.console import quiet_progress
 
     quiet_progress()
-    measure.run_and_print({**objective.BENCHES, **wire.BENCHES, **step.BENCHES}, args.only, args.json)
+    measure.run_and_print(
+        {**objective.BENCHES, **wire.BENCHES, **step.BENCHES}, args.only, args.json
+    )
     return 0

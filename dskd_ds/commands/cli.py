@@ -38,8 +38,12 @@ def main(argv: list[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     raw = argparse.RawDescriptionHelpFormatter
-    top = argparse.ArgumentParser(prog="dskd", description="Distil a large language model with word senses.", epilog=EPILOG,
-                                  formatter_class=raw)
+    top = argparse.ArgumentParser(
+        prog="dskd",
+        description="Distil a large language model with word senses.",
+        epilog=EPILOG,
+        formatter_class=raw,
+    )
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 

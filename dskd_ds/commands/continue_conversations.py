@@ -20,7 +20,10 @@ from dskd_ds.spec import load_spec
 def main() -> int:
     """Parse, write, say in one line what went wrong, if anything did."""
     quiet_progress()
-    parser = argparse.ArgumentParser(prog="python -m dskd_ds.commands.continue_conversations", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m dskd_ds.commands.continue_conversations",
+        description=__doc__.splitlines()[0],
+    )
     parser.add_argument("--spec", required=True, help="the run's TOML spec")
     add_overrides(parser)
     add_options(parser)
@@ -33,7 +36,9 @@ def run(args: argparse.Namespace) -> None:
     comm = Communicator()
     spec = load_spec(args.spec, args.set)
     use_threads(spec.topology.threads_per_rank)
-    write_continuations(spec, args.output, args.input, settings_of(args), comm.rank, comm.size, comm.barrier)
+    write_continuations(
+        spec, args.output, args.input, settings_of(args), comm.rank, comm.size, comm.barrier
+    )
 
 
 if __name__ == "__main__":

@@ -19,15 +19,34 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _add_paper(data: Commands[argparse.ArgumentParser]) -> None:
-    text = ("write the paper's mixture as conversations: a quarter of CSQA, PIQA, ARC-Challenge and MMLU with 5 shots, 30 percent of"
-            " SQuAD 2.0 with 1")
-    paper = data.add_parser("paper", help=text, description=text, epilog='a source reads it with: format = "chat", title_field = "title"')
-    paper.add_argument("--output", required=True, type=Path, metavar="FILE.jsonl", help="where to write")
+    text = (
+        "write the paper's mixture as conversations: a quarter of CSQA, PIQA, ARC-Challenge and MMLU with 5 shots, 30 percent of"
+        " SQuAD 2.0 with 1"
+    )
+    paper = data.add_parser(
+        "paper",
+        help=text,
+        description=text,
+        epilog='a source reads it with: format = "chat", title_field = "title"',
+    )
+    paper.add_argument(
+        "--output", required=True, type=Path, metavar="FILE.jsonl", help="where to write"
+    )
     for name, wanted in SETS.items():
-        paper.add_argument(f"--{name}", metavar="PATH", help=f"a file (.jsonl, .json, .parquet) or hub name for {wanted.title} "
-                                                             f"(default: {wanted.source.path})")
-    paper.add_argument("--only", nargs="+", choices=list(SETS), default=list(SETS), metavar="SET",
-                       help=f"leave the other sets out; sets: {', '.join(SETS)}")
+        paper.add_argument(
+            f"--{name}",
+            metavar="PATH",
+            help=f"a file (.jsonl, .json, .parquet) or hub name for {wanted.title} "
+            f"(default: {wanted.source.path})",
+        )
+    paper.add_argument(
+        "--only",
+        nargs="+",
+        choices=list(SETS),
+        default=list(SETS),
+        metavar="SET",
+        help=f"leave the other sets out; sets: {', '.join(SETS)}",
+    )
     paper.add_argument("--seed", type=int, default=0, help="seed of what is drawn (default 0)")
     paper.set_defaults(command=run_paper)
 
@@ -36,10 +55,14 @@ def run_paper(args: argparse.Namespace) -> int:
     """Write the mixture, print what went in."""
     from dskd_ds.data.recipes.paper import write_mixture
 
-    counts = write_mixture(args.output, {name: getattr(args, name) for name in args.only}, args.seed)
+    counts = write_mixture(
+        args.output, {name: getattr(args, name) for name in args.only}, args.seed
+    )
     print(f"{'set':<16}{'questions':>10}{'left out':>10}{'chats':>8}")
     for name, count in counts.items():
-        print(f"{SETS[name].title:<16}{count.num_questions:>10}{count.num_malformed:>10}{count.num_chats:>8}")
+        print(
+            f"{SETS[name].title:<16}{count.num_questions:>10}{count.num_malformed:>10}{count.num_chats:>8}"
+        )
     print(f"stored in {args.output}")
     return 0
 
@@ -47,10 +70,17 @@ def run_paper(args: argparse.Namespace) -> int:
 def _add_continue(data: Commands[argparse.ArgumentParser]) -> None:
     text = "let the teacher end conversations itself: each last answer is replaced by its own, cut at a random point (paper)"
     command = spec_command(data, "continue", text)
-    command.epilog = ("A killed job goes on where it stopped. A source reads the file with: format = \"chat\"; only the teacher's words"
-                      " are targets with supervise = \"completions\".")
+    command.epilog = (
+        'A killed job goes on where it stopped. A source reads the file with: format = "chat"; only the teacher\'s words'
+        ' are targets with supervise = "completions".'
+    )
     add_options(command)
-    command.add_argument("--ranks", type=int, default=1, help="MPI ranks that write (default 1); the result is the same")
+    command.add_argument(
+        "--ranks",
+        type=int,
+        default=1,
+        help="MPI ranks that write (default 1); the result is the same",
+    )
     command.set_defaults(command=run_continue)
 
 

@@ -13,9 +13,16 @@ from dskd_ds.spec import load_spec
 
 def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
     """Register `dskd eval`."""
-    command = spec_command(commands, "eval", "held-out perplexity and KL of teacher and student, and texts they write")
-    command.add_argument("--model", action="append", default=[], metavar="NAME=PATH",
-                         help="models to evaluate beside the teacher (default: before=the untrained student, after=the trained one)")
+    command = spec_command(
+        commands, "eval", "held-out perplexity and KL of teacher and student, and texts they write"
+    )
+    command.add_argument(
+        "--model",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="models to evaluate beside the teacher (default: before=the untrained student, after=the trained one)",
+    )
     command.set_defaults(command=lambda args: evaluate(args.spec, args.set, args.model))
 
 
@@ -30,13 +37,22 @@ def evaluate(spec_file: str, overrides: Sequence[str], models: Sequence[str] = (
     quiet_progress()
     trained = Path(spec.run_dir) / export.FOLDER
     if not models and not trained.is_dir():
-        raise InputError(f"{trained}: there is no trained student yet.\n  train first (dskd train {spec_file}), or give --model NAME=PATH.")
+        raise InputError(
+            f"{trained}: there is no trained student yet.\n  train first (dskd train {spec_file}), or give --model NAME=PATH."
+        )
     if wrong := [item for item in models if "=" not in item]:
-        raise InputError(f"--model {wrong[0]}: this is not of the form NAME=PATH.\n  example: --model mine=runs/mine/student")
-    named = dict(item.split("=", 1) for item in models) or {"before": student_init(spec), "after": str(trained)}
+        raise InputError(
+            f"--model {wrong[0]}: this is not of the form NAME=PATH.\n  example: --model mine=runs/mine/student"
+        )
+    named = dict(item.split("=", 1) for item in models) or {
+        "before": student_init(spec),
+        "after": str(trained),
+    }
     named = {name: resolve_model(path, "--model") for name, path in named.items()}
     scores = evaluation.evaluate(spec, named)
-    samples = evaluation.continuations(spec, {"teacher": resolve_model(spec.teacher.model), **named})
+    samples = evaluation.continuations(
+        spec, {"teacher": resolve_model(spec.teacher.model), **named}
+    )
     path = evaluation.write_evaluation(spec, scores, samples)
     print(f"{'model':<12}{'perplexity':>12}{'KL to teacher':>16}{'tokens':>10}")
     for name, score in scores.items():

@@ -9,8 +9,14 @@ from dskd_ds.runtime.arguments import Commands, spec_command, spec_of
 
 def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
     """Register `dskd export`."""
-    command = spec_command(commands, "export", "write a checkpoint's student as a Hugging Face folder (training does so at its end)")
-    command.add_argument("--tag", help="the checkpoint's folder name, e.g. step-00000100 (default: the newest)")
+    command = spec_command(
+        commands,
+        "export",
+        "write a checkpoint's student as a Hugging Face folder (training does so at its end)",
+    )
+    command.add_argument(
+        "--tag", help="the checkpoint's folder name, e.g. step-00000100 (default: the newest)"
+    )
     command.set_defaults(command=run)
 
 

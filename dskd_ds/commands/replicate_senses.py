@@ -13,8 +13,10 @@ from dskd_ds.spec import load_spec
 
 def main() -> int:
     """Parse, replicate; a failure on one rank ends all."""
-    parser = argparse.ArgumentParser(prog="mpirun python -m dskd_ds.commands.replicate_senses",
-                                     description="Copy a spec's dictionary and index to [senses] local_dir of every node.")
+    parser = argparse.ArgumentParser(
+        prog="mpirun python -m dskd_ds.commands.replicate_senses",
+        description="Copy a spec's dictionary and index to [senses] local_dir of every node.",
+    )
     parser.add_argument("--spec", required=True, help="the run's TOML spec")
     add_overrides(parser)
     args = parser.parse_args()

@@ -11,8 +11,14 @@ from dskd_ds.spec import load_spec
 
 def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
     """Register `dskd train`."""
-    command = spec_command(commands, "train", "train a student on this machine; goes on where an earlier call stopped")
-    command.add_argument("--dry-run", action="store_true", help="check everything; print what the teacher will send, and the deepspeed line")
+    command = spec_command(
+        commands, "train", "train a student on this machine; goes on where an earlier call stopped"
+    )
+    command.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check everything; print what the teacher will send, and the deepspeed line",
+    )
     command.set_defaults(command=lambda args: train(args.spec, args.set, dry_run=args.dry_run))
 
 

@@ -48,7 +48,9 @@ class Batch:
 def make_batch(rows: Sequence[dict[str, Any]], samples: Sequence[Sample]) -> Batch:
     """Rows of packed blocks -> a batch."""
     input_ids = torch.tensor([row["input_ids"] for row in rows])
-    positions = torch.tensor([position_ids(row["segment_starts"], input_ids.shape[1]) for row in rows])
+    positions = torch.tensor(
+        [position_ids(row["segment_starts"], input_ids.shape[1]) for row in rows]
+    )
     targets = torch.full_like(input_ids, IGNORE)
     is_target = positions > 0  # a document's first token follows from nothing
     for number, row in enumerate(rows):
@@ -119,8 +121,10 @@ class StreamedBlocks:
         while len(rows) < self._step_blocks:
             row = self._next_row()
             if row is None:
-                raise InputError(f"[data] stream = true, but the text ends after {self._num_read} blocks.\n"
-                                 "  lower [train] num_steps, or name more text.")
+                raise InputError(
+                    f"[data] stream = true, but the text ends after {self._num_read} blocks.\n"
+                    "  lower [train] num_steps, or name more text."
+                )
             self._num_read += 1
             rows.append(row)
         return rows
@@ -132,14 +136,20 @@ class StreamedBlocks:
             raise
         except Exception as error:  # of the reader, the network, the file: datasets raises a dozen unrelated classes
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-            raise InputError(f"[data] stream = true, but the text cannot be read further than {self._num_read} blocks: {reason}\n"
-                             "  mend the source, then call again: the run goes on from its last checkpoint.") from None
+            raise InputError(
+                f"[data] stream = true, but the text cannot be read further than {self._num_read} blocks: {reason}\n"
+                "  mend the source, then call again: the run goes on from its last checkpoint."
+            ) from None
 
 
 def open_source(spec: RunSpec) -> BlockSource:
     """The training blocks of a spec, mapped or streamed."""
     blocks = train_blocks(spec)
-    return StreamedBlocks(blocks, spec.train.global_batch_blocks) if spec.data.stream else MappedBlocks(blocks, spec.seed)
+    return (
+        StreamedBlocks(blocks, spec.train.global_batch_blocks)
+        if spec.data.stream
+        else MappedBlocks(blocks, spec.seed)
+    )
 
 
 def places(spec: RunSpec, step: int, micro: int, rank: int) -> range:
@@ -148,7 +158,9 @@ def places(spec: RunSpec, step: int, micro: int, rank: int) -> range:
     The set of places of a step is the same for every number of ranks.
     """
     size = spec.train.micro_batch_blocks
-    start = step * spec.train.global_batch_blocks + (micro * spec.topology.num_students + rank) * size
+    start = (
+        step * spec.train.global_batch_blocks + (micro * spec.topology.num_students + rank) * size
+    )
     return range(start, start + size)
 
 

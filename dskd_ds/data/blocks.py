@@ -29,8 +29,10 @@ def end_of_text_id(tokenizer: Any) -> int:
     if "<|endoftext|>" in vocab:
         return int(vocab["<|endoftext|>"])
     if tokenizer.eos_token_id is None:
-        raise InputError("[teacher] model: its tokenizer has no end-of-text token to put between documents.\n"
-                         "  use a model whose tokenizer defines eos_token.")
+        raise InputError(
+            "[teacher] model: its tokenizer has no end-of-text token to put between documents.\n"
+            "  use a model whose tokenizer defines eos_token."
+        )
     return int(tokenizer.eos_token_id)
 
 
@@ -48,22 +50,38 @@ def _blocks(spec: RunSpec, documents_of: Any, part: str, stream: bool) -> Any:
     tokenizer = load_tokenizer(resolve_model(spec.teacher.model))
     end_id = end_of_text_id(tokenizer)
     tally = Tally(f"[data] {part}", live=stream)
-    settings = {"tokenizer": tokenizer, "block_tokens": spec.data.block_tokens, "end_id": end_id, "tally": tally}
+    settings = {
+        "tokenizer": tokenizer,
+        "block_tokens": spec.data.block_tokens,
+        "end_id": end_id,
+        "tally": tally,
+    }
     lock = dskd_home() / "data.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock):  # the first process of a node packs, the others find it done
         documents = documents_of(spec)
-        options: dict[str, Any] = {"batched": True, "batch_size": PACK_DOCUMENTS, "features": _features(),
-                                   "remove_columns": ["text", "title", "chat", "open_end", "completions"]}
+        options: dict[str, Any] = {
+            "batched": True,
+            "batch_size": PACK_DOCUMENTS,
+            "features": _features(),
+            "remove_columns": ["text", "title", "chat", "open_end", "completions"],
+        }
         if stream:
             return documents.map(pack, fn_kwargs=settings, **options)
         key = f"{documents._fingerprint} {tokenizer_fingerprint(tokenizer)} {spec.data.block_tokens} {end_id} v3"
-        blocks = documents.map(pack, fn_kwargs=settings, desc=f"packing {part} text", **options,
-                               new_fingerprint=hashlib.sha256(key.encode()).hexdigest()[:16])
+        blocks = documents.map(
+            pack,
+            fn_kwargs=settings,
+            desc=f"packing {part} text",
+            **options,
+            new_fingerprint=hashlib.sha256(key.encode()).hexdigest()[:16],
+        )
     tally.say()
     if len(blocks) == 0:
-        raise InputError(f"[data] {part}: its {len(documents)} documents do not fill one block of {spec.data.block_tokens} tokens.\n"
-                         "  give more text, or lower [data] block_tokens.")
+        raise InputError(
+            f"[data] {part}: its {len(documents)} documents do not fill one block of {spec.data.block_tokens} tokens.\n"
+            "  give more text, or lower [data] block_tokens."
+        )
     return blocks
 
 
@@ -71,11 +89,22 @@ def _features() -> Any:
     """The columns of blocks; told to `datasets`, which cannot guess the type of lists that are all empty."""
     from datasets import Features, List, Value
 
-    return Features({"input_ids": List(Value("int32")), "segment_starts": List(Value("int32")), "doc_digests": List(Value("int64")),
-                     "doc_offsets": List(Value("int32")), "unsupervised": List(List(Value("int32")))})
+    return Features(
+        {
+            "input_ids": List(Value("int32")),
+            "segment_starts": List(Value("int32")),
+            "doc_digests": List(Value("int64")),
+            "doc_offsets": List(Value("int32")),
+            "unsupervised": List(List(Value("int32"))),
+        }
+    )
 
 
 def position_ids(segment_starts: list[int], block_tokens: int) -> list[int]:
     """Positions that restart at 0 with each segment, e.g. starts [0, 3] of 5 -> [0, 1, 2, 0, 1]."""
     ends = [*segment_starts[1:], block_tokens]
-    return list(itertools.chain.from_iterable(range(end - start) for start, end in zip(segment_starts, ends, strict=True)))
+    return list(
+        itertools.chain.from_iterable(
+            range(end - start) for start, end in zip(segment_starts, ends, strict=True)
+        )
+    )

@@ -51,7 +51,9 @@ class Conversation:
     @property
     def digest(self) -> str:
         """A name that equal conversations share; it stands in for a title where there is none."""
-        return hashlib.blake2b(json.dumps(self.messages, sort_keys=True).encode(), digest_size=16).hexdigest()
+        return hashlib.blake2b(
+            json.dumps(self.messages, sort_keys=True).encode(), digest_size=16
+        ).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -71,15 +73,24 @@ class ChatFormat:
         """What a rendered conversation depends on, beside itself."""
         return f"{tokenizer_fingerprint(self.tokenizer)} {hashlib.sha256(self.template.encode()).hexdigest()[:16]}"
 
-    def render(self, messages: list[Message], generation_prompt: bool = False, open_end: bool = False) -> str:
+    def render(
+        self, messages: list[Message], generation_prompt: bool = False, open_end: bool = False
+    ) -> str:
         """The conversation as text. Raises MalformedError if the template refuses it."""
         from jinja2 import TemplateError
 
         try:
-            text: str = self.tokenizer.apply_chat_template(messages, chat_template=self.template, tokenize=False,
-                                                           add_generation_prompt=generation_prompt, continue_final_message=open_end)
+            text: str = self.tokenizer.apply_chat_template(
+                messages,
+                chat_template=self.template,
+                tokenize=False,
+                add_generation_prompt=generation_prompt,
+                continue_final_message=open_end,
+            )
         except (TemplateError, ValueError) as error:
-            raise MalformedError(f"the chat template refuses it ({str(error).strip().splitlines()[0]})") from None
+            raise MalformedError(
+                f"the chat template refuses it ({str(error).strip().splitlines()[0]})"
+            ) from None
         return text
 
 
@@ -91,11 +102,15 @@ def chat_format(spec: RunSpec) -> ChatFormat:
         return ChatFormat(tokenizer, PLAIN_TEMPLATE)
     if choice != "tokenizer":
         if not Path(choice).is_file():
-            raise InputError(f'[data] chat_template = "{choice}", but there is no such file.\n  give "tokenizer", "plain" or a Jinja file.')
+            raise InputError(
+                f'[data] chat_template = "{choice}", but there is no such file.\n  give "tokenizer", "plain" or a Jinja file.'
+            )
         return ChatFormat(tokenizer, Path(choice).read_text(encoding="utf-8"))
     if tokenizer.chat_template is None:
-        raise InputError('[data] chat_template = "tokenizer", but the tokenizer of [teacher] model has none (a base model?).\n'
-                         '  set chat_template = "plain", or name a Jinja file.')
+        raise InputError(
+            '[data] chat_template = "tokenizer", but the tokenizer of [teacher] model has none (a base model?).\n'
+            '  set chat_template = "plain", or name a Jinja file.'
+        )
     return ChatFormat(tokenizer, tokenizer.get_chat_template())
 
 
@@ -111,7 +126,7 @@ def read_conversation(row: dict[str, Any]) -> Conversation:
         messages = [*prompt, *_messages(row["completion"], "assistant")]
     else:
         raise MalformedError("no messages, nor prompt and completion")
-    if not any(message["role"] == "assistant" for message in messages[len(prompt):]):
+    if not any(message["role"] == "assistant" for message in messages[len(prompt) :]):
         raise MalformedError("the assistant says nothing")
     open_end = bool(row.get("open_end"))
     if open_end and messages[-1]["role"] != "assistant":
@@ -142,7 +157,11 @@ def _messages(value: Any, role: str) -> list[Message]:
         raise MalformedError("messages that are no list")
     messages = []
     for message in value:
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str) or not isinstance(message.get("content"), str):
+        if (
+            not isinstance(message, dict)
+            or not isinstance(message.get("role"), str)
+            or not isinstance(message.get("content"), str)
+        ):
             raise MalformedError("a message without role and content as text")
         if message["role"] == "assistant" and not message["content"].strip():
             raise MalformedError("an empty answer")
@@ -172,19 +191,30 @@ def completions(chat: ChatFormat, conversation: Conversation, text: str) -> list
     return spans
 
 
-def _prefix(chat: ChatFormat, messages: list[Message], text: str, generation_prompt: bool = False) -> str:
+def _prefix(
+    chat: ChatFormat, messages: list[Message], text: str, generation_prompt: bool = False
+) -> str:
     prefix = chat.render(messages, generation_prompt)
     if not text.startswith(prefix):
-        raise MalformedError("the chat template renders its beginning differently by itself; use one with {% generation %}")
+        raise MalformedError(
+            "the chat template renders its beginning differently by itself; use one with {% generation %}"
+        )
     return prefix
 
 
 def _marked(chat: ChatFormat, messages: list[Message]) -> list[Range]:
-    encoded = chat.tokenizer.apply_chat_template(messages, chat_template=chat.template, return_dict=True, return_assistant_tokens_mask=True,
-                                                 tokenizer_kwargs={"return_offsets_mapping": True})
+    encoded = chat.tokenizer.apply_chat_template(
+        messages,
+        chat_template=chat.template,
+        return_dict=True,
+        return_assistant_tokens_mask=True,
+        tokenizer_kwargs={"return_offsets_mapping": True},
+    )
     spans: list[Range] = []
     before = 0
-    for flag, (start, end) in zip(encoded["assistant_masks"], encoded["offset_mapping"], strict=True):
+    for flag, (start, end) in zip(
+        encoded["assistant_masks"], encoded["offset_mapping"], strict=True
+    ):
         if flag and before:
             spans[-1] = (spans[-1][0], end)
         elif flag:
@@ -193,10 +223,21 @@ def _marked(chat: ChatFormat, messages: list[Message]) -> list[Range]:
     return spans
 
 
-def render_rows(rows: dict[str, list[Any]], chat: ChatFormat, title_field: str | None, only_completions: bool,
-                tally: Tally) -> dict[str, list[Any]]:
+def render_rows(
+    rows: dict[str, list[Any]],
+    chat: ChatFormat,
+    title_field: str | None,
+    only_completions: bool,
+    tally: Tally,
+) -> dict[str, list[Any]]:
     """A batch of rows of a chat source -> documents (data/documents.py). Malformed ones are left out and counted."""
-    documents: dict[str, list[Any]] = {"text": [], "title": [], "chat": [], "open_end": [], "completions": []}
+    documents: dict[str, list[Any]] = {
+        "text": [],
+        "title": [],
+        "chat": [],
+        "open_end": [],
+        "completions": [],
+    }
     for number in range(len(next(iter(rows.values())))):
         row = {name: values[number] for name, values in rows.items()}
         try:
@@ -209,7 +250,13 @@ def render_rows(rows: dict[str, list[Any]], chat: ChatFormat, title_field: str |
             tally.add(f"left out: {error}")
             continue
         title = str(row[title_field] or "") if title_field else ""
-        values = (text, title or conversation.digest, True, conversation.open_end, [list(span) for span in spans])
+        values = (
+            text,
+            title or conversation.digest,
+            True,
+            conversation.open_end,
+            [list(span) for span in spans],
+        )
         for name, value in zip(documents, values, strict=True):
             documents[name].append(value)
     return documents

@@ -39,20 +39,26 @@ class Prompt:
     tokens: list[int]
 
 
-def read_prompts(spec: RunSpec, inputs: list[str], settings: Settings, chat: ChatFormat, speaks: bool) -> list[Prompt]:
+def read_prompts(
+    spec: RunSpec, inputs: list[str], settings: Settings, chat: ChatFormat, speaks: bool
+) -> list[Prompt]:
     """The prompts of some files of conversations (with their `title`, where they have one), or of the spec's [data] train.
 
     Those that leave no room in a block are left out and counted. Raises InputError if a source has no conversations.
     """
-    sources = [SourceSpec(path=path, format="chat", title_field="title") for path in inputs] or list(spec.data.train)
+    sources = [
+        SourceSpec(path=path, format="chat", title_field="title") for path in inputs
+    ] or list(spec.data.train)
     begin = begin_ids(chat.tokenizer)
     prompts: list[Prompt] = []
     number = 0
     for i, source in enumerate(sources):
         key = "--input" if inputs else f"data.train.{i}"
         if source.format != "chat":
-            raise InputError(f'[{key}] format = "{source.format}", but only conversations can be continued.\n'
-                             '  set format = "chat", or name files of conversations: --input FILE.jsonl.')
+            raise InputError(
+                f'[{key}] format = "{source.format}", but only conversations can be continued.\n'
+                '  set format = "chat", or name files of conversations: --input FILE.jsonl.'
+            )
         tally = Tally(f"[{key}] {source.path}")
         for row in load_source(source, key, stream=False):
             number += 1
@@ -66,7 +72,9 @@ def read_prompts(spec: RunSpec, inputs: list[str], settings: Settings, chat: Cha
             if tokens[:1] != begin:  # many templates write it themselves
                 tokens = [*begin, *tokens]
             if len(tokens) + settings.new_tokens > spec.data.block_tokens:
-                tally.add(f"left out: the prompt and {settings.new_tokens} tokens are longer than a block of {spec.data.block_tokens}")
+                tally.add(
+                    f"left out: the prompt and {settings.new_tokens} tokens are longer than a block of {spec.data.block_tokens}"
+                )
                 continue
             title = str(row.get(source.title_field) or "") if source.title_field else ""
             prompts.append(Prompt(number - 1, title, messages, tokens))
@@ -81,7 +89,9 @@ def batches_of(prompts: list[Prompt], size: int) -> list[list[Prompt]]:
     return [ordered[start : start + size] for start in range(0, len(ordered), size)]
 
 
-def continued(prompt: Prompt, tokens: list[int], end_ids: list[int], tokenizer: Any, whole: bool, seed: int) -> dict[str, Any] | None:
+def continued(
+    prompt: Prompt, tokens: list[int], end_ids: list[int], tokenizer: Any, whole: bool, seed: int
+) -> dict[str, Any] | None:
     """The row of a prompt and its continuation: `title`, `prompt`, `completion`, `open_end`. None if nothing is left to read."""
     share = 1.0 if whole else np.random.default_rng(keyed_seed((seed, prompt.number, 1))).random()
     kept = tokens if whole else tokens[: 1 + int(share * len(tokens))]
@@ -90,10 +100,23 @@ def continued(prompt: Prompt, tokens: list[int], end_ids: list[int], tokenizer: 
     text = tokenizer.decode(kept, skip_special_tokens=True).strip().rstrip("\ufffd")
     if not text:
         return None
-    return {"title": prompt.title, "prompt": prompt.messages, "completion": [{"role": "assistant", "content": text}], "open_end": not ended}
+    return {
+        "title": prompt.title,
+        "prompt": prompt.messages,
+        "completion": [{"role": "assistant", "content": text}],
+        "open_end": not ended,
+    }
 
 
-def write_continuations(spec: RunSpec, output: Path, inputs: list[str], settings: Settings, rank: int, size: int, barrier: Any) -> None:
+def write_continuations(
+    spec: RunSpec,
+    output: Path,
+    inputs: list[str],
+    settings: Settings,
+    rank: int,
+    size: int,
+    barrier: Any,
+) -> None:
     """One rank's share of the work; all ranks call it. Goes on where an earlier call with the same settings stopped.
 
     Raises InputError if `output` is there, or parts of it were written with other settings.
@@ -101,29 +124,61 @@ def write_continuations(spec: RunSpec, output: Path, inputs: list[str], settings
     from transformers import AutoModelForCausalLM
 
     if output.exists():
-        raise InputError(f"--output {output}: there is such a file already.\n  delete it to write it anew, or give another name.")
+        raise InputError(
+            f"--output {output}: there is such a file already.\n  delete it to write it anew, or give another name."
+        )
     chat = chat_format(spec)
-    batches = batches_of(read_prompts(spec, inputs, settings, chat, speaks=rank == 0), settings.batch)
+    batches = batches_of(
+        read_prompts(spec, inputs, settings, chat, speaks=rank == 0), settings.batch
+    )
     if not batches:
-        raise InputError("[data] train: there is no conversation to continue.\n  give more, or raise [data] block_tokens.")
+        raise InputError(
+            "[data] train: there is no conversation to continue.\n  give more, or raise [data] block_tokens."
+        )
     path = resolve_model(spec.teacher.model)
     dtype = resolve_dtype(spec.teacher.dtype)
-    made_of = [asdict(settings), spec.seed, model_fingerprint(path), str(dtype), chat.fingerprint,
-               [[prompt.number, prompt.title, prompt.tokens] for batch in batches for prompt in batch]]
+    made_of = [
+        asdict(settings),
+        spec.seed,
+        model_fingerprint(path),
+        str(dtype),
+        chat.fingerprint,
+        [[prompt.number, prompt.title, prompt.tokens] for batch in batches for prompt in batch],
+    ]
     parts = Parts(output, made_of, rank)
     todo = [number for number in range(len(batches)) if number not in parts.done]
     barrier()  # nobody writes before all have read what is there
     model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=False)
     model = model.to(local_device()).eval()
     end_ids = end_ids_of(model, chat.tokenizer)
-    with parts, tqdm(total=len(todo[rank::size]), desc=f"continuing on {size} ranks", unit="batch", disable=rank > 0) as bar:
+    with (
+        parts,
+        tqdm(
+            total=len(todo[rank::size]),
+            desc=f"continuing on {size} ranks",
+            unit="batch",
+            disable=rank > 0,
+        ) as bar,
+    ):
         for number in todo[rank::size]:
             batch = batches[number]
             keys = [(spec.seed, prompt.number, 0) for prompt in batch]
-            texts = continue_tokens(model, [prompt.tokens for prompt in batch], keys, settings.new_tokens, settings.temperature, end_ids)
-            rows = [continued(prompt, tokens, end_ids, chat.tokenizer, settings.whole, spec.seed)
-                    for prompt, tokens in zip(batch, texts, strict=True)]
-            parts.write(number, [(prompt.number, row) for prompt, row in zip(batch, rows, strict=True) if row])
+            texts = continue_tokens(
+                model,
+                [prompt.tokens for prompt in batch],
+                keys,
+                settings.new_tokens,
+                settings.temperature,
+                end_ids,
+            )
+            rows = [
+                continued(prompt, tokens, end_ids, chat.tokenizer, settings.whole, spec.seed)
+                for prompt, tokens in zip(batch, texts, strict=True)
+            ]
+            parts.write(
+                number,
+                [(prompt.number, row) for prompt, row in zip(batch, rows, strict=True) if row],
+            )
             bar.update()
     barrier()
     if rank == 0:

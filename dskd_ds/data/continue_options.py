@@ -25,28 +25,64 @@ class Settings:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options, to `dskd data continue` and to what it launches."""
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE.jsonl", help="where to write")
-    parser.add_argument("--input", action="append", default=[], metavar="PATH",
-                        help="files of conversations to continue (default: the spec's [data] train)")
-    parser.add_argument("--new-tokens", type=int, default=64, help="longest continuation (default 64)")
-    parser.add_argument("--temperature", type=float, default=0.0,
-                        help="0: the likeliest token each time (default); 1: drawn as the teacher's probabilities say")
-    parser.add_argument("--whole", action="store_true", help="keep continuations whole instead of cutting each at a random point")
-    parser.add_argument("--batch", type=int, default=16, help="conversations at a time (default 16); part of the result")
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="FILE.jsonl", help="where to write"
+    )
+    parser.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="files of conversations to continue (default: the spec's [data] train)",
+    )
+    parser.add_argument(
+        "--new-tokens", type=int, default=64, help="longest continuation (default 64)"
+    )
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        default=0.0,
+        help="0: the likeliest token each time (default); 1: drawn as the teacher's probabilities say",
+    )
+    parser.add_argument(
+        "--whole",
+        action="store_true",
+        help="keep continuations whole instead of cutting each at a random point",
+    )
+    parser.add_argument(
+        "--batch",
+        type=int,
+        default=16,
+        help="conversations at a time (default 16); part of the result",
+    )
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
     """The settings that the options say. Raises InputError."""
     for name in ("new_tokens", "batch"):
         if getattr(args, name) < 1:
-            raise InputError(f"--{name.replace('_', '-')} {getattr(args, name)}: this is less than 1.\n  give a positive number.")
+            raise InputError(
+                f"--{name.replace('_', '-')} {getattr(args, name)}: this is less than 1.\n  give a positive number."
+            )
     if args.temperature < 0:
-        raise InputError(f"--temperature {args.temperature}: this is negative.\n  give 0 for the likeliest tokens, or above.")
+        raise InputError(
+            f"--temperature {args.temperature}: this is negative.\n  give 0 for the likeliest tokens, or above."
+        )
     return Settings(args.new_tokens, args.temperature, args.whole, args.batch)
 
 
 def words_of(args: argparse.Namespace) -> list[str]:
     """The options again, as words of a command line."""
     inputs = [word for path in args.input for word in ("--input", path)]
-    return ["--output", str(args.output), *inputs, "--new-tokens", str(args.new_tokens), "--temperature", str(args.temperature),
-            "--batch", str(args.batch), *(["--whole"] if args.whole else [])]
+    return [
+        "--output",
+        str(args.output),
+        *inputs,
+        "--new-tokens",
+        str(args.new_tokens),
+        "--temperature",
+        str(args.temperature),
+        "--batch",
+        str(args.batch),
+        *(["--whole"] if args.whole else []),
+    ]

@@ -28,7 +28,11 @@ def train_documents(spec: RunSpec) -> Any:
     documents = _load(spec, "train", spec.data.stream)
     if spec.data.heldout:
         titles = {title for title in heldout_documents(spec)["title"] if title}
-        return documents.filter(_title_not_in, fn_kwargs={"titles": dict.fromkeys(sorted(titles))}) if titles else documents
+        return (
+            documents.filter(_title_not_in, fn_kwargs={"titles": dict.fromkeys(sorted(titles))})
+            if titles
+            else documents
+        )
     return documents.filter(_is_train, fn_kwargs={"heldout_fraction": spec.data.heldout_fraction})
 
 
@@ -40,8 +44,10 @@ def heldout_documents(spec: RunSpec) -> Any:
     if spec.data.heldout:
         return _load(spec, "heldout", stream=False)
     if spec.data.stream:
-        raise InputError("[data] heldout = (not given), and stream = true: what is kept out of training is spread over the whole corpus.\n"
-                         "  name other documents to evaluate on in [[data.heldout]].")
+        raise InputError(
+            "[data] heldout = (not given), and stream = true: what is kept out of training is spread over the whole corpus.\n"
+            "  name other documents to evaluate on in [[data.heldout]]."
+        )
     documents = _load(spec, "train", stream=False)
     return documents.filter(_is_heldout, fn_kwargs={"heldout_fraction": spec.data.heldout_fraction})
 
@@ -51,8 +57,13 @@ def _load(spec: RunSpec, part: Literal["train", "heldout"], stream: bool) -> Any
     import datasets
 
     sources = {f"data.{part}.{i}": source for i, source in enumerate(getattr(spec.data, part))}
-    chat = chat_format(spec) if any(source.format == "chat" for source in sources.values()) else None
-    parts = [_as_documents(load_source(source, key, stream), source, key, chat, stream) for key, source in sources.items()]
+    chat = (
+        chat_format(spec) if any(source.format == "chat" for source in sources.values()) else None
+    )
+    parts = [
+        _as_documents(load_source(source, key, stream), source, key, chat, stream)
+        for key, source in sources.items()
+    ]
     return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
 
 
@@ -65,12 +76,26 @@ def load_source(source: SourceSpec, key: str, stream: bool) -> Any:
         if files:
             # A line of a .txt file would be a document of its own; a paragraph is what a reader calls one.
             options = {"sample_by": "paragraph"} if READERS[Path(files[0]).suffix] == "text" else {}
-            return datasets.load_dataset(READERS[Path(files[0]).suffix], data_files=files, split="train", streaming=stream, **options)
-        return datasets.load_dataset(source.path, source.subset, split=source.split, streaming=stream)
-    except Exception as error:  # datasets raises a dozen unrelated classes; the user needs one message for all
-        reason = str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
-        raise InputError(f'[{key}] path = "{source.path}", but it cannot be loaded: {reason}\n'
-                         f"  name a hub dataset, or a file or glob ending in {', '.join(READERS)}.") from None
+            return datasets.load_dataset(
+                READERS[Path(files[0]).suffix],
+                data_files=files,
+                split="train",
+                streaming=stream,
+                **options,
+            )
+        return datasets.load_dataset(
+            source.path, source.subset, split=source.split, streaming=stream
+        )
+    except (
+        Exception
+    ) as error:  # datasets raises a dozen unrelated classes; the user needs one message for all
+        reason = (
+            str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
+        )
+        raise InputError(
+            f'[{key}] path = "{source.path}", but it cannot be loaded: {reason}\n'
+            f"  name a hub dataset, or a file or glob ending in {', '.join(READERS)}."
+        ) from None
 
 
 def matching_files(path: str) -> list[str]:
@@ -80,34 +105,60 @@ def matching_files(path: str) -> list[str]:
     if files and all(Path(file).suffix == suffix for file in files) and suffix in READERS:
         return files
     if files or suffix in READERS or path.startswith(("/", ".", "~")):
-        raise InputError(f'[data] path = "{path}", but {"it is of no known kind" if files else "there is no such file"}.\n'
-                         f"  name a file or glob ending in {', '.join(READERS)}, or a hub dataset.")
+        raise InputError(
+            f'[data] path = "{path}", but {"it is of no known kind" if files else "there is no such file"}.\n'
+            f"  name a file or glob ending in {', '.join(READERS)}, or a hub dataset."
+        )
     return []
 
 
-def _as_documents(loaded: Any, source: SourceSpec, key: str, chat: ChatFormat | None, stream: bool) -> Any:
+def _as_documents(
+    loaded: Any, source: SourceSpec, key: str, chat: ChatFormat | None, stream: bool
+) -> Any:
     columns = list(loaded.column_names or loaded.features or ())
     if not columns:
-        raise InputError(f'[{key}] path = "{source.path}", but its first rows cannot be read, so nobody knows its columns.\n'
-                         "  look at its first line: it is empty or damaged.")
-    wanted = {"title_field": source.title_field} | ({"text_field": source.text_field} if source.format == "text" else {})
+        raise InputError(
+            f'[{key}] path = "{source.path}", but its first rows cannot be read, so nobody knows its columns.\n'
+            "  look at its first line: it is empty or damaged."
+        )
+    wanted = {"title_field": source.title_field} | (
+        {"text_field": source.text_field} if source.format == "text" else {}
+    )
     for field, name in wanted.items():
         if name is not None and name not in columns:
-            raise InputError(f'[{key}] {field} = "{name}", but {source.path} has the columns {columns}.\n  name one of those.')
+            raise InputError(
+                f'[{key}] {field} = "{name}", but {source.path} has the columns {columns}.\n  name one of those.'
+            )
     options = {"batched": True, "remove_columns": columns, "features": _features()}
     if source.format == "text":
-        return loaded.map(_pick, fn_kwargs={"text_field": source.text_field, "title_field": source.title_field}, **options)
+        return loaded.map(
+            _pick,
+            fn_kwargs={"text_field": source.text_field, "title_field": source.title_field},
+            **options,
+        )
     if "messages" not in columns and not {"prompt", "completion"} <= set(columns):
-        raise InputError(f'[{key}] format = "chat", but {source.path} has the columns {columns}.\n'
-                         "  a conversation is a row with `messages`, or with `prompt` and `completion`.")
+        raise InputError(
+            f'[{key}] format = "chat", but {source.path} has the columns {columns}.\n'
+            "  a conversation is a row with `messages`, or with `prompt` and `completion`."
+        )
     assert chat is not None
     tally = Tally(f"[{key}] {source.path}", live=stream)
-    settings = {"chat": chat, "title_field": source.title_field, "only_completions": source.supervise == "completions", "tally": tally}
+    settings = {
+        "chat": chat,
+        "title_field": source.title_field,
+        "only_completions": source.supervise == "completions",
+        "tally": tally,
+    }
     if stream:
         return loaded.map(render_rows, fn_kwargs=settings, **options)
     content = f"{loaded._fingerprint} {chat.fingerprint} {source.title_field} {source.supervise} v1"
-    documents = loaded.map(render_rows, fn_kwargs=settings, desc="rendering conversations", **options,
-                           new_fingerprint=hashlib.sha256(content.encode()).hexdigest()[:16])
+    documents = loaded.map(
+        render_rows,
+        fn_kwargs=settings,
+        desc="rendering conversations",
+        **options,
+        new_fingerprint=hashlib.sha256(content.encode()).hexdigest()[:16],
+    )
     tally.say()
     return documents
 
@@ -116,17 +167,31 @@ def _features() -> Any:
     """The columns of documents; told to `datasets`, which cannot guess the type of lists that are all empty."""
     from datasets import Features, List, Value
 
-    return Features({"text": Value("string"), "title": Value("string"), "chat": Value("bool"), "open_end": Value("bool"),
-                     "completions": List(List(Value("int64")))})
+    return Features(
+        {
+            "text": Value("string"),
+            "title": Value("string"),
+            "chat": Value("bool"),
+            "open_end": Value("bool"),
+            "completions": List(List(Value("int64"))),
+        }
+    )
 
 
-def _pick(rows: dict[str, list[Any]], text_field: str, title_field: str | None) -> dict[str, list[Any]]:
+def _pick(
+    rows: dict[str, list[Any]], text_field: str, title_field: str | None
+) -> dict[str, list[Any]]:
     texts = [str(text or "") for text in rows[text_field]]
     titles = [str(title or "") for title in rows[title_field]] if title_field else [""] * len(texts)
     kept = [i for i, text in enumerate(texts) if text.strip()]
     no = [False] * len(kept)
-    return {"text": [texts[i] for i in kept], "title": [titles[i] for i in kept], "chat": no, "open_end": no,
-            "completions": [[] for _ in kept]}
+    return {
+        "text": [texts[i] for i in kept],
+        "title": [titles[i] for i in kept],
+        "chat": no,
+        "open_end": no,
+        "completions": [[] for _ in kept],
+    }
 
 
 def _title_not_in(row: dict[str, str], titles: Container[str]) -> bool:

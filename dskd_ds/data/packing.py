@@ -23,7 +23,9 @@ BLOCK_COLUMNS = ("input_ids", "segment_starts", "doc_digests", "doc_offsets", "u
 
 def text_digest(text: str) -> int:
     """64 bits that identify a document, the same on every machine; signed, as Arrow and torch store it."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
+    return int.from_bytes(
+        hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True
+    )
 
 
 @dataclass(frozen=True)
@@ -39,15 +41,23 @@ class Segment:
     """Position of the first token within the document; a BOS that is only there because a new part begins is not counted."""
 
 
-def pack(rows: dict[str, list[Any]], tokenizer: Any, block_tokens: int, end_id: int, tally: Tally) -> dict[str, list[Any]]:
+def pack(
+    rows: dict[str, list[Any]], tokenizer: Any, block_tokens: int, end_id: int, tally: Tally
+) -> dict[str, list[Any]]:
     """Pack a batch of documents (data/documents.py) into blocks; texts first. The texts' last block is dropped if it is not full.
 
     Returns columns, one entry a block: see `block_row`.
     """
     texts = [text for text, chat in zip(rows["text"], rows["chat"], strict=True) if not chat]
-    chats = [{name: values[i] for name, values in rows.items()} for i, chat in enumerate(rows["chat"]) if chat]
-    blocks = [*_back_to_back(texts, tokenizer, block_tokens, end_id),
-              *best_fit(_conversations(chats, tokenizer, block_tokens, end_id, tally), block_tokens)]
+    chats = [
+        {name: values[i] for name, values in rows.items()}
+        for i, chat in enumerate(rows["chat"])
+        if chat
+    ]
+    blocks = [
+        *_back_to_back(texts, tokenizer, block_tokens, end_id),
+        *best_fit(_conversations(chats, tokenizer, block_tokens, end_id, tally), block_tokens),
+    ]
     columns: dict[str, list[Any]] = {name: [] for name in BLOCK_COLUMNS}
     for segments in blocks:
         for name, value in block_row(segments, block_tokens, end_id).items():
@@ -71,7 +81,9 @@ def block_row(segments: Sequence[Segment], block_tokens: int, pad_id: int) -> di
         row["segment_starts"].append(start)
         row["doc_digests"].append(segment.digest)
         row["doc_offsets"].append(segment.offset)
-        row["unsupervised"] += [[start + first, start + last] for first, last in segment.unsupervised]
+        row["unsupervised"] += [
+            [start + first, start + last] for first, last in segment.unsupervised
+        ]
         row["input_ids"] += segment.tokens
     return row
 
@@ -81,11 +93,15 @@ def begin_ids(tokenizer: Any) -> list[int]:
     return [token for token in tokenizer("")["input_ids"] if token == tokenizer.bos_token_id][:1]
 
 
-def _back_to_back(texts: list[str], tokenizer: Any, block_tokens: int, end_id: int) -> Iterator[list[Segment]]:
+def _back_to_back(
+    texts: list[str], tokenizer: Any, block_tokens: int, end_id: int
+) -> Iterator[list[Segment]]:
     begin = begin_ids(tokenizer)
     segments: list[Segment] = []
     room = block_tokens
-    for text, tokens in zip(texts, tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else [], strict=True):
+    for text, tokens in zip(
+        texts, tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else [], strict=True
+    ):
         tokens = [*tokens, end_id]
         digest, offset = text_digest(text), 0
         while offset < len(tokens):
@@ -97,10 +113,18 @@ def _back_to_back(texts: list[str], tokenizer: Any, block_tokens: int, end_id: i
                 segments, room = [], block_tokens
 
 
-def _conversations(chats: list[dict[str, Any]], tokenizer: Any, block_tokens: int, end_id: int, tally: Tally) -> Iterator[Segment]:
+def _conversations(
+    chats: list[dict[str, Any]], tokenizer: Any, block_tokens: int, end_id: int, tally: Tally
+) -> Iterator[Segment]:
     texts, begin = [chat["text"] for chat in chats], begin_ids(tokenizer)
-    encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True) if texts else {"input_ids": [], "offset_mapping": []}
-    for chat, tokens, offsets in zip(chats, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+    encoded = (
+        tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+        if texts
+        else {"input_ids": [], "offset_mapping": []}
+    )
+    for chat, tokens, offsets in zip(
+        chats, encoded["input_ids"], encoded["offset_mapping"], strict=True
+    ):
         if tokens[:1] != begin:  # many templates write it themselves, and a turn's end too
             tokens, offsets = [*begin, *tokens], [*[(0, 0)] * len(begin), *offsets]
         if not chat["open_end"] and tokens[-1] != end_id:
@@ -109,10 +133,14 @@ def _conversations(chats: list[dict[str, Any]], tokenizer: Any, block_tokens: in
         cut = max(0, len(tokens) - block_tokens)
         if cut:
             tokens[cut : cut + len(begin)] = begin
-            unsupervised = [(max(0, start - cut), end - cut) for start, end in unsupervised if end > cut]
+            unsupervised = [
+                (max(0, start - cut), end - cut) for start, end in unsupervised if end > cut
+            ]
             tally.add(f"longer than a block of {block_tokens} tokens: their beginnings are cut off")
         segment = Segment(tokens[cut:], unsupervised, text_digest(chat["text"]), cut)
-        if len(segment.tokens) - 1 > sum(end - max(1, start) for start, end in unsupervised):  # the first token is no target anyway
+        if len(segment.tokens) - 1 > sum(
+            end - max(1, start) for start, end in unsupervised
+        ):  # the first token is no target anyway
             yield segment
         else:
             tally.add("left out: no token to supervise in what fits a block")

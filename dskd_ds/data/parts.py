@@ -41,7 +41,12 @@ class Parts:
             self._append({"made_of": self._digest})
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         """Close it."""
         assert self._file is not None
         self._file.close()
@@ -56,7 +61,10 @@ class Parts:
         Returns the number of rows.
         """
         batches = {number: rows for path in self._paths() for number, rows in self._read(path)}
-        rows = sorted(((sample, row) for part in batches.values() for sample, row in part), key=lambda pair: pair[0])
+        rows = sorted(
+            ((sample, row) for part in batches.values() for sample, row in part),
+            key=lambda pair: pair[0],
+        )
         partial = self._output.with_suffix(".partial")
         with partial.open("w", encoding="utf-8") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for _, row in rows)
@@ -83,8 +91,10 @@ class Parts:
             return []
         header, *lines = [json.loads(line) for line in whole.split(b"\n")]
         if header.get("made_of") != self._digest:
-            raise InputError(f"{path}: this was written with other settings, another teacher or other conversations.\n"
-                             f"  delete {self._output.name}.part-*, or give another --output.")
+            raise InputError(
+                f"{path}: this was written with other settings, another teacher or other conversations.\n"
+                f"  delete {self._output.name}.part-*, or give another --output."
+            )
         if path == self._own:
             self._own_bytes = len(whole) + 1
         return [(line["batch"], [(sample, row) for sample, row in line["rows"]]) for line in lines]

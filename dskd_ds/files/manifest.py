@@ -18,10 +18,15 @@ MANIFEST_FILE = "manifest.json"
 def write_manifest(folder: Path, facts: dict[str, Any]) -> None:
     """Record every file below `folder`, and some facts, on disk for good."""
     files = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(MANIFEST_FILE)):
+    for path in sorted(
+        p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(MANIFEST_FILE)
+    ):
         with path.open("rb") as file:
             os.fsync(file.fileno())
-        files[str(path.relative_to(folder))] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+        files[str(path.relative_to(folder))] = {
+            "bytes": path.stat().st_size,
+            "sha256": file_sha256(path),
+        }
     partial = folder / f"{MANIFEST_FILE}.partial"
     with partial.open("w") as file:
         json.dump({"facts": facts, "files": files}, file, indent=1)
@@ -37,9 +42,13 @@ def parse_manifest(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, An
         manifest = json.loads(path.read_text())
         return manifest["facts"], manifest["files"]
     except FileNotFoundError:
-        raise InputError(f"{folder}: it has no {MANIFEST_FILE}, so it is not complete.\n  delete it and make it again.") from None
+        raise InputError(
+            f"{folder}: it has no {MANIFEST_FILE}, so it is not complete.\n  delete it and make it again."
+        ) from None
     except (ValueError, KeyError) as error:
-        raise InputError(f"{path}: this is no manifest ({error}).\n  delete the folder and make it again.") from None
+        raise InputError(
+            f"{path}: this is no manifest ({error}).\n  delete the folder and make it again."
+        ) from None
 
 
 def partial_folder(folder: Path) -> Path:
@@ -70,8 +79,14 @@ def read_manifest(folder: Path, verify: bool = True) -> dict[str, Any]:
     for name, expected in files.items():
         size = (folder / name).stat().st_size if (folder / name).is_file() else None
         if size != expected["bytes"]:
-            found = "is missing" if size is None else f"has {size} bytes, not the {expected['bytes']} that were written"
+            found = (
+                "is missing"
+                if size is None
+                else f"has {size} bytes, not the {expected['bytes']} that were written"
+            )
             raise InputError(f"{folder / name}: it {found}.\n  delete {folder} and make it again.")
         if verify and file_sha256(folder / name) != expected["sha256"]:
-            raise InputError(f"{folder / name}: its content is not what was written.\n  delete {folder} and make it again.")
+            raise InputError(
+                f"{folder / name}: its content is not what was written.\n  delete {folder} and make it again."
+            )
     return facts

@@ -19,8 +19,10 @@ STRONG_FILE = "strong-pairs.txt"
 def read_dict2vec(path: Path, source: SourceRows) -> None:
     """A file of strong pairs, or a folder with `strong-pairs.txt`. Raises InputError for a file of weak pairs."""
     if "weak" in path.name.lower():
-        raise InputError(f'[senses.lexicons] path = "{path}", but weak pairs of Dict2Vec are no synonyms.\n'
-                         f"  name {STRONG_FILE}; to use them nevertheless, turn them into a file of kind \"tsv\".")
+        raise InputError(
+            f'[senses.lexicons] path = "{path}", but weak pairs of Dict2Vec are no synonyms.\n'
+            f'  name {STRONG_FILE}; to use them nevertheless, turn them into a file of kind "tsv".'
+        )
     path = path / STRONG_FILE if path.is_dir() else path
     for number, line in read_lines(path, source.damage):
         words = line.split()

@@ -41,10 +41,21 @@ def read_lines(path: Path, damage: Damage, encoding: str = "utf-8") -> Iterator[
     try:
         raw = path.open("rb")
     except OSError as error:
-        raise InputError(f"{path}: it cannot be read: {error.strerror}.\n"
-                         "  [[senses.lexicons]] path, or [senses] morpholex, must name a file that you may read.") from None
+        raise InputError(
+            f"{path}: it cannot be read: {error.strerror}.\n"
+            "  [[senses.lexicons]] path, or [senses] morpholex, must name a file that you may read."
+        ) from None
     size = path.stat().st_size
-    with raw, tqdm(total=size, desc=f"reading {path.name}", unit="B", unit_scale=True, disable=size < BAR_BYTES) as bar:
+    with (
+        raw,
+        tqdm(
+            total=size,
+            desc=f"reading {path.name}",
+            unit="B",
+            unit_scale=True,
+            disable=size < BAR_BYTES,
+        ) as bar,
+    ):
         for number, line in _numbered(raw, path, damage):
             damage.num_lines += 1
             if number % 1024 == 0:

@@ -44,7 +44,14 @@ class Relations:
 
     def words(self) -> list[str]:
         """Every word that has a relation, sorted."""
-        return sorted({word for table in (self.synonyms, self.antonyms) for word, others in table.items() if others})
+        return sorted(
+            {
+                word
+                for table in (self.synonyms, self.antonyms)
+                for word, others in table.items()
+                if others
+            }
+        )
 
 
 @dataclass(frozen=True)
@@ -61,18 +68,24 @@ class Merged:
 
 def merge(sources: Sequence[SourceRows], morpholex: Mapping[str, bool]) -> Merged:
     """Merge sources. morpholex: word -> whether an odd number of negating affixes is in it; empty if there is none."""
-    rows = _one_source_a_row(pa.concat_tables([SCHEMA.empty_table(), *(source.table() for source in sources)]))
+    rows = _one_source_a_row(
+        pa.concat_tables([SCHEMA.empty_table(), *(source.table() for source in sources)])
+    )
     is_derived = pc.ends_with(rows["source"], DERIVED)
     stated, num_stated = settle_conflicts(rows.filter(pc.invert(is_derived)))
     bases = _bases(stated, _verdicts(sources), morpholex)
-    settled, num_more = settle_conflicts(pa.concat_tables([stated, rows.filter(is_derived), _derived(stated, bases)]))
+    settled, num_more = settle_conflicts(
+        pa.concat_tables([stated, rows.filter(is_derived), _derived(stated, bases)])
+    )
     return Merged(_join_sources(settled), bases, num_stated + num_more)
 
 
 def relations_of(table: pa.Table) -> Relations:
     """A table's pairs, in both directions."""
     relations = Relations()
-    for word, relation, other in zip(*(table[name].to_pylist() for name in ("word", "relation", "other")), strict=True):
+    for word, relation, other in zip(
+        *(table[name].to_pylist() for name in ("word", "relation", "other")), strict=True
+    ):
         relations.add(word, other, relation == ANTONYM)
     return relations
 
@@ -82,13 +95,19 @@ def settle_conflicts(rows: pa.Table) -> tuple[pa.Table, int]:
     # The rank of a row: 3 stated antonym, 2 stated synonym, 1 derived antonym, 0 derived synonym. Its last bit is the relation.
     is_antonym = pc.cast(pc.equal(rows["relation"], ANTONYM), pa.int8())
     is_stated = pc.cast(pc.invert(pc.ends_with(rows["source"], DERIVED)), pa.int8())
-    ranked = rows.append_column("rank", pc.add(pc.multiply(is_stated, pa.scalar(2, pa.int8())), is_antonym))
-    pairs = ranked.group_by(PAIR, use_threads=False).aggregate([("rank", "max"), ("relation", "count_distinct")])
+    ranked = rows.append_column(
+        "rank", pc.add(pc.multiply(is_stated, pa.scalar(2, pa.int8())), is_antonym)
+    )
+    pairs = ranked.group_by(PAIR, use_threads=False).aggregate(
+        [("rank", "max"), ("relation", "count_distinct")]
+    )
     both = pairs.filter(pc.equal(pairs["relation_count_distinct"], 2))
     if not len(both):
         return rows, 0
     ranked = ranked.join(both.select([*PAIR, "rank_max"]), keys=PAIR, join_type="left outer")
-    last_bit_differs = pc.bit_wise_and(pc.bit_wise_xor(ranked["rank"], ranked["rank_max"]), pa.scalar(1, pa.int8()))
+    last_bit_differs = pc.bit_wise_and(
+        pc.bit_wise_xor(ranked["rank"], ranked["rank_max"]), pa.scalar(1, pa.int8())
+    )
     loses = pc.fill_null(pc.equal(last_bit_differs, 1), False)  # null: a pair without a conflict
     return ranked.filter(pc.invert(loses)).select(COLUMNS), len(both)
 
@@ -96,7 +115,11 @@ def settle_conflicts(rows: pa.Table) -> tuple[pa.Table, int]:
 def _one_source_a_row(rows: pa.Table) -> pa.Table:
     """Rows of tables that were merged before name several sources; here each gets a row of its own. Equal rows become one."""
     parts = pc.split_pattern(rows["source"].combine_chunks(), JOIN)
-    rows = rows.drop_columns("source").take(pc.list_parent_indices(parts)).append_column("source", pc.list_flatten(parts))
+    rows = (
+        rows.drop_columns("source")
+        .take(pc.list_parent_indices(parts))
+        .append_column("source", pc.list_flatten(parts))
+    )
     return distinct(rows)
 
 
@@ -104,8 +127,14 @@ def _join_sources(rows: pa.Table) -> pa.Table:
     ordered = distinct(rows).sort_by([(name, "ascending") for name in COLUMNS])
     keys = list(COLUMNS[:-1])
     grouped = ordered.group_by(keys, use_threads=False).aggregate([("source", "list")])
-    joined = pc.binary_join(pc.cast(grouped["source_list"].combine_chunks(), pa.list_(pa.string())), JOIN)
-    return grouped.select(keys).append_column("source", joined).sort_by([(name, "ascending") for name in COLUMNS])
+    joined = pc.binary_join(
+        pc.cast(grouped["source_list"].combine_chunks(), pa.list_(pa.string())), JOIN
+    )
+    return (
+        grouped.select(keys)
+        .append_column("source", joined)
+        .sort_by([(name, "ascending") for name in COLUMNS])
+    )
 
 
 def _verdicts(sources: Sequence[SourceRows]) -> dict[str, str | None]:
@@ -117,11 +146,15 @@ def _verdicts(sources: Sequence[SourceRows]) -> dict[str, str | None]:
     return merged
 
 
-def _bases(stated: pa.Table, verdicts: Mapping[str, str | None], morpholex: Mapping[str, bool]) -> dict[str, str]:
+def _bases(
+    stated: pa.Table, verdicts: Mapping[str, str | None], morpholex: Mapping[str, bool]
+) -> dict[str, str]:
     english = stated.filter(pc.equal(stated["language"], "en"))
     words = set(english["word"].unique().to_pylist()) | set(english["other"].unique().to_pylist())
     candidates = {word for word in words if base_of(word) in words}
-    near = relations_of(_rows_with(english, candidates | {base for word in candidates if (base := base_of(word))}))
+    near = relations_of(
+        _rows_with(english, candidates | {base for word in candidates if (base := base_of(word))})
+    )
     return negations(near.synonyms, near.antonyms, words, verdicts, morpholex)
 
 
@@ -134,12 +167,18 @@ def _derived(stated: pa.Table, bases: Mapping[str, str]) -> pa.Table:
     """For every English pair with a negated word, the pair that its base has by it; two negations cancel."""
     result: dict[tuple[str, ...], None] = {}
     rows = _rows_with(stated.filter(pc.equal(stated["language"], "en")), set(bases))
-    for language, word, relation, other, pos, source in zip(*(rows[name].to_pylist() for name in COLUMNS), strict=True):
+    for language, word, relation, other, pos, source in zip(
+        *(rows[name].to_pylist() for name in COLUMNS), strict=True
+    ):
         flipped = SYNONYM if relation == ANTONYM else ANTONYM
         base, other_base = bases.get(word), bases.get(other)
         if base == other or other_base == word:
             continue  # the word and its own base
-        follows = [(base, flipped, other), (word, flipped, other_base), (base, relation, other_base)]
+        follows = [
+            (base, flipped, other),
+            (word, flipped, other_base),
+            (base, relation, other_base),
+        ]
         for first, kind, second in follows:
             if first is not None and second is not None and first != second:
                 first, second = sorted((first, second))

@@ -35,18 +35,24 @@ def read_morpholex(path: Path) -> tuple[dict[str, bool], Damage]:
         elif fields:
             damage.malformed(path, number, f"no word with a segmentation: {line[:60]!r}")
     if not result:
-        raise InputError(f'[senses] morpholex = "{path}", but it holds no segmented word.\n'
-                         "  export MorphoLEX's sheets as CSV, with the columns Word and MorphoLexSegm.")
+        raise InputError(
+            f'[senses] morpholex = "{path}", but it holds no segmented word.\n'
+            "  export MorphoLEX's sheets as CSV, with the columns Word and MorphoLexSegm."
+        )
     return result, damage
 
 
 def _columns(path: Path, header: str) -> tuple[str, int, int]:
     for delimiter in DELIMITERS:
-        names = [name.strip().lower() for name in next(csv.reader([header], delimiter=delimiter), [])]
+        names = [
+            name.strip().lower() for name in next(csv.reader([header], delimiter=delimiter), [])
+        ]
         if {"word", "morpholexsegm"} <= set(names):
             return delimiter, names.index("word"), names.index("morpholexsegm")
-    raise InputError(f'[senses] morpholex = "{path}", but its first line names no columns Word and MorphoLexSegm: {header[:80]!r}.\n'
-                     "  export MorphoLEX's sheets as CSV, with their headers.")
+    raise InputError(
+        f'[senses] morpholex = "{path}", but its first line names no columns Word and MorphoLexSegm: {header[:80]!r}.\n'
+        "  export MorphoLEX's sheets as CSV, with their headers."
+    )
 
 
 def num_negating(segmentation: str) -> int:

@@ -40,11 +40,15 @@ def _encoding(path: Path) -> str:
             name = file.readline(100).decode("ascii", "replace").strip()
         return codecs.lookup(name).name
     except OSError as error:
-        raise InputError(f'[senses.lexicons] path = "{path}", but it cannot be read: {error.strerror}.\n'
-                         "  name a thesaurus file (Debian: mythes-en-us, /usr/share/mythes/th_en_US_v2.dat).") from None
+        raise InputError(
+            f'[senses.lexicons] path = "{path}", but it cannot be read: {error.strerror}.\n'
+            "  name a thesaurus file (Debian: mythes-en-us, /usr/share/mythes/th_en_US_v2.dat)."
+        ) from None
     except (LookupError, ValueError):  # a NUL in the name is a ValueError
-        raise InputError(f'[senses.lexicons] path = "{path}", but its first line {name!r} names no encoding, so it is no MyThes file.\n'
-                         "  name a .dat file of a thesaurus.") from None
+        raise InputError(
+            f'[senses.lexicons] path = "{path}", but its first line {name!r} names no encoding, so it is no MyThes file.\n'
+            "  name a .dat file of a thesaurus."
+        ) from None
 
 
 def _meanings(path: Path, damage: Damage, encoding: str) -> Iterator[tuple[str, str]]:
@@ -54,13 +58,20 @@ def _meanings(path: Path, damage: Damage, encoding: str) -> Iterator[tuple[str, 
         if number == 1 or not line:
             continue
         word, _, count = line.partition("|")
-        is_head = bool(word) and count.isdecimal() and 0 < int(count) < MAX_MEANINGS and not word.startswith(("(", "-"))
+        is_head = (
+            bool(word)
+            and count.isdecimal()
+            and 0 < int(count) < MAX_MEANINGS
+            and not word.startswith(("(", "-"))
+        )
         if missing and not is_head and "|" in line:
             missing -= 1
             yield head, line
         elif is_head:
             if missing:
-                damage.malformed(path, number, f"{missing} lines of meaning are missing before it: {line[:60]!r}")
+                damage.malformed(
+                    path, number, f"{missing} lines of meaning are missing before it: {line[:60]!r}"
+                )
             head, missing = word, int(count)
         else:
             damage.malformed(path, number, f"this is neither a head nor a meaning: {line[:60]!r}")

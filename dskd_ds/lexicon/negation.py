@@ -16,9 +16,14 @@ from collections.abc import Collection, Mapping
 
 PREFIXES = ("un", "dis", "non", "in", "im", "il", "ir")
 SUFFIX = "less"
-NEGATING_GLOSS = re.compile(r"\b(not|no|non|lack|lacking|without|absence|opposite|deprive|remove|reverse|free from)\b", re.IGNORECASE)
+NEGATING_GLOSS = re.compile(
+    r"\b(not|no|non|lack|lacking|without|absence|opposite|deprive|remove|reverse|free from)\b",
+    re.IGNORECASE,
+)
 
-ABSTRACT_ENDING = re.compile(r"(abl[ey]|ibl[ey]|bility|al|ally|ality|ent|ently|[ae]nc[ey]|ity|ness|ous|ously|ic|ically|ive|ively|ile)$")
+ABSTRACT_ENDING = re.compile(
+    r"(abl[ey]|ibl[ey]|bility|al|ally|ality|ent|ently|[ae]nc[ey]|ity|ness|ous|ously|ic|ically|ive|ively|ile)$"
+)
 
 
 def base_of(word: str) -> str | None:
@@ -51,8 +56,13 @@ class GlossVerdicts:
 Pairs = Mapping[str, Collection[str]]
 
 
-def negations(synonyms: Pairs, antonyms: Pairs, words: Collection[str], verdicts: Mapping[str, str | None],
-              morpholex: Mapping[str, bool]) -> dict[str, str]:
+def negations(
+    synonyms: Pairs,
+    antonyms: Pairs,
+    words: Collection[str],
+    verdicts: Mapping[str, str | None],
+    morpholex: Mapping[str, bool],
+) -> dict[str, str]:
     """Negated word -> base, by the order at the top of this module.
 
     synonyms, antonyms: stated relations of at least every English word that has a negating affix. words: all English words.

@@ -59,8 +59,13 @@ class TokenRelations:
     """The word that span number i is."""
 
 
-def token_relations(relations: Relations, tokenizer: Any, vocab_size: int, max_span_tokens: int,
-                    min_span_tokens: int = 1) -> TokenRelations:
+def token_relations(
+    relations: Relations,
+    tokenizer: Any,
+    vocab_size: int,
+    max_span_tokens: int,
+    min_span_tokens: int = 1,
+) -> TokenRelations:
     """Map words to tokens as they are written inside of a text (see RunningText).
 
     Head words are single tokens, in lower case or with a capital: both have the word's relations. Related words have
@@ -69,7 +74,10 @@ def token_relations(relations: Relations, tokenizer: Any, vocab_size: int, max_s
     """
     encoder = RunningText(tokenizer)
     words = relations.words()
-    lower, upper = (dict(zip(words, encoder.tokens(forms), strict=True)) for forms in (words, [capitalised(word) for word in words]))
+    lower, upper = (
+        dict(zip(words, encoder.tokens(forms), strict=True))
+        for forms in (words, [capitalised(word) for word in words])
+    )
     span_ids: dict[tuple[int, ...], int] = {}
     span_texts: list[str] = []
 
@@ -82,17 +90,35 @@ def token_relations(relations: Relations, tokenizer: Any, vocab_size: int, max_s
         return span_ids[tokens]
 
     def owners(others: set[str], with_capital: bool) -> list[int]:
-        forms = [(upper[o] if with_capital and len(upper[o]) == 1 else lower[o], o) for o in sorted(others)]
+        forms = [
+            (upper[o] if with_capital and len(upper[o]) == 1 else lower[o], o)
+            for o in sorted(others)
+        ]
         fitting = [form for form in forms if min_span_tokens <= len(form[0]) <= max_span_tokens]
-        return [owner(tokens, o) for tokens, o in fitting[:: max(1, -(-len(fitting) // MAX_RELATED))]]
+        return [
+            owner(tokens, o) for tokens, o in fitting[:: max(1, -(-len(fitting) // MAX_RELATED))]
+        ]
 
     heads = _heads(words, lower, upper)
-    synonyms, antonyms = (_by_token([(token, owners(table.get(word, set()), form is upper)) for token, word, form in heads])
-                          for table in (relations.synonyms, relations.antonyms))
-    for token, opposites in antonyms.items():  # two words may share a token, where a tokenizer drops accents or capitals
+    synonyms, antonyms = (
+        _by_token(
+            [(token, owners(table.get(word, set()), form is upper)) for token, word, form in heads]
+        )
+        for table in (relations.synonyms, relations.antonyms)
+    )
+    for (
+        token,
+        opposites,
+    ) in (
+        antonyms.items()
+    ):  # two words may share a token, where a tokenizer drops accents or capitals
         synonyms[token] = [o for o in synonyms.get(token, ()) if o not in opposites]
-    names = {token: capitalised(word) if form is upper else word for token, word, form in reversed(heads)}
-    return TokenRelations(_without_empty(synonyms), _without_empty(antonyms), list(span_ids), names, span_texts)
+    names = {
+        token: capitalised(word) if form is upper else word for token, word, form in reversed(heads)
+    }
+    return TokenRelations(
+        _without_empty(synonyms), _without_empty(antonyms), list(span_ids), names, span_texts
+    )
 
 
 Forms = dict[str, tuple[int, ...]]
@@ -101,8 +127,12 @@ Forms = dict[str, tuple[int, ...]]
 def _heads(words: list[str], lower: Forms, upper: Forms) -> list[tuple[int, str, Forms]]:
     """(token, word, the form it is in) of every head."""
     long_enough = [word for word in words if len(word) >= MIN_HEAD_CHARACTERS or is_unspaced(word)]
-    return [(form[word][0], word, form) for word in long_enough for form in (lower, upper)
-            if len(form[word]) == 1 and (form is lower or form[word] != lower[word])]
+    return [
+        (form[word][0], word, form)
+        for word in long_enough
+        for form in (lower, upper)
+        if len(form[word]) == 1 and (form is lower or form[word] != lower[word])
+    ]
 
 
 def _by_token(rows: list[tuple[int, list[int]]]) -> dict[int, list[int]]:

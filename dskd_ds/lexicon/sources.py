@@ -27,8 +27,13 @@ RULES = 2
 """Raise when reading or merging changes what comes out: dictionaries built before are then built anew."""
 
 READERS: dict[str, Callable[[Path, SourceRows], None]] = {
-    "wordnet": read_wordnet, "wiktextract": read_wiktextract, "dict2vec": read_dict2vec, "mythes": read_mythes,
-    "moby": read_moby, "tsv": read_tsv, "table": read_table,
+    "wordnet": read_wordnet,
+    "wiktextract": read_wiktextract,
+    "dict2vec": read_dict2vec,
+    "mythes": read_mythes,
+    "moby": read_moby,
+    "tsv": read_tsv,
+    "table": read_table,
 }
 
 
@@ -48,10 +53,16 @@ def read_source(spec: LexiconSpec) -> SourceRows:
     source = SourceRows(source_name(spec.kind, spec.path), spec.language)
     READERS[spec.kind](Path(spec.path), source)
     if not len(source.table()):
-        first = f" The first malformed one: {source.damage.examples[0]}." if source.damage.examples else ""
-        raise InputError(f'[senses.lexicons] path = "{spec.path}", but none of its {source.damage.num_lines:,} lines gives a pair of words'
-                         f' of language "{spec.language}".{first}\n'
-                         f'  check that kind = "{spec.kind}" and the language are right, or install the file again.')
+        first = (
+            f" The first malformed one: {source.damage.examples[0]}."
+            if source.damage.examples
+            else ""
+        )
+        raise InputError(
+            f'[senses.lexicons] path = "{spec.path}", but none of its {source.damage.num_lines:,} lines gives a pair of words'
+            f' of language "{spec.language}".{first}\n'
+            f'  check that kind = "{spec.kind}" and the language are right, or install the file again.'
+        )
     return source
 
 
@@ -61,15 +72,25 @@ def read_lexicon(senses: SensesSpec) -> Lexicon:
     morpholex, damage = read_morpholex(Path(senses.morpholex)) if senses.morpholex else ({}, None)
     for read in (*(source.damage for source in sources), *([damage] if damage else [])):
         if read.num_malformed:
-            print(f"{read.num_malformed:,} of {read.num_lines:,} lines are malformed and were left out, such as "
-                  + "; ".join(read.examples), file=sys.stderr)
+            print(
+                f"{read.num_malformed:,} of {read.num_lines:,} lines are malformed and were left out, such as "
+                + "; ".join(read.examples),
+                file=sys.stderr,
+            )
     return Lexicon(sources, merge(sources, morpholex), morpholex, damage)
 
 
 def lexicon_digest(senses: SensesSpec) -> str:
     """16 hex digits: of the content of every lexicon file, of the kinds and languages, and of the version of the rules."""
-    facts = [(spec.kind, spec.language, [(path.name, file_sha256(path)) for path in _files(spec)]) for spec in senses.lexicons]
-    morpholex = file_sha256(Path(senses.morpholex)) if senses.morpholex and Path(senses.morpholex).is_file() else None
+    facts = [
+        (spec.kind, spec.language, [(path.name, file_sha256(path)) for path in _files(spec)])
+        for spec in senses.lexicons
+    ]
+    morpholex = (
+        file_sha256(Path(senses.morpholex))
+        if senses.morpholex and Path(senses.morpholex).is_file()
+        else None
+    )
     return hashlib.sha256(json.dumps([RULES, facts, morpholex]).encode()).hexdigest()[:16]
 
 
@@ -77,6 +98,8 @@ def _files(spec: LexiconSpec) -> list[Path]:
     """What a source is read from; missing files are named when they are read."""
     path = Path(spec.path)
     if path.is_dir():
-        wanted = [path / name for name in FILES] if spec.kind == "wordnet" else sorted(path.iterdir())
+        wanted = (
+            [path / name for name in FILES] if spec.kind == "wordnet" else sorted(path.iterdir())
+        )
         return [file for file in wanted if file.is_file()]
     return [path] if path.is_file() else []

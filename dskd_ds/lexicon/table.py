@@ -31,14 +31,34 @@ MAX_WORD_CHARACTERS = 60
 UNUSABLE = re.compile("[\ufffd|:<>{}\\[\\]]|\u00ef\u00bf\u00bd")
 """Markup and cross-references (`Thesaurus:happy`), and what remains of a letter that somebody decoded wrongly."""
 CHUNK_ROWS = 1 << 16
-PARTS_OF_SPEECH = {"noun": "n", "name": "n", "nom": "n", "verb": "v", "verbe": "v", "adj": "a", "adjectif": "a", "adjective": "a",
-                   "adv": "r", "adverbe": "r", "adverb": "r", "n": "n", "v": "v", "a": "a", "s": "a", "r": "r"}
+PARTS_OF_SPEECH = {
+    "noun": "n",
+    "name": "n",
+    "nom": "n",
+    "verb": "v",
+    "verbe": "v",
+    "adj": "a",
+    "adjectif": "a",
+    "adjective": "a",
+    "adv": "r",
+    "adverbe": "r",
+    "adverb": "r",
+    "n": "n",
+    "v": "v",
+    "a": "a",
+    "s": "a",
+    "r": "r",
+}
 
 
 def plain(word: str) -> str:
     """A word as the table spells it, or nothing if it is none: no letter, too long, or with markup in it."""
     text = " ".join(unicodedata.normalize("NFC", word).lower().split())
-    usable = 0 < len(text) <= MAX_WORD_CHARACTERS and any(map(str.isalpha, text)) and not UNUSABLE.search(text)
+    usable = (
+        0 < len(text) <= MAX_WORD_CHARACTERS
+        and any(map(str.isalpha, text))
+        and not UNUSABLE.search(text)
+    )
     return text if usable else ""
 
 
@@ -69,7 +89,12 @@ class SourceRows:
         word, other = self.plain(word), self.plain(other)
         if word and other and word != other:
             first, second = (word, other) if word < other else (other, word)
-            self._pairs[first, ANTONYM if opposite else SYNONYM, second, PARTS_OF_SPEECH.get(pos.lower(), "")] = None
+            self._pairs[
+                first,
+                ANTONYM if opposite else SYNONYM,
+                second,
+                PARTS_OF_SPEECH.get(pos.lower(), ""),
+            ] = None
             if len(self._pairs) >= CHUNK_ROWS:
                 self._flush()
 
@@ -89,7 +114,12 @@ class SourceRows:
             return
         words, relations, others, parts = ([pair[i] for pair in self._pairs] for i in range(4))
         number = len(self._pairs)
-        self._chunks.append(pa.table([[self.language] * number, words, relations, others, parts, [self.name] * number], schema=SCHEMA))
+        self._chunks.append(
+            pa.table(
+                [[self.language] * number, words, relations, others, parts, [self.name] * number],
+                schema=SCHEMA,
+            )
+        )
         self._pairs.clear()
 
 
@@ -109,11 +139,16 @@ def write_table(path: Path, table: pa.Table, negations: dict[str, str]) -> None:
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table.replace_schema_metadata({"dskd_lexicon": json.dumps(facts, ensure_ascii=False)}), partial)
+        pq.write_table(
+            table.replace_schema_metadata({"dskd_lexicon": json.dumps(facts, ensure_ascii=False)}),
+            partial,
+        )
         partial.replace(path)
     except OSError as error:
-        raise InputError(f"--output {path}: it cannot be written: {error.strerror or error}.\n"
-                         "  name a file in a folder of yours.") from None
+        raise InputError(
+            f"--output {path}: it cannot be written: {error.strerror or error}.\n"
+            "  name a file in a folder of yours."
+        ) from None
 
 
 def read_table(path: Path, source: SourceRows) -> None:
@@ -125,8 +160,12 @@ def read_table(path: Path, source: SourceRows) -> None:
             raise KeyError(f"format {facts['format']}, not {FORMAT}")
         source.add_table(table)
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f'[senses.lexicons] path = "{path}", but this is no table of word relations: {str(error).splitlines()[0]}.\n'
-                         "  write one with: dskd senses lexicon SPEC.toml --output FILE.parquet") from None
+        raise InputError(
+            f'[senses.lexicons] path = "{path}", but this is no table of word relations: {str(error).splitlines()[0]}.\n'
+            "  write one with: dskd senses lexicon SPEC.toml --output FILE.parquet"
+        ) from None
     source.damage.num_lines += len(table)
     words = {word for column in ("word", "other") for word in table[column].unique().to_pylist()}
-    source.verdicts.update({word: facts["negations"].get(word) for word in words if base_of(word) in words})
+    source.verdicts.update(
+        {word: facts["negations"].get(word) for word in words if base_of(word) in words}
+    )

@@ -26,11 +26,24 @@ def read_wiktextract(path: Path, source: SourceRows) -> None:
             entry = json.loads(line)
             if "redirect" in entry or entry["lang_code"] != source.language:
                 continue
-            word, pos, senses = str(entry["word"]), str(entry.get("pos", "")), entry.get("senses", [])
+            word, pos, senses = (
+                str(entry["word"]),
+                str(entry.get("pos", "")),
+                entry.get("senses", []),
+            )
             links = [link for part in (entry, *senses) for link in _links(part)]
-            glosses = [str(gloss) for sense in senses if "form_of" not in sense for gloss in sense.get("glosses", [])]
+            glosses = [
+                str(gloss)
+                for sense in senses
+                if "form_of" not in sense
+                for gloss in sense.get("glosses", [])
+            ]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            source.damage.malformed(path, number, f"this is no entry of Wiktextract ({type(error).__name__}): {line[:60]!r}")
+            source.damage.malformed(
+                path,
+                number,
+                f"this is no entry of Wiktextract ({type(error).__name__}): {line[:60]!r}",
+            )
             continue
         for other, opposite in links:
             source.add(word, other, opposite, pos)

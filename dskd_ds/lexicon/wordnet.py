@@ -32,8 +32,10 @@ def read_wordnet(folder: Path, source: SourceRows) -> None:
     verdicts = GlossVerdicts(source.language)
     for name in FILES:
         if not (folder / name).is_file():
-            raise InputError(f'[senses.lexicons] path = "{folder}", but {name} cannot be read: no such file.\n'
-                             "  name the folder of WordNet's database files (Debian: wordnet-base, /usr/share/wordnet).")
+            raise InputError(
+                f'[senses.lexicons] path = "{folder}", but {name} cannot be read: no such file.\n'
+                "  name the folder of WordNet's database files (Debian: wordnet-base, /usr/share/wordnet)."
+            )
         _read_file(folder / name, source.damage, synsets, verdicts)
     for synset in synsets.values():
         for i, word in enumerate(synset.words):
@@ -46,7 +48,9 @@ def read_wordnet(folder: Path, source: SourceRows) -> None:
     source.verdicts.update(verdicts.result())
 
 
-def _read_file(path: Path, damage: Damage, synsets: dict[tuple[str, str], _Synset], verdicts: GlossVerdicts) -> None:
+def _read_file(
+    path: Path, damage: Damage, synsets: dict[tuple[str, str], _Synset], verdicts: GlossVerdicts
+) -> None:
     for number, line in read_lines(path, damage):
         if line.startswith("  ") or not line:
             continue  # the licence at the top

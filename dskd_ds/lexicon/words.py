@@ -52,26 +52,47 @@ class RunningText:
 
     def _after(self, carrier: str, space: str, words: list[str]) -> dict[str, tuple[int, ...]]:
         head, *encoded = self._encode([carrier, *(f"{carrier}{space}{word}" for word in words)])
-        kept = {word: tuple(ids[len(head) :]) for word, ids in zip(words, encoded, strict=True) if ids[: len(head)] == head}
+        kept = {
+            word: tuple(ids[len(head) :])
+            for word, ids in zip(words, encoded, strict=True)
+            if ids[: len(head)] == head
+        }
         cut = len(self._space)
-        return {word: ids[cut:] if cut and ids[:cut] == self._space else ids for word, ids in kept.items() if len(ids) > cut}
+        return {
+            word: ids[cut:] if cut and ids[:cut] == self._space else ids
+            for word, ids in kept.items()
+            if len(ids) > cut
+        }
 
     def texts(self, tokens: list[int]) -> list[str]:
         """What each token adds to a text, its leading space included."""
         carrier = self._encode([CARRIERS[0]])[0]
-        before, *after = self._tokenizer.batch_decode([carrier, *([*carrier, token] for token in tokens)],
-                                                      clean_up_tokenization_spaces=False)
+        before, *after = self._tokenizer.batch_decode(
+            [carrier, *([*carrier, token] for token in tokens)], clean_up_tokenization_spaces=False
+        )
         return [text[len(before) :] if text.startswith(before) else "" for text in after]
 
     def rule(self) -> str:
         """For people: how a word is written, compared with the word alone and behind a space."""
-        inside, spaced, alone = self.tokens(PROBES), self._encode([f" {w}" for w in PROBES]), self._encode(list(PROBES))
-        same_spaced, same_alone = (all(tuple(a) == b for a, b in zip(ids, inside, strict=True)) for ids in (spaced, alone))
+        inside, spaced, alone = (
+            self.tokens(PROBES),
+            self._encode([f" {w}" for w in PROBES]),
+            self._encode(list(PROBES)),
+        )
+        same_spaced, same_alone = (
+            all(tuple(a) == b for a, b in zip(ids, inside, strict=True)) for ids in (spaced, alone)
+        )
         if self._space:
             return "a space is a token of its own"
         if same_spaced and same_alone:
             return "alike with and without a space before it"
-        return "with its leading space" if same_spaced else "as at the start of a text" if same_alone else "as inside of a text only"
+        return (
+            "with its leading space"
+            if same_spaced
+            else "as at the start of a text"
+            if same_alone
+            else "as inside of a text only"
+        )
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         ids: list[list[int]] = self._tokenizer(texts, add_special_tokens=False)["input_ids"]

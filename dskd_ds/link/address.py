@@ -30,7 +30,9 @@ def place_of(spec: LinkSpec, spans_nodes: bool) -> Place:
     Raises InputError if the address has no meaning here, or is a loopback address and `spans_nodes`.
     """
     host = socket.gethostname() if spec.address == HOSTNAME else spec.address
-    if spec.address == HOSTNAME and spec.encrypt:  # only holders of the run's key are heard, so every interface may listen
+    if (
+        spec.address == HOSTNAME and spec.encrypt
+    ):  # only holders of the run's key are heard, so every interface may listen
         return Place("*", host)
     try:
         interface = socket.gethostbyname(host)
@@ -39,12 +41,17 @@ def place_of(spec: LinkSpec, spans_nodes: bool) -> Place:
     if ipaddress.ip_address(interface).is_unspecified:
         raise wrong_address(spec, "teachers cannot connect to that")
     if spans_nodes and ipaddress.ip_address(interface).is_loopback:
-        raise wrong_address(spec, f"this launch has several nodes, and {interface} is reached from its own node only")
+        raise wrong_address(
+            spec,
+            f"this launch has several nodes, and {interface} is reached from its own node only",
+        )
     return Place(interface, host)
 
 
 def wrong_address(spec: LinkSpec, reason: str) -> InputError:
     """The error of an address that will not do."""
     unencrypted = "" if spec.encrypt else ", with encrypt = true"
-    return InputError(f'[link] address = "{spec.address}", but {reason}.\n  set it to "{HOSTNAME}" (each student\'s own host name'
-                      f"{unencrypted}), to an address of the students\' machine, or to 127.0.0.1 if all processes are on one machine.")
+    return InputError(
+        f'[link] address = "{spec.address}", but {reason}.\n  set it to "{HOSTNAME}" (each student\'s own host name'
+        f"{unencrypted}), to an address of the students' machine, or to 127.0.0.1 if all processes are on one machine."
+    )

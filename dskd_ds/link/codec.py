@@ -36,16 +36,22 @@ def encode(message: Message, arrays: Mapping[str, Array] | None = None) -> list[
     """Frames of a message. The arrays' buffers are not copied: leave them alone until the frames are sent."""
     arrays = arrays or {}
     expected = ARRAYS.get(type(message), {})
-    assert set(arrays) == set(expected), f"{type(message).__name__} carries {sorted(expected)}, not {sorted(arrays)}"
+    assert set(arrays) == set(expected), (
+        f"{type(message).__name__} carries {sorted(expected)}, not {sorted(arrays)}"
+    )
     buffers = [np.ascontiguousarray(arrays[name]) for name in expected]
     for name, buffer in zip(expected, buffers, strict=True):
-        assert (buffer.dtype.name, buffer.ndim) == expected[name], f"{name} is {buffer.dtype} {buffer.shape}"
+        assert (buffer.dtype.name, buffer.ndim) == expected[name], (
+            f"{name} is {buffer.dtype} {buffer.shape}"
+        )
     views = [buffer.data.cast("B") if buffer.size else memoryview(b"") for buffer in buffers]
-    header = json.dumps({
-        "message": message.model_dump(mode="json"),
-        "shapes": [list(buffer.shape) for buffer in buffers],
-        "checksums": [zlib.crc32(view) for view in views],
-    }).encode()
+    header = json.dumps(
+        {
+            "message": message.model_dump(mode="json"),
+            "shapes": [list(buffer.shape) for buffer in buffers],
+            "checksums": [zlib.crc32(view) for view in views],
+        }
+    ).encode()
     prefix = PREFIX.pack(MAGIC, PROTOCOL, _KIND_OF[type(message)], zlib.crc32(header))
     return [prefix, header, *views]
 
@@ -57,12 +63,16 @@ def decode(frames: Sequence[Frame], peer: str) -> tuple[Message, dict[str, Array
         return LinkError(f"{peer} sent a message that cannot be read: {reason}.")
 
     if len(frames) < 2 or len(frames[0]) != PREFIX.size:
-        raise refuse(f"{len(frames)} frames of {[len(f) for f in frames][:8]} bytes are no message of this protocol")
+        raise refuse(
+            f"{len(frames)} frames of {[len(f) for f in frames][:8]} bytes are no message of this protocol"
+        )
     magic, protocol, kind, checksum = PREFIX.unpack(frames[0])
     if magic != MAGIC:
         raise refuse("it does not start with DSKD")
     if protocol != PROTOCOL:
-        raise refuse(f"it speaks protocol {protocol}, this side {PROTOCOL}; run the same version on both sides")
+        raise refuse(
+            f"it speaks protocol {protocol}, this side {PROTOCOL}; run the same version on both sides"
+        )
     if kind not in KINDS:
         raise refuse(f"its kind {kind} is unknown")
     if len(frames[1]) > MAX_HEADER_BYTES or zlib.crc32(frames[1]) != checksum:
@@ -73,21 +83,35 @@ def decode(frames: Sequence[Frame], peer: str) -> tuple[Message, dict[str, Array
         message = model.model_validate(header["message"])
         arrays = _arrays(model, frames[2:], header["shapes"], header["checksums"])
     except ValidationError as error:
-        raise refuse(f"its {model.__name__} header is wrong: {error.errors()[0]['loc']} {error.errors()[0]['msg']}") from None
+        raise refuse(
+            f"its {model.__name__} header is wrong: {error.errors()[0]['loc']} {error.errors()[0]['msg']}"
+        ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise refuse(f"its {model.__name__} is wrong: {error}") from None
     return message, arrays
 
 
-def _arrays(model: type[Message], frames: Sequence[Frame], shapes: Any, checksums: Any) -> dict[str, Array]:
+def _arrays(
+    model: type[Message], frames: Sequence[Frame], shapes: Any, checksums: Any
+) -> dict[str, Array]:
     expected = ARRAYS.get(model, {})
-    if not (isinstance(shapes, list) and isinstance(checksums, list) and len(shapes) == len(checksums) == len(frames)):
+    if not (
+        isinstance(shapes, list)
+        and isinstance(checksums, list)
+        and len(shapes) == len(checksums) == len(frames)
+    ):
         raise ValueError("numbers of shapes, checksums and buffers differ")
     if len(frames) != len(expected):
         raise ValueError(f"{len(frames)} buffers, expected {len(expected)}")
     arrays: dict[str, Array] = {}
-    for (name, (dtype, ndim)), frame, shape, checksum in zip(expected.items(), frames, shapes, checksums, strict=True):
-        if not (isinstance(shape, list) and len(shape) == ndim and all(type(n) is int and 0 <= n < 2**40 for n in shape)):
+    for (name, (dtype, ndim)), frame, shape, checksum in zip(
+        expected.items(), frames, shapes, checksums, strict=True
+    ):
+        if not (
+            isinstance(shape, list)
+            and len(shape) == ndim
+            and all(type(n) is int and 0 <= n < 2**40 for n in shape)
+        ):
             raise ValueError(f"shape of {name} is {shape}")
         num_bytes = int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize
         if num_bytes != len(frame):

@@ -1,7 +1,7 @@
 """CURVE keys and addresses of a run's link, as files in its run directory.
 
-    link/keys/student.json, teacher.json   one key pair for each side, 0600; made once by whoever comes first
-    link/student-<rank>.json               where a student listens; rewritten each time it starts
+link/keys/student.json, teacher.json   one key pair for each side, 0600; made once by whoever comes first
+link/student-<rank>.json               where a student listens; rewritten each time it starts
 """
 
 from __future__ import annotations
@@ -53,12 +53,16 @@ def _pair(path: Path) -> KeyPair:
         with os.fdopen(descriptor, "w") as file:
             json.dump({"public": public.decode(), "secret": secret.decode()}, file)
     if path.stat().st_mode & 0o077:
-        raise LinkError(f"{path}: others may read this key.\n  chmod 600 it, or delete the folder to have new keys made.")
+        raise LinkError(
+            f"{path}: others may read this key.\n  chmod 600 it, or delete the folder to have new keys made."
+        )
     try:
         content = json.loads(path.read_text())
         return KeyPair(content["public"].encode(), content["secret"].encode())
     except (ValueError, KeyError) as error:
-        raise LinkError(f"{path}: not a key file ({error}).\n  delete {path.parent} to have new keys made.") from None
+        raise LinkError(
+            f"{path}: not a key file ({error}).\n  delete {path.parent} to have new keys made."
+        ) from None
 
 
 def publish_address(run_dir: Path, student_rank: int, address: str) -> None:

@@ -125,16 +125,43 @@ class WhoAreYou(Message):
 
 
 KINDS: dict[int, type[Message]] = {
-    1: Hello, 2: Welcome, 3: Credit, 4: Request, 5: Reply, 6: Failure, 7: Ping, 8: Bye, 9: WhoAreYou,
+    1: Hello,
+    2: Welcome,
+    3: Credit,
+    4: Request,
+    5: Reply,
+    6: Failure,
+    7: Ping,
+    8: Bye,
+    9: WhoAreYou,
 }
 
 ARRAYS: dict[type[Message], dict[str, tuple[str, int]]] = {
-    Request: {"input_ids": ("int32", 2), "position_ids": ("int32", 2), "top_k_positions": ("int32", 1),
-              "draw_positions": ("int32", 1), "hidden_positions": ("int32", 1), "targets": ("int32", 2), "sample_keys": ("int64", 2)},
-    Reply: {"top_k_ids": ("uint8", 3), "top_k_logits": ("float16", 2), "tail": ("float32", 2),
-            "draw_lengths": ("uint16", 1), "draw_ids": ("uint8", 2), "draw_counts": ("uint8", 2),
-            "draw_log_probs": ("float32", 1),
-            "hidden": ("uint8", 2), "hidden_scales": ("uint16", 2), "sense_weights": ("float32", 1), "sense_neighbours": ("uint8", 1),
-            "pull_lengths": ("uint8", 2), "pull_rows": ("uint8", 2), "push_lengths": ("uint8", 2), "push_rows": ("uint8", 2)},
+    Request: {
+        "input_ids": ("int32", 2),
+        "position_ids": ("int32", 2),
+        "top_k_positions": ("int32", 1),
+        "draw_positions": ("int32", 1),
+        "hidden_positions": ("int32", 1),
+        "targets": ("int32", 2),
+        "sample_keys": ("int64", 2),
+    },
+    Reply: {
+        "top_k_ids": ("uint8", 3),
+        "top_k_logits": ("float16", 2),
+        "tail": ("float32", 2),
+        "draw_lengths": ("uint16", 1),
+        "draw_ids": ("uint8", 2),
+        "draw_counts": ("uint8", 2),
+        "draw_log_probs": ("float32", 1),
+        "hidden": ("uint8", 2),
+        "hidden_scales": ("uint16", 2),
+        "sense_weights": ("float32", 1),
+        "sense_neighbours": ("uint8", 1),
+        "pull_lengths": ("uint8", 2),
+        "pull_rows": ("uint8", 2),
+        "push_lengths": ("uint8", 2),
+        "push_rows": ("uint8", 2),
+    },
 }
 """Which arrays a kind carries: name -> (dtype, number of dimensions)."""

@@ -29,7 +29,9 @@ def unpack(packed: Array, limit: int) -> NDArray[np.int64]:
     """The numbers again. Raises ValueError if their width is not that of `limit`, or if one is outside 0 .. limit - 1."""
     width = byte_width(limit)
     if packed.shape[-1] != width:
-        raise ValueError(f"numbers of {packed.shape[-1]} bytes, expected {width} (numbers below {limit})")
+        raise ValueError(
+            f"numbers of {packed.shape[-1]} bytes, expected {width} (numbers below {limit})"
+        )
     wide = np.zeros((*packed.shape[:-1], 8), np.uint8)
     wide[..., :width] = packed
     values = wide.view("<i8")[..., 0]

@@ -32,11 +32,15 @@ def start_authenticator(context: Context, keys: LinkKeys) -> ThreadAuthenticator
     """Let only holders of the run's teacher key connect to this context's servers."""
     authenticator = ThreadAuthenticator(context)
     authenticator.start()
-    authenticator.configure_curve_callback(domain="*", credentials_provider=_OnlyTeacherKey(keys.teacher.public))
+    authenticator.configure_curve_callback(
+        domain="*", credentials_provider=_OnlyTeacherKey(keys.teacher.public)
+    )
     return authenticator
 
 
-def student_socket(context: Context, spec: LinkSpec, keys: LinkKeys | None, place: Place) -> tuple[Socket, str]:
+def student_socket(
+    context: Context, spec: LinkSpec, keys: LinkKeys | None, place: Place
+) -> tuple[Socket, str]:
     """A bound ROUTER on a free port, and the address teachers reach it at. Raises InputError if this machine has no such address."""
     router = context.socket(zmq.ROUTER)
     router.setsockopt(zmq.ROUTER_MANDATORY, 1)
@@ -47,7 +51,9 @@ def student_socket(context: Context, spec: LinkSpec, keys: LinkKeys | None, plac
     try:
         port = router.bind_to_random_port(f"tcp://{place.interface}")
     except zmq.ZMQError as error:
-        raise wrong_address(spec, f"nothing can listen at {place.interface} here ({error})") from None
+        raise wrong_address(
+            spec, f"nothing can listen at {place.interface} here ({error})"
+        ) from None
     return router, f"tcp://{place.host}:{port}"
 
 

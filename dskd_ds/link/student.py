@@ -66,7 +66,15 @@ class _Teacher:
 class StudentLink:
     """Bind, publish the address, and hand requests to whichever teacher asks for work."""
 
-    def __init__(self, run_dir: Path, rank: int, spec: LinkSpec, vocab_size: int, hidden_size: int, spans_nodes: bool = False) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        rank: int,
+        spec: LinkSpec,
+        vocab_size: int,
+        hidden_size: int,
+        spans_nodes: bool = False,
+    ) -> None:
         """spans_nodes: whether the launch has ranks on other machines.
 
         Raises InputError if [link] address will not do, LinkError if the run's keys will not.
@@ -79,9 +87,13 @@ class StudentLink:
         run_keys = keys.run_keys(run_dir) if spec.encrypt else None
         keys.link_dir(run_dir).mkdir(parents=True, exist_ok=True)
         self._context: sockets.Context = zmq.Context()
-        self._authenticator = sockets.start_authenticator(self._context, run_keys) if run_keys else None
+        self._authenticator = (
+            sockets.start_authenticator(self._context, run_keys) if run_keys else None
+        )
         try:
-            self._router, self.address = sockets.student_socket(self._context, spec, run_keys, place)
+            self._router, self.address = sockets.student_socket(
+                self._context, spec, run_keys, place
+            )
         except InputError:
             self._end_sockets(linger=0)
             raise
@@ -92,7 +104,9 @@ class StudentLink:
         self._alone_since = time.monotonic()
         self._failure: DskdError | None = None
         self._closing = False
-        self._next_id = int.from_bytes(os.urandom(6), "little")  # a late reply to an earlier process of this rank must not fit
+        self._next_id = int.from_bytes(
+            os.urandom(6), "little"
+        )  # a late reply to an earlier process of this rank must not fit
         keys.publish_address(run_dir, rank, self.address)
         self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
         self._thread.start()
@@ -113,9 +127,15 @@ class StudentLink:
             self._next_id += 1
             frames = codec.encode(request, arrays)
             size, limit = codec.num_bytes(frames), self.spec.max_message_bytes
-            if size > limit:  # the teacher's socket would cut the connection without a word, and so would the next one's
-                future.set_exception(InputError(f"{self.name}: a request has {size} bytes, more than [link] max_message_bytes = {limit}.\n"
-                                                "  raise it, or set a smaller [train] micro_batch_blocks."))
+            if (
+                size > limit
+            ):  # the teacher's socket would cut the connection without a word, and so would the next one's
+                future.set_exception(
+                    InputError(
+                        f"{self.name}: a request has {size} bytes, more than [link] max_message_bytes = {limit}.\n"
+                        "  raise it, or set a smaller [train] micro_batch_blocks."
+                    )
+                )
                 return future
             self._waiting.append(_Job(request.request_id, frames, future))
             self._wake.send(b"")
@@ -129,7 +149,9 @@ class StudentLink:
             self._closing = True
             self._wake.send(b"")
         self._thread.join(timeout=10)
-        self._fail(LinkError(f"{self.name}: the link is closed"))  # whoever still waits for a reply must not wait for ever
+        self._fail(
+            LinkError(f"{self.name}: the link is closed")
+        )  # whoever still waits for a reply must not wait for ever
         keys.withdraw_address(self._run_dir, self._rank)
         self._end_sockets(linger=2000)
 
@@ -143,8 +165,14 @@ class StudentLink:
             self._talk()
         except DskdError as error:
             self._fail(error)
-        except Exception as error:  # a bug here must reach the training thread, not die with this one
-            self._fail(LinkError(f"{self.name}: the link's thread stopped: {type(error).__name__}: {error}"))
+        except (
+            Exception
+        ) as error:  # a bug here must reach the training thread, not die with this one
+            self._fail(
+                LinkError(
+                    f"{self.name}: the link's thread stopped: {type(error).__name__}: {error}"
+                )
+            )
 
     def _talk(self) -> None:
         poller = zmq.Poller()
@@ -173,7 +201,9 @@ class StudentLink:
         if isinstance(message, Hello):
             self._welcome(identity, message)
             return
-        if teacher is None:  # a late word of one that was given up. It hears one answer to each, to which it answers with a hello
+        if (
+            teacher is None
+        ):  # a late word of one that was given up. It hears one answer to each, to which it answers with a hello
             if not isinstance(message, Bye):
                 self._send(identity, WhoAreYou())
             return
@@ -185,7 +215,9 @@ class StudentLink:
         elif isinstance(message, Failure):
             job = teacher.in_flight.pop(message.request_id, None)
             if job:
-                job.future.set_exception(LinkError(f"{peer} could not answer a request: {message.text}"))
+                job.future.set_exception(
+                    LinkError(f"{peer} could not answer a request: {message.text}")
+                )
         elif isinstance(message, Bye):
             self._lose(identity, "left")
         elif not isinstance(message, Ping):
@@ -193,16 +225,22 @@ class StudentLink:
 
     def _welcome(self, identity: bytes, hello: Hello) -> None:
         if (hello.vocab_size, hello.hidden_size) != self._expected:
-            raise LinkError(f"teacher {hello.teacher} has vocabulary and hidden size {hello.vocab_size}, {hello.hidden_size}; "
-                            f"this run expects {self._expected[0]}, {self._expected[1]}.\n  start it with this run's spec.")
+            raise LinkError(
+                f"teacher {hello.teacher} has vocabulary and hidden size {hello.vocab_size}, {hello.hidden_size}; "
+                f"this run expects {self._expected[0]}, {self._expected[1]}.\n  start it with this run's spec."
+            )
         if self._fingerprint not in (None, hello.fingerprint):
-            raise LinkError(f"teacher {hello.teacher} is {hello.fingerprint}, an earlier one was {self._fingerprint}.\n"
-                            "  all teachers of a run must serve the same weights in the same number format, with the same sense index.")
+            raise LinkError(
+                f"teacher {hello.teacher} is {hello.fingerprint}, an earlier one was {self._fingerprint}.\n"
+                "  all teachers of a run must serve the same weights in the same number format, with the same sense index."
+            )
         self._fingerprint = hello.fingerprint
         self._teachers[identity] = _Teacher(hello.teacher, time.monotonic())
         self._send(identity, Welcome(student=self.name))
 
-    def _settle(self, teacher: _Teacher, reply: Reply, arrays: dict[str, Array], reply_bytes: int) -> None:
+    def _settle(
+        self, teacher: _Teacher, reply: Reply, arrays: dict[str, Array], reply_bytes: int
+    ) -> None:
         job = teacher.in_flight.pop(reply.request_id, None)
         if job:  # a reply to a request that was given to another teacher meanwhile is dropped
             size = reply_bytes + codec.num_bytes(job.frames)
@@ -220,12 +258,15 @@ class StudentLink:
             raise NoTeacherError(
                 f"{self.name}: no teacher came to {self.address} within {self.spec.teacher_wait_seconds:g} s.\n"
                 "  start one (python -m dskd_ds.teacher --spec ...), give the launch teacher ranks ([topology] num_teachers),"
-                " set a [link] address that teachers reach, or wait longer ([link] teacher_wait_seconds).")
+                " set a [link] address that teachers reach, or wait longer ([link] teacher_wait_seconds)."
+            )
 
     def _dispatch(self) -> None:
         """Give waiting jobs to the teachers with the most credits left."""
         while self._waiting:
-            identity, teacher = max(self._teachers.items(), key=lambda item: item[1].credits, default=(b"", None))
+            identity, teacher = max(
+                self._teachers.items(), key=lambda item: item[1].credits, default=(b"", None)
+            )
             if teacher is None or teacher.credits == 0:
                 return
             with self._lock:
@@ -241,7 +282,10 @@ class StudentLink:
         with self._lock:
             self._waiting.extendleft(reversed(teacher.in_flight.values()))
         if teacher.in_flight:
-            print(f"{self.name}: teacher {teacher.name} {how}; {len(teacher.in_flight)} requests go to another.", file=sys.stderr)
+            print(
+                f"{self.name}: teacher {teacher.name} {how}; {len(teacher.in_flight)} requests go to another.",
+                file=sys.stderr,
+            )
 
     def _send(self, identity: bytes, message: Message) -> None:
         self._send_frames(identity, codec.encode(message))
@@ -255,7 +299,10 @@ class StudentLink:
     def _fail(self, error: DskdError) -> None:
         with self._lock:
             self._failure = self._failure or error
-            jobs = [*self._waiting, *(job for teacher in self._teachers.values() for job in teacher.in_flight.values())]
+            jobs = [
+                *self._waiting,
+                *(job for teacher in self._teachers.values() for job in teacher.in_flight.values()),
+            ]
             self._waiting.clear()
             self._teachers.clear()
         for job in jobs:

@@ -72,7 +72,9 @@ class TeacherLink:
         self._outbox: queue.SimpleQueue[tuple[Work, list[codec.Frame]]] = queue.SimpleQueue()
         self._alone_since = time.monotonic()
         self._closing = False
-        self._thread = threading.Thread(target=self._run, name=f"teacher {hello.teacher}", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, name=f"teacher {hello.teacher}", daemon=True
+        )
         self._thread.start()
 
     def next_request(self) -> Work | None:
@@ -90,14 +92,19 @@ class TeacherLink:
         frames = codec.encode(message, arrays)
         size, limit = codec.num_bytes(frames), self.spec.max_message_bytes
         if size > limit:  # the student's socket would cut the connection without a word
-            self.fail(work, f"the reply has {size} bytes, more than [link] max_message_bytes = {limit}.\n"
-                            "  raise it, or set a smaller [train] micro_batch_blocks")
+            self.fail(
+                work,
+                f"the reply has {size} bytes, more than [link] max_message_bytes = {limit}.\n"
+                "  raise it, or set a smaller [train] micro_batch_blocks",
+            )
         else:
             self._post(work, frames)
 
     def fail(self, work: Work, text: str) -> None:
         """Tell the student that its request cannot be done."""
-        self._post(work, codec.encode(Failure(request_id=work.request.request_id, text=text[:4000])))
+        self._post(
+            work, codec.encode(Failure(request_id=work.request.request_id, text=text[:4000]))
+        )
 
     def close(self) -> None:
         """Leave in good order."""
@@ -122,8 +129,12 @@ class TeacherLink:
             self._requests.put(None)
         except DskdError as error:
             self._requests.put(error)
-        except Exception as error:  # a bug here must reach the serving thread, not die with this one
-            self._requests.put(LinkError(f"teacher {self.hello.teacher}: {type(error).__name__}: {error}"))
+        except (
+            Exception
+        ) as error:  # a bug here must reach the serving thread, not die with this one
+            self._requests.put(
+                LinkError(f"teacher {self.hello.teacher}: {type(error).__name__}: {error}")
+            )
 
     def _talk(self) -> None:
         next_beat = 0.0
@@ -157,7 +168,9 @@ class TeacherLink:
         elif isinstance(message, WhoAreYou):
             self._greet(rank, student.address)
         elif not isinstance(message, Ping):
-            raise LinkError(f"student {rank} at {student.address} sent a {type(message).__name__}, which only teachers send.")
+            raise LinkError(
+                f"student {rank} at {student.address} sent a {type(message).__name__}, which only teachers send."
+            )
 
     def _send_outbox(self) -> None:
         while not self._outbox.empty():
@@ -194,7 +207,8 @@ class TeacherLink:
             raise NoTeacherError(
                 f"teacher {self.hello.teacher}: no student of {self._run_dir} has listened for {self.spec.teacher_wait_seconds:g} s.\n"
                 "  start the students with the same spec and a [link] address that is reached from here, or wait longer"
-                " ([link] teacher_wait_seconds).")
+                " ([link] teacher_wait_seconds)."
+            )
 
     def _drop(self, rank: int) -> None:
         student = self._students.pop(rank, None)
@@ -212,4 +226,6 @@ class TeacherLink:
         try:
             sockets.send(student.socket, frames)
         except zmq.ZMQError:
-            self._drop(rank)  # its queue is full or it is gone; the address file will tell when it is back
+            self._drop(
+                rank
+            )  # its queue is full or it is gone; the address file will tell when it is back

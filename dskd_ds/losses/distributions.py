@@ -32,7 +32,9 @@ class TopK:
 
     def to(self, device: torch.device) -> TopK:
         """The same on another device."""
-        return TopK(*(part.to(device, non_blocking=True) for part in (self.ids, self.logits, self.tail)))
+        return TopK(
+            *(part.to(device, non_blocking=True) for part in (self.ids, self.logits, self.tail))
+        )
 
 
 @dataclass(frozen=True)
@@ -53,4 +55,9 @@ class Sampled:
 
     def to(self, device: torch.device) -> Sampled:
         """The same on another device."""
-        return Sampled(*(part.to(device, non_blocking=True) for part in (self.ids, self.weights, self.log_probs)))
+        return Sampled(
+            *(
+                part.to(device, non_blocking=True)
+                for part in (self.ids, self.weights, self.log_probs)
+            )
+        )

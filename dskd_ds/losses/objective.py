@@ -45,8 +45,15 @@ class Scales:
 class DistillObjective(nn.Module):
     """CE + alpha tau^2 KL + lambda SENSE."""
 
-    def __init__(self, head_weight: nn.Parameter, spec: LossSpec, margin: float, form: HeadForm = PLAIN,
-                 teacher_head: FrozenHead | None = None, sense_map: nn.Parameter | None = None) -> None:
+    def __init__(
+        self,
+        head_weight: nn.Parameter,
+        spec: LossSpec,
+        margin: float,
+        form: HeadForm = PLAIN,
+        teacher_head: FrozenHead | None = None,
+        sense_map: nn.Parameter | None = None,
+    ) -> None:
         """head_weight: [V, D] of the student's LM head, `form` what it does to the product. margin: squared distance per dimension.
 
         teacher_head: [V, D_teacher], for signal `exact`. sense_map: [D_teacher, D], where the senses' space is not the student's.
@@ -56,17 +63,27 @@ class DistillObjective(nn.Module):
         self.spec, self.margin = spec, margin
         self.sense_map = sense_map
         self.teacher_head: Tensor | None
-        self.register_buffer("teacher_head", teacher_head.weight if teacher_head else None, persistent=False)
+        self.register_buffer(
+            "teacher_head", teacher_head.weight if teacher_head else None, persistent=False
+        )
         self.teacher_form = teacher_head.form if teacher_head else PLAIN
 
     def frozen_head(self) -> FrozenHead | None:
         """The copy of the teacher's head, for signal `exact`."""
-        return FrozenHead(self.teacher_head, self.teacher_form) if self.teacher_head is not None else None
+        return (
+            FrozenHead(self.teacher_head, self.teacher_form)
+            if self.teacher_head is not None
+            else None
+        )
 
-    def forward(self, hidden: Tensor, teacher: TeacherTargets, senses: SenseTargets, scales: Scales) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, hidden: Tensor, teacher: TeacherTargets, senses: SenseTargets, scales: Scales
+    ) -> tuple[Tensor, Tensor]:
         """hidden: [B, T, D]. Returns the loss to backpropagate (once), and the sums named in STATS [len(STATS)] float64."""
         fused: Any = _Fused.apply
-        loss, stats = fused(hidden.flatten(0, 1), self.weight, self.sense_map, self, teacher, senses, scales)
+        loss, stats = fused(
+            hidden.flatten(0, 1), self.weight, self.sense_map, self, teacher, senses, scales
+        )
         return loss, stats
 
 
@@ -84,39 +101,82 @@ class _Fused(torch.autograd.Function):
     """The loss and its sums; backward multiplies the gradients that forward formed by what comes in."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, sense_map: Tensor | None, objective: DistillObjective,
-                teacher: TeacherTargets, senses: SenseTargets, scales: Scales) -> tuple[Tensor, Tensor]:
-        wanted = [tensor if needed else None for tensor, needed in zip((hidden, weight, sense_map), ctx.needs_input_grad, strict=False)]
-        grads = _Gradients(*(torch.zeros_like(t, dtype=d) if t is not None else None
-                             for t, d in zip(wanted, (hidden.dtype, torch.float32, torch.float32), strict=True)))
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        sense_map: Tensor | None,
+        objective: DistillObjective,
+        teacher: TeacherTargets,
+        senses: SenseTargets,
+        scales: Scales,
+    ) -> tuple[Tensor, Tensor]:
+        wanted = [
+            tensor if needed else None
+            for tensor, needed in zip(
+                (hidden, weight, sense_map), ctx.needs_input_grad, strict=False
+            )
+        ]
+        grads = _Gradients(
+            *(
+                torch.zeros_like(t, dtype=d) if t is not None else None
+                for t, d in zip(wanted, (hidden.dtype, torch.float32, torch.float32), strict=True)
+            )
+        )
         token_sums = _token_terms(hidden, weight, objective, teacher, scales.token, grads)
         sense_sums = _sense_term(hidden, sense_map, objective, senses, scales.sense, grads)
         spec = objective.spec
-        loss = scales.token * (token_sums[0] + spec.kd_weight * spec.temperature**2 * token_sums[1]) \
+        loss = (
+            scales.token * (token_sums[0] + spec.kd_weight * spec.temperature**2 * token_sums[1])
             + spec.sense_weight * scales.sense * sense_sums[0]
-        stats = torch.cat([token_sums, sense_sums, sense_sums.new_full((1,), len(senses.positions))])
-        ctx.grads, ctx.dtypes = grads, (weight.dtype, sense_map.dtype if sense_map is not None else None)
+        )
+        stats = torch.cat(
+            [token_sums, sense_sums, sense_sums.new_full((1,), len(senses.positions))]
+        )
+        ctx.grads, ctx.dtypes = (
+            grads,
+            (weight.dtype, sense_map.dtype if sense_map is not None else None),
+        )
         ctx.mark_non_differentiable(stats)
         return loss.float(), stats
 
     @staticmethod
     def backward(ctx: Any, *incoming: Any) -> Any:
-        assert ctx.grads is not None, "the objective's backward runs once: its gradients are handed on, not kept"
+        assert ctx.grads is not None, (
+            "the objective's backward runs once: its gradients are handed on, not kept"
+        )
         grads, ctx.grads = ctx.grads, None
         weight_dtype, map_dtype = ctx.dtypes
-        by_hidden, by_weight, by_map = (g.mul_(incoming[0].to(g.dtype)) if g is not None else None
-                                        for g in (grads.hidden, grads.weight, grads.sense_map))
-        return (by_hidden, by_weight.to(weight_dtype) if by_weight is not None else None,
-                by_map.to(map_dtype) if by_map is not None else None, None, None, None, None)
+        by_hidden, by_weight, by_map = (
+            g.mul_(incoming[0].to(g.dtype)) if g is not None else None
+            for g in (grads.hidden, grads.weight, grads.sense_map)
+        )
+        return (
+            by_hidden,
+            by_weight.to(weight_dtype) if by_weight is not None else None,
+            by_map.to(map_dtype) if by_map is not None else None,
+            None,
+            None,
+            None,
+            None,
+        )
 
 
-def _token_terms(hidden: Tensor, weight: Tensor, objective: DistillObjective, teacher: TeacherTargets, scale: float,
-                 grads: _Gradients) -> Tensor:
+def _token_terms(
+    hidden: Tensor,
+    weight: Tensor,
+    objective: DistillObjective,
+    teacher: TeacherTargets,
+    scale: float,
+    grads: _Gradients,
+) -> Tensor:
     """CE and KL over all supervised positions: adds to the gradients, returns the sums named in TOKEN_STATS."""
-    chunks = Chunks(objective.spec, objective.form, weight, objective.teacher_head, objective.teacher_form)
+    chunks = Chunks(
+        objective.spec, objective.form, weight, objective.teacher_head, objective.teacher_form
+    )
     sums = torch.zeros(len(TOKEN_STATS), dtype=torch.float64, device=hidden.device)
     for start in range(0, len(teacher.positions), objective.spec.chunk_positions):
-        part = teacher[start:start + objective.spec.chunk_positions]
+        part = teacher[start : start + objective.spec.chunk_positions]
         states = hidden.index_select(0, part.positions)
         grad, stats = chunks.loss(states, part, scale)
         sums += stats
@@ -132,18 +192,31 @@ def _add_product_(total: Tensor, grad: Tensor, states: Tensor) -> None:
     if grad.dtype == total.dtype:
         total.addmm_(grad.T, states)
         return
-    for rows, columns in zip(total.split(PRODUCT_ROWS), grad.split(PRODUCT_ROWS, dim=1), strict=True):
+    for rows, columns in zip(
+        total.split(PRODUCT_ROWS), grad.split(PRODUCT_ROWS, dim=1), strict=True
+    ):
         rows.add_(columns.T @ states)
 
 
-def _sense_term(hidden: Tensor, sense_map: Tensor | None, objective: DistillObjective, senses: SenseTargets, scale: float,
-                grads: _Gradients) -> Tensor:
+def _sense_term(
+    hidden: Tensor,
+    sense_map: Tensor | None,
+    objective: DistillObjective,
+    senses: SenseTargets,
+    scale: float,
+    grads: _Gradients,
+) -> Tensor:
     """The sense term over all its positions: adds to the gradients, returns the sums named in sense.SUMS."""
     sums = torch.zeros(len(sense.SUMS), dtype=torch.float64, device=hidden.device)
     for start in range(0, len(senses.positions), objective.spec.chunk_positions):
-        part = senses[start:start + objective.spec.chunk_positions]
+        part = senses[start : start + objective.spec.chunk_positions]
         states = hidden.index_select(0, part.positions).float()
-        loss = sense_loss(states if sense_map is None else states @ sense_map.float().T, part, objective.spec, objective.margin)
+        loss = sense_loss(
+            states if sense_map is None else states @ sense_map.float().T,
+            part,
+            objective.spec,
+            objective.margin,
+        )
         sums += loss.sums()
         grad = loss.grad.mul_(objective.spec.sense_weight * scale)
         if grads.sense_map is not None:

@@ -46,18 +46,30 @@ class SenseTargets:
 
     def to(self, device: torch.device) -> SenseTargets:
         """The same on another device."""
-        return SenseTargets(*(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)))
+        return SenseTargets(
+            *(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self))
+        )
 
     def __getitem__(self, rows: slice) -> SenseTargets:
         """Some of the positions; `coverage` stays with the whole."""
-        return SenseTargets(*(getattr(self, f.name)[rows] for f in fields(self) if f.name != "coverage"))
+        return SenseTargets(
+            *(getattr(self, f.name)[rows] for f in fields(self) if f.name != "coverage")
+        )
 
     @staticmethod
     def empty(hidden_size: int) -> SenseTargets:
         """Targets of a batch without sense positions."""
         none = torch.zeros(0)
-        return SenseTargets(none.long(), none, torch.zeros(0, hidden_size), none, none.bool(),
-                            torch.zeros(0, 1, hidden_size, dtype=torch.bfloat16), torch.zeros(0, 1), torch.zeros(0, 1).bool())
+        return SenseTargets(
+            none.long(),
+            none,
+            torch.zeros(0, hidden_size),
+            none,
+            none.bool(),
+            torch.zeros(0, 1, hidden_size, dtype=torch.bfloat16),
+            torch.zeros(0, 1),
+            torch.zeros(0, 1).bool(),
+        )
 
 
 SUMS = ("sense", "pull_distance", "num_pull", "push_active", "num_push")
@@ -81,7 +93,18 @@ class SenseLoss:
 
     def sums(self) -> Tensor:
         """[5] float64, in the order of SUMS."""
-        return torch.stack([part.double() for part in (self.loss, self.pull_distance, self.num_pull, self.push_active, self.num_push)])
+        return torch.stack(
+            [
+                part.double()
+                for part in (
+                    self.loss,
+                    self.pull_distance,
+                    self.num_pull,
+                    self.push_active,
+                    self.num_push,
+                )
+            ]
+        )
 
 
 def sense_loss(hidden: Tensor, targets: SenseTargets, spec: LossSpec, margin: float) -> SenseLoss:
@@ -98,10 +121,20 @@ def sense_loss(hidden: Tensor, targets: SenseTargets, spec: LossSpec, margin: fl
     per_position = spec.pull * distance + spec.push * hinge.sum(dim=1) / num_push.clamp_min(1)
     active = (hinge > 0).float()
     num_active = active.sum(dim=1)
-    away = torch.bmm(active[:, None], negatives).squeeze(1).addcmul_(num_active[:, None], hidden, value=-1)
+    away = (
+        torch.bmm(active[:, None], negatives)
+        .squeeze(1)
+        .addcmul_(num_active[:, None], hidden, value=-1)
+    )
     grad = offset.mul_(spec.pull).addcmul_(away, (spec.push / num_push.clamp_min(1))[:, None])
-    return SenseLoss((targets.weights * per_position).sum(), distance.sum(), targets.has_pull.sum(), num_active.sum(), num_push.sum(),
-                     grad.mul_((targets.weights * (2 / size))[:, None]))
+    return SenseLoss(
+        (targets.weights * per_position).sum(),
+        distance.sum(),
+        targets.has_pull.sum(),
+        num_active.sum(),
+        num_push.sum(),
+        grad.mul_((targets.weights * (2 / size))[:, None]),
+    )
 
 
 def _squared_distances(hidden: Tensor, senses: Tensor, norms: Tensor) -> Tensor:

@@ -43,8 +43,15 @@ def own_softmax_(logits: Tensor, own: float) -> RowLoss:
     return RowLoss(torch.zeros_like(log_total), log_total, logits.mul_((own / row_sum)[:, None]))
 
 
-def tail_divergence_(logits: Tensor, ids: Tensor, log_p: Tensor, log_p_rest: Tensor, kind: Divergence, factor: float,
-                     own: float) -> RowLoss:
+def tail_divergence_(
+    logits: Tensor,
+    ids: Tensor,
+    log_p: Tensor,
+    log_p_rest: Tensor,
+    kind: Divergence,
+    factor: float,
+    own: float,
+) -> RowLoss:
     """Divergence over the teacher's k tokens and one bucket for all others: a true one, never above that over all tokens.
 
     logits: [C, V] float32, overwritten. ids, log_p: [C, k]; log_p_rest: [C]; adding up to 1 at the logits' temperature.
@@ -55,14 +62,18 @@ def tail_divergence_(logits: Tensor, ids: Tensor, log_p: Tensor, log_p_rest: Ten
     log_rest, row_sum = _exp_(logits.scatter_(1, ids, -torch.inf))
     log_total = torch.logaddexp(torch.logsumexp(inside, dim=1), log_rest)
     log_q = torch.cat([inside, log_rest[:, None]], dim=1).sub_(log_total[:, None])
-    values, slope = divergence(torch.cat([log_p, log_p_rest.clamp_min(LEAST_LOG)[:, None]], dim=1), log_q, kind)
+    values, slope = divergence(
+        torch.cat([log_p, log_p_rest.clamp_min(LEAST_LOG)[:, None]], dim=1), log_q, kind
+    )
     slope = slope.mul_(factor).add_(log_q.exp_(), alpha=own)
     # The bucket's share falls on each of the others by its part of them; at k = V there are none.
     grad = logits.mul_(torch.where(row_sum > 0, slope[:, -1] / row_sum, 0.0)[:, None])
     return RowLoss(values, log_total, grad.scatter_(1, ids, slope[:, :-1]))
 
 
-def full_divergence_(logits: Tensor, teacher_logits: Tensor, kind: Divergence, factor: float, own: float) -> RowLoss:
+def full_divergence_(
+    logits: Tensor, teacher_logits: Tensor, kind: Divergence, factor: float, own: float
+) -> RowLoss:
     """Divergence over the whole vocabulary. logits: [C, V], teacher_logits: [C, Vt <= V], float32, both overwritten.
 
     Tokens that only the student has are to the teacher of probability 0. Makes one more [C, V] for `forward`, several for the others.
@@ -70,7 +81,7 @@ def full_divergence_(logits: Tensor, teacher_logits: Tensor, kind: Divergence, f
     if kind != "forward":
         log_total = torch.logsumexp(logits, dim=1)
         log_p = torch.log_softmax(teacher_logits, dim=1)
-        if (missing := logits.shape[1] - log_p.shape[1]):
+        if missing := logits.shape[1] - log_p.shape[1]:
             log_p = torch.nn.functional.pad(log_p, (0, missing), value=-torch.inf)
         log_q = logits.sub_(log_total[:, None])
         values, slope = divergence(log_p, log_q, kind)
@@ -95,7 +106,11 @@ def sampled_kl_(logits: Tensor, sampled: Sampled, factor: float, own: float) -> 
     drawn = logits.gather(1, sampled.ids)
     result = own_softmax_(logits, factor + own)
     values = (sampled.weights * (result.log_total[:, None] - drawn)).sum(dim=1) + sampled.log_probs
-    return RowLoss(values, result.log_total, result.grad.scatter_add_(1, sampled.ids, sampled.weights * -factor))
+    return RowLoss(
+        values,
+        result.log_total,
+        result.grad.scatter_add_(1, sampled.ids, sampled.weights * -factor),
+    )
 
 
 def _exp_(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,7 +120,13 @@ def _exp_(logits: Tensor) -> tuple[Tensor, Tensor]:
     return peak + row_sum.log(), row_sum
 
 
-AGREEMENT = ("teacher_mass", "teacher_mass_at_1", "student_mass", "student_mass_at_1", "topk_overlap")
+AGREEMENT = (
+    "teacher_mass",
+    "teacher_mass_at_1",
+    "student_mass",
+    "student_mass_at_1",
+    "topk_overlap",
+)
 """How well the teacher's k tokens cover both distributions: the probability that the teacher gives to them and that the student gives to
 them, each at the loss's temperature and at 1; the share of them among the student's k likeliest."""
 
@@ -121,5 +142,8 @@ def agreement(logits: Tensor, ids: Tensor, taus: tuple[float, ...]) -> list[Tens
 @torch.no_grad()
 def masses(inside: Tensor, logits: Tensor, taus: tuple[float, ...]) -> list[Tensor]:
     """The probability [R] of some tokens at each temperature. inside: [R, k] of the logits [R, V]."""
-    found = {tau: (torch.logsumexp(inside / tau, dim=1) - torch.logsumexp(logits / tau, dim=1)).exp() for tau in set(taus)}
+    found = {
+        tau: (torch.logsumexp(inside / tau, dim=1) - torch.logsumexp(logits / tau, dim=1)).exp()
+        for tau in set(taus)
+    }
     return [found[tau] for tau in taus]

@@ -66,7 +66,10 @@ def _name_shards(target: Path, shards: list[Path], weight_map: dict[str, str]) -
     if len(shards) == 1:
         shards[0].rename(target / "model.safetensors")
         return
-    names = {path.name: f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i, path in enumerate(shards)}
+    names = {
+        path.name: f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
+        for i, path in enumerate(shards)
+    }
     for path in shards:
         path.rename(target / names[path.name])
     index = {"metadata": {}, "weight_map": {name: names[file] for name, file in weight_map.items()}}
@@ -82,8 +85,10 @@ def weight_files(model: str) -> list[Path]:
         folder = Path(snapshot_download(model, allow_patterns=["*.safetensors", "*.json"]))
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise InputError(f'model "{model}": it has no safetensors files (pickled .bin weights are not read).\n'
-                         "  use a model that is published as safetensors.")
+        raise InputError(
+            f'model "{model}": it has no safetensors files (pickled .bin weights are not read).\n'
+            "  use a model that is published as safetensors."
+        )
     return files
 
 
@@ -102,4 +107,6 @@ def read_head_weight(model: str) -> Any:
         found = next(tensors(suffix), None)
         if found is not None:
             return found
-    raise InputError(f'model "{model}": no LM head was found in its weights.\n  set [loss] signal = "topk".')
+    raise InputError(
+        f'model "{model}": no LM head was found in its weights.\n  set [loss] signal = "topk".'
+    )

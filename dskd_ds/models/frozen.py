@@ -34,12 +34,18 @@ class TeacherModel:
     @torch.inference_mode()
     def hidden_states(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
         """[B, T] ids and positions -> [B, T, D]. Positions that restart at 0 begin a document; none sees another."""
-        output = self.trunk(input_ids=input_ids.to(self.device), position_ids=position_ids.to(self.device), use_cache=False)
+        output = self.trunk(
+            input_ids=input_ids.to(self.device),
+            position_ids=position_ids.to(self.device),
+            use_cache=False,
+        )
         hidden: Tensor = output.last_hidden_state
         return hidden
 
     @torch.inference_mode()
-    def states_of_layer(self, input_ids: Tensor, position_ids: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+    def states_of_layer(
+        self, input_ids: Tensor, position_ids: Tensor, layer: int
+    ) -> tuple[Tensor, Tensor]:
         """Like hidden_states: ([B, T, D] of a layer, [B, T, D] that the head reads).
 
         layer: -1 is the state that the head reads; 0 the embeddings; i the output of the i-th layer (before the final norm,
@@ -48,8 +54,12 @@ class TeacherModel:
         if layer == -1:
             last = self.hidden_states(input_ids, position_ids)
             return last, last
-        output = self.trunk(input_ids=input_ids.to(self.device), position_ids=position_ids.to(self.device), use_cache=False,
-                            output_hidden_states=True)
+        output = self.trunk(
+            input_ids=input_ids.to(self.device),
+            position_ids=position_ids.to(self.device),
+            use_cache=False,
+            output_hidden_states=True,
+        )
         return output.hidden_states[layer], output.last_hidden_state
 
     @torch.inference_mode()
@@ -58,7 +68,9 @@ class TeacherModel:
         return self.form.apply_(hidden @ self.head.T)
 
 
-def load_teacher(spec: TeacherSpec, device: torch.device | None = None, vocab_size: int | None = None) -> TeacherModel:
+def load_teacher(
+    spec: TeacherSpec, device: torch.device | None = None, vocab_size: int | None = None
+) -> TeacherModel:
     """Load the teacher of a spec, frozen. Raises InputError if it cannot be found, or its logits are formed in an unknown way,
     or it is to be compiled and its layers are nowhere known.
 
@@ -78,4 +90,12 @@ def load_teacher(spec: TeacherSpec, device: torch.device | None = None, vocab_si
     fingerprint = f"{model_fingerprint(path)}-{str(dtype).removeprefix('torch.')}-{device.type}{'-compiled' if spec.compile else ''}"
     if vocab_size is not None and vocab_size < len(head):
         head, fingerprint = head[:vocab_size], f"{fingerprint}-{vocab_size}"
-    return TeacherModel(model.base_model, head, form, len(head), model.config.get_text_config().hidden_size, fingerprint, device)
+    return TeacherModel(
+        model.base_model,
+        head,
+        form,
+        len(head),
+        model.config.get_text_config().hidden_size,
+        fingerprint,
+        device,
+    )

@@ -28,10 +28,14 @@ class HeadForm:
     @staticmethod
     def of(config: Any) -> HeadForm:
         """The form of a model with this text configuration (transformers)."""
-        scale = float(getattr(config, "logit_scale", None) or 1.0) * float(getattr(config, "lm_head_multiplier", None) or 1.0)
+        scale = float(getattr(config, "logit_scale", None) or 1.0) * float(
+            getattr(config, "lm_head_multiplier", None) or 1.0
+        )
         scaling = float(getattr(config, "logits_scaling", None) or 1.0)
         # Granite divides by the number that HyperCLOVA X multiplies with, under the same name.
-        scale = scale * scaling if str(config.model_type).startswith("hyperclovax") else scale / scaling
+        scale = (
+            scale * scaling if str(config.model_type).startswith("hyperclovax") else scale / scaling
+        )
         return HeadForm(scale, getattr(config, "final_logit_softcapping", None))
 
     def apply_(self, product: Tensor) -> Tensor:
@@ -65,7 +69,9 @@ class FrozenHead:
 def refuse_bias(head: Any, key: str) -> None:
     """Raise InputError if an LM head has a bias: neither the objective nor a frozen copy of the head knows it."""
     if getattr(head, "bias", None) is not None:
-        raise InputError(f"{key} model: its LM head has a bias, which the objective does not know.\n  use a model whose head has none.")
+        raise InputError(
+            f"{key} model: its LM head has a bias, which the objective does not know.\n  use a model whose head has none."
+        )
 
 
 @torch.inference_mode()
@@ -78,7 +84,11 @@ def check_own_logits(model: Any, form: HeadForm, name: str, key: str = "[teacher
     ids = torch.arange(2, device=model.device)[None]
     own = model(input_ids=ids, use_cache=False).logits.float()
     hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    ours = form.apply_(torch.nn.functional.linear(hidden, model.get_output_embeddings().weight).float())
+    ours = form.apply_(
+        torch.nn.functional.linear(hidden, model.get_output_embeddings().weight).float()
+    )
     if own.shape != ours.shape or (own - ours).abs().max() > SAME_LOGITS * own.abs().max():
-        raise InputError(f'model "{name}": the logits of {type(model).__name__} are not its head applied to its last hidden state; '
-                         "something comes between that this project does not know.\n  use a model of another architecture.")
+        raise InputError(
+            f'model "{name}": the logits of {type(model).__name__} are not its head applied to its last hidden state; '
+            "something comes between that this project does not know.\n  use a model of another architecture."
+        )

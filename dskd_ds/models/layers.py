@@ -10,14 +10,31 @@ import torch
 
 from dskd_ds.errors import InputError
 
-PER_LAYER = frozenset({
-    "activation_sparsity_pattern", "indexer_types", "intermediate_size", "kv_sharing_modes", "layer_rope_theta", "layers_block_type",
-    "layers_num_experts", "moe_topk", "no_rope_layers", "num_attention_heads_per_layer", "num_experts", "num_key_value_heads_per_layer",
-    "sliding_windows", "swiglu_limits", "swiglu_limits_shared"})
+PER_LAYER = frozenset(
+    {
+        "activation_sparsity_pattern",
+        "indexer_types",
+        "intermediate_size",
+        "kv_sharing_modes",
+        "layer_rope_theta",
+        "layers_block_type",
+        "layers_num_experts",
+        "moe_topk",
+        "no_rope_layers",
+        "num_attention_heads_per_layer",
+        "num_experts",
+        "num_key_value_heads_per_layer",
+        "sliding_windows",
+        "swiglu_limits",
+        "swiglu_limits_shared",
+    }
+)
 """Entries of configurations in transformers that may have an item for each layer; so do all whose name ends in `layer_types`. By name,
 because another list (several `eos_token_id`, say) can have a model's number of layers by chance."""
 
-LAYER_NUMBERS = frozenset({"attn_layer_indices", "mlp_only_layers", "moe_layers", "rope_scaling_layers"})
+LAYER_NUMBERS = frozenset(
+    {"attn_layer_indices", "mlp_only_layers", "moe_layers", "rope_scaling_layers"}
+)
 """Entries that list the numbers of some layers."""
 
 
@@ -41,9 +58,11 @@ def layers_of(model: Any, key: str = "[student]") -> Any:
     """
     layers = getattr(model.base_model, "layers", None)
     if layers is None:
-        raise InputError(f"{key} model: {type(model).__name__} does not keep its layers in `{model.base_model_prefix}.layers`, where this "
-                         "project cuts, trains and compiles them.\n"
-                         "  use a model of another architecture (Llama, Qwen, Mistral, Gemma, OLMo ... do).")
+        raise InputError(
+            f"{key} model: {type(model).__name__} does not keep its layers in `{model.base_model_prefix}.layers`, where this "
+            "project cuts, trains and compiles them.\n"
+            "  use a model of another architecture (Llama, Qwen, Mistral, Gemma, OLMo ... do)."
+        )
     return layers
 
 
@@ -61,8 +80,10 @@ def check_compiler(key: str) -> None:
     """Raise InputError where `compile_layers` would only fail at the first step: on a CPU torch writes C++. key: whose layers."""
     compiler = os.environ.get("CXX", "g++")
     if not torch.accelerator.is_available() and shutil.which(compiler) is None:
-        raise InputError(f"{key} compile = true, but there is no {compiler} here, with which torch compiles for a CPU.\n"
-                         "  install g++, name another compiler in $CXX, or set compile = false.")
+        raise InputError(
+            f"{key} compile = true, but there is no {compiler} here, with which torch compiles for a CPU.\n"
+            "  install g++, name another compiler in $CXX, or set compile = false."
+        )
 
 
 def check_layers(model: str, key: str) -> None:
@@ -76,6 +97,8 @@ def check_layers(model: str, key: str) -> None:
         with torch.device("meta"):
             empty: Any = AutoModelForCausalLM.from_config(config)
     except ValueError:  # transformers' own message is a list of all that it knows
-        raise InputError(f"{key} model: {type(config).__name__} is not the configuration of a causal language model.\n"
-                         "  use a model that writes text.") from None
+        raise InputError(
+            f"{key} model: {type(config).__name__} is not the configuration of a causal language model.\n"
+            "  use a model that writes text."
+        ) from None
     layers_of(empty, key)

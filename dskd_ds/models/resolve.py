@@ -32,14 +32,20 @@ def resolve_model(model: str, key: str = "[teacher] model") -> str:
     path = Path(model)
     if model.endswith(".gguf"):
         if not path.is_file():
-            raise InputError(f'{key} = "{model}", but there is no such file.\n  give the path of a .gguf file, a folder or a hub name.')
+            raise InputError(
+                f'{key} = "{model}", but there is no such file.\n  give the path of a .gguf file, a folder or a hub name.'
+            )
         return str(_converted(path))
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise InputError(f'{key} = "{model}", but this folder holds no config.json.\n  name a folder that save_pretrained wrote.')
+            raise InputError(
+                f'{key} = "{model}", but this folder holds no config.json.\n  name a folder that save_pretrained wrote.'
+            )
         return model
     if model.startswith(("/", ".", "~")) or model.count("/") > 1:
-        raise InputError(f'{key} = "{model}", but there is no such folder.\n  give an existing folder, a .gguf file, or a hub name.')
+        raise InputError(
+            f'{key} = "{model}", but there is no such folder.\n  give an existing folder, a .gguf file, or a hub name.'
+        )
     return model
 
 
@@ -61,7 +67,9 @@ def _convert(gguf: Path, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    quantised = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
+    quantised = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16
+    )
     config = quantised.config.to_dict()
     config.pop("quantization_config", None)
     config["_name_or_path"] = gguf.stem
@@ -80,11 +88,15 @@ def read_config(model: str, key: str = "[teacher] model") -> Any:
         config = AutoConfig.from_pretrained(model, trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise InputError(f'{key} = "{model}", but its configuration cannot be loaded: {reason}\n'
-                         "  check the name, or download it where there is a network and name the folder.") from None
+        raise InputError(
+            f'{key} = "{model}", but its configuration cannot be loaded: {reason}\n'
+            "  check the name, or download it where there is a network and name the folder."
+        ) from None
     if getattr(config, "auto_map", None):
-        raise InputError(f'{key} = "{model}", but this model brings code of its own (auto_map), which is never run.\n'
-                         "  use a model of an architecture that transformers has.")
+        raise InputError(
+            f'{key} = "{model}", but this model brings code of its own (auto_map), which is never run.\n'
+            "  use a model of an architecture that transformers has."
+        )
     return config
 
 
@@ -102,7 +114,9 @@ def model_fingerprint(model: str) -> str:
         digest.update(f"{path.name} {size} ".encode())
         with path.open("rb") as file:
             digest.update(file.read(HEADER_BYTES))
-            for number in range(NUM_SAMPLES):  # the first at the file's beginning, the last at its end
+            for number in range(
+                NUM_SAMPLES
+            ):  # the first at the file's beginning, the last at its end
                 file.seek(max(0, size - SAMPLE_BYTES) * number // (NUM_SAMPLES - 1))
                 digest.update(file.read(SAMPLE_BYTES))
     return digest.hexdigest()[:16]
@@ -115,9 +129,13 @@ def load_tokenizer(model: str) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise InputError(f'"{model}" has no tokenizer that can be loaded: {str(error).splitlines()[0]}') from None
+        raise InputError(
+            f'"{model}" has no tokenizer that can be loaded: {str(error).splitlines()[0]}'
+        ) from None
     if not tokenizer.is_fast:
-        raise InputError(f'"{model}" has only a slow tokenizer.\n  use a model with a tokenizer.json.')
+        raise InputError(
+            f'"{model}" has only a slow tokenizer.\n  use a model with a tokenizer.json.'
+        )
     return tokenizer
 
 

@@ -19,7 +19,9 @@ def shared_vocab_size(spec: RunSpec) -> int:
     teacher = num_rows(resolve_model(spec.teacher.model))
     if spec.student.model is None:
         return teacher
-    return min(teacher, num_rows(resolve_model(spec.student.model, "[student] model"), "[student] model"))
+    return min(
+        teacher, num_rows(resolve_model(spec.student.model, "[student] model"), "[student] model")
+    )
 
 
 def num_rows(model: str, key: str = "[teacher] model") -> int:
@@ -33,18 +35,26 @@ def check_same_tokens(spec: RunSpec, teacher: str, student: str) -> None:
     if tokenizer_fingerprint(load_tokenizer(student)) != tokenizer_fingerprint(tokenizer):
         raise InputError(
             f'[student] model = "{spec.student.model}", but its vocabulary is not the teacher\'s ({spec.teacher.model}).\n'
-            "  name a student with the teacher's tokenizer, or leave [student] model out to cut it from the teacher.")
+            "  name a student with the teacher's tokenizer, or leave [student] model out to cut it from the teacher."
+        )
     num_tokens = _num_tokens(tokenizer)
-    rows = {"[teacher] model": num_rows(teacher), "[student] model": num_rows(student, "[student] model")}
+    rows = {
+        "[teacher] model": num_rows(teacher),
+        "[student] model": num_rows(student, "[student] model"),
+    }
     for key, number in rows.items():
         if number < num_tokens:
             name = spec.teacher.model if key.startswith("[teacher]") else spec.student.model
-            raise InputError(f'{key} = "{name}", but it has {number} rows for the {num_tokens} tokens of its tokenizer.\n'
-                             "  use the tokenizer that belongs to it, or another model.")
+            raise InputError(
+                f'{key} = "{name}", but it has {number} rows for the {num_tokens} tokens of its tokenizer.\n'
+                "  use the tokenizer that belongs to it, or another model."
+            )
     if spec.loss.divergence == "reverse" and rows["[student] model"] > rows["[teacher] model"]:
-        raise InputError(f'[loss] divergence = "reverse", but the student has {rows["[student] model"]} rows and the teacher only '
-                         f'{rows["[teacher] model"]}: what the student gives to the others would be infinitely wrong.\n'
-                         '  set divergence = "forward" or "jensen_shannon".')
+        raise InputError(
+            f'[loss] divergence = "reverse", but the student has {rows["[student] model"]} rows and the teacher only '
+            f"{rows['[teacher] model']}: what the student gives to the others would be infinitely wrong.\n"
+            '  set divergence = "forward" or "jensen_shannon".'
+        )
 
 
 def _num_tokens(tokenizer: Any) -> int:

@@ -47,11 +47,27 @@ CHARTS: dict[str, str] = {
 
 TOGETHER: dict[str, dict[str, tuple[str, ...]]] = {
     "Losses": {"terms of the loss": ("loss", "loss_ce", "loss_kd", "loss_sense")},
-    "Teacher signal": {"probability on the teacher's top k, and overlap": (
-        "teacher_mass", "teacher_mass_at_1", "student_mass", "student_mass_at_1", "topk_overlap")},
-    "Senses": {"pull and push": ("sense_pull_distance", "sense_push_active"),
-               "share of positions with": ("sense_with_synonyms", "sense_with_antonyms", "sense_with_neighbours", "sense_with_nothing")},
-    "Where a step's time goes": {"seconds": ("step_seconds", "teacher_wait_seconds", "sense_wait_seconds")},
+    "Teacher signal": {
+        "probability on the teacher's top k, and overlap": (
+            "teacher_mass",
+            "teacher_mass_at_1",
+            "student_mass",
+            "student_mass_at_1",
+            "topk_overlap",
+        )
+    },
+    "Senses": {
+        "pull and push": ("sense_pull_distance", "sense_push_active"),
+        "share of positions with": (
+            "sense_with_synonyms",
+            "sense_with_antonyms",
+            "sense_with_neighbours",
+            "sense_with_nothing",
+        ),
+    },
+    "Where a step's time goes": {
+        "seconds": ("step_seconds", "teacher_wait_seconds", "sense_wait_seconds")
+    },
 }
 """Custom-scalars layout: curves that belong on one chart. TensorBoard reads its tags as regular expressions."""
 
@@ -77,9 +93,18 @@ class MetricsWriter:
             from torch.utils.tensorboard import SummaryWriter
 
             # Steps after `first_step` that a crashed run wrote are dropped by TensorBoard itself.
-            self._board = SummaryWriter(str(run_dir / TENSORBOARD_FOLDER), purge_step=first_step + 1)
-            self._board.add_custom_scalars({group: {title: ["Multiline", [f"^{re.escape(CHARTS[key])}$" for key in keys]]
-                                                    for title, keys in charts.items()} for group, charts in TOGETHER.items()})
+            self._board = SummaryWriter(
+                str(run_dir / TENSORBOARD_FOLDER), purge_step=first_step + 1
+            )
+            self._board.add_custom_scalars(
+                {
+                    group: {
+                        title: ["Multiline", [f"^{re.escape(CHARTS[key])}$" for key in keys]]
+                        for title, keys in charts.items()
+                    }
+                    for group, charts in TOGETHER.items()
+                }
+            )
             self._board.add_text("run spec", f"```toml\n{spec_toml(spec)}\n```", first_step)
 
     def write(self, record: dict[str, float]) -> None:
@@ -96,13 +121,22 @@ class MetricsWriter:
 
     def _warn_of_an_idle_push(self, record: dict[str, float]) -> None:
         """Once: a hinge that hardly ever bites teaches nothing (METHOD.md, "Scale")."""
-        pushes = self._push > 0 and record["sense_with_antonyms"] + record["sense_with_neighbours"] > 0
+        pushes = (
+            self._push > 0 and record["sense_with_antonyms"] + record["sense_with_neighbours"] > 0
+        )
         if pushes:
             self._push_active.append(record["sense_push_active"])
-        if pushes and len(self._push_active) == PUSH_STEPS and sum(self._push_active) / PUSH_STEPS < IDLE_PUSH:
+        if (
+            pushes
+            and len(self._push_active) == PUSH_STEPS
+            and sum(self._push_active) / PUSH_STEPS < IDLE_PUSH
+        ):
             share = sum(self._push_active) / PUSH_STEPS
-            tqdm.write(f"only {share:.1%} of the senses in S- are within the margin, so the push hardly ever acts.\n"
-                       '  raise [loss] margin, or set margin_unit = "median_antonym".', file=sys.stderr)
+            tqdm.write(
+                f"only {share:.1%} of the senses in S- are within the margin, so the push hardly ever acts.\n"
+                '  raise [loss] margin, or set margin_unit = "median_antonym".',
+                file=sys.stderr,
+            )
 
     def close(self) -> None:
         """Flush everything."""

@@ -39,26 +39,41 @@ def preflight(spec: RunSpec, with_senses: bool = True) -> None:
     if with_senses and spec.uses_senses:
         dictionary = open_own(spec, verify=False)
         if dictionary.layer != -1:
-            raise InputError(f'[senses] dictionary = "{spec.senses.dictionary}", but it holds states of layer {dictionary.layer}, and the '
-                             "sense term compares with the states that the student's head reads.\n"
-                             "  build one with [senses] hidden_layer = -1, or set [loss] sense_weight = 0.")
+            raise InputError(
+                f'[senses] dictionary = "{spec.senses.dictionary}", but it holds states of layer {dictionary.layer}, and the '
+                "sense term compares with the states that the student's head reads.\n"
+                "  build one with [senses] hidden_layer = -1, or set [loss] sense_weight = 0."
+            )
         check_settings(dictionary, spec)
-        if spec.senses.retrieve_on == "student" or spec.topology.num_teachers:  # else it is the business of teachers elsewhere
+        if (
+            spec.senses.retrieve_on == "student" or spec.topology.num_teachers
+        ):  # else it is the business of teachers elsewhere
             check_index(spec, dictionary)
-        if spec.loss.margin_unit == "median_antonym" and dictionary.facts["median_antonym_distance"] is None:
-            raise InputError('[loss] margin_unit = "median_antonym", but the dictionary has no two antonyms with senses.\n'
-                             '  collect from more text ([senses] collect_tokens), or set margin_unit = "absolute".')
+        if (
+            spec.loss.margin_unit == "median_antonym"
+            and dictionary.facts["median_antonym_distance"] is None
+        ):
+            raise InputError(
+                '[loss] margin_unit = "median_antonym", but the dictionary has no two antonyms with senses.\n'
+                '  collect from more text ([senses] collect_tokens), or set margin_unit = "absolute".'
+            )
 
 
 def _check_teacher(spec: RunSpec, config: Any) -> None:
     num_tokens = shared_vocab_size(spec)
     if spec.loss.top_k > num_tokens:
-        raise InputError(f"[loss] top_k = {spec.loss.top_k}, but teacher and student share {num_tokens} tokens.\n"
-                         f"  use at most {num_tokens}.")
+        raise InputError(
+            f"[loss] top_k = {spec.loss.top_k}, but teacher and student share {num_tokens} tokens.\n"
+            f"  use at most {num_tokens}."
+        )
     if spec.senses.hidden_layer > config.num_hidden_layers:
-        raise InputError(f"[senses] hidden_layer = {spec.senses.hidden_layer}, but the teacher has {config.num_hidden_layers} layers.\n"
-                         f"  use 0 (embeddings) to {config.num_hidden_layers}, or -1 for the state that its head reads.")
+        raise InputError(
+            f"[senses] hidden_layer = {spec.senses.hidden_layer}, but the teacher has {config.num_hidden_layers} layers.\n"
+            f"  use 0 (embeddings) to {config.num_hidden_layers}, or -1 for the state that its head reads."
+        )
     limit = getattr(config, "max_position_embeddings", None)
     if limit and spec.data.block_tokens > limit:
-        raise InputError(f"[data] block_tokens = {spec.data.block_tokens}, but the teacher reads at most {limit}.\n"
-                         f"  use at most {limit}.")
+        raise InputError(
+            f"[data] block_tokens = {spec.data.block_tokens}, but the teacher reads at most {limit}.\n"
+            f"  use at most {limit}."
+        )

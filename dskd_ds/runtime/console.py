@@ -16,7 +16,11 @@ QUIET = {
 }
 """Set unless the user has set them."""
 
-CPU_ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_ARENA_MAX": "1"}
+CPU_ALLOCATOR = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
+    "MALLOC_ARENA_MAX": "1",
+}
 """glibc otherwise maps every large tensor anew and the kernel clears its pages: a ZeRO-3 step on two CPU ranks took about 1.3
 times as long without the first two (medians of steps 2 to 7 in two successive runs, not interleaved: 9.2 s and 7.3 s). In one arena,
 what one thread has freed serves the others: a student's peak was 3.92 GB instead of 4.09 (one run each)."""
@@ -31,7 +35,9 @@ def quiet_libraries() -> None:
     """Call before transformers, datasets and deepspeed are imported."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    if not any(Path("/dev").glob("nvidia[0-9]*")) and not any(Path(name).exists() for name in ("/dev/kfd", "/dev/dxg")):
+    if not any(Path("/dev").glob("nvidia[0-9]*")) and not any(
+        Path(name).exists() for name in ("/dev/kfd", "/dev/dxg")
+    ):
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it found no GPU
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)

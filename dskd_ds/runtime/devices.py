@@ -30,7 +30,11 @@ def resolve_dtype(dtype: Dtype) -> torch.dtype:
     if dtype == "auto":
         native = torch.accelerator.is_available() or _cpu_has_bfloat16()
         return torch.bfloat16 if native else torch.float32
-    formats: dict[Dtype, torch.dtype] = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+    formats: dict[Dtype, torch.dtype] = {
+        "bfloat16": torch.bfloat16,
+        "float16": torch.float16,
+        "float32": torch.float32,
+    }
     return formats[dtype]
 
 
@@ -54,7 +58,9 @@ def pinned(part: Part) -> Part:
     if not torch.accelerator.is_available():
         return part
     if is_dataclass(part) and not isinstance(part, type):
-        return replace(part, **{field.name: pinned(getattr(part, field.name)) for field in fields(part)})
+        return replace(
+            part, **{field.name: pinned(getattr(part, field.name)) for field in fields(part)}
+        )
     pin: Callable[[], Part] | None = getattr(part, "pin_memory", None)
     return pin() if pin else part
 

@@ -20,20 +20,59 @@ def train_command(spec_path: str, overrides: Sequence[str], spec: RunSpec) -> li
     """The launch of a run on this machine."""
     ranks = spec.topology.num_students + spec.topology.num_teachers
     script = Path(__file__).parents[1] / "train.py"
-    return [tool("deepspeed"), "--num_gpus", str(ranks), "--master_port", str(free_port()), _short(script),
-            "--spec", spec_path, *override_words(overrides)]
+    return [
+        tool("deepspeed"),
+        "--num_gpus",
+        str(ranks),
+        "--master_port",
+        str(free_port()),
+        _short(script),
+        "--spec",
+        spec_path,
+        *override_words(overrides),
+    ]
 
 
-def senses_command(spec_path: str, overrides: Sequence[str], num_ranks: int, flags: Sequence[str] = ()) -> list[str]:
+def senses_command(
+    spec_path: str, overrides: Sequence[str], num_ranks: int, flags: Sequence[str] = ()
+) -> list[str]:
     """The launch that builds a dictionary on this machine, or refreshes it. flags: of commands/build_senses.py."""
-    return [tool("mpirun"), "-n", str(num_ranks), "--bind-to", "none", "--oversubscribe",
-            sys.executable, "-m", "dskd_ds.commands.build_senses", "--spec", spec_path, *override_words(overrides), *flags]
+    return [
+        tool("mpirun"),
+        "-n",
+        str(num_ranks),
+        "--bind-to",
+        "none",
+        "--oversubscribe",
+        sys.executable,
+        "-m",
+        "dskd_ds.commands.build_senses",
+        "--spec",
+        spec_path,
+        *override_words(overrides),
+        *flags,
+    ]
 
 
-def continue_command(spec_path: str, overrides: Sequence[str], num_ranks: int, words: Sequence[str]) -> list[str]:
+def continue_command(
+    spec_path: str, overrides: Sequence[str], num_ranks: int, words: Sequence[str]
+) -> list[str]:
     """The launch that continues conversations on this machine. words: its own options."""
-    return [tool("mpirun"), "-n", str(num_ranks), "--bind-to", "none", "--oversubscribe",
-            sys.executable, "-m", "dskd_ds.commands.continue_conversations", "--spec", spec_path, *override_words(overrides), *words]
+    return [
+        tool("mpirun"),
+        "-n",
+        str(num_ranks),
+        "--bind-to",
+        "none",
+        "--oversubscribe",
+        sys.executable,
+        "-m",
+        "dskd_ds.commands.continue_conversations",
+        "--spec",
+        spec_path,
+        *override_words(overrides),
+        *words,
+    ]
 
 
 def run(command: list[str]) -> int:
@@ -43,7 +82,9 @@ def run(command: list[str]) -> int:
     try:
         return process.wait()
     except KeyboardInterrupt:
-        return process.wait()  # the terminal sent the interrupt to the command too; let it end in its own way
+        return (
+            process.wait()
+        )  # the terminal sent the interrupt to the command too; let it end in its own way
 
 
 def free_port() -> int:
@@ -57,7 +98,9 @@ def tool(name: str) -> str:
     """A command that pip installed beside this Python. Raises InputError if it is not there."""
     path = Path(sys.executable).with_name(name)
     if not path.is_file():
-        raise InputError(f"{path}: {name} is not installed beside this Python.\n  pip install dskd-ds into this environment again.")
+        raise InputError(
+            f"{path}: {name} is not installed beside this Python.\n  pip install dskd-ds into this environment again."
+        )
     return str(path)
 
 

@@ -24,7 +24,9 @@ class Communicator:
 
         self._world = MPI.COMM_WORLD
         self.rank, self.size = int(self._world.rank), int(self._world.size)
-        if self.size > 1:  # names this rank's device (compute.py); each launcher has another name for it
+        if (
+            self.size > 1
+        ):  # names this rank's device (compute.py); each launcher has another name for it
             node = self._world.Split_type(MPI.COMM_TYPE_SHARED)
             os.environ["LOCAL_RANK"] = str(node.rank)
             node.Free()
@@ -38,7 +40,6 @@ class Communicator:
         value = np.array([flag], np.int64)
         self._world.Bcast(value, root=0)
         return bool(value[0])
-
 
     def all_alike(self, digest: bytes) -> bool:
         """Whether every rank has the digest (of one length everywhere) that rank 0 has; the same answer on all."""

@@ -58,7 +58,12 @@ class Role:
 # variables wins over the MPI or SLURM step around it.
 LAUNCHERS: dict[str, tuple[str, str, str, str]] = {
     "torch": ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
-    "mpirun": ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+    "mpirun": (
+        "OMPI_COMM_WORLD_RANK",
+        "OMPI_COMM_WORLD_SIZE",
+        "OMPI_COMM_WORLD_LOCAL_RANK",
+        "OMPI_COMM_WORLD_LOCAL_SIZE",
+    ),
     "srun": ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),
 }
 
@@ -74,26 +79,41 @@ def read_launch(env: Mapping[str, str]) -> Launch:
     return Launch("none", 0, 1, 0, 1, "127.0.0.1", DEFAULT_PORT)
 
 
-def _launch(env: Mapping[str, str], launcher: str, rank: str, size: str, local_rank: str, local_size: str) -> Launch:
+def _launch(
+    env: Mapping[str, str], launcher: str, rank: str, size: str, local_rank: str, local_size: str
+) -> Launch:
     name = "deepspeed" if launcher == "torch" and "CROSS_RANK" in env else launcher
     try:
         world_size = int(env[size])
         # LOCAL_SIZE is what the deepspeed launcher calls it.
         local_text = env.get(local_size) or env.get("LOCAL_SIZE") or str(world_size)
         num_local = _tasks_of_node(env, world_size) if launcher == "srun" else int(local_text)
-        launch = Launch(name, int(env[rank]), world_size, int(env.get(local_rank, "0")), num_local,
-                        master_addr=env.get("MASTER_ADDR", ""), master_port=int(env.get("MASTER_PORT", DEFAULT_PORT)))
+        launch = Launch(
+            name,
+            int(env[rank]),
+            world_size,
+            int(env.get(local_rank, "0")),
+            num_local,
+            master_addr=env.get("MASTER_ADDR", ""),
+            master_port=int(env.get("MASTER_PORT", DEFAULT_PORT)),
+        )
     except ValueError as error:
-        raise InputError(f"environment of {name}: {error}.\n  start ranks with deepspeed, torchrun, mpirun or srun.") from None
+        raise InputError(
+            f"environment of {name}: {error}.\n  start ranks with deepspeed, torchrun, mpirun or srun."
+        ) from None
     if not 0 <= launch.rank < launch.world_size:
-        raise InputError(f"environment of {name}: {rank}={launch.rank} is not below {size}={launch.world_size}.\n"
-                         "  two launchers' variables are mixed: start from a clean shell.")
+        raise InputError(
+            f"environment of {name}: {rank}={launch.rank} is not below {size}={launch.world_size}.\n"
+            "  two launchers' variables are mixed: start from a clean shell."
+        )
     _refuse_other_world(env, launch, name)
     if launch.master_addr:
         return launch
     if launch.spans_nodes:
-        raise InputError(f"environment of {name}: {world_size} ranks on several nodes, but MASTER_ADDR is not set.\n"
-                         "  export MASTER_ADDR=<host of rank 0> before the launch (mpirun: and hand it on with -x MASTER_ADDR).")
+        raise InputError(
+            f"environment of {name}: {world_size} ranks on several nodes, but MASTER_ADDR is not set.\n"
+            "  export MASTER_ADDR=<host of rank 0> before the launch (mpirun: and hand it on with -x MASTER_ADDR)."
+        )
     return Launch(**{**launch.__dict__, "master_addr": "127.0.0.1"})
 
 
@@ -104,7 +124,9 @@ def _tasks_of_node(env: Mapping[str, str], world_size: int) -> int:
     """
     listed = env.get("SLURM_STEP_TASKS_PER_NODE", "")
     if not listed and world_size > 1:
-        raise ValueError(f"SLURM_NTASKS={world_size}, but srun did not start this process (no SLURM_STEP_TASKS_PER_NODE)")
+        raise ValueError(
+            f"SLURM_NTASKS={world_size}, but srun did not start this process (no SLURM_STEP_TASKS_PER_NODE)"
+        )
     counts: list[int] = []
     for part in listed.split(",") if listed else ("1",):
         number, _, repeated = part.partition("(x")
@@ -116,8 +138,10 @@ def _refuse_other_world(env: Mapping[str, str], launch: Launch, name: str) -> No
     """Torch's variables and MPI's must tell of the same world, where both are there."""
     mpi_size = env.get("OMPI_COMM_WORLD_SIZE")
     if mpi_size is not None and int(mpi_size) not in (1, launch.world_size):
-        raise InputError(f"environment of {name}: WORLD_SIZE={launch.world_size}, but MPI's world has {mpi_size} ranks.\n"
-                         "  start the ranks with one launcher only, or unset RANK and WORLD_SIZE before mpirun.")
+        raise InputError(
+            f"environment of {name}: WORLD_SIZE={launch.world_size}, but MPI's world has {mpi_size} ranks.\n"
+            "  start the ranks with one launcher only, or unset RANK and WORLD_SIZE before mpirun."
+        )
 
 
 def assign(launch: Launch, topology: TopologySpec) -> Role:
@@ -127,7 +151,8 @@ def assign(launch: Launch, topology: TopologySpec) -> Role:
         raise InputError(
             f"the launch has {launch.world_size} ranks, but [topology] num_students = {students} and num_teachers = {teachers}"
             f" make {students + teachers}.\n  launch {students + teachers} ranks (deepspeed --num_gpus {students + teachers} ...),"
-            " or change [topology].")
+            " or change [topology]."
+        )
     if launch.rank < students:
         return Role("student", launch.rank, students, launch)
     return Role("teacher", launch.rank - students, teachers, launch)
@@ -140,12 +165,24 @@ def role_environment(role: Role) -> dict[str, str]:
     """
     launch = role.launch
     local_rank = {"LOCAL_RANK": str(launch.local_rank)}
-    if role.kind == "student":  # under torchrun they meet in its agent's store, which listens on this port already
-        return local_rank | {"RANK": str(role.rank), "WORLD_SIZE": str(role.size),
-                             "LOCAL_WORLD_SIZE": str(min(launch.local_world_size, role.size)),
-                             "MASTER_ADDR": launch.master_addr, "MASTER_PORT": str(launch.master_port)}
-    return local_rank | {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1", "TORCHELASTIC_USE_AGENT_STORE": "False",
-                         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(launch.master_port + 1 + role.rank)}
+    if (
+        role.kind == "student"
+    ):  # under torchrun they meet in its agent's store, which listens on this port already
+        return local_rank | {
+            "RANK": str(role.rank),
+            "WORLD_SIZE": str(role.size),
+            "LOCAL_WORLD_SIZE": str(min(launch.local_world_size, role.size)),
+            "MASTER_ADDR": launch.master_addr,
+            "MASTER_PORT": str(launch.master_port),
+        }
+    return local_rank | {
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+        "LOCAL_WORLD_SIZE": "1",
+        "TORCHELASTIC_USE_AGENT_STORE": "False",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(launch.master_port + 1 + role.rank),
+    }
 
 
 def leads_node(role: Role) -> bool:

@@ -63,12 +63,17 @@ UNWANTED = SensesWanted(key="", num_rows=1, most=1)
 
 def chosen_arrays(chosen: Chosen, wanted: SensesWanted) -> dict[str, Array]:
     """The reply's arrays. Raises ValueError if a set is larger than `wanted` allows."""
-    arrays: dict[str, Array] = {"sense_weights": chosen.weights, "sense_neighbours": chosen.with_neighbours.astype(np.uint8)}
+    arrays: dict[str, Array] = {
+        "sense_weights": chosen.weights,
+        "sense_neighbours": chosen.with_neighbours.astype(np.uint8),
+    }
     for name in SETS:
         candidates: Candidates = getattr(chosen, name)
         lengths = np.bincount(candidates.positions, minlength=len(chosen))
         if lengths.max(initial=0) > wanted.most:
-            raise ValueError(f"{name} has {lengths.max()} senses at a position, the request allows {wanted.most}")
+            raise ValueError(
+                f"{name} has {lengths.max()} senses at a position, the request allows {wanted.most}"
+            )
         arrays[f"{name}_lengths"] = pack(lengths, wanted.most + 1)
         arrays[f"{name}_rows"] = pack(candidates.rows, wanted.num_rows)
     return arrays
@@ -88,12 +93,16 @@ def read_chosen(arrays: dict[str, Array], wanted: SensesWanted, num_positions: i
     return Chosen(weights.copy(), pull, push, arrays["sense_neighbours"].astype(bool))
 
 
-def _read_set(arrays: dict[str, Array], name: str, wanted: SensesWanted, num_positions: int) -> Candidates:
+def _read_set(
+    arrays: dict[str, Array], name: str, wanted: SensesWanted, num_positions: int
+) -> Candidates:
     try:
         lengths: Ints = unpack(arrays[f"{name}_lengths"], wanted.most + 1)
         rows: Ints = unpack(arrays[f"{name}_rows"], wanted.num_rows)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
     if len(lengths) != num_positions or int(lengths.sum()) != len(rows):
-        raise ValueError(f"{name} has {len(rows)} rows, {len(lengths)} lengths that sum to {lengths.sum()}, and {num_positions} positions")
+        raise ValueError(
+            f"{name} has {len(rows)} rows, {len(lengths)} lengths that sum to {lengths.sum()}, and {num_positions} positions"
+        )
     return Candidates(np.repeat(np.arange(num_positions), lengths), rows)

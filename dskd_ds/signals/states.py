@@ -26,7 +26,11 @@ def pack_hidden(hidden: Tensor, hidden_format: HiddenFormat) -> tuple[Array, Arr
     scales = blocks.abs().amax(dim=2) / LARGEST
     # Rounded up to bfloat16, so that no quotient exceeds LARGEST; a block of zeros keeps a scale that can be divided by.
     scales = (scales * (1 + 2.0**-7)).clamp_min(2.0**-120).to(torch.bfloat16)
-    numbers = (blocks / scales.float()[:, :, None]).to(torch.float8_e4m3fn).flatten(1)[:, : hidden.shape[1]]
+    numbers = (
+        (blocks / scales.float()[:, :, None])
+        .to(torch.float8_e4m3fn)
+        .flatten(1)[:, : hidden.shape[1]]
+    )
     return _bytes(numbers), _bytes(scales).view(np.uint16)
 
 
@@ -36,7 +40,9 @@ def unpack_hidden(numbers: Array, scales: Array, hidden_format: HiddenFormat) ->
         return as_tensor(numbers.view(np.int16)).view(torch.bfloat16)
     values = as_tensor(numbers).view(torch.float8_e4m3fn).float()
     factors = as_tensor(scales.view(np.int16)).view(torch.bfloat16).float()
-    return (_blocks(values) * factors[:, :, None]).flatten(1)[:, : values.shape[1]].to(torch.bfloat16)
+    return (
+        (_blocks(values) * factors[:, :, None]).flatten(1)[:, : values.shape[1]].to(torch.bfloat16)
+    )
 
 
 def as_tensor(array: Array) -> Tensor:

@@ -48,8 +48,11 @@ def top_k_signal(logits: Tensor, k: int, temperatures: tuple[float, ...]) -> Top
     peak = values[:, :1]
     others = (logits.float() - peak).scatter_(1, ids, -torch.inf)
     # logsumexp by hand: rows whose every entry is -inf (k = V) must give -inf, not NaN, and the maximum is known to be <= 0.
-    tail = torch.stack([(others / tau).exp_().sum(dim=1).log() for tau in temperatures], dim=1) if temperatures \
+    tail = (
+        torch.stack([(others / tau).exp_().sum(dim=1).log() for tau in temperatures], dim=1)
+        if temperatures
         else logits.new_empty(len(logits), 0, dtype=torch.float32)
+    )
     return TopK(ids, (values - peak).to(torch.float16), tail)
 
 
@@ -72,9 +75,16 @@ def draw(logits: Tensor, tau: float, uniforms: Tensor) -> Draws:
     first = torch.ones_like(drawn, dtype=torch.bool)
     first[:, 1:] = drawn[:, 1:] != drawn[:, :-1]
     starts = first.flatten().nonzero().squeeze(1)
-    return Draws(first.sum(dim=1), drawn[first], torch.diff(starts, append=torch.tensor([first.numel()])), log_probs)
+    return Draws(
+        first.sum(dim=1),
+        drawn[first],
+        torch.diff(starts, append=torch.tensor([first.numel()])),
+        log_probs,
+    )
 
 
 def concatenate(parts: Sequence[Part]) -> Part:
     """Rows of several chunks, in their order."""
-    return type(parts[0])(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(parts[0])))
+    return type(parts[0])(
+        *(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(parts[0]))
+    )

@@ -10,4 +10,8 @@ BLOCK = 64
 
 def hidden_width(hidden_format: HiddenFormat, hidden_size: int) -> tuple[int, int]:
     """(bytes of a row's numbers, scales of a row)."""
-    return (2 * hidden_size, 0) if hidden_format == "bfloat16" else (hidden_size, -(-hidden_size // BLOCK))
+    return (
+        (2 * hidden_size, 0)
+        if hidden_format == "bfloat16"
+        else (hidden_size, -(-hidden_size // BLOCK))
+    )

@@ -20,4 +20,6 @@ for GPUs without bf16 (V100, T4): a student is then trained with DeepSpeed's dyn
 class Part(BaseModel):
     """Base of all sections: frozen, and a key that is not known is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True
+    )

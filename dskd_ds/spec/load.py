@@ -46,8 +46,14 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.toml")], n=1)
-        hint = f"did you mean {path.parent / near[0]}?" if near else "see ds_configs/runs/ for the specs that come with it."
+        near = difflib.get_close_matches(
+            path.name, [p.name for p in path.parent.glob("*.toml")], n=1
+        )
+        hint = (
+            f"did you mean {path.parent / near[0]}?"
+            if near
+            else "see ds_configs/runs/ for the specs that come with it."
+        )
         raise InputError(f"{path}: there is no such file.\n  {hint}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
         raise InputError(f"{path}: this is not a TOML file: {error}.") from None
@@ -69,7 +75,9 @@ def spec_toml(spec: RunSpec) -> str:
 def _apply_override(tree: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key.strip():
-        raise InputError(f"--set {override}: this is not of the form section.key=value.\n  example: --set train.num_steps=100")
+        raise InputError(
+            f"--set {override}: this is not of the form section.key=value.\n  example: --set train.num_steps=100"
+        )
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -78,7 +86,9 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
     for section in sections:
         tree = tree.setdefault(section, {})
         if not isinstance(tree, dict):
-            raise InputError(f"--set {override}: {section} is not a section.\n  give a key as section.key")
+            raise InputError(
+                f"--set {override}: {section} is not a section.\n  give a key as section.key"
+            )
     tree[name] = value
 
 
@@ -104,17 +114,23 @@ def _explain(error: ValidationError) -> list[str]:
             continue
         *section, name = [str(part) for part in item["loc"]] or ["(spec)"]
         element = ""
-        if item["loc"] and isinstance(item["loc"][-1], int):  # of a list: it has no name and no docstring of its own
+        if item["loc"] and isinstance(
+            item["loc"][-1], int
+        ):  # of a list: it has no name and no docstring of its own
             element = f"[{name}]"
             *section, name = section
         where = f"[{'.'.join(section)}] " if section else ""
         if item["type"] == "extra_forbidden":
             lines.append(f"{where}{name}: there is no such key.\n  {_nearest(section, name)}")
         elif item["type"] == "missing":
-            lines.append(f"{where}{name}{element} is missing.\n  add it: {_describe(section, name)}")
+            lines.append(
+                f"{where}{name}{element} is missing.\n  add it: {_describe(section, name)}"
+            )
         else:
             reason = item["msg"][0].lower() + item["msg"][1:]
-            lines.append(f"{where}{name}{element} = {show(item['input'])}, but {reason}.\n  {_describe(section, name)}")
+            lines.append(
+                f"{where}{name}{element} = {show(item['input'])}, but {reason}.\n  {_describe(section, name)}"
+            )
     return lines
 
 
@@ -133,8 +149,13 @@ def _model_at(section: list[str]) -> type[BaseModel]:
 def _nearest(section: list[str], name: str) -> str:
     fields = list(_model_at(section).model_fields)
     near = difflib.get_close_matches(name, fields, n=1, cutoff=0.5)
-    elsewhere = [s for s, f in RunSpec.model_fields.items()
-                 if isinstance(f.annotation, type) and issubclass(f.annotation, BaseModel) and name in f.annotation.model_fields]
+    elsewhere = [
+        s
+        for s, f in RunSpec.model_fields.items()
+        if isinstance(f.annotation, type)
+        and issubclass(f.annotation, BaseModel)
+        and name in f.annotation.model_fields
+    ]
     if elsewhere and not near:
         return f"it belongs to [{elsewhere[0]}]."
     return f"did you mean {near[0]}?" if near else f"known keys: {', '.join(fields)}."
@@ -142,4 +163,6 @@ def _nearest(section: list[str], name: str) -> str:
 
 def _describe(section: list[str], name: str) -> str:
     field = _model_at(section).model_fields.get(name)
-    return (field.description if field and field.description else f"a value of {name}").replace("\n", " ")
+    return (field.description if field and field.description else f"a value of {name}").replace(
+        "\n", " "
+    )

@@ -18,7 +18,6 @@ from dskd_ds.spec.training import CheckpointSpec, EvalSpec, MonitorSpec, Optimiz
 class RunSections(Part):
     """All sections of a run spec, each valid by itself."""
 
-
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
     """Name of the run, for titles and job names."""
     run_dir: str
@@ -43,7 +42,9 @@ class RunSections(Part):
     @property
     def num_accumulation_steps(self) -> int:
         """Forwards of each rank in one optimiser step."""
-        return self.train.global_batch_blocks // (self.train.micro_batch_blocks * self.topology.num_students)
+        return self.train.global_batch_blocks // (
+            self.train.micro_batch_blocks * self.topology.num_students
+        )
 
     @property
     def uses_senses(self) -> bool:

@@ -32,8 +32,12 @@ def student_init(spec: RunSpec) -> str:
     target = Path(spec.run_dir) / INIT_FOLDER
     target.parent.mkdir(parents=True, exist_ok=True)
     teacher = resolve_model(spec.teacher.model)
-    origin = {"teacher": model_fingerprint(teacher),
-              **spec.student.model_dump(include={"layers", "num_layers", "keep_layers", "impact_tokens"}, mode="json")}
+    origin = {
+        "teacher": model_fingerprint(teacher),
+        **spec.student.model_dump(
+            include={"layers", "num_layers", "keep_layers", "impact_tokens"}, mode="json"
+        ),
+    }
     with FileLock(f"{target}.lock"):
         if target.is_dir():
             return _same_origin(target, origin)
@@ -42,7 +46,9 @@ def student_init(spec: RunSpec) -> str:
         partial = target.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
         cut(teacher, kept, partial)
-        (partial / ORIGIN_FILE).write_text(json.dumps({"made_from": origin, "kept_layers": kept, "impact": impact}, indent=1))
+        (partial / ORIGIN_FILE).write_text(
+            json.dumps({"made_from": origin, "kept_layers": kept, "impact": impact}, indent=1)
+        )
         partial.rename(target)
     return str(target)
 
@@ -50,9 +56,15 @@ def student_init(spec: RunSpec) -> str:
 def _same_origin(target: Path, origin: dict[str, Any]) -> str:
     found = json.loads((target / ORIGIN_FILE).read_text())["made_from"]
     if found != origin:
-        changed = ", ".join(f"{key}: {found.get(key)} -> {value}" for key, value in origin.items() if found.get(key) != value)
-        raise InputError(f"{target}: it was cut with other settings ({changed}).\n"
-                         "  delete it to cut a new student, or give the run another run_dir.")
+        changed = ", ".join(
+            f"{key}: {found.get(key)} -> {value}"
+            for key, value in origin.items()
+            if found.get(key) != value
+        )
+        raise InputError(
+            f"{target}: it was cut with other settings ({changed}).\n"
+            "  delete it to cut a new student, or give the run another run_dir."
+        )
     return str(target)
 
 
@@ -62,8 +74,10 @@ def kept_layers(spec: RunSpec) -> tuple[list[int], list[float]]:
     total = int(read_config(resolve_model(spec.teacher.model)).get_text_config().num_hidden_layers)
     for value in (student.num_layers, max(student.keep_layers, default=None)):
         if value is not None and value > total - (value in student.keep_layers):
-            raise InputError(f"[student] {'keep_layers' if student.keep_layers else 'num_layers'}: {value}, but the teacher has "
-                             f"{total} layers.\n  keep at most {total}, or name a larger teacher in [teacher] model.")
+            raise InputError(
+                f"[student] {'keep_layers' if student.keep_layers else 'num_layers'}: {value}, but the teacher has "
+                f"{total} layers.\n  keep at most {total}, or name a larger teacher in [teacher] model."
+            )
     if student.layers == "list":
         return list(student.keep_layers), []
     if student.layers == "first":
@@ -75,5 +89,3 @@ def kept_layers(spec: RunSpec) -> tuple[list[int], list[float]]:
         hardest = sorted(range(total), key=lambda layer: -impact[layer])[: student.num_layers]
         return sorted(hardest), impact
     return list(range(total)), []
-
-

@@ -49,8 +49,10 @@ def evaluate(spec: RunSpec, students: dict[str, str]) -> dict[str, Score]:
     models = {name: load_model(path, spec) for name, path in students.items()}
     for name, model in models.items():
         if model.vocab_size < teacher.vocab_size:
-            raise InputError(f"model {name}: its head has {model.vocab_size} rows, the teacher's {teacher.vocab_size}: no KL is defined.\n"
-                             "  name a model with the teacher's vocabulary.")
+            raise InputError(
+                f"model {name}: its head has {model.vocab_size} rows, the teacher's {teacher.vocab_size}: no KL is defined.\n"
+                "  name a model with the teacher's vocabulary."
+            )
     blocks = heldout_blocks(spec)
     number = min(len(blocks), max(1, spec.eval.num_tokens // spec.data.block_tokens))
     stride = len(blocks) // number
@@ -63,7 +65,10 @@ def evaluate(spec: RunSpec, students: dict[str, str]) -> dict[str, Score]:
         for name, model in {"teacher": teacher, **models}.items():
             states = reference if model is teacher else _supervised_states(model, batch)
             totals[name] += _sums(teacher, model, reference, states, batch)
-    return {name: Score(math.exp(ce / tokens), kl / tokens, tokens) for name, (ce, kl) in ((n, t.tolist()) for n, t in totals.items())}
+    return {
+        name: Score(math.exp(ce / tokens), kl / tokens, tokens)
+        for name, (ce, kl) in ((n, t.tolist()) for n, t in totals.items())
+    }
 
 
 def load_model(path: str, spec: RunSpec) -> TeacherModel:
@@ -72,14 +77,23 @@ def load_model(path: str, spec: RunSpec) -> TeacherModel:
 
 
 def _supervised_states(model: TeacherModel, batch: Batch) -> Tensor:
-    return model.hidden_states(batch.input_ids, batch.position_ids).flatten(0, 1)[batch.supervised.to(model.device)]
+    return model.hidden_states(batch.input_ids, batch.position_ids).flatten(0, 1)[
+        batch.supervised.to(model.device)
+    ]
 
 
-def _sums(teacher: TeacherModel, model: TeacherModel, reference: Tensor, states: Tensor, batch: Batch) -> Tensor:
+def _sums(
+    teacher: TeacherModel, model: TeacherModel, reference: Tensor, states: Tensor, batch: Batch
+) -> Tensor:
     """[cross-entropy, KL] summed over a batch's supervised positions."""
     targets = batch.targets.flatten()[batch.supervised].to(model.device)
     total = torch.zeros(2, dtype=torch.float64)
-    for ref, own, target in zip(reference.split(LOGIT_ROWS), states.split(LOGIT_ROWS), targets.split(LOGIT_ROWS), strict=True):
+    for ref, own, target in zip(
+        reference.split(LOGIT_ROWS),
+        states.split(LOGIT_ROWS),
+        targets.split(LOGIT_ROWS),
+        strict=True,
+    ):
         log_q = torch.log_softmax(model.logits(own).float(), dim=1)
         log_p = log_q if model is teacher else torch.log_softmax(teacher.logits(ref).float(), dim=1)
         ce = -log_q.gather(1, target[:, None]).sum()
@@ -98,14 +112,21 @@ def continuations(spec: RunSpec, models: dict[str, str]) -> list[dict[str, str]]
     begin = begin_ids(tokenizer)
     rows: list[dict[str, Any]] = [{"prompt": prompt} for prompt in _prompts(spec, tokenizer)]
     for name, path in models.items():
-        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=resolve_dtype(spec.student.dtype))
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            path, dtype=resolve_dtype(spec.student.dtype)
+        )
         model = model.to(local_device()).eval()
         for row in tqdm(rows, desc=f"continuations of the {name}", unit="text"):
             tokens = [*begin, *tokenizer(row["prompt"], add_special_tokens=False)["input_ids"]]
             ids = torch.tensor([tokens], device=model.device)
-            output = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=spec.eval.sample_tokens, do_sample=False,
-                                    pad_token_id=0)
-            row[name] = tokenizer.decode(output[0, len(tokens):], skip_special_tokens=True)
+            output = model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=spec.eval.sample_tokens,
+                do_sample=False,
+                pad_token_id=0,
+            )
+            row[name] = tokenizer.decode(output[0, len(tokens) :], skip_special_tokens=True)
     return rows
 
 
@@ -116,13 +137,21 @@ def _prompts(spec: RunSpec, tokenizer: Any) -> list[str]:
     number = min(spec.eval.num_samples, len(documents))
     stride = max(1, len(documents) // max(1, number))
     texts = [documents[i * stride]["text"] for i in range(number)]
-    return [tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"][:PROMPT_TOKENS]) for text in texts]
+    return [
+        tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"][:PROMPT_TOKENS])
+        for text in texts
+    ]
 
 
-def write_evaluation(spec: RunSpec, scores: dict[str, Score], samples: list[dict[str, str]]) -> Path:
+def write_evaluation(
+    spec: RunSpec, scores: dict[str, Score], samples: list[dict[str, str]]
+) -> Path:
     """Store scores and samples in the run directory, for the report."""
     path = Path(spec.run_dir) / EVALUATION_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"scores": {name: asdict(score) for name, score in scores.items()}, "samples": samples}
+    content = {
+        "scores": {name: asdict(score) for name, score in scores.items()},
+        "samples": samples,
+    }
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False))
     return path

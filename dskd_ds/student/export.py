@@ -28,7 +28,9 @@ def export_engine(engine: Any, spec: RunSpec) -> Path:
     for name, parameter in engine.module.named_parameters():
         with deepspeed.zero.GatheredParameters([parameter]):
             if engine.global_rank == 0 and name.startswith(PREFIX):
-                weights[name.removeprefix(PREFIX)] = parameter.detach().to("cpu", torch.bfloat16, copy=True)
+                weights[name.removeprefix(PREFIX)] = parameter.detach().to(
+                    "cpu", torch.bfloat16, copy=True
+                )
     target = Path(spec.run_dir) / FOLDER
     if engine.global_rank == 0:
         write_student(spec, weights, target)
@@ -42,13 +44,21 @@ def export_checkpoint(spec: RunSpec, tag: str | None = None) -> Path:
 
     tags = complete_tags(spec)
     if tag is None and not tags:
-        raise InputError(f"{checkpoint_dir(spec)}: there is no complete checkpoint.\n  train first: dskd train SPEC.toml")
+        raise InputError(
+            f"{checkpoint_dir(spec)}: there is no complete checkpoint.\n  train first: dskd train SPEC.toml"
+        )
     if tag is not None and tag not in tags:
-        raise InputError(f"{checkpoint_dir(spec)}: there is no complete checkpoint {tag}.\n  there are: {', '.join(tags) or 'none'}.")
+        raise InputError(
+            f"{checkpoint_dir(spec)}: there is no complete checkpoint {tag}.\n  there are: {', '.join(tags) or 'none'}."
+        )
     folder = checkpoint_dir(spec)
     read_manifest(folder / (tag or tags[-1]))
     state = read_weights(folder / (tag or tags[-1]))
-    weights = {name.removeprefix(PREFIX): tensor.to(torch.bfloat16) for name, tensor in state.items() if name.startswith(PREFIX)}
+    weights = {
+        name.removeprefix(PREFIX): tensor.to(torch.bfloat16)
+        for name, tensor in state.items()
+        if name.startswith(PREFIX)
+    }
     target = Path(spec.run_dir) / FOLDER
     write_student(spec, weights, target)
     return target
@@ -63,13 +73,19 @@ def read_weights(checkpoint: Path) -> dict[str, Tensor]:
 
     path = checkpoint / WHOLE_FILE
     if not path.is_file():
-        partitioned: dict[str, Tensor] = get_fp32_state_dict_from_zero_checkpoint(str(checkpoint.parent), checkpoint.name)
+        partitioned: dict[str, Tensor] = get_fp32_state_dict_from_zero_checkpoint(
+            str(checkpoint.parent), checkpoint.name
+        )
         return partitioned
     try:
-        whole: dict[str, Tensor] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)["module"]
+        whole: dict[str, Tensor] = torch.load(
+            path, map_location="cpu", mmap=True, weights_only=True
+        )["module"]
     except pickle.UnpicklingError as error:
-        raise InputError(f"{path}: it holds more than tensors and plain values, so it is not read: {str(error).splitlines()[0]}\n"
-                         "  go on with the run to its end: training exports its student itself.") from None
+        raise InputError(
+            f"{path}: it holds more than tensors and plain values, so it is not read: {str(error).splitlines()[0]}\n"
+            "  go on with the run to its end: training exports its student itself."
+        ) from None
     return whole
 
 

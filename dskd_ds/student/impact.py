@@ -28,8 +28,12 @@ def removal_losses(spec: RunSpec) -> list[float]:
     batch = make_batch(rows, [Sample(0, 0)] * number)
     layers = layers_of(teacher.trunk, "[teacher]")
     calls: list[tuple[torch.Tensor, dict[str, Any]]] = []
-    hooks = [layer.register_forward_pre_hook(lambda _, args, kwargs: calls.append((args[0], kwargs)), with_kwargs=True)
-             for layer in layers]
+    hooks = [
+        layer.register_forward_pre_hook(
+            lambda _, args, kwargs: calls.append((args[0], kwargs)), with_kwargs=True
+        )
+        for layer in layers
+    ]
     complete = teacher.hidden_states(batch.input_ids, batch.position_ids)
     for hook in hooks:
         hook.remove()
@@ -37,8 +41,12 @@ def removal_losses(spec: RunSpec) -> list[float]:
     def loss(hidden: torch.Tensor) -> float:
         positions = batch.supervised.to(hidden.device)
         targets = batch.targets.flatten().to(hidden.device)[positions]
-        parts = [torch.nn.functional.cross_entropy(teacher.logits(h).float(), t, reduction="sum")
-                 for h, t in zip(hidden.flatten(0, 1)[positions].split(512), targets.split(512), strict=True)]
+        parts = [
+            torch.nn.functional.cross_entropy(teacher.logits(h).float(), t, reduction="sum")
+            for h, t in zip(
+                hidden.flatten(0, 1)[positions].split(512), targets.split(512), strict=True
+            )
+        ]
         return float(sum(parts)) / len(targets)
 
     whole = loss(complete)

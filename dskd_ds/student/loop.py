@@ -54,7 +54,14 @@ def train(spec: RunSpec, role: Role) -> None:
         record_spec(spec, role)
         config = read_config(resolve_model(spec.teacher.model)).get_text_config()
         vocab_size = shared_vocab_size(spec)
-        link = StudentLink(Path(spec.run_dir), role.rank, spec.link, vocab_size, config.hidden_size, role.launch.spans_nodes)
+        link = StudentLink(
+            Path(spec.run_dir),
+            role.rank,
+            spec.link,
+            vocab_size,
+            config.hidden_size,
+            role.launch.spans_nodes,
+        )
         cleanup.callback(link.close)
         retriever = open_retriever(spec, role, cleanup) if spec.uses_senses else None
         source = open_source(spec)
@@ -63,24 +70,52 @@ def train(spec: RunSpec, role: Role) -> None:
         give_back_memory()
         last_step = num_steps(spec, source)
         blocks = OnPolicyBlocks(spec, role.rank, source, engine)
-        feed = Feed(spec, role.rank, blocks, link, retriever, (vocab_size, config.hidden_size), local_device(),
-                    first_step, last_step, engine.module.objective.frozen_head())
+        feed = Feed(
+            spec,
+            role.rank,
+            blocks,
+            link,
+            retriever,
+            (vocab_size, config.hidden_size),
+            local_device(),
+            first_step,
+            last_step,
+            engine.module.objective.frozen_head(),
+        )
         cleanup.callback(feed.close)
         run_steps(spec, role, engine, feed, blocks, first_step, last_step, tokens)
         if last_step > first_step:
-            checkpoint.save(engine, spec, last_step, tokens + tokens_per_step(spec) * (last_step - first_step))
+            checkpoint.save(
+                engine, spec, last_step, tokens + tokens_per_step(spec) * (last_step - first_step)
+            )
         export_engine(engine, spec)
     deepspeed.comm.destroy_process_group()
 
 
-def run_steps(spec: RunSpec, role: Role, engine: Any, feed: Feed, blocks: OnPolicyBlocks, first_step: int, last_step: int,
-              tokens: int) -> None:
+def run_steps(
+    spec: RunSpec,
+    role: Role,
+    engine: Any,
+    feed: Feed,
+    blocks: OnPolicyBlocks,
+    first_step: int,
+    last_step: int,
+    tokens: int,
+) -> None:
     """The optimiser steps, metrics and checkpoints. Saves before it raises NoTeacherError."""
     with ExitStack() as cleanup:
         metrics = MetricsWriter(spec, first_step, last_step) if role.rank == 0 else None
         if metrics:
             cleanup.callback(metrics.close)
-        bar = cleanup.enter_context(tqdm(total=last_step, initial=first_step, desc="training", unit="step", disable=role.rank > 0))
+        bar = cleanup.enter_context(
+            tqdm(
+                total=last_step,
+                initial=first_step,
+                desc="training",
+                unit="step",
+                disable=role.rank > 0,
+            )
+        )
         for step in range(first_step, last_step):
             started = time.monotonic()
             counts = global_counts(feed)
@@ -96,9 +131,17 @@ def run_steps(spec: RunSpec, role: Role, engine: Any, feed: Feed, blocks: OnPoli
             record |= blocks.report(step, counts.tokens)
             if metrics:
                 metrics.write({"step": step + 1, "tokens": tokens, **record})
-            bar.set_postfix(loss=f"{record['loss']:.3f}", kd=f"{record['loss_kd']:.3f}", wait=f"{record['teacher_wait_seconds']:.1f}s")
+            bar.set_postfix(
+                loss=f"{record['loss']:.3f}",
+                kd=f"{record['loss_kd']:.3f}",
+                wait=f"{record['teacher_wait_seconds']:.1f}s",
+            )
             bar.update()
-            if spec.checkpoint.every_steps and (step + 1) % spec.checkpoint.every_steps == 0 and step + 1 < last_step:
+            if (
+                spec.checkpoint.every_steps
+                and (step + 1) % spec.checkpoint.every_steps == 0
+                and step + 1 < last_step
+            ):
                 checkpoint.save(engine, spec, step + 1, tokens)
 
 
@@ -108,10 +151,14 @@ def optimise(spec: RunSpec, engine: Any, step_input: StepInput, counts: Counts) 
     # In fp16 it also scales the loss; the objective forms gradients in forward, so that scale must be in there, and not come again after.
     loss_scale = float(getattr(engine.optimizer, "loss_scale", 1.0))
     divided_by = spec.num_accumulation_steps * spec.topology.num_students * loss_scale
-    scales = Scales(token=divided_by / max(counts.tokens, 1), sense=divided_by / max(counts.senses, 1))
+    scales = Scales(
+        token=divided_by / max(counts.tokens, 1), sense=divided_by / max(counts.senses, 1)
+    )
     sums = torch.zeros(len(STATS), dtype=torch.float64, device=engine.device)
     for batch in step_input.micro_batches:
-        loss, stats = engine(batch.input_ids, batch.position_ids, batch.teacher, batch.senses, scales)
+        loss, stats = engine(
+            batch.input_ids, batch.position_ids, batch.teacher, batch.senses, scales
+        )
         engine.backward(loss / loss_scale)
         sums += stats
         if not hasattr(engine.optimizer, "_global_grad_norm"):
@@ -123,7 +170,9 @@ def optimise(spec: RunSpec, engine: Any, step_input: StepInput, counts: Counts) 
 def keep_grad_norm(engine: Any) -> None:
     """At ZeRO stage 0 in float32 DeepSpeed clips by the gradients' norm but keeps it to itself; what counts is the last micro-batch's."""
     if engine.is_gradient_accumulation_boundary():
-        gradients = [parameter.grad for parameter in engine.module.parameters() if parameter.grad is not None]
+        gradients = [
+            parameter.grad for parameter in engine.module.parameters() if parameter.grad is not None
+        ]
         engine._global_grad_norm = torch.nn.utils.get_total_norm(gradients)
 
 
@@ -152,13 +201,23 @@ def agree(feed: Feed) -> StepInput:
     return step_input
 
 
-def step_record(spec: RunSpec, engine: Any, local_sums: Tensor, step_input: StepInput, counts: Counts,
-                seconds: float) -> dict[str, float]:
+def step_record(
+    spec: RunSpec,
+    engine: Any,
+    local_sums: Tensor,
+    step_input: StepInput,
+    counts: Counts,
+    seconds: float,
+) -> dict[str, float]:
     """The step's line of metrics.jsonl, alike on all ranks: sums over ranks, the longest waits."""
     coverage = torch.stack([batch.senses.coverage for batch in step_input.micro_batches]).sum(dim=0)
-    sums = torch.cat([local_sums, local_sums.new_tensor([step_input.link_bytes]), coverage.to(local_sums)])
+    sums = torch.cat(
+        [local_sums, local_sums.new_tensor([step_input.link_bytes]), coverage.to(local_sums)]
+    )
     deepspeed.comm.all_reduce(sums)
-    longest = local_sums.new_tensor([seconds, step_input.teacher_wait_seconds, step_input.sense_wait_seconds])
+    longest = local_sums.new_tensor(
+        [seconds, step_input.teacher_wait_seconds, step_input.sense_wait_seconds]
+    )
     deepspeed.comm.all_reduce(longest, op=deepspeed.comm.ReduceOp.MAX)
     total = dict(zip((*STATS, "link_bytes", *COVERAGE), sums.tolist(), strict=True))
     step_seconds, teacher_wait, sense_wait = longest.tolist()
@@ -169,15 +228,24 @@ def step_record(spec: RunSpec, engine: Any, local_sums: Tensor, step_input: Step
     loss_ce, loss_kd = total["ce"] / max(counts.tokens, 1), total["kd"] / max(counts.tokens, 1)
     loss_sense = total["sense"] / max(counts.senses, 1)
     return {
-        "loss": loss_ce + spec.loss.kd_weight * spec.loss.temperature**2 * loss_kd + spec.loss.sense_weight * loss_sense,
-        "loss_ce": loss_ce, "loss_kd": loss_kd, "loss_sense": loss_sense,
-        "grad_norm": float(engine.get_global_grad_norm() or 0.0), "lr": engine.get_lr()[0],
+        "loss": loss_ce
+        + spec.loss.kd_weight * spec.loss.temperature**2 * loss_kd
+        + spec.loss.sense_weight * loss_sense,
+        "loss_ce": loss_ce,
+        "loss_kd": loss_kd,
+        "loss_sense": loss_sense,
+        "grad_norm": float(engine.get_global_grad_norm() or 0.0),
+        "lr": engine.get_lr()[0],
         **{name: mean(name, "agreement_positions") for name in AGREEMENT},
         "sense_positions": total["sense_positions"],
-        "sense_pull_distance": mean("pull_distance", "num_pull"), "sense_push_active": mean("push_active", "num_push"),
+        "sense_pull_distance": mean("pull_distance", "num_pull"),
+        "sense_push_active": mean("push_active", "num_push"),
         **{f"sense_with_{name}": mean(name, "sense_positions") for name in COVERAGE},
-        "step_seconds": step_seconds, "teacher_wait_seconds": teacher_wait, "sense_wait_seconds": sense_wait,
-        "tokens_per_second": tokens_per_step(spec) / step_seconds, "link_bytes": total["link_bytes"],
+        "step_seconds": step_seconds,
+        "teacher_wait_seconds": teacher_wait,
+        "sense_wait_seconds": sense_wait,
+        "tokens_per_second": tokens_per_step(spec) / step_seconds,
+        "link_bytes": total["link_bytes"],
         "link_bytes_per_token": total["link_bytes"] / tokens_per_step(spec),
         "skipped": float(engine.skipped_steps),
     }

@@ -28,16 +28,26 @@ class DistillStudent(nn.Module):
         self.language_model = language_model
         self.objective = objective
 
-    def forward(self, input_ids: Tensor, position_ids: Tensor, teacher: TeacherTargets, senses: SenseTargets,
-                scales: Scales) -> tuple[Tensor, Tensor]:
+    def forward(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        teacher: TeacherTargets,
+        senses: SenseTargets,
+        scales: Scales,
+    ) -> tuple[Tensor, Tensor]:
         """[B, T] ids and positions -> the loss to backpropagate and the sums of losses/objective.py."""
         trunk = self.language_model.base_model
-        hidden = trunk(input_ids=input_ids, position_ids=position_ids, use_cache=False).last_hidden_state
+        hidden = trunk(
+            input_ids=input_ids, position_ids=position_ids, use_cache=False
+        ).last_hidden_state
         loss, stats = self.objective(hidden, teacher, senses, scales)
         return loss, stats
 
 
-def load_student(spec: RunSpec, init: str, deepspeed_config: dict[str, Any], margin: float) -> DistillStudent:
+def load_student(
+    spec: RunSpec, init: str, deepspeed_config: dict[str, Any], margin: float
+) -> DistillStudent:
     """Load the student from `init`; under ZeRO-3 its weights are partitioned as they are read.
 
     Raises InputError for a head with a bias, or where more layers are to be trained than there are.
@@ -47,7 +57,9 @@ def load_student(spec: RunSpec, init: str, deepspeed_config: dict[str, Any], mar
 
     # transformers looks for a live object of this class and then loads under zero.Init.
     live = HfDeepSpeedConfig(deepspeed_config)
-    model: Any = AutoModelForCausalLM.from_pretrained(init, dtype=resolve_dtype(spec.student.dtype), trust_remote_code=False)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        init, dtype=resolve_dtype(spec.student.dtype), trust_remote_code=False
+    )
     del live
     freeze(model, spec.student.train_last_layers)
     if spec.student.activation_checkpointing:
@@ -59,8 +71,17 @@ def load_student(spec: RunSpec, init: str, deepspeed_config: dict[str, Any], mar
     # ZeRO-3 gathers and releases whole layers: fetching each Linear on its own costs a Python walk over all of them every time.
     set_z3_leaf_modules(model, [type(layers_of(model)[0])])
     config = model.config.get_text_config()
-    return DistillStudent(model, DistillObjective(head.weight, spec.loss, margin, HeadForm.of(config), teacher_head(spec),
-                                                  sense_map(spec, config.hidden_size)))
+    return DistillStudent(
+        model,
+        DistillObjective(
+            head.weight,
+            spec.loss,
+            margin,
+            HeadForm.of(config),
+            teacher_head(spec),
+            sense_map(spec, config.hidden_size),
+        ),
+    )
 
 
 def teacher_head(spec: RunSpec) -> FrozenHead | None:
@@ -72,7 +93,10 @@ def teacher_head(spec: RunSpec) -> FrozenHead | None:
         return None
     model = resolve_model(spec.teacher.model)
     weight = read_head_weight(model)[: shared_vocab_size(spec)]
-    return FrozenHead(weight.to(local_device(), resolve_dtype(spec.teacher.dtype)), HeadForm.of(read_config(model).get_text_config()))
+    return FrozenHead(
+        weight.to(local_device(), resolve_dtype(spec.teacher.dtype)),
+        HeadForm.of(read_config(model).get_text_config()),
+    )
 
 
 def sense_map(spec: RunSpec, size: int) -> nn.Parameter | None:
@@ -93,8 +117,10 @@ def freeze(model: Any, train_last_layers: int | None) -> None:
         return
     layers = layers_of(model)
     if train_last_layers > len(layers):
-        raise InputError(f"[student] train_last_layers = {train_last_layers}, but the student has {len(layers)} layers.\n"
-                         f"  train at most {len(layers)}, or leave it out to train everything.")
+        raise InputError(
+            f"[student] train_last_layers = {train_last_layers}, but the student has {len(layers)} layers.\n"
+            f"  train at most {len(layers)}, or leave it out to train everything."
+        )
     model.requires_grad_(False)
     for layer in layers[-train_last_layers:]:
         layer.requires_grad_(True)

@@ -44,7 +44,9 @@ class OnPolicyBlocks:
         self._spec, self._rank, self._source, self._engine = spec, rank, source, engine
         tokenizer = load_tokenizer(resolve_model(spec.teacher.model))
         self._pad_id, self._begin = end_of_text_id(tokenizer), begin_ids(tokenizer)
-        self._end_ids = list(dict.fromkeys([self._pad_id, *end_ids_of(engine.module.language_model, tokenizer)]))
+        self._end_ids = list(
+            dict.fromkeys([self._pad_id, *end_ids_of(engine.module.language_model, tokenizer)])
+        )
         self._written: dict[int, tuple[Sample, dict[str, Any]]] = {}
         self._reports: dict[int, tuple[int, float]] = {}
 
@@ -61,40 +63,87 @@ class OnPolicyBlocks:
         """The metrics of a step; all ranks call it. num_supervised: over all ranks."""
         if not is_on_policy(self._spec.train.on_policy_fraction, step):
             return {"on_policy_share": 0.0, "generate_seconds": 0.0}
-        tokens, seconds = (torch.tensor(value, dtype=torch.float64, device=local_device()) for value in self._reports.pop(step))
+        tokens, seconds = (
+            torch.tensor(value, dtype=torch.float64, device=local_device())
+            for value in self._reports.pop(step)
+        )
         deepspeed.comm.all_reduce(tokens)
         deepspeed.comm.all_reduce(seconds, op=deepspeed.comm.ReduceOp.MAX)
-        return {"on_policy_share": float(tokens) / max(num_supervised, 1), "generate_seconds": float(seconds)}
+        return {
+            "on_policy_share": float(tokens) / max(num_supervised, 1),
+            "generate_seconds": float(seconds),
+        }
 
     def _write(self, step: int) -> None:
         """Write this rank's blocks of a step, a micro-batch at a time."""
         started, num_tokens = time.monotonic(), 0
         # Read before the weights are gathered: a stream may end here, on every rank alike (data/batches.py).
-        micro_batches = [[(place, self._source.get(place)) for place in places(self._spec, step, micro, self._rank)]
-                         for micro in range(self._spec.num_accumulation_steps)]
+        micro_batches = [
+            [
+                (place, self._source.get(place))
+                for place in places(self._spec, step, micro, self._rank)
+            ]
+            for micro in range(self._spec.num_accumulation_steps)
+        ]
         with plain_student(self._engine) as model:
             for micro_batch in micro_batches:
                 wanted, given = zip(*micro_batch, strict=True)
-                for place, (sample, row), own in zip(wanted, given, self._continue(model, given), strict=True):
+                for place, (sample, row), own in zip(
+                    wanted, given, self._continue(model, given), strict=True
+                ):
                     # A block without a beginning to go on from (all of it too short) stays what it is.
-                    self._written[place] = sample, block_row(own, self._spec.data.block_tokens, self._pad_id) if own else row
-                    num_tokens += sum(len(segment.tokens) - segment.unsupervised[0][1] for segment in own)
+                    self._written[place] = (
+                        sample,
+                        block_row(own, self._spec.data.block_tokens, self._pad_id) if own else row,
+                    )
+                    num_tokens += sum(
+                        len(segment.tokens) - segment.unsupervised[0][1] for segment in own
+                    )
         self._reports[step] = num_tokens, time.monotonic() - started
 
-    def _continue(self, model: Any, given: Sequence[tuple[Sample, dict[str, Any]]]) -> list[list[Segment]]:
+    def _continue(
+        self, model: Any, given: Sequence[tuple[Sample, dict[str, Any]]]
+    ) -> list[list[Segment]]:
         """For each block, its beginnings with what the student writes after them."""
         train, block_tokens = self._spec.train, self._spec.data.block_tokens
-        prompts = [prompts_of(row, train, block_tokens, self._pad_id, self._begin) for _, row in given]
-        keys = [(self._spec.seed, sample.epoch, sample.block, number)
-                for (sample, _), of_block in zip(given, prompts, strict=True) for number in range(len(of_block))]
+        prompts = [
+            prompts_of(row, train, block_tokens, self._pad_id, self._begin) for _, row in given
+        ]
+        keys = [
+            (self._spec.seed, sample.epoch, sample.block, number)
+            for (sample, _), of_block in zip(given, prompts, strict=True)
+            for number in range(len(of_block))
+        ]
         flat = [prompt.tokens for of_block in prompts for prompt in of_block]
-        texts = iter(continue_tokens(model, flat, keys, train.on_policy_new_tokens, train.on_policy_temperature, self._end_ids)
-                     if flat else [])
-        return [[Segment([*prompt.tokens, *next(texts)], [(0, len(prompt.tokens))], prompt.digest, prompt.offset) for prompt in of_block]
-                for of_block in prompts]
+        texts = iter(
+            continue_tokens(
+                model,
+                flat,
+                keys,
+                train.on_policy_new_tokens,
+                train.on_policy_temperature,
+                self._end_ids,
+            )
+            if flat
+            else []
+        )
+        return [
+            [
+                Segment(
+                    [*prompt.tokens, *next(texts)],
+                    [(0, len(prompt.tokens))],
+                    prompt.digest,
+                    prompt.offset,
+                )
+                for prompt in of_block
+            ]
+            for of_block in prompts
+        ]
 
 
-def prompts_of(row: dict[str, Any], train: TrainSpec, block_tokens: int, end_id: int, begin: list[int]) -> list[Segment]:
+def prompts_of(
+    row: dict[str, Any], train: TrainSpec, block_tokens: int, end_id: int, begin: list[int]
+) -> list[Segment]:
     """The beginnings that a block offers, as many as fit a block together with what will follow them.
 
     Of a text: every `on_policy_prompt_tokens` tokens, with room for as many new ones between. Of a conversation of whose tokens only
@@ -105,19 +154,31 @@ def prompts_of(row: dict[str, Any], train: TrainSpec, block_tokens: int, end_id:
     ends = [*starts[1:], block_tokens]
     prompts: list[Segment] = []
     room = block_tokens
-    for start, end, digest, offset in zip(starts, ends, row["doc_digests"], row["doc_offsets"], strict=True):
+    for start, end, digest, offset in zip(
+        starts, ends, row["doc_digests"], row["doc_offsets"], strict=True
+    ):
         quiet = [last for first, last in row["unsupervised"] if start <= first and last <= end]
         if quiet:
-            spans = [(max(start, last - train.on_policy_prompt_tokens), last) for last in quiet if last < end][-1:]
+            spans = [
+                (max(start, last - train.on_policy_prompt_tokens), last)
+                for last in quiet
+                if last < end
+            ][-1:]
         else:
             stride = train.on_policy_prompt_tokens + train.on_policy_new_tokens
-            spans = [(first, min(first + train.on_policy_prompt_tokens, end)) for first in range(start, end, stride)]
+            spans = [
+                (first, min(first + train.on_policy_prompt_tokens, end))
+                for first in range(start, end, stride)
+            ]
         for first, last in spans:
             tokens = row["input_ids"][first:last]
             if tokens[-1] == end_id:  # nothing follows the end of a text
                 tokens = tokens[:-1]
-            tokens = [*begin, *tokens[len(begin):]]
-            if len(tokens) >= min(MIN_PROMPT_TOKENS, train.on_policy_prompt_tokens) and len(tokens) + train.on_policy_new_tokens <= room:
+            tokens = [*begin, *tokens[len(begin) :]]
+            if (
+                len(tokens) >= min(MIN_PROMPT_TOKENS, train.on_policy_prompt_tokens)
+                and len(tokens) + train.on_policy_new_tokens <= room
+            ):
                 room -= len(tokens) + train.on_policy_new_tokens
                 prompts.append(Segment(tokens, [], digest, offset + first - start))
     return prompts
@@ -141,7 +202,11 @@ def plain_student(engine: Any) -> Iterator[Any]:
         for name, buffer in trained.named_buffers():
             module, _, leaf = name.rpartition(".")
             setattr(plain.get_submodule(module), leaf, buffer)
-        missing = [name for name, tensor in (*plain.named_parameters(), *plain.named_buffers()) if tensor.is_meta]
+        missing = [
+            name
+            for name, tensor in (*plain.named_parameters(), *plain.named_buffers())
+            if tensor.is_meta
+        ]
         assert not missing, f"the copy lacks {missing[:5]}"
         yield plain.eval()
         del plain, weights

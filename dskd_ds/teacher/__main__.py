@@ -13,12 +13,20 @@ from dskd_ds.runtime.console import quiet_libraries, quiet_progress
 def main() -> int:
     """Parse, serve, and say in one line what went wrong, if anything did."""
     quiet_libraries()
-    step_rank = os.environ.get("SLURM_LOCALID") or os.environ.get("OMPI_COMM_WORLD_LOCAL_RANK") or "0"
-    os.environ.setdefault("LOCAL_RANK", step_rank)  # names the device, where several teachers are on a node
+    step_rank = (
+        os.environ.get("SLURM_LOCALID") or os.environ.get("OMPI_COMM_WORLD_LOCAL_RANK") or "0"
+    )
+    os.environ.setdefault(
+        "LOCAL_RANK", step_rank
+    )  # names the device, where several teachers are on a node
     parser = argparse.ArgumentParser(prog="python -m dskd_ds.teacher", description=__doc__)
-    parser.add_argument("--spec", required=True, help="the run's TOML spec, the same that the students have")
+    parser.add_argument(
+        "--spec", required=True, help="the run's TOML spec, the same that the students have"
+    )
     add_overrides(parser)
-    parser.add_argument("--replica", type=int, default=0, help="a number for messages, where several teachers run")
+    parser.add_argument(
+        "--replica", type=int, default=0, help="a number for messages, where several teachers run"
+    )
     args = parser.parse_args()
     return exit_code_of(lambda: run(args))
 

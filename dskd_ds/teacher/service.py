@@ -47,17 +47,26 @@ def serve(spec: RunSpec, replica: int, role: Role | None = None) -> None:
         retriever, senses_name = open_on_teacher(spec, role, cleanup)
         teacher = load_teacher(spec.teacher, vocab_size=shared_vocab_size(spec))
         name = f"{replica} ({socket.gethostname()}, process {os.getpid()})"
-        hello = Hello(teacher=name, fingerprint=teacher.fingerprint + senses_name, vocab_size=teacher.vocab_size,
-                      hidden_size=teacher.hidden_size)
+        hello = Hello(
+            teacher=name,
+            fingerprint=teacher.fingerprint + senses_name,
+            vocab_size=teacher.vocab_size,
+            hidden_size=teacher.hidden_size,
+        )
         link = TeacherLink(Path(spec.run_dir), spec.link, hello, spec.topology.num_students)
         cleanup.callback(link.close)
         started = time.monotonic()
         num_requests, busy_seconds = serve_requests(teacher, retriever, link)
     share = busy_seconds / max(time.monotonic() - started, 1e-9)
-    print(f"teacher {name}: answered {num_requests} requests, busy {share:.0%} of the time.", file=sys.stderr)
+    print(
+        f"teacher {name}: answered {num_requests} requests, busy {share:.0%} of the time.",
+        file=sys.stderr,
+    )
 
 
-def serve_requests(teacher: TeacherModel, retriever: SenseRetriever | None, link: TeacherLink) -> tuple[int, float]:
+def serve_requests(
+    teacher: TeacherModel, retriever: SenseRetriever | None, link: TeacherLink
+) -> tuple[int, float]:
     """Answer until all students have said goodbye; senses are chosen beside the next request's forward pass.
 
     Returns how many requests came, and the seconds that this thread worked on them. Raises as `TeacherLink.next_request`.
@@ -92,63 +101,121 @@ class Computed:
     """At the sense positions."""
 
 
-def _compute_or_fail(teacher: TeacherModel, retriever: SenseRetriever | None, link: TeacherLink, work: Work) -> Computed | None:
+def _compute_or_fail(
+    teacher: TeacherModel, retriever: SenseRetriever | None, link: TeacherLink, work: Work
+) -> Computed | None:
     try:
         return compute(teacher, work.arrays, work.request.wanted, retriever)
-    except (ValueError, IndexError, RuntimeError) as error:  # the request, or memory: the student must know, then decide
+    except (
+        ValueError,
+        IndexError,
+        RuntimeError,
+    ) as error:  # the request, or memory: the student must know, then decide
         link.fail(work, f"{type(error).__name__}: {error}")
         return None
 
 
-def _finish_or_fail(computed: Computed, retriever: SenseRetriever | None, link: TeacherLink, work: Work, begun: float) -> None:
+def _finish_or_fail(
+    computed: Computed,
+    retriever: SenseRetriever | None,
+    link: TeacherLink,
+    work: Work,
+    begun: float,
+) -> None:
     try:
         link.reply(work, finish(computed, retriever), time.monotonic() - begun)
-    except Exception as error:  # nobody waits for this thread: whatever it is, the student must know
+    except (
+        Exception
+    ) as error:  # nobody waits for this thread: whatever it is, the student must know
         link.fail(work, f"{type(error).__name__}: {error}")
 
 
-def answer(teacher: TeacherModel, arrays: dict[str, Array], wanted: Wanted, retriever: SenseRetriever | None = None) -> dict[str, Array]:
+def answer(
+    teacher: TeacherModel,
+    arrays: dict[str, Array],
+    wanted: Wanted,
+    retriever: SenseRetriever | None = None,
+) -> dict[str, Array]:
     """One request's reply, from its first to its last step."""
     return finish(compute(teacher, arrays, wanted, retriever), retriever)
 
 
-def compute(teacher: TeacherModel, arrays: dict[str, Array], wanted: Wanted, retriever: SenseRetriever | None = None) -> Computed:
+def compute(
+    teacher: TeacherModel,
+    arrays: dict[str, Array],
+    wanted: Wanted,
+    retriever: SenseRetriever | None = None,
+) -> Computed:
     """One forward pass of the request's shape -> the reply's arrays (link/messages.py), but for the senses.
 
     retriever: for requests that want senses chosen. Raises ValueError if ids or positions are out of range, or positions do not ascend,
     or the request wants senses that this teacher does not have.
     """
-    input_ids, position_ids = (torch.tensor(arrays[name], dtype=torch.long) for name in ("input_ids", "position_ids"))
+    input_ids, position_ids = (
+        torch.tensor(arrays[name], dtype=torch.long) for name in ("input_ids", "position_ids")
+    )
     _check_range("input_ids", input_ids, teacher.vocab_size)
     if position_ids.shape != input_ids.shape:
-        raise ValueError(f"position_ids {tuple(position_ids.shape)} and input_ids {tuple(input_ids.shape)} differ in shape")
-    top_k_at, draw_at, hidden_at = (_positions(arrays, name, input_ids.numel())
-                                    for name in ("top_k_positions", "draw_positions", "hidden_positions"))
+        raise ValueError(
+            f"position_ids {tuple(position_ids.shape)} and input_ids {tuple(input_ids.shape)} differ in shape"
+        )
+    top_k_at, draw_at, hidden_at = (
+        _positions(arrays, name, input_ids.numel())
+        for name in ("top_k_positions", "draw_positions", "hidden_positions")
+    )
     selection = selection_of(retriever, arrays, wanted, input_ids, position_ids)
     sense_at = torch.from_numpy(selection.positions) if selection else top_k_at[:0]
-    ranked_at = torch.unique(torch.cat([top_k_at, sense_at]))  # senses are chosen by the top k too, wherever the KL gets its signal
+    ranked_at = torch.unique(
+        torch.cat([top_k_at, sense_at])
+    )  # senses are chosen by the top k too, wherever the KL gets its signal
     hidden = teacher.hidden_states(input_ids, position_ids).flatten(0, 1)
-    uniforms = torch.rand(len(draw_at), wanted.num_draws, dtype=torch.float64, generator=_generator(arrays, wanted))
+    uniforms = torch.rand(
+        len(draw_at), wanted.num_draws, dtype=torch.float64, generator=_generator(arrays, wanted)
+    )
     top_k: list[TopK] = []
     draws: list[Draws] = []
     for chunk in torch.unique(torch.cat([ranked_at, draw_at])).split(LOGIT_ROWS):
         logits = teacher.logits(hidden[chunk.to(hidden.device)])
         num_rows = CACHE_ROWS if logits.device.type == "cpu" else LOGIT_ROWS
         for rows, part in zip(chunk.split(num_rows), logits.split(num_rows), strict=True):
-            top_k.append(top_k_signal(_some(part, torch.isin(rows, ranked_at)), wanted.top_k, wanted.temperatures))
-            draws.append(draw(_some(part, torch.isin(rows, draw_at)), wanted.draw_temperature, uniforms[torch.isin(draw_at, rows)]))
+            top_k.append(
+                top_k_signal(
+                    _some(part, torch.isin(rows, ranked_at)), wanted.top_k, wanted.temperatures
+                )
+            )
+            draws.append(
+                draw(
+                    _some(part, torch.isin(rows, draw_at)),
+                    wanted.draw_temperature,
+                    uniforms[torch.isin(draw_at, rows)],
+                )
+            )
     ranked = concatenate(top_k)
-    there = ranked.rows(torch.searchsorted(ranked_at, sense_at).to(ranked.ids.device)).to(torch.device("cpu"))
-    asked = ranked if len(ranked_at) == len(top_k_at) else ranked.rows(torch.isin(ranked_at, top_k_at).to(ranked.ids.device))
+    there = ranked.rows(torch.searchsorted(ranked_at, sense_at).to(ranked.ids.device)).to(
+        torch.device("cpu")
+    )
+    asked = (
+        ranked
+        if len(ranked_at) == len(top_k_at)
+        else ranked.rows(torch.isin(ranked_at, top_k_at).to(ranked.ids.device))
+    )
     signal = Signal(asked, concatenate(draws), hidden[hidden_at.to(hidden.device)])
-    return Computed(signal_arrays(signal, wanted, teacher.vocab_size), wanted, selection, hidden[sense_at.to(hidden.device)].cpu(), there)
+    return Computed(
+        signal_arrays(signal, wanted, teacher.vocab_size),
+        wanted,
+        selection,
+        hidden[sense_at.to(hidden.device)].cpu(),
+        there,
+    )
 
 
 def finish(computed: Computed, retriever: SenseRetriever | None) -> dict[str, Array]:
     """The reply's arrays with the senses that were wanted. `retriever` as for `compute`."""
     if retriever is None or computed.selection is None:
         return computed.arrays
-    chosen = retriever.choose(computed.selection, computed.states, computed.top_k, len(computed.wanted.temperatures) - 1)
+    chosen = retriever.choose(
+        computed.selection, computed.states, computed.top_k, len(computed.wanted.temperatures) - 1
+    )
     return computed.arrays | chosen_arrays(chosen, retriever.wanted)
 
 

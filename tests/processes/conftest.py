@@ -46,8 +46,13 @@ def launch(tiny: TinyWorld) -> Launch:
     """launch(command words ...) -> Ended; asserts that nothing is left running."""
 
     def run(*words: str, marker: str | None = None) -> Ended:
-        env = child_environment(os.environ) | {"OMP_NUM_THREADS": "1", "DSKD_HOME": str(tiny.folder / "home")}
-        done = subprocess.run(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=240)
+        env = child_environment(os.environ) | {
+            "OMP_NUM_THREADS": "1",
+            "DSKD_HOME": str(tiny.folder / "home"),
+        }
+        done = subprocess.run(
+            words, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=240
+        )
         print(done.stdout[-6000:])
         assert not children_with(marker or str(tiny.folder)), "a process was left behind"
         return Ended(done.returncode, done.stdout)
@@ -61,8 +66,15 @@ def start(tiny: TinyWorld) -> Iterator[Start]:
     started: list[subprocess.Popen[str]] = []
 
     def run(*words: str) -> subprocess.Popen[str]:
-        env = child_environment(os.environ) | {"OMP_NUM_THREADS": "1", "DSKD_HOME": str(tiny.folder / "home")}
-        started.append(subprocess.Popen(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+        env = child_environment(os.environ) | {
+            "OMP_NUM_THREADS": "1",
+            "DSKD_HOME": str(tiny.folder / "home"),
+        }
+        started.append(
+            subprocess.Popen(
+                words, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            )
+        )
         return started[-1]
 
     yield run
@@ -74,18 +86,45 @@ def start(tiny: TinyWorld) -> Iterator[Start]:
 
 def deepspeed(num_ranks: int, script: str, *words: str) -> list[str]:
     """The real launcher's command line."""
-    return [tool("deepspeed"), "--num_gpus", str(num_ranks), "--master_port", str(free_port()), script, *words]
+    return [
+        tool("deepspeed"),
+        "--num_gpus",
+        str(num_ranks),
+        "--master_port",
+        str(free_port()),
+        script,
+        *words,
+    ]
 
 
 def torchrun(num_ranks: int, script: str, *words: str) -> list[str]:
     """The same under torchrun, for tests that are not about a launcher: deepspeed's imports itself twice before the first rank starts."""
-    return [tool("torchrun"), "--nproc_per_node", str(num_ranks), "--master_port", str(free_port()), script, *words]
+    return [
+        tool("torchrun"),
+        "--nproc_per_node",
+        str(num_ranks),
+        "--master_port",
+        str(free_port()),
+        script,
+        *words,
+    ]
 
 
 def mpirun(num_ranks: int, script: str, *words: str) -> list[str]:
     """The same under mpirun, which hands on a rank's exit code as deepspeed does."""
-    return [tool("mpirun"), "-n", str(num_ranks), "--bind-to", "none", "--oversubscribe", "-x", f"MASTER_PORT={free_port()}",
-            sys.executable, script, *words]
+    return [
+        tool("mpirun"),
+        "-n",
+        str(num_ranks),
+        "--bind-to",
+        "none",
+        "--oversubscribe",
+        "-x",
+        f"MASTER_PORT={free_port()}",
+        sys.executable,
+        script,
+        *words,
+    ]
 
 
 def dskd(*words: str) -> list[str]:

@@ -26,21 +26,42 @@ from tests.processes.parity_worker import LENGTH, block
 
 def run(model: str, dtype: str, tokens: int) -> dict[str, float]:
     """Two micro-batches and one update, losses divided by `tokens`: few make gradients overflow in fp16, many make them vanish."""
-    spec = load_spec("ds_configs/runs/quickstart.toml", [f"teacher.model={model}", f"student.dtype={dtype}", "topology.num_students=1",
-                                                         "loss.chunk_positions=4", "loss.sense_weight=0.5"])
-    config = {"train_batch_size": 2, "train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 2,
-              "zero_optimization": {"stage": 3, "reduce_scatter": False},
-              "fp16": {"enabled": dtype == "float16", "loss_scale": 0, "hysteresis": 1},
-              "optimizer": {"type": "AdamW", "params": {"lr": 1e-3, "torch_adam": True}}}
+    spec = load_spec(
+        "ds_configs/runs/quickstart.toml",
+        [
+            f"teacher.model={model}",
+            f"student.dtype={dtype}",
+            "topology.num_students=1",
+            "loss.chunk_positions=4",
+            "loss.sense_weight=0.5",
+        ],
+    )
+    config = {
+        "train_batch_size": 2,
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 2,
+        "zero_optimization": {"stage": 3, "reduce_scatter": False},
+        "fp16": {"enabled": dtype == "float16", "loss_scale": 0, "hysteresis": 1},
+        "optimizer": {"type": "AdamW", "params": {"lr": 1e-3, "torch_adam": True}},
+    }
     student = load_student(spec, model, config, 2.0)
-    engine, *_ = deepspeed.initialize(model=student, model_parameters=list(student.parameters()), config=config)
+    engine, *_ = deepspeed.initialize(
+        model=student, model_parameters=list(student.parameters()), config=config
+    )
     shape = student.language_model.config
     blocks = [block(number, shape.vocab_size, shape.hidden_size) for number in (1, 2)]
-    batches = [MicroBatch(ids, torch.arange(LENGTH)[None], teacher, senses) for ids, teacher, senses in blocks]
+    batches = [
+        MicroBatch(ids, torch.arange(LENGTH)[None], teacher, senses)
+        for ids, teacher, senses in blocks
+    ]
     scale_before = float(engine.optimizer.loss_scale)
     optimise(spec, engine, StepInput(batches, 0.0, 0.0, 0), Counts(tokens, tokens))
-    return {"grad_norm": float(engine.get_global_grad_norm() or 0), "skipped": engine.skipped_steps,
-            "scale_before": scale_before, "scale_after": float(engine.optimizer.loss_scale)}
+    return {
+        "grad_norm": float(engine.get_global_grad_norm() or 0),
+        "skipped": engine.skipped_steps,
+        "scale_before": scale_before,
+        "scale_after": float(engine.optimizer.loss_scale),
+    }
 
 
 def main() -> None:
@@ -53,7 +74,11 @@ def main() -> None:
     torch.set_num_threads(1)
     get_accelerator().is_fp16_supported = lambda: True
     open_world()
-    found = {f"{dtype} {tokens}": run(args.model, dtype, tokens) for dtype in ("float32", "float16") for tokens in (1, 10_000_000)}
+    found = {
+        f"{dtype} {tokens}": run(args.model, dtype, tokens)
+        for dtype in ("float32", "float16")
+        for tokens in (1, 10_000_000)
+    }
     Path(args.out).write_text(json.dumps(found))
 
 

@@ -17,8 +17,13 @@ from pathlib import Path
 from typing import Any
 
 PINNED = {
-    "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1",
-    "ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE", "DNNL_MAX_CPU_ISA": "SSE41", "OPENBLAS_CORETYPE": "PRESCOTT",
+    "OMP_NUM_THREADS": "1",
+    "DS_ACCELERATOR": "cpu",
+    "HF_HUB_OFFLINE": "1",
+    "ATEN_CPU_CAPABILITY": "default",
+    "MKL_CBWR": "COMPATIBLE",
+    "DNNL_MAX_CPU_ISA": "SSE41",
+    "OPENBLAS_CORETYPE": "PRESCOTT",
     "NPY_DISABLE_CPU_FEATURES": "AVX2 FMA3 AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL AVX512_SPR",
 }
 """Without these, sums are added in another order on another type of CPU."""
@@ -43,14 +48,19 @@ def main(folder: Path) -> None:
     tools = Path(sys.executable)
     run([str(tools.with_name("dskd")), "senses", "build", str(spec_file)])
     run([str(tools.with_name("dskd")), "train", str(spec_file)])
-    print(json.dumps({
-        "made_with": {"torch": torch.__version__, "transformers": transformers.__version__},
-        "dictionary": file_digest(folder / "senses" / "senses.safetensors"),
-        "index": file_digest(folder / "senses" / "index" / "graph.bin"),
-        "steps": steps(folder / "run" / "metrics.jsonl"),
-        "gradients": gradients(folder),
-        "replies": replies(spec_file),
-    }, indent=1))
+    print(
+        json.dumps(
+            {
+                "made_with": {"torch": torch.__version__, "transformers": transformers.__version__},
+                "dictionary": file_digest(folder / "senses" / "senses.safetensors"),
+                "index": file_digest(folder / "senses" / "index" / "graph.bin"),
+                "steps": steps(folder / "run" / "metrics.jsonl"),
+                "gradients": gradients(folder),
+                "replies": replies(spec_file),
+            },
+            indent=1,
+        )
+    )
 
 
 def run(words: list[str]) -> None:
@@ -65,7 +75,16 @@ def file_digest(path: Path) -> str:
 
 def steps(metrics: Path) -> list[dict[str, str]]:
     """What each step computed, to the last bit."""
-    exact = ("loss", "loss_ce", "loss_kd", "loss_sense", "grad_norm", "sense_pull_distance", "teacher_mass", "topk_overlap")
+    exact = (
+        "loss",
+        "loss_ce",
+        "loss_kd",
+        "loss_sense",
+        "grad_norm",
+        "sense_pull_distance",
+        "teacher_mass",
+        "topk_overlap",
+    )
     records = [json.loads(line) for line in metrics.read_text().splitlines()]
     return [{key: float(record[key]).hex() for key in exact} for record in records]
 
@@ -74,14 +93,34 @@ def gradients(folder: Path) -> dict[str, dict[str, str]]:
     """Of one optimiser step on two ZeRO-3 ranks: each parameter's digest, and its norm."""
     import torch
 
-    case = {"model": str(folder / "teacher"), "teacher": None, "frozen": False, "compiled": False, "out": str(folder / "gradients.pt")}
+    case = {
+        "model": str(folder / "teacher"),
+        "teacher": None,
+        "frozen": False,
+        "compiled": False,
+        "out": str(folder / "gradients.pt"),
+    }
     cases = folder / "cases.json"
     cases.write_text(json.dumps([case]))
-    run([str(Path(sys.executable).with_name("torchrun")), "--standalone", "--nproc_per_node", "2",
-         "tests/processes/parity_worker.py", "--cases", str(cases)])
+    run(
+        [
+            str(Path(sys.executable).with_name("torchrun")),
+            "--standalone",
+            "--nproc_per_node",
+            "2",
+            "tests/processes/parity_worker.py",
+            "--cases",
+            str(cases),
+        ]
+    )
     found: dict[str, Any] = torch.load(case["out"], weights_only=True)
-    return {name: {"digest": hashlib.sha256(gradient.float().numpy().tobytes()).hexdigest(), "norm": float(gradient.norm()).hex()}
-            for name, gradient in sorted(found.items())}
+    return {
+        name: {
+            "digest": hashlib.sha256(gradient.float().numpy().tobytes()).hexdigest(),
+            "norm": float(gradient.norm()).hex(),
+        }
+        for name, gradient in sorted(found.items())
+    }
 
 
 def replies(spec_file: Path) -> dict[str, dict[str, str]]:
@@ -97,26 +136,56 @@ def replies(spec_file: Path) -> dict[str, dict[str, str]]:
 
     teacher = load_teacher(load_spec(spec_file).teacher, torch.device("cpu"))
     ids = np.random.default_rng(0).integers(1, teacher.vocab_size, (2, 32)).astype(np.int32)
-    everywhere, some, nowhere = (np.arange(0, 64, stride, dtype=np.int32)[:stop] for stride, stop in ((1, 63), (5, 63), (1, 0)))
-    asked = {"topk": (everywhere, nowhere, some), "exact": (some, nowhere, everywhere), "sampled": (some, everywhere, some),
-             "hidden": (some, nowhere, some)}
+    everywhere, some, nowhere = (
+        np.arange(0, 64, stride, dtype=np.int32)[:stop]
+        for stride, stop in ((1, 63), (5, 63), (1, 0))
+    )
+    asked = {
+        "topk": (everywhere, nowhere, some),
+        "exact": (some, nowhere, everywhere),
+        "sampled": (some, everywhere, some),
+        "hidden": (some, nowhere, some),
+    }
     found = {}
     for signal, (top_k, draw, hidden) in asked.items():
         for hidden_format in ("bfloat16", "float8"):
-            wanted = Wanted(top_k=16, temperatures=(2.0, 1.0), num_draws=50, draw_temperature=1.0, draw_seed=3,
-                            hidden_format=hidden_format)  # type: ignore[arg-type]
-            arrays = answer(teacher, {
-                "input_ids": ids, "position_ids": np.tile(np.arange(32, dtype=np.int32), (2, 1)), "top_k_positions": top_k,
-                "draw_positions": draw, "hidden_positions": hidden, "targets": np.zeros((0, 0), np.int32),
-                "sample_keys": np.zeros((0, 2), np.int64)}, wanted)
+            wanted = Wanted(
+                top_k=16,
+                temperatures=(2.0, 1.0),
+                num_draws=50,
+                draw_temperature=1.0,
+                draw_seed=3,
+                hidden_format=hidden_format,
+            )  # type: ignore[arg-type]
+            arrays = answer(
+                teacher,
+                {
+                    "input_ids": ids,
+                    "position_ids": np.tile(np.arange(32, dtype=np.int32), (2, 1)),
+                    "top_k_positions": top_k,
+                    "draw_positions": draw,
+                    "hidden_positions": hidden,
+                    "targets": np.zeros((0, 0), np.int32),
+                    "sample_keys": np.zeros((0, 2), np.int64),
+                },
+                wanted,
+            )
             frames = codec.encode(Reply(request_id=7, forward_seconds=0.5), arrays)
             logits = float(arrays["top_k_logits"].astype(np.float64).sum())
-            found[f"{signal}, {hidden_format}"] = {"digest": hashlib.sha256(b"".join(frames)).hexdigest(), "top_k_logits": logits.hex()}
+            found[f"{signal}, {hidden_format}"] = {
+                "digest": hashlib.sha256(b"".join(frames)).hexdigest(),
+                "top_k_logits": logits.hex(),
+            }
     return found
 
 
 if __name__ == "__main__":
     if os.environ.get("ATEN_CPU_CAPABILITY") != PINNED["ATEN_CPU_CAPABILITY"]:
-        os.execve(sys.executable, [sys.executable, "-m", "tests.processes.golden_worker", *sys.argv[1:]],
-                  dict(os.environ) | PINNED | {"DSKD_HOME": f"{sys.argv[1]}.home", "HF_DATASETS_CACHE": f"{sys.argv[1]}.datasets"})
+        os.execve(
+            sys.executable,
+            [sys.executable, "-m", "tests.processes.golden_worker", *sys.argv[1:]],
+            dict(os.environ)
+            | PINNED
+            | {"DSKD_HOME": f"{sys.argv[1]}.home", "HF_DATASETS_CACHE": f"{sys.argv[1]}.datasets"},
+        )
     main(Path(sys.argv[1]))

@@ -1,6 +1,6 @@
 """One rank of the generation test: a student under ZeRO-3 that trains a step, writes, and trains another.
 
-    torchrun --nproc_per_node R on_policy_worker.py --spec FILE --out FILE [--write]
+torchrun --nproc_per_node R on_policy_worker.py --spec FILE --out FILE [--write]
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ def main() -> None:
     if args.write:
         before = weights_of(engine)
         blocks = OnPolicyBlocks(spec, rank, corpus, engine)
-        result["row"] = blocks.get(spec.train.global_batch_blocks + rank * spec.train.micro_batch_blocks)[1]["input_ids"]  # step 1
+        result["row"] = blocks.get(
+            spec.train.global_batch_blocks + rank * spec.train.micro_batch_blocks
+        )[1]["input_ids"]  # step 1
         with plain_student(engine) as model:
             # Ranks may ask for different numbers of forward calls.
             result["short"] = continue_tokens(model, [[5, 6, 7, 8]], [(0,)], 2 + 6 * rank, 0.0, [0])

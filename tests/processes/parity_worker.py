@@ -30,7 +30,9 @@ from dskd_ds.student.model import DistillStudent, load_student
 NUM_BLOCKS, LENGTH = 6, 16
 
 
-def block(number: int, vocab_size: int, size: int) -> tuple[torch.Tensor, TeacherTargets, SenseTargets]:
+def block(
+    number: int, vocab_size: int, size: int
+) -> tuple[torch.Tensor, TeacherTargets, SenseTargets]:
     """Block `number` with a teacher's word and senses drawn from its number alone; blocks differ in how much is supervised.
 
     size: of the senses' space.
@@ -38,22 +40,43 @@ def block(number: int, vocab_size: int, size: int) -> tuple[torch.Tensor, Teache
     draw = torch.Generator().manual_seed(number)
     ids = torch.randint(1, vocab_size, (1, LENGTH), generator=draw)
     positions = torch.arange(LENGTH - 1 - number)
-    teacher = TeacherTargets(positions, ids[0, 1: len(positions) + 1],
-                             top_k_signal(torch.randn(len(positions), vocab_size, generator=draw) * 3, 8, (1.0,)))
+    teacher = TeacherTargets(
+        positions,
+        ids[0, 1 : len(positions) + 1],
+        top_k_signal(torch.randn(len(positions), vocab_size, generator=draw) * 3, 8, (1.0,)),
+    )
     num_sense = number % 3  # some blocks have none
     push = torch.randn(num_sense, 2, size, generator=draw)
-    senses = SenseTargets(torch.arange(num_sense), torch.ones(num_sense), torch.randn(num_sense, size, generator=draw),
-                          torch.zeros(num_sense), torch.ones(num_sense).bool(), push, push.square().sum(2),
-                          torch.ones(num_sense, 2).bool())
+    senses = SenseTargets(
+        torch.arange(num_sense),
+        torch.ones(num_sense),
+        torch.randn(num_sense, size, generator=draw),
+        torch.zeros(num_sense),
+        torch.ones(num_sense).bool(),
+        push,
+        push.square().sum(2),
+        torch.ones(num_sense, 2).bool(),
+    )
     return ids, teacher, senses
 
 
-def spec_of(model: str, teacher: str | None, frozen: bool, num_students: int = 1, compiled: bool = False) -> RunSpec:
+def spec_of(
+    model: str, teacher: str | None, frozen: bool, num_students: int = 1, compiled: bool = False
+) -> RunSpec:
     """The run that this worker and the single process have in common."""
-    return load_spec("ds_configs/runs/quickstart.toml", [
-        f"teacher.model={teacher or model}", "student.dtype=float32", "loss.chunk_positions=4", "loss.sense_weight=0.5",
-        f"train.global_batch_blocks={NUM_BLOCKS}", f"topology.num_students={num_students}", f"student.compile={str(compiled).lower()}",
-        *(["student.train_last_layers=1"] if frozen else [])])
+    return load_spec(
+        "ds_configs/runs/quickstart.toml",
+        [
+            f"teacher.model={teacher or model}",
+            "student.dtype=float32",
+            "loss.chunk_positions=4",
+            "loss.sense_weight=0.5",
+            f"train.global_batch_blocks={NUM_BLOCKS}",
+            f"topology.num_students={num_students}",
+            f"student.compile={str(compiled).lower()}",
+            *(["student.train_last_layers=1"] if frozen else []),
+        ],
+    )
 
 
 def sizes(spec: RunSpec) -> tuple[int, int]:
@@ -86,18 +109,30 @@ def run(case: dict[str, Any]) -> None:
     """One optimiser step; store every gradient that it is made with."""
     rank, size = deepspeed.comm.get_rank(), deepspeed.comm.get_world_size()
     spec = spec_of(case["model"], case["teacher"], case["frozen"], size, case["compiled"])
-    config = {"train_batch_size": NUM_BLOCKS, "train_micro_batch_size_per_gpu": 1,
-              "gradient_accumulation_steps": NUM_BLOCKS // size,
-              "zero_optimization": {"stage": 3, "reduce_bucket_size": 5000, "stage3_param_persistence_threshold": 0,
-                                    "stage3_max_live_parameters": 0, "stage3_max_reuse_distance": 0, "stage3_prefetch_bucket_size": 0},
-              "optimizer": {"type": "AdamW", "params": {"lr": 1e-3, "torch_adam": True}}}
+    config = {
+        "train_batch_size": NUM_BLOCKS,
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": NUM_BLOCKS // size,
+        "zero_optimization": {
+            "stage": 3,
+            "reduce_bucket_size": 5000,
+            "stage3_param_persistence_threshold": 0,
+            "stage3_max_live_parameters": 0,
+            "stage3_max_reuse_distance": 0,
+            "stage3_prefetch_bucket_size": 0,
+        },
+        "optimizer": {"type": "AdamW", "params": {"lr": 1e-3, "torch_adam": True}},
+    }
     student = load_student(spec, case["model"], config, 2.0)
     start_map(student)
     trainable = [p for p in student.parameters() if p.requires_grad]
     engine, *_ = deepspeed.initialize(model=student, model_parameters=trainable, config=config)
     blocks = [block(number, *sizes(spec)) for number in range(NUM_BLOCKS)]
     tokens, senses = (sum(len(b[part].positions) for b in blocks) for part in (1, 2))
-    mine = [MicroBatch(ids, torch.arange(LENGTH)[None], teacher, sense) for ids, teacher, sense in blocks[rank::size]]
+    mine = [
+        MicroBatch(ids, torch.arange(LENGTH)[None], teacher, sense)
+        for ids, teacher, sense in blocks[rank::size]
+    ]
     gradients = record_gradients(engine)
     optimise(spec, engine, StepInput(mine, 0.0, 0.0, 0), Counts(tokens, senses))
     if rank == 0:
@@ -112,7 +147,13 @@ def record_gradients(engine: Any) -> dict[str, torch.Tensor]:
 
     def record_and_step() -> None:
         if engine.is_gradient_accumulation_boundary():
-            found.update({name: safe_get_full_grad(p).clone() for name, p in engine.module.named_parameters() if p.requires_grad})
+            found.update(
+                {
+                    name: safe_get_full_grad(p).clone()
+                    for name, p in engine.module.named_parameters()
+                    if p.requires_grad
+                }
+            )
         step()
 
     engine.step = record_and_step

@@ -18,10 +18,26 @@ pytestmark = [pytest.mark.process, pytest.mark.slow]
 def test_launches_are_followed_and_ended(tiny: TinyWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     quiet_libraries()
     monkeypatch.setenv("DSKD_HOME", str(tiny.folder / "home"))
-    overrides = [f"run_dir={tiny.folder / 'bench'}", "student.layers=first", "train.global_batch_blocks=1"]
+    overrides = [
+        f"run_dir={tiny.folder / 'bench'}",
+        "student.layers=first",
+        "train.global_batch_blocks=1",
+    ]
     student_init(load_spec(tiny.spec_file, [*overrides, "topology.num_students=1"]))
-    found = step.measure(str(tiny.spec_file), overrides, arms=("loop", "replay", "kd"), rounds=1, num_steps=2, dropped=1)
-    assert {arm: len(runs) for arm, runs in found.items()} == {"floor": 1, "loop": 1, "replay": 1, "kd": 1}
+    found = step.measure(
+        str(tiny.spec_file),
+        overrides,
+        arms=("loop", "replay", "kd"),
+        rounds=1,
+        num_steps=2,
+        dropped=1,
+    )
+    assert {arm: len(runs) for arm, runs in found.items()} == {
+        "floor": 1,
+        "loop": 1,
+        "replay": 1,
+        "kd": 1,
+    }
     for runs in found.values():
         assert [s.seconds > 0 for s in runs[0].steps] == [True, True]
         assert 50e6 < runs[0].student_bytes < runs[0].peak_bytes < 5e9

@@ -26,13 +26,30 @@ SAMPLED = ("--new-tokens", "80", "--temperature", "1.0", "--batch", "2")
 @pytest.fixture
 def chat_spec(tiny: TinyWorld) -> Path:
     """The tiny spec with 61 conversations, one of which asks nothing."""
-    rows = [{"title": str(i), "messages": [{"role": "user", "content": f"what is {' '.join(WORDS[i % 20 :][: 1 + i % 7])}?"},
-                                           {"role": "assistant", "content": "a word"}]} for i in range(60)]
+    rows = [
+        {
+            "title": str(i),
+            "messages": [
+                {"role": "user", "content": f"what is {' '.join(WORDS[i % 20 :][: 1 + i % 7])}?"},
+                {"role": "assistant", "content": "a word"},
+            ],
+        }
+        for i in range(60)
+    ]
     source = tiny.folder / "chats.jsonl"
-    source.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"title": "none", "messages": rows[0]["messages"][1:]}]))
+    source.write_text(
+        "".join(
+            json.dumps(row) + "\n"
+            for row in [*rows, {"title": "none", "messages": rows[0]["messages"][1:]}]
+        )
+    )
     tree = tiny.spec_tree()
-    tree["data"] = {"block_tokens": 128, "chat_template": "plain", "heldout_fraction": 0.0,
-                    "train": [{"path": str(source), "format": "chat", "title_field": "title"}]}
+    tree["data"] = {
+        "block_tokens": 128,
+        "chat_template": "plain",
+        "heldout_fraction": 0.0,
+        "train": [{"path": str(source), "format": "chat", "title_field": "title"}],
+    }
     path = tiny.folder / "chat.toml"
     path.write_text(tomli_w.dumps(tree))
     return path
@@ -49,12 +66,34 @@ def reference(tiny: TinyWorld, launch: Launch, chat_spec: Path) -> Path:
     return output
 
 
-def test_the_file_does_not_depend_on_ranks_and_trains(tiny: TinyWorld, launch: Launch, chat_spec: Path, reference: Path) -> None:
+def test_the_file_does_not_depend_on_ranks_and_trains(
+    tiny: TinyWorld, launch: Launch, chat_spec: Path, reference: Path
+) -> None:
     output = tiny.folder / "continued_by_two.jsonl"
     # Here by a spec whose own sources are texts, as README has it.
-    settings = [word for key in ("data.block_tokens=128", "data.chat_template=plain") for word in ("--set", key)]
-    assert launch(*dskd("data", "continue", str(tiny.spec_file), "--input", str(tiny.folder / "chats.jsonl"), "--output", str(output),
-                        "--ranks", "2", *SAMPLED, *settings)).code == 0
+    settings = [
+        word
+        for key in ("data.block_tokens=128", "data.chat_template=plain")
+        for word in ("--set", key)
+    ]
+    assert (
+        launch(
+            *dskd(
+                "data",
+                "continue",
+                str(tiny.spec_file),
+                "--input",
+                str(tiny.folder / "chats.jsonl"),
+                "--output",
+                str(output),
+                "--ranks",
+                "2",
+                *SAMPLED,
+                *settings,
+            )
+        ).code
+        == 0
+    )
     assert output.read_bytes() == reference.read_bytes()
     rows = [json.loads(line) for line in reference.read_text().splitlines()]
     assert len(rows) > 50
@@ -66,16 +105,24 @@ def test_the_file_does_not_depend_on_ranks_and_trains(tiny: TinyWorld, launch: L
 
 def num_written(output: Path) -> int:
     """Batches that are in the parts of an output."""
-    return sum(path.read_bytes().count(b'"batch"') for path in output.parent.glob(f"{output.name}.part-*"))
+    return sum(
+        path.read_bytes().count(b'"batch"') for path in output.parent.glob(f"{output.name}.part-*")
+    )
 
 
 @pytest.mark.slow
-def test_a_killed_job_goes_on(tiny: TinyWorld, launch: Launch, chat_spec: Path, reference: Path) -> None:
+def test_a_killed_job_goes_on(
+    tiny: TinyWorld, launch: Launch, chat_spec: Path, reference: Path
+) -> None:
     output = tiny.folder / "killed.jsonl"
     words = ["--output", str(output), *SAMPLED]
     command = launchers.continue_command(str(chat_spec), [], 2, words)
-    process = subprocess.Popen(command, env=child_environment(os.environ) | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT)
+    process = subprocess.Popen(
+        command,
+        env=child_environment(os.environ) | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     while num_written(output) < 3:
         assert process.poll() is None, "it ended before it wrote three batches"
         time.sleep(0.01)
@@ -89,7 +136,9 @@ def test_a_killed_job_goes_on(tiny: TinyWorld, launch: Launch, chat_spec: Path, 
     other = launch(*dskd("data", "continue", str(chat_spec), *words, "--whole"))
     assert other.code == 2
     assert "written with other settings" in other.output
-    ended = launch(*dskd("data", "continue", str(chat_spec), *words))  # one rank goes on with what two began
+    ended = launch(
+        *dskd("data", "continue", str(chat_spec), *words)
+    )  # one rank goes on with what two began
     assert ended.code == 0
     assert output.read_bytes() == reference.read_bytes()
     again = launch(*dskd("data", "continue", str(chat_spec), *words))

@@ -33,18 +33,33 @@ def run_dir(tiny: TinyWorld, launch: Launch, dictionary: Path) -> Path:
     return folder
 
 
-def test_dictionary_is_the_same_for_any_number_of_ranks(tiny: TinyWorld, launch: Launch, dictionary: Path) -> None:
+def test_dictionary_is_the_same_for_any_number_of_ranks(
+    tiny: TinyWorld, launch: Launch, dictionary: Path
+) -> None:
     alone = tiny.folder / "senses_alone"
-    assert launch(*dskd("senses", "build", str(tiny.spec_file), "--set", f"senses.dictionary={alone}")).code == 0
+    assert (
+        launch(
+            *dskd("senses", "build", str(tiny.spec_file), "--set", f"senses.dictionary={alone}")
+        ).code
+        == 0
+    )
     assert (alone / SENSES_FILE).read_bytes() == (dictionary / SENSES_FILE).read_bytes()
-    assert (alone / "index" / "graph.bin").read_bytes() == (dictionary / "index" / "graph.bin").read_bytes()
+    assert (alone / "index" / "graph.bin").read_bytes() == (
+        dictionary / "index" / "graph.bin"
+    ).read_bytes()
     facts = open_dictionary(dictionary).facts
     assert facts["num_related_tokens"] > 0
     assert facts["num_tokens"] > 20
 
 
 def test_a_run_leaves_what_design_promises(tiny: TinyWorld, run_dir: Path) -> None:
-    for name in ("spec.toml", "metrics.jsonl", "tensorboard", "checkpoints/step-00000003/manifest.json", "student/model.safetensors"):
+    for name in (
+        "spec.toml",
+        "metrics.jsonl",
+        "tensorboard",
+        "checkpoints/step-00000003/manifest.json",
+        "student/model.safetensors",
+    ):
         assert (run_dir / name).exists(), name
     records = read_metrics(run_dir)
     assert [record["step"] for record in records] == [1, 2, 3, 4, 5, 6]
@@ -60,15 +75,19 @@ def test_a_run_leaves_what_design_promises(tiny: TinyWorld, run_dir: Path) -> No
     assert not list((run_dir / "link").glob("student-*.json"))  # addresses are withdrawn at the end
     buffers = Path("/dev/shm").glob(f"deepspeed_allreduce_buffer_{os.getuid()}_*")
     before = tiny.spec_file.stat().st_mtime
-    assert not [buffer for buffer in buffers if buffer.stat().st_mtime > before]  # nor is memory kept that nobody has
+    assert not [
+        buffer for buffer in buffers if buffer.stat().st_mtime > before
+    ]  # nor is memory kept that nobody has
 
 
 def test_the_student_loads_without_this_package(run_dir: Path) -> None:
-    code = ("import sys; from transformers import AutoModelForCausalLM, AutoTokenizer\n"
-            f"m = AutoModelForCausalLM.from_pretrained({str(run_dir / 'student')!r})\n"
-            f"t = AutoTokenizer.from_pretrained({str(run_dir / 'student')!r})\n"
-            "assert m.config.num_hidden_layers == 2 and 'dskd_ds' not in sys.modules\n"
-            "print(m(**t(' big bank', return_tensors='pt')).logits.shape)")
+    code = (
+        "import sys; from transformers import AutoModelForCausalLM, AutoTokenizer\n"
+        f"m = AutoModelForCausalLM.from_pretrained({str(run_dir / 'student')!r})\n"
+        f"t = AutoTokenizer.from_pretrained({str(run_dir / 'student')!r})\n"
+        "assert m.config.num_hidden_layers == 2 and 'dskd_ds' not in sys.modules\n"
+        "print(m(**t(' big bank', return_tensors='pt')).logits.shape)"
+    )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -86,7 +105,9 @@ def test_eval_report_and_export(tiny: TinyWorld, launch: Launch, run_dir: Path) 
     assert launch(*dskd("export", str(tiny.spec_file))).code == 0
     again = load_file(run_dir / "student" / "model.safetensors")
     assert exported.keys() == again.keys()
-    assert all((exported[name] == again[name]).all() for name in exported)  # gathered from ranks, and from the checkpoint's files
+    assert all(
+        (exported[name] == again[name]).all() for name in exported
+    )  # gathered from ranks, and from the checkpoint's files
 
 
 def test_resume_is_bitwise(tiny: TinyWorld, launch: Launch, run_dir: Path) -> None:
@@ -97,30 +118,53 @@ def test_resume_is_bitwise(tiny: TinyWorld, launch: Launch, run_dir: Path) -> No
     shutil.rmtree(second / "student")
     (second / "checkpoints" / "step-00000005").mkdir()  # a save that a crash cut short: no manifest
     assert launch(*dskd("train", str(tiny.spec_file), "--set", f"run_dir={second}")).code == 0
-    exact = ("loss", "loss_ce", "loss_kd", "loss_sense", "grad_norm", "lr", "sense_positions", "sense_pull_distance")
+    exact = (
+        "loss",
+        "loss_ce",
+        "loss_kd",
+        "loss_sense",
+        "grad_norm",
+        "lr",
+        "sense_positions",
+        "sense_pull_distance",
+    )
     for before, after in zip(read_metrics(run_dir), read_metrics(second), strict=True):
         assert {key: before[key] for key in exact} == {key: after[key] for key in exact}
-    mine, theirs = (load_file(folder / "student" / "model.safetensors") for folder in (run_dir, second))
+    mine, theirs = (
+        load_file(folder / "student" / "model.safetensors") for folder in (run_dir, second)
+    )
     assert all((mine[name] == theirs[name]).all() for name in mine)
 
 
 def test_exact_signal_trains(tiny: TinyWorld, launch: Launch, dictionary: Path) -> None:
     assert dictionary.is_dir()
     folder = tiny.folder / "exact"
-    keys = (f"run_dir={folder}", f"senses.local_dir={folder / 'node'}", "loss.signal=exact", "loss.temperature=2.0",
-            "train.num_steps=2", "student.layers=first",
-            "train.global_batch_blocks=8")
+    keys = (
+        f"run_dir={folder}",
+        f"senses.local_dir={folder / 'node'}",
+        "loss.signal=exact",
+        "loss.temperature=2.0",
+        "train.num_steps=2",
+        "student.layers=first",
+        "train.global_batch_blocks=8",
+    )
     overrides = [word for key in keys for word in ("--set", key)]
-    assert launch(*torchrun(3, "dskd_ds/train.py", "--spec", str(tiny.spec_file), *overrides)).code == 0
+    assert (
+        launch(*torchrun(3, "dskd_ds/train.py", "--spec", str(tiny.spec_file), *overrides)).code
+        == 0
+    )
     assert len(read_metrics(folder)) == 2
-    (copy,) = (path for path in (folder / "node").iterdir() if path.is_dir())  # two students, one copy
+    (copy,) = (
+        path for path in (folder / "node").iterdir() if path.is_dir()
+    )  # two students, one copy
     assert (copy / SENSES_FILE).read_bytes() == (dictionary / SENSES_FILE).read_bytes()
     assert load_spec(folder / "spec.toml").num_accumulation_steps == 4
 
 
 @pytest.mark.parametrize("launcher", [mpirun, torchrun])
-def test_other_launchers_train_as_deepspeed_does(tiny: TinyWorld, launch: Launch, run_dir: Path,
-                                                  launcher: Callable[..., list[str]]) -> None:
+def test_other_launchers_train_as_deepspeed_does(
+    tiny: TinyWorld, launch: Launch, run_dir: Path, launcher: Callable[..., list[str]]
+) -> None:
     """The same entry, the same roles, the very same losses."""
     folder = tiny.folder / launcher.__name__
     words = ["dskd_ds/train.py", "--spec", str(tiny.spec_file), "--set", f"run_dir={folder}"]

@@ -28,7 +28,9 @@ def floats(values: Any) -> Any:
 def test_results_are_the_recorded_ones(tmp_path: Path) -> None:
     """With other versions of torch or transformers than were recorded, numbers need only be close."""
     words = [sys.executable, "-m", "tests.processes.golden_worker", str(tmp_path / "golden")]
-    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, timeout=280, env=dict(os.environ), check=True)
+    done = subprocess.run(
+        words, stdout=subprocess.PIPE, text=True, timeout=280, env=dict(os.environ), check=True
+    )
     found, expected = json.loads(done.stdout), json.loads(GOLDEN.read_text())
     if found["made_with"] == expected["made_with"]:
         assert found == expected

@@ -21,21 +21,47 @@ pytestmark = [pytest.mark.process, pytest.mark.slow]
 ON_POLICY = {"on_policy_fraction": 0.5, "on_policy_prompt_tokens": 8, "on_policy_new_tokens": 6}
 
 
-def test_generation_leaves_the_weights_and_the_training_alone(tiny: TinyWorld, launch: Launch) -> None:
+def test_generation_leaves_the_weights_and_the_training_alone(
+    tiny: TinyWorld, launch: Launch
+) -> None:
     tree = tiny.spec_tree()
-    tree |= {"student": {"layers": "first", "num_layers": 2, "dtype": "float32"}, "run_dir": str(tiny.folder / "writes"),
-             "train": {"num_steps": 6, "global_batch_blocks": 2, **ON_POLICY, "on_policy_temperature": 0.0}}
+    tree |= {
+        "student": {"layers": "first", "num_layers": 2, "dtype": "float32"},
+        "run_dir": str(tiny.folder / "writes"),
+        "train": {
+            "num_steps": 6,
+            "global_batch_blocks": 2,
+            **ON_POLICY,
+            "on_policy_temperature": 0.0,
+        },
+    }
     path = tiny.folder / "writes.toml"
     path.write_text(tomli_w.dumps(tree))
     for name, words in (("written", ["--write"]), ("plain", [])):
         out = tiny.folder / name
-        assert launch(*torchrun(2, "tests/processes/on_policy_worker.py", "--spec", str(path), "--out", str(out), *words)).code == 0
+        assert (
+            launch(
+                *torchrun(
+                    2,
+                    "tests/processes/on_policy_worker.py",
+                    "--spec",
+                    str(path),
+                    "--out",
+                    str(out),
+                    *words,
+                )
+            ).code
+            == 0
+        )
     written = [torch.load(tiny.folder / f"written.{rank}", weights_only=True) for rank in range(2)]
     plain = torch.load(tiny.folder / "plain.0", weights_only=True)
     for name, weight in plain["weights"].items():
         assert torch.equal(weight, written[0]["weights"][name]), name
         assert torch.equal(weight, written[1]["weights"][name]), name
-    assert any(not torch.equal(weight, written[0]["before"][name]) for name, weight in plain["weights"].items())
+    assert any(
+        not torch.equal(weight, written[0]["before"][name])
+        for name, weight in plain["weights"].items()
+    )
     # The text is what the gathered weights say, in one process without DeepSpeed.
     spec = load_spec(path)
     from transformers import AutoModelForCausalLM
@@ -43,21 +69,33 @@ def test_generation_leaves_the_weights_and_the_training_alone(tiny: TinyWorld, l
     from dskd_ds.student.depth import student_init
 
     model = AutoModelForCausalLM.from_pretrained(student_init(spec), dtype=torch.float32).eval()
-    state = {name.removeprefix("language_model."): weight for name, weight in written[0]["before"].items()}
+    state = {
+        name.removeprefix("language_model."): weight
+        for name, weight in written[0]["before"].items()
+    }
     model.load_state_dict(state, strict=False)
     corpus = open_source(spec)
     for rank in range(2):
-        assert written[rank]["short"] == continue_tokens(model, [[5, 6, 7, 8]], [(0,)], 2 + 6 * rank, 0.0, [0])
-        prompts = [prompt.tokens for prompt in prompts_of(corpus.get(2 + rank)[1], spec.train, 32, 0, [])]
+        assert written[rank]["short"] == continue_tokens(
+            model, [[5, 6, 7, 8]], [(0,)], 2 + 6 * rank, 0.0, [0]
+        )
+        prompts = [
+            prompt.tokens for prompt in prompts_of(corpus.get(2 + rank)[1], spec.train, 32, 0, [])
+        ]
         texts = continue_tokens(model, prompts, [(0,)] * len(prompts), 6, 0.0, [0])
-        expected = [token for prompt, text in zip(prompts, texts, strict=True) for token in (*prompt, *text)]
+        expected = [
+            token for prompt, text in zip(prompts, texts, strict=True) for token in (*prompt, *text)
+        ]
         assert written[rank]["row"][: len(expected)] == expected
 
 
 @pytest.mark.usefixtures("dictionary")
 def test_a_run_counts_what_the_student_wrote(tiny: TinyWorld, launch: Launch) -> None:
     tree = tiny.spec_tree()
-    tree |= {"run_dir": str(tiny.folder / "on_policy"), "train": {"num_steps": 6, "global_batch_blocks": 4, **ON_POLICY}}
+    tree |= {
+        "run_dir": str(tiny.folder / "on_policy"),
+        "train": {"num_steps": 6, "global_batch_blocks": 4, **ON_POLICY},
+    }
     path = tiny.folder / "on_policy.toml"
     path.write_text(tomli_w.dumps(tree))
     assert launch(*torchrun(3, "dskd_ds/train.py", "--spec", str(path))).code == 0
@@ -67,18 +105,31 @@ def test_a_run_counts_what_the_student_wrote(tiny: TinyWorld, launch: Launch) ->
     for record in records:
         assert all(math.isfinite(value) for value in record.values())
         assert record["loss_kd"] > 0
-    assert sum(record["sense_positions"] for record in records if record["on_policy_share"]) > 0  # senses of what the student wrote
+    assert (
+        sum(record["sense_positions"] for record in records if record["on_policy_share"]) > 0
+    )  # senses of what the student wrote
     assert (tiny.folder / "on_policy" / "student" / "model.safetensors").is_file()
 
 
-def test_a_stream_that_ends_for_one_rank_first_ends_for_all(tiny: TinyWorld, launch: Launch) -> None:
+def test_a_stream_that_ends_for_one_rank_first_ends_for_all(
+    tiny: TinyWorld, launch: Launch
+) -> None:
     """Of the third step's blocks only rank 1's last is missing: rank 0 must not wait for it with its weights half gathered."""
     assert len(train_blocks(load_spec(tiny.spec_file))) % 44 == 43
     tree = tiny.spec_tree()
     tree["data"] |= {"stream": True}  # type: ignore[operator]
-    tree |= {"student": {"layers": "first", "num_layers": 2, "dtype": "float32"}, "run_dir": str(tiny.folder / "stream"),
-             "loss": {"top_k": 16, "sense_weight": 0.0},
-             "train": {"num_steps": 6, "global_batch_blocks": 44, "micro_batch_blocks": 11, **ON_POLICY, "on_policy_fraction": 1.0}}
+    tree |= {
+        "student": {"layers": "first", "num_layers": 2, "dtype": "float32"},
+        "run_dir": str(tiny.folder / "stream"),
+        "loss": {"top_k": 16, "sense_weight": 0.0},
+        "train": {
+            "num_steps": 6,
+            "global_batch_blocks": 44,
+            "micro_batch_blocks": 11,
+            **ON_POLICY,
+            "on_policy_fraction": 1.0,
+        },
+    }
     path = tiny.folder / "stream.toml"
     path.write_text(tomli_w.dumps(tree))
     ended = launch("timeout", "100", *mpirun(3, "dskd_ds/train.py", "--spec", str(path)))

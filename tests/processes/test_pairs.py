@@ -21,24 +21,44 @@ pytestmark = [pytest.mark.process, pytest.mark.slow]
 def test_a_wider_student_with_more_rows(tiny: TinyWorld, launch: Launch, tmp_path: Path) -> None:
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-    student = write_model(tmp_path / "wide", tiny.folder, num_layers=1, seed=1, hidden_size=48, extra_rows=7)
-    tree = tiny.spec_tree() | {"run_dir": str(tmp_path / "run"), "student": {"model": str(student), "dtype": "float32"},
-                               "train": {"num_steps": 2, "global_batch_blocks": 4}, "checkpoint": {"every_steps": 0},
-                               "loss": {"signal": "exact", "divergence": "jensen_shannon", "temperature": 2.0, "top_k": 16,
-                                        "sense_weight": 0.5, "chunk_positions": 16}}
+    student = write_model(
+        tmp_path / "wide", tiny.folder, num_layers=1, seed=1, hidden_size=48, extra_rows=7
+    )
+    tree = tiny.spec_tree() | {
+        "run_dir": str(tmp_path / "run"),
+        "student": {"model": str(student), "dtype": "float32"},
+        "train": {"num_steps": 2, "global_batch_blocks": 4},
+        "checkpoint": {"every_steps": 0},
+        "loss": {
+            "signal": "exact",
+            "divergence": "jensen_shannon",
+            "temperature": 2.0,
+            "top_k": 16,
+            "sense_weight": 0.5,
+            "chunk_positions": 16,
+        },
+    }
     spec = tmp_path / "pair.toml"
     spec.write_text(tomli_w.dumps(tree))
-    assert launch(*torchrun(3, "dskd_ds/train.py", "--spec", str(spec)), marker=str(tmp_path)).code == 0
+    assert (
+        launch(*torchrun(3, "dskd_ds/train.py", "--spec", str(spec)), marker=str(tmp_path)).code
+        == 0
+    )
     for record in read_metrics(tmp_path / "run"):
         assert all(math.isfinite(value) for value in record.values())
         assert record["sense_positions"] > 0
         assert 0 < record["loss_kd"] < math.log(2)
-    state = get_fp32_state_dict_from_zero_checkpoint(str(tmp_path / "run" / "checkpoints"), "step-00000002")
+    state = get_fp32_state_dict_from_zero_checkpoint(
+        str(tmp_path / "run" / "checkpoints"), "step-00000002"
+    )
     assert state["objective.sense_map"].shape == (32, 48)
     assert state["objective.sense_map"].abs().sum() > 0  # it began at zero
     exported = load_file(tmp_path / "run" / "student" / "model.safetensors")
     assert not [name for name in exported if "sense_map" in name]
-    assert exported["model.embed_tokens.weight"].shape == load_file(student / "model.safetensors")["model.embed_tokens.weight"].shape
+    assert (
+        exported["model.embed_tokens.weight"].shape
+        == load_file(student / "model.safetensors")["model.embed_tokens.weight"].shape
+    )
     assert launch(*dskd("eval", str(spec)), marker=str(tmp_path)).code == 0
     scores = json.loads((tmp_path / "run" / "evaluation.json").read_text())["scores"]
     assert scores["teacher"]["kl"] == 0

@@ -28,44 +28,97 @@ def single_process(model: str, teacher: str | None, frozen: bool) -> dict[str, t
     language_model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     freeze(language_model, 1 if frozen else None)
     mapping = sense_map(spec, language_model.config.hidden_size)
-    student = DistillStudent(language_model, DistillObjective(language_model.get_output_embeddings().weight, spec.loss, 2.0,
-                                                              sense_map=mapping))
+    student = DistillStudent(
+        language_model,
+        DistillObjective(
+            language_model.get_output_embeddings().weight, spec.loss, 2.0, sense_map=mapping
+        ),
+    )
     parity_worker.start_map(student)
-    blocks = [parity_worker.block(n, *parity_worker.sizes(spec)) for n in range(parity_worker.NUM_BLOCKS)]
+    blocks = [
+        parity_worker.block(n, *parity_worker.sizes(spec)) for n in range(parity_worker.NUM_BLOCKS)
+    ]
     tokens, senses = (sum(len(b[part].positions) for b in blocks) for part in (1, 2))
     for ids, word, sense in blocks:
-        loss, _ = student(ids, torch.arange(parity_worker.LENGTH)[None], word, sense, Scales(1 / tokens, 1 / senses))
+        loss, _ = student(
+            ids,
+            torch.arange(parity_worker.LENGTH)[None],
+            word,
+            sense,
+            Scales(1 / tokens, 1 / senses),
+        )
         loss.backward()
-    return {name: p.grad for name, p in student.named_parameters() if p.requires_grad and p.grad is not None}
+    return {
+        name: p.grad
+        for name, p in student.named_parameters()
+        if p.requires_grad and p.grad is not None
+    }
 
 
 PLAIN = {"tied": True, "frozen": False, "other_size": False, "compiled": False}
 
 
-@pytest.mark.parametrize(("num_ranks", "changes"), [
-    (1, [{}]), (2, [{}, {"tied": False}, {"frozen": True, "other_size": True}, {"compiled": True}]), (3, [{"other_size": True}])],
-    ids=["1 rank, tied", "2 ranks, tied, untied, frozen head and a map, compiled", "3 ranks, tied, a map"])
-def test_gradients(tiny: TinyWorld, launch: Launch, tmp_path: Path, num_ranks: int, changes: list[dict[str, bool]]) -> None:
+@pytest.mark.parametrize(
+    ("num_ranks", "changes"),
+    [
+        (1, [{}]),
+        (2, [{}, {"tied": False}, {"frozen": True, "other_size": True}, {"compiled": True}]),
+        (3, [{"other_size": True}]),
+    ],
+    ids=[
+        "1 rank, tied",
+        "2 ranks, tied, untied, frozen head and a map, compiled",
+        "3 ranks, tied, a map",
+    ],
+)
+def test_gradients(
+    tiny: TinyWorld, launch: Launch, tmp_path: Path, num_ranks: int, changes: list[dict[str, bool]]
+) -> None:
     """6, 3 or 2 accumulation steps; buckets smaller than most parameters."""
     wanted = [PLAIN | change for change in changes]
     cases = [prepare(tiny, tmp_path / str(number), **case) for number, case in enumerate(wanted)]
     file = tmp_path / "cases.json"
     file.write_text(json.dumps(cases))
-    assert launch(*torchrun(num_ranks, "tests/processes/parity_worker.py", "--cases", str(file)), marker=str(file)).code == 0
+    assert (
+        launch(
+            *torchrun(num_ranks, "tests/processes/parity_worker.py", "--cases", str(file)),
+            marker=str(file),
+        ).code
+        == 0
+    )
     for case, want in zip(cases, wanted, strict=True):
         found = torch.load(case["out"], weights_only=True)
         expected = single_process(case["model"], case["teacher"], case["frozen"])
         assert found.keys() == expected.keys()
-        assert ("language_model.lm_head.weight" in found) == (not want["tied"] and not want["frozen"])
+        assert ("language_model.lm_head.weight" in found) == (
+            not want["tied"] and not want["frozen"]
+        )
         assert ("objective.sense_map" in found) == want["other_size"]
         for name, gradient in expected.items():
             assert gradient.abs().sum() > 0, name
-            torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+            torch.testing.assert_close(
+                found[name],
+                gradient,
+                rtol=1e-4,
+                atol=1e-6,
+                msg=lambda text, name=name: f"{name}: {text}",
+            )
 
 
-def prepare(tiny: TinyWorld, folder: Path, tied: bool, frozen: bool, other_size: bool, compiled: bool) -> dict[str, Any]:
+def prepare(
+    tiny: TinyWorld, folder: Path, tied: bool, frozen: bool, other_size: bool, compiled: bool
+) -> dict[str, Any]:
     """Models of a case, and the case as the worker reads it."""
     model = write_model(folder / "model", tiny.folder, num_layers=2, seed=5, tied=tied)
-    teacher = write_model(folder / "teacher", tiny.folder, num_layers=1, seed=6, hidden_size=48) if other_size else None
-    return {"model": str(model), "teacher": str(teacher) if teacher else None, "frozen": frozen, "compiled": compiled,
-            "out": str(folder / "gradients.pt")}
+    teacher = (
+        write_model(folder / "teacher", tiny.folder, num_layers=1, seed=6, hidden_size=48)
+        if other_size
+        else None
+    )
+    return {
+        "model": str(model),
+        "teacher": str(teacher) if teacher else None,
+        "frozen": frozen,
+        "compiled": compiled,
+        "out": str(folder / "gradients.pt"),
+    }

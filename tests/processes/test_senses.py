@@ -28,22 +28,42 @@ SETTINGS = ("senses.collect_tokens=32768", "senses.vectors_per_token=20000")
 
 def write_corpus(path: Path, seed: int, words: list[str]) -> None:
     draw = random.Random(seed)
-    rows = [{"title": f"{path.stem} {i}", "text": " ".join(draw.choices(words, k=draw.randint(20, 60)))} for i in range(2000)]
+    rows = [
+        {"title": f"{path.stem} {i}", "text": " ".join(draw.choices(words, k=draw.randint(20, 60)))}
+        for i in range(2000)
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def launch_of(tiny: TinyWorld, dictionary: Path, ranks: int, corpus: str = "first", flags: tuple[str, ...] = (),
-              settings: tuple[str, ...] = ()) -> list[str]:
+def launch_of(
+    tiny: TinyWorld,
+    dictionary: Path,
+    ranks: int,
+    corpus: str = "first",
+    flags: tuple[str, ...] = (),
+    settings: tuple[str, ...] = (),
+) -> list[str]:
     """The mpirun line that `dskd senses build` (or refresh, by the flags) starts, for a dictionary of some corpus."""
     path = tiny.folder / f"{corpus}.jsonl"
     if not path.is_file():
-        write_corpus(path, len(corpus), WORDS if corpus == "first" else [*WORDS[:20], "zebra", "quark"])
-    chosen = (f"senses.dictionary={dictionary}", f'data.train=[{{path="{path}", title_field="title"}}]', *SETTINGS, *settings)
+        write_corpus(
+            path, len(corpus), WORDS if corpus == "first" else [*WORDS[:20], "zebra", "quark"]
+        )
+    chosen = (
+        f"senses.dictionary={dictionary}",
+        f'data.train=[{{path="{path}", title_field="title"}}]',
+        *SETTINGS,
+        *settings,
+    )
     return senses_command(str(tiny.spec_file), chosen, ranks, flags)
 
 
 def digests(folder: Path) -> dict[str, str]:
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 @pytest.fixture
@@ -56,17 +76,26 @@ def whole(tiny: TinyWorld, launch: Launch) -> Path:
 
 
 @pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_any_number_of_ranks_builds_the_same(tiny: TinyWorld, launch: Launch, whole: Path, ranks: int) -> None:
+def test_any_number_of_ranks_builds_the_same(
+    tiny: TinyWorld, launch: Launch, whole: Path, ranks: int
+) -> None:
     folder = tiny.folder / f"by-{ranks}"
     assert launch(*launch_of(tiny, folder, ranks)).code == 0
     assert digests(folder) == digests(whole)
     assert not Path(f"{folder}.work").exists()
 
 
-def test_a_killed_build_goes_on_with_another_number_of_ranks(tiny: TinyWorld, launch: Launch, whole: Path) -> None:
+def test_a_killed_build_goes_on_with_another_number_of_ranks(
+    tiny: TinyWorld, launch: Launch, whole: Path
+) -> None:
     folder = tiny.folder / "killed"
-    environment = child_environment(os.environ) | {"OMP_NUM_THREADS": "1", "DSKD_HOME": str(tiny.folder / "home")}
-    running = subprocess.Popen(launch_of(tiny, folder, 2), env=environment, stdout=subprocess.DEVNULL)
+    environment = child_environment(os.environ) | {
+        "OMP_NUM_THREADS": "1",
+        "DSKD_HOME": str(tiny.folder / "home"),
+    }
+    running = subprocess.Popen(
+        launch_of(tiny, folder, 2), env=environment, stdout=subprocess.DEVNULL
+    )
     work = Path(f"{folder}.work")
     try:
         while not (found := sorted(work.glob("*/rank-*/progress.json"))):
@@ -84,7 +113,9 @@ def test_a_killed_build_goes_on_with_another_number_of_ranks(tiny: TinyWorld, la
     assert not work.exists()
 
 
-def test_a_collection_that_is_kept_serves_other_dictionaries(tiny: TinyWorld, launch: Launch, whole: Path) -> None:
+def test_a_collection_that_is_kept_serves_other_dictionaries(
+    tiny: TinyWorld, launch: Launch, whole: Path
+) -> None:
     """The second one adds nothing to it, and deletes nothing but its own parts."""
     kept = tiny.folder / "kept"
     first, second = tiny.folder / "from-kept-1", tiny.folder / "from-kept-2"
@@ -93,7 +124,14 @@ def test_a_collection_that_is_kept_serves_other_dictionaries(tiny: TinyWorld, la
     collected = digests(kept)
     assert any("rank-" in name for name in collected)
     assert not any("parts-" in name for name in collected)
-    assert launch(*launch_of(tiny, second, 1, settings=(f"senses.collection_dir={kept}", "senses.num_senses=2"))).code == 0
+    assert (
+        launch(
+            *launch_of(
+                tiny, second, 1, settings=(f"senses.collection_dir={kept}", "senses.num_senses=2")
+            )
+        ).code
+        == 0
+    )
     assert digests(kept) == collected
     assert len(open_dictionary(second).senses) < len(open_dictionary(first).senses)
 
@@ -110,7 +148,11 @@ def test_refresh_takes_in_another_corpus_once(tiny: TinyWorld, launch: Launch, w
     assert after.facts["history"][0] == before.facts["history"][0]
     assert after.sense_counts.sum() > before.sense_counts.sum()
     assert after.facts["num_tokens"] > before.facts["num_tokens"]
-    assert all(len(texts) == 3 for row, texts in after.contexts_of(range(50)).items() if after.sense_counts[row] >= 3)
+    assert all(
+        len(texts) == 3
+        for row, texts in after.contexts_of(range(50)).items()
+        if after.sense_counts[row] >= 3
+    )
     left = Path(f"{alone}.work")  # as by a kill after the dictionary was whole
     left.mkdir()
     os.utime(tiny.folder / "second.jsonl")  # copied or touched, it is the same text still
@@ -122,8 +164,19 @@ def test_refresh_takes_in_another_corpus_once(tiny: TinyWorld, launch: Launch, w
 def test_refresh_refuses_what_does_not_mix(tiny: TinyWorld, launch: Launch, whole: Path) -> None:
     before = digests(whole)
     path = tiny.folder / "train.jsonl"
-    ended = launch(*dskd("senses", "refresh", str(tiny.spec_file), "--set", f"senses.dictionary={whole}",
-                         "--set", f'data.train=[{{path="{path}", title_field="title"}}]', "--set", "senses.hidden_layer=2"))
+    ended = launch(
+        *dskd(
+            "senses",
+            "refresh",
+            str(tiny.spec_file),
+            "--set",
+            f"senses.dictionary={whole}",
+            "--set",
+            f'data.train=[{{path="{path}", title_field="title"}}]',
+            "--set",
+            "senses.hidden_layer=2",
+        )
+    )
     assert ended.code == 2
     assert "[senses] hidden_layer = 2, but" in ended.output
     assert "Traceback" not in ended.output
@@ -139,7 +192,9 @@ def test_a_dictionary_of_another_layer_is_not_trained_with(tiny: TinyWorld, laun
     ended = launch(*dskd("train", str(tiny.spec_file), *settings))
     assert ended.code == 2
     assert "holds states of layer 2" in ended.output
-    ended = launch(*dskd("senses", "build", str(tiny.spec_file), *settings[:3], "senses.hidden_layer=9"))
+    ended = launch(
+        *dskd("senses", "build", str(tiny.spec_file), *settings[:3], "senses.hidden_layer=9")
+    )
     assert ended.code == 2
     assert "the teacher has 4 layers" in ended.output
 
@@ -155,10 +210,12 @@ def test_two_builds_of_one_dictionary_do_not_meet(tiny: TinyWorld, launch: Launc
 
 
 def test_ranks_with_different_files_notice_it(tiny: TinyWorld, launch: Launch) -> None:
-    code = ("from dskd_ds.runtime.mpi import Communicator\n"
-            f"marker, comm = {str(tiny.folder)!r}, Communicator()\n"
-            "assert comm.all_alike(b'the same') and not comm.all_alike(b'rank %d' % comm.rank)\n"
-            "print('both said so', comm.rank)")
+    code = (
+        "from dskd_ds.runtime.mpi import Communicator\n"
+        f"marker, comm = {str(tiny.folder)!r}, Communicator()\n"
+        "assert comm.all_alike(b'the same') and not comm.all_alike(b'rank %d' % comm.rank)\n"
+        "print('both said so', comm.rank)"
+    )
     ended = launch(*mpirun(2, "-c", code))
     assert ended.code == 0
     assert all(f"both said so {rank}" in ended.output for rank in (0, 1))
@@ -167,10 +224,12 @@ def test_ranks_with_different_files_notice_it(tiny: TinyWorld, launch: Launch) -
 @pytest.mark.fault
 def test_an_error_of_one_rank_ends_all(tiny: TinyWorld, launch: Launch) -> None:
     """Otherwise this rank would wait in MPI's end for the others, and they in the barrier for it."""
-    code = ("import sys\nfrom dskd_ds.runtime.mpi import Communicator, end_together\n"
-            f"marker = {str(tiny.folder)!r}\n"
-            "def work():\n    comm = Communicator()\n    assert comm.rank == 0, 'rank 1 breaks'\n    comm.barrier()\n"
-            "sys.exit(end_together(work))")
+    code = (
+        "import sys\nfrom dskd_ds.runtime.mpi import Communicator, end_together\n"
+        f"marker = {str(tiny.folder)!r}\n"
+        "def work():\n    comm = Communicator()\n    assert comm.rank == 0, 'rank 1 breaks'\n    comm.barrier()\n"
+        "sys.exit(end_together(work))"
+    )
     ended = launch(*mpirun(2, "-c", code))
     assert ended.code != 0
     assert "rank 1 breaks" in ended.output

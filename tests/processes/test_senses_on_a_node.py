@@ -56,8 +56,18 @@ def senses(tmp_path: Path) -> Path:
     """A dictionary of 900 senses with an index."""
     owners = np.repeat(np.arange(300), 3)
     rows = torch.randn(900, 16, generator=torch.Generator().manual_seed(0))
-    write_dictionary(tmp_path / "senses", Senses(owners, rows, np.ones(900, np.int64)), TokenRelations({}, {}, []), {"vocab_size": 300}, 3)
-    build_index(open_dictionary(tmp_path / "senses"), SensesSpec(dictionary="-", index_dims=8), torch.randn(4, 16))
+    write_dictionary(
+        tmp_path / "senses",
+        Senses(owners, rows, np.ones(900, np.int64)),
+        TokenRelations({}, {}, []),
+        {"vocab_size": 300},
+        3,
+    )
+    build_index(
+        open_dictionary(tmp_path / "senses"),
+        SensesSpec(dictionary="-", index_dims=8),
+        torch.randn(4, 16),
+    )
     return tmp_path / "senses"
 
 
@@ -65,8 +75,12 @@ def senses(tmp_path: Path) -> Path:
 def service(senses: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A process that answers for the index, and its address."""
     address = f"ipc://{tmp_path}/index"
-    process = subprocess.Popen([sys.executable, "-c", SERVICE, str(senses), address], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                               text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVICE, str(senses), address],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     yield process, address
@@ -74,20 +88,33 @@ def service(senses: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str
     process.communicate()
 
 
-def test_several_processes_ask_one_index(senses: Path, service: tuple[subprocess.Popen[str], str], tmp_path: Path) -> None:
-    asking = [subprocess.Popen([sys.executable, "-c", ASKING, str(senses), service[1], str(n), str(tmp_path)]) for n in range(NUM_ASKING)]
+def test_several_processes_ask_one_index(
+    senses: Path, service: tuple[subprocess.Popen[str], str], tmp_path: Path
+) -> None:
+    asking = [
+        subprocess.Popen(
+            [sys.executable, "-c", ASKING, str(senses), service[1], str(n), str(tmp_path)]
+        )
+        for n in range(NUM_ASKING)
+    ]
     assert [process.wait() for process in asking] == [0] * NUM_ASKING
     dictionary = open_dictionary(senses)
     graph, projection = load_graph(dictionary), load_projection(dictionary)
     for number in range(NUM_ASKING):
         for step in range(20):
-            states = torch.randn(50, 16, generator=torch.Generator().manual_seed(number * 100 + step))
-            np.testing.assert_array_equal(np.load(tmp_path / f"{number}-{step}.npy"), knn(graph, projection(states), 20))
+            states = torch.randn(
+                50, 16, generator=torch.Generator().manual_seed(number * 100 + step)
+            )
+            np.testing.assert_array_equal(
+                np.load(tmp_path / f"{number}-{step}.npy"), knn(graph, projection(states), 20)
+            )
 
 
 @pytest.mark.fault
 def test_a_dead_service_is_noticed_at_once(service: tuple[subprocess.Popen[str], str]) -> None:
-    client = IndexClient(service[1], answer_seconds=3600)  # only the notice of its death can end the wait
+    client = IndexClient(
+        service[1], answer_seconds=3600
+    )  # only the notice of its death can end the wait
     queries = np.zeros((3, 8), np.float32)
     assert client.search(queries, 20).shape == (3, 20)
     service[0].kill()
@@ -99,7 +126,9 @@ def test_a_dead_service_is_noticed_at_once(service: tuple[subprocess.Popen[str],
 
 
 @pytest.mark.fault
-def test_a_frozen_service_has_a_deadline_and_may_come_back(service: tuple[subprocess.Popen[str], str]) -> None:
+def test_a_frozen_service_has_a_deadline_and_may_come_back(
+    service: tuple[subprocess.Popen[str], str],
+) -> None:
     client = IndexClient(service[1], answer_seconds=0.3)
     queries = np.zeros((3, 8), np.float32)
     assert client.search(queries, 20).shape == (3, 20)
@@ -114,27 +143,43 @@ def test_a_frozen_service_has_a_deadline_and_may_come_back(service: tuple[subpro
     patient.close()
 
 
-def replicate(tiny: TinyWorld, launch: Launch, senses: Path, local: Path, num_ranks: int) -> tuple[int, str]:
-    ended = launch(*mpirun(num_ranks, "-m", "dskd_ds.commands.replicate_senses", "--spec", str(tiny.spec_file)),
-                   "--set", f"senses.dictionary={senses}", "--set", f"senses.local_dir={local}", marker=str(local))
+def replicate(
+    tiny: TinyWorld, launch: Launch, senses: Path, local: Path, num_ranks: int
+) -> tuple[int, str]:
+    ended = launch(
+        *mpirun(
+            num_ranks, "-m", "dskd_ds.commands.replicate_senses", "--spec", str(tiny.spec_file)
+        ),
+        "--set",
+        f"senses.dictionary={senses}",
+        "--set",
+        f"senses.local_dir={local}",
+        marker=str(local),
+    )
     return ended.code, ended.output
 
 
-def test_node_leaders_copy_under_mpirun(tiny: TinyWorld, launch: Launch, senses: Path, tmp_path: Path) -> None:
+def test_node_leaders_copy_under_mpirun(
+    tiny: TinyWorld, launch: Launch, senses: Path, tmp_path: Path
+) -> None:
     local = tmp_path / "node"
     code, output = replicate(tiny, launch, senses, local, 3)
     assert code == 0
     assert "is there on 1 node(s); 1 copied it now" in output
     (copy,) = (p for p in local.iterdir() if p.is_dir())
     assert (copy / SENSES_FILE).read_bytes() == (senses / SENSES_FILE).read_bytes()
-    assert (copy / "index" / "graph.bin").read_bytes() == (senses / "index" / "graph.bin").read_bytes()
+    assert (copy / "index" / "graph.bin").read_bytes() == (
+        senses / "index" / "graph.bin"
+    ).read_bytes()
     code, output = replicate(tiny, launch, senses, local, 2)
     assert code == 0
     assert "is there on 1 node(s); 0 copied it now" in output
 
 
 @pytest.mark.fault
-def test_an_altered_dictionary_is_not_copied(tiny: TinyWorld, launch: Launch, senses: Path, tmp_path: Path) -> None:
+def test_an_altered_dictionary_is_not_copied(
+    tiny: TinyWorld, launch: Launch, senses: Path, tmp_path: Path
+) -> None:
     with (senses / SENSES_FILE).open("r+b") as file:
         file.seek(-1, os.SEEK_END)
         file.write(b"\x01")
@@ -148,17 +193,31 @@ def test_an_altered_dictionary_is_not_copied(tiny: TinyWorld, launch: Launch, se
 @pytest.mark.fault
 def test_a_reading_process_outlives_the_files(senses: Path, tmp_path: Path) -> None:
     """Deleted, then others put in their place, while another process goes on reading what it has mapped."""
-    code = ("import sys; from dskd_ds.senses.dictionary.dictionary import open_dictionary\n"
-            "dictionary = open_dictionary(sys.argv[1]); print('open', flush=True); sys.stdin.readline()\n"
-            "print(dictionary.senses.double().sum().item(), dictionary.squared_norms.double().sum().item())")
+    code = (
+        "import sys; from dskd_ds.senses.dictionary.dictionary import open_dictionary\n"
+        "dictionary = open_dictionary(sys.argv[1]); print('open', flush=True); sys.stdin.readline()\n"
+        "print(dictionary.senses.double().sum().item(), dictionary.squared_norms.double().sum().item())"
+    )
     mapped = open_dictionary(senses)
-    expected = f"{mapped.senses.double().sum().item()} {mapped.squared_norms.double().sum().item()}\n"
-    reader = subprocess.Popen([sys.executable, "-c", code, str(senses)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    expected = (
+        f"{mapped.senses.double().sum().item()} {mapped.squared_norms.double().sum().item()}\n"
+    )
+    reader = subprocess.Popen(
+        [sys.executable, "-c", code, str(senses)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert reader.stdout is not None
     assert reader.stdout.readline() == "open\n"
     senses.rename(tmp_path / "away")
     for path in (tmp_path / "away").rglob("*.*"):
         path.unlink()
-    write_dictionary(senses, Senses(np.arange(300), torch.zeros(300, 16), np.ones(300, np.int64)), TokenRelations({}, {}, []),
-                     {"vocab_size": 300}, 3)
+    write_dictionary(
+        senses,
+        Senses(np.arange(300), torch.zeros(300, 16), np.ones(300, np.int64)),
+        TokenRelations({}, {}, []),
+        {"vocab_size": 300},
+        3,
+    )
     assert reader.communicate("go\n")[0] == expected

@@ -14,15 +14,34 @@ from tests.conftest import TinyWorld
 from tests.processes.conftest import PATIENCE_SECONDS, Launch, Start, dskd, mpirun, torchrun
 
 pytestmark = pytest.mark.process
-EXACT = ("loss", "loss_ce", "loss_kd", "loss_sense", "grad_norm", "sense_positions", "sense_pull_distance", "sense_push_active",
-         "sense_with_synonyms", "sense_with_antonyms", "sense_with_neighbours", "sense_with_nothing")
+EXACT = (
+    "loss",
+    "loss_ce",
+    "loss_kd",
+    "loss_sense",
+    "grad_norm",
+    "sense_positions",
+    "sense_pull_distance",
+    "sense_push_active",
+    "sense_with_synonyms",
+    "sense_with_antonyms",
+    "sense_with_neighbours",
+    "sense_with_nothing",
+)
 ON_TEACHER = "senses.retrieve_on=teacher"
 
 
 def words_for(run_dir: Path, *more: str) -> list[str]:
     """A teacher in bfloat16, whose states lose nothing on the way."""
-    keys = (f"run_dir={run_dir}", "teacher.dtype=bfloat16", "train.num_steps=4", "train.micro_batch_blocks=2", "student.layers=first",
-            "checkpoint.every_steps=0", *more)
+    keys = (
+        f"run_dir={run_dir}",
+        "teacher.dtype=bfloat16",
+        "train.num_steps=4",
+        "train.micro_batch_blocks=2",
+        "student.layers=first",
+        "checkpoint.every_steps=0",
+        *more,
+    )
     return [word for key in keys for word in ("--set", key)]
 
 
@@ -32,34 +51,53 @@ def by_students(tiny: TinyWorld, launch: Launch, dictionary: Path) -> list[dict[
     folder = tiny.folder / "students_choose"
     if not folder.is_dir():
         assert dictionary.is_dir()
-        assert launch(*torchrun(3, "dskd_ds/train.py", "--spec", str(tiny.spec_file), *words_for(folder))).code == 0
+        assert (
+            launch(
+                *torchrun(3, "dskd_ds/train.py", "--spec", str(tiny.spec_file), *words_for(folder))
+            ).code
+            == 0
+        )
     return read_metrics(folder)
 
 
 def same_steps(mine: list[dict[str, float]], theirs: list[dict[str, float]]) -> bool:
-    return [[record[key] for key in EXACT] for record in mine] == [[record[key] for key in EXACT] for record in theirs]
+    return [[record[key] for key in EXACT] for record in mine] == [
+        [record[key] for key in EXACT] for record in theirs
+    ]
 
 
 def test_one_launch(tiny: TinyWorld, launch: Launch, by_students: list[dict[str, float]]) -> None:
     """Two teachers of the launch share one index."""
     folder = tiny.folder / "teacher_chooses"
-    ended = launch(*dskd("train", str(tiny.spec_file), *words_for(folder, ON_TEACHER, "topology.num_teachers=2")))
+    ended = launch(
+        *dskd(
+            "train", str(tiny.spec_file), *words_for(folder, ON_TEACHER, "topology.num_teachers=2")
+        )
+    )
     assert ended.code == 0
     assert "numbers of senses at ~" in ended.output
     found = read_metrics(folder)
     assert same_steps(found, by_students)
     assert len(found) == 4
     assert all(record["loss_sense"] > 0 and record["sense_with_neighbours"] > 0 for record in found)
-    assert all(mine["link_bytes"] < theirs["link_bytes"] for mine, theirs in zip(found, by_students, strict=True))
+    assert all(
+        mine["link_bytes"] < theirs["link_bytes"]
+        for mine, theirs in zip(found, by_students, strict=True)
+    )
 
 
-def test_a_teacher_elsewhere_has_the_only_index(tiny: TinyWorld, start: Start, dictionary: Path,
-                                                by_students: list[dict[str, float]]) -> None:
+def test_a_teacher_elsewhere_has_the_only_index(
+    tiny: TinyWorld, start: Start, dictionary: Path, by_students: list[dict[str, float]]
+) -> None:
     """Its students' dictionary has no index beside it."""
     assert by_students
     folder, copy = tiny.folder / "teacher_elsewhere", tiny.folder / "senses_without_index"
     shutil.copytree(dictionary, copy, ignore=shutil.ignore_patterns(INDEX_FOLDER))
-    spec = ["--spec", str(tiny.spec_file), *words_for(folder, ON_TEACHER, "topology.num_teachers=0")]
+    spec = [
+        "--spec",
+        str(tiny.spec_file),
+        *words_for(folder, ON_TEACHER, "topology.num_teachers=0"),
+    ]
     students = start(*torchrun(2, "dskd_ds/train.py", *spec, "--set", f"senses.dictionary={copy}"))
     alone = start(sys.executable, "-m", "dskd_ds.teacher", *spec)
     assert students.wait(PATIENCE_SECONDS) == 0
@@ -68,9 +106,15 @@ def test_a_teacher_elsewhere_has_the_only_index(tiny: TinyWorld, start: Start, d
 
 
 @pytest.mark.fault
-def test_a_teacher_with_other_senses_ends_the_run_by_name(tiny: TinyWorld, start: Start, dictionary: Path) -> None:
+def test_a_teacher_with_other_senses_ends_the_run_by_name(
+    tiny: TinyWorld, start: Start, dictionary: Path
+) -> None:
     assert dictionary.is_dir()
-    spec = ["--spec", str(tiny.spec_file), *words_for(tiny.folder / "other_senses", ON_TEACHER, "topology.num_teachers=0")]
+    spec = [
+        "--spec",
+        str(tiny.spec_file),
+        *words_for(tiny.folder / "other_senses", ON_TEACHER, "topology.num_teachers=0"),
+    ]
     students = start(*mpirun(2, "dskd_ds/train.py", *spec))
     stranger = start(sys.executable, "-m", "dskd_ds.teacher", *spec, "--set", "senses.kappa=3")
     output, _ = students.communicate(timeout=PATIENCE_SECONDS)
@@ -84,8 +128,14 @@ def test_a_teacher_with_other_senses_ends_the_run_by_name(tiny: TinyWorld, start
 @pytest.mark.fault
 def test_a_teacher_without_the_dictionary_says_so(tiny: TinyWorld, launch: Launch) -> None:
     nowhere = tiny.folder / "no_senses"
-    ended = launch(sys.executable, "-m", "dskd_ds.teacher", "--spec", str(tiny.spec_file),
-                   *words_for(tiny.folder / "no_run", ON_TEACHER, f"senses.dictionary={nowhere}"))
+    ended = launch(
+        sys.executable,
+        "-m",
+        "dskd_ds.teacher",
+        "--spec",
+        str(tiny.spec_file),
+        *words_for(tiny.folder / "no_run", ON_TEACHER, f"senses.dictionary={nowhere}"),
+    )
     assert ended.code == 2
     assert f'[senses] dictionary = "{nowhere}", but there is no such folder' in ended.output
     assert "Traceback" not in ended.output

@@ -24,8 +24,15 @@ EXACT = ("loss", "loss_ce", "loss_kd", "loss_sense", "grad_norm", "sense_positio
 
 def words_for(tiny: TinyWorld, run_dir: Path) -> list[str]:
     """The spec and the overrides that students and teachers share."""
-    overrides = (f"run_dir={run_dir}", "topology.num_teachers=0", f"train.num_steps={NUM_STEPS}", "student.layers=first",
-                 "checkpoint.every_steps=0", "link.heartbeat_seconds=0.5", "link.dead_after_seconds=3.0")
+    overrides = (
+        f"run_dir={run_dir}",
+        "topology.num_teachers=0",
+        f"train.num_steps={NUM_STEPS}",
+        "student.layers=first",
+        "checkpoint.every_steps=0",
+        "link.heartbeat_seconds=0.5",
+        "link.dead_after_seconds=3.0",
+    )
     return ["--spec", str(tiny.spec_file), *(word for key in overrides for word in ("--set", key))]
 
 
@@ -64,12 +71,19 @@ def test_a_teacher_of_its_own_may_come_late(one_teacher: Path) -> None:
     assert (one_teacher / "student" / "model.safetensors").is_file()
 
 
-def test_the_plan_says_what_will_be_sent(tiny: TinyWorld, launch: Launch, one_teacher: Path) -> None:
+def test_the_plan_says_what_will_be_sent(
+    tiny: TinyWorld, launch: Launch, one_teacher: Path
+) -> None:
     ended = launch(*dskd("train", str(tiny.spec_file), "--dry-run"))
     assert ended.code == 0
-    promised = re.search(r"teacher signal: top-16 \+ hidden states at ~\d+% of positions = (\d+) bytes a token", ended.output)
+    promised = re.search(
+        r"teacher signal: top-16 \+ hidden states at ~\d+% of positions = (\d+) bytes a token",
+        ended.output,
+    )
     assert promised
-    sent = read_metrics(one_teacher)[0]["link_bytes_per_token"]  # blocks of 32 tokens: half of it is headers
+    sent = read_metrics(one_teacher)[0][
+        "link_bytes_per_token"
+    ]  # blocks of 32 tokens: half of it is headers
     assert float(promised[1]) < sent < float(promised[1]) + 2000 / 32
 
 
@@ -85,4 +99,6 @@ def test_a_killed_teacher_costs_nothing(tiny: TinyWorld, start: Start, one_teach
     assert students.wait(PATIENCE_SECONDS) == 0
     assert other.wait(30) == 0
     before, after = (read_metrics(folder) for folder in (one_teacher, run_dir))
-    assert [[record[key] for key in EXACT] for record in before] == [[record[key] for key in EXACT] for record in after]
+    assert [[record[key] for key in EXACT] for record in before] == [
+        [record[key] for key in EXACT] for record in after
+    ]

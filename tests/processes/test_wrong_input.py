@@ -39,9 +39,15 @@ def test_vocabulary_of_another_model(launch: Launch, tiny: TinyWorld) -> None:
     other = tiny.folder / "other"
     write_model(other, tiny.folder, num_layers=1, seed=1)
     content = json.loads((other / "tokenizer.json").read_text())
-    content["model"]["vocab"] = {token: (len(content["model"]["vocab"]) - 1 - i) for token, i in content["model"]["vocab"].items()}
+    content["model"]["vocab"] = {
+        token: (len(content["model"]["vocab"]) - 1 - i)
+        for token, i in content["model"]["vocab"].items()
+    }
     (other / "tokenizer.json").write_text(json.dumps(content))
-    tree = tiny.spec_tree() | {"student": {"model": str(other)}, "run_dir": str(tiny.folder / "vocabulary")}
+    tree = tiny.spec_tree() | {
+        "student": {"model": str(other)},
+        "run_dir": str(tiny.folder / "vocabulary"),
+    }
     path = tiny.folder / "vocabulary.toml"
     path.write_text(tomli_w.dumps(tree))
     ended = launch(*mpirun(3, TRAIN, "--spec", str(path)))
@@ -52,10 +58,20 @@ def test_vocabulary_of_another_model(launch: Launch, tiny: TinyWorld) -> None:
 
 @pytest.mark.usefixtures("dictionary")
 def test_a_teacher_that_never_comes(launch: Launch, tiny: TinyWorld) -> None:
-    words = [word for key in (f"run_dir={tiny.folder / 'alone'}", "topology.num_teachers=0", "link.teacher_wait_seconds=5.0",
-                              "student.layers=first") for word in ("--set", key)]
+    words = [
+        word
+        for key in (
+            f"run_dir={tiny.folder / 'alone'}",
+            "topology.num_teachers=0",
+            "link.teacher_wait_seconds=5.0",
+            "student.layers=first",
+        )
+        for word in ("--set", key)
+    ]
     ended = launch(*mpirun(2, TRAIN, "--spec", str(tiny.spec_file), *words))
     assert ended.code == 4
     assert "no teacher came" in ended.output
     assert "Traceback" not in ended.output
-    assert (tiny.folder / "alone" / "checkpoints" / "step-00000000" / "manifest.json").is_file()  # saved first
+    assert (
+        tiny.folder / "alone" / "checkpoints" / "step-00000000" / "manifest.json"
+    ).is_file()  # saved first

@@ -28,12 +28,18 @@ class NextToken(torch.nn.Module):
         super().__init__()
         self.head = head
 
-    def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor, use_cache: bool) -> SimpleNamespace:
+    def forward(
+        self, input_ids: torch.Tensor, position_ids: torch.Tensor, use_cache: bool
+    ) -> SimpleNamespace:
         assert not use_cache
-        return SimpleNamespace(last_hidden_state=self.head[(7 * input_ids + 1) % V] + 0.01 * position_ids[:, :, None])
+        return SimpleNamespace(
+            last_hidden_state=self.head[(7 * input_ids + 1) % V] + 0.01 * position_ids[:, :, None]
+        )
 
 
-HEAD = 3 * torch.nn.functional.normalize(torch.randn(V, D, generator=torch.Generator().manual_seed(0)))
+HEAD = 3 * torch.nn.functional.normalize(
+    torch.randn(V, D, generator=torch.Generator().manual_seed(0))
+)
 
 
 @pytest.fixture
@@ -46,16 +52,36 @@ PER_TOKEN, NUM_SPANS = 3, 1
 
 def senses(**settings: Any) -> SensesSpec:
     """Settings for dictionaries of this size."""
-    return SensesSpec(**({"dictionary": "-", "kappa": 2, "min_positions": 6, "index_dims": 8, "index_search_effort": 100,
-                          "num_neighbours": 30} | settings))
+    return SensesSpec(
+        **(
+            {
+                "dictionary": "-",
+                "kappa": 2,
+                "min_positions": 6,
+                "index_dims": 8,
+                "index_search_effort": 100,
+                "num_neighbours": 30,
+            }
+            | settings
+        )
+    )
 
 
 def dictionary_in(folder: Path, seed: int = 0, per_token: int = PER_TOKEN) -> SenseDictionary:
     """Random senses of every token and a span, with relations and an index."""
     rows = torch.randn(V * per_token, D, generator=torch.Generator().manual_seed(seed))
-    relations = TokenRelations({t: [(t + 1) % V, V] for t in range(0, V, 2)}, {t: [(t + 20) % V] for t in range(0, V, 3)}, [(3, 4)])
-    write_dictionary(folder, Senses(np.repeat(np.arange(V), per_token), rows, np.ones(len(rows), np.int64)), relations,
-                     {"vocab_size": V, "layer": -1, "teacher": "t", "tokenizer": "z"}, per_token)
+    relations = TokenRelations(
+        {t: [(t + 1) % V, V] for t in range(0, V, 2)},
+        {t: [(t + 20) % V] for t in range(0, V, 3)},
+        [(3, 4)],
+    )
+    write_dictionary(
+        folder,
+        Senses(np.repeat(np.arange(V), per_token), rows, np.ones(len(rows), np.int64)),
+        relations,
+        {"vocab_size": V, "layer": -1, "teacher": "t", "tokenizer": "z"},
+        per_token,
+    )
     opened = open_dictionary(folder)
     build_index(opened, senses(), torch.randn(4, D))
     return opened

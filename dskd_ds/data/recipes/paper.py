@@ -36,7 +36,9 @@ class SetCount:
     """Rows left out."""
 
 
-def write_mixture(output: Path, sources: Mapping[str, str | None], seed: int) -> dict[str, SetCount]:
+def write_mixture(
+    output: Path, sources: Mapping[str, str | None], seed: int
+) -> dict[str, SetCount]:
     """Write the mixture of some sets, whole or not at all.
 
     sources: names of SETS -> a hub name or local file, or None for the set's own hub name. Raises InputError if a set cannot be
@@ -48,10 +50,14 @@ def write_mixture(output: Path, sources: Mapping[str, str | None], seed: int) ->
         wanted = SETS[name]
         source = wanted.source if path is None else wanted.source.model_copy(update={"path": path})
         rows = load_source(source, f"--{name}", stream=False)
-        questions, malformed = read_questions(tqdm(rows, desc=f"reading {wanted.title}", unit="rows"), wanted)
+        questions, malformed = read_questions(
+            tqdm(rows, desc=f"reading {wanted.title}", unit="rows"), wanted
+        )
         if len(questions) <= wanted.num_shots:
-            raise InputError(f"--{name} {source.path}: {len(questions)} questions are too few for {wanted.num_shots}-shot conversations;"
-                             f" left out:{_reasons(malformed) or ' none'}.\n  {_documentation(wanted)}")
+            raise InputError(
+                f"--{name} {source.path}: {len(questions)} questions are too few for {wanted.num_shots}-shot conversations;"
+                f" left out:{_reasons(malformed) or ' none'}.\n  {_documentation(wanted)}"
+            )
         made = few_shot_chats(name, questions, wanted.share, wanted.num_shots, seed)
         counts[name] = SetCount(len(questions), len(made), sum(map(len, malformed.values())))
         if malformed:
@@ -60,12 +66,16 @@ def write_mixture(output: Path, sources: Mapping[str, str | None], seed: int) ->
     random.Random(f"{seed} order").shuffle(chats)
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(chat, ensure_ascii=False) + "\n" for chat in chats), encoding="utf-8")
+    partial.write_text(
+        "".join(json.dumps(chat, ensure_ascii=False) + "\n" for chat in chats), encoding="utf-8"
+    )
     partial.replace(output)
     return counts
 
 
-def read_questions(rows: Iterable[dict[str, Any]], wanted: QuestionSet) -> tuple[list[Question], Malformed]:
+def read_questions(
+    rows: Iterable[dict[str, Any]], wanted: QuestionSet
+) -> tuple[list[Question], Malformed]:
     """The questions of a set, and which rows were left out."""
     questions: list[Question] = []
     malformed: Malformed = defaultdict(list)
@@ -77,26 +87,39 @@ def read_questions(rows: Iterable[dict[str, Any]], wanted: QuestionSet) -> tuple
     return questions, malformed
 
 
-def few_shot_chats(name: str, questions: list[Question], share: float, num_shots: int, seed: int) -> list[dict[str, Any]]:
+def few_shot_chats(
+    name: str, questions: list[Question], share: float, num_shots: int, seed: int
+) -> list[dict[str, Any]]:
     """A share of the questions, each after `num_shots` others. What is drawn depends on seed, set and question only."""
     by_topic: dict[str, list[int]] = defaultdict(list)
     for number, question in enumerate(questions):
         by_topic[question.topic].append(number)
     chats = []
-    for number in sorted(random.Random(f"{seed} {name}").sample(range(len(questions)), round(share * len(questions)))):
+    for number in sorted(
+        random.Random(f"{seed} {name}").sample(range(len(questions)), round(share * len(questions)))
+    ):
         pool = by_topic[questions[number].topic]
         if len(pool) <= num_shots:
             pool = list(range(len(questions)))
         drawn = random.Random(f"{seed} {name} {number}").sample(pool, num_shots + 1)
         shots = [other for other in drawn if other != number][:num_shots]
-        messages = [{"role": role, "content": content} for other in (*shots, number)
-                    for role, content in (("user", questions[other].text), ("assistant", questions[other].answer))]
+        messages = [
+            {"role": role, "content": content}
+            for other in (*shots, number)
+            for role, content in (
+                ("user", questions[other].text),
+                ("assistant", questions[other].answer),
+            )
+        ]
         chats.append({"title": f"{name} {number}", "messages": messages})
     return chats
 
 
 def _reasons(malformed: Malformed) -> str:
-    told = [f"{len(rows)} rows (the first is row {rows[0]}): {reason}" for reason, rows in malformed.items()]
+    told = [
+        f"{len(rows)} rows (the first is row {rows[0]}): {reason}"
+        for reason, rows in malformed.items()
+    ]
     return f" {'; '.join(told)}" if told else ""
 
 

@@ -57,7 +57,9 @@ def read_arc(row: dict[str, Any]) -> Question:
 
 def read_piqa(row: dict[str, Any]) -> Question:
     """baber/piqa: goal, sol1, sol2, label (0 or 1; -1 in the test split, whose answers are secret)."""
-    return _multiple_choice(_text(row, "goal"), [_text(row, "sol1"), _text(row, "sol2")], _number(row, "label"))
+    return _multiple_choice(
+        _text(row, "goal"), [_text(row, "sol1"), _text(row, "sol2")], _number(row, "label")
+    )
 
 
 def read_mmlu(row: dict[str, Any]) -> Question:
@@ -67,7 +69,10 @@ def read_mmlu(row: dict[str, Any]) -> Question:
         row = row["train"]
     topic = str(row.get("subject") or row.get("topic") or "")
     if "answer_a" in row:
-        choices, answer = [_text(row, f"answer_{letter}") for letter in "abcd"], "ABCD".find(_text(row, "correct_answer"))
+        choices, answer = (
+            [_text(row, f"answer_{letter}") for letter in "abcd"],
+            "ABCD".find(_text(row, "correct_answer")),
+        )
     else:
         choices, answer = _texts(row.get("choices")), _number(row, "answer")
     return _multiple_choice(_text(row, "question"), choices, answer, topic)
@@ -78,16 +83,32 @@ def read_squad(row: dict[str, Any]) -> Question:
     answers = row.get("answers")
     if not isinstance(answers, dict) or not isinstance(answers.get("text"), list):
         raise MalformedRowError("no answers.text")
-    text = (f"{_text(row, 'context')}\n\nQuestion: {_text(row, 'question')}\n"
-            f"Answer in the words of the text; if it does not tell, say: {UNANSWERABLE}.")
+    text = (
+        f"{_text(row, 'context')}\n\nQuestion: {_text(row, 'question')}\n"
+        f"Answer in the words of the text; if it does not tell, say: {UNANSWERABLE}."
+    )
     return Question(text, _texts(answers["text"])[0] if answers["text"] else UNANSWERABLE)
 
 
 SETS: dict[str, QuestionSet] = {
-    "csqa": QuestionSet("CommonsenseQA", SourceSpec(path="tau/commonsense_qa"), read_commonsense_qa, 0.25, 5),
+    "csqa": QuestionSet(
+        "CommonsenseQA", SourceSpec(path="tau/commonsense_qa"), read_commonsense_qa, 0.25, 5
+    ),
     "piqa": QuestionSet("PIQA", SourceSpec(path="baber/piqa"), read_piqa, 0.25, 5),
-    "arc": QuestionSet("ARC-Challenge", SourceSpec(path="allenai/ai2_arc", subset="ARC-Challenge"), read_arc, 0.25, 5),
-    "mmlu": QuestionSet("MMLU", SourceSpec(path="cais/mmlu", subset="all", split="auxiliary_train"), read_mmlu, 0.25, 5),
+    "arc": QuestionSet(
+        "ARC-Challenge",
+        SourceSpec(path="allenai/ai2_arc", subset="ARC-Challenge"),
+        read_arc,
+        0.25,
+        5,
+    ),
+    "mmlu": QuestionSet(
+        "MMLU",
+        SourceSpec(path="cais/mmlu", subset="all", split="auxiliary_train"),
+        read_mmlu,
+        0.25,
+        5,
+    ),
     "squad": QuestionSet("SQuAD 2.0", SourceSpec(path="rajpurkar/squad_v2"), read_squad, 0.30, 1),
 }
 """The paper's mixture: a quarter of four sets as 5-shot chats, 30 % of SQuAD 2.0 as 1-shot chats (METHOD.md)."""
@@ -103,7 +124,10 @@ def _labelled(row: dict[str, Any]) -> Question:
     if isinstance(choices, dict):
         labels, texts = _texts(choices.get("label")), _texts(choices.get("text"))
     elif isinstance(choices, list) and all(isinstance(choice, dict) for choice in choices):
-        labels, texts = [_text(choice, "label") for choice in choices], [_text(choice, "text") for choice in choices]
+        labels, texts = (
+            [_text(choice, "label") for choice in choices],
+            [_text(choice, "text") for choice in choices],
+        )
     else:
         raise MalformedRowError("no choices with label and text")
     key = _text(row, "answerKey")
@@ -116,7 +140,10 @@ def _multiple_choice(stem: str, choices: list[str], answer: int, topic: str = ""
     """Choices under letters; the answer is the letter and the choice."""
     if not 0 <= answer < len(choices):
         raise MalformedRowError("the answer is none of the choices")
-    lines = [f"{letter}. {choice}" for letter, choice in zip(string.ascii_uppercase, choices, strict=False)]
+    lines = [
+        f"{letter}. {choice}"
+        for letter, choice in zip(string.ascii_uppercase, choices, strict=False)
+    ]
     return Question("\n".join([stem, *lines]), lines[answer], topic)
 
 
@@ -128,7 +155,11 @@ def _text(row: dict[str, Any], name: str) -> str:
 
 
 def _texts(values: Any) -> list[str]:
-    if not isinstance(values, list) or not values or not all(isinstance(value, str) and value.strip() for value in values):
+    if (
+        not isinstance(values, list)
+        or not values
+        or not all(isinstance(value, str) and value.strip() for value in values)
+    ):
         raise MalformedRowError("an empty choice or answer")
     return [value.strip() for value in values]
 

@@ -61,9 +61,11 @@ def refuse_to_forget(spec: RunSpec) -> None:
     except (InputError, KeyError):
         return
     if len(history) > 1:
-        raise InputError(f'[senses] dictionary = "{spec.senses.dictionary}" was refreshed with {len(history) - 1} further corpora, which a'
-                         " build with these settings would forget.\n"
-                         "  add text with dskd senses refresh, name another folder, or build anew with --force.")
+        raise InputError(
+            f'[senses] dictionary = "{spec.senses.dictionary}" was refreshed with {len(history) - 1} further corpora, which a'
+            " build with these settings would forget.\n"
+            "  add text with dskd senses refresh, name another folder, or build anew with --force."
+        )
 
 
 def build(spec: RunSpec, comm: Communicator, force: bool = False) -> dict[str, Any] | None:
@@ -92,18 +94,30 @@ def refresh(spec: RunSpec, comm: Communicator) -> dict[str, Any] | None:
     return make(spec, blocks, key | {"refreshes": base}, facts, comm, old)
 
 
-def make(spec: RunSpec, blocks: Any, key: dict[str, Any], facts: dict[str, Any], comm: Communicator,
-         old: SenseDictionary | None = None) -> dict[str, Any] | None:
+def make(
+    spec: RunSpec,
+    blocks: Any,
+    key: dict[str, Any],
+    facts: dict[str, Any],
+    comm: Communicator,
+    old: SenseDictionary | None = None,
+) -> dict[str, Any] | None:
     """Collect, cluster, write. facts: what the manifest is to say beside what is found here; its history grows by this corpus."""
     collection, parts_folder = work_folders(spec, key)
     with ExitStack() as locks:
         locks.enter_context(FirstRankLock("dictionary", spec.senses.dictionary, comm))
         if spec.senses.collection_dir is not None:
-            locks.enter_context(FirstRankLock("collection_dir", spec.senses.collection_dir, comm, collection.name))
-        relations = read_lexicons(spec) if comm.rank == 0 else None  # a wrong path shows before the long work
+            locks.enter_context(
+                FirstRankLock("collection_dir", spec.senses.collection_dir, comm, collection.name)
+            )
+        relations = (
+            read_lexicons(spec) if comm.rank == 0 else None
+        )  # a wrong path shows before the long work
         collected = collect(spec, blocks, collection, comm)
         if not collected.buckets:
-            raise InputError(f"[senses] min_confidence = {spec.senses.min_confidence}, but the teacher is never so sure.\n  lower it.")
+            raise InputError(
+                f"[senses] min_confidence = {spec.senses.min_confidence}, but the teacher is never so sure.\n  lower it."
+            )
         parts = Parts(parts_folder)
         cluster_parts(collected, spec, blocks, parts.folder, comm, old)
         if relations is None:
@@ -111,16 +125,35 @@ def make(spec: RunSpec, blocks: Any, key: dict[str, Any], facts: dict[str, Any],
             return None
         tokenizer = load_tokenizer(resolve_model(spec.teacher.model))
         vocab_size = collected.layout.vocab_size
-        related = token_relations(relations, tokenizer, vocab_size, spec.senses.max_span_tokens,
-                                  min_span_tokens=2 if spec.senses.paper_exact else 1)
+        related = token_relations(
+            relations,
+            tokenizer,
+            vocab_size,
+            spec.senses.max_span_tokens,
+            min_span_tokens=2 if spec.senses.paper_exact else 1,
+        )
         senses = parts.senses()
         new_vectors = int(senses.counts.sum()) - (int(old.sense_counts.sum()) if old else 0)
         facts = facts | {
-            "vocab_size": vocab_size, "layer": spec.senses.hidden_layer, "num_vectors": int(senses.counts.sum()),
+            "vocab_size": vocab_size,
+            "layer": spec.senses.hidden_layer,
+            "num_vectors": int(senses.counts.sum()),
             "made_by": f"dskd-ds {__version__}",
-            "history": [*facts["history"], history_entry(spec, key["corpus"], len(blocks), new_vectors)]}
+            "history": [
+                *facts["history"],
+                history_entry(spec, key["corpus"], len(blocks), new_vectors),
+            ],
+        }
         held_out = parts.held_out(old.held_out() if old else None)
-        write_dictionary(Path(spec.senses.dictionary), senses, related, facts, spec.senses.num_senses, parts.contexts(), held_out)
+        write_dictionary(
+            Path(spec.senses.dictionary),
+            senses,
+            related,
+            facts,
+            spec.senses.num_senses,
+            parts.contexts(),
+            held_out,
+        )
         facts = with_index(spec)
         del senses  # it has files of the work folder mapped
         forget_work(spec, key)
@@ -148,7 +181,9 @@ def work_folders(spec: RunSpec, key: dict[str, Any]) -> tuple[Path, Path]:
 def forget_work(spec: RunSpec, key: dict[str, Any]) -> None:
     """Delete what a dictionary was made from; of a collection that is kept only the parts."""
     collection, parts = work_folders(spec, key)
-    shutil.rmtree(collection.parent if spec.senses.collection_dir is None else parts, ignore_errors=True)
+    shutil.rmtree(
+        collection.parent if spec.senses.collection_dir is None else parts, ignore_errors=True
+    )
 
 
 def with_index(spec: RunSpec) -> dict[str, Any]:
@@ -161,15 +196,22 @@ def with_index(spec: RunSpec) -> dict[str, Any]:
 def corpus_blocks(spec: RunSpec) -> Any:
     """The blocks to draw from. Raises InputError for a stream: a uniform draw needs the whole corpus."""
     if spec.data.stream:
-        raise InputError("[data] stream = true, but senses are collected from blocks drawn over the whole corpus.\n"
-                         "  build with --set data.stream=false, from a part of the corpus that fits on the disk.")
+        raise InputError(
+            "[data] stream = true, but senses are collected from blocks drawn over the whole corpus.\n"
+            "  build with --set data.stream=false, from a part of the corpus that fits on the disk."
+        )
     return train_blocks(spec)
 
 
 def history_entry(spec: RunSpec, corpus: str, num_blocks: int, num_vectors: int) -> dict[str, Any]:
     """What the manifest remembers of a corpus. num_vectors: how many of its vectors are in the senses."""
-    return {"corpus": corpus, "sources": [source.path for source in spec.data.train],
-            "tokens": min(spec.senses.collect_tokens, num_blocks * spec.data.block_tokens), "vectors": num_vectors, "seed": spec.seed}
+    return {
+        "corpus": corpus,
+        "sources": [source.path for source in spec.data.train],
+        "tokens": min(spec.senses.collect_tokens, num_blocks * spec.data.block_tokens),
+        "vectors": num_vectors,
+        "seed": spec.seed,
+    }
 
 
 class FirstRankLock:
@@ -187,8 +229,10 @@ class FirstRankLock:
             try:
                 self._lock.acquire()
             except Timeout:
-                raise InputError(f'[senses] {self._key} = "{self._folder}", but another process is making it just now.\n'
-                                 "  wait for it, or name another folder.") from None
+                raise InputError(
+                    f'[senses] {self._key} = "{self._folder}", but another process is making it just now.\n'
+                    "  wait for it, or name another folder."
+                ) from None
         self._comm.barrier()
 
     def __exit__(self, *_: object) -> None:

@@ -49,13 +49,19 @@ class ForwardBatch:
     """Which of the corpus's blocks it reads."""
 
 
-def forward_batches(num_blocks: int, block_tokens: int, num_tokens: int, seed: int) -> list[ForwardBatch]:
+def forward_batches(
+    num_blocks: int, block_tokens: int, num_tokens: int, seed: int
+) -> list[ForwardBatch]:
     """The forward passes that read about `num_tokens`, from blocks drawn over the whole corpus; the same for any number of ranks."""
     generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(num_blocks, generator=generator)[: max(1, num_tokens // block_tokens)].tolist()
+    order = torch.randperm(num_blocks, generator=generator)[
+        : max(1, num_tokens // block_tokens)
+    ].tolist()
     at_once = max(1, min(FORWARD_TOKENS // block_tokens, len(order)))
-    return [ForwardBatch(number, tuple(order[start : start + at_once]))
-            for number, start in enumerate(range(0, len(order) - at_once + 1, at_once))]
+    return [
+        ForwardBatch(number, tuple(order[start : start + at_once]))
+        for number, start in enumerate(range(0, len(order) - at_once + 1, at_once))
+    ]
 
 
 def collection_layout(spec: RunSpec) -> Layout:
@@ -72,26 +78,41 @@ def collect(spec: RunSpec, blocks: Any, work: Path, comm: Communicator) -> Colle
     layout = collection_layout(spec)
     done = Collected(work, layout).batches
     comm.barrier()  # nobody writes before all have read what is there
-    batches = forward_batches(len(blocks), spec.data.block_tokens, spec.senses.collect_tokens, spec.seed)
+    batches = forward_batches(
+        len(blocks), spec.data.block_tokens, spec.senses.collect_tokens, spec.seed
+    )
     left = [batch for batch in batches if batch.number not in done]
     mine = left[comm.rank :: comm.size]
     tokens = [len(batch.blocks) * spec.data.block_tokens for batch in batches]
-    with tqdm(total=sum(tokens), initial=sum(tokens[number] for number in done), unit="tokens", disable=comm.rank > 0,
-              desc=f"collecting states on {comm.size} ranks") as bar:
+    with tqdm(
+        total=sum(tokens),
+        initial=sum(tokens[number] for number in done),
+        unit="tokens",
+        disable=comm.rank > 0,
+        desc=f"collecting states on {comm.size} ranks",
+    ) as bar:
         try:
-            for place, _ in enumerate(read_batches(spec, blocks, mine, rank_folder(work, comm.rank), layout)):
-                together = left[place * comm.size : (place + 1) * comm.size]  # the other ranks keep step, about
+            for place, _ in enumerate(
+                read_batches(spec, blocks, mine, rank_folder(work, comm.rank), layout)
+            ):
+                together = left[
+                    place * comm.size : (place + 1) * comm.size
+                ]  # the other ranks keep step, about
                 bar.update(sum(tokens[other.number] for other in together))
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            raise InputError(f"{work}: the collection cannot be written: {error.strerror}.\n"
-                             "  make room, or name a larger disk in [senses] collection_dir; what was read is kept.") from None
+            raise InputError(
+                f"{work}: the collection cannot be written: {error.strerror}.\n"
+                "  make room, or name a larger disk in [senses] collection_dir; what was read is kept."
+            ) from None
     comm.barrier()
     return whole_collection(work, layout, len(batches))
 
 
-def read_batches(spec: RunSpec, blocks: Any, batches: list[ForwardBatch], folder: Path, layout: Layout) -> Iterator[None]:
+def read_batches(
+    spec: RunSpec, blocks: Any, batches: list[ForwardBatch], folder: Path, layout: Layout
+) -> Iterator[None]:
     """This rank's share of the reading, a batch at a time."""
     if not batches:
         return
@@ -109,20 +130,26 @@ def whole_collection(work: Path, layout: Layout, num_batches: int) -> Collected:
     deadline = time.monotonic() + VISIBLE_SECONDS
     while len((collected := Collected(work, layout)).batches) < num_batches:
         if time.monotonic() > deadline:
-            raise InputError(f"{work}: {len(collected.batches)} of {num_batches} forward batches are there, seen from "
-                             f"{socket.gethostname()}.\n  all ranks write below [senses] dictionary (or collection_dir): name a folder on "
-                             "a disk that all nodes share.")
+            raise InputError(
+                f"{work}: {len(collected.batches)} of {num_batches} forward batches are there, seen from "
+                f"{socket.gethostname()}.\n  all ranks write below [senses] dictionary (or collection_dir): name a folder on "
+                "a disk that all nodes share."
+            )
         time.sleep(1)
     return collected
 
 
 @torch.inference_mode()
-def attributed(teacher: TeacherModel, blocks: Any, batch: ForwardBatch, spec: RunSpec, begin: list[int]) -> Rows:
+def attributed(
+    teacher: TeacherModel, blocks: Any, batch: ForwardBatch, spec: RunSpec, begin: list[int]
+) -> Rows:
     """The records of one forward pass. begin: the BOS token, if the tokenizer sets one (data/packing.py)."""
     size = spec.data.block_tokens
     rows = [blocks[number] for number in batch.blocks]
     inputs = make_batch(rows, [Sample(0, number) for number in batch.blocks])
-    states, last = teacher.states_of_layer(inputs.input_ids, inputs.position_ids, spec.senses.hidden_layer)
+    states, last = teacher.states_of_layer(
+        inputs.input_ids, inputs.position_ids, spec.senses.hidden_layer
+    )
     tokens = attribution(teacher, last.flatten(0, 1), inputs.targets.flatten(), spec.senses).numpy()
     hashes = np.concatenate([position_hashes(spec.seed, row, size) for row in rows])
     places = np.concatenate([number * size + np.arange(size) for number in batch.blocks])
@@ -136,11 +163,19 @@ def attribution(teacher: TeacherModel, last: Tensor, targets: Tensor, senses: Se
     if senses.attribution == "next" and not senses.min_confidence:
         return targets
     parts = []
-    for hidden, following in zip(last.split(HEAD_POSITIONS), targets.split(HEAD_POSITIONS), strict=True):
+    for hidden, following in zip(
+        last.split(HEAD_POSITIONS), targets.split(HEAD_POSITIONS), strict=True
+    ):
         logits = teacher.logits(hidden)
-        tokens = logits.argmax(dim=1) if senses.attribution == "argmax" else following.to(logits.device)
+        tokens = (
+            logits.argmax(dim=1) if senses.attribution == "argmax" else following.to(logits.device)
+        )
         if senses.min_confidence:
             chosen = logits.gather(1, tokens.clamp_min(0)[:, None]).squeeze(1).float()
-            tokens = torch.where(chosen - logits.float().logsumexp(dim=1) >= math.log(senses.min_confidence), tokens, IGNORE)
+            tokens = torch.where(
+                chosen - logits.float().logsumexp(dim=1) >= math.log(senses.min_confidence),
+                tokens,
+                IGNORE,
+            )
         parts.append(tokens)
     return torch.cat(parts).cpu()

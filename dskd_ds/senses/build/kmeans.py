@@ -37,11 +37,17 @@ class PointSets:
         if gram is None and points.shape[1] * GRAM_SHARE <= points.shape[2]:
             gram = torch.bmm(points, points.transpose(1, 2))
         self.gram = gram
-        self.squares = torch.linalg.vector_norm(points, dim=2).square_() if gram is None else gram.diagonal(dim1=1, dim2=2)
+        self.squares = (
+            torch.linalg.vector_norm(points, dim=2).square_()
+            if gram is None
+            else gram.diagonal(dim1=1, dim2=2)
+        )
 
     def where(self, mask: Tensor) -> PointSets:
         """Some of the sets."""
-        return PointSets(self.points[mask], self.weights[mask], None if self.gram is None else self.gram[mask])
+        return PointSets(
+            self.points[mask], self.weights[mask], None if self.gram is None else self.gram[mask]
+        )
 
     def with_points(self, picks: Tensor) -> Tensor:
         """[G, L] numbers of points -> their inner products with every point [G, L, n]."""
@@ -55,12 +61,18 @@ class PointSets:
         means: [G, k, D] themselves, if they are known.
         """
         if self.gram is None:
-            return torch.bmm(self.means(shares) if means is None else means, self.points.transpose(1, 2))
+            return torch.bmm(
+                self.means(shares) if means is None else means, self.points.transpose(1, 2)
+            )
         return torch.bmm(shares, self.gram)
 
     def distances(self, products: Tensor, lengths: Tensor) -> Tensor:
         """Inner products [G, k, n] and squared lengths [G, k] -> squared distances from every point [G, k, n], not below 0."""
-        return torch.add(self.squares[:, None], products, alpha=-2).add_(lengths[:, :, None]).clamp_min_(0)
+        return (
+            torch.add(self.squares[:, None], products, alpha=-2)
+            .add_(lengths[:, :, None])
+            .clamp_min_(0)
+        )
 
     def means(self, shares: Tensor) -> Tensor:
         """[G, k, D]"""
@@ -72,15 +84,23 @@ class PointSets:
         lengths = products.diagonal(dim1=1, dim2=2)
         return (lengths[:, :, None] + lengths[:, None] - 2 * products).clamp_min(0)
 
-    def own_distances(self, shares: Tensor, clusters: Tensor, means: Tensor | None = None) -> Tensor:
+    def own_distances(
+        self, shares: Tensor, clusters: Tensor, means: Tensor | None = None
+    ) -> Tensor:
         """[G, n]: squared distance of each point from the mean of its cluster; means as in `with_means`."""
         products = self.with_means(shares, means)
-        return self.distances(products, (products * shares).sum(dim=2)).gather(1, clusters[:, None]).squeeze(1)
+        return (
+            self.distances(products, (products * shares).sum(dim=2))
+            .gather(1, clusters[:, None])
+            .squeeze(1)
+        )
 
 
 def shares_of(clusters: Tensor, weights: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Each cluster's mean as shares of the points [G, k, n], and its weight [G, k]; zeros where it is empty."""
-    members = torch.zeros(len(clusters), k, clusters.shape[1], device=clusters.device).scatter_(1, clusters[:, None], weights[:, None])
+    members = torch.zeros(len(clusters), k, clusters.shape[1], device=clusters.device).scatter_(
+        1, clusters[:, None], weights[:, None]
+    )
     sizes = members.sum(dim=2)
     return members.div_(sizes.clamp_min(1e-30)[:, :, None]), sizes
 
@@ -88,7 +108,9 @@ def shares_of(clusters: Tensor, weights: Tensor, k: int) -> tuple[Tensor, Tensor
 def kmeans(sets: PointSets, k: int, draws: Tensor) -> Tensor:
     """k-means of every set. draws: [G, k, num_trials(k)] uniform in [0, 1). Returns each point's cluster [G, n]; one may be empty."""
     picks = greedy_starts(sets, k, draws)
-    shares = torch.zeros(*picks.shape, sets.points.shape[1], device=picks.device).scatter_(2, picks[:, :, None], 1.0)
+    shares = torch.zeros(*picks.shape, sets.points.shape[1], device=picks.device).scatter_(
+        2, picks[:, :, None], 1.0
+    )
     return lloyd(sets, shares, torch.ones_like(picks, dtype=torch.bool))
 
 
@@ -104,7 +126,9 @@ def lloyd(sets: PointSets, shares: Tensor, alive: Tensor) -> Tensor:
         products = torch.bmm(state, sets.points.transpose(1, 2) if sets.gram is None else sets.gram)
         lengths = state.square().sum(dim=2) if sets.gram is None else (products * state).sum(dim=2)
         lengths = lengths.masked_fill_(~alive, torch.inf)
-        clusters = torch.add(lengths[:, :, None], products, alpha=-2).min(dim=1).indices  # argmin is several times slower here
+        clusters = (
+            torch.add(lengths[:, :, None], products, alpha=-2).min(dim=1).indices
+        )  # argmin is several times slower here
         changed = (clusters != previous) & (sets.weights > 0)
         moved = changed.sum(dim=1) > STILL_SHARE * (sets.weights > 0).sum(dim=1)
         result[active] = clusters
@@ -113,31 +137,50 @@ def lloyd(sets: PointSets, shares: Tensor, alive: Tensor) -> Tensor:
             break
         if number * 4 < len(active) * 3:  # go on with those sets that still move
             active, state, sizes, alive, previous, clusters, changed = (
-                part[moved] for part in (active, state, sizes, alive, previous, clusters, changed))
+                part[moved] for part in (active, state, sizes, alive, previous, clusters, changed)
+            )
             sets = sets.where(moved)
         if sets.gram is not None:
             fresh, sizes = shares_of(clusters, sets.weights, state.shape[1])
             state = torch.where(sizes[:, :, None] > 0, fresh, state)
         else:
-            state, sizes = moved_means(sets, state, sizes, previous if step else None, clusters, changed)
+            state, sizes = moved_means(
+                sets, state, sizes, previous if step else None, clusters, changed
+            )
     return result
 
 
-def moved_means(sets: PointSets, means: Tensor, sizes: Tensor, previous: Tensor | None, clusters: Tensor,
-                changed: Tensor) -> tuple[Tensor, Tensor]:
+def moved_means(
+    sets: PointSets,
+    means: Tensor,
+    sizes: Tensor,
+    previous: Tensor | None,
+    clusters: Tensor,
+    changed: Tensor,
+) -> tuple[Tensor, Tensor]:
     """Means [G, k, D] and weights [G, k] of clusters, from those before: only points that changed [G, n] are read, if they are few."""
     k, most = means.shape[1], int(changed.sum(dim=1).max())
     if previous is None or most * 3 > changed.shape[1]:
         shares, sizes = shares_of(clusters, sets.weights, k)
         return torch.where(sizes[:, :, None] > 0, sets.means(shares), means), sizes
-    columns = changed.float().topk(most, dim=1).indices  # sets where fewer changed get some that did not: they cancel out
+    columns = (
+        changed.float().topk(most, dim=1).indices
+    )  # sets where fewer changed get some that did not: they cancel out
     weights = sets.weights.gather(1, columns)
-    joins, leaves = (torch.zeros(*sizes.shape, most, device=means.device).scatter_(1, numbers.gather(1, columns)[:, None], weights[:, None])
-                     for numbers in (clusters, previous))
+    joins, leaves = (
+        torch.zeros(*sizes.shape, most, device=means.device).scatter_(
+            1, numbers.gather(1, columns)[:, None], weights[:, None]
+        )
+        for numbers in (clusters, previous)
+    )
     change = joins.sub_(leaves)
     after = sizes + change.sum(dim=2)
-    sums = means * sizes[:, :, None] + torch.bmm(change, sets.points.gather(1, columns[:, :, None].expand(-1, -1, means.shape[2])))
-    return torch.where(after[:, :, None] > 0.5, sums / after.clamp_min(0.5)[:, :, None], means), after
+    sums = means * sizes[:, :, None] + torch.bmm(
+        change, sets.points.gather(1, columns[:, :, None].expand(-1, -1, means.shape[2]))
+    )
+    return torch.where(
+        after[:, :, None] > 0.5, sums / after.clamp_min(0.5)[:, :, None], means
+    ), after
 
 
 def greedy_starts(sets: PointSets, k: int, draws: Tensor) -> Tensor:
@@ -150,7 +193,9 @@ def greedy_starts(sets: PointSets, k: int, draws: Tensor) -> Tensor:
     mass, nearest = sets.weights, torch.full_like(sets.weights, torch.inf)
     for step in range(k):
         cumulative = mass.cumsum(dim=1)
-        picks = torch.searchsorted(cumulative, draws[:, step] * cumulative[:, -1:], right=True).clamp_max_(mass.shape[1] - 1)
+        picks = torch.searchsorted(
+            cumulative, draws[:, step] * cumulative[:, -1:], right=True
+        ).clamp_max_(mass.shape[1] - 1)
         distances = sets.distances(sets.with_points(picks), sets.squares.gather(1, picks))
         distances = torch.minimum(nearest[:, None], distances)
         best = torch.bmm(distances, sets.weights[:, :, None]).squeeze(2).argmin(dim=1)

@@ -39,8 +39,14 @@ MAX_HELD_OUT = 4096
 """Held-out states that are stored with a dictionary."""
 
 
-def cluster_parts(collected: Collected, spec: RunSpec, blocks: Any, folder: Path, comm: Communicator,
-                  old: SenseDictionary | None = None) -> None:
+def cluster_parts(
+    collected: Collected,
+    spec: RunSpec,
+    blocks: Any,
+    folder: Path,
+    comm: Communicator,
+    old: SenseDictionary | None = None,
+) -> None:
     """Cluster every bucket into a part of its own below `folder`; parts that are there already stay. old: what is refreshed."""
     tokenizer = load_tokenizer(resolve_model(spec.teacher.model))
     folder.mkdir(parents=True, exist_ok=True)
@@ -48,7 +54,12 @@ def cluster_parts(collected: Collected, spec: RunSpec, blocks: Any, folder: Path
     if old:
         owners = old.row_owners[: old.num_token_rows]
         buckets = sorted({*buckets, *np.unique(owners // collected.layout.bucket_tokens).tolist()})
-    for bucket in tqdm(buckets[comm.rank :: comm.size], desc=f"clustering on {comm.size} ranks", unit="range", disable=comm.rank > 0):
+    for bucket in tqdm(
+        buckets[comm.rank :: comm.size],
+        desc=f"clustering on {comm.size} ranks",
+        unit="range",
+        disable=comm.rank > 0,
+    ):
         target = folder / f"{bucket:06d}"
         if target.is_dir():
             continue
@@ -65,7 +76,9 @@ def cluster_parts(collected: Collected, spec: RunSpec, blocks: Any, folder: Path
     comm.barrier()
 
 
-def cluster_bucket(rows: Rows, spec: RunSpec, bucket: int, layout: Layout, old: SenseDictionary | None) -> Senses:
+def cluster_bucket(
+    rows: Rows, spec: RunSpec, bucket: int, layout: Layout, old: SenseDictionary | None
+) -> Senses:
     """The senses of a bucket's tokens, from their new vectors and, in a refresh, their old senses."""
     points = Points.of_rows(rows)
     if old is None:
@@ -75,18 +88,34 @@ def cluster_bucket(rows: Rows, spec: RunSpec, bucket: int, layout: Layout, old: 
     return refreshed(before, points, spec.senses, spec.seed, local_device())
 
 
-def contexts_of(senses: Senses, blocks: Any, spec: RunSpec, tokenizer: Any, old: SenseDictionary | None) -> pa.Table:
+def contexts_of(
+    senses: Senses, blocks: Any, spec: RunSpec, tokenizer: Any, old: SenseDictionary | None
+) -> pa.Table:
     """The text snippets of each sense; rows count from 0 within these senses."""
     wanted = spec.senses.contexts_per_sense
-    sources = np.concatenate([*senses.sources, np.zeros(0, np.int64)]) if wanted else np.zeros(0, np.int64)
+    sources = (
+        np.concatenate([*senses.sources, np.zeros(0, np.int64)])
+        if wanted
+        else np.zeros(0, np.int64)
+    )
     places = sources[sources >= 0]
-    found = dict(zip(places.tolist(), snippets(blocks, places, spec.data.block_tokens, tokenizer), strict=True))
+    found = dict(
+        zip(
+            places.tolist(),
+            snippets(blocks, places, spec.data.block_tokens, tokenizer),
+            strict=True,
+        )
+    )
     earlier = old.contexts_of((-1 - sources[sources < 0]).tolist()) if old else {}
     rows: list[int] = []
     ranks: list[int] = []
     contexts: list[Context] = []
     for row, near in enumerate(senses.sources if wanted else ()):
-        texts = [text for source in near.tolist() for text in ([found[source]] if source >= 0 else earlier[-1 - source])][:wanted]
+        texts = [
+            text
+            for source in near.tolist()
+            for text in ([found[source]] if source >= 0 else earlier[-1 - source])
+        ][:wanted]
         rows += [row] * len(texts)
         ranks += range(len(texts))
         contexts += texts
@@ -95,14 +124,25 @@ def contexts_of(senses: Senses, blocks: Any, spec: RunSpec, tokenizer: Any, old:
 
 def _write_part(folder: Path, senses: Senses, held_out: Rows) -> None:
     assert senses.spreads is not None
-    save_file({"owners": torch.from_numpy(senses.owners), "centroids": senses.centroids.to(torch.bfloat16).contiguous(),
-               "counts": torch.from_numpy(senses.counts), "spreads": torch.from_numpy(senses.spreads)}, folder / SENSES_FILE)
+    save_file(
+        {
+            "owners": torch.from_numpy(senses.owners),
+            "centroids": senses.centroids.to(torch.bfloat16).contiguous(),
+            "counts": torch.from_numpy(senses.counts),
+            "spreads": torch.from_numpy(senses.spreads),
+        },
+        folder / SENSES_FILE,
+    )
     save_file(vars(held_out_of(held_out)), folder / HELDOUT_FILE)
 
 
 def held_out_of(rows: Rows) -> HeldOut:
     """Records -> held-out states."""
-    return HeldOut(torch.from_numpy(rows["token"].copy()), torch.from_numpy(rows["hash"].copy()), states_of(rows))
+    return HeldOut(
+        torch.from_numpy(rows["token"].copy()),
+        torch.from_numpy(rows["hash"].copy()),
+        states_of(rows),
+    )
 
 
 @dataclass(frozen=True)
@@ -125,7 +165,10 @@ class Parts:
                 part = load_file(folder / SENSES_FILE)
                 for name, column in columns.items():
                     column.append(part[name].numpy())
-                hidden_size, num_rows = part["centroids"].shape[1], num_rows + len(part["centroids"])
+                hidden_size, num_rows = (
+                    part["centroids"].shape[1],
+                    num_rows + len(part["centroids"]),
+                )
                 part["centroids"].view(torch.int16).numpy().tofile(file)
         mapped = torch.from_file(str(path), size=num_rows * hidden_size, dtype=torch.bfloat16)
         owners, counts, spreads = (np.concatenate(column) for column in columns.values())
@@ -136,7 +179,9 @@ class Parts:
         first = 0
         for folder in self.folders:
             table = pq.read_table(folder / CONTEXTS_FILE)
-            yield table.set_column(0, SCHEMA.field("row"), pa.array(table["row"].to_numpy() + first, pa.int64()))
+            yield table.set_column(
+                0, SCHEMA.field("row"), pa.array(table["row"].to_numpy() + first, pa.int64())
+            )
             with safe_open(folder / SENSES_FILE, framework="pt") as file:
                 first += file.get_slice("owners").get_shape()[0]
 
@@ -149,7 +194,10 @@ class Parts:
 
 
 def _smallest(parts: list[HeldOut]) -> HeldOut:
-    tokens, hashes, states = (torch.cat([getattr(part, name) for part in parts]) for name in ("tokens", "hashes", "states"))
+    tokens, hashes, states = (
+        torch.cat([getattr(part, name) for part in parts])
+        for name in ("tokens", "hashes", "states")
+    )
     _, first = np.unique(hashes.numpy(), return_index=True)  # sorted, each once
     order = torch.from_numpy(first[:MAX_HELD_OUT])
     return HeldOut(tokens[order], hashes[order], states[order])

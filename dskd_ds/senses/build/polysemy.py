@@ -38,7 +38,9 @@ def choose(gaps: Tensor, sizes: Tensor, errors: Tensor, floor: int, sense_cost: 
     return torch.stack(history, dim=1)[torch.arange(len(best), device=best.device), best]
 
 
-def prices(errors: Tensor, numbers: Tensor, totals: Tensor, floor: int, sense_cost: float) -> Tensor:
+def prices(
+    errors: Tensor, numbers: Tensor, totals: Tensor, floor: int, sense_cost: float
+) -> Tensor:
     """[G, steps]: what each number of senses costs. errors and numbers [G, steps] along the merging, totals [G] points of a token.
 
     A number below the floor costs inf where there is one at or above it; so does a sense for each point: nothing is known of its error.
@@ -51,7 +53,9 @@ def prices(errors: Tensor, numbers: Tensor, totals: Tensor, floor: int, sense_co
     allowed = torch.minimum(numbers[:, :1], torch.as_tensor(floor, device=numbers.device))
     price = torch.where(numbers < allowed, torch.inf, price)
     # A floor at or above the number of points leaves nothing finite: then the floor it is.
-    return torch.where(torch.isinf(price).all(dim=1, keepdim=True) & (numbers == allowed), 0.0, price)
+    return torch.where(
+        torch.isinf(price).all(dim=1, keepdim=True) & (numbers == allowed), 0.0, price
+    )
 
 
 def merge_costs(gaps: Tensor, sizes: Tensor) -> Tensor:
@@ -73,9 +77,14 @@ def merge_cheapest(costs: Tensor, sizes: Tensor, labels: Tensor) -> tuple[Tensor
     kept, gone = torch.minimum(flat // k, flat % k), torch.maximum(flat // k, flat % k)
     possible = torch.isfinite(cost)
     kept_size, gone_size = sizes[group, kept], sizes[group, gone]
-    united = ((kept_size[:, None] + sizes) * costs[group, kept] + (gone_size[:, None] + sizes) * costs[group, gone]
-              - sizes * cost[:, None]) / (kept_size + gone_size)[:, None].add(sizes).clamp_min(1e-30)
-    united = torch.where(torch.isfinite(costs[group, kept]) & torch.isfinite(costs[group, gone]), united, torch.inf)
+    united = (
+        (kept_size[:, None] + sizes) * costs[group, kept]
+        + (gone_size[:, None] + sizes) * costs[group, gone]
+        - sizes * cost[:, None]
+    ) / (kept_size + gone_size)[:, None].add(sizes).clamp_min(1e-30)
+    united = torch.where(
+        torch.isfinite(costs[group, kept]) & torch.isfinite(costs[group, gone]), united, torch.inf
+    )
     group, kept, gone, united = group[possible], kept[possible], gone[possible], united[possible]
     costs[group, kept] = costs[group, :, kept] = united
     costs[group, gone] = costs[group, :, gone] = torch.inf

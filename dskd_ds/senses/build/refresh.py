@@ -22,25 +22,43 @@ def old_points(old: SenseDictionary, first_token: int, end_token: int) -> Points
     """The senses of the tokens first_token..end_token - 1 as points."""
     rows = np.arange(old.owner_offsets[first_token], old.owner_offsets[end_token])
     part = slice(int(old.owner_offsets[first_token]), int(old.owner_offsets[end_token]))
-    return Points(old.row_owners[part], old.senses[part], old.sense_counts[part], old.sense_spread[part].numpy(), -1 - rows)
+    return Points(
+        old.row_owners[part],
+        old.senses[part],
+        old.sense_counts[part],
+        old.sense_spread[part].numpy(),
+        -1 - rows,
+    )
 
 
-def refreshed(before: Points, new: Points, spec: SensesSpec, seed: int, device: torch.device) -> Senses:
+def refreshed(
+    before: Points, new: Points, spec: SensesSpec, seed: int, device: torch.device
+) -> Senses:
     """Senses from old senses and new vectors; those of tokens without new vectors stay as they are."""
     touched = np.isin(before.tokens, new.tokens)
     changed = Points.join([before.where(touched), new])
-    return Senses.join([before.where(~touched).as_senses(spec.contexts_per_sense > 0), cluster(changed, spec, seed, device)])
+    return Senses.join(
+        [
+            before.where(~touched).as_senses(spec.contexts_per_sense > 0),
+            cluster(changed, spec, seed, device),
+        ]
+    )
 
 
 def check_refresh(old: SenseDictionary, key: dict[str, Any]) -> None:
     """Refuse to mix what cannot be mixed. key: of the refreshing spec (build.dictionary_key). Raises InputError."""
     check_belongs(old, key["teacher"], key["tokenizer"])
-    for name, what in (("hidden_layer", "states of layer"), ("attribution", "vectors by the attribution"),
-                       ("min_confidence", "vectors with min_confidence")):
+    for name, what in (
+        ("hidden_layer", "states of layer"),
+        ("attribution", "vectors by the attribution"),
+        ("min_confidence", "vectors with min_confidence"),
+    ):
         found, asked = old.facts["settings"][name], key["settings"][name]
         if found != asked:
-            raise InputError(f"[senses] {name} = {asked}, but {old.folder} holds {what} {found}, and the two do not mix.\n"
-                             f"  set [senses] {name} = {found}, or build a dictionary of its own.")
+            raise InputError(
+                f"[senses] {name} = {asked}, but {old.folder} holds {what} {found}, and the two do not mix.\n"
+                f"  set [senses] {name} = {found}, or build a dictionary of its own."
+            )
 
 
 def has_read(old: SenseDictionary, corpus: str) -> bool:

@@ -118,7 +118,9 @@ class Spill:
     def _cut_back(self, bucket: int) -> None:
         """Replace a bucket's file with one of its sample; the old one stays until the commit."""
         generation, length = self._buckets[bucket]
-        kept = smallest(np.fromfile(self._path(bucket), self.layout.record, length), self.layout.per_token)
+        kept = smallest(
+            np.fromfile(self._path(bucket), self.layout.record, length), self.layout.per_token
+        )
         self._stale.append(self._path(bucket))
         self._buckets[bucket] = (generation + 1, len(kept))
         kept.tofile(self._path(bucket))
@@ -165,7 +167,10 @@ def read_progress(folder: Path) -> dict[str, Any]:
     """`batches`: forward batches that are in; `buckets`: number -> (generation, rows) of its file."""
     path = folder / PROGRESS_FILE
     content = json.loads(path.read_text()) if path.is_file() else {"batches": [], "buckets": {}}
-    return {"batches": content["batches"], "buckets": {int(number): tuple(state) for number, state in content["buckets"].items()}}
+    return {
+        "batches": content["batches"],
+        "buckets": {int(number): tuple(state) for number, state in content["buckets"].items()},
+    }
 
 
 class Collected:
@@ -173,7 +178,10 @@ class Collected:
 
     def __init__(self, folder: Path, layout: Layout) -> None:
         self.layout = layout
-        self._parts = [(path.parent, read_progress(path.parent)) for path in sorted(folder.glob(f"rank-*/{PROGRESS_FILE}"))]
+        self._parts = [
+            (path.parent, read_progress(path.parent))
+            for path in sorted(folder.glob(f"rank-*/{PROGRESS_FILE}"))
+        ]
 
     @property
     def batches(self) -> set[int]:
@@ -191,7 +199,9 @@ class Collected:
         for folder, progress in self._parts:
             if bucket in progress["buckets"]:
                 generation, length = progress["buckets"][bucket]
-                part = np.fromfile(folder / f"{bucket:06d}.{generation}.rows", self.layout.record, length)
+                part = np.fromfile(
+                    folder / f"{bucket:06d}.{generation}.rows", self.layout.record, length
+                )
                 kept = smallest(np.concatenate([kept, part]), self.layout.per_token)
         return kept
 
@@ -203,4 +213,3 @@ class Collected:
 def rank_folder(work: Path, rank: int) -> Path:
     """Where a rank's part lies."""
     return work / f"rank-{rank:04d}"
-

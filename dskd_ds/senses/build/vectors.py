@@ -22,10 +22,17 @@ Rows = NDArray[np.void]
 
 def record_type(hidden_size: int) -> np.dtype[np.void]:
     """`place`: block number * block_tokens + position; `state`: the bits of bfloat16."""
-    return np.dtype([("token", "<i8"), ("hash", "<u8"), ("place", "<i8"), ("state", "<u2", (hidden_size,))])
+    return np.dtype(
+        [("token", "<i8"), ("hash", "<u8"), ("place", "<i8"), ("state", "<u2", (hidden_size,))]
+    )
 
 
-def make_rows(tokens: NDArray[np.int64], hashes: NDArray[np.uint64], places: NDArray[np.int64], states: NDArray[np.uint16]) -> Rows:
+def make_rows(
+    tokens: NDArray[np.int64],
+    hashes: NDArray[np.uint64],
+    places: NDArray[np.int64],
+    states: NDArray[np.uint16],
+) -> Rows:
     """Columns -> records."""
     rows = np.empty(len(tokens), record_type(states.shape[1]))
     for name, column in (("token", tokens), ("hash", hashes), ("place", places), ("state", states)):
@@ -69,8 +76,14 @@ def position_hashes(seed: int, row: dict[str, Any], block_tokens: int) -> NDArra
     starts = np.asarray(row["segment_starts"])
     lengths = np.diff(np.append(starts, block_tokens))
     digests = np.repeat(np.asarray(row["doc_digests"], np.int64).view(np.uint64), lengths)
-    within = np.arange(block_tokens) - np.repeat(starts, lengths) + np.repeat(np.asarray(row["doc_offsets"]), lengths)
-    hashes: NDArray[np.uint64] = mixed(mixed(digests ^ mixed(np.uint64(seed))) ^ within.astype(np.uint64))
+    within = (
+        np.arange(block_tokens)
+        - np.repeat(starts, lengths)
+        + np.repeat(np.asarray(row["doc_offsets"]), lengths)
+    )
+    hashes: NDArray[np.uint64] = mixed(
+        mixed(digests ^ mixed(np.uint64(seed))) ^ within.astype(np.uint64)
+    )
     return hashes
 
 

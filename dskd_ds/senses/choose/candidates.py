@@ -11,7 +11,9 @@ from dskd_ds.senses.dictionary.distances import pair_distances
 from dskd_ds.signals.chosen import Candidates, Ints, Mask
 
 
-def draw(table: Ragged, tokens: Ints, wanted: Mask, number: int, generator: np.random.Generator) -> Ragged:
+def draw(
+    table: Ragged, tokens: Ints, wanted: Mask, number: int, generator: np.random.Generator
+) -> Ragged:
     """For each of tokens [P] at most `number` of its table's row, drawn evenly without repeats; none where `wanted` [P] is false."""
     starts = table.offsets[tokens]
     counts = np.where(wanted, table.offsets[tokens + 1] - starts, 0)
@@ -34,12 +36,17 @@ def ragged(lengths: Ints, values: Ints) -> Ragged:
 
 def stack(parts: list[Ragged]) -> Ragged:
     """The rows of all parts, one after the other."""
-    return ragged(np.concatenate([p.lengths() for p in parts]), np.concatenate([p.values for p in parts]))
+    return ragged(
+        np.concatenate([p.lengths() for p in parts]), np.concatenate([p.values for p in parts])
+    )
 
 
 def with_own(tokens: Ints, others: Ragged) -> Ragged:
     """Each of tokens [P] ahead of its row of others."""
-    return Ragged(others.offsets + np.arange(len(tokens) + 1), np.insert(others.values, others.offsets[:-1], tokens))
+    return Ragged(
+        others.offsets + np.arange(len(tokens) + 1),
+        np.insert(others.values, others.offsets[:-1], tokens),
+    )
 
 
 def rows_of(dictionary: SenseDictionary, owners: Ragged) -> Candidates:
@@ -47,15 +54,21 @@ def rows_of(dictionary: SenseDictionary, owners: Ragged) -> Candidates:
     starts = dictionary.owner_offsets[owners.values]
     counts = dictionary.owner_offsets[owners.values + 1] - starts
     before = np.concatenate([[0], np.cumsum(counts)])[owners.offsets]
-    return Candidates(np.repeat(np.arange(len(owners.offsets) - 1), np.diff(before)), ranges(starts, counts))
+    return Candidates(
+        np.repeat(np.arange(len(owners.offsets) - 1), np.diff(before)), ranges(starts, counts)
+    )
 
 
-def nearest(dictionary: SenseDictionary, hidden: Tensor, candidates: Candidates, keep: int) -> Candidates:
+def nearest(
+    dictionary: SenseDictionary, hidden: Tensor, candidates: Candidates, keep: int
+) -> Candidates:
     """The `keep` candidates of each position nearest to its state in hidden [P, D] float32, exactly; nearest first.
 
     Positions go round: P is the second set of position 0, and so on.
     """
-    distances = pair_distances(dictionary, hidden, candidates.positions % len(hidden), candidates.rows).astype(np.float64)
+    distances = pair_distances(
+        dictionary, hidden, candidates.positions % len(hidden), candidates.rows
+    ).astype(np.float64)
     # Distances scaled to below 1 on top of the position's number: one sort orders every position's candidates.
     order = np.argsort(candidates.positions + distances / (2.0 * distances.max(initial=1.0)))
     counts = np.bincount(candidates.positions)
@@ -66,8 +79,10 @@ def nearest(dictionary: SenseDictionary, hidden: Tensor, candidates: Candidates,
 def split(candidates: Candidates, num_positions: int) -> tuple[Candidates, Candidates]:
     """The sets of positions below num_positions, and those from there on as positions from 0."""
     middle = int(np.searchsorted(candidates.positions, num_positions))
-    return (Candidates(candidates.positions[:middle], candidates.rows[:middle]),
-            Candidates(candidates.positions[middle:] - num_positions, candidates.rows[middle:]))
+    return (
+        Candidates(candidates.positions[:middle], candidates.rows[:middle]),
+        Candidates(candidates.positions[middle:] - num_positions, candidates.rows[middle:]),
+    )
 
 
 def ranges(starts: Ints, counts: Ints) -> Ints:

@@ -30,10 +30,14 @@ def open_retriever(spec: RunSpec, role: Role, cleanup: ExitStack) -> SenseRetrie
     if spec.senses.candidates == "lexical" or spec.senses.retrieve_on == "teacher":
         return SenseRetriever(dictionary, spec.senses, spec.loss, spec.seed)
     search = _nodes_index(spec, dictionary, role, cleanup)
-    return SenseRetriever(dictionary, spec.senses, spec.loss, spec.seed, load_projection(dictionary), search)
+    return SenseRetriever(
+        dictionary, spec.senses, spec.loss, spec.seed, load_projection(dictionary), search
+    )
 
 
-def open_on_teacher(spec: RunSpec, role: Role | None, cleanup: ExitStack) -> tuple[SenseRetriever | None, str]:
+def open_on_teacher(
+    spec: RunSpec, role: Role | None, cleanup: ExitStack
+) -> tuple[SenseRetriever | None, str]:
     """A teacher's, if it is to choose the senses; and what that adds to its fingerprint: teachers of a run must have the same index.
 
     role: its place in a launch, whose teachers on one node share an index as students do. None: it was started on its own and has one of
@@ -47,18 +51,29 @@ def open_on_teacher(spec: RunSpec, role: Role | None, cleanup: ExitStack) -> tup
     if spec.senses.candidates == "lexical":
         return SenseRetriever(dictionary, spec.senses, spec.loss, spec.seed), ""
     check_index(spec, dictionary)
-    search = _nodes_index(spec, dictionary, role, cleanup) if role \
+    search = (
+        _nodes_index(spec, dictionary, role, cleanup)
+        if role
         else partial(knn, load_graph(dictionary), num_threads=torch.get_num_threads())
-    retriever = SenseRetriever(dictionary, spec.senses, spec.loss, spec.seed, load_projection(dictionary), search)
+    )
+    retriever = SenseRetriever(
+        dictionary, spec.senses, spec.loss, spec.seed, load_projection(dictionary), search
+    )
     return retriever, f"-index-{index_digest(dictionary)[:16]}"
 
 
-def _nodes_index(spec: RunSpec, dictionary: SenseDictionary, role: Role, cleanup: ExitStack) -> Search:
+def _nodes_index(
+    spec: RunSpec, dictionary: SenseDictionary, role: Role, cleanup: ExitStack
+) -> Search:
     """Ask the index of this node, which its first rank of the role loads. Only one role has an index in a run."""
     address = service_address(spec.run_dir, role.launch.master_port)
     if leads_node(role):
         num_workers = min(role.launch.local_world_size, role.size)
-        cleanup.callback(IndexService(address, load_graph(dictionary), num_workers, torch.get_num_threads()).close)
+        cleanup.callback(
+            IndexService(
+                address, load_graph(dictionary), num_workers, torch.get_num_threads()
+            ).close
+        )
     client = IndexClient(address)
     cleanup.callback(client.close)
     return client.search
@@ -66,9 +81,14 @@ def _nodes_index(spec: RunSpec, dictionary: SenseDictionary, role: Role, cleanup
 
 def check_index(spec: RunSpec, dictionary: SenseDictionary) -> None:
     """Raises InputError if the spec's candidates need an index and the dictionary has none."""
-    if spec.senses.candidates != "lexical" and not (dictionary.folder / INDEX_FOLDER / MANIFEST_FILE).is_file():
-        raise InputError(f'[senses] candidates = "{spec.senses.candidates}", but {dictionary.folder} has no index.\n'
-                         '  build it again (dskd senses build SPEC.toml --force), or set candidates = "lexical".')
+    if (
+        spec.senses.candidates != "lexical"
+        and not (dictionary.folder / INDEX_FOLDER / MANIFEST_FILE).is_file()
+    ):
+        raise InputError(
+            f'[senses] candidates = "{spec.senses.candidates}", but {dictionary.folder} has no index.\n'
+            '  build it again (dskd senses build SPEC.toml --force), or set candidates = "lexical".'
+        )
 
 
 def _open(spec: RunSpec, verify: bool) -> SenseDictionary:

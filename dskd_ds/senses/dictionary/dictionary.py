@@ -102,7 +102,9 @@ class SenseDictionary:
 
     def owner_name(self, owner: int, tokenizer: Any) -> str:
         """The text of a token or span as it is written, leading space included."""
-        tokens = [owner] if owner < self.vocab_size else self.spans.row(owner - self.vocab_size).tolist()
+        tokens = (
+            [owner] if owner < self.vocab_size else self.spans.row(owner - self.vocab_size).tolist()
+        )
         name: str = tokenizer.decode(tokens)
         return name
 
@@ -119,8 +121,15 @@ class SenseDictionary:
         return HeldOut(**load_file(self.folder / HELDOUT_FILE))
 
 
-def write_dictionary(folder: Path, senses: Senses, relations: TokenRelations, facts: dict[str, Any], num_senses: int,
-                     contexts: Iterable[pa.Table] = (), held_out: HeldOut | None = None) -> None:
+def write_dictionary(
+    folder: Path,
+    senses: Senses,
+    relations: TokenRelations,
+    facts: dict[str, Any],
+    num_senses: int,
+    contexts: Iterable[pa.Table] = (),
+    held_out: HeldOut | None = None,
+) -> None:
     """Write a dictionary, whole or not at all, without holding its rows in memory.
 
     senses: of all tokens; may be mapped. facts: at least vocab_size and layer; counts and distances are added here.
@@ -129,49 +138,89 @@ def write_dictionary(folder: Path, senses: Senses, relations: TokenRelations, fa
     partial = partial_folder(folder)
     vocab_size = int(facts["vocab_size"])
     token_lengths = np.bincount(senses.owners, minlength=vocab_size)
-    lengths = np.concatenate([token_lengths, span_lengths(relations.spans, token_lengths, num_senses)])
+    lengths = np.concatenate(
+        [token_lengths, span_lengths(relations.spans, token_lengths, num_senses)]
+    )
     small = _small_tensors(senses, relations, lengths, vocab_size)
     num_rows = int(lengths.sum())
-    file = TensorFile(partial / SENSES_FILE, {
-        "senses": (torch.bfloat16, (num_rows, senses.centroids.shape[1])), "squared_norms": (torch.float32, (num_rows,)),
-        **{name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in small.items()}})
+    file = TensorFile(
+        partial / SENSES_FILE,
+        {
+            "senses": (torch.bfloat16, (num_rows, senses.centroids.shape[1])),
+            "squared_norms": (torch.float32, (num_rows,)),
+            **{name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in small.items()},
+        },
+    )
     for name, tensor in small.items():
         file[name].copy_(tensor)
     for start, rows in _all_rows(senses, relations.spans, num_senses):
         file["senses"][start : start + len(rows)] = rows.to(torch.bfloat16)
-        file["squared_norms"][start : start + len(rows)] = file["senses"][start : start + len(rows)].float().square().sum(dim=1)
+        file["squared_norms"][start : start + len(rows)] = (
+            file["senses"][start : start + len(rows)].float().square().sum(dim=1)
+        )
     antonyms = Ragged(small["antonym_offsets"].numpy(), small["antonym_values"].numpy())
     related = (small["synonym_offsets"].diff() > 0) | (small["antonym_offsets"].diff() > 0)
     facts = facts | {
-        "format": FORMAT, "num_rows": num_rows, "num_spans": int((lengths[vocab_size:] > 0).sum()),
-        "num_tokens": int((token_lengths > 0).sum()), "num_related_tokens": int(related.sum()),
-        "median_antonym_distance": _median_antonym_distance(file["senses"], small["owner_offsets"].numpy(), antonyms, vocab_size),
+        "format": FORMAT,
+        "num_rows": num_rows,
+        "num_spans": int((lengths[vocab_size:] > 0).sum()),
+        "num_tokens": int((token_lengths > 0).sum()),
+        "num_related_tokens": int(related.sum()),
+        "median_antonym_distance": _median_antonym_distance(
+            file["senses"], small["owner_offsets"].numpy(), antonyms, vocab_size
+        ),
     }
     file.close()
     write_contexts(partial / CONTEXTS_FILE, contexts)
-    save_file(vars(held_out or HeldOut(torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.uint64),
-                                       torch.zeros(0, senses.centroids.shape[1], dtype=torch.bfloat16))), partial / HELDOUT_FILE)
+    save_file(
+        vars(
+            held_out
+            or HeldOut(
+                torch.zeros(0, dtype=torch.int64),
+                torch.zeros(0, dtype=torch.uint64),
+                torch.zeros(0, senses.centroids.shape[1], dtype=torch.bfloat16),
+            )
+        ),
+        partial / HELDOUT_FILE,
+    )
     write_manifest(partial, facts)
     replace_folder(partial, folder)
 
 
-def _small_tensors(senses: Senses, relations: TokenRelations, lengths: np.ndarray[Any, Any], vocab_size: int) -> dict[str, Tensor]:
+def _small_tensors(
+    senses: Senses, relations: TokenRelations, lengths: np.ndarray[Any, Any], vocab_size: int
+) -> dict[str, Tensor]:
     """Everything of a dictionary but its rows and their norms."""
-    synonyms, antonyms = (Ragged.from_dict(_with_senses(table, lengths), vocab_size) for table in (relations.synonyms, relations.antonyms))
+    synonyms, antonyms = (
+        Ragged.from_dict(_with_senses(table, lengths), vocab_size)
+        for table in (relations.synonyms, relations.antonyms)
+    )
     spans = Ragged.from_dict(dict(enumerate(map(list, relations.spans))), len(relations.spans))
     num_span_rows = int(lengths[vocab_size:].sum())
     spreads = np.zeros(len(senses.owners), np.float32) if senses.spreads is None else senses.spreads
     return {
-        "owner_offsets": torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)),
-        "sense_counts": torch.from_numpy(np.concatenate([senses.counts, np.zeros(num_span_rows, np.int64)])),
-        "sense_spread": torch.from_numpy(np.concatenate([spreads, np.zeros(num_span_rows, np.float32)])),
-        **{f"{name}_{part}": torch.from_numpy(getattr(table, part))
-           for name, table in (("synonym", synonyms), ("antonym", antonyms)) for part in ("offsets", "values")},
-        "span_offsets": torch.from_numpy(spans.offsets), "span_tokens": torch.from_numpy(spans.values),
+        "owner_offsets": torch.from_numpy(
+            np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        ),
+        "sense_counts": torch.from_numpy(
+            np.concatenate([senses.counts, np.zeros(num_span_rows, np.int64)])
+        ),
+        "sense_spread": torch.from_numpy(
+            np.concatenate([spreads, np.zeros(num_span_rows, np.float32)])
+        ),
+        **{
+            f"{name}_{part}": torch.from_numpy(getattr(table, part))
+            for name, table in (("synonym", synonyms), ("antonym", antonyms))
+            for part in ("offsets", "values")
+        },
+        "span_offsets": torch.from_numpy(spans.offsets),
+        "span_tokens": torch.from_numpy(spans.values),
     }
 
 
-def _all_rows(senses: Senses, spans: list[tuple[int, ...]], num_senses: int) -> Iterator[tuple[int, Tensor]]:
+def _all_rows(
+    senses: Senses, spans: list[tuple[int, ...]], num_senses: int
+) -> Iterator[tuple[int, Tensor]]:
     """All rows in order, in parts: number of the first, rows [n, D]."""
     start = 0
     for part in senses.centroids.split(AT_ONCE):
@@ -183,12 +232,20 @@ def _all_rows(senses: Senses, spans: list[tuple[int, ...]], num_senses: int) -> 
         start += len(rows)
 
 
-def _with_senses(table: dict[int, list[int]], lengths: np.ndarray[Any, Any]) -> dict[int, list[int]]:
+def _with_senses(
+    table: dict[int, list[int]], lengths: np.ndarray[Any, Any]
+) -> dict[int, list[int]]:
     """Only owners that have senses: no others can pull or push."""
-    return {token: kept for token, owners in table.items() if (kept := [o for o in owners if lengths[o]])}
+    return {
+        token: kept
+        for token, owners in table.items()
+        if (kept := [o for o in owners if lengths[o]])
+    }
 
 
-def _median_antonym_distance(rows: Tensor, offsets: np.ndarray[Any, Any], antonyms: Ragged, vocab_size: int) -> float | None:
+def _median_antonym_distance(
+    rows: Tensor, offsets: np.ndarray[Any, Any], antonyms: Ragged, vocab_size: int
+) -> float | None:
     """Median squared distance per dimension between senses of antonyms, over pairs drawn evenly; None if there are none."""
     tokens = np.repeat(np.arange(vocab_size), antonyms.lengths())
     lengths = np.diff(offsets)
@@ -198,7 +255,9 @@ def _median_antonym_distance(rows: Tensor, offsets: np.ndarray[Any, Any], antony
         return None
     generator = np.random.default_rng(0)
     pairs = generator.integers(0, len(tokens), MEDIAN_PAIRS)
-    left, right = (offsets[o[pairs]] + generator.integers(0, lengths[o[pairs]]) for o in (tokens, others))
+    left, right = (
+        offsets[o[pairs]] + generator.integers(0, lengths[o[pairs]]) for o in (tokens, others)
+    )
     gaps = rows[torch.from_numpy(left)].float() - rows[torch.from_numpy(right)].float()
     return float(gaps.square().mean(dim=1).median())
 
@@ -210,23 +269,41 @@ def open_dictionary(folder: str | Path, verify: bool = True) -> SenseDictionary:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(f'[senses] dictionary = "{folder}", but there is no such folder.\n  build it: dskd senses build SPEC.toml')
+        raise InputError(
+            f'[senses] dictionary = "{folder}", but there is no such folder.\n  build it: dskd senses build SPEC.toml'
+        )
     facts = read_manifest(folder, verify)
     if facts.get("format") != FORMAT:
-        raise InputError(f"{folder}: its format is {facts.get('format')}, this version reads {FORMAT}.\n"
-                         "  build it again: dskd senses build SPEC.toml")
+        raise InputError(
+            f"{folder}: its format is {facts.get('format')}, this version reads {FORMAT}.\n"
+            "  build it again: dskd senses build SPEC.toml"
+        )
     try:
-        with safe_open(folder / SENSES_FILE, framework="pt") as file:  # maps: a tensor is a view of shared pages
+        with safe_open(
+            folder / SENSES_FILE, framework="pt"
+        ) as file:  # maps: a tensor is a view of shared pages
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
-        raise InputError(f"{folder / SENSES_FILE}: this is no safetensors file ({error}).\n  delete {folder} and make it again.") from None
-    numpy = {name: tensor.numpy() for name, tensor in tensors.items() if tensor.dtype == torch.int64}
+        raise InputError(
+            f"{folder / SENSES_FILE}: this is no safetensors file ({error}).\n  delete {folder} and make it again."
+        ) from None
+    numpy = {
+        name: tensor.numpy() for name, tensor in tensors.items() if tensor.dtype == torch.int64
+    }
     offsets = numpy["owner_offsets"]
     return SenseDictionary(
-        folder, facts, tensors["senses"], tensors["squared_norms"], offsets,
-        np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)), numpy["sense_counts"], tensors["sense_spread"],
-        Ragged(numpy["synonym_offsets"], numpy["synonym_values"]), Ragged(numpy["antonym_offsets"], numpy["antonym_values"]),
-        Ragged(numpy["span_offsets"], numpy["span_tokens"]))
+        folder,
+        facts,
+        tensors["senses"],
+        tensors["squared_norms"],
+        offsets,
+        np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)),
+        numpy["sense_counts"],
+        tensors["sense_spread"],
+        Ragged(numpy["synonym_offsets"], numpy["synonym_values"]),
+        Ragged(numpy["antonym_offsets"], numpy["antonym_values"]),
+        Ragged(numpy["span_offsets"], numpy["span_tokens"]),
+    )
 
 
 def check_belongs(dictionary: SenseDictionary, teacher: str, tokenizer: str) -> None:
@@ -234,13 +311,19 @@ def check_belongs(dictionary: SenseDictionary, teacher: str, tokenizer: str) -> 
     for what, expected in (("teacher", teacher), ("tokenizer", tokenizer)):
         found = dictionary.facts.get(what)
         if found != expected:
-            raise InputError(f"{dictionary.folder}: it was built with the {what} {found}, but this run's is {expected}.\n"
-                             "  build one for this teacher (dskd senses build SPEC.toml), or name another [senses] dictionary.")
+            raise InputError(
+                f"{dictionary.folder}: it was built with the {what} {found}, but this run's is {expected}.\n"
+                "  build one for this teacher (dskd senses build SPEC.toml), or name another [senses] dictionary."
+            )
 
 
-def open_own(spec: RunSpec, folder: str | Path | None = None, verify: bool = True) -> SenseDictionary:
+def open_own(
+    spec: RunSpec, folder: str | Path | None = None, verify: bool = True
+) -> SenseDictionary:
     """The spec's dictionary, or one in another folder, if it is of the spec's teacher. Raises InputError."""
     teacher = resolve_model(spec.teacher.model)
     dictionary = open_dictionary(folder or spec.senses.dictionary, verify)
-    check_belongs(dictionary, model_fingerprint(teacher), tokenizer_fingerprint(load_tokenizer(teacher)))
+    check_belongs(
+        dictionary, model_fingerprint(teacher), tokenizer_fingerprint(load_tokenizer(teacher))
+    )
     return dictionary

@@ -21,19 +21,28 @@ SCAN_ROWS = 16_384
 """Rows that are compared with all queries at a time where all of them are."""
 
 
-def pair_distances(dictionary: SenseDictionary, queries: Tensor, places: Ints, rows: Ints) -> NDArray[np.float32]:
+def pair_distances(
+    dictionary: SenseDictionary, queries: Tensor, places: Ints, rows: Ints
+) -> NDArray[np.float32]:
     """[M] squared distance of each dictionary row in rows [M] from the query it is for, queries[places]; queries [P, D] float32."""
     states, which, wanted = queries.numpy(), torch.from_numpy(places), torch.from_numpy(rows)
     products = np.empty(len(rows), np.float32)
     for start in range(0, len(rows), CHUNK_ROWS):
         here = slice(start, start + CHUNK_ROWS)
-        np.vecdot(dictionary.senses.index_select(0, wanted[here]).float().numpy(), queries.index_select(0, which[here]).numpy(),
-                  out=products[here])
-    distances: NDArray[np.float32] = dictionary.squared_norms.numpy()[rows] - 2 * products + np.vecdot(states, states)[places]
+        np.vecdot(
+            dictionary.senses.index_select(0, wanted[here]).float().numpy(),
+            queries.index_select(0, which[here]).numpy(),
+            out=products[here],
+        )
+    distances: NDArray[np.float32] = (
+        dictionary.squared_norms.numpy()[rows] - 2 * products + np.vecdot(states, states)[places]
+    )
     return np.maximum(distances, 0)
 
 
-def rerank(dictionary: SenseDictionary, queries: Tensor, candidates: Ints, keep: int) -> tuple[Ints, NDArray[np.float32]]:
+def rerank(
+    dictionary: SenseDictionary, queries: Tensor, candidates: Ints, keep: int
+) -> tuple[Ints, NDArray[np.float32]]:
     """The `keep` nearest of each query's candidates, by exact squared distance on full vectors.
 
     queries [P, D], candidates [P, C] rows. Returns rows and squared distances, both [P, min(keep, C)], nearest first.
@@ -43,7 +52,11 @@ def rerank(dictionary: SenseDictionary, queries: Tensor, candidates: Ints, keep:
     at_once = max(1, CHUNK_ROWS // max(1, size))
     for start in range(0, len(rows), at_once):
         here = slice(start, start + at_once)
-        senses = dictionary.senses.index_select(0, rows[here].flatten()).float().view(-1, size, queries.shape[1])
+        senses = (
+            dictionary.senses.index_select(0, rows[here].flatten())
+            .float()
+            .view(-1, size, queries.shape[1])
+        )
         distances[here] = torch.bmm(queries[here, None], senses.transpose(1, 2)).squeeze(1)
     norms = dictionary.squared_norms.index_select(0, rows.flatten()).view(rows.shape)
     distances.mul_(-2).add_(norms).add_(queries.square().sum(dim=1, keepdim=True)).clamp_min_(0)
@@ -51,7 +64,9 @@ def rerank(dictionary: SenseDictionary, queries: Tensor, candidates: Ints, keep:
     return rows.gather(1, nearest.indices).numpy(), nearest.values.numpy()
 
 
-def exact_nearest(dictionary: SenseDictionary, queries: Tensor, among: Ints, keep: int) -> tuple[Ints, NDArray[np.float32]]:
+def exact_nearest(
+    dictionary: SenseDictionary, queries: Tensor, among: Ints, keep: int
+) -> tuple[Ints, NDArray[np.float32]]:
     """The nearest to each of queries [Q, D] among some rows [R]: every distance is computed, piece by piece.
 
     Returns rows and squared distances, both [Q, min(keep, R)], nearest first.
@@ -62,7 +77,11 @@ def exact_nearest(dictionary: SenseDictionary, queries: Tensor, among: Ints, kee
     for part in torch.from_numpy(among).split(SCAN_ROWS):
         # Without |q|^2, which is the same for all rows.
         norms = dictionary.squared_norms.index_select(0, part)
-        distances = torch.addmm(norms, queries, dictionary.senses.index_select(0, part).float().T, alpha=-2)
-        best, columns = torch.cat([best, distances], dim=1).topk(min(keep, best.shape[1] + len(part)), dim=1, largest=False)
+        distances = torch.addmm(
+            norms, queries, dictionary.senses.index_select(0, part).float().T, alpha=-2
+        )
+        best, columns = torch.cat([best, distances], dim=1).topk(
+            min(keep, best.shape[1] + len(part)), dim=1, largest=False
+        )
         rows = torch.cat([rows, part.expand(len(queries), -1)], dim=1).gather(1, columns)
     return rows.numpy(), best.add_(queries.square().sum(dim=1, keepdim=True)).clamp_min_(0).numpy()

@@ -21,9 +21,23 @@ from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.spec import RunSpec
 from dskd_ds.spec.rules import show
 
-COLLECT_SETTINGS = ("collect_tokens", "attribution", "hidden_layer", "min_confidence", "vectors_per_token")
+COLLECT_SETTINGS = (
+    "collect_tokens",
+    "attribution",
+    "hidden_layer",
+    "min_confidence",
+    "vectors_per_token",
+)
 """The fields of [senses] that a collection depends on."""
-CLUSTER_SETTINGS = ("clustering", "num_senses", "min_senses", "sense_cost", "contexts_per_sense", "max_span_tokens", "paper_exact")
+CLUSTER_SETTINGS = (
+    "clustering",
+    "num_senses",
+    "min_senses",
+    "sense_cost",
+    "contexts_per_sense",
+    "max_span_tokens",
+    "paper_exact",
+)
 """Those that decide what is made of it. The index has settings of its own (sense/index.py)."""
 BUILD_SETTINGS = (*COLLECT_SETTINGS, *CLUSTER_SETTINGS)
 
@@ -35,14 +49,19 @@ def dictionary_key(spec: RunSpec, blocks: Any, comm: Communicator) -> dict[str, 
     """
     path = resolve_model(spec.teacher.model)
     key = {
-        "teacher": model_fingerprint(path), "tokenizer": tokenizer_fingerprint(load_tokenizer(path)),
-        "corpus": corpus_digest(blocks), "block_tokens": spec.data.block_tokens, "seed": spec.seed,
+        "teacher": model_fingerprint(path),
+        "tokenizer": tokenizer_fingerprint(load_tokenizer(path)),
+        "corpus": corpus_digest(blocks),
+        "block_tokens": spec.data.block_tokens,
+        "seed": spec.seed,
         "lexicon": lexicon_digest(spec.senses),
         "settings": {name: getattr(spec.senses, name) for name in BUILD_SETTINGS},
     }
     if not comm.all_alike(digest_of(key).encode()):
-        raise InputError("[data] train, [teacher] model or [senses] lexicons: what they name is not the same on every rank.\n"
-                         "  name files on a disk that all nodes share, or copy the same ones to all.")
+        raise InputError(
+            "[data] train, [teacher] model or [senses] lexicons: what they name is not the same on every rank.\n"
+            "  name files on a disk that all nodes share, or copy the same ones to all."
+        )
     return key
 
 
@@ -55,14 +74,19 @@ def corpus_digest(blocks: Any) -> str:
     for name in ("input_ids", "segment_starts", "doc_digests", "unsupervised"):
         for chunk in blocks.data.column(name).chunks:
             values = chunk.flatten()
-            digest.update(np.ascontiguousarray(values.flatten() if name == "unsupervised" else values).data)
+            digest.update(
+                np.ascontiguousarray(values.flatten() if name == "unsupervised" else values).data
+            )
     return digest.hexdigest()[:16]
 
 
 def collection_digest(key: dict[str, Any]) -> str:
     """Of what a collection depends on, out of a dictionary's key: what the teacher reads, not what its states are added to."""
     settings = {name: key["settings"][name] for name in COLLECT_SETTINGS}
-    return digest_of({name: value for name, value in key.items() if name not in ("lexicon", "refreshes")} | {"settings": settings})
+    return digest_of(
+        {name: value for name, value in key.items() if name not in ("lexicon", "refreshes")}
+        | {"settings": settings}
+    )
 
 
 def digest_of(content: dict[str, Any]) -> str:
@@ -75,5 +99,7 @@ def check_settings(dictionary: SenseDictionary, spec: RunSpec) -> None:
     for name, found in dictionary.facts.get("settings", {}).items():
         wanted = getattr(spec.senses, name)
         if found != wanted:
-            raise InputError(f"[senses] {name} = {show(wanted)}, but {dictionary.folder} was built with {show(found)}.\n"
-                             f"  build it with this (dskd senses build SPEC.toml), or write {name} = {show(found)}.")
+            raise InputError(
+                f"[senses] {name} = {show(wanted)}, but {dictionary.folder} was built with {show(found)}.\n"
+                f"  build it with this (dskd senses build SPEC.toml), or write {name} = {show(found)}."
+            )

@@ -31,7 +31,10 @@ class Senses:
         owners = np.concatenate([part.owners for part in parts])
         order = np.argsort(owners, kind="stable")
         sources = [source for part in parts for source in part.sources]
-        return Senses(owners[order], torch.cat([part.centroids for part in parts])[torch.from_numpy(order)],
-                      np.concatenate([part.counts for part in parts])[order],
-                      np.concatenate([part.spreads for part in parts if part.spreads is not None])[order],
-                      tuple(sources[i] for i in order) if sources else ())
+        return Senses(
+            owners[order],
+            torch.cat([part.centroids for part in parts])[torch.from_numpy(order)],
+            np.concatenate([part.counts for part in parts])[order],
+            np.concatenate([part.spreads for part in parts if part.spreads is not None])[order],
+            tuple(sources[i] for i in order) if sources else (),
+        )

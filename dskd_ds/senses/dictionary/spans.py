@@ -12,19 +12,32 @@ from torch import Tensor
 from dskd_ds.senses.dictionary.senses import Senses
 
 
-def span_lengths(spans: list[tuple[int, ...]], token_lengths: NDArray[Any], num_senses: int) -> NDArray[np.int64]:
+def span_lengths(
+    spans: list[tuple[int, ...]], token_lengths: NDArray[Any], num_senses: int
+) -> NDArray[np.int64]:
     """How many senses compose_spans gives each span, from how many each token has [vocab_size]."""
-    return np.array([min(num_senses, token_lengths[span[0]]) if all(token_lengths[token] for token in span) else 0
-                     for span in spans], np.int64)
+    return np.array(
+        [
+            min(num_senses, token_lengths[span[0]])
+            if all(token_lengths[token] for token in span)
+            else 0
+            for span in spans
+        ],
+        np.int64,
+    )
 
 
-def compose_spans(spans: list[tuple[int, ...]], senses: Senses, num_senses: int) -> tuple[Tensor, list[int]]:
+def compose_spans(
+    spans: list[tuple[int, ...]], senses: Senses, num_senses: int
+) -> tuple[Tensor, list[int]]:
     """Senses of spans: each sense of the first token, averaged with the nearest sense of every further token (METHOD.md, 4).
 
     Returns rows [R, D] float32 and how many each span got: 0 where one of its tokens has no senses.
     """
     owners, starts, counts = np.unique(senses.owners, return_index=True, return_counts=True)
-    where = {int(o): slice(int(s), int(s + n)) for o, s, n in zip(owners, starts, counts, strict=True)}
+    where = {
+        int(o): slice(int(s), int(s + n)) for o, s, n in zip(owners, starts, counts, strict=True)
+    }
     rows: list[Tensor] = []
     lengths = []
     for span in spans:

@@ -59,7 +59,7 @@ def fit_projection(rows: Tensor, dims: int) -> Projection:
     mean = sample.mean(dim=0)
     centred = (sample - mean).double()
     _, vectors = torch.linalg.eigh(centred.T @ centred)
-    return Projection(mean, vectors[:, -min(dims, rows.shape[1]):].float().contiguous())
+    return Projection(mean, vectors[:, -min(dims, rows.shape[1]) :].float().contiguous())
 
 
 def ensure_index(dictionary: SenseDictionary, spec: SensesSpec, queries: Tensor) -> dict[str, Any]:
@@ -73,15 +73,21 @@ def ensure_index(dictionary: SenseDictionary, spec: SensesSpec, queries: Tensor)
     if any(facts.get(name) != value for name, value in settings.items()):
         return build_index(dictionary, spec, queries)
     if facts.get("search_effort") != spec.index_search_effort:
-        facts |= _measured(load_graph(dictionary), load_projection(dictionary), dictionary, spec, queries)
+        facts |= _measured(
+            load_graph(dictionary), load_projection(dictionary), dictionary, spec, queries
+        )
         write_manifest(folder, facts)
     return facts
 
 
 def graph_settings(dictionary: SenseDictionary, spec: SensesSpec) -> dict[str, Any]:
     """What a graph depends on."""
-    return {"of_senses": senses_digest(dictionary), "dims": min(spec.index_dims, dictionary.hidden_size), "links": spec.index_links,
-            "build_effort": spec.index_build_effort}
+    return {
+        "of_senses": senses_digest(dictionary),
+        "dims": min(spec.index_dims, dictionary.hidden_size),
+        "links": spec.index_links,
+        "build_effort": spec.index_build_effort,
+    }
 
 
 def build_index(dictionary: SenseDictionary, spec: SensesSpec, queries: Tensor) -> dict[str, Any]:
@@ -92,43 +98,80 @@ def build_index(dictionary: SenseDictionary, spec: SensesSpec, queries: Tensor) 
     rows = dictionary.senses[: dictionary.num_token_rows]
     projection = fit_projection(rows, spec.index_dims)
     index = hnswlib.Index(space="l2", dim=projection.components.shape[1])
-    index.init_index(max_elements=max(1, len(rows)), M=spec.index_links, ef_construction=spec.index_build_effort, random_seed=0)
+    index.init_index(
+        max_elements=max(1, len(rows)),
+        M=spec.index_links,
+        ef_construction=spec.index_build_effort,
+        random_seed=0,
+    )
     # One thread: the graph depends on the order of insertion, and two builds must be alike.
-    with tqdm(total=len(rows), desc="indexing senses", unit="sense", disable=len(rows) < BUILD_ROWS) as bar:
+    with tqdm(
+        total=len(rows), desc="indexing senses", unit="sense", disable=len(rows) < BUILD_ROWS
+    ) as bar:
         for part in torch.arange(len(rows)).split(BUILD_ROWS):
             index.add_items(projection(rows[part]), part.numpy(), num_threads=1)
             bar.update(len(part))
-    facts = {**graph_settings(dictionary, spec), "num_rows": len(rows), **_measured(index, projection, dictionary, spec, queries)}
+    facts = {
+        **graph_settings(dictionary, spec),
+        "num_rows": len(rows),
+        **_measured(index, projection, dictionary, spec, queries),
+    }
     folder = dictionary.folder / INDEX_FOLDER
     partial = partial_folder(folder)
     index.save_index(str(partial / GRAPH_FILE))
-    save_file({"mean": projection.mean, "components": projection.components}, partial / "projection.safetensors")
+    save_file(
+        {"mean": projection.mean, "components": projection.components},
+        partial / "projection.safetensors",
+    )
     write_manifest(partial, facts)
     replace_folder(partial, folder)
     return facts
 
 
-def _measured(index: Any, projection: Projection, dictionary: SenseDictionary, spec: SensesSpec, queries: Tensor) -> dict[str, Any]:
+def _measured(
+    index: Any,
+    projection: Projection,
+    dictionary: SenseDictionary,
+    spec: SensesSpec,
+    queries: Tensor,
+) -> dict[str, Any]:
     """The search effort, and what an index finds with it."""
-    return {"search_effort": spec.index_search_effort, "num_queries": len(queries),
-            "recall_at_10": _recall(index, projection, dictionary, spec, queries)}
+    return {
+        "search_effort": spec.index_search_effort,
+        "num_queries": len(queries),
+        "recall_at_10": _recall(index, projection, dictionary, spec, queries),
+    }
 
 
-def _recall(index: Any, projection: Projection, dictionary: SenseDictionary, spec: SensesSpec, queries: Tensor) -> float | None:
+def _recall(
+    index: Any,
+    projection: Projection,
+    dictionary: SenseDictionary,
+    spec: SensesSpec,
+    queries: Tensor,
+) -> float | None:
     """Share of the exact 10 nearest that are found after re-ranking."""
     wanted = min(10, dictionary.num_token_rows)
     if not len(queries) or not wanted:
         return None
-    found, _ = rerank(dictionary, queries, knn(index, projection(queries), spec.index_search_effort), wanted)
-    return share_found(exact_nearest(dictionary, queries, np.arange(dictionary.num_token_rows), wanted)[0], found)
+    found, _ = rerank(
+        dictionary, queries, knn(index, projection(queries), spec.index_search_effort), wanted
+    )
+    return share_found(
+        exact_nearest(dictionary, queries, np.arange(dictionary.num_token_rows), wanted)[0], found
+    )
 
 
 def share_found(exact: NDArray[np.int64], found: NDArray[np.int64]) -> float:
     """Recall: which share of the entries of `exact` [Q, K] is in the same line of `found` [Q, any]."""
-    return float(np.mean([np.isin(wanted, line).mean() for wanted, line in zip(exact, found, strict=True)]))
+    return float(
+        np.mean([np.isin(wanted, line).mean() for wanted, line in zip(exact, found, strict=True)])
+    )
 
 
-def knn(index: Any, reduced: NDArray[np.float32], num_candidates: int, num_threads: int = 1) -> NDArray[np.int64]:
+def knn(
+    index: Any, reduced: NDArray[np.float32], num_candidates: int, num_threads: int = 1
+) -> NDArray[np.int64]:
     """[P, d] reduced queries -> [P, num_candidates] rows (fewer columns if the index is smaller), nearest first.
 
     Several threads may ask at once, as long as all want the same number: hnswlib keeps its search effort in the index.
@@ -156,7 +199,9 @@ def load_graph(dictionary: SenseDictionary) -> Any:
     folder = dictionary.folder / INDEX_FOLDER
     facts = read_manifest(folder)
     if facts.get("of_senses") != senses_digest(dictionary):
-        raise InputError(f"{folder}: this index is not of this dictionary.\n  build both again: dskd senses build SPEC.toml --force")
+        raise InputError(
+            f"{folder}: this index is not of this dictionary.\n  build both again: dskd senses build SPEC.toml --force"
+        )
     index = hnswlib.Index(space="l2", dim=int(facts["dims"]))
     index.load_index(str(folder / GRAPH_FILE))
     return index

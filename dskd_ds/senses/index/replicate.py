@@ -40,10 +40,14 @@ def local_copy(source: Path, local_dir: Path) -> tuple[Path, int]:
     or a copy that another process does not finish.
     """
     if not source.is_dir():
-        raise InputError(f'[senses] dictionary = "{source}", but there is no such folder.\n  build it: dskd senses build SPEC.toml')
+        raise InputError(
+            f'[senses] dictionary = "{source}", but there is no such folder.\n  build it: dskd senses build SPEC.toml'
+        )
     if "$" in str(local_dir):
-        raise InputError(f'[senses] local_dir = "{local_dir}", but this variable is not set on this node.\n'
-                         "  set it where ranks are started, or give a path.")
+        raise InputError(
+            f'[senses] local_dir = "{local_dir}", but this variable is not set on this node.\n'
+            "  set it where ranks are started, or give a path."
+        )
     manifests, files = _contents(source)
     total = sum(int(entry["bytes"]) for entry in files.values())
     digest = hashlib.sha256(b"".join(manifests.values())).hexdigest()
@@ -58,44 +62,79 @@ def local_copy(source: Path, local_dir: Path) -> tuple[Path, int]:
             _check_room(local_dir, total)
             _copy(source, target, manifests, files, total)
     except Timeout:
-        raise InputError(f"{target}: another process of this node has not finished this copy for {seconds:.0f} s.\n"
-                         f"  end it, or delete {target}.lock if there is none.") from None
+        raise InputError(
+            f"{target}: another process of this node has not finished this copy for {seconds:.0f} s.\n"
+            f"  end it, or delete {target}.lock if there is none."
+        ) from None
     except OSError as error:
-        raise InputError(f'[senses] local_dir = "{local_dir}", but copying {source} there failed: {error.strerror}.\n'
-                         "  name a folder on this node that you may write to, or leave local_dir out.") from None
+        raise InputError(
+            f'[senses] local_dir = "{local_dir}", but copying {source} there failed: {error.strerror}.\n'
+            "  name a folder on this node that you may write to, or leave local_dir out."
+        ) from None
     return target, total
 
 
 def _contents(source: Path) -> tuple[dict[str, bytes], dict[str, dict[str, Any]]]:
     """Manifests as they are now, and all files that they list, by path relative to the dictionary."""
-    folders = [Path(), Path(INDEX_FOLDER)] if (source / INDEX_FOLDER / MANIFEST_FILE).is_file() else [Path()]
-    files = {str(folder / name): entry for folder in folders for name, entry in parse_manifest(source / folder)[1].items()}
-    return {str(folder / MANIFEST_FILE): (source / folder / MANIFEST_FILE).read_bytes() for folder in folders}, files
+    folders = (
+        [Path(), Path(INDEX_FOLDER)]
+        if (source / INDEX_FOLDER / MANIFEST_FILE).is_file()
+        else [Path()]
+    )
+    files = {
+        str(folder / name): entry
+        for folder in folders
+        for name, entry in parse_manifest(source / folder)[1].items()
+    }
+    return {
+        str(folder / MANIFEST_FILE): (source / folder / MANIFEST_FILE).read_bytes()
+        for folder in folders
+    }, files
 
 
 def _check_room(local_dir: Path, needed: int) -> None:
     free = shutil.disk_usage(local_dir).free
     if free < needed:
-        old = sorted(path.name for path in local_dir.glob(f"dskd-{os.getuid()}-senses-*") if path.is_dir())
-        raise InputError(f'[senses] local_dir = "{local_dir}", but the dictionary takes {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB '
-                         f"are free there.\n  name a larger folder, leave local_dir out"
-                         + (f", or delete copies that no run uses: {', '.join(old)}." if old else "."))
+        old = sorted(
+            path.name for path in local_dir.glob(f"dskd-{os.getuid()}-senses-*") if path.is_dir()
+        )
+        raise InputError(
+            f'[senses] local_dir = "{local_dir}", but the dictionary takes {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB '
+            f"are free there.\n  name a larger folder, leave local_dir out"
+            + (f", or delete copies that no run uses: {', '.join(old)}." if old else ".")
+        )
 
 
-def _copy(source: Path, target: Path, manifests: dict[str, bytes], files: dict[str, dict[str, Any]], total: int) -> None:
+def _copy(
+    source: Path,
+    target: Path,
+    manifests: dict[str, bytes],
+    files: dict[str, dict[str, Any]],
+    total: int,
+) -> None:
     """Copy file by file, hashing on the way; the folder gets its name when all is there."""
     partial = target.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        with tqdm(total=total, desc=f"copying senses to {target.parent}", unit="B", unit_scale=True, disable=total < PIECE_BYTES) as bar:
+        with tqdm(
+            total=total,
+            desc=f"copying senses to {target.parent}",
+            unit="B",
+            unit_scale=True,
+            disable=total < PIECE_BYTES,
+        ) as bar:
             for name, entry in files.items():
                 (partial / name).parent.mkdir(parents=True, exist_ok=True)
                 if _copy_file(source / name, partial / name, bar) != entry["sha256"]:
-                    raise InputError(f"{source / name}: its content is not what its manifest says; it is altered, or being built anew.\n"
-                                     "  wait for the build to end, or build it again: dskd senses build SPEC.toml --force")
+                    raise InputError(
+                        f"{source / name}: its content is not what its manifest says; it is altered, or being built anew.\n"
+                        "  wait for the build to end, or build it again: dskd senses build SPEC.toml --force"
+                    )
         for name, content in manifests.items():
             (partial / name).write_bytes(content)
-        (partial / CHECKED_FILE).write_text(json.dumps({name: _identity(partial / name) for name in (*files, *manifests)}))
+        (partial / CHECKED_FILE).write_text(
+            json.dumps({name: _identity(partial / name) for name in (*files, *manifests)})
+        )
         partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -134,8 +173,10 @@ def replicate(spec: RunSpec) -> None:
     from mpi4py import MPI
 
     if spec.senses.local_dir is None:
-        raise InputError("[senses] local_dir = (not given), so there is nowhere to copy to.\n"
-                         "  give a folder on each node: --set senses.local_dir=/dev/shm")
+        raise InputError(
+            "[senses] local_dir = (not given), so there is nowhere to copy to.\n"
+            "  give a folder on each node: --set senses.local_dir=/dev/shm"
+        )
     world = MPI.COMM_WORLD
     node = world.Split_type(MPI.COMM_TYPE_SHARED)
     mine = np.zeros(3, np.int64)  # copies, those made now, their bytes
@@ -145,5 +186,7 @@ def replicate(spec: RunSpec) -> None:
     total = np.zeros_like(mine)
     world.Reduce(mine, total, MPI.SUM, root=0)
     if world.rank == 0:
-        print(f"{spec.senses.local_dir}: {spec.senses.dictionary} is there on {total[0]} node(s); "
-              f"{total[1]} copied it now, {total[2] / 1e9:.2f} GB in all.")
+        print(
+            f"{spec.senses.local_dir}: {spec.senses.dictionary} is there on {total[0]} node(s); "
+            f"{total[1]} copied it now, {total[2] / 1e9:.2f} GB in all."
+        )

@@ -39,14 +39,18 @@ def service_address(run_dir: str, master_port: int) -> str:
     folder = Path(tempfile.gettempdir()) / f"dskd-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o077:
-        raise IndexServiceError(f"{folder}: it must belong to you and be closed to others.\n  chmod 700 it, or set TMPDIR.")
+        raise IndexServiceError(
+            f"{folder}: it must belong to you and be closed to others.\n  chmod 700 it, or set TMPDIR."
+        )
     return f"ipc://{folder}/{key}.index"
 
 
 class IndexService:
     """Answers candidate searches of this node's students, each in a thread of its own (hnswlib lets go of the GIL)."""
 
-    def __init__(self, address: str, graph: Any, num_workers: int = 1, threads_per_search: int = 1) -> None:
+    def __init__(
+        self, address: str, graph: Any, num_workers: int = 1, threads_per_search: int = 1
+    ) -> None:
         """num_workers: searches at the same time; one for each asking rank, so that none waits for another."""
         self._graph, self._threads_per_search = graph, threads_per_search
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -55,8 +59,13 @@ class IndexService:
             socket.setsockopt(zmq.LINGER, 0)
         back.bind(WORKERS_ADDRESS)
         front.bind(address)
-        self._threads = [threading.Thread(target=self._deal, args=(front, back), name="sense index", daemon=True)]
-        self._threads += [threading.Thread(target=self._work, name=f"sense search {n}", daemon=True) for n in range(num_workers)]
+        self._threads = [
+            threading.Thread(target=self._deal, args=(front, back), name="sense index", daemon=True)
+        ]
+        self._threads += [
+            threading.Thread(target=self._work, name=f"sense search {n}", daemon=True)
+            for n in range(num_workers)
+        ]
         for thread in self._threads:
             thread.start()
 
@@ -102,7 +111,11 @@ class IndexClient:
         self._address, self._answer_seconds = address, answer_seconds
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.REQ)
-        for option, value in ((zmq.LINGER, 0), (zmq.REQ_RELAXED, 1), (zmq.REQ_CORRELATE, 1)):  # a late answer is dropped
+        for option, value in (
+            (zmq.LINGER, 0),
+            (zmq.REQ_RELAXED, 1),
+            (zmq.REQ_CORRELATE, 1),
+        ):  # a late answer is dropped
             self._socket.setsockopt(option, value)
         self._gone = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._socket.connect(address)
@@ -114,17 +127,29 @@ class IndexClient:
         """[P, d] -> [P, C] candidate rows. Raises IndexServiceError if the service is gone, silent or refuses."""
         reduced = np.ascontiguousarray(reduced, np.float32)
         if not self._gone.poll(0):
-            self._socket.send_multipart([QUESTION.pack(*reduced.shape, num_candidates), reduced.data], copy=False)
+            self._socket.send_multipart(
+                [QUESTION.pack(*reduced.shape, num_candidates), reduced.data], copy=False
+            )
         events = dict(self._poller.poll(int(self._answer_seconds * 1000)))
         if self._socket not in events:
-            what = "is gone: its process ended" if self._gone in events else f"did not answer within {self._answer_seconds:g} s"
-            raise IndexServiceError(f"the node's sense index at {self._address} {what}.\n"
-                                    "  look at the log of the first student on this node (the first teacher, where teachers choose).")
+            what = (
+                "is gone: its process ended"
+                if self._gone in events
+                else f"did not answer within {self._answer_seconds:g} s"
+            )
+            raise IndexServiceError(
+                f"the node's sense index at {self._address} {what}.\n"
+                "  look at the log of the first student on this node (the first teacher, where teachers choose)."
+            )
         kind, *frames = self._socket.recv_multipart()
         if kind != b"rows" or len(frames) != 2:
-            raise IndexServiceError(f"the node's sense index at {self._address} refused: {frames[0].decode(errors='replace')}")
+            raise IndexServiceError(
+                f"the node's sense index at {self._address} refused: {frames[0].decode(errors='replace')}"
+            )
         num_rows, num_columns, _ = QUESTION.unpack(frames[0])
-        return np.frombuffer(frames[1], np.int64).reshape(num_rows, num_columns).copy()  # torch wants memory it may write
+        return (
+            np.frombuffer(frames[1], np.int64).reshape(num_rows, num_columns).copy()
+        )  # torch wants memory it may write
 
     def close(self) -> None:
         """Let go of the socket."""

@@ -29,11 +29,20 @@ def candidate_rows(dictionary: SenseDictionary, token: int, candidates: Candidat
     """[R] rows of the dictionary that an occurrence of `token` may be assigned to."""
     owners = [token, *(dictionary.synonyms.row(token).tolist() if candidates == "lexical" else ())]
     offsets = dictionary.owner_offsets
-    return torch.cat([torch.arange(int(offsets[owner]), int(offsets[owner + 1])) for owner in owners])
+    return torch.cat(
+        [torch.arange(int(offsets[owner]), int(offsets[owner + 1])) for owner in owners]
+    )
 
 
-def pair_scores(dictionary: SenseDictionary, tokens: Sequence[int], left: Tensor, right: Tensor, labels: NDArray[np.bool_],
-                tuning: NDArray[np.bool_], candidates: Candidates) -> dict[str, Floats]:
+def pair_scores(
+    dictionary: SenseDictionary,
+    tokens: Sequence[int],
+    left: Tensor,
+    right: Tensor,
+    labels: NDArray[np.bool_],
+    tuning: NDArray[np.bool_],
+    candidates: Candidates,
+) -> dict[str, Floats]:
     """`same`, `centroid` and `soft`, each [N].
 
     tokens: of each pair's word, with senses in the dictionary. left, right: [N, D] states of its occurrences. labels, tuning: [N],
@@ -47,7 +56,9 @@ def pair_scores(dictionary: SenseDictionary, tokens: Sequence[int], left: Tensor
         same.append(float(torch.equal(*distances[-1].argmin(dim=1))))
         cosines.append(float(torch.cosine_similarity(nearest[0], nearest[1], dim=0)))
     soft = {t: soft_scores(distances, t) for t in TEMPERATURES}
-    best = max(TEMPERATURES, key=lambda t: np.nan_to_num(auc(soft[t][tuning], labels[tuning]), nan=0.0))
+    best = max(
+        TEMPERATURES, key=lambda t: np.nan_to_num(auc(soft[t][tuning], labels[tuning]), nan=0.0)
+    )
     return {"same": np.array(same), "centroid": np.array(cosines), "soft": soft[best]}
 
 

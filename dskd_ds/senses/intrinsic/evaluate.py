@@ -34,22 +34,37 @@ Dictionaries = Mapping[str, SenseDictionary]
 States = dict[int, WordStates]
 
 
-def evaluate_senses(spec: RunSpec, dictionaries: Dictionaries, layers: Sequence[int], parts: Sequence[str],
-                    max_pairs: int) -> dict[str, Any]:
+def evaluate_senses(
+    spec: RunSpec,
+    dictionaries: Dictionaries,
+    layers: Sequence[int],
+    parts: Sequence[str],
+    max_pairs: int,
+) -> dict[str, Any]:
     """Everything that `dskd senses eval` prints, as JSON has it.
 
     layers: of the plain cosine, negative ones from the end. parts: of look_commands.PARTS. max_pairs: of the word-in-context test.
     Raises InputError for a layer that is not there.
     """
-    result: dict[str, Any] = {"dictionaries": {name: describe(dictionary) for name, dictionary in dictionaries.items()}}
+    result: dict[str, Any] = {
+        "dictionaries": {name: describe(dictionary) for name, dictionary in dictionaries.items()}
+    }
     if "separation" in parts:
         bar = tqdm(dictionaries.items(), desc="distances of related words", unit="dictionary")
         result["separation"] = {name: asdict(separation(dictionary)) for name, dictionary in bar}
     if set(parts) == {"separation"}:
         return result
     tokenizer = load_tokenizer(resolve_model(spec.teacher.model))
-    pairs = context_pairs(read_occurrences(wordnet_folder(spec)), tokenizer, max_pairs) if "context" in parts else []
-    ratings = {name: similarity.read_ratings(_fetched(package)) for name, package in RATINGS.items()} if "similarity" in parts else {}
+    pairs = (
+        context_pairs(read_occurrences(wordnet_folder(spec)), tokenizer, max_pairs)
+        if "context" in parts
+        else []
+    )
+    ratings = (
+        {name: similarity.read_ratings(_fetched(package)) for name, package in RATINGS.items()}
+        if "similarity" in parts
+        else {}
+    )
     teacher = load_teacher(spec.teacher)
     shown = resolve_layers(layers, num_layers(teacher))
     if pairs:
@@ -62,8 +77,14 @@ def evaluate_senses(spec: RunSpec, dictionaries: Dictionaries, layers: Sequence[
 def describe(dictionary: SenseDictionary) -> dict[str, Any]:
     """What a table of several dictionaries should say of each."""
     facts = dictionary.facts
-    return {"folder": str(dictionary.folder), "layer": dictionary.layer, "num_rows": facts["num_rows"],
-            "num_tokens": facts["num_tokens"], "num_vectors": int(dictionary.sense_counts.sum()), "settings": facts.get("settings", {})}
+    return {
+        "folder": str(dictionary.folder),
+        "layer": dictionary.layer,
+        "num_rows": facts["num_rows"],
+        "num_tokens": facts["num_tokens"],
+        "num_vectors": int(dictionary.sense_counts.sum()),
+        "settings": facts.get("settings", {}),
+    }
 
 
 def wordnet_folder(spec: RunSpec) -> str:
@@ -71,8 +92,10 @@ def wordnet_folder(spec: RunSpec) -> str:
     for source in spec.senses.lexicons:
         if source.kind == "wordnet":
             return source.path
-    raise InputError("[senses] lexicons: none is of kind wordnet, whose example sentences the word-in-context test is made of.\n"
-                     "  add one, or leave that test out: --only separation --only similarity")
+    raise InputError(
+        "[senses] lexicons: none is of kind wordnet, whose example sentences the word-in-context test is made of.\n"
+        "  add one, or leave that test out: --only separation --only similarity"
+    )
 
 
 def resolve_layers(layers: Sequence[int], last: int) -> list[int]:
@@ -82,7 +105,9 @@ def resolve_layers(layers: Sequence[int], last: int) -> list[int]:
     """
     layers = layers or [0, last // 3, 2 * last // 3, last]
     if wrong := [layer for layer in layers if not -last - 1 <= layer <= last]:
-        raise InputError(f"--layers {wrong[0]}: the teacher has the layers 0 (embeddings) to {last}.\n  name some of those; -1 is {last}.")
+        raise InputError(
+            f"--layers {wrong[0]}: the teacher has the layers 0 (embeddings) to {last}.\n  name some of those; -1 is {last}."
+        )
     return sorted({layer % (last + 1) for layer in layers})
 
 
@@ -99,7 +124,11 @@ def _fetched(package: packages.Package) -> Path:
 
 def word_tokens(tokenizer: Any, words: Sequence[str]) -> dict[str, int]:
     """word -> its token, of those that are a single one in running text."""
-    return {word: ids[0] for word, ids in zip(words, RunningText(tokenizer).tokens(list(words)), strict=True) if len(ids) == 1}
+    return {
+        word: ids[0]
+        for word, ids in zip(words, RunningText(tokenizer).tokens(list(words)), strict=True)
+        if len(ids) == 1
+    }
 
 
 def with_senses(dictionary: SenseDictionary, tokens: Mapping[str, int]) -> dict[str, int]:
@@ -113,27 +142,48 @@ def context_pairs(occurrences: Sequence[Occurrence], tokenizer: Any, max_pairs: 
     tokens = word_tokens(tokenizer, sorted({o.lemma for o in occurrences}))
     pairs = build_pairs([o for o in occurrences if o.lemma in tokens], max_pairs)
     if not any(pair.for_tuning for pair in pairs) or all(pair.for_tuning for pair in pairs):
-        raise InputError(f"WordNet's example sentences give {len(pairs)} pairs of contexts for words that are one token of this teacher's:"
-                         " too few.\n  raise --pairs, or leave that test out: --only separation --only similarity")
+        raise InputError(
+            f"WordNet's example sentences give {len(pairs)} pairs of contexts for words that are one token of this teacher's:"
+            " too few.\n  raise --pairs, or leave that test out: --only separation --only similarity"
+        )
     return pairs
 
 
-def word_in_context(teacher: TeacherModel, tokenizer: Any, pairs: Sequence[Pair], dictionaries: Dictionaries,
-                    layers: Sequence[int]) -> dict[str, Any]:
+def word_in_context(
+    teacher: TeacherModel,
+    tokenizer: Any,
+    pairs: Sequence[Pair],
+    dictionaries: Dictionaries,
+    layers: Sequence[int],
+) -> dict[str, Any]:
     """AUC of telling pairs of one meaning from pairs of two: by cosine of states, and by senses.
 
     `all` are the held-out pairs, `common` those whose word has senses in every dictionary: numbers of one set can be compared.
     """
     last = num_layers(teacher)
     needed = sorted({*layers, *(dictionary_layer(d, last) for d in dictionaries.values())})
-    occurrences = sorted({o for pair in pairs for o in (pair.left, pair.right)}, key=lambda o: (o.text, o.start, o.synset, o.lemma))
-    states = word_states(teacher, tokenizer, [(o.text, o.start, o.end) for o in occurrences], needed, "reading WordNet's examples")
+    occurrences = sorted(
+        {o for pair in pairs for o in (pair.left, pair.right)},
+        key=lambda o: (o.text, o.start, o.synset, o.lemma),
+    )
+    states = word_states(
+        teacher,
+        tokenizer,
+        [(o.text, o.start, o.end) for o in occurrences],
+        needed,
+        "reading WordNet's examples",
+    )
     scored = _Scored(pairs, occurrences, states)
     held_out = ~scored.tuning
     result: dict[str, Any] = {
-        "num_pairs": int(held_out.sum()), "num_lemmas": len({p.lemma for p in pairs if not p.for_tuning}),
+        "num_pairs": int(held_out.sum()),
+        "num_lemmas": len({p.lemma for p in pairs if not p.for_tuning}),
         "num_tuning_pairs": int(scored.tuning.sum()),
-        "all": [scored.area(scored.cosine(layer, at), held_out, layer=layer, position=at) for layer in layers for at in POSITIONS],
+        "all": [
+            scored.area(scored.cosine(layer, at), held_out, layer=layer, position=at)
+            for layer in layers
+            for at in POSITIONS
+        ],
     }
     if not dictionaries:
         return result
@@ -143,16 +193,26 @@ def word_in_context(teacher: TeacherModel, tokenizer: Any, pairs: Sequence[Pair]
     known = np.array([pair.lemma in tokens for pair in pairs])
     common = held_out & known
     result["num_common_pairs"] = int(common.sum())
-    result["common"] = [scored.area(scored.cosine(layer, at), common, layer=layer, position=at) for layer in layers for at in POSITIONS]
-    result["senses"] = {name: _by_senses(scored, dictionary, dictionary_layer(dictionary, last), tokens, known)
-                        for name, dictionary in tqdm(dictionaries.items(), desc="assigning senses", unit="dictionary")}
+    result["common"] = [
+        scored.area(scored.cosine(layer, at), common, layer=layer, position=at)
+        for layer in layers
+        for at in POSITIONS
+    ]
+    result["senses"] = {
+        name: _by_senses(scored, dictionary, dictionary_layer(dictionary, last), tokens, known)
+        for name, dictionary in tqdm(
+            dictionaries.items(), desc="assigning senses", unit="dictionary"
+        )
+    }
     return result
 
 
 class _Scored:
     """The pairs with their states, ready to be scored."""
 
-    def __init__(self, pairs: Sequence[Pair], occurrences: Sequence[Occurrence], states: States) -> None:
+    def __init__(
+        self, pairs: Sequence[Pair], occurrences: Sequence[Occurrence], states: States
+    ) -> None:
         self.pairs, self.states = pairs, states
         place = {occurrence: number for number, occurrence in enumerate(occurrences)}
         self.rows = torch.tensor([[place[pair.left], place[pair.right]] for pair in pairs])
@@ -170,40 +230,92 @@ class _Scored:
         scores: Floats = torch.cosine_similarity(*self.sides(layer, position)).double().numpy()
         return scores
 
-    def area(self, scores: Floats, among: np.ndarray[Any, np.dtype[np.bool_]], **what: object) -> dict[str, Any]:
+    def area(
+        self, scores: Floats, among: np.ndarray[Any, np.dtype[np.bool_]], **what: object
+    ) -> dict[str, Any]:
         """AUC and its standard error over some of the pairs, with what it is of."""
         chosen, labels = scores[among], self.labels[among]
-        return {**what, "auc": auc(chosen, labels), "error": auc_error(chosen, labels, self.groups[among])}
+        return {
+            **what,
+            "auc": auc(chosen, labels),
+            "error": auc_error(chosen, labels, self.groups[among]),
+        }
 
 
-def _by_senses(scored: _Scored, dictionary: SenseDictionary, layer: int, tokens: Mapping[str, int],
-               known: np.ndarray[Any, np.dtype[np.bool_]]) -> list[dict[str, Any]]:
+def _by_senses(
+    scored: _Scored,
+    dictionary: SenseDictionary,
+    layer: int,
+    tokens: Mapping[str, int],
+    known: np.ndarray[Any, np.dtype[np.bool_]],
+) -> list[dict[str, Any]]:
     """Every way of scoring by a dictionary, over the held-out pairs among the `known`."""
     areas = []
-    owners = [tokens[pair.lemma] for pair, is_known in zip(scored.pairs, known, strict=True) if is_known]
+    owners = [
+        tokens[pair.lemma] for pair, is_known in zip(scored.pairs, known, strict=True) if is_known
+    ]
     for position in POSITIONS:
         left, right = (side[torch.from_numpy(known)] for side in scored.sides(layer, position))
         for candidates in CANDIDATES:
-            found = pair_scores(dictionary, owners, left, right, scored.labels[known], scored.tuning[known], candidates)
+            found = pair_scores(
+                dictionary,
+                owners,
+                left,
+                right,
+                scored.labels[known],
+                scored.tuning[known],
+                candidates,
+            )
             for name, values in found.items():
                 scores = np.zeros(len(scored.pairs))
                 scores[known] = values
-                areas.append(scored.area(scores, known & ~scored.tuning, layer=layer, position=position, candidates=candidates, score=name))
+                areas.append(
+                    scored.area(
+                        scores,
+                        known & ~scored.tuning,
+                        layer=layer,
+                        position=position,
+                        candidates=candidates,
+                        score=name,
+                    )
+                )
     return areas
 
 
-def word_similarity(teacher: TeacherModel, tokenizer: Any, ratings: Mapping[str, Sequence[similarity.RatedPair]],
-                    dictionaries: Dictionaries, layers: Sequence[int]) -> dict[str, Any]:
+def word_similarity(
+    teacher: TeacherModel,
+    tokenizer: Any,
+    ratings: Mapping[str, Sequence[similarity.RatedPair]],
+    dictionaries: Dictionaries,
+    layers: Sequence[int],
+) -> dict[str, Any]:
     """Spearman correlation with people's ratings: by the cosine of states on the words, and by senses."""
-    words = sorted({word for pairs in ratings.values() for pair in pairs for word in (pair.left, pair.right)})
-    states = word_states(teacher, tokenizer, similarity.carried(words), layers, "reading rated words")
+    words = sorted(
+        {word for pairs in ratings.values() for pair in pairs for word in (pair.left, pair.right)}
+    )
+    states = word_states(
+        teacher, tokenizer, similarity.carried(words), layers, "reading rated words"
+    )
     tokens = word_tokens(tokenizer, words)
     result: dict[str, Any] = {}
     for name, pairs in ratings.items():
-        by_layer = [{"layer": layer, **asdict(similarity.by_states(pairs, dict(zip(words, states[layer].on, strict=True))))}
-                    for layer in layers]
-        by_dictionary = {key: {score: asdict(value) for score, value in
-                               similarity.by_senses(pairs, dictionary, with_senses(dictionary, tokens)).items()}
-                         for key, dictionary in dictionaries.items()}
+        by_layer = [
+            {
+                "layer": layer,
+                **asdict(
+                    similarity.by_states(pairs, dict(zip(words, states[layer].on, strict=True)))
+                ),
+            }
+            for layer in layers
+        ]
+        by_dictionary = {
+            key: {
+                score: asdict(value)
+                for score, value in similarity.by_senses(
+                    pairs, dictionary, with_senses(dictionary, tokens)
+                ).items()
+            }
+            for key, dictionary in dictionaries.items()
+        }
         result[name] = {"states": by_layer, "senses": by_dictionary}
     return result

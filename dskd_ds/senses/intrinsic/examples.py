@@ -22,8 +22,26 @@ PARTS_OF_SPEECH = ("noun", "verb", "adj", "adv")
 QUOTED = re.compile(r'"([^"]+)"')
 WORD = re.compile(r"[A-Za-z][A-Za-z'-]*")
 ENDINGS = {
-    "noun": (("s", ""), ("ses", "s"), ("xes", "x"), ("zes", "z"), ("ches", "ch"), ("shes", "sh"), ("men", "man"), ("ies", "y")),
-    "verb": (("s", ""), ("ies", "y"), ("es", "e"), ("es", ""), ("ed", "e"), ("ed", ""), ("ing", "e"), ("ing", "")),
+    "noun": (
+        ("s", ""),
+        ("ses", "s"),
+        ("xes", "x"),
+        ("zes", "z"),
+        ("ches", "ch"),
+        ("shes", "sh"),
+        ("men", "man"),
+        ("ies", "y"),
+    ),
+    "verb": (
+        ("s", ""),
+        ("ies", "y"),
+        ("es", "e"),
+        ("es", ""),
+        ("ed", "e"),
+        ("ed", ""),
+        ("ing", "e"),
+        ("ing", ""),
+    ),
     "adj": (("er", ""), ("est", ""), ("er", "e"), ("est", "e")),
     "adv": (),
 }
@@ -76,7 +94,12 @@ def read_occurrences(folder: str | Path) -> list[Occurrence]:
 
     A decoder's state sees only what came before, so a word that begins its sentence has no context.
     """
-    return [o for part in PARTS_OF_SPEECH for o in _read_part(Path(folder), part) if o.text[: o.start].strip()]
+    return [
+        o
+        for part in PARTS_OF_SPEECH
+        for o in _read_part(Path(folder), part)
+        if o.text[: o.start].strip()
+    ]
 
 
 def _read_part(folder: Path, part: str) -> Iterator[Occurrence]:
@@ -96,8 +119,10 @@ def _lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: it cannot be read: {error}.\n  [[senses.lexicons]] of kind wordnet must name WordNet's database"
-                         " folder (Debian: wordnet-base, /usr/share/wordnet).") from None
+        raise InputError(
+            f"{path}: it cannot be read: {error}.\n  [[senses.lexicons]] of kind wordnet must name WordNet's database"
+            " folder (Debian: wordnet-base, /usr/share/wordnet)."
+        ) from None
 
 
 def _exceptions(path: Path) -> dict[str, set[str]]:
@@ -115,7 +140,9 @@ def base_forms(word: str, part: str, exceptions: dict[str, set[str]]) -> set[str
     return {word} | exceptions.get(word, set()) | detached
 
 
-def _find(lemmas: set[str], place: tuple[str, str, str], text: str, exceptions: dict[str, set[str]]) -> Iterator[Occurrence]:
+def _find(
+    lemmas: set[str], place: tuple[str, str, str], text: str, exceptions: dict[str, set[str]]
+) -> Iterator[Occurrence]:
     """The first occurrence of each lemma in a text. place: part of speech, synset, field."""
     found: set[str] = set()
     initials = {lemma[0] for lemma in lemmas}
@@ -139,7 +166,12 @@ def build_pairs(occurrences: Iterable[Occurrence], max_pairs: int) -> list[Pair]
         words.setdefault((item.lemma, item.part), {}).setdefault(item.synset, []).append(item)
     pairs: list[Pair] = []
     for _, synsets in sorted(words.items(), key=lambda entry: (_digest(entry[0][0]), entry[0])):
-        same = [Pair(items[0], other) for items in synsets.values() for other in items[1:] if other.text != items[0].text]
+        same = [
+            Pair(items[0], other)
+            for items in synsets.values()
+            for other in items[1:]
+            if other.text != items[0].text
+        ]
         different = _across(list(synsets.values()))
         if same and different and len(pairs) + 2 <= max_pairs:
             pairs += [min(same, key=_pair_digest), min(different, key=_pair_digest)]
@@ -149,8 +181,11 @@ def build_pairs(occurrences: Iterable[Occurrence], max_pairs: int) -> list[Pair]
 def _across(synsets: list[list[Occurrence]]) -> list[Pair]:
     """Pairs of synsets in different fields, with different texts: of each synset its first occurrence."""
     firsts = [items[0] for items in synsets]
-    return [Pair(left, right) for left, right in itertools.combinations(firsts, 2)
-            if left.field != right.field and left.text != right.text]
+    return [
+        Pair(left, right)
+        for left, right in itertools.combinations(firsts, 2)
+        if left.field != right.field and left.text != right.text
+    ]
 
 
 def _pair_digest(pair: Pair) -> int:

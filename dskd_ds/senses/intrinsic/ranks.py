@@ -37,7 +37,9 @@ def auc_error(scores: Floats, labels: NDArray[np.bool_], groups: NDArray[np.int6
     generator = np.random.default_rng(0)
     areas = []
     for _ in range(RESAMPLES if members else 0):
-        rows = np.concatenate([members[i] for i in generator.integers(0, len(members), len(members))])
+        rows = np.concatenate(
+            [members[i] for i in generator.integers(0, len(members), len(members))]
+        )
         areas.append(auc(scores[rows], labels[rows]))
     return float(np.nanstd(areas)) if areas and not np.isnan(areas).all() else float("nan")
 

@@ -40,20 +40,35 @@ class Separation:
 def separation(dictionary: SenseDictionary) -> Separation:
     """Measure a dictionary by its own relations. Numbers are NaN where it has no pairs of a kind."""
     near, far, strangers = pair_distances(dictionary)
-    return Separation(len(near), len(far), _median(near), _median(far), _median(strangers),
-                      _below(near, far), _below(near, strangers), _below(far, strangers))
+    return Separation(
+        len(near),
+        len(far),
+        _median(near),
+        _median(far),
+        _median(strangers),
+        _below(near, far),
+        _below(near, strangers),
+        _below(far, strangers),
+    )
 
 
 def pair_distances(dictionary: SenseDictionary) -> tuple[Floats, Floats, Floats]:
     """Distances of the pairs of synonyms, of antonyms, and of strangers; the same draw each time."""
     generator = np.random.default_rng(0)
-    synonyms, antonyms = (related_pairs(dictionary, table, generator) for table in (dictionary.synonyms, dictionary.antonyms))
+    synonyms, antonyms = (
+        related_pairs(dictionary, table, generator)
+        for table in (dictionary.synonyms, dictionary.antonyms)
+    )
     strangers = _dealt_anew(dictionary, synonyms, generator)
-    near, far, unrelated = (nearest_distances(dictionary, pairs) for pairs in (synonyms, antonyms, strangers))
+    near, far, unrelated = (
+        nearest_distances(dictionary, pairs) for pairs in (synonyms, antonyms, strangers)
+    )
     return near, far, unrelated
 
 
-def related_pairs(dictionary: SenseDictionary, table: Ragged, generator: np.random.Generator) -> NDArray[np.int64]:
+def related_pairs(
+    dictionary: SenseDictionary, table: Ragged, generator: np.random.Generator
+) -> NDArray[np.int64]:
     """[P, 2] pairs of tokens with senses, each pair once whichever way round; at most MAX_PAIRS, drawn evenly."""
     tokens = np.repeat(np.arange(len(table.offsets) - 1), table.lengths())
     pairs = np.unique(np.sort(np.stack([tokens, table.values], axis=1), axis=1), axis=0)
@@ -62,11 +77,18 @@ def related_pairs(dictionary: SenseDictionary, table: Ragged, generator: np.rand
     return np.asarray(pairs[generator.permutation(len(pairs))[:MAX_PAIRS]], np.int64)
 
 
-def _dealt_anew(dictionary: SenseDictionary, pairs: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
+def _dealt_anew(
+    dictionary: SenseDictionary, pairs: NDArray[np.int64], generator: np.random.Generator
+) -> NDArray[np.int64]:
     """The same tokens in pairs that no relation joins."""
     mixed = np.stack([pairs[:, 0], generator.permutation(pairs[:, 1])], axis=1)
-    unrelated = [left != right and right not in dictionary.synonyms.row(left) and right not in dictionary.antonyms.row(left)
-                 and left not in dictionary.synonyms.row(right) for left, right in mixed]
+    unrelated = [
+        left != right
+        and right not in dictionary.synonyms.row(left)
+        and right not in dictionary.antonyms.row(left)
+        and left not in dictionary.synonyms.row(right)
+        for left, right in mixed
+    ]
     return np.asarray(mixed[np.array(unrelated, bool)], np.int64)
 
 
@@ -75,7 +97,9 @@ def nearest_distances(dictionary: SenseDictionary, pairs: NDArray[np.int64]) -> 
     offsets = dictionary.owner_offsets
     result = np.empty(len(pairs))
     for number, (left, right) in enumerate(pairs):
-        a, b = (dictionary.senses[int(offsets[o]) : int(offsets[o + 1])].float() for o in (left, right))
+        a, b = (
+            dictionary.senses[int(offsets[o]) : int(offsets[o + 1])].float() for o in (left, right)
+        )
         result[number] = float(torch.cdist(a, b).min().square()) / dictionary.hidden_size
     return result
 

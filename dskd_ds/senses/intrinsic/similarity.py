@@ -50,8 +50,9 @@ def read_ratings(path: Path) -> list[RatedPair]:
         try:
             pairs.append(RatedPair(fields[0].strip(), fields[1].strip(), float(fields[2])))
         except (IndexError, ValueError):
-            raise InputError(f"{path}, line {number}: {line[:60]!r} is not word, word, rating.\n  delete the file; it is fetched again.") \
-                from None
+            raise InputError(
+                f"{path}, line {number}: {line[:60]!r} is not word, word, rating.\n  delete the file; it is fetched again."
+            ) from None
     return pairs
 
 
@@ -64,23 +65,37 @@ def carried(words: Sequence[str]) -> list[tuple[str, int, int]]:
 def by_states(pairs: Sequence[RatedPair], vectors: dict[str, Tensor]) -> Correlation:
     """Cosine of the words' states, about the mean state of all of them (a decoder's states share one large direction)."""
     mean = torch.stack(list(vectors.values())).mean(dim=0)
-    return _correlate(pairs, lambda left, right: _cosine(vectors[left] - mean, vectors[right] - mean))
+    return _correlate(
+        pairs, lambda left, right: _cosine(vectors[left] - mean, vectors[right] - mean)
+    )
 
 
-def by_senses(pairs: Sequence[RatedPair], dictionary: SenseDictionary, tokens: dict[str, int]) -> dict[str, Correlation]:
+def by_senses(
+    pairs: Sequence[RatedPair], dictionary: SenseDictionary, tokens: dict[str, int]
+) -> dict[str, Correlation]:
     """`nearest`: minus the distance of the words' two nearest senses; `mean`: cosine of their senses' means, about the mean sense.
 
     tokens: of the words that have senses.
     """
     known = [pair for pair in pairs if pair.left in tokens and pair.right in tokens]
     offsets = dictionary.owner_offsets
-    rows = {word: dictionary.senses[int(offsets[token]) : int(offsets[token + 1])].float() for word, token in tokens.items()}
+    rows = {
+        word: dictionary.senses[int(offsets[token]) : int(offsets[token + 1])].float()
+        for word, token in tokens.items()
+    }
     if not known:
         return dict.fromkeys(("nearest", "mean"), Correlation(float("nan"), 0))
     centre = dictionary.senses[: dictionary.num_token_rows].float().mean(dim=0)
     return {
-        "nearest": _correlate(known, lambda left, right: -float(torch.cdist(rows[left], rows[right]).min())),
-        "mean": _correlate(known, lambda left, right: _cosine(rows[left].mean(dim=0) - centre, rows[right].mean(dim=0) - centre)),
+        "nearest": _correlate(
+            known, lambda left, right: -float(torch.cdist(rows[left], rows[right]).min())
+        ),
+        "mean": _correlate(
+            known,
+            lambda left, right: _cosine(
+                rows[left].mean(dim=0) - centre, rows[right].mean(dim=0) - centre
+            ),
+        ),
     }
 
 

@@ -32,8 +32,13 @@ def num_layers(teacher: TeacherModel) -> int:
 
 
 @torch.inference_mode()
-def word_states(teacher: TeacherModel, tokenizer: Any, words: Sequence[tuple[str, int, int]], layers: Sequence[int],
-                what: str) -> dict[int, WordStates]:
+def word_states(
+    teacher: TeacherModel,
+    tokenizer: Any,
+    words: Sequence[tuple[str, int, int]],
+    layers: Sequence[int],
+    what: str,
+) -> dict[int, WordStates]:
     """States of words, by layer.
 
     words: (text, start, end), characters `start:end` being the word, something other than spaces before it. A text is cut where
@@ -54,7 +59,9 @@ def word_states(teacher: TeacherModel, tokenizer: Any, words: Sequence[tuple[str
     return {layer: WordStates(states[:, 0], states[:, 1]) for layer, states in joined.items()}
 
 
-def _places(tokenizer: Any, begin: list[int], text: str, start: int, end: int) -> tuple[list[int], int]:
+def _places(
+    tokenizer: Any, begin: list[int], text: str, start: int, end: int
+) -> tuple[list[int], int]:
     """Tokens of the text up to the word's end, and the place of the token before the word."""
     encoded = tokenizer(text[:end], add_special_tokens=False, return_offsets_mapping=True)
     first = next(i for i, (_, stop) in enumerate(encoded["offset_mapping"]) if stop > start)
@@ -62,12 +69,18 @@ def _places(tokenizer: Any, begin: list[int], text: str, start: int, end: int) -
     return [*begin, *encoded["input_ids"]], len(begin) + first - 1
 
 
-def _forward(teacher: TeacherModel, batch: list[tuple[list[int], int]], layers: Sequence[int]) -> list[Tensor]:
+def _forward(
+    teacher: TeacherModel, batch: list[tuple[list[int], int]], layers: Sequence[int]
+) -> list[Tensor]:
     """[B, 2, D] for each layer: the states before and on the words. Padding follows the words, so it changes nothing."""
     longest = max(len(ids) for ids, _ in batch)
-    ids = torch.tensor([ids + [0] * (longest - len(ids)) for ids, _ in batch], device=teacher.device)
+    ids = torch.tensor(
+        [ids + [0] * (longest - len(ids)) for ids, _ in batch], device=teacher.device
+    )
     positions = torch.arange(longest, device=teacher.device).expand_as(ids)
-    output = teacher.trunk(input_ids=ids, position_ids=positions, use_cache=False, output_hidden_states=True)
+    output = teacher.trunk(
+        input_ids=ids, position_ids=positions, use_cache=False, output_hidden_states=True
+    )
     wanted = torch.tensor([[before, len(ids) - 1] for ids, before in batch], device=teacher.device)
     rows = torch.arange(len(batch), device=teacher.device)[:, None]
     return [output.hidden_states[layer][rows, wanted].float().cpu() for layer in layers]

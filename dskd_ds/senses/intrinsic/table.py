@@ -24,27 +24,43 @@ LABEL = 52
 def render(result: dict[str, Any]) -> str:
     """The tables, one a part."""
     names = {"context": _context, "separation": _separation, "similarity": _similarity}
-    return "\n\n".join([_dictionaries(result["dictionaries"]), *(make(result[part]) for part, make in names.items() if part in result)])
+    return "\n\n".join(
+        [
+            _dictionaries(result["dictionaries"]),
+            *(make(result[part]) for part, make in names.items() if part in result),
+        ]
+    )
 
 
 def _dictionaries(dictionaries: dict[str, Any]) -> str:
-    return "\n".join(f"{name}: {facts['num_rows']:,} senses of {facts['num_tokens']:,} tokens, layer {facts['layer']}, {facts['folder']}"
-                     for name, facts in dictionaries.items())
+    return "\n".join(
+        f"{name}: {facts['num_rows']:,} senses of {facts['num_tokens']:,} tokens, layer {facts['layer']}, {facts['folder']}"
+        for name, facts in dictionaries.items()
+    )
 
 
 def _context(part: dict[str, Any]) -> str:
     common = {(row["layer"], row["position"]): row for row in part.get("common", ())}
-    lines = [f"word in context: AUC over {part['num_pairs']} pairs of {part['num_lemmas']} words"
-             f" ({part['num_tuning_pairs']} pairs of other words chose the temperatures)"]
+    lines = [
+        f"word in context: AUC over {part['num_pairs']} pairs of {part['num_lemmas']} words"
+        f" ({part['num_tuning_pairs']} pairs of other words chose the temperatures)"
+    ]
     heading = f"all {part['num_pairs']} pairs"
-    lines.append(f"  {'by':<{LABEL}}{heading:<18}" + (f"{part['num_common_pairs']} in every dictionary" if common else ""))
+    lines.append(
+        f"  {'by':<{LABEL}}{heading:<18}"
+        + (f"{part['num_common_pairs']} in every dictionary" if common else "")
+    )
     for row in part["all"]:
         of_common = common.get((row["layer"], row["position"]))
-        lines.append(f"  {'cosine of states, layer ' + str(row['layer']) + ', ' + row['position']:<{LABEL}}{_area(row):<18}"
-                     + (_area(of_common) if of_common else ""))
+        lines.append(
+            f"  {'cosine of states, layer ' + str(row['layer']) + ', ' + row['position']:<{LABEL}}{_area(row):<18}"
+            + (_area(of_common) if of_common else "")
+        )
     for name, rows in part.get("senses", {}).items():
-        lines += [f"  {name + ', ' + row['candidates'] + ' senses, ' + row['score'] + ', ' + row['position']:<{LABEL}}{'':<18}{_area(row)}"
-                  for row in rows]
+        lines += [
+            f"  {name + ', ' + row['candidates'] + ' senses, ' + row['score'] + ', ' + row['position']:<{LABEL}}{'':<18}{_area(row)}"
+            for row in rows
+        ]
     return "\n".join(lines)
 
 
@@ -53,24 +69,40 @@ def _area(row: dict[str, Any]) -> str:
 
 
 def _separation(part: dict[str, Any]) -> str:
-    lines = ["separation: median distance of nearest senses, and AUC",
-             f"  {'dictionary':<16}{'synonyms':>10}{'antonyms':>10}{'strangers':>10}   {'syn < ant':>10}{'syn < str':>10}{'ant < str':>10}"
-             f"   {'pairs (syn, ant)':>18}"]
+    lines = [
+        "separation: median distance of nearest senses, and AUC",
+        f"  {'dictionary':<16}{'synonyms':>10}{'antonyms':>10}{'strangers':>10}   {'syn < ant':>10}{'syn < str':>10}{'ant < str':>10}"
+        f"   {'pairs (syn, ant)':>18}",
+    ]
     for name, row in part.items():
-        distances = "".join(f"{row[f'median_{kind}_distance']:>10.2f}" for kind in ("synonym", "antonym", "stranger"))
-        areas = "".join(f"{row[key]:>10.3f}" for key in ("synonyms_below_antonyms", "synonyms_below_strangers", "antonyms_below_strangers"))
+        distances = "".join(
+            f"{row[f'median_{kind}_distance']:>10.2f}"
+            for kind in ("synonym", "antonym", "stranger")
+        )
+        areas = "".join(
+            f"{row[key]:>10.3f}"
+            for key in (
+                "synonyms_below_antonyms",
+                "synonyms_below_strangers",
+                "antonyms_below_strangers",
+            )
+        )
         pairs = f"{row['num_synonym_pairs']:,}, {row['num_antonym_pairs']:,}"
         lines.append(f"  {name:<16}{distances}   {areas}   {pairs:>18}")
     return "\n".join(lines)
 
 
 def _similarity(part: dict[str, Any]) -> str:
-    lines = ["similarity: Spearman correlation with people's ratings (pairs)",
-             f"  {'by':<{LABEL}}" + "".join(f"{name:<18}" for name in part)]
+    lines = [
+        "similarity: Spearman correlation with people's ratings (pairs)",
+        f"  {'by':<{LABEL}}" + "".join(f"{name:<18}" for name in part),
+    ]
     lists = list(part.values())
     for number, row in enumerate(lists[0]["states"]):
-        lines.append(f"  {'cosine of states, layer ' + str(row['layer']):<{LABEL}}"
-                     + "".join(_correlation(ratings["states"][number]) for ratings in lists))
+        lines.append(
+            f"  {'cosine of states, layer ' + str(row['layer']):<{LABEL}}"
+            + "".join(_correlation(ratings["states"][number]) for ratings in lists)
+        )
     for name, scores in lists[0]["senses"].items():
         for score in scores:
             found = "".join(_correlation(ratings["senses"][name][score]) for ratings in lists)

@@ -47,7 +47,9 @@ def choose_points(dictionary: SenseDictionary, tokenizer: Any, words: Sequence[s
     Raises InputError for a word without senses, and for more words than there are colours.
     """
     if len(words) > MAX_WORDS:
-        raise InputError(f"{len(words)} words: a map holds at most {MAX_WORDS}.\n  name fewer, or export all: dskd senses projector")
+        raise InputError(
+            f"{len(words)} words: a map holds at most {MAX_WORDS}.\n  name fewer, or export all: dskd senses projector"
+        )
     names = words_with_senses(dictionary, tokenizer)
     forms = [forms_of(dictionary, tokenizer, word)[0] for word in dict.fromkeys(words)]
     points: list[Point] = []
@@ -57,7 +59,16 @@ def choose_points(dictionary: SenseDictionary, tokenizer: Any, words: Sequence[s
         contexts = dictionary.contexts_of(rows[:MAX_SENSES].tolist())
         for place, row in enumerate(rows[:MAX_SENSES].tolist(), 1):
             share = int(dictionary.sense_counts[row]) / total
-            points.append(Point(row, f"{form.text} {place}", number, len(points), share, next(iter(contexts[row]), None)))
+            points.append(
+                Point(
+                    row,
+                    f"{form.text} {place}",
+                    number,
+                    len(points),
+                    share,
+                    next(iter(contexts[row]), None),
+                )
+            )
     taken = {point.row for point in points}
     others = rows_of(dictionary, names.keys() - {form.owner for form in forms})
     near = neighbours(dictionary, np.array([point.row for point in points]), others, NEIGHBOURS)
@@ -65,7 +76,9 @@ def choose_points(dictionary: SenseDictionary, tokenizer: Any, words: Sequence[s
         for neighbour in found:
             if neighbour.row not in taken:
                 taken.add(neighbour.row)
-                points.append(Point(neighbour.row, names[neighbour.owner], point.word, number, None))
+                points.append(
+                    Point(neighbour.row, names[neighbour.owner], point.word, number, None)
+                )
     return points
 
 
@@ -78,5 +91,7 @@ def layout(vectors: torch.Tensor) -> NDArray[np.float64]:
         axes = torch.linalg.svd(centred, full_matrices=False).Vh[:2]
         return np.asarray((centred @ axes.T).numpy(), np.float64)
     perplexity = min(PERPLEXITY, (len(vectors) - 1) / 3)
-    plane = TSNE(perplexity=perplexity, init="pca", method="exact", random_state=0, max_iter=1500).fit_transform(vectors.double().numpy())
+    plane = TSNE(
+        perplexity=perplexity, init="pca", method="exact", random_state=0, max_iter=1500
+    ).fit_transform(vectors.double().numpy())
     return np.asarray(plane, np.float64)

@@ -20,13 +20,16 @@ COLOURS = ("#1f5fa8", "#c8501e", "#2a8a4a", "#8a3fa0", "#b8860b", "#c2185b", "#0
 CAPTION = (
     "t-SNE: what lies close together is alike, larger distances mean little. A circle is a sense of a word, its area the share of the\n"
     "word's vectors; small dots, joined to it by lines, are the senses of other words nearest to it. The list has the text where the\n"
-    "state nearest to each sense was found: »what the text went on with«.")
+    "state nearest to each sense was found: »what the text went on with«."
+)
 WIDTH_INCHES, MAP_INCHES, LINE_INCHES = 11.0, 7.0, 0.19
 CONTEXT_CHARACTERS = 62
 """Of the text on each side of a word in the list below the map."""
 
 
-def draw_map(dictionary: SenseDictionary, tokenizer: Any, words: Sequence[str], output: Path) -> list[Point]:
+def draw_map(
+    dictionary: SenseDictionary, tokenizer: Any, words: Sequence[str], output: Path
+) -> list[Point]:
     """Choose, lay out, draw and write the PNG; returns the points on it. Raises InputError."""
     points = choose_points(dictionary, tokenizer, words)
     plane = layout(dictionary.senses[torch.tensor([point.row for point in points])].float())
@@ -35,7 +38,9 @@ def draw_map(dictionary: SenseDictionary, tokenizer: Any, words: Sequence[str], 
     return points
 
 
-def write_picture(points: Sequence[Point], plane: NDArray[np.float64], source: str, output: Path) -> None:
+def write_picture(
+    points: Sequence[Point], plane: NDArray[np.float64], source: str, output: Path
+) -> None:
     """points [N] and where they lie [N, 2]."""
     import matplotlib
 
@@ -55,7 +60,9 @@ def write_picture(points: Sequence[Point], plane: NDArray[np.float64], source: s
     _draw_labels(axes, points, plane, drawn)
     _draw_list(figure, senses, bottom, MAP_INCHES + list_inches)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # a script that the font lacks is drawn as boxes
+        warnings.filterwarnings(
+            "ignore", "Glyph .* missing"
+        )  # a script that the font lacks is drawn as boxes
         figure.savefig(output, format="png")
     pyplot.close(figure)
 
@@ -63,9 +70,20 @@ def write_picture(points: Sequence[Point], plane: NDArray[np.float64], source: s
 def _draw_points(axes: Any, points: Sequence[Point], plane: NDArray[np.float64]) -> Any:
     """Circles, dots, and lines from dots to the senses they are neighbours of; returns what was scattered."""
     for point, place in zip(points, plane, strict=True):
-        axes.plot(*zip(place, plane[point.beside], strict=True), color=COLOURS[point.word], alpha=0.3, linewidth=0.8, zorder=1)
-    drawn = axes.scatter(plane[:, 0], plane[:, 1], s=[14 if point.share is None else 60 + 1100 * point.share for point in points],
-                         color=[(*_rgb(point.word), 0.6 if point.share is None else 0.35) for point in points], zorder=3)
+        axes.plot(
+            *zip(place, plane[point.beside], strict=True),
+            color=COLOURS[point.word],
+            alpha=0.3,
+            linewidth=0.8,
+            zorder=1,
+        )
+    drawn = axes.scatter(
+        plane[:, 0],
+        plane[:, 1],
+        s=[14 if point.share is None else 60 + 1100 * point.share for point in points],
+        color=[(*_rgb(point.word), 0.6 if point.share is None else 0.35) for point in points],
+        zorder=3,
+    )
     axes.margins(0.09)
     return drawn
 
@@ -77,14 +95,27 @@ def _rgb(word: int) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def _draw_labels(axes: Any, points: Sequence[Point], plane: NDArray[np.float64], drawn: Any) -> None:
+def _draw_labels(
+    axes: Any, points: Sequence[Point], plane: NDArray[np.float64], drawn: Any
+) -> None:
     """Every label where it covers neither another nor a circle; a line leads to its point where there was no room beside it."""
     import textalloc
 
     textalloc.allocate(
-        axes, plane[:, 0], plane[:, 1], [point.label for point in points], scatter_plot=drawn,
-        textsize=[8 if point.share is None else 10 for point in points], textcolor=[COLOURS[point.word] for point in points],
-        linecolor="0.7", linewidth=0.6, min_distance=0.008, max_distance=0.12, margin=0.004, avoid_label_lines_overlap=True)
+        axes,
+        plane[:, 0],
+        plane[:, 1],
+        [point.label for point in points],
+        scatter_plot=drawn,
+        textsize=[8 if point.share is None else 10 for point in points],
+        textcolor=[COLOURS[point.word] for point in points],
+        linecolor="0.7",
+        linewidth=0.6,
+        min_distance=0.008,
+        max_distance=0.12,
+        margin=0.004,
+        avoid_label_lines_overlap=True,
+    )
 
 
 def _draw_list(figure: Any, senses: Sequence[Point], bottom: float, height_inches: float) -> None:
@@ -92,7 +123,14 @@ def _draw_list(figure: Any, senses: Sequence[Point], bottom: float, height_inche
     y = bottom - 0.3 / height_inches
     for point in senses:
         text = snippet(point.context, CONTEXT_CHARACTERS) if point.context else ""
-        figure.text(0.02, y, f"{point.label:<14}{point.share or 0.0:>5.0%}  {text}", family="monospace", fontsize=8,
-                    color=COLOURS[point.word], parse_math=False)
+        figure.text(
+            0.02,
+            y,
+            f"{point.label:<14}{point.share or 0.0:>5.0%}  {text}",
+            family="monospace",
+            fontsize=8,
+            color=COLOURS[point.word],
+            parse_math=False,
+        )
         y -= LINE_INCHES / height_inches
     figure.text(0.02, y - 0.25 / height_inches, CAPTION, fontsize=8, color="0.3")

@@ -61,25 +61,46 @@ class FormView:
 def look_up(dictionary: SenseDictionary, tokenizer: Any, word: str) -> list[FormView]:
     """Everything about a word. Raises InputError if it has no senses."""
     words = words_with_senses(dictionary, tokenizer)
-    return [_view(dictionary, tokenizer, form, words) for form in forms_of(dictionary, tokenizer, word)]
+    return [
+        _view(dictionary, tokenizer, form, words) for form in forms_of(dictionary, tokenizer, word)
+    ]
 
 
-def _view(dictionary: SenseDictionary, tokenizer: Any, form: Form, words: dict[int, str]) -> FormView:
+def _view(
+    dictionary: SenseDictionary, tokenizer: Any, form: Form, words: dict[int, str]
+) -> FormView:
     rows = form.rows(dictionary)
     counts = dictionary.sense_counts[rows]
-    contexts, near = dictionary.contexts_of(rows.tolist()), neighbours(dictionary, rows, rows_of(dictionary, words), MAX_NEIGHBOURS)
+    contexts, near = (
+        dictionary.contexts_of(rows.tolist()),
+        neighbours(dictionary, rows, rows_of(dictionary, words), MAX_NEIGHBOURS),
+    )
     senses = [
-        SenseView(number, int(row), int(count), float(count) / max(1, int(counts.sum())), float(dictionary.sense_spread[int(row)]),
-                  contexts[int(row)][:MAX_CONTEXTS],
-                  [NearWord(words[n.owner], n.distance) for n in nearest])
-        for number, (row, count, nearest) in enumerate(zip(rows, counts, near, strict=True), 1)]
+        SenseView(
+            number,
+            int(row),
+            int(count),
+            float(count) / max(1, int(counts.sum())),
+            float(dictionary.sense_spread[int(row)]),
+            contexts[int(row)][:MAX_CONTEXTS],
+            [NearWord(words[n.owner], n.distance) for n in nearest],
+        )
+        for number, (row, count, nearest) in enumerate(zip(rows, counts, near, strict=True), 1)
+    ]
 
     def related(table: Ragged) -> list[str]:
         # Tokens and phrases alike; a phrase itself has no relations of its own.
         owners = table.row(form.owner).tolist() if form.owner < dictionary.vocab_size else []
         return [dictionary.owner_name(owner, tokenizer).strip() for owner in owners]
 
-    return FormView(form.text, form.owner, int(counts.sum()), senses, related(dictionary.synonyms), related(dictionary.antonyms))
+    return FormView(
+        form.text,
+        form.owner,
+        int(counts.sum()),
+        senses,
+        related(dictionary.synonyms),
+        related(dictionary.antonyms),
+    )
 
 
 def as_json(views: list[FormView]) -> list[dict[str, Any]]:
@@ -89,16 +110,28 @@ def as_json(views: list[FormView]) -> list[dict[str, Any]]:
 
 def render(view: FormView) -> str:
     """A form as text for a terminal."""
-    made_of = f"{view.num_vectors} vectors" if view.num_vectors else "composed from the senses of its tokens"
-    lines = [f"{view.form}: {len(view.senses)} sense{'s' if len(view.senses) > 1 else ''}, {made_of} (owner {view.owner})"]
+    made_of = (
+        f"{view.num_vectors} vectors"
+        if view.num_vectors
+        else "composed from the senses of its tokens"
+    )
+    lines = [
+        f"{view.form}: {len(view.senses)} sense{'s' if len(view.senses) > 1 else ''}, {made_of} (owner {view.owner})"
+    ]
     for name, words in (("synonyms", view.synonyms), ("antonyms", view.antonyms)):
         more = f" and {len(words) - MAX_RELATED} more" if len(words) > MAX_RELATED else ""
         lines.append(f"  {name}: {', '.join(words[:MAX_RELATED]) or 'none in the lexicons'}{more}")
     for sense in view.senses:
-        facts = f"{sense.share:.0%} of the vectors ({sense.count}), spread {sense.spread:.2f}" if sense.count else "composed"
+        facts = (
+            f"{sense.share:.0%} of the vectors ({sense.count}), spread {sense.spread:.2f}"
+            if sense.count
+            else "composed"
+        )
         lines.append(f"  sense {sense.number}: {facts}")
         lines += [f"      {snippet(context)}" for context in sense.contexts]
-        lines.append("      near: " + ", ".join(f"{near.word} {near.distance:.2f}" for near in sense.nearest))
+        lines.append(
+            "      near: " + ", ".join(f"{near.word} {near.distance:.2f}" for near in sense.nearest)
+        )
     return "\n".join(lines)
 
 
@@ -107,7 +140,9 @@ def snippet(context: Context, width: int = WIDTH) -> str:
 
     A token of white space is shown as »↵«.
     """
-    left, token, right = (re.sub(r"\s", " ", part) for part in (context.left, context.token, context.right))
+    left, token, right = (
+        re.sub(r"\s", " ", part) for part in (context.left, context.token, context.right)
+    )
     if token.startswith(" "):
         left += " "  # a space that is part of the token reads better before the mark
     if len(left) > width:

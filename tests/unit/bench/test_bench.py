@@ -25,18 +25,39 @@ from dskd_ds.spec import load_spec
 
 
 def followed(seconds: float, megabytes: float = 100.0) -> Followed:
-    return Followed([Step(seconds, seconds), Step(seconds * 1.5, seconds), Step(seconds, seconds)], int(megabytes * 1e6), 1)
+    return Followed(
+        [Step(seconds, seconds), Step(seconds * 1.5, seconds), Step(seconds, seconds)],
+        int(megabytes * 1e6),
+        1,
+    )
 
 
 def test_figures_are_medians_of_ratios_within_a_round() -> None:
     # The machine is twice as slow in the second round: ratios within a round do not notice.
-    found = {arm: [followed(s * drift, m) for drift in (1, 2, 1)] for arm, s, m in [
-        ("floor", 0.8, 90), ("bare", 1.0, 95), ("loop", 1.25, 96), ("replay", 1.02, 97), ("kd", 1.04, 100), ("sense", 1.04 * 1.03, 190),
-        ("kd_memory", 2, 100), ("sense_memory", 3, 101)]}
+    found = {
+        arm: [followed(s * drift, m) for drift in (1, 2, 1)]
+        for arm, s, m in [
+            ("floor", 0.8, 90),
+            ("bare", 1.0, 95),
+            ("loop", 1.25, 96),
+            ("replay", 1.02, 97),
+            ("kd", 1.04, 100),
+            ("sense", 1.04 * 1.03, 190),
+            ("kd_memory", 2, 100),
+            ("sense_memory", 3, 101),
+        ]
+    }
     figures = {figure.key: figure for figure in step.figures(found, tokens=256)}
     values = {key: figure.value for key, figure in figures.items()}
-    assert values == pytest.approx({"sense_time_ratio": 1.03, "sense_memory_ratio": 1.01, "stream_time_ratio": 1.04,
-                                    "stream_replay_time_ratio": 1.02, "loop_ratio": 0.8})
+    assert values == pytest.approx(
+        {
+            "sense_time_ratio": 1.03,
+            "sense_memory_ratio": 1.01,
+            "stream_time_ratio": 1.04,
+            "stream_replay_time_ratio": 1.02,
+            "loop_ratio": 0.8,
+        }
+    )
     assert not figures["loop_ratio"].reached
     assert figures["stream_time_ratio"].reached
     assert json.loads(as_json(list(figures.values())))["loop_ratio"] == pytest.approx(0.8)
@@ -64,7 +85,9 @@ def test_both_sides_of_the_comparison_with_trl_are_float32(tmp_path: Path) -> No
     side_by_side = module_from_spec(source)
     source.loader.exec_module(side_by_side)
     words = side_by_side.ours(Namespace(processes=1, batch_blocks=4, signal="topk"), tmp_path)
-    spec = load_spec(step.QUICKSTART, [value for word, value in itertools.pairwise(words) if word == "--set"])
+    spec = load_spec(
+        step.QUICKSTART, [value for word, value in itertools.pairwise(words) if word == "--set"]
+    )
     assert (spec.student.dtype, spec.teacher.dtype) == ("float32", "float32")
 
 
@@ -95,18 +118,32 @@ def test_the_reply_store_gives_back_what_it_was_given(tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
 
     def arrays(kind: type) -> dict[str, Array]:
-        return {name: draw.integers(0, 9, (2,) * dims).astype(dtype) for name, (dtype, dims) in ARRAYS[kind].items()}
+        return {
+            name: draw.integers(0, 9, (2,) * dims).astype(dtype)
+            for name, (dtype, dims) in ARRAYS[kind].items()
+        }
 
     store, request = ReplyStore(tmp_path), arrays(Request)
-    wanted = Wanted(top_k=4, temperatures=(1.0,), num_draws=5, draw_temperature=1.0, draw_seed=0, hidden_format="bfloat16")
+    wanted = Wanted(
+        top_k=4,
+        temperatures=(1.0,),
+        num_draws=5,
+        draw_temperature=1.0,
+        draw_seed=0,
+        hidden_format="bfloat16",
+    )
     work = Work(0, Request(request_id=3, wanted=wanted), request)
     assert store.get(work) is None
     reply = arrays(Reply)
     store.put(work, reply)
-    again = Work(1, Request(request_id=8, wanted=wanted), request)  # another student, another number
+    again = Work(
+        1, Request(request_id=8, wanted=wanted), request
+    )  # another student, another number
     found = store.get(again)
     assert found is not None
     assert all(np.array_equal(found[name], reply[name]) for name in reply)
     other = wanted.model_copy(update={"temperatures": (2.0,)})
     assert store.get(Work(0, Request(request_id=3, wanted=other), request)) is None
-    assert store.get(Work(0, work.request, {**request, "input_ids": request["input_ids"] + 1})) is None
+    assert (
+        store.get(Work(0, work.request, {**request, "input_ids": request["input_ids"] + 1})) is None
+    )

@@ -26,8 +26,13 @@ def test_the_kernel_tells_how_much_of_a_file_is_mapped(tmp_path: Path) -> None:
     assert mapped_bytes(os.getpid(), path, "Rss") == 0
 
 
-def test_json_is_all_that_goes_to_stdout(tiny: TinyWorld, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    benches = {"one": lambda spec: [Figure("a", spec.name, 2.0, 1.0)], "two": lambda _: [Figure("b", "", 1.0)]}
+def test_json_is_all_that_goes_to_stdout(
+    tiny: TinyWorld, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    benches = {
+        "one": lambda spec: [Figure("a", spec.name, 2.0, 1.0)],
+        "two": lambda _: [Figure("b", "", 1.0)],
+    }
     monkeypatch.setattr(senses, "BENCHES", benches)
     assert main(["senses", "bench", str(tiny.spec_file), "--only", "one", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)

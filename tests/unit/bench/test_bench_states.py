@@ -14,10 +14,18 @@ from dskd_ds.senses.dictionary.senses import Senses
 
 
 def test_quantisation_error_looks_at_a_states_own_token_only() -> None:
-    senses = Senses(np.array([2, 2, 5]), torch.tensor([[0.0, 0.0], [4.0, 0.0], [1.0, 1.0]]), np.ones(3, np.int64))
+    senses = Senses(
+        np.array([2, 2, 5]),
+        torch.tensor([[0.0, 0.0], [4.0, 0.0], [1.0, 1.0]]),
+        np.ones(3, np.int64),
+    )
     states = torch.tensor([[3.0, 1.0], [1.0, 1.0], [9.0, 9.0]])
-    assert quantisation_error(senses, np.array([2, 5, 7]), states) == pytest.approx((1.0 + 0.0) / 2)  # token 7 has no sense
-    assert quantisation_error(senses, np.array([2]), states[1:2]) == pytest.approx(1.0)  # though token 5 has one right there
+    assert quantisation_error(senses, np.array([2, 5, 7]), states) == pytest.approx(
+        (1.0 + 0.0) / 2
+    )  # token 7 has no sense
+    assert quantisation_error(senses, np.array([2]), states[1:2]) == pytest.approx(
+        1.0
+    )  # though token 5 has one right there
 
 
 def test_spearman_shares_ranks() -> None:
@@ -26,7 +34,12 @@ def test_spearman_shares_ranks() -> None:
 
 
 def test_wordnets_senses_are_added_over_parts_of_speech(tmp_path: Path) -> None:
-    lines = {"noun": "  1 licence\nbank n 10 3 @ ~ # 10 5 08420278\n", "verb": "bank v 8 2 @ ~ 8 1 02343056\n", "adj": "", "adv": ""}
+    lines = {
+        "noun": "  1 licence\nbank n 10 3 @ ~ # 10 5 08420278\n",
+        "verb": "bank v 8 2 @ ~ 8 1 02343056\n",
+        "adj": "",
+        "adv": "",
+    }
     for part, text in lines.items():
         (tmp_path / f"index.{part}").write_text(text)
     assert wordnet_sense_counts(tmp_path) == {"bank": 18}

@@ -33,10 +33,16 @@ def test_workspace_is_the_peak_less_the_gradients() -> None:
 def bfloat16_head() -> Work:
     """The objective's forward, which forms the head's gradient in a float32 buffer of its own, in two chunks."""
     generator = torch.Generator().manual_seed(0)
-    head = torch.nn.Parameter(torch.randn(VOCAB, SIZE, generator=generator, dtype=torch.bfloat16) / 16)
-    hidden = torch.randn(1, POSITIONS, SIZE, generator=generator, dtype=torch.bfloat16).requires_grad_()
+    head = torch.nn.Parameter(
+        torch.randn(VOCAB, SIZE, generator=generator, dtype=torch.bfloat16) / 16
+    )
+    hidden = torch.randn(
+        1, POSITIONS, SIZE, generator=generator, dtype=torch.bfloat16
+    ).requires_grad_()
     targets = TeacherTargets(torch.arange(POSITIONS), torch.arange(POSITIONS))
-    objective = DistillObjective(head, LossSpec(signal="hidden", kd_weight=0, chunk_positions=POSITIONS // 2), 1.0)
+    objective = DistillObjective(
+        head, LossSpec(signal="hidden", kd_weight=0, chunk_positions=POSITIONS // 2), 1.0
+    )
     kept: list[torch.Tensor] = []
 
     def run() -> None:

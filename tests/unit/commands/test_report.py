@@ -14,8 +14,15 @@ SPEC = load_spec("ds_configs/runs/quickstart.toml", [])
 def record(step: int) -> dict[str, float]:
     """Of a step like all others, but for the first, which waits."""
     seconds = 7.0 if step == 1 else 2.0
-    return dict.fromkeys(CHARTS, 0.0) | {"step": step, "tokens": step * 100, "step_seconds": seconds, "tokens_per_second": 100 / seconds,
-                                         "teacher_wait_seconds": seconds - 1.5, "link_bytes": 4000.0, "skipped": 0.0}
+    return dict.fromkeys(CHARTS, 0.0) | {
+        "step": step,
+        "tokens": step * 100,
+        "step_seconds": seconds,
+        "tokens_per_second": 100 / seconds,
+        "teacher_wait_seconds": seconds - 1.5,
+        "link_bytes": 4000.0,
+        "skipped": 0.0,
+    }
 
 
 def test_every_step() -> None:
@@ -30,7 +37,9 @@ def test_every_step() -> None:
 def test_some_steps_speak_for_the_others(logged: list[int]) -> None:
     facts = run_facts(SPEC, [record(step) for step in logged])
     assert (facts["steps"], facts["tokens"]) == ("7", "700")
-    assert facts["time in steps"] == f"about {19 if 1 in logged else 14} s"  # that the first step waited is not known otherwise
+    assert (
+        facts["time in steps"] == f"about {19 if 1 in logged else 14} s"
+    )  # that the first step waited is not known otherwise
     assert facts["speed"] == "50 tokens/s"
     assert facts["waiting for the teacher"].startswith("25.0%")
     assert facts["teacher signal"] == "about 40 bytes a token"

@@ -22,33 +22,52 @@ from dskd_ds.models.resolve import load_tokenizer
 from dskd_ds.spec import load_spec
 from tests.conftest import TinyWorld
 
-CHATML = ("{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
-          "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}")
-MARKED = ("{% for message in messages %}{{ '<' + message['role'] + '>' }}{% if message['role'] == 'assistant' %}"
-          "{% generation %}{{ message['content'] + '</s>' }}{% endgeneration %}{% else %}{{ message['content'] }}{% endif %}{% endfor %}"
-          "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}")
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+MARKED = (
+    "{% for message in messages %}{{ '<' + message['role'] + '>' }}{% if message['role'] == 'assistant' %}"
+    "{% generation %}{{ message['content'] + '</s>' }}{% endgeneration %}{% else %}{{ message['content'] }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
+)
 ENDS = {CHATML: "<|im_end|>", MARKED: "</s>", PLAIN_TEMPLATE: "<|endoftext|>"}
 """Template -> how a turn ends."""
 
 END_ID = 0
 """The tiny tokenizer's end of text."""
 
-contents = st.text(st.sampled_from("ab \n.,é漢🙂"), min_size=1, max_size=12).map(str.strip).filter(bool)
+contents = (
+    st.text(st.sampled_from("ab \n.,é漢🙂"), min_size=1, max_size=12).map(str.strip).filter(bool)
+)
 conversations = st.lists(st.tuples(contents, contents), min_size=1, max_size=3)
 """(question, answer) pairs."""
 
 
 def messages_of(turns: list[tuple[str, str]]) -> list[dict[str, str]]:
-    return [{"role": role, "content": text} for turn in turns for role, text in zip(("user", "assistant"), turn, strict=True)]
+    return [
+        {"role": role, "content": text}
+        for turn in turns
+        for role, text in zip(("user", "assistant"), turn, strict=True)
+    ]
 
 
-def as_batch(tokenizer: Any, template: str, rows: dict[str, list[Any]], only_completions: bool = True, block_tokens: int = 1024,
-             tally: Tally | None = None) -> Batch:
+def as_batch(
+    tokenizer: Any,
+    template: str,
+    rows: dict[str, list[Any]],
+    only_completions: bool = True,
+    block_tokens: int = 1024,
+    tally: Tally | None = None,
+) -> Batch:
     tally = tally or Tally("test")
     documents = render_rows(rows, ChatFormat(tokenizer, template), None, only_completions, tally)
     blocks = pack(documents, tokenizer, block_tokens, end_of_text_id(tokenizer), tally)
     number = len(blocks["input_ids"])
-    return make_batch([{name: values[i] for name, values in blocks.items()} for i in range(number)], [Sample(0, i) for i in range(number)])
+    return make_batch(
+        [{name: values[i] for name, values in blocks.items()} for i in range(number)],
+        [Sample(0, i) for i in range(number)],
+    )
 
 
 def supervised_text(tokenizer: Any, batch: Batch) -> str:
@@ -62,17 +81,24 @@ def tokenizer(tiny: TinyWorld) -> Any:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(turns=conversations, template=st.sampled_from(list(ENDS)))
-def test_targets_are_exactly_the_completions(tokenizer: Any, turns: list[tuple[str, str]], template: str) -> None:
+def test_targets_are_exactly_the_completions(
+    tokenizer: Any, turns: list[tuple[str, str]], template: str
+) -> None:
     batch = as_batch(tokenizer, template, {"messages": [messages_of(turns)]})
     lead = " " if template == PLAIN_TEMPLATE else ""
-    assert supervised_text(tokenizer, batch) == "".join(lead + answer + ENDS[template] for _, answer in turns)
+    assert supervised_text(tokenizer, batch) == "".join(
+        lead + answer + ENDS[template] for _, answer in turns
+    )
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(turns=conversations, template=st.sampled_from(list(ENDS)))
-def test_with_all_supervised_everything_but_the_first_token_and_padding_is_a_target(tokenizer: Any, turns: list[tuple[str, str]],
-                                                                                    template: str) -> None:
-    batch = as_batch(tokenizer, template, {"messages": [messages_of(turns)]}, only_completions=False)
+def test_with_all_supervised_everything_but_the_first_token_and_padding_is_a_target(
+    tokenizer: Any, turns: list[tuple[str, str]], template: str
+) -> None:
+    batch = as_batch(
+        tokenizer, template, {"messages": [messages_of(turns)]}, only_completions=False
+    )
     text = ChatFormat(tokenizer, template).render(messages_of(turns))
     ids = tokenizer(text)["input_ids"]
     end = [] if ids[-1] == 0 else [0]
@@ -84,9 +110,15 @@ def test_with_all_supervised_everything_but_the_first_token_and_padding_is_a_tar
 def test_answers_in_the_prompt_are_not_completions(tokenizer: Any, template: str) -> None:
     """prompt and completion, in both forms that datasets have; answers among the few shots are the prompt's."""
     shots, last = messages_of([("big?", "large"), ("fast?", "quick")]), ("small?", "tiny")
-    rows = {"prompt": [[*shots, {"role": "user", "content": last[0]}]], "completion": [[{"role": "assistant", "content": last[1]}]]}
+    rows = {
+        "prompt": [[*shots, {"role": "user", "content": last[0]}]],
+        "completion": [[{"role": "assistant", "content": last[1]}]],
+    }
     lead = " " if template == PLAIN_TEMPLATE else ""
-    assert supervised_text(tokenizer, as_batch(tokenizer, template, rows)) == lead + "tiny" + ENDS[template]
+    assert (
+        supervised_text(tokenizer, as_batch(tokenizer, template, rows))
+        == lead + "tiny" + ENDS[template]
+    )
     bare = as_batch(tokenizer, template, {"prompt": ["small?"], "completion": ["tiny"]})
     assert supervised_text(tokenizer, bare) == lead + "tiny" + ENDS[template]
 
@@ -99,10 +131,22 @@ def test_an_open_end_teaches_no_stop(tokenizer: Any, template: str) -> None:
     assert supervised_text(tokenizer, batch) == lead + "tiny and then the"
 
 
-def test_malformed_rows_are_left_out_and_counted(tokenizer: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_malformed_rows_are_left_out_and_counted(
+    tokenizer: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     good = messages_of([("big?", "large")])
     tally = Tally("[data.train.0] x.jsonl")
-    rows = {"messages": [good, None, [{"role": "user"}], [], good[:1], "hello", [*good, {"role": "assistant", "content": " "}]]}
+    rows = {
+        "messages": [
+            good,
+            None,
+            [{"role": "user"}],
+            [],
+            good[:1],
+            "hello",
+            [*good, {"role": "assistant", "content": " "}],
+        ]
+    }
     documents = render_rows(rows, ChatFormat(tokenizer, CHATML), None, True, tally)
     assert len(documents["text"]) == 1
     assert sum(tally.counts.values()) == 6
@@ -117,16 +161,31 @@ def test_a_template_that_changes_its_mind_is_named(tokenizer: Any) -> None:
     """Some templates drop earlier thoughts: rendering the beginning alone then tells nothing."""
     fickle = "{{ messages | length }}" + CHATML
     tally = Tally("x")
-    documents = render_rows({"messages": [messages_of([("a", "b")])]}, ChatFormat(tokenizer, fickle), None, True, tally)
+    documents = render_rows(
+        {"messages": [messages_of([("a", "b")])]}, ChatFormat(tokenizer, fickle), None, True, tally
+    )
     assert documents["text"] == []
     assert "generation" in next(iter(tally.counts))
-    assert len(render_rows({"messages": [messages_of([("a", "b")])]}, ChatFormat(tokenizer, fickle), None, False, tally)["text"]) == 1
+    assert (
+        len(
+            render_rows(
+                {"messages": [messages_of([("a", "b")])]},
+                ChatFormat(tokenizer, fickle),
+                None,
+                False,
+                tally,
+            )["text"]
+        )
+        == 1
+    )
 
 
 def test_too_long_a_conversation_keeps_its_end(tokenizer: Any) -> None:
     turns = [("big " * 30, "large"), ("small " * 3, "tiny quick")]
     tally = Tally("x")
-    batch = as_batch(tokenizer, CHATML, {"messages": [messages_of(turns)]}, block_tokens=64, tally=tally)
+    batch = as_batch(
+        tokenizer, CHATML, {"messages": [messages_of(turns)]}, block_tokens=64, tally=tally
+    )
     assert batch.input_ids.shape == (1, 64)
     assert batch.position_ids[0].tolist() == list(range(64))
     assert supervised_text(tokenizer, batch).endswith("tiny quick<|im_end|>")
@@ -137,8 +196,12 @@ def test_what_is_no_target_is_told_in_ranges_that_do_not_touch(tokenizer: Any) -
     rows = {"messages": [messages_of([("big", "small"), ("old", "new")])]}
     for template in ENDS:
         documents = render_rows(rows, ChatFormat(tokenizer, template), None, True, Tally("x"))
-        (ranges,) = pack(documents, tokenizer, 256, end_of_text_id(tokenizer), Tally("x"))["unsupervised"]
-        assert all(end < start for (_, end), (start, _) in itertools.pairwise(ranges[:-1])), ranges  # the last one is the padding
+        (ranges,) = pack(documents, tokenizer, 256, end_of_text_id(tokenizer), Tally("x"))[
+            "unsupervised"
+        ]
+        assert all(end < start for (_, end), (start, _) in itertools.pairwise(ranges[:-1])), (
+            ranges
+        )  # the last one is the padding
 
 
 def test_each_part_begins_with_bos_where_the_tokenizer_sets_it(tiny: TinyWorld) -> None:
@@ -146,18 +209,32 @@ def test_each_part_begins_with_bos_where_the_tokenizer_sets_it(tiny: TinyWorld) 
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(str(tiny.folder / "teacher"))
-    plain = {"text": ["big small old new " * 10], "title": [""], "chat": [False], "open_end": [False], "completions": [[]]}
+    plain = {
+        "text": ["big small old new " * 10],
+        "title": [""],
+        "chat": [False],
+        "open_end": [False],
+        "completions": [[]],
+    }
     before = pack(plain, tokenizer, 16, END_ID, Tally("x"))
     tokenizer.bos_token = "a"
     bos = tokenizer.bos_token_id
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="a $A", special_tokens=[("a", bos)])
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="a $A", special_tokens=[("a", bos)]
+    )
     after = pack(plain, tokenizer, 16, END_ID, Tally("x"))
     assert all(ids[0] == bos for ids in after["input_ids"])
     words = [token for ids in after["input_ids"] for token in ids if token != bos]
     assert len(words) == 60
     assert words == [token for ids in before["input_ids"] for token in ids][: len(words)]
     assert [offsets[0] for offsets in after["doc_offsets"]] == [0, 15, 30, 45]
-    short = pack({name: values * 2 for name, values in plain.items()} | {"text": ["old new old", "big"]}, tokenizer, 10, END_ID, Tally("x"))
+    short = pack(
+        {name: values * 2 for name, values in plain.items()} | {"text": ["old new old", "big"]},
+        tokenizer,
+        10,
+        END_ID,
+        Tally("x"),
+    )
     assert [short["input_ids"][0][start] for start in short["segment_starts"][0]] == [bos, bos]
     for template in (CHATML, "{{ 'a' }}" + CHATML):  # a template may write it itself
         rows = {"messages": [messages_of([("big " * 30, "large")])]}
@@ -177,7 +254,9 @@ def test_whitespace_left_out_of_offsets_does_not_shift_completions() -> None:
 def test_best_fit_keeps_every_segment_whole_and_never_overfills(lengths: list[int]) -> None:
     segments = [Segment([i] * n, [(0, 1)], i, 0) for i, n in enumerate(lengths)]
     blocks = best_fit(iter(segments), 50)
-    assert sorted(segment.digest for block in blocks for segment in block) == list(range(len(lengths)))
+    assert sorted(segment.digest for block in blocks for segment in block) == list(
+        range(len(lengths))
+    )
     rows = [block_row(block, 50, pad_id=99) for block in blocks]
     assert all(len(row["input_ids"]) == 50 for row in rows)
     for row, block in zip(rows, blocks, strict=True):
@@ -199,7 +278,12 @@ def chat_file(tmp_path: Path) -> str:
 
 def test_a_spec_mixes_text_and_conversations(tiny: TinyWorld, chat_file: str) -> None:
     text = f'{{path="{tiny.folder / "train.jsonl"}", title_field="title"}}'
-    keys = [f"data.train=[{text}, {chat_file}]", "data.chat_template=plain", "data.heldout=[]", "data.heldout_fraction=0.2"]
+    keys = [
+        f"data.train=[{text}, {chat_file}]",
+        "data.chat_template=plain",
+        "data.heldout=[]",
+        "data.heldout_fraction=0.2",
+    ]
     spec = load_spec(tiny.spec_file, [*keys, "data.block_tokens=64"])
     trained, held = train_documents(spec), heldout_documents(spec)
     assert len(trained) + len(held) == 320
@@ -207,7 +291,11 @@ def test_a_spec_mixes_text_and_conversations(tiny: TinyWorld, chat_file: str) ->
     assert 20 < sum(held["chat"]) < 60
     tokenizer = load_tokenizer(spec.teacher.model)
     for blocks, documents in ((train_blocks(spec), trained), (heldout_blocks(spec), held)):
-        answers = [document["text"].split("Assistant:")[1].strip("\n") for document in documents if document["chat"]]
+        answers = [
+            document["text"].split("Assistant:")[1].strip("\n")
+            for document in documents
+            if document["chat"]
+        ]
         batch = make_batch(list(blocks), [Sample(0, i) for i in range(len(blocks))])
         chats = batch.targets[[bool(block["unsupervised"]) for block in blocks]]
         told = tokenizer.decode(chats[chats != IGNORE]).split("<|endoftext|>")[:-1]
@@ -215,9 +303,16 @@ def test_a_spec_mixes_text_and_conversations(tiny: TinyWorld, chat_file: str) ->
 
 
 def test_a_stream_of_conversations_is_the_same(tiny: TinyWorld, chat_file: str) -> None:
-    keys = [f"data.train=[{chat_file}]", "data.chat_template=plain", "data.heldout=[]", "data.heldout_fraction=0.2"]
+    keys = [
+        f"data.train=[{chat_file}]",
+        "data.chat_template=plain",
+        "data.heldout=[]",
+        "data.heldout_fraction=0.2",
+    ]
     mapped = train_blocks(load_spec(tiny.spec_file, keys))
-    streamed = train_blocks(load_spec(tiny.spec_file, [*keys, "data.stream=true", "student.layers=first"]))
+    streamed = train_blocks(
+        load_spec(tiny.spec_file, [*keys, "data.stream=true", "student.layers=first"])
+    )
     assert [row["input_ids"] for row in streamed] == [row["input_ids"] for row in mapped]
 
 
@@ -231,8 +326,23 @@ def test_wrong_chat_settings_are_named(tiny: TinyWorld, chat_file: str, tmp_path
     assert "no such file" in message("data.chat_template=nowhere.jinja")
     text = f'{{path="{tiny.folder / "train.jsonl"}", format="chat"}}'
     assert "has the columns" in message(f"data.train=[{text}]", "data.chat_template=plain")
-    assert "where all is one text" in message(f'data.train=[{{path="{tiny.folder / "train.jsonl"}", supervise="completions"}}]')
+    assert "where all is one text" in message(
+        f'data.train=[{{path="{tiny.folder / "train.jsonl"}", supervise="completions"}}]'
+    )
     template = tmp_path / "chatml.jinja"
     template.write_text(CHATML)
-    assert len(train_blocks(load_spec(tiny.spec_file, [f"data.train=[{chat_file}]", f"data.chat_template={template}",
-                                                       "data.block_tokens=128"]))) > 10
+    assert (
+        len(
+            train_blocks(
+                load_spec(
+                    tiny.spec_file,
+                    [
+                        f"data.train=[{chat_file}]",
+                        f"data.chat_template={template}",
+                        "data.block_tokens=128",
+                    ],
+                )
+            )
+        )
+        > 10
+    )

@@ -55,7 +55,11 @@ def test_blocks_hold_the_texts_in_order_and_targets_stay_in_their_document(tiny:
     from dskd_ds.models.resolve import load_tokenizer
 
     tokenizer = load_tokenizer(spec.teacher.model)
-    expected = [token for text in train_documents(spec)["text"] for token in [*tokenizer(text)["input_ids"], 0]]
+    expected = [
+        token
+        for text in train_documents(spec)["text"]
+        for token in [*tokenizer(text)["input_ids"], 0]
+    ]
     assert ids == expected[: len(ids)]
     batch = make_batch([blocks[1], blocks[2]], [Sample(0, 1), Sample(0, 2)])
     for row in range(2):
@@ -76,13 +80,23 @@ def test_no_attention_crosses_documents(tiny: TinyWorld) -> None:
     alone = teacher.hidden_states(ids[:, 8:], torch.arange(12).repeat(2, 1))
     torch.testing.assert_close(packed[:, 8:], alone, rtol=1e-4, atol=1e-4)
     joined = teacher.hidden_states(ids, torch.arange(20).repeat(2, 1))
-    assert (joined[:, 8:] - alone).abs().max() > 0.01  # the check can fail: with attention across, states differ
+    assert (
+        joined[:, 8:] - alone
+    ).abs().max() > 0.01  # the check can fail: with attention across, states differ
 
 
 @given(ranks=st.sampled_from([1, 2, 3, 4, 6]), step=st.integers(0, 5))
 def test_a_steps_blocks_do_not_depend_on_the_number_of_ranks(ranks: int, step: int) -> None:
-    spec = load_spec("ds_configs/runs/quickstart.toml", ["train.global_batch_blocks=12", f"topology.num_students={ranks}"])
-    dealt = [place for micro in range(spec.num_accumulation_steps) for rank in range(ranks) for place in places(spec, step, micro, rank)]
+    spec = load_spec(
+        "ds_configs/runs/quickstart.toml",
+        ["train.global_batch_blocks=12", f"topology.num_students={ranks}"],
+    )
+    dealt = [
+        place
+        for micro in range(spec.num_accumulation_steps)
+        for rank in range(ranks)
+        for place in places(spec, step, micro, rank)
+    ]
     assert sorted(dealt) == list(range(step * 12, step * 12 + 12))
 
 
@@ -113,13 +127,20 @@ def test_wrong_sources_are_named(tiny: TinyWorld, tmp_path: Path) -> None:
     path = tmp_path / "one.jsonl"
     path.write_text(json.dumps({"body": "a b"}) + "\n")
     assert "has the columns ['body']" in message(f'data.train=[{{path="{path}"}}]')
-    assert "do not fill one block" in message(f'data.train=[{{path="{path}", text_field="body"}}]', "data.heldout_fraction=0.0",
-                                              "data.heldout=[]")
+    assert "do not fill one block" in message(
+        f'data.train=[{{path="{path}", text_field="body"}}]',
+        "data.heldout_fraction=0.0",
+        "data.heldout=[]",
+    )
 
 
 def test_a_streams_own_documents_are_not_evaluated_on(tiny: TinyWorld) -> None:
     with pytest.raises(InputError, match=r"stream = true.*\n.*\[\[data.heldout\]\]"):
-        heldout_documents(load_spec(tiny.spec_file, ["data.stream=true", "student.layers=first", "data.heldout=[]"]))
+        heldout_documents(
+            load_spec(
+                tiny.spec_file, ["data.stream=true", "student.layers=first", "data.heldout=[]"]
+            )
+        )
 
 
 def test_heldout_blocks_exist(tiny: TinyWorld) -> None:
@@ -130,10 +151,22 @@ def test_text_and_parquet_files_are_read(tiny: TinyWorld, tmp_path: Path) -> Non
     import datasets
 
     (tmp_path / "a.txt").write_text("one paragraph of text\n\nanother one\n")
-    datasets.Dataset.from_dict({"text": ["one paragraph of text", "another one"]}).to_parquet(str(tmp_path / "a.parquet"))
+    datasets.Dataset.from_dict({"text": ["one paragraph of text", "another one"]}).to_parquet(
+        str(tmp_path / "a.parquet")
+    )
     for name in ("a.txt", "a.parquet"):
-        spec = load_spec(tiny.spec_file, [f'data.train=[{{path="{tmp_path / name}"}}]', "data.heldout=[]", "data.heldout_fraction=0.0"])
-        assert [text.strip() for text in train_documents(spec)["text"]] == ["one paragraph of text", "another one"]
+        spec = load_spec(
+            tiny.spec_file,
+            [
+                f'data.train=[{{path="{tmp_path / name}"}}]',
+                "data.heldout=[]",
+                "data.heldout_fraction=0.0",
+            ],
+        )
+        assert [text.strip() for text in train_documents(spec)["text"]] == [
+            "one paragraph of text",
+            "another one",
+        ]
 
 
 def test_the_end_of_a_stream_is_told(tiny: TinyWorld) -> None:
@@ -149,11 +182,17 @@ def test_a_line_that_breaks_a_stream_is_told(tiny: TinyWorld, tmp_path: Path) ->
     (tmp_path / "1.jsonl").write_text((tiny.folder / "train.jsonl").read_text())
     (tmp_path / "2.jsonl").write_text('{"title": "half a li\n')
     settings = ["data.stream=true", "student.layers=first"]
-    source = open_source(load_spec(tiny.spec_file, [*settings, f'data.train=[{{path="{tmp_path}/*.jsonl"}}]']))
-    with pytest.raises(InputError, match=r"cannot be read further than \d+ blocks: .+\n.*last checkpoint"):
+    source = open_source(
+        load_spec(tiny.spec_file, [*settings, f'data.train=[{{path="{tmp_path}/*.jsonl"}}]'])
+    )
+    with pytest.raises(
+        InputError, match=r"cannot be read further than \d+ blocks: .+\n.*last checkpoint"
+    ):
         source.get(10**6)
     with pytest.raises(InputError, match="its first rows cannot be read"):
-        open_source(load_spec(tiny.spec_file, [*settings, f'data.train=[{{path="{tmp_path}/2.jsonl"}}]']))
+        open_source(
+            load_spec(tiny.spec_file, [*settings, f'data.train=[{{path="{tmp_path}/2.jsonl"}}]'])
+        )
 
 
 def test_a_stream_that_ends_within_a_step_ends_before_it_on_every_rank() -> None:

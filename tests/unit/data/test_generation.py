@@ -35,7 +35,10 @@ def test_draws_follow_the_softmax() -> None:
 def test_a_draw_depends_on_its_key_and_nothing_else(model: Any) -> None:
     prompts, keys = [[5, 6, 7], [8, 9, 10], [5, 6, 7]], [(0, 1), (0, 2), (0, 3)]
     together = continue_tokens(model, prompts, keys, 12, 1.0, [0])
-    alone = [continue_tokens(model, [prompt], [key], 12, 1.0, [0])[0] for prompt, key in zip(prompts, keys, strict=True)]
+    alone = [
+        continue_tokens(model, [prompt], [key], 12, 1.0, [0])[0]
+        for prompt, key in zip(prompts, keys, strict=True)
+    ]
     assert together == alone
     assert together[0] != together[2]  # the same prompt under another key
     assert together == continue_tokens(model, prompts, keys, 12, 1.0, [0])
@@ -51,12 +54,15 @@ def test_padding_does_not_change_what_is_likeliest(model: Any) -> None:
             ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
             if ids[-1] == 0:
                 break
-        assert tokens == ids[len(prompt):]
+        assert tokens == ids[len(prompt) :]
 
 
 def test_it_stops_at_any_end_token(model: Any) -> None:
     free = continue_tokens(model, [[5, 6, 7]], [(0,)], 6, 0.0, [0])[0]
-    assert continue_tokens(model, [[5, 6, 7]], [(0,)], 6, 0.0, [0, free[2]])[0] == free[: free.index(free[2]) + 1]
+    assert (
+        continue_tokens(model, [[5, 6, 7]], [(0,)], 6, 0.0, [0, free[2]])[0]
+        == free[: free.index(free[2]) + 1]
+    )
 
 
 def test_end_tokens_are_collected(tiny: TinyWorld, model: Any) -> None:
@@ -66,8 +72,13 @@ def test_end_tokens_are_collected(tiny: TinyWorld, model: Any) -> None:
 def test_continuations_are_cut_at_a_random_point(tiny: TinyWorld) -> None:
     tokenizer = load_tokenizer(str(tiny.folder / "teacher"))
     tokens = [*tokenizer(" big small happy sad fast slow cold warm")["input_ids"], 0]
-    rows = [continued(Prompt(number, "t", [], [1]), tokens, [0], tokenizer, whole=False, seed=3) for number in range(300)]
-    lengths = [len(tokenizer(" " + row["completion"][0]["content"])["input_ids"]) for row in rows if row]
+    rows = [
+        continued(Prompt(number, "t", [], [1]), tokens, [0], tokenizer, whole=False, seed=3)
+        for number in range(300)
+    ]
+    lengths = [
+        len(tokenizer(" " + row["completion"][0]["content"])["input_ids"]) for row in rows if row
+    ]
     assert set(lengths) == set(range(1, len(tokens)))
     for row in rows:
         assert row is not None
@@ -75,8 +86,12 @@ def test_continuations_are_cut_at_a_random_point(tiny: TinyWorld) -> None:
         assert row["open_end"] or ended
     assert 10 < sum(not row["open_end"] for row in rows if row) < 70  # one in nine
     whole = continued(Prompt(0, "t", [], [1]), tokens, [0], tokenizer, whole=True, seed=3)
-    assert whole == {"title": "t", "prompt": [], "open_end": False,
-                     "completion": [{"role": "assistant", "content": "big small happy sad fast slow cold warm"}]}
+    assert whole == {
+        "title": "t",
+        "prompt": [],
+        "open_end": False,
+        "completion": [{"role": "assistant", "content": "big small happy sad fast slow cold warm"}],
+    }
     assert continued(Prompt(0, "t", [], [1]), [0], [0], tokenizer, whole=False, seed=3) is None
 
 

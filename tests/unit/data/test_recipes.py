@@ -16,34 +16,124 @@ from tests.conftest import TinyWorld
 
 ROWS: dict[str, list[tuple[dict[str, Any], str]]] = {
     "csqa": [
-        ({"id": "1a", "question": "Where do adults use glue sticks?", "question_concept": "glue stick", "answerKey": "D",
-          "choices": {"label": ["A", "B", "C", "D", "E"], "text": ["classroom", "desk drawer", "at school", "office", "kitchen"]}},
-         "D. office"),
-        ({"answerKey": "A", "id": "1b", "question": {"question_concept": "bank", "stem": "Where is money kept?",
-                                                     "choices": [{"label": "A", "text": "bank"}, {"label": "B", "text": "river"}]}},
-         "A. bank")],
+        (
+            {
+                "id": "1a",
+                "question": "Where do adults use glue sticks?",
+                "question_concept": "glue stick",
+                "answerKey": "D",
+                "choices": {
+                    "label": ["A", "B", "C", "D", "E"],
+                    "text": ["classroom", "desk drawer", "at school", "office", "kitchen"],
+                },
+            },
+            "D. office",
+        ),
+        (
+            {
+                "answerKey": "A",
+                "id": "1b",
+                "question": {
+                    "question_concept": "bank",
+                    "stem": "Where is money kept?",
+                    "choices": [{"label": "A", "text": "bank"}, {"label": "B", "text": "river"}],
+                },
+            },
+            "A. bank",
+        ),
+    ],
     "arc": [
-        ({"id": "Mercury_1", "question": "Which is warm?", "answerKey": "2",
-          "choices": {"text": ["ice", "fire", "snow", "rain"], "label": ["1", "2", "3", "4"]}}, "B. fire")],
+        (
+            {
+                "id": "Mercury_1",
+                "question": "Which is warm?",
+                "answerKey": "2",
+                "choices": {"text": ["ice", "fire", "snow", "rain"], "label": ["1", "2", "3", "4"]},
+            },
+            "B. fire",
+        )
+    ],
     "piqa": [
-        ({"goal": "How to boil eggs.", "sol1": "Cover them with no water.", "sol2": "Cover them with cold water.", "label": 1},
-         "B. Cover them with cold water.")],
+        (
+            {
+                "goal": "How to boil eggs.",
+                "sol1": "Cover them with no water.",
+                "sol2": "Cover them with cold water.",
+                "label": 1,
+            },
+            "B. Cover them with cold water.",
+        )
+    ],
     "mmlu": [
-        ({"question": "What is 2 + 2?", "subject": "mathematics", "choices": ["3", "4", "5", "6"], "answer": 1}, "B. 4"),
-        ({"train": {"question": "What is 2 + 3?", "subject": "", "choices": ["3", "4", "5", "6"], "answer": 2}}, "C. 5"),
-        ({"question": "Right?", "answer_a": "a", "answer_b": "b", "answer_c": "c", "answer_d": "d", "correct_answer": "D", "topic": "law"},
-         "D. d")],
+        (
+            {
+                "question": "What is 2 + 2?",
+                "subject": "mathematics",
+                "choices": ["3", "4", "5", "6"],
+                "answer": 1,
+            },
+            "B. 4",
+        ),
+        (
+            {
+                "train": {
+                    "question": "What is 2 + 3?",
+                    "subject": "",
+                    "choices": ["3", "4", "5", "6"],
+                    "answer": 2,
+                }
+            },
+            "C. 5",
+        ),
+        (
+            {
+                "question": "Right?",
+                "answer_a": "a",
+                "answer_b": "b",
+                "answer_c": "c",
+                "answer_d": "d",
+                "correct_answer": "D",
+                "topic": "law",
+            },
+            "D. d",
+        ),
+    ],
     "squad": [
-        ({"id": "5a", "title": "Rivers", "context": "The river is cold.", "question": "What is cold?",
-          "answers": {"text": ["The river", "river"], "answer_start": [0, 4]}}, "The river"),
-        ({"id": "5b", "title": "Rivers", "context": "The river is cold.", "question": "What is warm?",
-          "answers": {"text": [], "answer_start": []}}, "unanswerable")],
+        (
+            {
+                "id": "5a",
+                "title": "Rivers",
+                "context": "The river is cold.",
+                "question": "What is cold?",
+                "answers": {"text": ["The river", "river"], "answer_start": [0, 4]},
+            },
+            "The river",
+        ),
+        (
+            {
+                "id": "5b",
+                "title": "Rivers",
+                "context": "The river is cold.",
+                "question": "What is warm?",
+                "answers": {"text": [], "answer_start": []},
+            },
+            "unanswerable",
+        ),
+    ],
 }
 """Set -> rows in its published formats, and the right answer."""
 
 BAD: dict[str, dict[str, Any]] = {
-    "csqa": {"question": "Where?", "choices": {"label": ["A"], "text": ["here"]}, "answerKey": ""},  # as in its test split
-    "arc": {"question": "Which?", "choices": {"label": ["A", "B"], "text": ["x", "y"]}, "answerKey": "E"},
+    "csqa": {
+        "question": "Where?",
+        "choices": {"label": ["A"], "text": ["here"]},
+        "answerKey": "",
+    },  # as in its test split
+    "arc": {
+        "question": "Which?",
+        "choices": {"label": ["A", "B"], "text": ["x", "y"]},
+        "answerKey": "E",
+    },
     "piqa": {"goal": "How?", "sol1": "so", "sol2": "or so", "label": -1},
     "mmlu": {"question": "What?", "choices": ["a", "b"], "answer": 3, "subject": "x"},
     "squad": {"context": "Text.", "question": "What?"},
@@ -66,14 +156,24 @@ def write_sets(folder: Path, copies: int) -> list[str]:
     options = []
     for name, rows in ROWS.items():
         row = rows[0][0]
-        field = {"csqa": "question", "arc": "question", "piqa": "goal", "mmlu": "question", "squad": "question"}[name]
+        field = {
+            "csqa": "question",
+            "arc": "question",
+            "piqa": "goal",
+            "mmlu": "question",
+            "squad": "question",
+        }[name]
         many = [row | {field: f"{row[field]} ({i})"} for i in range(copies)]
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in [*many, BAD[name]]))
+        (folder / f"{name}.jsonl").write_text(
+            "".join(json.dumps(r) + "\n" for r in [*many, BAD[name]])
+        )
         options += [f"--{name}", str(folder / f"{name}.jsonl")]
     return options
 
 
-def test_the_mixture_has_the_papers_shares_and_shots(tmp_path: Path, tiny: TinyWorld, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_mixture_has_the_papers_shares_and_shots(
+    tmp_path: Path, tiny: TinyWorld, capsys: pytest.CaptureFixture[str]
+) -> None:
     options, output = write_sets(tmp_path, 40), tmp_path / "mixture" / "all.jsonl"
     assert main(["data", "paper", "--output", str(output), *options]) == 0
     chats = [json.loads(line) for line in output.read_text().splitlines()]
@@ -81,25 +181,46 @@ def test_the_mixture_has_the_papers_shares_and_shots(tmp_path: Path, tiny: TinyW
         mine = [chat for chat in chats if chat["title"].startswith(name)]
         assert len(mine) == {0.25: 10, 0.3: 12}[wanted.share]
         for chat in mine:
-            assert [message["role"] for message in chat["messages"]] == ["user", "assistant"] * (wanted.num_shots + 1)
+            assert [message["role"] for message in chat["messages"]] == ["user", "assistant"] * (
+                wanted.num_shots + 1
+            )
             questions = [message["content"] for message in chat["messages"][::2]]
             assert len(set(questions)) == len(questions)  # a question is no shot of its own
-    assert "left out: 1 rows (the first is row 41): the answer is none of the choices" in capsys.readouterr().err
+    assert (
+        "left out: 1 rows (the first is row 41): the answer is none of the choices"
+        in capsys.readouterr().err
+    )
     first = output.read_bytes()
     assert main(["data", "paper", "--output", str(output), *options]) == 0
     assert output.read_bytes() == first
     assert main(["data", "paper", "--output", str(output), *options, "--seed", "1"]) == 0
     assert output.read_bytes() != first
     source = f'{{path="{output}", format="chat", title_field="title"}}'
-    blocks = train_blocks(load_spec(tiny.spec_file, [f"data.train=[{source}]", "data.heldout=[]", "data.heldout_fraction=0.0",
-                                                     "data.chat_template=plain", "data.block_tokens=1024"]))
+    blocks = train_blocks(
+        load_spec(
+            tiny.spec_file,
+            [
+                f"data.train=[{source}]",
+                "data.heldout=[]",
+                "data.heldout_fraction=0.0",
+                "data.chat_template=plain",
+                "data.block_tokens=1024",
+            ],
+        )
+    )
     assert len(blocks) > 10
 
 
 def test_too_few_questions_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = write_sets(tmp_path, 3)
-    assert main(["data", "paper", "--output", str(tmp_path / "out.jsonl"), *options, "--only", "piqa"]) == 2
+    assert (
+        main(["data", "paper", "--output", str(tmp_path / "out.jsonl"), *options, "--only", "piqa"])
+        == 2
+    )
     error = capsys.readouterr().err
-    assert "3 questions are too few for 5-shot conversations; left out: 1 rows (the first is row 4): the answer is none" in error
+    assert (
+        "3 questions are too few for 5-shot conversations; left out: 1 rows (the first is row 4): the answer is none"
+        in error
+    )
     assert "goal, sol1, sol2, label" in error
     assert not (tmp_path / "out.jsonl").exists()

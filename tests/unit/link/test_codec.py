@@ -27,16 +27,31 @@ from dskd_ds.link.messages import (
     Welcome,
 )
 
-WANTED = Wanted(top_k=5, temperatures=(1.0, 2.5), num_draws=50, draw_temperature=2.5, draw_seed=7, hidden_format="float8")
+WANTED = Wanted(
+    top_k=5,
+    temperatures=(1.0, 2.5),
+    num_draws=50,
+    draw_temperature=2.5,
+    draw_seed=7,
+    hidden_format="float8",
+)
 
 HEADERS: list[Message] = [
-    Hello(teacher="t", fingerprint="f", vocab_size=10, hidden_size=4), Welcome(student="s"), Credit(num_requests=2),
-    Failure(request_id=1, text="out of memory"), Ping(), Bye()]
+    Hello(teacher="t", fingerprint="f", vocab_size=10, hidden_size=4),
+    Welcome(student="s"),
+    Credit(num_requests=2),
+    Failure(request_id=1, text="out of memory"),
+    Ping(),
+    Bye(),
+]
 
 
 def arrays_for(model: type[Message], rows: int, columns: int, seed: int) -> dict[str, np.ndarray]:
     draw = np.random.default_rng(seed)
-    return {name: draw.integers(0, 100, (rows, columns, 2)[:ndim]).astype(dtype) for name, (dtype, ndim) in ARRAYS[model].items()}
+    return {
+        name: draw.integers(0, 100, (rows, columns, 2)[:ndim]).astype(dtype)
+        for name, (dtype, ndim) in ARRAYS[model].items()
+    }
 
 
 @pytest.mark.parametrize("message", HEADERS, ids=lambda m: type(m).__name__)
@@ -44,9 +59,18 @@ def test_header_only_round_trip(message: Message) -> None:
     assert codec.decode(codec.encode(message), "peer") == (message, {})
 
 
-@given(rows=st.integers(0, 7), columns=st.integers(0, 5), seed=st.integers(0, 99), kind=st.sampled_from([Request, Reply]))
+@given(
+    rows=st.integers(0, 7),
+    columns=st.integers(0, 5),
+    seed=st.integers(0, 99),
+    kind=st.sampled_from([Request, Reply]),
+)
 def test_round_trip_with_arrays(rows: int, columns: int, seed: int, kind: type[Message]) -> None:
-    message = Request(request_id=3, wanted=WANTED) if kind is Request else Reply(request_id=3, forward_seconds=0.5)
+    message = (
+        Request(request_id=3, wanted=WANTED)
+        if kind is Request
+        else Reply(request_id=3, forward_seconds=0.5)
+    )
     arrays = arrays_for(kind, rows, columns, seed)
     frames = [bytes(frame) for frame in codec.encode(message, arrays)]
     decoded, found = codec.decode(frames, "peer")
@@ -69,8 +93,11 @@ def test_a_changed_byte_never_passes(frame: int, position: int, value: int) -> N
 
 @given(drop=st.integers(0, 8), cut=st.integers(0, 3))
 def test_short_and_missing_frames_never_pass(drop: int, cut: int) -> None:
-    frames = [bytes(f) for f in codec.encode(Request(request_id=3, wanted=WANTED), arrays_for(Request, 4, 4, 0))]
-    frames = frames[:drop] + ([frames[drop][:cut]] if cut else []) + frames[drop + 1:]
+    frames = [
+        bytes(f)
+        for f in codec.encode(Request(request_id=3, wanted=WANTED), arrays_for(Request, 4, 4, 0))
+    ]
+    frames = frames[:drop] + ([frames[drop][:cut]] if cut else []) + frames[drop + 1 :]
     with pytest.raises(LinkError, match="peer sent a message that cannot be read"):
         codec.decode(frames, "peer")
 
@@ -87,7 +114,10 @@ def test_other_protocols_and_kinds_are_named() -> None:
 
 @given(extra=st.integers(1, 64), frame=st.integers(0, 15))
 def test_oversized_frames_never_pass(extra: int, frame: int) -> None:
-    frames = [bytes(f) for f in codec.encode(Reply(request_id=3, forward_seconds=0.5), arrays_for(Reply, 2, 3, 0))]
+    frames = [
+        bytes(f)
+        for f in codec.encode(Reply(request_id=3, forward_seconds=0.5), arrays_for(Reply, 2, 3, 0))
+    ]
     frames[frame] += b"\0" * extra
     with pytest.raises(LinkError, match="teacher seven"):
         codec.decode(frames, "teacher seven")
@@ -95,7 +125,9 @@ def test_oversized_frames_never_pass(extra: int, frame: int) -> None:
 
 @pytest.mark.parametrize("shape", [[2**39, 2**39], [-1, 4], [4], "ab", [1.5, 4]])
 def test_shapes_that_lie_never_pass(shape: object) -> None:
-    prefix, header, *buffers = codec.encode(Request(request_id=3, wanted=WANTED), arrays_for(Request, 4, 4, 0))
+    prefix, header, *buffers = codec.encode(
+        Request(request_id=3, wanted=WANTED), arrays_for(Request, 4, 4, 0)
+    )
     content = json.loads(bytes(header))
     content["shapes"][0] = shape
     header = json.dumps(content).encode()

@@ -20,10 +20,22 @@ from dskd_ds.spec.processes import LinkSpec
 from dskd_ds.student.feed import selection_arrays
 
 QUICK = LinkSpec(heartbeat_seconds=0.1, dead_after_seconds=1.0, teacher_wait_seconds=20.0)
-ARRAYS = {"input_ids": np.zeros((1, 4), np.int32), "position_ids": np.zeros((1, 4), np.int32),
-          "top_k_positions": np.arange(3, dtype=np.int32), "draw_positions": np.zeros(0, np.int32),
-          "hidden_positions": np.arange(1, dtype=np.int32), **selection_arrays(None)}
-WANTED = Wanted(top_k=2, temperatures=(1.0,), num_draws=5, draw_temperature=1.0, draw_seed=0, hidden_format="bfloat16")
+ARRAYS = {
+    "input_ids": np.zeros((1, 4), np.int32),
+    "position_ids": np.zeros((1, 4), np.int32),
+    "top_k_positions": np.arange(3, dtype=np.int32),
+    "draw_positions": np.zeros(0, np.int32),
+    "hidden_positions": np.arange(1, dtype=np.int32),
+    **selection_arrays(None),
+}
+WANTED = Wanted(
+    top_k=2,
+    temperatures=(1.0,),
+    num_draws=5,
+    draw_temperature=1.0,
+    draw_seed=0,
+    hidden_format="bfloat16",
+)
 
 
 def hello(name: str, fingerprint: str = "f", vocab_size: int = 9) -> Hello:
@@ -31,15 +43,23 @@ def hello(name: str, fingerprint: str = "f", vocab_size: int = 9) -> Hello:
 
 
 def reply_arrays(value: int) -> dict[str, np.ndarray]:
-    return {"top_k_ids": np.full((3, 2, 1), value, np.uint8), "top_k_logits": np.zeros((3, 2), np.float16),
-            "tail": np.zeros((3, 1), np.float32), "draw_lengths": np.zeros(0, np.uint16), "draw_ids": np.zeros((0, 1), np.uint8),
-            "draw_counts": np.zeros((0, 1), np.uint8), "draw_log_probs": np.zeros(0, np.float32),
-            "hidden": np.zeros((1, 8), np.uint8), "hidden_scales": np.zeros((1, 0), np.uint16),
-            **chosen_arrays(Chosen.nothing(), UNWANTED)}
+    return {
+        "top_k_ids": np.full((3, 2, 1), value, np.uint8),
+        "top_k_logits": np.zeros((3, 2), np.float16),
+        "tail": np.zeros((3, 1), np.float32),
+        "draw_lengths": np.zeros(0, np.uint16),
+        "draw_ids": np.zeros((0, 1), np.uint8),
+        "draw_counts": np.zeros((0, 1), np.uint8),
+        "draw_log_probs": np.zeros(0, np.float32),
+        "hidden": np.zeros((1, 8), np.uint8),
+        "hidden_scales": np.zeros((1, 0), np.uint16),
+        **chosen_arrays(Chosen.nothing(), UNWANTED),
+    }
 
 
 def serve(link: TeacherLink, value: int) -> threading.Thread:
     """A thread that answers every request with `value`."""
+
     def loop() -> None:
         while (work := link.next_request()) is not None:
             link.reply(work, reply_arrays(value), 0.0)
@@ -94,47 +114,76 @@ def test_a_teacher_that_cannot_answer_says_why(tmp_path: Path, student: StudentL
     teacher.close()
 
 
-def test_a_reply_beyond_the_limit_is_an_error_that_names_teacher_and_key(tmp_path: Path, student: StudentLink) -> None:
-    teacher = TeacherLink(tmp_path, QUICK.model_copy(update={"max_message_bytes": 3000}), hello("a"), num_students=1)
+def test_a_reply_beyond_the_limit_is_an_error_that_names_teacher_and_key(
+    tmp_path: Path, student: StudentLink
+) -> None:
+    teacher = TeacherLink(
+        tmp_path, QUICK.model_copy(update={"max_message_bytes": 3000}), hello("a"), num_students=1
+    )
     future = student.submit(ARRAYS, WANTED)
     work = teacher.next_request()
     assert work is not None
     teacher.reply(work, reply_arrays(1) | {"hidden": np.zeros((500, 8), np.uint8)}, 0.0)
-    with pytest.raises(LinkError, match=r"teacher a could not answer a request: the reply has .* max_message_bytes = 3000"):
+    with pytest.raises(
+        LinkError,
+        match=r"teacher a could not answer a request: the reply has .* max_message_bytes = 3000",
+    ):
         future.result(20)
     teacher.close()
 
 
 def test_a_request_beyond_the_limit_is_not_sent_again_and_again(tmp_path: Path) -> None:
     link = StudentLink(tmp_path, 0, QUICK.model_copy(update={"max_message_bytes": 300}), 9, 4)
-    with pytest.raises(InputError, match=r"a request has .* bytes, more than \[link\] max_message_bytes = 300.\n.*micro_batch_blocks"):
+    with pytest.raises(
+        InputError,
+        match=r"a request has .* bytes, more than \[link\] max_message_bytes = 300.\n.*micro_batch_blocks",
+    ):
         link.submit(ARRAYS, WANTED).result(20)
     link.close()
 
 
-@pytest.mark.parametrize(("address", "reason"), [
-    ("no.such.host.invalid", "no known host"), ("203.0.113.1", "nothing can listen"), ("0.0.0.0", "cannot connect to that")])
-def test_an_address_that_will_not_do_is_explained(tmp_path: Path, address: str, reason: str) -> None:
-    with pytest.raises(InputError, match=rf'\[link\] address = "{address}", but .*{reason}.*\n  set it to "hostname"'):
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("no.such.host.invalid", "no known host"),
+        ("203.0.113.1", "nothing can listen"),
+        ("0.0.0.0", "cannot connect to that"),
+    ],
+)
+def test_an_address_that_will_not_do_is_explained(
+    tmp_path: Path, address: str, reason: str
+) -> None:
+    with pytest.raises(
+        InputError,
+        match=rf'\[link\] address = "{address}", but .*{reason}.*\n  set it to "hostname"',
+    ):
         StudentLink(tmp_path, 0, QUICK.model_copy(update={"address": address}), 9, 4)
     assert keys.read_addresses(tmp_path) == {}
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "localhost"])
-def test_students_of_a_launch_over_nodes_do_not_listen_where_nobody_comes(tmp_path: Path, address: str) -> None:
+def test_students_of_a_launch_over_nodes_do_not_listen_where_nobody_comes(
+    tmp_path: Path, address: str
+) -> None:
     spec = QUICK.model_copy(update={"address": address})
-    with pytest.raises(InputError, match=r"several nodes, and 127\.0\.0\.1 is reached from its own node only"):
+    with pytest.raises(
+        InputError, match=r"several nodes, and 127\.0\.0\.1 is reached from its own node only"
+    ):
         StudentLink(tmp_path, 0, spec, 9, 4, spans_nodes=True)
     StudentLink(tmp_path, 0, spec, 9, 4).close()
 
 
-def test_a_name_that_means_this_machine_alone_here_is_reached_from_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_means_this_machine_alone_here_is_reached_from_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As on Debian, where the own host name is 127.0.1.1: what listens there only, other machines do not reach."""
     monkeypatch.setattr(system_socket, "gethostname", lambda: "localhost")
     spec = QUICK.model_copy(update={"address": "hostname"})
     link = StudentLink(tmp_path, 0, spec, 9, 4)
     assert link.address.startswith("tcp://localhost:")
-    with system_socket.create_connection(("127.0.0.2", int(link.address.split(":")[-1])), timeout=20):
+    with system_socket.create_connection(
+        ("127.0.0.2", int(link.address.split(":")[-1])), timeout=20
+    ):
         pass  # another address of this machine than the name's
     teacher = TeacherLink(tmp_path, spec, hello("a"), num_students=1)
     serve(teacher, 3)
@@ -153,8 +202,13 @@ def test_no_teacher_is_exit_code_4(tmp_path: Path) -> None:
     link.close()
 
 
-@pytest.mark.parametrize(("second", "words"), [(hello("b", vocab_size=8), "vocabulary"), (hello("b", fingerprint="g"), "same weights")])
-def test_a_teacher_of_another_kind_is_refused(tmp_path: Path, student: StudentLink, second: Hello, words: str) -> None:
+@pytest.mark.parametrize(
+    ("second", "words"),
+    [(hello("b", vocab_size=8), "vocabulary"), (hello("b", fingerprint="g"), "same weights")],
+)
+def test_a_teacher_of_another_kind_is_refused(
+    tmp_path: Path, student: StudentLink, second: Hello, words: str
+) -> None:
     first = TeacherLink(tmp_path, QUICK, hello("a"), num_students=1)
     serve(first, 1)
     student.submit(ARRAYS, WANTED).result(20)
@@ -166,15 +220,27 @@ def test_a_teacher_of_another_kind_is_refused(tmp_path: Path, student: StudentLi
     other.close()
 
 
-@pytest.mark.parametrize(("frames", "words"), [
-    ([b"nonsense"], "no message of this protocol"),
-    ([codec.PREFIX.pack(codec.MAGIC, PROTOCOL, 7, zlib.crc32(b"{}") ^ 1), b"{}"], "header of 2 bytes is damaged"),
-], ids=["short", "wrong checksum"])
-def test_garbage_from_a_key_holder_is_an_error_that_names_it(tmp_path: Path, student: StudentLink, frames: list[bytes],
-                                                             words: str) -> None:
+@pytest.mark.parametrize(
+    ("frames", "words"),
+    [
+        ([b"nonsense"], "no message of this protocol"),
+        (
+            [codec.PREFIX.pack(codec.MAGIC, PROTOCOL, 7, zlib.crc32(b"{}") ^ 1), b"{}"],
+            "header of 2 bytes is damaged",
+        ),
+    ],
+    ids=["short", "wrong checksum"],
+)
+def test_garbage_from_a_key_holder_is_an_error_that_names_it(
+    tmp_path: Path, student: StudentLink, frames: list[bytes], words: str
+) -> None:
     socket = zmq.Context().socket(zmq.DEALER)
     pair = keys.run_keys(tmp_path)
-    socket.curve_serverkey, socket.curve_publickey, socket.curve_secretkey = pair.student.public, pair.teacher.public, pair.teacher.secret
+    socket.curve_serverkey, socket.curve_publickey, socket.curve_secretkey = (
+        pair.student.public,
+        pair.teacher.public,
+        pair.teacher.secret,
+    )
     socket.connect(student.address)
     socket.send_multipart(frames)
     with pytest.raises(LinkError, match=rf"unnamed peer .* cannot be read: .*{words}"):

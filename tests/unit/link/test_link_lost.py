@@ -83,7 +83,9 @@ def ask(student: BareStudent, number: int) -> None:
     student.say(Request(request_id=number, wanted=WANTED), ARRAYS)
 
 
-def test_a_restarted_student_gets_no_replies_and_no_credits_of_the_one_before(tmp_path: Path, bare: Callable[[], BareStudent]) -> None:
+def test_a_restarted_student_gets_no_replies_and_no_credits_of_the_one_before(
+    tmp_path: Path, bare: Callable[[], BareStudent]
+) -> None:
     before = bare()
     link = TeacherLink(tmp_path, OPEN, hello("a"), num_students=1)
     before.be_welcome()
@@ -106,7 +108,9 @@ def test_a_restarted_student_gets_no_replies_and_no_credits_of_the_one_before(tm
     link.close()
 
 
-def test_a_student_that_did_not_hear_the_hello_is_greeted_again(tmp_path: Path, bare: Callable[[], BareStudent]) -> None:
+def test_a_student_that_did_not_hear_the_hello_is_greeted_again(
+    tmp_path: Path, bare: Callable[[], BareStudent]
+) -> None:
     student = bare()
     link = TeacherLink(tmp_path, OPEN, hello("a"), num_students=1)
     assert isinstance(student.hear(), Hello)
@@ -114,9 +118,13 @@ def test_a_student_that_did_not_hear_the_hello_is_greeted_again(tmp_path: Path, 
     link.close()
 
 
-def test_a_teacher_that_is_not_known_any_more_says_hello_once(tmp_path: Path, bare: Callable[[], BareStudent]) -> None:
+def test_a_teacher_that_is_not_known_any_more_says_hello_once(
+    tmp_path: Path, bare: Callable[[], BareStudent]
+) -> None:
     student = bare()
-    link = TeacherLink(tmp_path, PATIENT.model_copy(update={"encrypt": False}), hello("a"), num_students=1)
+    link = TeacherLink(
+        tmp_path, PATIENT.model_copy(update={"encrypt": False}), hello("a"), num_students=1
+    )
     student.be_welcome()
     for _ in range(3):
         student.say(WhoAreYou())
@@ -133,9 +141,13 @@ def be_teacher(run_dir: Path, spec: LinkSpec) -> None:
     serve(TeacherLink(run_dir, spec, hello("stopped"), num_students=1), 6).join()
 
 
-def test_a_teacher_that_was_stopped_goes_on_as_soon_as_it_is_continued(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_teacher_that_was_stopped_goes_on_as_soon_as_it_is_continued(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     student = StudentLink(tmp_path, 0, QUICK, 9, 4)
-    process = multiprocessing.get_context("spawn").Process(target=be_teacher, args=(tmp_path, PATIENT), daemon=True)
+    process = multiprocessing.get_context("spawn").Process(
+        target=be_teacher, args=(tmp_path, PATIENT), daemon=True
+    )
     process.start()
     assert process.pid
     try:

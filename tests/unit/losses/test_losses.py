@@ -29,10 +29,18 @@ def draw(seed: int, *shape: int, scale: float = 3.0) -> Tensor:
 
 def slow_divergence(p: Tensor, q: Tensor, kind: str) -> Tensor:
     """Outcome by outcome in float64; both [C, n]."""
+
     def kl(a: Tensor, b: Tensor) -> Tensor:
-        return torch.where(a > 0, a * (a.clamp_min(1e-300).log() - b.clamp_min(1e-300).log()), 0.0).sum(1)
+        return torch.where(
+            a > 0, a * (a.clamp_min(1e-300).log() - b.clamp_min(1e-300).log()), 0.0
+        ).sum(1)
+
     m = (p + q) / 2
-    return {"forward": lambda: kl(p, q), "reverse": lambda: kl(q, p), "jensen_shannon": lambda: (kl(p, m) + kl(q, m)) / 2}[kind]()
+    return {
+        "forward": lambda: kl(p, q),
+        "reverse": lambda: kl(q, p),
+        "jensen_shannon": lambda: (kl(p, m) + kl(q, m)) / 2,
+    }[kind]()
 
 
 def buckets(probs: Tensor, ids: Tensor) -> Tensor:
@@ -40,20 +48,33 @@ def buckets(probs: Tensor, ids: Tensor) -> Tensor:
     return torch.cat([probs.gather(1, ids), probs.scatter(1, ids, 0.0).sum(1, keepdim=True)], dim=1)
 
 
-def tail(logits: Tensor, signal: TopK, tau: float, kind: Divergence = "forward", own: float = 0.0) -> RowLoss:
-    return token.tail_divergence_(logits / tau, signal.ids, *signal.log_probs(tau, 0), kind, 1.0, own)
+def tail(
+    logits: Tensor, signal: TopK, tau: float, kind: Divergence = "forward", own: float = 0.0
+) -> RowLoss:
+    return token.tail_divergence_(
+        logits / tau, signal.ids, *signal.log_probs(tau, 0), kind, 1.0, own
+    )
 
 
-def full(logits: Tensor, teacher: Tensor, tau: float, kind: Divergence = "forward", own: float = 0.0) -> RowLoss:
+def full(
+    logits: Tensor, teacher: Tensor, tau: float, kind: Divergence = "forward", own: float = 0.0
+) -> RowLoss:
     return token.full_divergence_(logits / tau, teacher / tau, kind, 1.0, own)
 
 
 def drawn(teacher: Tensor, number: int, seed: int = 0) -> Sampled:
     """Independent draws from softmax(teacher): their shares, distinct ids, padded; and what the teacher says of them."""
-    picks = torch.multinomial(torch.softmax(teacher, 1), number, replacement=True, generator=torch.Generator().manual_seed(seed))
+    picks = torch.multinomial(
+        torch.softmax(teacher, 1),
+        number,
+        replacement=True,
+        generator=torch.Generator().manual_seed(seed),
+    )
     share = torch.zeros_like(teacher).scatter_add_(1, picks, torch.full(picks.shape, 1 / number))
     weights, ids = share.topk(min(number, teacher.shape[1]), dim=1)
-    log_probs = (weights.double() * torch.log_softmax(teacher.double(), 1).gather(1, ids)).sum(1).float()
+    log_probs = (
+        (weights.double() * torch.log_softmax(teacher.double(), 1).gather(1, ids)).sum(1).float()
+    )
     return Sampled(torch.where(weights > 0, ids, 0), weights, log_probs)
 
 
@@ -72,11 +93,16 @@ def test_tail_divergence_and_its_gradient(k: int, tau: float, kind: Divergence) 
     value.sum().backward()
     assert exact.grad is not None
     torch.testing.assert_close(found.values.double(), value.detach(), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(found.grad.double(), exact.grad + 0.25 * q.detach(), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(
+        found.grad.double(), exact.grad + 0.25 * q.detach(), rtol=1e-3, atol=1e-5
+    )
     torch.testing.assert_close(found.log_total.double(), torch.logsumexp(exact.detach(), 1))
 
 
-@pytest.mark.parametrize(("kind", "teacher_rows"), [*((kind, V) for kind in KINDS), ("forward", V - 4), ("jensen_shannon", V - 4)])
+@pytest.mark.parametrize(
+    ("kind", "teacher_rows"),
+    [*((kind, V) for kind in KINDS), ("forward", V - 4), ("jensen_shannon", V - 4)],
+)
 def test_full_divergence_and_its_gradient(kind: Divergence, teacher_rows: int) -> None:
     student, teacher = draw(0, C, V), draw(1, C, teacher_rows)
     found = full(student, teacher, 2.0, kind, own=0.25)
@@ -87,7 +113,9 @@ def test_full_divergence_and_its_gradient(kind: Divergence, teacher_rows: int) -
     value.sum().backward()
     assert exact.grad is not None
     torch.testing.assert_close(found.values.double(), value.detach(), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(found.grad.double(), exact.grad + 0.25 * q.detach(), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(
+        found.grad.double(), exact.grad + 0.25 * q.detach(), rtol=1e-3, atol=1e-5
+    )
 
 
 def test_sampled_kl_and_its_gradient() -> None:
@@ -101,7 +129,9 @@ def test_sampled_kl_and_its_gradient() -> None:
     value.sum().backward()
     assert exact.grad is not None
     torch.testing.assert_close(found.values.double(), value.detach(), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(found.grad.double(), exact.grad + 0.25 * log_q.detach().exp(), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(
+        found.grad.double(), exact.grad + 0.25 * log_q.detach().exp(), rtol=1e-3, atol=1e-5
+    )
 
 
 def test_many_draws_give_the_full_kl() -> None:
@@ -116,7 +146,9 @@ def test_the_kl_of_few_draws_is_unbiased() -> None:
     """Eight draws a position, as the teacher takes them; over many positions their mean is the whole KL."""
     tau, rows, number = 1.5, 20_000, 8
     student, teacher = draw(0, 1, V, scale=1.0), draw(1, 1, V, scale=1.0)
-    uniforms = torch.rand(rows, number, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    uniforms = torch.rand(
+        rows, number, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
     sampled = teacher_draws(teacher.expand(rows, V), tau, uniforms).sampled()
     values = token.sampled_kl_((student / tau).repeat(rows, 1), sampled, 1.0, 0.0).values.double()
     exact = full(student, teacher, tau).values
@@ -125,11 +157,20 @@ def test_the_kl_of_few_draws_is_unbiased() -> None:
 
 
 @settings(deadline=None)
-@given(seed=st.integers(0, 10_000), k=st.integers(1, V), tau=st.sampled_from([0.5, 1.0, 3.0]),
-       scale=st.sampled_from([0.1, 3.0, 30.0]), kind=st.sampled_from(KINDS))
-def test_buckets_never_exceed_the_whole(seed: int, k: int, tau: float, scale: float, kind: Divergence) -> None:
+@given(
+    seed=st.integers(0, 10_000),
+    k=st.integers(1, V),
+    tau=st.sampled_from([0.5, 1.0, 3.0]),
+    scale=st.sampled_from([0.1, 3.0, 30.0]),
+    kind=st.sampled_from(KINDS),
+)
+def test_buckets_never_exceed_the_whole(
+    seed: int, k: int, tau: float, scale: float, kind: Divergence
+) -> None:
     student, teacher = draw(seed, C, V, scale=scale), draw(seed + 1, C, V, scale=scale)
-    teacher = (teacher - teacher.max(1, keepdim=True).values).half().float()  # what the wire keeps is the teacher here
+    teacher = (
+        (teacher - teacher.max(1, keepdim=True).values).half().float()
+    )  # what the wire keeps is the teacher here
     in_buckets = tail(student, top_k_signal(teacher, k, (tau,)), tau, kind).values
     whole = full(student, teacher, tau, kind).values
     slack = 1e-4 * (1 + whole)
@@ -143,16 +184,28 @@ def test_buckets_never_exceed_the_whole(seed: int, k: int, tau: float, scale: fl
 
 @settings(deadline=None)
 @given(seed=st.integers(0, 10_000), k=st.integers(1, V), kind=st.sampled_from(KINDS))
-def test_a_student_equal_to_its_teacher_has_no_divergence(seed: int, k: int, kind: Divergence) -> None:
+def test_a_student_equal_to_its_teacher_has_no_divergence(
+    seed: int, k: int, kind: Divergence
+) -> None:
     """In every mode; in that of draws whatever was drawn."""
     logits = draw(seed, C, V)
     # The wire rounds logits to half precision: relative errors d <= 2^-11 * |z - max| of probabilities cost about d^2 / 2 nats.
     spread = (logits.amax(1) - logits.amin(1)).max().item()
-    assert tail(logits, top_k_signal(logits, k, (1.0,)), 1.0, kind).values.abs().max() < max(1e-6, (spread / 2048) ** 2)
+    assert tail(logits, top_k_signal(logits, k, (1.0,)), 1.0, kind).values.abs().max() < max(
+        1e-6, (spread / 2048) ** 2
+    )
     assert full(logits, logits, 1.0, kind).values.abs().max() < 1e-6
-    assert token.full_divergence_(logits.clone(), logits.clone(), kind, 1.0, 0.0).grad.abs().max() < 1e-6
+    assert (
+        token.full_divergence_(logits.clone(), logits.clone(), kind, 1.0, 0.0).grad.abs().max()
+        < 1e-6
+    )
     uniforms = torch.rand(C, k, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    assert token.sampled_kl_(logits / 2, teacher_draws(logits, 2.0, uniforms).sampled(), 1.0, 0.0).values.abs().max() < 1e-5
+    assert (
+        token.sampled_kl_(logits / 2, teacher_draws(logits, 2.0, uniforms).sampled(), 1.0, 0.0)
+        .values.abs()
+        .max()
+        < 1e-5
+    )
 
 
 def test_nothing_is_infinite_where_the_student_is_sure_of_something_else() -> None:
@@ -163,7 +216,9 @@ def test_nothing_is_infinite_where_the_student_is_sure_of_something_else() -> No
         found = tail(student, top_k_signal(teacher, 1, (1.0,)), 1.0, kind)
         assert found.values.isfinite().all()
         assert found.grad.isfinite().all()
-    assert tail(student, top_k_signal(teacher, 1, (1.0,)), 1.0).values.tolist() == pytest.approx([200.0, 0.0], abs=1e-3)
+    assert tail(student, top_k_signal(teacher, 1, (1.0,)), 1.0).values.tolist() == pytest.approx(
+        [200.0, 0.0], abs=1e-3
+    )
 
 
 @settings(deadline=None)
@@ -193,36 +248,76 @@ def test_wire_probabilities_add_up_to_one(seed: int, k: int) -> None:
     signal = top_k_signal(draw(seed, C, V), k, (1.0, 2.0))
     for column, tau in enumerate((1.0, 2.0)):
         inside, rest = signal.log_probs(tau, column)
-        torch.testing.assert_close(inside.exp().sum(1) + rest.exp(), torch.ones(C), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            inside.exp().sum(1) + rest.exp(), torch.ones(C), rtol=1e-5, atol=1e-5
+        )
 
 
-def sense_targets(seed: int, num_pull: list[int], num_push: list[int]) -> tuple[SenseTargets, list[Tensor], list[Tensor]]:
+def sense_targets(
+    seed: int, num_pull: list[int], num_push: list[int]
+) -> tuple[SenseTargets, list[Tensor], list[Tensor]]:
     pulls = [draw(seed + i, n, D, scale=1.0) for i, n in enumerate(num_pull)]
     pushes = [draw(seed + 100 + i, n, D, scale=1.0) for i, n in enumerate(num_push)]
     size, width = len(num_pull), max(1, *num_push)
     mean = torch.stack([p.mean(0) if len(p) else torch.zeros(D) for p in pulls])
-    spread = torch.stack([p.square().sum(1).mean() - p.mean(0).square().sum() if len(p) else torch.tensor(0.0) for p in pulls])
+    spread = torch.stack(
+        [
+            p.square().sum(1).mean() - p.mean(0).square().sum() if len(p) else torch.tensor(0.0)
+            for p in pulls
+        ]
+    )
     push = torch.stack([torch.cat([p, torch.zeros(width - len(p), D)]) for p in pushes])
     mask = torch.arange(width) < torch.tensor(num_push)[:, None]
     weights = torch.rand(size, generator=torch.Generator().manual_seed(seed))
-    targets = SenseTargets(torch.arange(size), weights, mean, spread, torch.tensor(num_pull) > 0, push, push.square().sum(2), mask)
+    targets = SenseTargets(
+        torch.arange(size),
+        weights,
+        mean,
+        spread,
+        torch.tensor(num_pull) > 0,
+        push,
+        push.square().sum(2),
+        mask,
+    )
     return targets, pulls, pushes
 
 
-def slow_sense(hidden: Tensor, weights: Tensor, pulls: list[Tensor], pushes: list[Tensor], spec: LossSpec, margin: float) -> Tensor:
+def slow_sense(
+    hidden: Tensor,
+    weights: Tensor,
+    pulls: list[Tensor],
+    pushes: list[Tensor],
+    spec: LossSpec,
+    margin: float,
+) -> Tensor:
     """The formula, position by position and sense by sense, in float64."""
     total, size = torch.zeros((), dtype=torch.float64), pulls[0].shape[1]
     for h, plus, minus, weight in zip(hidden, pulls, pushes, weights, strict=True):
-        pull = sum(((s.double() - h) ** 2).sum() / size for s in plus) / len(plus) if len(plus) else 0.0
-        push = sum(torch.clamp(margin - ((a.double() - h) ** 2).sum() / size, min=0) for a in minus) / len(minus) if len(minus) else 0.0
+        pull = (
+            sum(((s.double() - h) ** 2).sum() / size for s in plus) / len(plus)
+            if len(plus)
+            else 0.0
+        )
+        push = (
+            sum(torch.clamp(margin - ((a.double() - h) ** 2).sum() / size, min=0) for a in minus)
+            / len(minus)
+            if len(minus)
+            else 0.0
+        )
         total = total + weight.double() * (spec.pull * pull + spec.push * push)
     return total
 
 
 @settings(deadline=None)
-@given(seed=st.integers(0, 1000), num_pull=st.lists(st.integers(0, 4), min_size=3, max_size=3),
-       num_push=st.lists(st.integers(0, 4), min_size=3, max_size=3), margin=st.sampled_from([0.5, 2.0, 5.0]))
-def test_sense_loss_against_the_formula(seed: int, num_pull: list[int], num_push: list[int], margin: float) -> None:
+@given(
+    seed=st.integers(0, 1000),
+    num_pull=st.lists(st.integers(0, 4), min_size=3, max_size=3),
+    num_push=st.lists(st.integers(0, 4), min_size=3, max_size=3),
+    margin=st.sampled_from([0.5, 2.0, 5.0]),
+)
+def test_sense_loss_against_the_formula(
+    seed: int, num_pull: list[int], num_push: list[int], margin: float
+) -> None:
     targets, pulls, pushes = sense_targets(seed, num_pull, num_push)
     spec = LossSpec(pull=0.7, push=1.3)
     hidden = draw(seed + 7, 3, D, scale=1.0)
@@ -230,7 +325,11 @@ def test_sense_loss_against_the_formula(seed: int, num_pull: list[int], num_push
     exact = hidden.double().requires_grad_()
     total = slow_sense(exact, targets.weights, pulls, pushes, spec, margin)
     torch.testing.assert_close(found.loss.double(), total.detach(), rtol=1e-4, atol=1e-5)
-    expected = torch.autograd.grad(total, exact)[0] if total.requires_grad else torch.zeros(3, D, dtype=torch.float64)
+    expected = (
+        torch.autograd.grad(total, exact)[0]
+        if total.requires_grad
+        else torch.zeros(3, D, dtype=torch.float64)
+    )
     torch.testing.assert_close(found.grad.double(), expected, rtol=1e-3, atol=1e-5)
     assert found.num_pull == sum(n > 0 for n in num_pull)
     assert found.num_push == sum(num_push)

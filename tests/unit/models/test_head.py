@@ -28,8 +28,18 @@ from dskd_ds.spec.models import TeacherSpec
 from dskd_ds.student.model import sense_map, teacher_head
 from tests.conftest import TinyWorld, write_model
 
-SIZES: dict[str, Any] = {"vocab_size": 90, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
-                         "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0, "initializer_range": 0.5}
+SIZES: dict[str, Any] = {
+    "vocab_size": 90,
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "pad_token_id": 0,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "initializer_range": 0.5,
+}
 
 
 def model_of(config: Any) -> Any:
@@ -38,9 +48,21 @@ def model_of(config: Any) -> Any:
 
 
 CAPPED = Gemma2Config(**SIZES, head_dim=16, final_logit_softcapping=2.0)
-CONFIGS = [LlamaConfig(**SIZES), CAPPED, CohereConfig(**SIZES, logit_scale=0.3), GraniteConfig(**SIZES, logits_scaling=4.0),
-           HyperCLOVAXConfig(**SIZES, logits_scaling=4.0),
-           FalconH1Config(**SIZES, lm_head_multiplier=0.2, mamba_d_ssm=32, mamba_n_heads=2, mamba_d_head=16, mamba_d_state=8)]
+CONFIGS = [
+    LlamaConfig(**SIZES),
+    CAPPED,
+    CohereConfig(**SIZES, logit_scale=0.3),
+    GraniteConfig(**SIZES, logits_scaling=4.0),
+    HyperCLOVAXConfig(**SIZES, logits_scaling=4.0),
+    FalconH1Config(
+        **SIZES,
+        lm_head_multiplier=0.2,
+        mamba_d_ssm=32,
+        mamba_n_heads=2,
+        mamba_d_head=16,
+        mamba_d_state=8,
+    ),
+]
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=[type(config).__name__ for config in CONFIGS])
@@ -79,8 +101,14 @@ def test_a_teacher_cut_to_the_shared_tokens(tiny: TinyWorld) -> None:
 
 def spec_with(tiny: TinyWorld, teacher: Path, student: Path, **loss: Any) -> RunSpec:
     tree: Any = tiny.spec_tree()
-    return RunSpec.model_validate(tree | {"teacher": tree["teacher"] | {"model": str(teacher)},
-                                          "student": {"model": str(student), "dtype": "float32"}, "loss": tree["loss"] | loss})
+    return RunSpec.model_validate(
+        tree
+        | {
+            "teacher": tree["teacher"] | {"model": str(teacher)},
+            "student": {"model": str(student), "dtype": "float32"},
+            "loss": tree["loss"] | loss,
+        }
+    )
 
 
 def test_vocabularies_padded_differently(tiny: TinyWorld, tmp_path: Path) -> None:
@@ -95,7 +123,9 @@ def test_vocabularies_padded_differently(tiny: TinyWorld, tmp_path: Path) -> Non
         assert head is not None
         assert len(head.weight) == rows
     with pytest.raises(InputError, match="infinitely wrong"):
-        check_same_tokens(spec_with(tiny, plain, padded, divergence="reverse"), str(plain), str(padded))
+        check_same_tokens(
+            spec_with(tiny, plain, padded, divergence="reverse"), str(plain), str(padded)
+        )
 
 
 def test_fewer_rows_than_tokens_are_refused(tiny: TinyWorld, tmp_path: Path) -> None:
@@ -106,7 +136,10 @@ def test_fewer_rows_than_tokens_are_refused(tiny: TinyWorld, tmp_path: Path) -> 
 
 
 def test_a_map_where_the_sizes_differ_and_senses_are_used(tiny: TinyWorld, tmp_path: Path) -> None:
-    teacher, student = tiny.folder / "teacher", write_model(tmp_path / "wide", tiny.folder, num_layers=1, seed=1, hidden_size=48)
+    teacher, student = (
+        tiny.folder / "teacher",
+        write_model(tmp_path / "wide", tiny.folder, num_layers=1, seed=1, hidden_size=48),
+    )
     mapping = sense_map(spec_with(tiny, teacher, student), 48)
     assert mapping is not None
     assert mapping.shape == (32, 48)

@@ -37,17 +37,35 @@ def gpt2(tiny: TinyWorld, folder: Path) -> str:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     size = len(load_tokenizer(str(tiny.folder / "teacher")))
-    return save(GPT2LMHeadModel(GPT2Config(vocab_size=size, n_positions=64, n_embd=16, n_layer=2, n_head=2)), tiny, folder)
+    return save(
+        GPT2LMHeadModel(
+            GPT2Config(vocab_size=size, n_positions=64, n_embd=16, n_layer=2, n_head=2)
+        ),
+        tiny,
+        folder,
+    )
 
 
-def test_a_student_without_rope_in_some_layers_is_what_was_measured(tiny: TinyWorld, tmp_path: Path) -> None:
+def test_a_student_without_rope_in_some_layers_is_what_was_measured(
+    tiny: TinyWorld, tmp_path: Path
+) -> None:
     """SmolLM3 leaves positions out of every fourth layer: which ones that are moves when layers go."""
     from transformers import AutoModelForCausalLM, SmolLM3Config, SmolLM3ForCausalLM
 
     kept = [0, 1, 3, 6]
     torch.manual_seed(0)
-    config = SmolLM3Config(vocab_size=60, hidden_size=32, intermediate_size=64, num_hidden_layers=8, num_attention_heads=4,
-                           num_key_value_heads=2, initializer_range=0.3, pad_token_id=0, bos_token_id=0, eos_token_id=0)
+    config = SmolLM3Config(
+        vocab_size=60,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=8,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.3,
+        pad_token_id=0,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
     teacher = SmolLM3ForCausalLM(config).eval()
     cut(save(teacher, tiny, tmp_path / "teacher"), kept, tmp_path / "student")
     student = AutoModelForCausalLM.from_pretrained(tmp_path / "student").eval()
@@ -56,14 +74,20 @@ def test_a_student_without_rope_in_some_layers_is_what_was_measured(tiny: TinyWo
     teacher.config.num_hidden_layers = len(kept)
     ids = torch.arange(20)[None]
     with torch.inference_mode():
-        torch.testing.assert_close(student(ids, use_cache=False).logits, teacher(ids, use_cache=False).logits)
+        torch.testing.assert_close(
+            student(ids, use_cache=False).logits, teacher(ids, use_cache=False).logits
+        )
 
 
 def test_lists_of_each_layer_and_of_layer_numbers_follow_and_others_stay() -> None:
     from transformers import Qwen3Config, Qwen3MoeConfig
 
-    config = Qwen3Config(num_hidden_layers=4, layer_types=["full_attention", "sliding_attention"] * 2, use_sliding_window=True,
-                         eos_token_id=[5, 6, 7, 8])
+    config = Qwen3Config(
+        num_hidden_layers=4,
+        layer_types=["full_attention", "sliding_attention"] * 2,
+        use_sliding_window=True,
+        eos_token_id=[5, 6, 7, 8],
+    )
     keep_in_config(config, [0, 2, 3])
     assert config.layer_types == ["full_attention", "full_attention", "sliding_attention"]
     assert config.eos_token_id == [5, 6, 7, 8]  # as long as the model is deep, by chance
@@ -76,16 +100,24 @@ def test_layers_that_are_elsewhere_are_named(tiny: TinyWorld, tmp_path: Path) ->
     from transformers import AutoModelForCausalLM, T5Config
 
     folder = gpt2(tiny, tmp_path / "gpt2")
-    with pytest.raises(InputError, match=r"\[student\] model: GPT2LMHeadModel does not keep its layers in `transformer.layers`"):
+    with pytest.raises(
+        InputError,
+        match=r"\[student\] model: GPT2LMHeadModel does not keep its layers in `transformer.layers`",
+    ):
         layers_of(AutoModelForCausalLM.from_pretrained(folder))
     T5Config().save_pretrained(tmp_path / "t5")
-    with pytest.raises(InputError, match=r"\[student\] model: T5Config is not the configuration of a causal language model"):
+    with pytest.raises(
+        InputError,
+        match=r"\[student\] model: T5Config is not the configuration of a causal language model",
+    ):
         check_layers(str(tmp_path / "t5"), "[student]")
     own = AutoModelForCausalLM.from_pretrained(tiny.folder / "teacher")
     assert len(layers_of(own)) == len(layers_of(own.base_model)) == 4
 
 
-def test_a_model_that_cannot_be_cut_is_refused_before_anything_is_done(tiny: TinyWorld, tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_cut_is_refused_before_anything_is_done(
+    tiny: TinyWorld, tmp_path: Path
+) -> None:
     folder = gpt2(tiny, tmp_path / "gpt2")
     changes = ["student.layers=first", "loss.sense_weight=0", f"run_dir={tmp_path / 'run'}"]
     spec = load_spec(tiny.spec_file, [f"teacher.model={folder}", *changes])
@@ -101,7 +133,9 @@ def test_compiled_layers_share_their_code_and_keep_less(tiny: TinyWorld) -> None
     from transformers import AutoModelForCausalLM
 
     def model() -> Any:
-        return AutoModelForCausalLM.from_pretrained(tiny.folder / "teacher", dtype=torch.float32).train()
+        return AutoModelForCausalLM.from_pretrained(
+            tiny.folder / "teacher", dtype=torch.float32
+        ).train()
 
     def run(model: Any) -> tuple[int, dict[str, torch.Tensor]]:
         kept: dict[int, int] = {}
@@ -111,9 +145,13 @@ def test_compiled_layers_share_their_code_and_keep_less(tiny: TinyWorld) -> None
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            hidden = model.base_model(input_ids=torch.arange(24).view(2, 12), use_cache=False).last_hidden_state
+            hidden = model.base_model(
+                input_ids=torch.arange(24).view(2, 12), use_cache=False
+            ).last_hidden_state
         hidden.square().mean().backward()
-        return sum(kept.values()), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        return sum(kept.values()), {
+            name: p.grad for name, p in model.named_parameters() if p.grad is not None
+        }
 
     compiled = model()
     compile_layers(compiled)
@@ -129,11 +167,15 @@ def test_compiled_layers_share_their_code_and_keep_less(tiny: TinyWorld) -> None
         torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)
 
 
-def test_a_missing_compiler_is_named_before_anything_starts(tiny: TinyWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_compiler_is_named_before_anything_starts(
+    tiny: TinyWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     preflight(load_spec(tiny.spec_file, ["loss.sense_weight=0"]))
     for part in ("student", "teacher"):
-        with pytest.raises(InputError, match=rf"\[{part}\] compile = true, but there is no no-such-compiler here"):
+        with pytest.raises(
+            InputError, match=rf"\[{part}\] compile = true, but there is no no-such-compiler here"
+        ):
             preflight(load_spec(tiny.spec_file, ["loss.sense_weight=0", f"{part}.compile=true"]))
     monkeypatch.delenv("CXX")
     check_compiler("[student]")
@@ -141,20 +183,33 @@ def test_a_missing_compiler_is_named_before_anything_starts(tiny: TinyWorld, mon
 
 def test_a_compiled_teacher_says_the_same_and_is_known_as_another(tiny: TinyWorld) -> None:
     """For each shape that it is asked about."""
-    plain, compiled = (load_teacher(TeacherSpec(model=str(tiny.folder / "teacher"), dtype="float32", compile=flag))
-                       for flag in (False, True))
+    plain, compiled = (
+        load_teacher(TeacherSpec(model=str(tiny.folder / "teacher"), dtype="float32", compile=flag))
+        for flag in (False, True)
+    )
     assert compiled.fingerprint == f"{plain.fingerprint}-compiled"
     for num_blocks in (2, 3):
-        ids, positions = torch.arange(12 * num_blocks).view(num_blocks, 12), torch.arange(12).repeat(num_blocks, 1)
+        ids, positions = (
+            torch.arange(12 * num_blocks).view(num_blocks, 12),
+            torch.arange(12).repeat(num_blocks, 1),
+        )
         found, expected = (teacher.hidden_states(ids, positions) for teacher in (compiled, plain))
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    assert all(hasattr(layer.forward, "_torchdynamo_orig_callable") for layer in layers_of(compiled.trunk))
+    assert all(
+        hasattr(layer.forward, "_torchdynamo_orig_callable") for layer in layers_of(compiled.trunk)
+    )
 
 
-def test_a_teacher_that_cannot_be_compiled_is_refused_beside_any_student(tiny: TinyWorld, tmp_path: Path) -> None:
+def test_a_teacher_that_cannot_be_compiled_is_refused_beside_any_student(
+    tiny: TinyWorld, tmp_path: Path
+) -> None:
     changes = [f"teacher.model={gpt2(tiny, tmp_path / 'gpt2')}", "loss.sense_weight=0"]
     spec = load_spec(tiny.spec_file, changes)
     own = spec.model_copy(update={"student": StudentSpec(model=str(tiny.folder / "teacher"))})
     preflight(own)
-    with pytest.raises(InputError, match=r"\[teacher\] model: GPT2LMHeadModel does not keep its layers"):
-        preflight(own.model_copy(update={"teacher": spec.teacher.model_copy(update={"compile": True})}))
+    with pytest.raises(
+        InputError, match=r"\[teacher\] model: GPT2LMHeadModel does not keep its layers"
+    ):
+        preflight(
+            own.model_copy(update={"teacher": spec.teacher.model_copy(update={"compile": True})})
+        )

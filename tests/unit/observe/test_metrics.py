@@ -29,10 +29,21 @@ def test_every_metric_has_a_chart_and_every_layout_curve_exists(tmp_path: Path) 
     assert set(board.Tags()["scalars"]) == set(CHARTS.values())
     assert [event.value for event in board.Scalars(CHARTS["loss"])] == [1.0, 2.0]
     assert "run spec/text_summary" in board.Tags()["tensors"]
-    layout = layout_pb2.Layout.FromString(board.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
-    patterns = [pattern for category in layout.category for chart in category.chart for pattern in chart.multiline.tag]
-    found = [tag for pattern in patterns for tag in board.Tags()["scalars"] if re.match(pattern, tag)]  # as TensorBoard does it
-    assert found == [CHARTS[key] for charts in TOGETHER.values() for keys in charts.values() for key in keys]
+    layout = layout_pb2.Layout.FromString(
+        board.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
+    )
+    patterns = [
+        pattern
+        for category in layout.category
+        for chart in category.chart
+        for pattern in chart.multiline.tag
+    ]
+    found = [
+        tag for pattern in patterns for tag in board.Tags()["scalars"] if re.match(pattern, tag)
+    ]  # as TensorBoard does it
+    assert found == [
+        CHARTS[key] for charts in TOGETHER.values() for keys in charts.values() for key in keys
+    ]
 
 
 def test_metrics_go_on_where_the_checkpoint_was(tmp_path: Path) -> None:
@@ -62,7 +73,11 @@ def test_a_run_that_starts_anew_leaves_nothing_of_the_one_that_crashed(tmp_path:
 
 @pytest.mark.parametrize(("every", "steps"), [(1, [1, 2, 3, 4, 5]), (2, [2, 4, 5]), (9, [5])])
 def test_the_last_step_is_always_written(tmp_path: Path, every: int, steps: list[int]) -> None:
-    keys = [f'run_dir="{tmp_path}"', "monitor.tensorboard=false", f"monitor.log_every_steps={every}"]
+    keys = [
+        f'run_dir="{tmp_path}"',
+        "monitor.tensorboard=false",
+        f"monitor.log_every_steps={every}",
+    ]
     writer = MetricsWriter(load_spec(QUICKSTART, keys), 0, 5)
     for step in range(1, 6):
         writer.write(record(step))
@@ -72,9 +87,18 @@ def test_the_last_step_is_always_written(tmp_path: Path, every: int, steps: list
 
 def test_an_idle_push_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def said(active: float, antonyms: float) -> int:
-        writer = MetricsWriter(load_spec(QUICKSTART, [f'run_dir="{tmp_path}"', "monitor.tensorboard=false"]), 0, 39)
+        writer = MetricsWriter(
+            load_spec(QUICKSTART, [f'run_dir="{tmp_path}"', "monitor.tensorboard=false"]), 0, 39
+        )
         for step in range(1, 40):
-            writer.write(record(step) | {"sense_push_active": active, "sense_with_antonyms": antonyms, "sense_with_neighbours": 0.0})
+            writer.write(
+                record(step)
+                | {
+                    "sense_push_active": active,
+                    "sense_with_antonyms": antonyms,
+                    "sense_with_neighbours": 0.0,
+                }
+            )
         writer.close()
         return capsys.readouterr().err.count("the push hardly ever acts")
 

@@ -25,29 +25,63 @@ def spec_with(*overrides: str) -> RunSpec:
 @pytest.mark.parametrize("hidden_format", ["bfloat16", "float8"])
 @pytest.mark.parametrize("kind", ["topk", "exact", "sampled", "hidden"])
 @pytest.mark.parametrize(("vocab_size", "hidden_size"), [(49_152, 576), (128_256, 100)])
-def test_signal_bytes_are_the_codecs(kind: str, hidden_format: str, vocab_size: int, hidden_size: int) -> None:
-    spec = spec_with(f"loss.signal={kind}", f"link.hidden_format={hidden_format}", *(["loss.kd_weight=0.0"] if kind == "hidden" else []))
+def test_signal_bytes_are_the_codecs(
+    kind: str, hidden_format: str, vocab_size: int, hidden_size: int
+) -> None:
+    spec = spec_with(
+        f"loss.signal={kind}",
+        f"link.hidden_format={hidden_format}",
+        *(["loss.kd_weight=0.0"] if kind == "hidden" else []),
+    )
     promised = traffic.signal_bytes(spec, vocab_size, hidden_size, SENSE / TOKENS)
     at = positions_asked(kind, np.arange(TOKENS), np.arange(SENSE))
-    wanted = Wanted(top_k=64, temperatures=(1.0,), num_draws=spec.loss.num_draws, draw_temperature=1.0, draw_seed=0,
-                    hidden_format=hidden_format)
+    wanted = Wanted(
+        top_k=64,
+        temperatures=(1.0,),
+        num_draws=spec.loss.num_draws,
+        draw_temperature=1.0,
+        draw_seed=0,
+        hidden_format=hidden_format,
+    )
     drawn = round(traffic.TOKENS_PER_DRAW * spec.loss.num_draws)
     lengths = torch.full((len(at["draw"]),), drawn)
-    signal = Signal(TopK(torch.zeros(len(at["top_k"]), 64, dtype=torch.int64), torch.zeros(len(at["top_k"]), 64, dtype=torch.float16),
-                         torch.zeros(len(at["top_k"]), 1)),
-                    Draws(lengths, torch.arange(drawn).repeat(len(lengths)), torch.ones(drawn * len(lengths), dtype=torch.int64),
-                          torch.zeros(len(lengths))),
-                    torch.randn(len(at["hidden"]), hidden_size))
+    signal = Signal(
+        TopK(
+            torch.zeros(len(at["top_k"]), 64, dtype=torch.int64),
+            torch.zeros(len(at["top_k"]), 64, dtype=torch.float16),
+            torch.zeros(len(at["top_k"]), 1),
+        ),
+        Draws(
+            lengths,
+            torch.arange(drawn).repeat(len(lengths)),
+            torch.ones(drawn * len(lengths), dtype=torch.int64),
+            torch.zeros(len(lengths)),
+        ),
+        torch.randn(len(at["hidden"]), hidden_size),
+    )
     ids = np.zeros((1, TOKENS), np.int32)
-    request = codec.encode(Request(request_id=0, wanted=wanted), {"input_ids": ids, "position_ids": ids, **{
-        f"{name}_positions": positions.astype(np.int32) for name, positions in at.items()}, **selection_arrays(None)})
-    reply = codec.encode(Reply(request_id=0, forward_seconds=0.0), signal_arrays(signal, wanted, vocab_size))
+    request = codec.encode(
+        Request(request_id=0, wanted=wanted),
+        {
+            "input_ids": ids,
+            "position_ids": ids,
+            **{f"{name}_positions": positions.astype(np.int32) for name, positions in at.items()},
+            **selection_arrays(None),
+        },
+    )
+    reply = codec.encode(
+        Reply(request_id=0, forward_seconds=0.0), signal_arrays(signal, wanted, vocab_size)
+    )
     real = codec.num_bytes(request) + codec.num_bytes(reply)
     assert real - HEADERS < promised.total * TOKENS <= real
-    assert promised.total == pytest.approx(promised.top_k + promised.draws + promised.hidden + promised.request)
+    assert promised.total == pytest.approx(
+        promised.top_k + promised.draws + promised.hidden + promised.request
+    )
 
 
-@pytest.mark.parametrize(("related", "share"), [(0.0, 0.0), (0.05, 25.6 / 256), (0.2, 50 / 256), (0.5, 0.4), (1.0, 0.8)])
+@pytest.mark.parametrize(
+    ("related", "share"), [(0.0, 0.0), (0.05, 25.6 / 256), (0.2, 50 / 256), (0.5, 0.4), (1.0, 0.8)]
+)
 def test_share_of_sense_positions_follows_the_rule(related: float, share: float) -> None:
     """Blocks of 256: all of few, 25 of some, 40 % of many; and as many again."""
     assert traffic.sense_share(spec_with(), related) == pytest.approx(share)
@@ -55,11 +89,22 @@ def test_share_of_sense_positions_follows_the_rule(related: float, share: float)
 
 def test_what_waits_for_its_step_is_replies_and_senses() -> None:
     """Two blocks of 256 tokens for each of two students, three steps of them; a quarter of the tokens get a sense term."""
-    spec = spec_with("train.global_batch_blocks=4", "topology.num_students=2", "data.block_tokens=256", "link.prefetch_depth=2",
-                     "senses.candidates=hybrid", "senses.kappa=5", "loss.top_k=64")
-    size = traffic.SignalBytes(top_k=100, draws=0, hidden=900, senses=0, request=24, sense_share=0.25)
+    spec = spec_with(
+        "train.global_batch_blocks=4",
+        "topology.num_students=2",
+        "data.block_tokens=256",
+        "link.prefetch_depth=2",
+        "senses.candidates=hybrid",
+        "senses.kappa=5",
+        "loss.top_k=64",
+    )
+    size = traffic.SignalBytes(
+        top_k=100, draws=0, hidden=900, senses=0, request=24, sense_share=0.25
+    )
     ids, senses = 64 * 8, 4 * 4096 + 2 * 5 * (2 * 4096 + 4 + 1) + 8 + 4 + 4 + 1
-    assert traffic.held_bytes(spec, size, 4096) == pytest.approx(3 * 2 * 256 * (1024 + ids + senses / 4))
+    assert traffic.held_bytes(spec, size, 4096) == pytest.approx(
+        3 * 2 * 256 * (1024 + ids + senses / 4)
+    )
 
 
 def test_without_a_sense_term_there_are_no_sense_positions() -> None:

@@ -14,59 +14,136 @@ TOPOLOGY = TopologySpec(num_students=2, num_teachers=1)
 def environment(launcher: str, rank: int) -> dict[str, str]:
     """What each launcher sets for rank `rank` of 3 on one node."""
     return {
-        "deepspeed": {"RANK": str(rank), "WORLD_SIZE": "3", "LOCAL_RANK": str(rank), "LOCAL_SIZE": "3", "CROSS_RANK": "0",
-                      "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29511"},
-        "torch": {"RANK": str(rank), "WORLD_SIZE": "3", "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": "3",
-                  "MASTER_ADDR": "localhost", "MASTER_PORT": "29511", "TORCHELASTIC_USE_AGENT_STORE": "True"},
-        "mpirun": {"OMPI_COMM_WORLD_RANK": str(rank), "OMPI_COMM_WORLD_SIZE": "3", "OMPI_COMM_WORLD_LOCAL_RANK": str(rank),
-                   "OMPI_COMM_WORLD_LOCAL_SIZE": "3"},
-        "srun": {"SLURM_PROCID": str(rank), "SLURM_NTASKS": "3", "SLURM_LOCALID": str(rank), "SLURM_NODEID": "0",
-                 "SLURM_STEP_TASKS_PER_NODE": "3"},
+        "deepspeed": {
+            "RANK": str(rank),
+            "WORLD_SIZE": "3",
+            "LOCAL_RANK": str(rank),
+            "LOCAL_SIZE": "3",
+            "CROSS_RANK": "0",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": "29511",
+        },
+        "torch": {
+            "RANK": str(rank),
+            "WORLD_SIZE": "3",
+            "LOCAL_RANK": str(rank),
+            "LOCAL_WORLD_SIZE": "3",
+            "MASTER_ADDR": "localhost",
+            "MASTER_PORT": "29511",
+            "TORCHELASTIC_USE_AGENT_STORE": "True",
+        },
+        "mpirun": {
+            "OMPI_COMM_WORLD_RANK": str(rank),
+            "OMPI_COMM_WORLD_SIZE": "3",
+            "OMPI_COMM_WORLD_LOCAL_RANK": str(rank),
+            "OMPI_COMM_WORLD_LOCAL_SIZE": "3",
+        },
+        "srun": {
+            "SLURM_PROCID": str(rank),
+            "SLURM_NTASKS": "3",
+            "SLURM_LOCALID": str(rank),
+            "SLURM_NODEID": "0",
+            "SLURM_STEP_TASKS_PER_NODE": "3",
+        },
     }[launcher]
 
 
 @pytest.mark.parametrize("launcher", ["deepspeed", "torch", "mpirun", "srun"])
 def test_roles_are_the_same_under_every_launcher(launcher: str) -> None:
     roles = [assign(read_launch(environment(launcher, rank)), TOPOLOGY) for rank in range(3)]
-    assert [(role.kind, role.rank, role.size) for role in roles] == [("student", 0, 2), ("student", 1, 2), ("teacher", 0, 1)]
+    assert [(role.kind, role.rank, role.size) for role in roles] == [
+        ("student", 0, 2),
+        ("student", 1, 2),
+        ("teacher", 0, 1),
+    ]
     assert roles[0].launch.launcher == launcher
     assert [role.is_first for role in roles] == [True, False, False]
 
 
 @pytest.mark.parametrize("launcher", ["deepspeed", "torch", "mpirun", "srun"])
 def test_each_role_gets_a_world_of_its_own(launcher: str) -> None:
-    worlds = [role_environment(assign(read_launch(environment(launcher, rank)), TOPOLOGY)) for rank in range(3)]
-    assert [(w["RANK"], w["WORLD_SIZE"], w["LOCAL_RANK"]) for w in worlds] == [("0", "2", "0"), ("1", "2", "1"), ("0", "1", "2")]
+    worlds = [
+        role_environment(assign(read_launch(environment(launcher, rank)), TOPOLOGY))
+        for rank in range(3)
+    ]
+    assert [(w["RANK"], w["WORLD_SIZE"], w["LOCAL_RANK"]) for w in worlds] == [
+        ("0", "2", "0"),
+        ("1", "2", "1"),
+        ("0", "1", "2"),
+    ]
     assert worlds[0]["MASTER_PORT"] == worlds[1]["MASTER_PORT"] != worlds[2]["MASTER_PORT"]
-    assert all("TORCHELASTIC_USE_AGENT_STORE" not in world for world in worlds[:2])  # torchrun's agent has the students' port
+    assert all(
+        "TORCHELASTIC_USE_AGENT_STORE" not in world for world in worlds[:2]
+    )  # torchrun's agent has the students' port
     assert worlds[2]["TORCHELASTIC_USE_AGENT_STORE"] == "False"
 
 
 def test_every_rank_of_a_larger_launch_has_one_role() -> None:
     topology = TopologySpec(num_students=6, num_teachers=2)
-    roles = [assign(read_launch({"RANK": str(r), "WORLD_SIZE": "8", "LOCAL_RANK": str(r % 4), "LOCAL_WORLD_SIZE": "4",
-                                 "MASTER_ADDR": "node0"}), topology) for r in range(8)]
-    assert [(role.kind, role.rank) for role in roles] == [("student", i) for i in range(6)] + [("teacher", i) for i in range(2)]
+    roles = [
+        assign(
+            read_launch(
+                {
+                    "RANK": str(r),
+                    "WORLD_SIZE": "8",
+                    "LOCAL_RANK": str(r % 4),
+                    "LOCAL_WORLD_SIZE": "4",
+                    "MASTER_ADDR": "node0",
+                }
+            ),
+            topology,
+        )
+        for r in range(8)
+    ]
+    assert [(role.kind, role.rank) for role in roles] == [("student", i) for i in range(6)] + [
+        ("teacher", i) for i in range(2)
+    ]
     ports = [role_environment(role)["MASTER_PORT"] for role in roles if role.kind == "teacher"]
     assert len(set(ports)) == 2
 
 
-@pytest.mark.parametrize(("tasks", "num_tasks", "node", "local"), [
-    ("8(x2)", 16, 1, 8), ("4,2", 6, 0, 4), ("4,2", 6, 1, 2),
-    ("2(x2),1", 5, 1, 2), ("2(x2),1", 5, 2, 1), ("3,1(x2)", 5, 2, 1), ("1(x3)", 3, 0, 1)])
-def test_srun_over_nodes_needs_an_address(tasks: str, num_tasks: int, node: int, local: int) -> None:
+@pytest.mark.parametrize(
+    ("tasks", "num_tasks", "node", "local"),
+    [
+        ("8(x2)", 16, 1, 8),
+        ("4,2", 6, 0, 4),
+        ("4,2", 6, 1, 2),
+        ("2(x2),1", 5, 1, 2),
+        ("2(x2),1", 5, 2, 1),
+        ("3,1(x2)", 5, 2, 1),
+        ("1(x3)", 3, 0, 1),
+    ],
+)
+def test_srun_over_nodes_needs_an_address(
+    tasks: str, num_tasks: int, node: int, local: int
+) -> None:
     """As a real srun (22.05) says it without --ntasks-per-node, and with a value of it that is the whole job's."""
-    env = {"SLURM_PROCID": "0", "SLURM_NTASKS": str(num_tasks), "SLURM_LOCALID": "0", "SLURM_NODEID": str(node),
-           "SLURM_STEP_TASKS_PER_NODE": tasks}
+    env = {
+        "SLURM_PROCID": "0",
+        "SLURM_NTASKS": str(num_tasks),
+        "SLURM_LOCALID": "0",
+        "SLURM_NODEID": str(node),
+        "SLURM_STEP_TASKS_PER_NODE": tasks,
+    }
     for found in (env, env | {"SLURM_NTASKS_PER_NODE": str(num_tasks)}):
         with pytest.raises(InputError, match="-x MASTER_ADDR"):
             read_launch(found)
         launch = read_launch(found | {"MASTER_ADDR": "node0"})
-        assert (launch.master_addr, launch.local_world_size, launch.spans_nodes) == ("node0", local, True)
+        assert (launch.master_addr, launch.local_world_size, launch.spans_nodes) == (
+            "node0",
+            local,
+            True,
+        )
 
 
 def test_a_batch_script_is_no_task_of_srun() -> None:
-    script = {"SLURM_PROCID": "0", "SLURM_NTASKS": "3", "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NTASKS_PER_NODE": "3"}
+    script = {
+        "SLURM_PROCID": "0",
+        "SLURM_NTASKS": "3",
+        "SLURM_LOCALID": "0",
+        "SLURM_NODEID": "0",
+        "SLURM_NTASKS_PER_NODE": "3",
+    }
     with pytest.raises(InputError, match=r"srun did not start this process.*\n.*start ranks with"):
         read_launch(script)
     assert read_launch(script | {"SLURM_NTASKS": "1"}).world_size == 1
@@ -80,7 +157,9 @@ def test_contradictions_are_refused() -> None:
     with pytest.raises(InputError, match="start ranks with"):
         read_launch(environment("deepspeed", 0) | {"RANK": "first"})
     with pytest.raises(InputError, match=r"launch has 3 ranks, but .* make 5"):
-        assign(read_launch(environment("deepspeed", 0)), TopologySpec(num_students=4, num_teachers=1))
+        assign(
+            read_launch(environment("deepspeed", 0)), TopologySpec(num_students=4, num_teachers=1)
+        )
 
 
 def test_without_a_launcher_there_is_one_rank() -> None:

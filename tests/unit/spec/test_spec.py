@@ -18,16 +18,27 @@ QUICKSTART = "ds_configs/runs/quickstart.toml"
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_spec_is_valid(path: Path) -> None:
     spec = load_spec(path)
-    assert spec.train.global_batch_blocks == spec.num_accumulation_steps * spec.train.micro_batch_blocks * spec.topology.num_students
+    assert (
+        spec.train.global_batch_blocks
+        == spec.num_accumulation_steps * spec.train.micro_batch_blocks * spec.topology.num_students
+    )
     assert Path(spec.deepspeed).is_file()
 
 
 def test_there_are_four_shipped_specs() -> None:
-    assert {path.stem for path in SHIPPED} >= {"quickstart", "llama3_8b_paper", "mistral_7b_paper", "llama3_70b_to_8b"}
+    assert {path.stem for path in SHIPPED} >= {
+        "quickstart",
+        "llama3_8b_paper",
+        "mistral_7b_paper",
+        "llama3_70b_to_8b",
+    }
 
 
 def test_paper_specs_have_the_papers_numbers() -> None:
-    llama, mistral = load_spec("ds_configs/runs/llama3_8b_paper.toml"), load_spec("ds_configs/runs/mistral_7b_paper.toml")
+    llama, mistral = (
+        load_spec("ds_configs/runs/llama3_8b_paper.toml"),
+        load_spec("ds_configs/runs/mistral_7b_paper.toml"),
+    )
     assert (llama.loss.sense_weight, mistral.loss.sense_weight) == (1.0, 1.5)
     assert (llama.senses.num_senses, mistral.senses.num_senses) == (10, 5)
     assert llama.peak_lr == pytest.approx(5e-5 * 6)
@@ -54,40 +65,82 @@ def test_home_has_a_default(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_spec(QUICKSTART).teacher.model.startswith("/elsewhere/")
 
 
-@pytest.mark.parametrize(("overrides", "words"), [
-    (["loss.temprature=2"], ["[loss] temprature", "no such key", "did you mean temperature?"]),
-    (["train.lr=1"], ["[train] lr", "it belongs to [optimizer]"]),
-    (["loss.temperature=-1"], ["[loss] temperature = -1", "greater than 0"]),
-    (["loss.signal=full"], ["[loss] signal", '"full"', "topk"]),
-    (["train.global_batch_blocks=3"], ["[train] global_batch_blocks = 3", "use 2 or 4"]),
-    (["train.num_epochs=1"], ["both of num_steps and num_epochs"]),
-    (["student.layers=list"], ["keep_layers"]),
-    (["student.layers=first", "student.keep_layers=[1]"], ["no effect"]),
-    (["student.model=mine"], ['[student] layers = "by_impact"', "no effect on a [student] model"]),
-    (["data.stream=true"], ['[student] layers = "by_impact"', "stream = true"]),
-    (["link.dead_after_seconds=1"], ["three heartbeats"]),
-    (["senses.num_neighbours=200"], ["[senses] num_neighbours = 200", "index_search_effort = 150"]),
-    (["senses.min_senses=11"], ["[senses] min_senses = 11", "num_senses = 10 is the most"]),
-    (["senses.paper_exact=true"], ["[senses] paper_exact = true", '"adaptive" is not the paper\'s', 'clustering = "fixed"']),
-    (["loss.kd_weight=0", "loss.sense_weight=0"], ["no part in this run"]),
-    (["loss.signal=hidden"], ["[loss] kd_weight = 0.7", "nothing to compute a KL from"]),
-    (["loss.signal=sampled", "loss.divergence=reverse"], ['[loss] divergence = "reverse"', "unbiased"]),
-    (["senses.retrieve_on=teacher", "loss.signal=exact"], ['[senses] retrieve_on = "teacher"', "hidden states anyway", '"sampled"']),
-    (["senses.retrieve_on=teacher", "loss.signal=hidden", "loss.kd_weight=0"], ['[senses] retrieve_on = "teacher"', '"hidden" sends']),
-    (["name=a b"], ["name", '"a b"']),
-    (["senses.candidates=lexical", "senses.lexicons=[]"], ["[senses] candidates", "which words are related", "add a lexicon"]),
-    (["topology.num_students=two"], ["[topology] num_students", '"two"']),
-    (["nonsense"], ["section.key=value"]),
-    (["student.layers=list", "student.keep_layers=[0, -1]"],
-     ["[student] keep_layers[1] = -1, but input should be greater than or equal to 0", "The layers to keep"]),
-    (["optimizer.betas=[0.9, 2.0]"], ["[optimizer] betas[1] = 2.0, but", "AdamW's betas"]),
-    (["optimizer.betas=[0.9]"], ["[optimizer] betas[1] is missing", "AdamW's betas"]),
-    (["data.train=[3]"], ["[data] train[0] = 3, but", "What is trained on"]),
-    (['data.train=[{path="a", formt="text"}]'], ["[data.train.0] formt", "did you mean format?"]),
-    (["optimizer.betas=[0.9, 1.0]"], ["[optimizer] betas[1] = 1.0, but input should be less than 1"]),
-    (["link.credits=1025"], ["[link] credits = 1025, but input should be less than or equal to 1024"]),
-    ([f"seed={2**32}"], [f"seed = {2**32}, but input should be less than {2**32}"]),
-])
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["loss.temprature=2"], ["[loss] temprature", "no such key", "did you mean temperature?"]),
+        (["train.lr=1"], ["[train] lr", "it belongs to [optimizer]"]),
+        (["loss.temperature=-1"], ["[loss] temperature = -1", "greater than 0"]),
+        (["loss.signal=full"], ["[loss] signal", '"full"', "topk"]),
+        (["train.global_batch_blocks=3"], ["[train] global_batch_blocks = 3", "use 2 or 4"]),
+        (["train.num_epochs=1"], ["both of num_steps and num_epochs"]),
+        (["student.layers=list"], ["keep_layers"]),
+        (["student.layers=first", "student.keep_layers=[1]"], ["no effect"]),
+        (
+            ["student.model=mine"],
+            ['[student] layers = "by_impact"', "no effect on a [student] model"],
+        ),
+        (["data.stream=true"], ['[student] layers = "by_impact"', "stream = true"]),
+        (["link.dead_after_seconds=1"], ["three heartbeats"]),
+        (
+            ["senses.num_neighbours=200"],
+            ["[senses] num_neighbours = 200", "index_search_effort = 150"],
+        ),
+        (["senses.min_senses=11"], ["[senses] min_senses = 11", "num_senses = 10 is the most"]),
+        (
+            ["senses.paper_exact=true"],
+            [
+                "[senses] paper_exact = true",
+                '"adaptive" is not the paper\'s',
+                'clustering = "fixed"',
+            ],
+        ),
+        (["loss.kd_weight=0", "loss.sense_weight=0"], ["no part in this run"]),
+        (["loss.signal=hidden"], ["[loss] kd_weight = 0.7", "nothing to compute a KL from"]),
+        (
+            ["loss.signal=sampled", "loss.divergence=reverse"],
+            ['[loss] divergence = "reverse"', "unbiased"],
+        ),
+        (
+            ["senses.retrieve_on=teacher", "loss.signal=exact"],
+            ['[senses] retrieve_on = "teacher"', "hidden states anyway", '"sampled"'],
+        ),
+        (
+            ["senses.retrieve_on=teacher", "loss.signal=hidden", "loss.kd_weight=0"],
+            ['[senses] retrieve_on = "teacher"', '"hidden" sends'],
+        ),
+        (["name=a b"], ["name", '"a b"']),
+        (
+            ["senses.candidates=lexical", "senses.lexicons=[]"],
+            ["[senses] candidates", "which words are related", "add a lexicon"],
+        ),
+        (["topology.num_students=two"], ["[topology] num_students", '"two"']),
+        (["nonsense"], ["section.key=value"]),
+        (
+            ["student.layers=list", "student.keep_layers=[0, -1]"],
+            [
+                "[student] keep_layers[1] = -1, but input should be greater than or equal to 0",
+                "The layers to keep",
+            ],
+        ),
+        (["optimizer.betas=[0.9, 2.0]"], ["[optimizer] betas[1] = 2.0, but", "AdamW's betas"]),
+        (["optimizer.betas=[0.9]"], ["[optimizer] betas[1] is missing", "AdamW's betas"]),
+        (["data.train=[3]"], ["[data] train[0] = 3, but", "What is trained on"]),
+        (
+            ['data.train=[{path="a", formt="text"}]'],
+            ["[data.train.0] formt", "did you mean format?"],
+        ),
+        (
+            ["optimizer.betas=[0.9, 1.0]"],
+            ["[optimizer] betas[1] = 1.0, but input should be less than 1"],
+        ),
+        (
+            ["link.credits=1025"],
+            ["[link] credits = 1025, but input should be less than or equal to 1024"],
+        ),
+        ([f"seed={2**32}"], [f"seed = {2**32}, but input should be less than {2**32}"]),
+    ],
+)
 def test_wrong_value_is_explained(overrides: list[str], words: list[str]) -> None:
     with pytest.raises(InputError) as error:
         load_spec(QUICKSTART, overrides)

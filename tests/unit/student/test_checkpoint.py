@@ -21,7 +21,9 @@ class Engine:
 
     num_saved = 0
 
-    def save_checkpoint(self, folder: str, tag: str, client_state: dict[str, int], save_latest: bool) -> None:
+    def save_checkpoint(
+        self, folder: str, tag: str, client_state: dict[str, int], save_latest: bool
+    ) -> None:
         assert not save_latest
         (Path(folder) / tag).mkdir(parents=True)
         (Path(folder) / tag / "weights").write_text(str(client_state["step"]))
@@ -30,6 +32,7 @@ class Engine:
 
 def world(rank: int, found: int) -> SimpleNamespace:
     """deepspeed.comm as a rank sees it; found: what rank 0 says is there (for rank 0 itself: what it found)."""
+
     def broadcast(tensor: torch.Tensor, source: int) -> None:
         assert source == 0
         if rank > 0:
@@ -45,12 +48,17 @@ def world(rank: int, found: int) -> SimpleNamespace:
 def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunSpec:
     """Of a run with one student, whose torch world is left out."""
     monkeypatch.setattr(checkpoint, "dist", world(0, 0))
-    return load_spec("ds_configs/runs/quickstart.toml", [f"run_dir={tmp_path}", "checkpoint.keep=1", "topology.num_students=1"])
+    return load_spec(
+        "ds_configs/runs/quickstart.toml",
+        [f"run_dir={tmp_path}", "checkpoint.keep=1", "topology.num_students=1"],
+    )
 
 
 def test_a_complete_checkpoint_is_not_written_again(spec: RunSpec) -> None:
     engine = Engine()
-    (checkpoint.checkpoint_dir(spec) / "step-00000003").mkdir(parents=True)  # a save that a crash cut short
+    (checkpoint.checkpoint_dir(spec) / "step-00000003").mkdir(
+        parents=True
+    )  # a save that a crash cut short
     for _ in range(2):
         checkpoint.save(engine, spec, 3, 30)
         assert checkpoint.complete_tags(spec) == ["step-00000003"]
@@ -69,7 +77,9 @@ def test_every_rank_does_what_rank_0_found(spec: RunSpec, monkeypatch: pytest.Mo
         checkpoint.save(Engine(), spec, 3, 30)
 
 
-def test_a_half_deleted_checkpoint_does_not_look_whole(spec: RunSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_half_deleted_checkpoint_does_not_look_whole(
+    spec: RunSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checkpoint.save(Engine(), spec, 3, 30)
 
     def fail(path: Path) -> None:
@@ -83,22 +93,44 @@ def test_a_half_deleted_checkpoint_does_not_look_whole(spec: RunSpec, monkeypatc
 
 def test_the_file_with_the_whole_model_is_read_without_unpickling(tmp_path: Path) -> None:
     weight = torch.randn(3)
-    torch.save({"module": OrderedDict(weight=weight), "shapes": [OrderedDict(weight=weight.shape)], "names": {"a"}}, tmp_path / WHOLE_FILE)
+    torch.save(
+        {
+            "module": OrderedDict(weight=weight),
+            "shapes": [OrderedDict(weight=weight.shape)],
+            "names": {"a"},
+        },
+        tmp_path / WHOLE_FILE,
+    )
     assert torch.equal(read_weights(tmp_path)["weight"], weight)
     torch.save({"module": {"weight": weight}, "more": Path("/")}, tmp_path / WHOLE_FILE)
-    with pytest.raises(InputError, match="it holds more than tensors and plain values, so it is not read"):
+    with pytest.raises(
+        InputError, match="it holds more than tensors and plain values, so it is not read"
+    ):
         read_weights(tmp_path)
 
 
 def test_a_run_goes_on_as_itself_only(spec: RunSpec) -> None:
     """Where there is a checkpoint. What is computed must stay; how long, and by which code, may change."""
+
     def changed(*overrides: str) -> RunSpec:
         return load_spec(Path(spec.run_dir) / SPEC_FILE, overrides)
 
     write_spec(spec, Path(spec.run_dir) / SPEC_FILE)
     checkpoint.refuse_another_run(changed("optimizer.lr=0.5"))  # nothing was saved yet
     checkpoint.save(Engine(), spec, 3, 30)
-    checkpoint.refuse_another_run(changed("train.num_steps=77", "student.compile=true", "teacher.compile=true",
-                                          "student.activation_checkpointing=true"))
-    with pytest.raises(InputError, match=r"other values of seed, student\.train_last_layers, optimizer\.lr\.\n"):
-        checkpoint.refuse_another_run(changed("seed=9", "optimizer.lr=0.5", "student.train_last_layers=1", "student.compile=true"))
+    checkpoint.refuse_another_run(
+        changed(
+            "train.num_steps=77",
+            "student.compile=true",
+            "teacher.compile=true",
+            "student.activation_checkpointing=true",
+        )
+    )
+    with pytest.raises(
+        InputError, match=r"other values of seed, student\.train_last_layers, optimizer\.lr\.\n"
+    ):
+        checkpoint.refuse_another_run(
+            changed(
+                "seed=9", "optimizer.lr=0.5", "student.train_last_layers=1", "student.compile=true"
+            )
+        )

@@ -15,7 +15,9 @@ from dskd_ds.student.ds_config import OWNED_BY_SPEC, deepspeed_config, read_deep
 
 QUICKSTART = "ds_configs/runs/quickstart.toml"
 SHIPPED = sorted(Path("ds_configs").glob("*.json"))
-no_gpu = pytest.mark.skipif(torch.accelerator.is_available(), reason="is about machines without a GPU")
+no_gpu = pytest.mark.skipif(
+    torch.accelerator.is_available(), reason="is about machines without a GPU"
+)
 
 
 def config_of(*overrides: str) -> dict[str, object]:
@@ -34,7 +36,10 @@ def test_shipped_files_are_what_deepspeed_knows(path: Path) -> None:
     from deepspeed.runtime.config import DeepSpeedConfig
 
     added = config_of() | read_deepspeed_json(str(path))
-    assert DeepSpeedConfig(added | {"train_batch_size": None}).zero_config.stage == added["zero_optimization"]["stage"]  # type: ignore[index]
+    assert (
+        DeepSpeedConfig(added | {"train_batch_size": None}).zero_config.stage
+        == added["zero_optimization"]["stage"]
+    )  # type: ignore[index]
     assert f"`{path.name}`" in Path("ds_configs/README.md").read_text()
 
 
@@ -49,20 +54,32 @@ def test_a_key_of_the_spec_is_refused_in_the_json(tmp_path: Path, key: str) -> N
 
 def test_number_formats(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_fp16_supported", lambda: True, raising=False)
-    for dtype, bf16, fp16 in (("float32", False, False), ("bfloat16", True, False), ("float16", False, True)):
+    for dtype, bf16, fp16 in (
+        ("float32", False, False),
+        ("bfloat16", True, False),
+        ("float16", False, True),
+    ):
         config = config_of(f"student.dtype={dtype}")
-        assert (config["bf16"], config["fp16"]) == ({"enabled": bf16}, {"enabled": fp16, "loss_scale": 0})
+        assert (config["bf16"], config["fp16"]) == (
+            {"enabled": bf16},
+            {"enabled": fp16, "loss_scale": 0},
+        )
 
 
 @no_gpu
-@pytest.mark.parametrize("key", ["zero_quantized_weights", "zero_quantized_gradients", "zero_quantized_nontrainable_weights"])
+@pytest.mark.parametrize(
+    "key",
+    ["zero_quantized_weights", "zero_quantized_gradients", "zero_quantized_nontrainable_weights"],
+)
 def test_quantised_communication_needs_a_gpu(tmp_path: Path, key: str) -> None:
     with pytest.raises(InputError, match=rf"{key} = true, but this machine has no GPU"):
         config_of(written(tmp_path, **{key: True}))
 
 
 @no_gpu
-@pytest.mark.skipif(torch.ops.mkldnn._is_mkldnn_fp16_supported(), reason="this CPU has fp16 instructions")
+@pytest.mark.skipif(
+    torch.ops.mkldnn._is_mkldnn_fp16_supported(), reason="this CPU has fp16 instructions"
+)
 def test_fp16_needs_instructions() -> None:
     with pytest.raises(InputError, match='dtype = "float16", but this machine has no GPU'):
         config_of("student.dtype=float16")
@@ -75,19 +92,32 @@ def test_fp16_needs_zero(tmp_path: Path) -> None:
 
 def test_hpz_groups_must_come_out_even(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not divide"):
-        config_of(written(tmp_path, zero_hpz_partition_size=2), "topology.num_students=3", "train.global_batch_blocks=3")
+        config_of(
+            written(tmp_path, zero_hpz_partition_size=2),
+            "topology.num_students=3",
+            "train.global_batch_blocks=3",
+        )
     config_of(written(tmp_path, zero_hpz_partition_size=8))  # one group of both students
 
 
 def test_deepspeed_settings_are_completed_and_conflicts_refused(tmp_path: Path) -> None:
-    spec = load_spec(QUICKSTART, ["train.global_batch_blocks=8", "train.micro_batch_blocks=2", 'student.dtype="float32"'])
+    spec = load_spec(
+        QUICKSTART,
+        ["train.global_batch_blocks=8", "train.micro_batch_blocks=2", 'student.dtype="float32"'],
+    )
     config = deepspeed_config(spec)
-    assert (config["train_batch_size"], config["train_micro_batch_size_per_gpu"], config["gradient_accumulation_steps"]) == (8, 2, 2)
+    assert (
+        config["train_batch_size"],
+        config["train_micro_batch_size_per_gpu"],
+        config["gradient_accumulation_steps"],
+    ) == (8, 2, 2)
     assert config["bf16"] == {"enabled": False}
     path = tmp_path / "ds.json"
     for key, owner in OWNED_BY_SPEC.items():
         path.write_text(json.dumps({"zero_optimization": {"stage": 3}, key: 1}))
-        with pytest.raises(InputError, match=re.escape(f"{key} = 1, but the run spec sets this in {owner}")):
+        with pytest.raises(
+            InputError, match=re.escape(f"{key} = 1, but the run spec sets this in {owner}")
+        ):
             read_deepspeed_json(str(path))
     path.write_text("{}")
     with pytest.raises(InputError, match="stage"):

@@ -37,9 +37,21 @@ class Text:
 
 
 def spec_of(kind: str, *changes: str) -> RunSpec:
-    return load_spec("ds_configs/runs/quickstart.toml", [
-        *changes, f"loss.signal={kind}", "loss.top_k=4", "loss.sense_weight=0", "loss.num_draws=20", f"data.block_tokens={T}",
-        "topology.num_students=1", "train.global_batch_blocks=3", "link.heartbeat_seconds=0.1", "link.dead_after_seconds=2.0"])
+    return load_spec(
+        "ds_configs/runs/quickstart.toml",
+        [
+            *changes,
+            f"loss.signal={kind}",
+            "loss.top_k=4",
+            "loss.sense_weight=0",
+            "loss.num_draws=20",
+            f"data.block_tokens={T}",
+            "topology.num_students=1",
+            "train.global_batch_blocks=3",
+            "link.heartbeat_seconds=0.1",
+            "link.dead_after_seconds=2.0",
+        ],
+    )
 
 
 class ShiftedLink(TeacherLink):
@@ -49,18 +61,33 @@ class ShiftedLink(TeacherLink):
 
     def next_request(self) -> Work | None:
         work = super().next_request()
-        return work and replace(work, arrays={**work.arrays, "input_ids": np.roll(work.arrays["input_ids"], self.shift, axis=1)})
+        return work and replace(
+            work,
+            arrays={
+                **work.arrays,
+                "input_ids": np.roll(work.arrays["input_ids"], self.shift, axis=1),
+            },
+        )
 
 
 @contextmanager
-def feed_of(spec: RunSpec, model: TeacherModel, folder: Path, shift: int = 0, mine: SenseRetriever | None = None,
-            theirs: SenseRetriever | None = None, first_step: int = 0) -> Iterator[Feed]:
+def feed_of(
+    spec: RunSpec,
+    model: TeacherModel,
+    folder: Path,
+    shift: int = 0,
+    mine: SenseRetriever | None = None,
+    theirs: SenseRetriever | None = None,
+    first_step: int = 0,
+) -> Iterator[Feed]:
     """A feed whose teacher answers in a thread; `shift`: by how many positions it is off.
 
     mine: the student's senses; theirs: the teacher's.
     """
     student = StudentLink(folder, 0, spec.link, V, D)
-    link = ShiftedLink(folder, spec.link, Hello(teacher="a", fingerprint="f", vocab_size=V, hidden_size=D), 1)
+    link = ShiftedLink(
+        folder, spec.link, Hello(teacher="a", fingerprint="f", vocab_size=V, hidden_size=D), 1
+    )
     link.shift = shift
     thread = threading.Thread(target=serve_requests, args=(model, theirs, link), daemon=True)
     thread.start()
@@ -76,8 +103,9 @@ def feed_of(spec: RunSpec, model: TeacherModel, folder: Path, shift: int = 0, mi
 
 
 @pytest.mark.parametrize("kind", ["topk", "exact", "sampled"])
-def test_each_signal_arrives_at_its_positions(tmp_path: Path, teacher: TeacherModel, kind: str,
-                                              capfd: pytest.CaptureFixture[str]) -> None:
+def test_each_signal_arrives_at_its_positions(
+    tmp_path: Path, teacher: TeacherModel, kind: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     with feed_of(spec_of(kind), teacher, tmp_path) as feed:
         steps: list[StepInput] = []
         for _ in range(5):
@@ -90,38 +118,60 @@ def test_each_signal_arrives_at_its_positions(tmp_path: Path, teacher: TeacherMo
             hidden = teacher.hidden_states(batch.input_ids, batch.position_ids)[0][found.positions]
             probs = torch.softmax(teacher.logits(hidden), dim=1)
             assert (found.targets == batch.input_ids[0][found.positions + 1]).all()
-            assert [part is not None for part in (found.top_k, found.hidden, found.sampled)] == \
-                [kind == name for name in ("topk", "exact", "sampled")]
+            assert [part is not None for part in (found.top_k, found.hidden, found.sampled)] == [
+                kind == name for name in ("topk", "exact", "sampled")
+            ]
             if found.top_k is not None:
                 assert (found.top_k.ids == probs.topk(4, dim=1).indices).all()
             if found.hidden is not None:
                 assert (found.hidden == hidden.to(torch.bfloat16)).all()
-            if found.sampled is not None:  # slices: a token's share is within a draw or two of its probability
-                assert ((found.sampled.weights - probs.gather(1, found.sampled.ids)).abs()[found.sampled.weights > 0] < 2 / 20).all()
+            if (
+                found.sampled is not None
+            ):  # slices: a token's share is within a draw or two of its probability
+                assert (
+                    (found.sampled.weights - probs.gather(1, found.sampled.ids)).abs()[
+                        found.sampled.weights > 0
+                    ]
+                    < 2 / 20
+                ).all()
     assert capfd.readouterr().err.count("alignment self-test: targets' log-probability") == 1
 
 
 @pytest.mark.parametrize("kind", ["topk", "exact", "sampled"])
 @pytest.mark.parametrize("shift", [1, -1])
-def test_a_teacher_that_is_off_by_one_is_noticed_before_the_first_step(tmp_path: Path, teacher: TeacherModel, kind: str,
-                                                                       shift: int) -> None:
-    with feed_of(spec_of(kind), teacher, tmp_path, shift) as feed, pytest.raises(LinkError, match="teacher a: its word is off by one"):
+def test_a_teacher_that_is_off_by_one_is_noticed_before_the_first_step(
+    tmp_path: Path, teacher: TeacherModel, kind: str, shift: int
+) -> None:
+    with (
+        feed_of(spec_of(kind), teacher, tmp_path, shift) as feed,
+        pytest.raises(LinkError, match="teacher a: its word is off by one"),
+    ):
         feed.next()
 
 
 ON_POLICY = ("train.on_policy_prompt_tokens=4", "train.on_policy_new_tokens=4")
 
 
-def test_what_the_student_wrote_is_not_judged(tmp_path: Path, teacher: TeacherModel, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_the_student_wrote_is_not_judged(
+    tmp_path: Path, teacher: TeacherModel, capfd: pytest.CaptureFixture[str]
+) -> None:
     """A beginner's text is noise, of which no teacher can know the right position best."""
-    with feed_of(spec_of("topk", *ON_POLICY, "train.on_policy_fraction=1.0"), teacher, tmp_path, shift=1) as feed:
+    with feed_of(
+        spec_of("topk", *ON_POLICY, "train.on_policy_fraction=1.0"), teacher, tmp_path, shift=1
+    ) as feed:
         for _ in range(5):
             feed.next()
     said = capfd.readouterr().err
-    assert said.count("alignment self-test") == said.count("not judged, for the student wrote this text") == 1
+    assert (
+        said.count("alignment self-test")
+        == said.count("not judged, for the student wrote this text")
+        == 1
+    )
 
 
-def test_the_self_test_waits_for_text_that_the_student_did_not_write(tmp_path: Path, teacher: TeacherModel) -> None:
+def test_the_self_test_waits_for_text_that_the_student_did_not_write(
+    tmp_path: Path, teacher: TeacherModel
+) -> None:
     """Of every two steps the second is on-policy, so a run that goes on after one step begins with it."""
     spec = spec_of("topk", *ON_POLICY, "train.on_policy_fraction=0.5")
     with feed_of(spec, teacher, tmp_path, shift=1, first_step=1) as feed:

@@ -13,7 +13,10 @@ QUICKSTART = "ds_configs/runs/quickstart.toml"
 
 
 def test_learning_rate_warms_up_and_falls_along_a_cosine() -> None:
-    spec = load_spec(QUICKSTART, ["optimizer.lr=1.0", "optimizer.warmup_fraction=0.1", "optimizer.min_lr_fraction=0.2"])
+    spec = load_spec(
+        QUICKSTART,
+        ["optimizer.lr=1.0", "optimizer.warmup_fraction=0.1", "optimizer.min_lr_fraction=0.2"],
+    )
     rates = [lr_at(spec, step, 100) for step in range(100)]
     assert rates[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
     assert rates[10] == pytest.approx(1.0)

@@ -35,7 +35,9 @@ def blobs(seed: int, per_centre: int, centres: int, size: int, noise: float) -> 
     """[centres * per_centre, size]: points around centres far from each other."""
     generator = torch.Generator().manual_seed(seed)
     middle = torch.randn(centres, size, generator=generator) * 10
-    return middle.repeat_interleave(per_centre, dim=0) + noise * torch.randn(centres * per_centre, size, generator=generator)
+    return middle.repeat_interleave(per_centre, dim=0) + noise * torch.randn(
+        centres * per_centre, size, generator=generator
+    )
 
 
 def sets(seed: int, longest: int, size: int) -> tuple[Tensor, Tensor]:
@@ -43,13 +45,21 @@ def sets(seed: int, longest: int, size: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     points = torch.randn(3, longest, size, generator=generator)
     lengths = torch.randint(2, longest + 1, (3, 1), generator=generator)
-    weights = torch.randint(1, 4, (3, longest), generator=generator).float() * (torch.arange(longest) < lengths)
+    weights = torch.randint(1, 4, (3, longest), generator=generator).float() * (
+        torch.arange(longest) < lengths
+    )
     return torch.where(weights[:, :, None] > 0, points, 9.0), weights
 
 
 def points_of(states: Tensor, tokens: np.ndarray[Any, Any]) -> Points:
     number = len(states)
-    return Points(tokens, states.to(torch.bfloat16), np.ones(number, np.int64), np.zeros(number, np.float32), np.arange(number))
+    return Points(
+        tokens,
+        states.to(torch.bfloat16),
+        np.ones(number, np.int64),
+        np.zeros(number, np.float32),
+        np.arange(number),
+    )
 
 
 def slow_error(points: Tensor, weights: Tensor, clusters: Tensor) -> float:
@@ -63,7 +73,12 @@ def slow_error(points: Tensor, weights: Tensor, clusters: Tensor) -> float:
     return total
 
 
-@given(seed=st.integers(0, 1000), longest=st.integers(2, 12), size=st.integers(1, 60), k=st.integers(1, 4))
+@given(
+    seed=st.integers(0, 1000),
+    longest=st.integers(2, 12),
+    size=st.integers(1, 60),
+    k=st.integers(1, 4),
+)
 @settings(deadline=None)
 def test_products_are_those_of_points_and_means(seed: int, longest: int, size: int, k: int) -> None:
     """With the Gram matrix (few points) and without it (many): the same as distances computed one by one."""
@@ -76,17 +91,33 @@ def test_products_are_those_of_points_and_means(seed: int, longest: int, size: i
     to_points = these.distances(these.with_points(picks), these.squares.gather(1, picks))
     for g in range(3):
         one, mass = points[g].double(), weights[g].double()
-        means = torch.stack([(one * (mass * (clusters[g] == label))[:, None]).sum(0) / max(1e-30, float(mass[clusters[g] == label].sum()))
-                             for label in range(k)])
+        means = torch.stack(
+            [
+                (one * (mass * (clusters[g] == label))[:, None]).sum(0)
+                / max(1e-30, float(mass[clusters[g] == label].sum()))
+                for label in range(k)
+            ]
+        )
         torch.testing.assert_close(these.means(shares)[g].double(), means, rtol=1e-3, atol=1e-3)
-        torch.testing.assert_close(to_points[g].double(), torch.cdist(one[picks[g]], one).square(), rtol=1e-3, atol=1e-2)
-        torch.testing.assert_close(these.gaps(shares)[g].double(), torch.cdist(means, means).square(), rtol=1e-3, atol=1e-2)
+        torch.testing.assert_close(
+            to_points[g].double(), torch.cdist(one[picks[g]], one).square(), rtol=1e-3, atol=1e-2
+        )
+        torch.testing.assert_close(
+            these.gaps(shares)[g].double(), torch.cdist(means, means).square(), rtol=1e-3, atol=1e-2
+        )
         own = (one - means[clusters[g]]).square().sum(dim=1)
-        torch.testing.assert_close(these.own_distances(shares, clusters)[g].double(), own, rtol=1e-3, atol=1e-2)
+        torch.testing.assert_close(
+            these.own_distances(shares, clusters)[g].double(), own, rtol=1e-3, atol=1e-2
+        )
         assert sizes[g].tolist() == [float(mass[clusters[g] == label].sum()) for label in range(k)]
 
 
-@given(seed=st.integers(0, 1000), k=st.integers(1, 5), longest=st.integers(2, 12), size=st.sampled_from([3, 40]))
+@given(
+    seed=st.integers(0, 1000),
+    k=st.integers(1, 5),
+    longest=st.integers(2, 12),
+    size=st.sampled_from([3, 40]),
+)
 @settings(deadline=None)
 def test_lloyd_is_lloyd(seed: int, k: int, longest: int, size: int) -> None:
     """Step by step the same as a loop over points and clusters."""
@@ -101,7 +132,9 @@ def test_lloyd_is_lloyd(seed: int, k: int, longest: int, size: int) -> None:
             for label in range(k):
                 chosen = real & (labels == label)
                 if chosen.any():
-                    centroids[label] = (one[chosen] * mass[chosen, None]).sum(dim=0) / mass[chosen].sum()
+                    centroids[label] = (one[chosen] * mass[chosen, None]).sum(dim=0) / mass[
+                        chosen
+                    ].sum()
             labels = torch.cdist(one, centroids.nan_to_num(posinf=1e6)).argmin(dim=1)
         assert torch.equal(labels[real], found[real])
 
@@ -112,8 +145,13 @@ def test_weights_are_repetitions() -> None:
     times = weights[0].long()
     start = torch.tensor([[0, 1, 2, 0, 1, 2]])
     results = []
-    for these, clusters in ((PointSets(points, weights), start), (PointSets(points[0].repeat_interleave(times, dim=0)[None],
-                                                                            torch.ones(1, 10)), start[0].repeat_interleave(times)[None])):
+    for these, clusters in (
+        (PointSets(points, weights), start),
+        (
+            PointSets(points[0].repeat_interleave(times, dim=0)[None], torch.ones(1, 10)),
+            start[0].repeat_interleave(times)[None],
+        ),
+    ):
         shares, sizes = shares_of(clusters, these.weights, 3)
         found = lloyd(these, shares, sizes > 0)
         results.append((found, these.means(shares_of(found, these.weights, 3)[0])))
@@ -124,7 +162,9 @@ def test_weights_are_repetitions() -> None:
 
 @pytest.mark.parametrize("size", [8, 400])
 def test_greedy_starts_find_every_group_and_never_a_gap(size: int) -> None:
-    points = torch.stack([torch.cat([blobs(seed, 20, 5, size, 0.1), torch.zeros(5, size)]) for seed in range(20)])
+    points = torch.stack(
+        [torch.cat([blobs(seed, 20, 5, size, 0.1), torch.zeros(5, size)]) for seed in range(20)]
+    )
     weights = (torch.arange(105) < 100).float().expand(20, -1)
     draws = torch.rand(20, 5, num_trials(5), generator=torch.Generator().manual_seed(0))
     groups = greedy_starts(PointSets(points, weights), 5, draws) // 20
@@ -138,9 +178,15 @@ def test_greedy_starts_find_every_group_and_never_a_gap(size: int) -> None:
 def test_merging_is_wards(seed: int, k: int) -> None:
     """The cheapest pair at each step, found anew from means; the costs add up to the error of one cluster."""
     generator = torch.Generator().manual_seed(seed)
-    centroids, sizes = torch.randn(2, k, 3, generator=generator), torch.randint(1, 5, (2, k), generator=generator).float()
+    centroids, sizes = (
+        torch.randn(2, k, 3, generator=generator),
+        torch.randint(1, 5, (2, k), generator=generator).float(),
+    )
     sizes[0, 0] = 0  # an empty cluster takes no part
-    costs, labels = merge_costs(torch.cdist(centroids, centroids).square(), sizes), torch.arange(k).expand(2, -1)
+    costs, labels = (
+        merge_costs(torch.cdist(centroids, centroids).square(), sizes),
+        torch.arange(k).expand(2, -1),
+    )
     running, total = sizes.clone(), torch.zeros(2)
     for _ in range(k - 1):
         before = labels
@@ -153,12 +199,21 @@ def test_merging_is_wards(seed: int, k: int) -> None:
             total[row] += cost[row]
             options = sorted(set(before[row][alive].tolist()))
             now = slow_error(centroids[row], sizes[row], before[row])
-            every = [slow_error(centroids[row], sizes[row], torch.where(before[row] == b, a, before[row])) - now
-                     for a in options for b in options if a < b]
+            every = [
+                slow_error(
+                    centroids[row], sizes[row], torch.where(before[row] == b, a, before[row])
+                )
+                - now
+                for a in options
+                for b in options
+                if a < b
+            ]
             assert float(cost[row]) == pytest.approx(min(every), rel=1e-3, abs=1e-4)
             assert len(set(labels[row][alive].tolist())) == len(options) - 1
     for row in range(2):
-        assert float(total[row]) == pytest.approx(slow_error(centroids[row], sizes[row], torch.zeros(k)), rel=1e-3, abs=1e-3)
+        assert float(total[row]) == pytest.approx(
+            slow_error(centroids[row], sizes[row], torch.zeros(k)), rel=1e-3, abs=1e-3
+        )
 
 
 def test_the_price_is_akaikes_and_the_senses() -> None:
@@ -171,7 +226,14 @@ def test_the_price_is_akaikes_and_the_senses() -> None:
 
 
 def number_of_senses(states: Tensor, **settings: Any) -> int:
-    return len(cluster(points_of(states, np.zeros(len(states), np.int64)), spec(clustering="adaptive", **settings), 0, CPU).owners)
+    return len(
+        cluster(
+            points_of(states, np.zeros(len(states), np.int64)),
+            spec(clustering="adaptive", **settings),
+            0,
+            CPU,
+        ).owners
+    )
 
 
 @pytest.mark.parametrize("centres", [1, 2, 3, 5])
@@ -179,11 +241,21 @@ def test_adaptive_finds_the_number_of_groups(centres: int) -> None:
     assert number_of_senses(blobs(centres, 12, centres, 64, 1.0), num_senses=8) == centres
 
 
-@given(seed=st.integers(0, 200), number=st.integers(1, 30), floor=st.integers(1, 4), ceiling=st.integers(4, 8))
+@given(
+    seed=st.integers(0, 200),
+    number=st.integers(1, 30),
+    floor=st.integers(1, 4),
+    ceiling=st.integers(4, 8),
+)
 @settings(deadline=None)
-def test_floor_and_ceiling_hold_and_a_price_never_adds_senses(seed: int, number: int, floor: int, ceiling: int) -> None:
+def test_floor_and_ceiling_hold_and_a_price_never_adds_senses(
+    seed: int, number: int, floor: int, ceiling: int
+) -> None:
     states = torch.randn(number, 8, generator=torch.Generator().manual_seed(seed))
-    counts = [number_of_senses(states, num_senses=ceiling, min_senses=floor, sense_cost=cost) for cost in (0.0, 0.5, 2.0, 50.0)]
+    counts = [
+        number_of_senses(states, num_senses=ceiling, min_senses=floor, sense_cost=cost)
+        for cost in (0.0, 0.5, 2.0, 50.0)
+    ]
     assert all(min(floor, number) <= count <= min(ceiling, number) for count in counts)
     assert counts == sorted(counts, reverse=True)
     assert counts[-1] == min(floor, number)
@@ -200,7 +272,9 @@ def test_fixed_keeps_few_vectors_as_they_are_and_others_get_k() -> None:
     senses = cluster(points_of(states, tokens), spec(clustering="fixed"), 0, CPU)
     assert np.bincount(senses.owners)[[3, 5, 9]].tolist() == [4, 3, 4]
     assert senses.counts.sum() == 53
-    assert torch.equal(senses.centroids[torch.from_numpy(senses.owners == 5)], states[20:23].float())
+    assert torch.equal(
+        senses.centroids[torch.from_numpy(senses.owners == 5)], states[20:23].float()
+    )
 
 
 @given(seed=st.integers(0, 100), clustering=st.sampled_from(["fixed", "adaptive"]))
@@ -210,11 +284,17 @@ def test_what_is_told_of_each_sense_is_so(seed: int, clustering: str) -> None:
     generator = np.random.default_rng(seed)
     tokens = np.sort(generator.integers(0, 6, 60))
     states = torch.randn(60, 8, generator=torch.Generator().manual_seed(seed)).to(torch.bfloat16)
-    senses = cluster(points_of(states, tokens), spec(clustering=clustering, contexts_per_sense=60, sense_cost=0.1), 0, CPU)
+    senses = cluster(
+        points_of(states, tokens),
+        spec(clustering=clustering, contexts_per_sense=60, sense_cost=0.1),
+        0,
+        CPU,
+    )
     assert senses.spreads is not None
     assert sorted(np.concatenate(senses.sources).tolist()) == list(range(60))
-    for owner, centroid, count, spread, members in zip(senses.owners, senses.centroids, senses.counts, senses.spreads, senses.sources,
-                                                       strict=True):
+    for owner, centroid, count, spread, members in zip(
+        senses.owners, senses.centroids, senses.counts, senses.spreads, senses.sources, strict=True
+    ):
         vectors = states[members].double()
         assert len(members) == count
         assert (tokens[members] == owner).all()
@@ -230,7 +310,9 @@ def test_a_token_does_not_depend_on_the_others() -> None:
     whole = cluster(points_of(states, tokens), spec(), 0, CPU)
     for token in (0, 13):
         alone = cluster(points_of(states[tokens == token], tokens[tokens == token]), spec(), 0, CPU)
-        torch.testing.assert_close(whole.centroids[torch.from_numpy(whole.owners == token)], alone.centroids)
+        torch.testing.assert_close(
+            whole.centroids[torch.from_numpy(whole.owners == token)], alone.centroids
+        )
 
 
 def test_old_senses_weigh_what_they_stand_for() -> None:
@@ -239,10 +321,17 @@ def test_old_senses_weigh_what_they_stand_for() -> None:
     states = torch.randn(100, 16, generator=generator)
     old, new = states[:90].mean(dim=0, keepdim=True), states[90:]
     spread = float((states[:90] - old).square().mean())
-    points = Points(np.zeros(11, np.int64), torch.cat([old, new]), np.array([90, *[1] * 10]),
-                    np.array([spread, *[0.0] * 10], np.float32), np.array([-1, *range(10)]))
+    points = Points(
+        np.zeros(11, np.int64),
+        torch.cat([old, new]),
+        np.array([90, *[1] * 10]),
+        np.array([spread, *[0.0] * 10], np.float32),
+        np.array([-1, *range(10)]),
+    )
     senses: Senses = cluster(points, spec(clustering="adaptive"), 0, CPU)
     assert senses.counts.tolist() == [100]
     assert senses.spreads is not None
     torch.testing.assert_close(senses.centroids[0], states.mean(dim=0), rtol=1e-3, atol=1e-3)
-    assert senses.spreads[0] == pytest.approx(float((states - states.mean(dim=0)).square().mean()), rel=1e-3)
+    assert senses.spreads[0] == pytest.approx(
+        float((states - states.mean(dim=0)).square().mean()), rel=1e-3
+    )

@@ -29,32 +29,55 @@ def dictionary(tmp_path_factory: pytest.TempPathFactory) -> SenseDictionary:
     counts[0] = 3
     owners = np.repeat(np.arange(V), counts)
     rows = torch.randn(len(owners), D, generator=torch.Generator().manual_seed(0))
-    related = {t: sorted(set(draw.integers(0, V, draw.integers(1, 30)).tolist()) - {t}) for t in range(0, V, 2)}
+    related = {
+        t: sorted(set(draw.integers(0, V, draw.integers(1, 30)).tolist()) - {t})
+        for t in range(0, V, 2)
+    }
     folder = tmp_path_factory.mktemp("candidates") / "senses"
-    write_dictionary(folder, Senses(owners, rows, np.ones(len(owners), np.int64)),
-                     TokenRelations(related, {t: v[:4] for t, v in related.items()}, []), {"vocab_size": V}, 9)
+    write_dictionary(
+        folder,
+        Senses(owners, rows, np.ones(len(owners), np.int64)),
+        TokenRelations(related, {t: v[:4] for t, v in related.items()}, []),
+        {"vocab_size": V},
+        9,
+    )
     return open_dictionary(folder)
 
 
 def selection_of(dictionary: SenseDictionary, targets: np.ndarray, seed: int) -> Selection:
     draw = np.random.default_rng(seed)
     full = draw.random(len(targets)) < 0.7
-    related = [sets.draw(table, targets, full, 5, draw) for table in (dictionary.synonyms, dictionary.antonyms)]
+    related = [
+        sets.draw(table, targets, full, 5, draw)
+        for table in (dictionary.synonyms, dictionary.antonyms)
+    ]
     return Selection(np.arange(len(targets)), targets, full, *related)
 
 
 @settings(deadline=None, max_examples=40)
-@given(targets=st.lists(st.integers(0, V - 1), min_size=1, max_size=40), seed=st.integers(0, 1000), kappa=st.integers(1, 12))
-def test_look_up_gives_the_loops_sets(dictionary: SenseDictionary, targets: list[int], seed: int, kappa: int) -> None:
+@given(
+    targets=st.lists(st.integers(0, V - 1), min_size=1, max_size=40),
+    seed=st.integers(0, 1000),
+    kappa=st.integers(1, 12),
+)
+def test_look_up_gives_the_loops_sets(
+    dictionary: SenseDictionary, targets: list[int], seed: int, kappa: int
+) -> None:
     selection = selection_of(dictionary, np.array(targets), seed)
     hidden = torch.randn(len(targets), D, generator=torch.Generator().manual_seed(seed))
     spec = SensesSpec(dictionary="-", candidates="lexical", kappa=kappa)
-    found = as_sets(*SenseRetriever(dictionary, spec, LossSpec(), 0).lexical(selection, hidden), len(targets))
+    found = as_sets(
+        *SenseRetriever(dictionary, spec, LossSpec(), 0).lexical(selection, hidden), len(targets)
+    )
     assert found == loop_over_positions(dictionary, selection, hidden, kappa)
     assert found == loop_over_positions_at_once(dictionary, selection, hidden, kappa)
 
 
-@given(lengths=st.lists(st.integers(0, 12), min_size=1, max_size=20), number=st.integers(1, 8), seed=st.integers(0, 1000))
+@given(
+    lengths=st.lists(st.integers(0, 12), min_size=1, max_size=20),
+    number=st.integers(1, 8),
+    seed=st.integers(0, 1000),
+)
 def test_draws_are_parts_of_their_rows(lengths: list[int], number: int, seed: int) -> None:
     table = sets.ragged(np.array(lengths), np.arange(sum(lengths)) * 7)
     draw = np.random.default_rng(seed)
@@ -71,21 +94,27 @@ def test_draws_are_parts_of_their_rows(lengths: list[int], number: int, seed: in
 def test_draws_are_even() -> None:
     """Each of 6 words is drawn in a third of 6,000 positions that draw 2 (chi-squared over words, 5 degrees of freedom: 1 in 1,000)."""
     table = sets.ragged(np.array([6]), np.arange(6))
-    drawn = sets.draw(table, np.zeros(6000, np.int64), np.ones(6000, bool), 2, np.random.default_rng(0))
+    drawn = sets.draw(
+        table, np.zeros(6000, np.int64), np.ones(6000, bool), 2, np.random.default_rng(0)
+    )
     counts = np.bincount(drawn.values, minlength=6)
     assert counts.sum() == 12_000
     assert ((counts - 2000) ** 2 / 2000).sum() < 20.5
 
 
-@given(left=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9)), max_size=20),
-       right=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9)), max_size=20))
+@given(
+    left=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9)), max_size=20),
+    right=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9)), max_size=20),
+)
 def test_merge_is_the_union(left: list[tuple[int, int]], right: list[tuple[int, int]]) -> None:
     def of(pairs: list[tuple[int, int]]) -> sets.Candidates:
         array = np.array(sorted(pairs), np.int64).reshape(-1, 2)
         return sets.Candidates(array[:, 0], array[:, 1])
 
     merged = sets.merge(of(left), of(right))
-    assert list(zip(merged.positions.tolist(), merged.rows.tolist(), strict=True)) == sorted({*left, *right})
+    assert list(zip(merged.positions.tolist(), merged.rows.tolist(), strict=True)) == sorted(
+        {*left, *right}
+    )
 
 
 def test_own_words_come_ahead_of_the_others() -> None:
@@ -93,12 +122,18 @@ def test_own_words_come_ahead_of_the_others() -> None:
     assert [joined.row(i).tolist() for i in range(3)] == [[7, 1, 2], [8], [9, 3]]
 
 
-def test_rerank_and_pair_distances_over_several_chunks(dictionary: SenseDictionary, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rerank_and_pair_distances_over_several_chunks(
+    dictionary: SenseDictionary, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("dskd_ds.senses.dictionary.distances.CHUNK_ROWS", 70)
     queries = torch.randn(30, D, generator=torch.Generator().manual_seed(3))
     draw = np.random.default_rng(3)
     candidates = np.stack([draw.permutation(len(dictionary.senses))[:33] for _ in range(30)])
-    exact = (dictionary.senses.double()[torch.from_numpy(candidates)] - queries[:, None].double()).square().sum(2)
+    exact = (
+        (dictionary.senses.double()[torch.from_numpy(candidates)] - queries[:, None].double())
+        .square()
+        .sum(2)
+    )
     found, distances = rerank(dictionary, queries, candidates, 5)
     expected = exact.topk(5, largest=False)
     assert found.tolist() == torch.from_numpy(candidates).gather(1, expected.indices).tolist()

@@ -16,13 +16,21 @@ from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.spec import load_spec
 
 
-def test_a_teacher_without_dictionary_or_index_says_so(dictionary: SenseDictionary, tmp_path: Path) -> None:
+def test_a_teacher_without_dictionary_or_index_says_so(
+    dictionary: SenseDictionary, tmp_path: Path
+) -> None:
     def opened(folder: Path, *more: str) -> tuple[SenseRetriever | None, str]:
-        return open_on_teacher(load_spec("ds_configs/runs/quickstart.toml", [f"senses.dictionary={folder}", *more]), None, ExitStack())
+        return open_on_teacher(
+            load_spec("ds_configs/runs/quickstart.toml", [f"senses.dictionary={folder}", *more]),
+            None,
+            ExitStack(),
+        )
 
     able = ["senses.retrieve_on=teacher"]
     assert opened(tmp_path / "nowhere") == (None, "")
-    with pytest.raises(InputError, match=r'\[senses\] dictionary = ".*nowhere", but there is no such folder'):
+    with pytest.raises(
+        InputError, match=r'\[senses\] dictionary = ".*nowhere", but there is no such folder'
+    ):
         opened(tmp_path / "nowhere", *able)
     retriever, name = opened(dictionary.folder, *able)
     assert retriever is not None
@@ -33,18 +41,34 @@ def test_a_teacher_without_dictionary_or_index_says_so(dictionary: SenseDictiona
     assert opened(dictionary.folder, *able, "senses.candidates=lexical")[0] is not None
 
 
-def test_teachers_of_a_node_share_the_index_of_the_first(dictionary: SenseDictionary, tmp_path: Path) -> None:
+def test_teachers_of_a_node_share_the_index_of_the_first(
+    dictionary: SenseDictionary, tmp_path: Path
+) -> None:
     """The second has no graph to load; a stranger without a role loads its own, or cannot."""
-    spec = load_spec("ds_configs/runs/quickstart.toml", [f"senses.dictionary={dictionary.folder}", "senses.retrieve_on=teacher",
-                                                         f"run_dir={tmp_path}", "senses.index_search_effort=100"])
-    first, second = (Role("teacher", rank, 2, Launch("torch", 2 + rank, 4, 2 + rank, 4, "127.0.0.1", 1)) for rank in range(2))
+    spec = load_spec(
+        "ds_configs/runs/quickstart.toml",
+        [
+            f"senses.dictionary={dictionary.folder}",
+            "senses.retrieve_on=teacher",
+            f"run_dir={tmp_path}",
+            "senses.index_search_effort=100",
+        ],
+    )
+    first, second = (
+        Role("teacher", rank, 2, Launch("torch", 2 + rank, 4, 2 + rank, 4, "127.0.0.1", 1))
+        for rank in range(2)
+    )
     queries = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
     with ExitStack() as cleanup:
         leader, name = open_on_teacher(spec, first, cleanup)
         (dictionary.folder / "index" / "graph.bin").write_bytes(b"gone")
         follower, same_name = open_on_teacher(spec, second, cleanup)
         assert name == same_name
-        found, expected = (retriever.search(queries, 20) for retriever in (follower, leader) if retriever and retriever.search)
+        found, expected = (
+            retriever.search(queries, 20)
+            for retriever in (follower, leader)
+            if retriever and retriever.search
+        )
         assert found.shape == (5, 20)
         assert (found == expected).all()
         with pytest.raises(InputError, match=r"graph\.bin"):

@@ -33,16 +33,39 @@ V, D, PER_TOKEN = 40, 16, 3
 
 
 def spec(**settings: Any) -> SensesSpec:
-    return SensesSpec(**({"dictionary": "-", "kappa": 2, "min_positions": 4, "index_dims": 8, "index_search_effort": 100,
-                          "num_neighbours": 30, "candidates": "lexical"} | settings))
+    return SensesSpec(
+        **(
+            {
+                "dictionary": "-",
+                "kappa": 2,
+                "min_positions": 4,
+                "index_dims": 8,
+                "index_search_effort": 100,
+                "num_neighbours": 30,
+                "candidates": "lexical",
+            }
+            | settings
+        )
+    )
 
 
 @pytest.fixture
 def dictionary(tmp_path: Path) -> SenseDictionary:
-    senses = Senses(np.repeat(np.arange(V), PER_TOKEN), torch.randn(V * PER_TOKEN, D, generator=torch.Generator().manual_seed(0)),
-                    np.ones(V * PER_TOKEN, np.int64))
-    relations = TokenRelations({t: [t + 1, V] for t in range(10)}, {t: [t + 20] for t in range(8)}, [(3, 4)])
-    write_dictionary(tmp_path / "senses", senses, relations, {"vocab_size": V, "layer": -1, "teacher": "t", "tokenizer": "z"}, PER_TOKEN)
+    senses = Senses(
+        np.repeat(np.arange(V), PER_TOKEN),
+        torch.randn(V * PER_TOKEN, D, generator=torch.Generator().manual_seed(0)),
+        np.ones(V * PER_TOKEN, np.int64),
+    )
+    relations = TokenRelations(
+        {t: [t + 1, V] for t in range(10)}, {t: [t + 20] for t in range(8)}, [(3, 4)]
+    )
+    write_dictionary(
+        tmp_path / "senses",
+        senses,
+        relations,
+        {"vocab_size": V, "layer": -1, "teacher": "t", "tokenizer": "z"},
+        PER_TOKEN,
+    )
     opened = open_dictionary(tmp_path / "senses")
     build_index(opened, spec(), torch.randn(4, D))
     return opened
@@ -50,7 +73,10 @@ def dictionary(tmp_path: Path) -> SenseDictionary:
 
 def batch(seed: int = 0, blocks: int = 2) -> Batch:
     draw = np.random.default_rng(seed)
-    rows = [{"input_ids": draw.integers(0, V, 30).tolist(), "segment_starts": [0, 13]} for _ in range(blocks)]
+    rows = [
+        {"input_ids": draw.integers(0, V, 30).tolist(), "segment_starts": [0, 13]}
+        for _ in range(blocks)
+    ]
     return make_batch(rows, [Sample(0, block) for block in range(blocks)])
 
 
@@ -60,40 +86,67 @@ def teacher_words(selection: Selection, seed: int = 0) -> tuple[torch.Tensor, To
     return hidden, top_k_signal(torch.randn(len(selection), V, generator=generator) * 2, 8, (1.0,))
 
 
-def retriever(dictionary: SenseDictionary, settings: SensesSpec, loss: LossSpec | None = None) -> SenseRetriever:
+def retriever(
+    dictionary: SenseDictionary, settings: SensesSpec, loss: LossSpec | None = None
+) -> SenseRetriever:
     graph, projection = load_graph(dictionary), load_projection(dictionary)
-    return SenseRetriever(dictionary, settings, loss or LossSpec(), 0, projection, lambda q, n: knn(graph, q, n))
+    return SenseRetriever(
+        dictionary, settings, loss or LossSpec(), 0, projection, lambda q, n: knn(graph, q, n)
+    )
 
 
 def rows_of(dictionary: SenseDictionary, owners: list[int]) -> list[int]:
-    return [r for o in owners for r in range(int(dictionary.owner_offsets[o]), int(dictionary.owner_offsets[o + 1]))]
+    return [
+        r
+        for o in owners
+        for r in range(int(dictionary.owner_offsets[o]), int(dictionary.owner_offsets[o + 1]))
+    ]
 
 
-def slow_targets(dictionary: SenseDictionary, settings: SensesSpec, selection: Selection, hidden: torch.Tensor,
-                 top_k: TopK) -> list[tuple[set[int], set[int]]]:
+def slow_targets(
+    dictionary: SenseDictionary,
+    settings: SensesSpec,
+    selection: Selection,
+    hidden: torch.Tensor,
+    top_k: TopK,
+) -> list[tuple[set[int], set[int]]]:
     """S+ and S- of each position, one by one."""
     senses = dictionary.senses.float()
     result = []
     for i, target in enumerate(selection.targets.tolist()):
+
         def nearest(rows: list[int], number: int, state: torch.Tensor = hidden[i]) -> list[int]:
             order = (senses[rows] - state).square().sum(1).argsort().tolist()
             return [rows[place] for place in order][:number]
 
         synonyms, antonyms = selection.synonyms.row(i).tolist(), selection.antonyms.row(i).tolist()
         plus = nearest(rows_of(dictionary, [target, *synonyms]), settings.kappa)
-        minus = nearest(rows_of(dictionary, [target, *antonyms] if settings.paper_exact else antonyms), settings.kappa)
+        minus = nearest(
+            rows_of(dictionary, [target, *antonyms] if settings.paper_exact else antonyms),
+            settings.kappa,
+        )
         if settings.paper_exact and selection.full[i] and not synonyms:
             plus = []
         if settings.paper_exact and not selection.full[i]:
             minus = []
         if settings.candidates != "lexical":
             around = nearest(list(range(V * PER_TOKEN)), settings.num_neighbours)
-            probability = dict(zip(top_k.ids[i].tolist(), top_k.log_probs(1.0, 0)[0][i].exp().tolist(), strict=True))
+            probability = dict(
+                zip(
+                    top_k.ids[i].tolist(), top_k.log_probs(1.0, 0)[0][i].exp().tolist(), strict=True
+                )
+            )
             owner = {r: int(dictionary.row_owners[r]) for r in around}
             related = settings.candidates == "hybrid" and bool(
-                len(dictionary.synonyms.row(target)) or len(dictionary.antonyms.row(target)))
+                len(dictionary.synonyms.row(target)) or len(dictionary.antonyms.row(target))
+            )
             if not related:
-                likely = [r for r in around if owner[r] != target and probability.get(owner[r], 0) >= settings.min_teacher_probability]
+                likely = [
+                    r
+                    for r in around
+                    if owner[r] != target
+                    and probability.get(owner[r], 0) >= settings.min_teacher_probability
+                ]
                 plus += likely[: settings.kappa]
             if selection.full[i]:
                 allowed = {target, *dictionary.synonyms.row(target).tolist(), *probability}
@@ -102,9 +155,17 @@ def slow_targets(dictionary: SenseDictionary, settings: SensesSpec, selection: S
     return result
 
 
-@pytest.mark.parametrize("settings", [
-    spec(), spec(paper_exact=True), spec(candidates="neighbours"), spec(candidates="hybrid"), spec(candidates="hybrid", kappa=5),
-], ids=["lexical", "paper-exact", "neighbours", "hybrid", "hybrid-5"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        spec(),
+        spec(paper_exact=True),
+        spec(candidates="neighbours"),
+        spec(candidates="hybrid"),
+        spec(candidates="hybrid", kappa=5),
+    ],
+    ids=["lexical", "paper-exact", "neighbours", "hybrid", "hybrid-5"],
+)
 def test_candidates_equal_the_loop(dictionary: SenseDictionary, settings: SensesSpec) -> None:
     picker = retriever(dictionary, settings)
     selection = picker.select(batch())
@@ -119,22 +180,30 @@ def test_candidates_equal_the_loop(dictionary: SenseDictionary, settings: Senses
             rows = senses[sorted(plus)]
             torch.testing.assert_close(found.pull_mean[i], rows.mean(0), rtol=1e-4, atol=1e-4)
             distance = (hidden[i] - found.pull_mean[i]).square().sum() + found.pull_spread[i]
-            torch.testing.assert_close(distance, (rows - hidden[i]).square().sum(1).mean(), rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(
+                distance, (rows - hidden[i]).square().sum(1).mean(), rtol=1e-3, atol=1e-3
+            )
         pushes = {tuple(row.tolist()) for row in found.push[i][found.push_mask[i]]}
         assert pushes == {tuple(senses[r].tolist()) for r in minus}
 
 
 @pytest.mark.parametrize("candidates", ["lexical", "neighbours", "hybrid"])
-def test_senses_wait_in_the_dictionarys_format_and_give_the_same_loss(dictionary: SenseDictionary, candidates: str) -> None:
+def test_senses_wait_in_the_dictionarys_format_and_give_the_same_loss(
+    dictionary: SenseDictionary, candidates: str
+) -> None:
     """Not a byte more than the plan says, and some position has as many senses as it can."""
     picker = retriever(dictionary, spec(candidates=candidates))
     selection = picker.select(batch())
     hidden, top_k = teacher_words(selection)
     found = picker.targets(selection, hidden, top_k, 0)
-    waiting = sum(getattr(found, part.name).nbytes for part in fields(found) if part.name != "coverage")
+    waiting = sum(
+        getattr(found, part.name).nbytes for part in fields(found) if part.name != "coverage"
+    )
     assert waiting == len(selection) * held_sense_bytes(picker.spec, D)
     wide = replace(found, push=found.push.float())
-    narrow_loss, wide_loss = (sense_loss(hidden + 0.1, targets, LossSpec(), 5.0) for targets in (found, wide))
+    narrow_loss, wide_loss = (
+        sense_loss(hidden + 0.1, targets, LossSpec(), 5.0) for targets in (found, wide)
+    )
     assert torch.equal(narrow_loss.sums(), wide_loss.sums())
     assert torch.equal(narrow_loss.grad, wide_loss.grad)
     assert narrow_loss.push_active > 0
@@ -166,11 +235,17 @@ def test_draws_depend_on_the_sample_alone(dictionary: SenseDictionary) -> None:
 
 def test_taking_the_index_away_changes_the_sense_term(dictionary: SenseDictionary) -> None:
     loss = LossSpec(margin=5.0)
-    hybrid, lexical = retriever(dictionary, spec(candidates="hybrid")), retriever(dictionary, spec())
+    hybrid, lexical = (
+        retriever(dictionary, spec(candidates="hybrid")),
+        retriever(dictionary, spec()),
+    )
     selection = hybrid.select(batch())
     hidden, top_k = teacher_words(selection)
     student = hidden + 0.1
-    with_index, without = (sense_loss(student, r.targets(selection, hidden, top_k, 0), loss, 5.0) for r in (hybrid, lexical))
+    with_index, without = (
+        sense_loss(student, r.targets(selection, hidden, top_k, 0), loss, 5.0)
+        for r in (hybrid, lexical)
+    )
     assert with_index.num_push > without.num_push
     assert abs(float(with_index.loss - without.loss)) > 0.1
 
@@ -181,7 +256,9 @@ def test_weights_are_the_teachers_probability_of_the_target(dictionary: SenseDic
     hidden, top_k = teacher_words(selection)
     weights = picker.targets(selection, hidden, top_k, 0).weights
     for i, target in enumerate(selection.targets.tolist()):
-        probability = dict(zip(top_k.ids[i].tolist(), top_k.log_probs(1.0, 0)[0][i].exp().tolist(), strict=True)).get(target, 0.0)
+        probability = dict(
+            zip(top_k.ids[i].tolist(), top_k.log_probs(1.0, 0)[0][i].exp().tolist(), strict=True)
+        ).get(target, 0.0)
         assert weights[i] == pytest.approx(probability, rel=1e-4)
 
 
@@ -197,7 +274,10 @@ def test_coverage_counts_what_positions_had(dictionary: SenseDictionary, candida
     expected = {
         "synonyms": sum(len(selection.synonyms.row(i)) > 0 for i in range(len(selection))),
         "antonyms": sum(len(selection.antonyms.row(i)) > 0 for i in range(len(selection))),
-        "neighbours": sum(bool((with_index[0] - own[0]) | (with_index[1] - own[1])) for with_index, own in zip(both, lexical, strict=True)),
+        "neighbours": sum(
+            bool((with_index[0] - own[0]) | (with_index[1] - own[1]))
+            for with_index, own in zip(both, lexical, strict=True)
+        ),
         "nothing": sum(not plus and not minus for plus, minus in both),
     }
     assert dict(zip(COVERAGE, found.coverage.tolist(), strict=True)) == expected
@@ -212,12 +292,16 @@ def test_no_positions_give_empty_targets() -> None:
     assert found.grad.shape == (0, D)
 
 
-def test_the_nodes_index_answers_as_the_graph_does(dictionary: SenseDictionary, tmp_path: Path) -> None:
+def test_the_nodes_index_answers_as_the_graph_does(
+    dictionary: SenseDictionary, tmp_path: Path
+) -> None:
     address = service_address(str(tmp_path), 1)
     service = IndexService(address, load_graph(dictionary))
     client = IndexClient(address)
     queries = load_projection(dictionary)(torch.randn(5, D))
-    np.testing.assert_array_equal(client.search(queries, 20), knn(load_graph(dictionary), queries, 20))
+    np.testing.assert_array_equal(
+        client.search(queries, 20), knn(load_graph(dictionary), queries, 20)
+    )
     with pytest.raises(IndexServiceError, match="refused"):
         client.search(queries[:, :3], 20)
     client.close()

@@ -26,7 +26,15 @@ from tests.conftest import TinyWorld
 
 def of_text(tiny: TinyWorld, path: Path, text: str, *overrides: str) -> RunSpec:
     path.write_text(text)
-    return load_spec(tiny.spec_file, [f'data.train=[{{path="{path}"}}]', "data.heldout=[]", "data.heldout_fraction=0.0", *overrides])
+    return load_spec(
+        tiny.spec_file,
+        [
+            f'data.train=[{{path="{path}"}}]',
+            "data.heldout=[]",
+            "data.heldout_fraction=0.0",
+            *overrides,
+        ],
+    )
 
 
 def test_a_corpus_is_its_content(tiny: TinyWorld, tmp_path: Path) -> None:
@@ -36,7 +44,12 @@ def test_a_corpus_is_its_content(tiny: TinyWorld, tmp_path: Path) -> None:
     os.utime(tmp_path / "a.jsonl", (1, 1))
     assert corpus_digest(train_blocks(first)) == same
     assert corpus_digest(train_blocks(of_text(tiny, tmp_path / "elsewhere.jsonl", text))) == same
-    assert corpus_digest(train_blocks(of_text(tiny, tmp_path / "b.jsonl", text.replace("river", "money", 1)))) != same
+    assert (
+        corpus_digest(
+            train_blocks(of_text(tiny, tmp_path / "b.jsonl", text.replace("river", "money", 1)))
+        )
+        != same
+    )
 
 
 def test_what_a_collection_depends_on(tiny: TinyWorld) -> None:
@@ -55,8 +68,12 @@ def test_what_a_collection_depends_on(tiny: TinyWorld) -> None:
 
 
 @pytest.mark.parametrize("kept", [False, True])
-def test_what_a_killed_build_left_goes_once_the_dictionary_is_whole(tiny: TinyWorld, tmp_path: Path, kept: bool) -> None:
-    overrides = [f"senses.dictionary={tmp_path / 'senses'}"] + ([f"senses.collection_dir={tmp_path / 'kept'}"] if kept else [])
+def test_what_a_killed_build_left_goes_once_the_dictionary_is_whole(
+    tiny: TinyWorld, tmp_path: Path, kept: bool
+) -> None:
+    overrides = [f"senses.dictionary={tmp_path / 'senses'}"] + (
+        [f"senses.collection_dir={tmp_path / 'kept'}"] if kept else []
+    )
     spec = load_spec(tiny.spec_file, overrides)
     key = dictionary_key(spec, train_blocks(spec), Communicator())
     collection, parts = work_folders(spec, key)
@@ -71,5 +88,8 @@ def test_a_spec_says_what_its_dictionary_is(tiny: TinyWorld, dictionary: SenseDi
     spec = load_spec(tiny.spec_file)
     built = replace(dictionary, facts={"settings": {"num_senses": 4, "paper_exact": False}})
     check_settings(built, spec)
-    with pytest.raises(InputError, match=r"\[senses\] num_senses = 5, but .* was built with 4.\n.*dskd senses build"):
+    with pytest.raises(
+        InputError,
+        match=r"\[senses\] num_senses = 5, but .* was built with 4.\n.*dskd senses build",
+    ):
         check_settings(built, load_spec(tiny.spec_file, ["senses.num_senses=5"]))

@@ -30,9 +30,17 @@ SPEC = SensesSpec(dictionary="-", index_dims=8, index_search_effort=100)
 def make_dictionary(folder: Path, num_tokens: int = 40, size: int = 16) -> Path:
     generator = torch.Generator().manual_seed(0)
     owners = np.repeat(np.arange(num_tokens), 3)
-    senses = Senses(owners, torch.randn(len(owners), size, generator=generator), np.ones(len(owners), np.int64))
+    senses = Senses(
+        owners, torch.randn(len(owners), size, generator=generator), np.ones(len(owners), np.int64)
+    )
     relations = TokenRelations({0: [1, num_tokens]}, {0: [2], 2: [0]}, [(3, 4), (5, 39)])
-    write_dictionary(folder / "senses", senses, relations, {"vocab_size": num_tokens, "layer": -1, "teacher": "t", "tokenizer": "z"}, 4)
+    write_dictionary(
+        folder / "senses",
+        senses,
+        relations,
+        {"vocab_size": num_tokens, "layer": -1, "teacher": "t", "tokenizer": "z"},
+        4,
+    )
     return folder / "senses"
 
 
@@ -41,24 +49,45 @@ def test_index_finds_the_nearest(tmp_path: Path) -> None:
     queries = torch.randn(20, 16, generator=torch.Generator().manual_seed(1))
     facts = build_index(dictionary, SPEC, queries)
     assert facts["recall_at_10"] > 0.95
-    found, distances = rerank(dictionary, queries, knn(load_graph(dictionary), load_projection(dictionary)(queries), 100), 5)
+    found, distances = rerank(
+        dictionary,
+        queries,
+        knn(load_graph(dictionary), load_projection(dictionary)(queries), 100),
+        5,
+    )
     exact = torch.cdist(queries, dictionary.senses[:120].float()).square()
-    hits = sum(len(np.intersect1d(row, e)) for row, e in zip(found, exact.topk(5, largest=False).indices.numpy(), strict=True))
+    hits = sum(
+        len(np.intersect1d(row, e))
+        for row, e in zip(found, exact.topk(5, largest=False).indices.numpy(), strict=True)
+    )
     assert hits >= 95
-    torch.testing.assert_close(torch.from_numpy(distances), exact.gather(1, torch.from_numpy(found)), rtol=1e-3, atol=1e-2)
+    torch.testing.assert_close(
+        torch.from_numpy(distances), exact.gather(1, torch.from_numpy(found)), rtol=1e-3, atol=1e-2
+    )
 
 
-def test_an_index_is_made_anew_only_for_what_it_depends_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_index_is_made_anew_only_for_what_it_depends_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its own settings, or other senses; the dictionary itself is not touched, and a search effort is only measured."""
-    dictionary, queries = open_dictionary(make_dictionary(tmp_path)), torch.randn(20, 16, generator=torch.Generator().manual_seed(1))
+    dictionary, queries = (
+        open_dictionary(make_dictionary(tmp_path)),
+        torch.randn(20, 16, generator=torch.Generator().manual_seed(1)),
+    )
     built: list[int] = []
-    monkeypatch.setattr("dskd_ds.senses.index.graph.build_index", lambda *given: built.append(given[1].index_links) or build_index(*given))
+    monkeypatch.setattr(
+        "dskd_ds.senses.index.graph.build_index",
+        lambda *given: built.append(given[1].index_links) or build_index(*given),
+    )
     facts = ensure_index(dictionary, SPEC, queries)
     assert ensure_index(dictionary, SPEC, queries) == facts
     easier = ensure_index(dictionary, SPEC.model_copy(update={"index_search_effort": 10}), queries)
     assert easier == facts | {"search_effort": 10, "recall_at_10": easier["recall_at_10"]}
     assert easier["recall_at_10"] < facts["recall_at_10"]
-    assert ensure_index(dictionary, SPEC.model_copy(update={"index_search_effort": 10}), queries) == easier
+    assert (
+        ensure_index(dictionary, SPEC.model_copy(update={"index_search_effort": 10}), queries)
+        == easier
+    )
     assert built == [SPEC.index_links]
     load_graph(dictionary)  # still what its manifest says
     other = ensure_index(dictionary, SPEC.model_copy(update={"index_links": 5}), queries)
@@ -66,7 +95,10 @@ def test_an_index_is_made_anew_only_for_what_it_depends_on(tmp_path: Path, monke
     folder = make_dictionary(tmp_path / "other", size=12)
     shutil.rmtree(folder / "index", ignore_errors=True)
     shutil.copytree(dictionary.folder / "index", folder / "index")
-    assert ensure_index(open_dictionary(folder), SPEC, torch.randn(4, 12))["of_senses"] != other["of_senses"]
+    assert (
+        ensure_index(open_dictionary(folder), SPEC, torch.randn(4, 12))["of_senses"]
+        != other["of_senses"]
+    )
 
 
 @settings(deadline=None, max_examples=20)
@@ -74,9 +106,15 @@ def test_an_index_is_made_anew_only_for_what_it_depends_on(tmp_path: Path, monke
 def test_rerank_is_exact(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
     dictionary = open_dictionary(make_dictionary(tmp_path_factory.mktemp("d")))
     queries = torch.randn(3, 16, generator=torch.Generator().manual_seed(seed))
-    candidates = np.random.default_rng(seed).permuted(np.tile(np.arange(120), (3, 1)), axis=1)[:, :30]
+    candidates = np.random.default_rng(seed).permuted(np.tile(np.arange(120), (3, 1)), axis=1)[
+        :, :30
+    ]
     found, _ = rerank(dictionary, queries, candidates, 4)
     for query, row, pool in zip(queries, found, candidates, strict=True):
-        distances = {int(c): float((dictionary.senses[int(c)].float() - query).square().sum()) for c in pool}
+        distances = {
+            int(c): float((dictionary.senses[int(c)].float() - query).square().sum()) for c in pool
+        }
         expected = sorted(distances, key=lambda c: distances[c])[:4]
-        assert [distances[int(r)] for r in row] == pytest.approx([distances[c] for c in expected], rel=1e-3)
+        assert [distances[int(r)] for r in row] == pytest.approx(
+            [distances[c] for c in expected], rel=1e-3
+        )

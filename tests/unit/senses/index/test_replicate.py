@@ -31,8 +31,16 @@ def build(folder: Path, seed: int) -> None:
     """A dictionary of 90 senses with an index."""
     owners = np.repeat(np.arange(30), 3)
     rows = torch.randn(90, 16, generator=torch.Generator().manual_seed(seed))
-    write_dictionary(folder, Senses(owners, rows, np.ones(90, np.int64)), TokenRelations({}, {}, []), {"vocab_size": 30}, 3)
-    build_index(open_dictionary(folder), SensesSpec(dictionary="-", index_dims=8), torch.randn(4, 16))
+    write_dictionary(
+        folder,
+        Senses(owners, rows, np.ones(90, np.int64)),
+        TokenRelations({}, {}, []),
+        {"vocab_size": 30},
+        3,
+    )
+    build_index(
+        open_dictionary(folder), SensesSpec(dictionary="-", index_dims=8), torch.randn(4, 16)
+    )
 
 
 @pytest.fixture
@@ -44,9 +52,18 @@ def place(tmp_path: Path) -> Place:
 def test_a_copy_is_the_whole_and_made_once(place: Place) -> None:
     folder, num_bytes = local_copy(*place)
     files = [p.relative_to(place.source) for p in place.source.rglob("*") if p.is_file()]
-    assert {name.name for name in files} >= {"senses.safetensors", "contexts.parquet", "graph.bin", "manifest.json"}
+    assert {name.name for name in files} >= {
+        "senses.safetensors",
+        "contexts.parquet",
+        "graph.bin",
+        "manifest.json",
+    }
     assert all((folder / name).read_bytes() == (place.source / name).read_bytes() for name in files)
-    assert num_bytes == sum((place.source / name).stat().st_size for name in files if not name.name.startswith("manifest"))
+    assert num_bytes == sum(
+        (place.source / name).stat().st_size
+        for name in files
+        if not name.name.startswith("manifest")
+    )
     assert local_copy(*place) == (folder, 0)
     assert load_graph(open_dictionary(folder)).get_current_count() == 90
     assert [p.name for p in place.local.iterdir() if p.is_dir()] == [folder.name]
@@ -98,13 +115,18 @@ def test_what_cannot_be_copied_is_named(place: Place, monkeypatch: pytest.Monkey
     local_copy(*place)
     build(place.source, seed=2)
     monkeypatch.setattr("dskd_ds.senses.index.replicate.shutil.disk_usage", lambda _: usage)
-    with pytest.raises(InputError, match=r"takes 0\.00 GB and 0\.00 GB are free there.*\n.*delete copies that no run uses: dskd-"):
+    with pytest.raises(
+        InputError,
+        match=r"takes 0\.00 GB and 0\.00 GB are free there.*\n.*delete copies that no run uses: dskd-",
+    ):
         local_copy(*place)
 
 
 def test_those_who_come_together_share_one_copy(place: Place) -> None:
     results: list[tuple[Path, int]] = []
-    threads = [threading.Thread(target=lambda: results.append(local_copy(*place))) for _ in range(6)]
+    threads = [
+        threading.Thread(target=lambda: results.append(local_copy(*place))) for _ in range(6)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -113,7 +135,9 @@ def test_those_who_come_together_share_one_copy(place: Place) -> None:
     assert sorted(num_bytes > 0 for _, num_bytes in results) == [False] * 5 + [True]
 
 
-def test_a_copy_that_never_ends_has_a_deadline(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_that_never_ends_has_a_deadline(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from filelock import FileLock
 
     folder, _ = local_copy(*place)
