@@ -1,4 +1,4 @@
-"""Lexical look-up, all positions of a batch at once, against a loop over positions that does what METHOD.md says, word by word."""
+"""Lexical look-up, all positions of a batch at once, against a loop over positions that does what docs/method.md says, word by word."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def lookup(spec: RunSpec) -> list[Figure]:
 def loop_over_positions(
     dictionary: SenseDictionary, selection: Selection, hidden: Tensor, kappa: int
 ) -> Sets:
-    """As METHOD.md describes it ("Candidates, lexical"): the senses of each word, their distances, the nearest kappa of all."""
+    """As docs/method.md describes it ("Candidates, lexical"): the senses of each word, their distances, the nearest kappa of all."""
     sets: Sets = []
     for number, state in enumerate(hidden):
         pair: list[set[int]] = []

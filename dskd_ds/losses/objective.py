@@ -6,7 +6,7 @@ here: 2,048 positions, top-k signal, one thread) and save nothing: backward foll
 
 Under ZeRO-3 the head's weight is partitioned. The objective is therefore a module that owns the parameter (the same object as
 the LM head's, and with tied embeddings as the embedding's): DeepSpeed gathers it around this module's forward and backward, and
-autograd adds all its gradients before they are reduced (DEEPSPEED.md).
+autograd adds all its gradients before they are reduced (docs/deepspeed.md).
 """
 
 from __future__ import annotations

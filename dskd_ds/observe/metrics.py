@@ -120,7 +120,7 @@ class MetricsWriter:
                 self._board.add_scalar(tag, record[key], step)
 
     def _warn_of_an_idle_push(self, record: dict[str, float]) -> None:
-        """Once: a hinge that hardly ever bites teaches nothing (METHOD.md, "Scale")."""
+        """Once: a hinge that hardly ever bites teaches nothing (docs/method.md, "Scale")."""
         pushes = (
             self._push > 0 and record["sense_with_antonyms"] + record["sense_with_neighbours"] > 0
         )

@@ -120,7 +120,7 @@ def held_bytes(spec: RunSpec, size: SignalBytes, hidden_size: int) -> float:
 
 
 def sense_share(spec: RunSpec, related_fraction: float) -> float:
-    """Share of a block's positions that get the sense term (METHOD.md, "Positions").
+    """Share of a block's positions that get the sense term (docs/method.md, "Positions").
 
     related_fraction: share of positions whose target has relations.
     """

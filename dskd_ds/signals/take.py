@@ -1,6 +1,6 @@
 """What is taken from the teacher's logits: the top k and the log-sum-exp of all others for each temperature, or draws.
 
-The receiver normalises top k and tail together (METHOD.md, "On the wire"): rounded logits against an exact total would give
+The receiver normalises top k and tail together (docs/method.md, "On the wire"): rounded logits against an exact total would give
 probabilities that add up to more than 1.
 """
 

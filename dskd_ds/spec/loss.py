@@ -14,7 +14,7 @@ SignalKind = Literal["topk", "exact", "sampled", "hidden"]
 
 
 class LossSpec(Part):
-    """`CE + alpha tau^2 KL + lambda SENSE` (METHOD.md, "The losses")."""
+    """`CE + alpha tau^2 KL + lambda SENSE` (docs/method.md, "The losses")."""
 
     signal: SignalKind = "topk"
     """What the KL is computed from: the teacher's top k and a bucket for the rest; full logits, rebuilt on the student from hidden

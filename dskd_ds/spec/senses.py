@@ -71,7 +71,7 @@ class SensesSpec(Part):
     index_search_effort: PositiveInt = 150
     """HNSW's ef at search time; also how many candidates are fetched for exact re-ranking. The build says what recall it gives."""
     candidates: Literal["lexical", "neighbours", "hybrid"] = "hybrid"
-    """Where candidates come from: word relations (paper), the index, or both (METHOD.md, "Candidates")."""
+    """Where candidates come from: word relations (paper), the index, or both (docs/method.md, "Candidates")."""
     retrieve_on: Literal["student", "teacher"] = "student"
     """Whose node picks the candidates. `student`: the teacher's hidden states at sense positions travel to it. `teacher`: only the
     numbers of the chosen senses travel; every teacher then opens the dictionary (`dictionary`, `local_dir`) and loads the index."""

@@ -1,7 +1,7 @@
 """Attributed vectors as records, and the uniform sample of them: for each token those with the smallest hashes.
 
 The hash is of (seed, document, position), so the sample depends neither on the order of reading nor on how the work was dealt, and
-samples of parts merge into the sample of the whole (METHOD.md, "Building the dictionary").
+samples of parts merge into the sample of the whole (docs/method.md, "Building the dictionary").
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Three steps: `select` draws positions and related words and needs no teacher; `choose` finds S+ and S- and needs the teacher's states;
 `pack` turns the chosen rows into vectors. The middle one may run where the teacher is ([senses] retrieve_on).
 
-Source: METHOD.md, "Positions" and "Candidates". Draws are keyed by (seed, epoch, block), so they do not depend on the ranks.
+Source: docs/method.md, "Positions" and "Candidates". Draws are keyed by (seed, epoch, block), so they do not depend on the ranks.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ class SenseRetriever:
         return Chosen(weights, pull, push, with_neighbours)
 
     def lexical(self, selection: Selection, hidden: Tensor) -> tuple[Candidates, Candidates]:
-        """S+ and S- from the word relations alone: the kappa senses nearest to hidden [P, D] float32 (METHOD.md, "Candidates")."""
+        """S+ and S- from the word relations alone: the kappa senses nearest to hidden [P, D] float32 (docs/method.md, "Candidates")."""
         antonyms = (
             sets.with_own(selection.targets, selection.antonyms)
             if self.spec.paper_exact

@@ -1,6 +1,6 @@
 """An occurrence of a word -> its nearest sense in a dictionary; how alike two occurrences are by their senses.
 
-Candidates are the senses of the word's token (`own`), or those and the senses of its synonyms (`lexical`, as in METHOD.md,
+Candidates are the senses of the word's token (`own`), or those and the senses of its synonyms (`lexical`, as in docs/method.md,
 "Candidates"). Scores of a pair, higher for the same meaning:
   same      1 if both have the same nearest sense, else 0;
   centroid  cosine of their nearest senses;

@@ -1,4 +1,4 @@
-"""Every loss against a slow float64 version written here, and the properties that METHOD.md states."""
+"""Every loss against a slow float64 version written here, and the properties that docs/method.md states."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Candidates against a loop over positions as METHOD.md describes them; and what the index changes."""
+"""Candidates against a loop over positions as docs/method.md describes them; and what the index changes."""
 
 from __future__ import annotations
 
