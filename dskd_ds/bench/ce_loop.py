@@ -18,8 +18,9 @@ from torch.nn import functional as F
 
 from dskd_ds.bench.bare_loop import load_model
 from dskd_ds.data.batches import BlockSource, num_steps, open_source, places, read_batch
-from dskd_ds.losses.objective import STATS, Scales, TeacherTargets
 from dskd_ds.losses.sense import SenseTargets
+from dskd_ds.objective.fused import STATS, Scales
+from dskd_ds.objective.targets import TeacherTargets
 from dskd_ds.runtime.arguments import add_overrides
 from dskd_ds.runtime.console import quiet_libraries, quiet_progress
 from dskd_ds.runtime.devices import use_threads
@@ -87,9 +88,7 @@ class TextFeed:
             MicroBatch(
                 batch.input_ids,
                 batch.position_ids,
-                TeacherTargets(
-                    batch.supervised, batch.targets.flatten()[batch.supervised], None, None
-                ),
+                TeacherTargets(batch.supervised, batch.targets.flatten()[batch.supervised]),
                 SenseTargets.empty(self._hidden_size),
             )
             for batch in batches

@@ -18,16 +18,20 @@ from dskd_ds.bench.measure import Figure, interleaved_seconds
 from dskd_ds.bench.peak_memory import Work, workspace_bytes
 from dskd_ds.losses import token
 from dskd_ds.losses.distributions import TopK
-from dskd_ds.losses.objective import DistillObjective, Scales, TeacherTargets
 from dskd_ds.losses.sense import SenseTargets
 from dskd_ds.models.head import FrozenHead
-from dskd_ds.signals.take import draw, top_k_signal
+from dskd_ds.objective.fused import DistillObjective, Scales
+from dskd_ds.objective.targets import TeacherTargets
+from dskd_ds.signals.exact import TeacherStates
+from dskd_ds.signals.parts.chunks import concatenate
+from dskd_ds.signals.parts.draws import take_draws
+from dskd_ds.signals.parts.top_k import take_top_k
 from dskd_ds.spec import RunSpec, load_spec
-from dskd_ds.spec.loss import LossSpec, SignalKind
+from dskd_ds.spec.loss import LossSpec, SignalName
 from dskd_ds.spec.models import TeacherSpec
 
 VOCAB, SIZE, TOP_K, POSITIONS, MORE_POSITIONS = 49_152, 576, 64, 2_048, 8_192
-SIGNALS: tuple[SignalKind, ...] = ("topk", "exact")
+SIGNALS: tuple[SignalName, ...] = ("topk", "exact")
 """The two whose dense counterpart keeps the most and the least for backward."""
 ALPHA = 0.7
 COSINE_POSITIONS = 256
@@ -55,36 +59,24 @@ class Case:
         )
 
 
-def random_case(signal: SignalKind, number: int) -> Case:
+def random_case(signal: SignalName, number: int) -> Case:
     """Positions with as much spread in their logits as a language model's."""
     generator = torch.Generator().manual_seed(0)
     hidden, teacher_hidden = (torch.randn(number, SIZE, generator=generator) for _ in range(2))
     head, teacher_head = (
         torch.randn(VOCAB, SIZE, generator=generator) * (3 / math.sqrt(SIZE)) for _ in range(2)
     )
-    top_k = (
-        TopK(
-            *(
-                torch.cat(
-                    [
-                        getattr(part, name)
-                        for part in (
-                            top_k_signal(rows @ teacher_head.T, TOP_K, (1.0,))
-                            for rows in teacher_hidden.split(128)
-                        )
-                    ]
-                )
-                for name in ("ids", "logits", "tail")
-            )
-        )
-        if signal == "topk"
-        else None
-    )
+    if signal == "topk":
+        chunks = [
+            take_top_k(rows @ teacher_head.T, TOP_K, (1.0,)) for rows in teacher_hidden.split(128)
+        ]
+        of_teacher: TopK | TeacherStates = concatenate(chunks)
+    else:
+        of_teacher = TeacherStates(teacher_hidden)
     targets = TeacherTargets(
         torch.arange(number),
         torch.randint(0, VOCAB, (number,), generator=generator),
-        top_k,
-        teacher_hidden if signal == "exact" else None,
+        of_teacher,
     )
     return Case(
         hidden.requires_grad_(),
@@ -94,7 +86,7 @@ def random_case(signal: SignalKind, number: int) -> Case:
     )
 
 
-def fused(case: Case, signal: SignalKind) -> None:
+def fused(case: Case, signal: SignalName) -> None:
     """Loss and gradients by the objective."""
     spec = LossSpec(signal=signal, top_k=TOP_K, kd_weight=ALPHA, sense_weight=0)
     teacher_head = FrozenHead(case.teacher_head) if case.teacher_head is not None else None
@@ -106,18 +98,18 @@ def fused(case: Case, signal: SignalKind) -> None:
     loss.backward()
 
 
-def dense(case: Case, signal: SignalKind) -> None:
+def dense(case: Case, signal: SignalName) -> None:
     """The same by autograd over [N, V]: one log-softmax serves both terms, the teacher's needs no gradient."""
     log_q = torch.log_softmax(case.hidden @ case.head.T, dim=1)
     ce = functional.nll_loss(log_q, case.targets.targets)
     if signal == "exact":
-        assert case.targets.hidden is not None
+        assert isinstance(case.targets.signal, TeacherStates)
         assert case.teacher_head is not None
-        log_p = torch.log_softmax(case.targets.hidden @ case.teacher_head.T, dim=1)
+        log_p = torch.log_softmax(case.targets.signal.hidden @ case.teacher_head.T, dim=1)
         kd = functional.kl_div(log_q, log_p, log_target=True, reduction="batchmean")
     else:
-        assert case.targets.top_k is not None
-        ids, (log_p, log_p_rest) = case.targets.top_k.ids, case.targets.top_k.log_probs(1.0, 0)
+        assert isinstance(case.targets.signal, TopK)
+        ids, (log_p, log_p_rest) = case.targets.signal.ids, case.targets.signal.log_probs(1.0, 0)
         log_q_rest = torch.logsumexp(log_q.scatter(1, ids, -torch.inf), dim=1)
         kd = (
             (log_p.exp() * (log_p - log_q.gather(1, ids))).sum(1)
@@ -126,7 +118,7 @@ def dense(case: Case, signal: SignalKind) -> None:
     (ce + ALPHA * kd).backward()
 
 
-WAYS: dict[str, Callable[[Case, SignalKind], None]] = {"fused": fused, "dense": dense}
+WAYS: dict[str, Callable[[Case, SignalName], None]] = {"fused": fused, "dense": dense}
 
 
 def clear(case: Case) -> None:
@@ -134,7 +126,7 @@ def clear(case: Case) -> None:
     case.hidden.grad = case.head.grad = None
 
 
-def objective_work(way: str, signal: SignalKind, number: int) -> Work:
+def objective_work(way: str, signal: SignalName, number: int) -> Work:
     """For workspace_bytes, in its process."""
     case = random_case(signal, number)
 
@@ -211,7 +203,7 @@ def bench_time() -> list[Figure]:
     ]
 
 
-def _once(way: Callable[[Case, SignalKind], None], case: Case, signal: SignalKind) -> None:
+def _once(way: Callable[[Case, SignalName], None], case: Case, signal: SignalName) -> None:
     clear(case)
     way(case, signal)
 
@@ -277,13 +269,13 @@ def bench_gradients() -> list[Figure]:
     """Gradients of `exact` (teacher's states in bfloat16, as they travel) and of `topk` at k = V against dense float32, on real text."""
     real = real_states(COSINE_POSITIONS)
     positions = torch.arange(COSINE_POSITIONS)
-    reference = TeacherTargets(positions, real.targets, hidden=real.teacher)
+    reference = TeacherTargets(positions, real.targets, TeacherStates(real.teacher))
     words = {
-        "exact": TeacherTargets(positions, real.targets, hidden=real.teacher.bfloat16()),
+        "exact": TeacherTargets(positions, real.targets, TeacherStates(real.teacher.bfloat16())),
         "tail": TeacherTargets(
             positions,
             real.targets,
-            top_k=top_k_signal(real.teacher @ real.teacher_head.T, VOCAB, (1.0,)),
+            take_top_k(real.teacher @ real.teacher_head.T, VOCAB, (1.0,)),
         ),
     }
     expected = gradient(
@@ -296,7 +288,7 @@ def bench_gradients() -> list[Figure]:
         ),
         "exact",
     )
-    signals: dict[str, SignalKind] = {"exact": "exact", "tail": "topk"}
+    signals: dict[str, SignalName] = {"exact": "exact", "tail": "topk"}
     cosines = {}
     for name, word in words.items():
         case = Case(
@@ -323,7 +315,7 @@ def bench_gradients() -> list[Figure]:
 
 
 def gradient(
-    way: Callable[[Case, SignalKind], None], case: Case, signal: SignalKind
+    way: Callable[[Case, SignalName], None], case: Case, signal: SignalName
 ) -> tuple[Tensor, Tensor]:
     """Gradients of the states and of the head, flat, in float64."""
     way(case, signal)
@@ -348,7 +340,7 @@ def bench_sampled() -> list[Figure]:
             uniforms = torch.rand(
                 len(teacher_logits), number, generator=generator, dtype=torch.float64
             )
-            drawn = draw(teacher_logits, 1.0, uniforms).sampled()
+            drawn = take_draws(teacher_logits, 1.0, uniforms).sampled()
             different[number] += int((drawn.weights > 0).sum())
             total.addmm_(token.sampled_kl_(logits.clone(), drawn, 1.0, 0.0).grad.T, student)
         full.addmm_(

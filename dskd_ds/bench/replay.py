@@ -26,7 +26,7 @@ from dskd_ds.runtime.console import quiet_progress
 from dskd_ds.runtime.devices import use_threads
 from dskd_ds.senses.choose.open import open_on_teacher
 from dskd_ds.spec import RunSpec
-from dskd_ds.teacher.service import answer
+from dskd_ds.teacher.answer import answer
 
 HELLO_FILE = "hello.json"
 LENGTH = struct.Struct("<Q")

@@ -26,15 +26,19 @@ from dskd_ds.plan.traffic import SignalBytes, signal_bytes
 from dskd_ds.senses.choose.retrieve import Selection, SenseRetriever
 from dskd_ds.senses.dictionary.dictionary import open_dictionary
 from dskd_ds.senses.index.graph import knn, load_graph, load_projection
-from dskd_ds.signals.chosen import Chosen
-from dskd_ds.signals.reply import Signal, signal_arrays
-from dskd_ds.signals.states import pack_hidden, unpack_hidden
-from dskd_ds.signals.take import Draws, concatenate, draw, top_k_signal
+from dskd_ds.signals.kind import signal_kind
+from dskd_ds.signals.parts.chosen import Chosen
+from dskd_ds.signals.parts.chunks import concatenate
+from dskd_ds.signals.parts.draws import Draws, take_draws
+from dskd_ds.signals.parts.states import pack_hidden, unpack_hidden
+from dskd_ds.signals.parts.top_k import take_top_k
+from dskd_ds.signals.reply import ReplyParts, reply_arrays
 from dskd_ds.spec import RunSpec, load_spec
+from dskd_ds.spec.loss import LossSpec
 from dskd_ds.spec.processes import HiddenFormat
 from dskd_ds.spec.senses import SensesSpec
-from dskd_ds.student.feed import positions_asked, selection_arrays
-from dskd_ds.teacher.service import CACHE_ROWS
+from dskd_ds.student.requests import selection_arrays
+from dskd_ds.teacher.answer import CACHE_ROWS
 
 QUICKSTART = "ds_configs/runs/quickstart.toml"
 NUM_POSITIONS = 2048
@@ -168,7 +172,7 @@ def sense_error() -> list[Figure]:
 def _top_k(made: Real, states: Tensor) -> TopK:
     return concatenate(
         [
-            top_k_signal(made.teacher.logits(rows), made.spec.loss.top_k, (1.0,))
+            take_top_k(made.teacher.logits(rows), made.spec.loss.top_k, (1.0,))
             for rows in states.split(ROWS)
         ]
     )
@@ -284,20 +288,20 @@ def _measured(
         hidden_format=hidden_format,
         senses=senses,
     )
-    at = positions_asked(
-        "topk", batch.supervised.numpy(), selection.positions[:0] if senses else selection.positions
+    at = signal_kind(LossSpec()).positions(
+        batch.supervised.numpy(), selection.positions[:0] if senses else selection.positions
     )
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(LARGE_VOCABULARY, (len(at["top_k"]), 64), generator=generator)
     top_k = TopK(ids, torch.zeros(ids.shape, dtype=torch.float16), torch.zeros(len(ids), 1))
     none = torch.zeros(0, dtype=torch.int64)
-    signal = Signal(
+    parts = ReplyParts(
         top_k,
         Draws(none, none, none, torch.zeros(0)),
         torch.randn(len(at["hidden"]), LARGE_HIDDEN, generator=generator),
         chosen or Chosen.nothing(),
     )
-    arrays = signal_arrays(signal, wanted, LARGE_VOCABULARY)
+    arrays = reply_arrays(parts, wanted, LARGE_VOCABULARY)
     reply = codec.num_bytes(codec.encode(Reply(request_id=0, forward_seconds=0.1), arrays))
     request = codec.num_bytes(
         codec.encode(
@@ -351,13 +355,13 @@ def sampled_bytes() -> list[Figure]:
     for rows in logits.split(CACHE_ROWS):
         uniforms = torch.rand(len(rows), num_draws, dtype=torch.float64, generator=generator)
         started = time.perf_counter()
-        draws = draw(rows, 1.0, uniforms)
+        draws = take_draws(rows, 1.0, uniforms)
         drawn = time.perf_counter()
-        none = top_k_signal(rows, 64, (1.0,)).rows(slice(0, 0))
+        none = take_top_k(rows, 64, (1.0,)).rows(slice(0, 0))
         seconds["draws"] += drawn - started
         seconds["top-64 of the same logits"] += time.perf_counter() - drawn
-        arrays = signal_arrays(
-            Signal(none, draws, made.states[:0]), wanted, made.teacher.vocab_size
+        arrays = reply_arrays(
+            ReplyParts(none, draws, made.states[:0]), wanted, made.teacher.vocab_size
         )
         num_bytes += sum(
             arrays[name].nbytes

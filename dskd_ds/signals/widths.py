@@ -1,17 +1,38 @@
-"""Bytes of a hidden state on the wire; known without torch, for the plan."""
+"""Bytes of each part of a reply at one position; known without torch, for the plan."""
 
 from __future__ import annotations
 
+from dskd_ds.link.packing import byte_width
 from dskd_ds.spec.processes import HiddenFormat
 
 BLOCK = 64
-"""Numbers that share a scale; the last block of a row may be shorter."""
+"""Numbers of a float8 state that share a scale; the last block of a row may be shorter."""
+TOKENS_PER_DRAW = 0.31
+"""Different tokens per draw: 100 draws at a position fell on 31 different tokens (SmolLM2 on held-out
+Wikipedia; `dskd bench` counts again)."""
+DRAWS_BYTES = 6
+"""The number of drawn tokens at a position (uint16) and their mean log-probability (float32)."""
+
+
+def top_k_bytes(k: int, vocab_size: int, num_temperatures: int) -> int:
+    """Ids, float16 logits, and one float32 tail per temperature."""
+    return min(k, vocab_size) * (byte_width(vocab_size) + 2) + 4 * num_temperatures
+
+
+def draws_bytes(num_draws: int, vocab_size: int) -> float:
+    """Ids and counts of the different tokens that `num_draws` draws are expected to fall on."""
+    num_tokens = max(1.0, TOKENS_PER_DRAW * num_draws)
+    return DRAWS_BYTES + num_tokens * (byte_width(vocab_size) + byte_width(num_draws + 1))
+
+
+def states_bytes(hidden_format: HiddenFormat, hidden_size: int) -> int:
+    """One hidden state with its scales."""
+    num_bytes, num_scales = hidden_width(hidden_format, hidden_size)
+    return num_bytes + 2 * num_scales
 
 
 def hidden_width(hidden_format: HiddenFormat, hidden_size: int) -> tuple[int, int]:
-    """(bytes of a row's numbers, scales of a row)."""
-    return (
-        (2 * hidden_size, 0)
-        if hidden_format == "bfloat16"
-        else (hidden_size, -(-hidden_size // BLOCK))
-    )
+    """Return (bytes of the numbers, number of scales) of one hidden state."""
+    if hidden_format == "bfloat16":
+        return 2 * hidden_size, 0
+    return hidden_size, -(-hidden_size // BLOCK)

@@ -10,13 +10,13 @@ from dskd_ds.spec.base import NonNegativeFloat, Part, PositiveFloat, PositiveInt
 
 Divergence = Literal["forward", "reverse", "jensen_shannon"]
 """KL(teacher || student), KL(student || teacher), or half of each to their mean (losses/divergence.py)."""
-SignalKind = Literal["topk", "exact", "sampled", "hidden"]
+SignalName = Literal["topk", "exact", "sampled", "hidden"]
 
 
 class LossSpec(Part):
     """`CE + alpha tau^2 KL + lambda SENSE` (docs/method.md, "The losses")."""
 
-    signal: SignalKind = "topk"
+    signal: SignalName = "topk"
     """What the KL is computed from: the teacher's top k and a bucket for the rest; full logits, rebuilt on the student from hidden
     states; draws from the teacher's distribution (unbiased). `hidden`: no KL, the teacher's states serve the sense term alone."""
     divergence: Divergence = "forward"

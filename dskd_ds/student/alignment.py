@@ -1,147 +1,160 @@
-"""Start-up self-test: does the teacher's word on the first batch belong to the positions it was asked for?
+"""Start-up self-test: do the replies to the first batch belong to the positions that were asked for?
 
-A reply that is off by one position trains without an error, towards the wrong token. A language model knows the token that comes next
-far better than the ones beside it, so the targets' mean log-probability is compared at the right position and one to either side.
+A reply that is shifted by one position trains without an error, towards the wrong token. A language model predicts
+the next token far better than the tokens beside it. So the targets' mean log-probability is compared at the right
+position and one position to either side.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import sys
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
+from tqdm import tqdm
 
 from dskd_ds.data.batches import IGNORE
 from dskd_ds.errors import LinkError
-from dskd_ds.losses.distributions import Sampled, TopK
 from dskd_ds.models.head import FrozenHead
-from dskd_ds.signals.reply import Signal
-from dskd_ds.spec.loss import SignalKind
-
-LogProbs = Callable[[Tensor], Tensor]
+from dskd_ds.signals.kind import SignalKind
+from dskd_ds.signals.reply import ReplyParts
+from dskd_ds.student.on_policy import is_on_policy
+from dskd_ds.student.requests import RequestBuilder, TeacherRequest
 
 MAX_POSITIONS = 256
 MIN_POSITIONS = 16
-"""Fewer say nothing."""
+"""With fewer positions the test is left out."""
 CLEARLY_NATS = 0.5
-"""How much better another position must be to count."""
+"""How much better another position must be to count as a shift."""
 KNOWLEDGE_NATS = 1.0
-"""How much better than 1 / V a teacher must be, somewhere, to be more than noise: a random model can prefer the token it has just read."""
+"""How much better than 1 / V a teacher must be, somewhere, to be more than noise: a random model can prefer the
+token that it has just read."""
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """Mean log-probability of the targets."""
+    """Mean log-probability of the targets, in nats."""
 
     before: float
-    """Of the target one position earlier."""
+    """At the position before the right one."""
     right: float
     after: float
+    """At the position after the right one."""
     num_positions: int
     vocab_size: int
 
     @property
-    def can_tell(self) -> bool:
-        """Whether the teacher knows enough of enough positions."""
+    def is_conclusive(self) -> bool:
+        """Whether the teacher knows enough at enough positions."""
         best = max(self.before, self.right, self.after)
-        return self.num_positions >= MIN_POSITIONS and best > KNOWLEDGE_NATS - math.log(
-            self.vocab_size
-        )
+        is_more_than_noise = best > KNOWLEDGE_NATS - math.log(self.vocab_size)
+        return self.num_positions >= MIN_POSITIONS and is_more_than_noise
 
     def line(self) -> str:
-        """For the user, in one line."""
+        """The result in one line for the user."""
         if self.num_positions < MIN_POSITIONS:
-            return f"alignment self-test: left out, the first batch has only {self.num_positions} positions for it"
-        verdict = (
-            ""
-            if self.can_tell
-            else f"; hardly more than one in {self.vocab_size}, so this teacher cannot tell"
-        )
+            return (
+                "alignment self-test: left out, the first batch has only"
+                f" {self.num_positions} positions for it"
+            )
+        verdict = ""
+        if not self.is_conclusive:
+            verdict = f"; little better than 1 in {self.vocab_size}, so the test is not conclusive"
         return (
-            f"alignment self-test: targets' log-probability {self.right:.1f} nats at the right position, {self.before:.1f} and "
-            f"{self.after:.1f} one off ({self.num_positions} positions{verdict})"
+            f"alignment self-test: targets' log-probability {self.right:.1f} nats at the right"
+            f" position, {self.before:.1f} and {self.after:.1f} one off"
+            f" ({self.num_positions} positions{verdict})"
         )
 
     def check(self, teacher: str) -> None:
-        """Raises LinkError if another position is clearly better."""
+        """Raise LinkError if another position is clearly better."""
         best, where = max((self.before, "earlier"), (self.after, "later"))
-        if self.can_tell and best - self.right > CLEARLY_NATS:
+        if self.is_conclusive and best - self.right > CLEARLY_NATS:
             raise LinkError(
-                f"teacher {teacher}: its word is off by one position: the targets' log-probability is {self.right:.1f} nats where it should"
-                f" be best, but {best:.1f} one position {where}.\n"
-                "  run the same version of dskd-ds on both sides, and check that [teacher] model has the tokenizer it was trained with."
+                f"teacher {teacher}: its replies are shifted by one position: the targets'"
+                f" log-probability is {self.right:.1f} nats at the right position, but"
+                f" {best:.1f} one position {where}.\n"
+                "  run the same version of dskd-ds on both sides, and check that [teacher] model"
+                " has the tokenizer it was trained with."
             )
+
+
+class AlignmentTest:
+    """Runs the self-test once, on the first batch whose text the student did not write.
+
+    The text of an untrained student is noise, for which a teacher may know the wrong position better. If the student
+    writes every batch, the result is printed and not judged.
+    """
+
+    def __init__(
+        self,
+        requests: RequestBuilder,
+        teacher_head: FrozenHead | None,
+        on_policy_fraction: float,
+        is_printing: bool,
+    ) -> None:
+        """teacher_head: for kinds that need it. is_printing: whether this rank prints the result."""
+        self._requests, self._teacher_head = requests, teacher_head
+        self._on_policy_fraction, self._is_printing = on_policy_fraction, is_printing
+        self._is_done = False
+
+    def run_once(self, step: int, request: TeacherRequest, reply: ReplyParts, teacher: str) -> None:
+        """Test a reply, unless that was done. Raises LinkError if it belongs to other positions."""
+        if self._is_done:
+            return
+        student_wrote = is_on_policy(self._on_policy_fraction, step)
+        if student_wrote and self._on_policy_fraction < 1.0:
+            return
+        self._is_done = True
+        kind = self._requests.kind
+        found = measure_alignment(
+            kind,
+            targets=request.batch.targets,
+            positions=torch.from_numpy(request.positions[kind.tested_part]),
+            reply=reply,
+            vocab_size=self._requests.vocab_size,
+            teacher_head=self._teacher_head,
+        )
+        if self._is_printing:
+            remark = "; not judged, because the student wrote this text" if student_wrote else ""
+            tqdm.write(found.line() + remark, file=sys.stderr)
+        if not student_wrote:
+            found.check(teacher)
 
 
 @torch.inference_mode()
 def measure_alignment(
+    kind: SignalKind[Any],
+    *,
     targets: Tensor,
-    at: dict[str, NDArray[np.int64]],
-    signal: Signal,
-    kind: SignalKind,
+    positions: Tensor,
+    reply: ReplyParts,
     vocab_size: int,
     teacher_head: FrozenHead | None,
 ) -> Alignment:
-    """Score a batch's targets by the part of the reply that the KL is computed from (for `hidden`: by the top k at sense positions).
+    """Score a batch's targets by the part of the reply that the kind's self-test reads.
 
-    targets: [B, T]. at: positions that were asked for, by part. teacher_head: needed for `exact`.
+    targets: [B, T]. positions: [N], where `kind.tested_part` was asked for.
     """
-    flat = targets.flatten()
-    part = {"topk": "top_k", "exact": "hidden", "sampled": "draw", "hidden": "top_k"}[kind]
-    positions = torch.from_numpy(at[part])
-    # A block's last target is IGNORE, so three supervised targets in a row lie in one block.
-    supervised = torch.nn.functional.pad(flat != IGNORE, (1, 1))
-    rows = (
-        (supervised[positions] & supervised[positions + 1] & supervised[positions + 2])
-        .nonzero()
-        .squeeze(1)[:MAX_POSITIONS]
-    )
+    targets = targets.flatten()
+    rows = _rows_with_neighbours(targets, positions)[:MAX_POSITIONS]
     if len(rows) < MIN_POSITIONS:
         return Alignment(0.0, 0.0, 0.0, len(rows), vocab_size)
-    log_probs = _log_probs_of(rows, signal, kind, vocab_size, teacher_head)
+    log_probs = kind.log_probs_at(rows, reply, vocab_size, teacher_head)
     before, right, after = (
-        float(log_probs(flat[positions[rows] + offset]).mean()) for offset in (-1, 0, 1)
+        float(log_probs(targets[positions[rows] + offset]).mean()) for offset in (-1, 0, 1)
     )
     return Alignment(before, right, after, len(rows), vocab_size)
 
 
-def _log_probs_of(
-    rows: Tensor, signal: Signal, kind: SignalKind, vocab_size: int, teacher_head: FrozenHead | None
-) -> LogProbs:
-    """The function from one token for each row to its log-probability there."""
-    if kind == "exact":
-        assert teacher_head is not None
-        logits = teacher_head.form.apply_(
-            signal.hidden[rows].to(teacher_head.weight) @ teacher_head.weight.T
-        )
-        dense = torch.log_softmax(logits.float(), dim=1).cpu()
-        return lambda tokens: dense.gather(1, tokens[:, None]).squeeze(1)
-    if kind == "sampled":
-        sampled = signal.draws.sampled()
-        some, num_draws = (
-            sampled.rows(rows),
-            int(signal.draws.counts.sum()) // len(signal.draws.lengths),
-        )
-        return lambda tokens: drawn_log_probs(some, tokens, num_draws, vocab_size)
-    top_k = signal.top_k.rows(rows)
-    return lambda tokens: top_k_log_probs(top_k, tokens, vocab_size)
+def _rows_with_neighbours(targets: Tensor, positions: Tensor) -> Tensor:
+    """Rows of `positions` at which the targets of this and both neighbouring positions are supervised.
 
-
-def top_k_log_probs(top_k: TopK, tokens: Tensor, vocab_size: int) -> Tensor:
-    """[R] log-probability at temperature 1 (the tail's last column) of one token a row; the bucket is shared evenly by its tokens."""
-    inside, tail = top_k.log_probs(1.0, -1)
-    match = top_k.ids == tokens[:, None]
-    outside = tail - math.log(max(vocab_size - top_k.ids.shape[1], 1))
-    return torch.where(
-        match.any(dim=1), torch.where(match, inside, -torch.inf).amax(dim=1), outside
-    )
-
-
-def drawn_log_probs(sampled: Sampled, tokens: Tensor, num_draws: int, vocab_size: int) -> Tensor:
-    """[R] log-probability of one token a row, from its share of the draws and one more draw that is spread over all tokens."""
-    share = (sampled.weights * (sampled.ids == tokens[:, None])).sum(dim=1)
-    return torch.log((num_draws * share + 1 / vocab_size) / (num_draws + 1))
+    A block's last target is IGNORE, so three supervised targets in a row lie in one block.
+    """
+    supervised = torch.nn.functional.pad(targets != IGNORE, (1, 1))
+    has_neighbours = supervised[positions] & supervised[positions + 1] & supervised[positions + 2]
+    return has_neighbours.nonzero().squeeze(1)

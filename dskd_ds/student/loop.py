@@ -17,11 +17,11 @@ from tqdm import tqdm
 from dskd_ds.data.batches import num_steps, open_source
 from dskd_ds.errors import DskdError, ExitCode, OtherRankError
 from dskd_ds.link import StudentLink
-from dskd_ds.losses.objective import STATS, Scales
 from dskd_ds.losses.sense import COVERAGE
 from dskd_ds.losses.token import AGREEMENT
 from dskd_ds.models.resolve import read_config, resolve_model
 from dskd_ds.models.vocabulary import shared_vocab_size
+from dskd_ds.objective.fused import STATS, Scales
 from dskd_ds.observe.metrics import MetricsWriter
 from dskd_ds.runtime.devices import give_back_memory, local_device
 from dskd_ds.runtime.topology import Role
@@ -30,12 +30,14 @@ from dskd_ds.senses.choose.open import open_retriever
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.spec import SPEC_FILE, RunSpec, write_spec
 from dskd_ds.student import checkpoint
+from dskd_ds.student.alignment import AlignmentTest
 from dskd_ds.student.depth import student_init
 from dskd_ds.student.ds_config import deepspeed_config
 from dskd_ds.student.export import export_engine
 from dskd_ds.student.feed import Feed, StepInput
 from dskd_ds.student.model import load_student
 from dskd_ds.student.on_policy import OnPolicyBlocks
+from dskd_ds.student.requests import RequestBuilder
 
 
 @dataclass(frozen=True)
@@ -70,17 +72,21 @@ def train(spec: RunSpec, role: Role) -> None:
         give_back_memory()
         last_step = num_steps(spec, source)
         blocks = OnPolicyBlocks(spec, role.rank, source, engine)
+        requests = RequestBuilder(spec, retriever, vocab_size, config.hidden_size)
         feed = Feed(
             spec,
-            role.rank,
-            blocks,
-            link,
-            retriever,
-            (vocab_size, config.hidden_size),
-            local_device(),
-            first_step,
-            last_step,
-            engine.module.objective.frozen_head(),
+            rank=role.rank,
+            source=blocks,
+            link=link,
+            requests=requests,
+            self_test=AlignmentTest(
+                requests,
+                engine.module.objective.frozen_head(),
+                spec.train.on_policy_fraction,
+                is_printing=role.rank == 0,
+            ),
+            device=local_device(),
+            steps=range(first_step, last_step),
         )
         cleanup.callback(feed.close)
         run_steps(spec, role, engine, feed, blocks, first_step, last_step, tokens)

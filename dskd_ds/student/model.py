@@ -9,14 +9,16 @@ from deepspeed.utils import set_z3_leaf_modules
 from torch import Tensor, nn
 
 from dskd_ds.errors import InputError
-from dskd_ds.losses.objective import DistillObjective, Scales, TeacherTargets
 from dskd_ds.losses.sense import SenseTargets
 from dskd_ds.models.cut import read_head_weight
 from dskd_ds.models.head import FrozenHead, HeadForm, refuse_bias
 from dskd_ds.models.layers import compile_layers, layers_of
 from dskd_ds.models.resolve import read_config, resolve_model
 from dskd_ds.models.vocabulary import shared_vocab_size
+from dskd_ds.objective.fused import DistillObjective, Scales
+from dskd_ds.objective.targets import TeacherTargets
 from dskd_ds.runtime.devices import local_device, resolve_dtype
+from dskd_ds.signals.kind import signal_kind
 from dskd_ds.spec import RunSpec
 
 
@@ -36,7 +38,7 @@ class DistillStudent(nn.Module):
         senses: SenseTargets,
         scales: Scales,
     ) -> tuple[Tensor, Tensor]:
-        """[B, T] ids and positions -> the loss to backpropagate and the sums of losses/objective.py."""
+        """[B, T] ids and positions -> the loss to backpropagate and the sums of objective/fused.py."""
         trunk = self.language_model.base_model
         hidden = trunk(
             input_ids=input_ids, position_ids=position_ids, use_cache=False
@@ -89,7 +91,7 @@ def teacher_head(spec: RunSpec) -> FrozenHead | None:
 
     On this rank's device from the start: DeepSpeed does not move a module that was loaded partitioned.
     """
-    if spec.loss.signal != "exact":
+    if not signal_kind(spec.loss).needs_teacher_head:
         return None
     model = resolve_model(spec.teacher.model)
     weight = read_head_weight(model)[: shared_vocab_size(spec)]

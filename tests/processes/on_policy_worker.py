@@ -13,8 +13,8 @@ import torch
 from parity_worker import LENGTH, block  # a script's own folder is where Python looks first
 
 from dskd_ds.data.batches import open_source
-from dskd_ds.losses.objective import Scales
 from dskd_ds.models.generation import continue_tokens
+from dskd_ds.objective.fused import Scales
 from dskd_ds.runtime.world import open_world
 from dskd_ds.spec import load_spec
 from dskd_ds.student.depth import student_init

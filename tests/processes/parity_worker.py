@@ -17,11 +17,11 @@ import deepspeed
 import torch
 from deepspeed.utils import safe_get_full_grad
 
-from dskd_ds.losses.objective import TeacherTargets
 from dskd_ds.losses.sense import SenseTargets
 from dskd_ds.models.resolve import read_config
+from dskd_ds.objective.targets import TeacherTargets
 from dskd_ds.runtime.world import open_world
-from dskd_ds.signals.take import top_k_signal
+from dskd_ds.signals.parts.top_k import take_top_k
 from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.student.feed import MicroBatch, StepInput
 from dskd_ds.student.loop import Counts, optimise
@@ -43,7 +43,7 @@ def block(
     teacher = TeacherTargets(
         positions,
         ids[0, 1 : len(positions) + 1],
-        top_k_signal(torch.randn(len(positions), vocab_size, generator=draw) * 3, 8, (1.0,)),
+        take_top_k(torch.randn(len(positions), vocab_size, generator=draw) * 3, 8, (1.0,)),
     )
     num_sense = number % 3  # some blocks have none
     push = torch.randn(num_sense, 2, size, generator=draw)

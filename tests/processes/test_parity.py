@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from dskd_ds.losses.objective import Scales
+from dskd_ds.objective.fused import Scales
 from tests.conftest import TinyWorld, write_model
 from tests.processes import parity_worker
 from tests.processes.conftest import Launch, torchrun
@@ -21,7 +21,7 @@ def single_process(model: str, teacher: str | None, frozen: bool) -> dict[str, t
     """The same blocks through plain autograd."""
     from transformers import AutoModelForCausalLM
 
-    from dskd_ds.losses.objective import DistillObjective
+    from dskd_ds.objective.fused import DistillObjective
     from dskd_ds.student.model import DistillStudent, freeze, sense_map
 
     spec = parity_worker.spec_of(model, teacher, frozen)

@@ -77,7 +77,7 @@ def test_the_plan_says_what_will_be_sent(
     ended = launch(*dskd("train", str(tiny.spec_file), "--dry-run"))
     assert ended.code == 0
     promised = re.search(
-        r"teacher signal: top-16 \+ hidden states at ~\d+% of positions = (\d+) bytes a token",
+        r"teacher signal: top-16 \+ hidden states at ~\d+% of positions = (\d+) bytes per token",
         ended.output,
     )
     assert promised

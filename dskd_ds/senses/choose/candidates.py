@@ -8,7 +8,7 @@ from torch import Tensor
 from dskd_ds.lexicon.relations import Ragged
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.senses.dictionary.distances import pair_distances
-from dskd_ds.signals.chosen import Candidates, Ints, Mask
+from dskd_ds.signals.parts.chosen import Candidates, Ints, Mask
 
 
 def draw(

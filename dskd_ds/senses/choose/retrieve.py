@@ -28,7 +28,7 @@ from dskd_ds.senses.choose import candidates as sets
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.senses.dictionary.distances import rerank
 from dskd_ds.senses.index.graph import Projection, senses_digest
-from dskd_ds.signals.chosen import Candidates, Chosen, Ints, Mask
+from dskd_ds.signals.parts.chosen import Candidates, Chosen, Ints, Mask
 from dskd_ds.spec.loss import LossSpec
 from dskd_ds.spec.senses import SensesSpec
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from dskd_ds.bench.peak_memory import Work, workspace_bytes
-from dskd_ds.losses.objective import PRODUCT_ROWS, DistillObjective, Scales, TeacherTargets
 from dskd_ds.losses.sense import SenseTargets
+from dskd_ds.objective.fused import PRODUCT_ROWS, DistillObjective, Scales
+from dskd_ds.objective.targets import TeacherTargets
 from dskd_ds.spec.loss import LossSpec
 
 MEGABYTES = 64

@@ -15,8 +15,8 @@ from dskd_ds.losses.distributions import Sampled, TopK
 from dskd_ds.losses.divergence import divergence
 from dskd_ds.losses.sense import SenseTargets, sense_loss
 from dskd_ds.losses.token import RowLoss
-from dskd_ds.signals.take import draw as teacher_draws
-from dskd_ds.signals.take import top_k_signal
+from dskd_ds.signals.parts.draws import take_draws as teacher_draws
+from dskd_ds.signals.parts.top_k import take_top_k
 from dskd_ds.spec.loss import Divergence, LossSpec
 
 C, V, D = 6, 23, 8
@@ -83,7 +83,7 @@ def drawn(teacher: Tensor, number: int, seed: int = 0) -> Sampled:
 @pytest.mark.parametrize("k", [1, 5, V])
 def test_tail_divergence_and_its_gradient(k: int, tau: float, kind: Divergence) -> None:
     student, teacher = draw(0, C, V), draw(1, C, V)
-    signal = top_k_signal(teacher, k, (tau,))
+    signal = take_top_k(teacher, k, (tau,))
     found = tail(student, signal, tau, kind, own=0.25)
     exact = (student.double() / tau).requires_grad_()
     p = torch.cat([part.double().exp().reshape(C, -1) for part in signal.log_probs(tau, 0)], dim=1)
@@ -171,7 +171,7 @@ def test_buckets_never_exceed_the_whole(
     teacher = (
         (teacher - teacher.max(1, keepdim=True).values).half().float()
     )  # what the wire keeps is the teacher here
-    in_buckets = tail(student, top_k_signal(teacher, k, (tau,)), tau, kind).values
+    in_buckets = tail(student, take_top_k(teacher, k, (tau,)), tau, kind).values
     whole = full(student, teacher, tau, kind).values
     slack = 1e-4 * (1 + whole)
     assert (in_buckets >= -slack).all()
@@ -191,7 +191,7 @@ def test_a_student_equal_to_its_teacher_has_no_divergence(
     logits = draw(seed, C, V)
     # The wire rounds logits to half precision: relative errors d <= 2^-11 * |z - max| of probabilities cost about d^2 / 2 nats.
     spread = (logits.amax(1) - logits.amin(1)).max().item()
-    assert tail(logits, top_k_signal(logits, k, (1.0,)), 1.0, kind).values.abs().max() < max(
+    assert tail(logits, take_top_k(logits, k, (1.0,)), 1.0, kind).values.abs().max() < max(
         1e-6, (spread / 2048) ** 2
     )
     assert full(logits, logits, 1.0, kind).values.abs().max() < 1e-6
@@ -213,10 +213,10 @@ def test_nothing_is_infinite_where_the_student_is_sure_of_something_else() -> No
     student, teacher = torch.zeros(2, V), torch.zeros(2, V)
     student[0, 3], student[1, 5], teacher[:, 5] = 200.0, 200.0, 300.0
     for kind in KINDS:
-        found = tail(student, top_k_signal(teacher, 1, (1.0,)), 1.0, kind)
+        found = tail(student, take_top_k(teacher, 1, (1.0,)), 1.0, kind)
         assert found.values.isfinite().all()
         assert found.grad.isfinite().all()
-    assert tail(student, top_k_signal(teacher, 1, (1.0,)), 1.0).values.tolist() == pytest.approx(
+    assert tail(student, take_top_k(teacher, 1, (1.0,)), 1.0).values.tolist() == pytest.approx(
         [200.0, 0.0], abs=1e-3
     )
 
@@ -224,7 +224,7 @@ def test_nothing_is_infinite_where_the_student_is_sure_of_something_else() -> No
 @settings(deadline=None)
 @given(seed=st.integers(0, 10_000))
 def test_the_order_of_the_k_tokens_does_not_matter(seed: int) -> None:
-    student, signal = draw(seed, C, V), top_k_signal(draw(seed + 1, C, V), 7, (1.0,))
+    student, signal = draw(seed, C, V), take_top_k(draw(seed + 1, C, V), 7, (1.0,))
     order = torch.randperm(7, generator=torch.Generator().manual_seed(seed))
     other = TopK(signal.ids[:, order], signal.logits[:, order], signal.tail)
     torch.testing.assert_close(tail(student, signal, 1.0).values, tail(student, other, 1.0).values)
@@ -245,7 +245,7 @@ def test_divergences_without_any_probability() -> None:
 @settings(deadline=None)
 @given(seed=st.integers(0, 10_000), k=st.integers(1, V))
 def test_wire_probabilities_add_up_to_one(seed: int, k: int) -> None:
-    signal = top_k_signal(draw(seed, C, V), k, (1.0, 2.0))
+    signal = take_top_k(draw(seed, C, V), k, (1.0, 2.0))
     for column, tau in enumerate((1.0, 2.0)):
         inside, rest = signal.log_probs(tau, column)
         torch.testing.assert_close(

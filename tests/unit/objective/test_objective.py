@@ -11,13 +11,15 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dskd_ds.losses.chunk import Chunks
 from dskd_ds.losses.distributions import Sampled, TopK
-from dskd_ds.losses.objective import STATS, DistillObjective, Scales, TeacherTargets
 from dskd_ds.losses.sense import SenseTargets
 from dskd_ds.models.head import FrozenHead, HeadForm
-from dskd_ds.signals.take import draw as teacher_draws
-from dskd_ds.signals.take import top_k_signal
+from dskd_ds.objective.chunk import Chunks
+from dskd_ds.objective.fused import STATS, DistillObjective, Scales
+from dskd_ds.objective.targets import TeacherTargets
+from dskd_ds.signals.exact import TeacherStates
+from dskd_ds.signals.parts.draws import take_draws as teacher_draws
+from dskd_ds.signals.parts.top_k import take_top_k
 from dskd_ds.spec.loss import Divergence, LossSpec
 from tests.unit.losses.test_losses import (
     KINDS,
@@ -41,9 +43,12 @@ def targets_of(
     return TeacherTargets(
         POSITIONS,
         TARGETS,
-        top_k=top_k_signal(teacher_logits, V, (tau, 1.0)) if signal == "topk" else None,
-        hidden=teacher_hidden if signal == "exact" else None,
-        sampled=drawn(teacher_logits / tau, 40) if signal == "sampled" else None,
+        {
+            "topk": take_top_k(teacher_logits, V, (tau, 1.0)),
+            "exact": TeacherStates(teacher_hidden),
+            "sampled": drawn(teacher_logits / tau, 40),
+            "hidden": None,
+        }[signal],
     )
 
 
@@ -57,10 +62,10 @@ def dense_kd(
 ) -> Tensor:
     """The KL term [7] of a plain implementation. log_q at the temperature."""
     if signal == "sampled":
-        assert teacher.sampled is not None
+        assert isinstance(teacher.signal, Sampled)
         log_p = torch.log_softmax(teacher_logits.double() / tau, 1)
         return (
-            teacher.sampled.weights.double() * (log_p - log_q).gather(1, teacher.sampled.ids)
+            teacher.signal.weights.double() * (log_p - log_q).gather(1, teacher.signal.ids)
         ).sum(1)
     return slow_divergence(torch.softmax(teacher_logits.double() / tau, 1), log_q.exp(), kind)
 
@@ -144,9 +149,11 @@ def test_a_student_equal_to_its_teacher_has_kl_0_in_every_mode(signal: str, tau:
     teacher = TeacherTargets(
         POSITIONS,
         TARGETS,
-        top_k_signal(states @ weight.T, 5, (tau, 1.0)) if signal == "topk" else None,
-        states if signal == "exact" else None,
-        teacher_draws(states @ weight.T, tau, uniforms).sampled() if signal == "sampled" else None,
+        {
+            "topk": take_top_k(states @ weight.T, 5, (tau, 1.0)),
+            "exact": TeacherStates(states),
+            "sampled": teacher_draws(states @ weight.T, tau, uniforms).sampled(),
+        }[signal],
     )
     spec = LossSpec(signal=signal, temperature=tau, top_k=5, sense_weight=0)
     objective = DistillObjective(
@@ -175,8 +182,9 @@ def test_how_much_the_teachers_k_tokens_hold(signal: str, tau: float) -> None:
     teacher = TeacherTargets(
         POSITIONS,
         TARGETS,
-        top_k_signal(of["teacher"], k, (tau, 1.0)) if signal == "topk" else None,
-        teacher_hidden if signal == "exact" else None,
+        take_top_k(of["teacher"], k, (tau, 1.0))
+        if signal == "topk"
+        else TeacherStates(teacher_hidden),
     )
     spec = LossSpec(signal=signal, temperature=tau, top_k=k, chunk_positions=3)
     objective = DistillObjective(
@@ -203,9 +211,9 @@ def test_how_much_the_teachers_k_tokens_hold(signal: str, tau: float) -> None:
 @pytest.mark.parametrize("product_rows", [4_096, 5])
 def test_bfloat16_states_and_head(product_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Logits and the sum of the head's gradient over chunks are float32 inside, however many rows of it are added at a time."""
-    monkeypatch.setattr("dskd_ds.losses.objective.PRODUCT_ROWS", product_rows)
+    monkeypatch.setattr("dskd_ds.objective.fused.PRODUCT_ROWS", product_rows)
     hidden, weight, teacher_logits = draw(0, 1, 9, D, scale=1.0), draw(1, V, D), draw(2, 7, V)
-    teacher = TeacherTargets(POSITIONS, TARGETS, top_k_signal(teacher_logits, 5, (1.0,)))
+    teacher = TeacherTargets(POSITIONS, TARGETS, take_top_k(teacher_logits, 5, (1.0,)))
     senses, _, _ = sense_targets(5, [2, 0, 3], [1, 2, 0])
     grads = []
     for dtype in (torch.float32, torch.bfloat16):
@@ -258,7 +266,7 @@ def test_a_teacher_with_more_rows_speaks_of_the_shared_ones_only() -> None:
             teacher_head=FrozenHead(rows),
         )(
             hidden,
-            TeacherTargets(POSITIONS, TARGETS, hidden=teacher_hidden),
+            TeacherTargets(POSITIONS, TARGETS, TeacherStates(teacher_hidden)),
             SenseTargets.empty(D),
             Scales(1.0, 1.0),
         )[0]
@@ -270,9 +278,7 @@ def test_a_teacher_with_more_rows_speaks_of_the_shared_ones_only() -> None:
 def test_a_frozen_head_gets_no_gradient() -> None:
     weight = torch.nn.Parameter(draw(0, V, D), requires_grad=False)
     hidden = draw(1, 1, 4, D).requires_grad_()
-    targets = TeacherTargets(
-        torch.arange(4), torch.arange(4), top_k_signal(draw(2, 4, V), 3, (1.0,))
-    )
+    targets = TeacherTargets(torch.arange(4), torch.arange(4), take_top_k(draw(2, 4, V), 3, (1.0,)))
     loss, _ = DistillObjective(weight, LossSpec(), 1.0)(
         hidden, targets, SenseTargets.empty(D), Scales(1.0, 1.0)
     )
@@ -309,10 +315,10 @@ def test_blocks_are_a_cpus_and_no_other_device_is_waited_for(
     )
     ids, k_ids = of(60, dtype=torch.long), of(60, 5, dtype=torch.long)
     of_teacher = {
-        "topk": (TopK(k_ids, of(60, 5), of(60, 1)), None, None),
-        "exact": (None, of(60, D), None),
-        "sampled": (None, None, Sampled(k_ids, of(60, 5), of(60))),
-    }.get(signal, ())
+        "topk": TopK(k_ids, of(60, 5), of(60, 1)),
+        "exact": TeacherStates(of(60, D)),
+        "sampled": Sampled(k_ids, of(60, 5), of(60)),
+    }.get(signal)
     senses = SenseTargets(
         ids[:3], of(3), of(3, D), of(3), of(3).bool(), of(3, 2, D), of(3, 2), of(3, 2).bool()
     )
@@ -327,7 +333,7 @@ def test_blocks_are_a_cpus_and_no_other_device_is_waited_for(
     )
     hidden = of(1, 70, D).requires_grad_()
     with NoCopies():
-        objective(hidden, TeacherTargets(ids, ids, *of_teacher), senses, Scales(1.0, 1.0))[
+        objective(hidden, TeacherTargets(ids, ids, of_teacher), senses, Scales(1.0, 1.0))[
             0
         ].backward()
     assert hidden.grad is not None
@@ -358,9 +364,11 @@ def test_no_tensor_is_larger_than_a_chunk_of_logits(signal: str) -> None:
     teacher = TeacherTargets(
         torch.arange(positions),
         targets,
-        top_k_signal(teacher_logits, 5, (1.0,)) if signal == "topk" else None,
-        draw(3, positions, D) if signal == "exact" else None,
-        drawn(teacher_logits, 5) if signal == "sampled" else None,
+        {
+            "topk": take_top_k(teacher_logits, 5, (1.0,)),
+            "exact": TeacherStates(draw(3, positions, D)),
+            "sampled": drawn(teacher_logits, 5),
+        }[signal],
     )
     head = FrozenHead(draw(4, vocab, D)) if signal == "exact" else None
     objective = DistillObjective(

@@ -10,10 +10,12 @@ from dskd_ds.link import codec
 from dskd_ds.link.messages import Reply, Request, Wanted
 from dskd_ds.losses.distributions import TopK
 from dskd_ds.plan import traffic
-from dskd_ds.signals.reply import Signal, signal_arrays
-from dskd_ds.signals.take import Draws
+from dskd_ds.signals.kind import signal_kind
+from dskd_ds.signals.parts.draws import Draws
+from dskd_ds.signals.reply import ReplyParts, reply_arrays
+from dskd_ds.signals.widths import TOKENS_PER_DRAW
 from dskd_ds.spec import RunSpec, load_spec
-from dskd_ds.student.feed import positions_asked, selection_arrays
+from dskd_ds.student.requests import selection_arrays
 
 TOKENS, SENSE, HEADERS = 1000, 300, 2000
 
@@ -34,7 +36,7 @@ def test_signal_bytes_are_the_codecs(
         *(["loss.kd_weight=0.0"] if kind == "hidden" else []),
     )
     promised = traffic.signal_bytes(spec, vocab_size, hidden_size, SENSE / TOKENS)
-    at = positions_asked(kind, np.arange(TOKENS), np.arange(SENSE))
+    at = signal_kind(spec.loss).positions(np.arange(TOKENS), np.arange(SENSE))
     wanted = Wanted(
         top_k=64,
         temperatures=(1.0,),
@@ -43,9 +45,9 @@ def test_signal_bytes_are_the_codecs(
         draw_seed=0,
         hidden_format=hidden_format,
     )
-    drawn = round(traffic.TOKENS_PER_DRAW * spec.loss.num_draws)
+    drawn = round(TOKENS_PER_DRAW * spec.loss.num_draws)
     lengths = torch.full((len(at["draw"]),), drawn)
-    signal = Signal(
+    parts = ReplyParts(
         TopK(
             torch.zeros(len(at["top_k"]), 64, dtype=torch.int64),
             torch.zeros(len(at["top_k"]), 64, dtype=torch.float16),
@@ -70,7 +72,7 @@ def test_signal_bytes_are_the_codecs(
         },
     )
     reply = codec.encode(
-        Reply(request_id=0, forward_seconds=0.0), signal_arrays(signal, wanted, vocab_size)
+        Reply(request_id=0, forward_seconds=0.0), reply_arrays(parts, wanted, vocab_size)
     )
     real = codec.num_bytes(request) + codec.num_bytes(reply)
     assert real - HEADERS < promised.total * TOKENS <= real

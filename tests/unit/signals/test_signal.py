@@ -18,13 +18,15 @@ from dskd_ds.link.packing import byte_width, pack, unpack
 from dskd_ds.losses.distributions import TopK
 from dskd_ds.models.frozen import TeacherModel
 from dskd_ds.models.head import FrozenHead
-from dskd_ds.signals.reply import Signal, read_signal, signal_arrays
-from dskd_ds.signals.states import pack_hidden, unpack_hidden
-from dskd_ds.signals.take import Draws, draw, top_k_signal
+from dskd_ds.signals.kind import Part, signal_kind
+from dskd_ds.signals.parts.draws import Draws, take_draws
+from dskd_ds.signals.parts.states import pack_hidden, unpack_hidden
+from dskd_ds.signals.parts.top_k import take_top_k
+from dskd_ds.signals.reply import ReplyParts, ReplyShape, read_reply, reply_arrays
 from dskd_ds.signals.widths import BLOCK, hidden_width
+from dskd_ds.spec.loss import LossSpec
 from dskd_ds.student.alignment import Alignment, measure_alignment
-from dskd_ds.student.feed import positions_asked
-from dskd_ds.teacher.service import answer
+from dskd_ds.teacher.answer import answer
 from tests.unit.conftest import HEAD, D, T, V
 
 WANTED = Wanted(
@@ -95,7 +97,7 @@ def test_draws_are_unbiased_and_scatter_less_than_independent_ones() -> None:
     logits = torch.randn(1, 30, generator=generator) * 2
     probs = torch.softmax(logits / 1.5, dim=1).double()
     num_rows, num_draws = 20_000, 8
-    sampled = draw(
+    sampled = take_draws(
         logits.expand(num_rows, 30),
         1.5,
         torch.rand(num_rows, num_draws, generator=generator, dtype=torch.float64),
@@ -119,7 +121,7 @@ def test_draws_are_a_distribution_over_different_tokens(
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(num_rows, vocab_size, generator=generator) * 3
     logits[:, 0] = -torch.inf if vocab_size > 1 else 0.0  # impossible tokens are never drawn
-    draws = draw(
+    draws = take_draws(
         logits, 1.0, torch.rand(num_rows, num_draws, generator=generator, dtype=torch.float64)
     )
     sampled = draws.sampled()
@@ -150,18 +152,18 @@ def test_a_reply_survives_the_wire(
     logits = torch.randn(rows[0] + rows[1], vocab_size, generator=generator)
     wanted = WANTED.model_copy(update={"num_draws": num_draws, "hidden_format": hidden_format})
     uniforms = torch.rand(rows[1], num_draws, generator=generator, dtype=torch.float64)
-    sent = Signal(
-        top_k_signal(logits[: rows[0]], 4, (1.0,)),
-        draw(logits[rows[0] :], 1.0, uniforms),
+    sent = ReplyParts(
+        take_top_k(logits[: rows[0]], 4, (1.0,)),
+        take_draws(logits[rows[0] :], 1.0, uniforms),
         torch.randn(rows[2], D),
     )
     frames = [
         bytes(f)
         for f in codec.encode(
-            Reply(request_id=0, forward_seconds=0.0), signal_arrays(sent, wanted, vocab_size)
+            Reply(request_id=0, forward_seconds=0.0), reply_arrays(sent, wanted, vocab_size)
         )
     ]
-    found = read_signal(codec.decode(frames, "peer")[1], wanted, (vocab_size, D), rows)
+    found = read_reply(codec.decode(frames, "peer")[1], wanted, ReplyShape(vocab_size, D, *rows))
     for mine, theirs in ((sent.top_k, found.top_k), (sent.draws, found.draws)):
         assert all((getattr(mine, name) == getattr(theirs, name)).all() for name in vars(mine))
     if hidden_format == "bfloat16":
@@ -171,12 +173,13 @@ def test_a_reply_survives_the_wire(
 def reply_of(rows: int = 3) -> dict[str, np.ndarray]:
     logits = torch.randn(rows, V, generator=torch.Generator().manual_seed(1))
     uniforms = torch.full((rows, WANTED.num_draws), 0.5, dtype=torch.float64)
-    signal = Signal(
-        top_k_signal(logits, 4, (1.0,)), draw(logits, 1.0, uniforms), torch.zeros(rows, D)
+    signal = ReplyParts(
+        take_top_k(logits, 4, (1.0,)), take_draws(logits, 1.0, uniforms), torch.zeros(rows, D)
     )
-    return {name: np.array(array) for name, array in signal_arrays(signal, WANTED, V).items()}
+    return {name: np.array(array) for name, array in reply_arrays(signal, WANTED, V).items()}
 
 
+SHAPE = ReplyShape(V, D, 3, 3, 3)
 NAN_BITS, INF_BITS = 0x7FC0, 0x7F80
 """Of bfloat16."""
 
@@ -230,29 +233,31 @@ def doctored(name: str, change: object) -> dict[str, np.ndarray]:
     ],
 )
 def test_a_reply_that_lies_is_refused(name: str, change: object, words: str) -> None:
-    read_signal(reply_of(), WANTED, (V, D), (3, 3, 3))
+    read_reply(reply_of(), WANTED, SHAPE)
     with pytest.raises(ValueError, match=words):
-        read_signal(doctored(name, change), WANTED, (V, D), (3, 3, 3))
+        read_reply(doctored(name, change), WANTED, SHAPE)
 
 
 def test_the_tail_of_everything_and_float8_states_pass_unless_they_are_no_numbers() -> None:
     wanted = WANTED.model_copy(update={"hidden_format": "float8"})
     none = torch.zeros(0, dtype=torch.int64)
-    signal = Signal(
-        top_k_signal(torch.zeros(3, 4), 4, (1.0,)),
+    signal = ReplyParts(
+        take_top_k(torch.zeros(3, 4), 4, (1.0,)),
         Draws(none, none, none, torch.zeros(0)),
         torch.ones(3, D),
     )
-    arrays = {name: np.array(array) for name, array in signal_arrays(signal, wanted, 4).items()}
+    arrays = {name: np.array(array) for name, array in reply_arrays(signal, wanted, 4).items()}
     assert (arrays["tail"] == -np.inf).all()
-    read_signal(arrays, wanted, (4, D), (3, 0, 3))
+    read_reply(arrays, wanted, ReplyShape(4, D, 3, 0, 3))
     for name, bits, words in (
         ("hidden", 0x7F, "from nan"),
         ("hidden_scales", NAN_BITS, "from nan"),
         ("hidden_scales", INF_BITS, "to inf"),
     ):
         with pytest.raises(ValueError, match=f"{name} has values .*{words}"):
-            read_signal(arrays | {name: first_of(arrays[name], bits)}, wanted, (4, D), (3, 0, 3))
+            read_reply(
+                arrays | {name: first_of(arrays[name], bits)}, wanted, ReplyShape(4, D, 3, 0, 3)
+            )
 
 
 def request(kind: str) -> tuple[dict[str, np.ndarray], torch.Tensor, dict[str, np.ndarray]]:
@@ -261,7 +266,7 @@ def request(kind: str) -> tuple[dict[str, np.ndarray], torch.Tensor, dict[str, n
     while len(ids) < T:
         ids.append((7 * ids[-1] + 1) % V)
     targets = torch.tensor([[*ids[1:], -100]])
-    at = positions_asked(kind, np.arange(T - 1), np.arange(2, T - 3))
+    at = signal_kind(LossSpec(signal=kind)).positions(np.arange(T - 1), np.arange(2, T - 3))
     arrays = {
         "input_ids": np.array([ids], np.int32),
         "position_ids": np.arange(T, dtype=np.int32)[None],
@@ -270,7 +275,22 @@ def request(kind: str) -> tuple[dict[str, np.ndarray], torch.Tensor, dict[str, n
     return arrays, targets, at
 
 
-def rolled(signal: Signal, by: int) -> Signal:
+def aligned(
+    name: str, targets: torch.Tensor, at: dict[Part, np.ndarray], reply: ReplyParts
+) -> Alignment:
+    """The self-test's result for a reply."""
+    kind = signal_kind(LossSpec(signal=name))
+    return measure_alignment(
+        kind,
+        targets=targets,
+        positions=torch.from_numpy(at[kind.tested_part]),
+        reply=reply,
+        vocab_size=V,
+        teacher_head=FrozenHead(HEAD),
+    )
+
+
+def rolled(signal: ReplyParts, by: int) -> ReplyParts:
     """The reply of a teacher that is off by one."""
     top_k = TopK(
         *(part.roll(by, 0) for part in (signal.top_k.ids, signal.top_k.logits, signal.top_k.tail))
@@ -295,22 +315,22 @@ def rolled(signal: Signal, by: int) -> Signal:
 @pytest.mark.parametrize("kind", ["topk", "exact", "sampled", "hidden"])
 def test_self_test_tells_right_from_one_off(teacher: TeacherModel, kind: str) -> None:
     arrays, targets, at = request(kind)
-    signal = read_signal(
+    signal = read_reply(
         answer(teacher, arrays, WANTED),
         WANTED,
-        (V, D),
-        tuple(len(at[part]) for part in ("top_k", "draw", "hidden")),
+        ReplyShape(V, D, len(at["top_k"]), len(at["draw"]), len(at["hidden"])),
     )
-    good = measure_alignment(targets, at, signal, kind, V, FrozenHead(HEAD))
-    assert good.can_tell
+    good = aligned(kind, targets, at, signal)
+    assert good.is_conclusive
     assert good.right > max(good.before, good.after) + 1
     good.check("a")
     assert f"{good.right:.1f} nats at the right position" in good.line()
     for by, where in ((1, "earlier"), (-1, "later")):
         with pytest.raises(
-            LinkError, match=f"teacher a: its word is off by one position.*one position {where}"
+            LinkError,
+            match=f"teacher a: its replies are shifted by one position.*one position {where}",
         ):
-            measure_alignment(targets, at, rolled(signal, by), kind, V, FrozenHead(HEAD)).check("a")
+            aligned(kind, targets, at, rolled(signal, by)).check("a")
 
 
 def test_self_test_is_silent_where_it_cannot_tell() -> None:
@@ -318,7 +338,7 @@ def test_self_test_is_silent_where_it_cannot_tell() -> None:
         before=-3.9, right=-5.0, after=-4.5, num_positions=200, vocab_size=V
     )  # 1 in V is -4.1
     clueless.check("a")
-    assert "this teacher cannot tell" in clueless.line()
+    assert "the test is not conclusive" in clueless.line()
     few = Alignment(before=-0.1, right=-5.0, after=-4.5, num_positions=3, vocab_size=V)
     few.check("a")
     assert "left out" in few.line()
@@ -356,13 +376,12 @@ def test_drawn_log_probabilities_tend_to_the_true_ones(teacher: TeacherModel) ->
     """The self-test's estimate from draws against the teacher's own softmax, in float64."""
     arrays, targets, at = request("sampled")
     wanted = WANTED.model_copy(update={"num_draws": 5_000})
-    signal = read_signal(
+    signal = read_reply(
         answer(teacher, arrays, wanted),
         wanted,
-        (V, D),
-        (len(at["top_k"]), len(at["draw"]), len(at["hidden"])),
+        ReplyShape(V, D, len(at["top_k"]), len(at["draw"]), len(at["hidden"])),
     )
-    found = measure_alignment(targets, at, signal, "sampled", V, None)
+    found = aligned("sampled", targets, at, signal)
     hidden = teacher.hidden_states(
         torch.from_numpy(arrays["input_ids"]).long(), torch.arange(T)[None]
     )[0]

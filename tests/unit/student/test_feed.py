@@ -17,11 +17,15 @@ from dskd_ds.data.batches import Sample
 from dskd_ds.errors import LinkError
 from dskd_ds.link import StudentLink, TeacherLink, Work
 from dskd_ds.link.messages import Hello
+from dskd_ds.losses.distributions import Sampled, TopK
 from dskd_ds.models.frozen import TeacherModel
 from dskd_ds.models.head import FrozenHead
 from dskd_ds.senses.choose.retrieve import SenseRetriever
+from dskd_ds.signals.exact import TeacherStates
 from dskd_ds.spec import RunSpec, load_spec
+from dskd_ds.student.alignment import AlignmentTest
 from dskd_ds.student.feed import Feed, StepInput
+from dskd_ds.student.requests import RequestBuilder
 from dskd_ds.teacher.service import serve_requests
 from tests.unit.conftest import HEAD, D, T, V
 
@@ -92,7 +96,17 @@ def feed_of(
     thread = threading.Thread(target=serve_requests, args=(model, theirs, link), daemon=True)
     thread.start()
     head = FrozenHead(HEAD) if spec.loss.signal == "exact" else None
-    feed = Feed(spec, 0, Text(), student, mine, (V, D), torch.device("cpu"), first_step, 5, head)
+    requests = RequestBuilder(spec, mine, V, D)
+    feed = Feed(
+        spec,
+        rank=0,
+        source=Text(),
+        link=student,
+        requests=requests,
+        self_test=AlignmentTest(requests, head, spec.train.on_policy_fraction, is_printing=True),
+        device=torch.device("cpu"),
+        steps=range(first_step, 5),
+    )
     try:
         yield feed
     finally:
@@ -118,22 +132,17 @@ def test_each_signal_arrives_at_its_positions(
             hidden = teacher.hidden_states(batch.input_ids, batch.position_ids)[0][found.positions]
             probs = torch.softmax(teacher.logits(hidden), dim=1)
             assert (found.targets == batch.input_ids[0][found.positions + 1]).all()
-            assert [part is not None for part in (found.top_k, found.hidden, found.sampled)] == [
-                kind == name for name in ("topk", "exact", "sampled")
-            ]
-            if found.top_k is not None:
-                assert (found.top_k.ids == probs.topk(4, dim=1).indices).all()
-            if found.hidden is not None:
-                assert (found.hidden == hidden.to(torch.bfloat16)).all()
-            if (
-                found.sampled is not None
-            ):  # slices: a token's share is within a draw or two of its probability
-                assert (
-                    (found.sampled.weights - probs.gather(1, found.sampled.ids)).abs()[
-                        found.sampled.weights > 0
-                    ]
-                    < 2 / 20
-                ).all()
+            signal = found.signal
+            expected = {"topk": TopK, "exact": TeacherStates, "sampled": Sampled}[kind]
+            assert isinstance(signal, expected)
+            if isinstance(signal, TopK):
+                assert (signal.ids == probs.topk(4, dim=1).indices).all()
+            if isinstance(signal, TeacherStates):
+                assert (signal.hidden == hidden.to(torch.bfloat16)).all()
+            if isinstance(signal, Sampled):
+                # Slices: a token's share is within a draw or two of its probability.
+                errors = (signal.weights - probs.gather(1, signal.ids)).abs()
+                assert (errors[signal.weights > 0] < 2 / 20).all()
     assert capfd.readouterr().err.count("alignment self-test: targets' log-probability") == 1
 
 
@@ -144,7 +153,7 @@ def test_a_teacher_that_is_off_by_one_is_noticed_before_the_first_step(
 ) -> None:
     with (
         feed_of(spec_of(kind), teacher, tmp_path, shift) as feed,
-        pytest.raises(LinkError, match="teacher a: its word is off by one"),
+        pytest.raises(LinkError, match="teacher a: its replies are shifted by one"),
     ):
         feed.next()
 
@@ -164,7 +173,7 @@ def test_what_the_student_wrote_is_not_judged(
     said = capfd.readouterr().err
     assert (
         said.count("alignment self-test")
-        == said.count("not judged, for the student wrote this text")
+        == said.count("not judged, because the student wrote this text")
         == 1
     )
 
@@ -176,5 +185,5 @@ def test_the_self_test_waits_for_text_that_the_student_did_not_write(
     spec = spec_of("topk", *ON_POLICY, "train.on_policy_fraction=0.5")
     with feed_of(spec, teacher, tmp_path, shift=1, first_step=1) as feed:
         feed.next()
-        with pytest.raises(LinkError, match="teacher a: its word is off by one"):
+        with pytest.raises(LinkError, match="teacher a: its replies are shifted by one"):
             feed.next()

@@ -23,13 +23,14 @@ from dskd_ds.plan.traffic import MANY_ROWS, signal_bytes
 from dskd_ds.senses.choose.retrieve import DECIDING, SenseRetriever
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.senses.index.graph import knn, load_graph, load_projection
-from dskd_ds.signals.chosen import Candidates, Chosen, chosen_arrays, read_chosen
-from dskd_ds.signals.reply import Signal, read_signal
-from dskd_ds.signals.take import top_k_signal
+from dskd_ds.signals.kind import signal_kind
+from dskd_ds.signals.parts.chosen import Candidates, Chosen, chosen_arrays, read_chosen
+from dskd_ds.signals.parts.top_k import take_top_k
+from dskd_ds.signals.reply import ReplyParts, ReplyShape, read_reply
 from dskd_ds.spec.loss import LossSpec
 from dskd_ds.spec.senses import SensesSpec
-from dskd_ds.student.feed import positions_asked, selection_arrays
-from dskd_ds.teacher.service import answer
+from dskd_ds.student.requests import selection_arrays
+from dskd_ds.teacher.answer import answer
 from tests.unit.conftest import NUM_SPANS, PER_TOKEN, D, V, dictionary_in, senses
 from tests.unit.student.test_feed import Text, feed_of, spec_of
 
@@ -54,7 +55,9 @@ def request(
     some: Batch, kind: str, wanted: SensesWanted
 ) -> tuple[dict[str, Array], Wanted, dict[str, Any]]:
     """A request that wants the teacher to choose, after its journey."""
-    at = positions_asked(kind, some.supervised.numpy(), some.supervised.numpy()[:0])  # type: ignore[arg-type]
+    at = signal_kind(LossSpec(signal=kind)).positions(
+        some.supervised.numpy(), some.supervised.numpy()[:0]
+    )
     message = Request(
         request_id=0,
         wanted=Wanted(
@@ -81,15 +84,15 @@ def request(
     return arrays, received.wanted, at
 
 
-def reply(arrays: dict[str, Array], wanted: Wanted, at: dict[str, Any], num_chosen: int) -> Signal:
+def reply(
+    arrays: dict[str, Array], wanted: Wanted, at: dict[str, Any], num_chosen: int
+) -> ReplyParts:
     """A reply after its journey."""
     frames = codec.encode(Reply(request_id=0, forward_seconds=0.0), arrays)
-    return read_signal(
+    return read_reply(
         codec.decode([bytes(frame) for frame in frames], "teacher")[1],
         wanted,
-        (V, D),
-        (len(at["top_k"]), len(at["draw"]), len(at["hidden"])),
-        num_chosen,
+        ReplyShape(V, D, len(at["top_k"]), len(at["draw"]), len(at["hidden"]), num_chosen),
     )
 
 
@@ -126,7 +129,7 @@ def test_the_student_gets_what_it_would_have_chosen(
         torch.from_numpy(selection.positions)
     ]
     expected = theirs.targets(
-        selection, hidden, top_k_signal(teacher.logits(hidden), 4, (2.0, 1.0)), 1
+        selection, hidden, take_top_k(teacher.logits(hidden), 4, (2.0, 1.0)), 1
     )
     assert_equal(mine.pack(selection, signal.chosen), expected)
     assert len(signal.hidden) == 0

@@ -25,7 +25,7 @@ from dskd_ds.senses.index.service import (
     IndexServiceError,
     service_address,
 )
-from dskd_ds.signals.take import top_k_signal
+from dskd_ds.signals.parts.top_k import take_top_k
 from dskd_ds.spec.loss import LossSpec
 from dskd_ds.spec.senses import SensesSpec
 
@@ -83,7 +83,7 @@ def batch(seed: int = 0, blocks: int = 2) -> Batch:
 def teacher_words(selection: Selection, seed: int = 0) -> tuple[torch.Tensor, TopK]:
     generator = torch.Generator().manual_seed(seed)
     hidden = torch.randn(len(selection), D, generator=generator)
-    return hidden, top_k_signal(torch.randn(len(selection), V, generator=generator) * 2, 8, (1.0,))
+    return hidden, take_top_k(torch.randn(len(selection), V, generator=generator) * 2, 8, (1.0,))
 
 
 def retriever(

@@ -11,11 +11,27 @@ import torch
 from torch import Tensor
 
 from dskd_ds.link.messages import Array
-from dskd_ds.signals.widths import BLOCK
+from dskd_ds.signals.parts.checks import as_tensor, check_range, check_shape
+from dskd_ds.signals.widths import BLOCK, hidden_width
 from dskd_ds.spec.processes import HiddenFormat
 
 LARGEST = torch.finfo(torch.float8_e4m3fn).max
 """448; what is larger becomes NaN."""
+
+
+def read_states(
+    arrays: dict[str, Array], num_rows: int, hidden_format: HiddenFormat, hidden_size: int
+) -> Tensor:
+    """Return the states [P, D] that the arrays hold. Raises ValueError if shapes or values do not fit."""
+    num_bytes, num_scales = hidden_width(hidden_format, hidden_size)
+    numbers, scales = arrays["hidden"], arrays["hidden_scales"]
+    check_shape("hidden", numbers, (num_rows, num_bytes))
+    check_shape("hidden_scales", scales, (num_rows, num_scales))
+    as_bfloat16 = as_tensor(scales.view(np.int16)).view(torch.bfloat16)
+    check_range("hidden_scales", as_bfloat16, least=0.0)
+    hidden = unpack_hidden(numbers, scales, hidden_format)
+    check_range("hidden", hidden)
+    return hidden
 
 
 def pack_hidden(hidden: Tensor, hidden_format: HiddenFormat) -> tuple[Array, Array]:
@@ -43,11 +59,6 @@ def unpack_hidden(numbers: Array, scales: Array, hidden_format: HiddenFormat) ->
     return (
         (_blocks(values) * factors[:, :, None]).flatten(1)[:, : values.shape[1]].to(torch.bfloat16)
     )
-
-
-def as_tensor(array: Array) -> Tensor:
-    """A view where the memory is writable and aligned (ZeroMQ's mostly is), else a copy."""
-    return torch.from_numpy(np.require(array, requirements=["A", "W", "C"]))
 
 
 def _blocks(values: Tensor) -> Tensor:

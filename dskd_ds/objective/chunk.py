@@ -1,0 +1,122 @@
+"""Cross-entropy and divergence of one chunk of positions, with the gradient of the student's logits.
+
+Logits of student and teacher live in buffers that all chunks share.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dskd_ds.losses import token
+from dskd_ds.models.head import HeadForm
+from dskd_ds.objective.targets import TeacherTargets
+from dskd_ds.signals.kind import signal_kind
+from dskd_ds.spec.loss import LossSpec
+
+AGREEMENT_STRIDE = 8
+"""Masses and overlap of the top-k sets are measured at every eighth position: a top-k over the
+vocabulary is expensive."""
+
+BLOCK_ROWS = 32
+"""Rows of a chunk's logits that a CPU works on at a time: the many passes over them then stay in its
+cache, and what they need beside the buffers stays small. On other devices a chunk is one block, as smaller
+ones would launch more kernels (not measured). A multiple of AGREEMENT_STRIDE."""
+
+STATS = ("ce", "kd", *token.AGREEMENT, "agreement_positions")
+"""Names of a chunk's sums. All but the first two are over `agreement_positions`, and stay 0 for signal
+kinds without a top k."""
+
+
+class Chunks:
+    """Losses of chunks, one after another. What `loss` returns lies in a buffer and holds until the next call."""
+
+    def __init__(
+        self,
+        spec: LossSpec,
+        form: HeadForm,
+        weight: Tensor,
+        teacher_head: Tensor | None,
+        teacher_form: HeadForm,
+    ) -> None:
+        """weight: [V, D] of the student's head. teacher_head: [Vt, Dt]; rows that the student lacks are left out."""
+        self._spec, self._form, self._weight = spec, form, weight
+        self._kind = signal_kind(spec)
+        self._teacher_head = None if teacher_head is None else teacher_head[: len(weight)]
+        self._teacher_form = teacher_form
+        self._buffers: dict[str, Tensor] = {}
+
+    def loss(self, states: Tensor, teacher: TeacherTargets, scale: float) -> tuple[Tensor, Tensor]:
+        """Compute one chunk.
+
+        states: [C, D] of the student. Returns d(scale * (CE + alpha tau^2 KL)) / d(product) [C, V], and
+        the sums named in STATS.
+        """
+        logits = self._product("student", states, self._weight)
+        teacher_logits = self._teacher_product(teacher)
+        stats = torch.zeros(len(STATS), dtype=torch.float64, device=logits.device)
+        num_rows = BLOCK_ROWS if logits.device.type == "cpu" else len(logits)
+        for start in range(0, len(logits), num_rows):
+            rows = slice(start, start + num_rows)
+            block = None if teacher_logits is None else teacher_logits[rows]
+            stats += self._block_(logits[rows], block, teacher[rows], scale)
+        return logits.to(self._weight.dtype), stats
+
+    def _teacher_product(self, teacher: TeacherTargets) -> Tensor | None:
+        """The teacher's product [C, Vt], where the signal brings states to rebuild it from."""
+        states = self._kind.teacher_states(teacher.signal)
+        if states is None:
+            return None
+        assert self._teacher_head is not None
+        return self._product("teacher", states.to(self._teacher_head.dtype), self._teacher_head)
+
+    def _block_(
+        self, product: Tensor, teacher_product: Tensor | None, teacher: TeacherTargets, scale: float
+    ) -> Tensor:
+        """Turn a few rows of the product into its gradient, in place; return the sums of STATS."""
+        tau, logits = self._spec.temperature, self._form.apply_(product)
+        teacher_logits = None
+        if teacher_product is not None:
+            teacher_logits = self._teacher_form.apply_(teacher_product)
+        slope = self._form.slope(logits)
+        stats = self._agreement(logits, teacher_logits, teacher)
+        right = logits.gather(1, teacher.targets[:, None]).squeeze(1)
+        ce_scale = scale * self._form.scale
+        # tau^2 of the loss, and 1/tau because the divergence is of logits / tau.
+        kd_scale = self._spec.kd_weight * tau * ce_scale
+        divergence_ = self._kind.divergence_
+        if tau == 1.0:  # cross-entropy needs the same softmax: one pass serves both
+            kd = divergence_(logits, teacher.signal, teacher_logits, kd_scale, ce_scale)
+            ce, grad = kd.log_total - right, kd.grad
+        else:
+            kd = divergence_(logits / tau, teacher.signal, teacher_logits, kd_scale, 0.0)
+            plain = token.own_softmax_(logits, ce_scale)
+            ce, grad = plain.log_total - right, plain.grad.add_(kd.grad)
+        grad.scatter_add_(1, teacher.targets[:, None], grad.new_full((len(grad), 1), -ce_scale))
+        if slope is not None:
+            grad.mul_(slope)
+        return torch.cat([torch.stack([ce.sum().double(), kd.values.sum().double()]), stats])
+
+    def _agreement(
+        self, logits: Tensor, teacher_logits: Tensor | None, teacher: TeacherTargets
+    ) -> Tensor:
+        """The sums of STATS after the first two, over some of the rows. Both logits are at temperature 1."""
+        some, taus = slice(None, None, AGREEMENT_STRIDE), (self._spec.temperature, 1.0)
+        top_k = self._kind.agreement(teacher.signal, teacher_logits, some)
+        if top_k is None:
+            return logits.new_zeros(len(STATS) - 2, dtype=torch.float64)
+        ids, teacher_masses = top_k
+        per_row = [*teacher_masses, *token.agreement(logits[some], ids, taus)]
+        sums = torch.stack(per_row).double()
+        # new_full fills on the device; a tensor made from a Python number would be copied, and waited for.
+        return torch.cat([sums.sum(dim=1), sums.new_full((1,), len(ids))])
+
+    def _product(self, name: str, states: Tensor, weight: Tensor) -> Tensor:
+        """states @ weight.T [C, V] as float32, in the buffer `name`, which the first (largest) chunk makes."""
+        if name not in self._buffers:
+            shape = len(states), len(weight)
+            self._buffers[name] = states.new_empty(shape, dtype=torch.float32)
+        product = self._buffers[name][: len(states)]
+        if states.dtype == torch.float32:
+            return torch.mm(states, weight.T, out=product)
+        return product.copy_(states @ weight.T)

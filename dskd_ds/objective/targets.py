@@ -1,0 +1,35 @@
+"""What the objective learns from at the supervised positions of one micro-batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dskd_ds.signals.kind import Targets
+
+
+@dataclass(frozen=True)
+class TeacherTargets:
+    """The right tokens and the teacher's signal at N supervised positions."""
+
+    positions: Tensor
+    """[N] int64, through the flattened B * T; each once."""
+    targets: Tensor
+    """[N] int64: the right tokens."""
+    signal: Targets | None = None
+    """The targets of the run's signal kind (signals/); None for a kind without a divergence."""
+
+    def to(self, device: torch.device) -> TeacherTargets:
+        """The same on another device."""
+        return TeacherTargets(
+            self.positions.to(device, non_blocking=True),
+            self.targets.to(device, non_blocking=True),
+            None if self.signal is None else self.signal.to(device),
+        )
+
+    def __getitem__(self, rows: slice) -> TeacherTargets:
+        """Return the targets at some of the positions."""
+        signal = None if self.signal is None else self.signal.rows(rows)
+        return TeacherTargets(self.positions[rows], self.targets[rows], signal)

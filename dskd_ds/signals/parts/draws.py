@@ -1,0 +1,111 @@
+"""The draws part: tokens drawn from the teacher's distribution at a position."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dskd_ds.link.messages import Array
+from dskd_ds.link.packing import pack, unpack
+from dskd_ds.losses.distributions import Sampled
+from dskd_ds.signals.parts.checks import as_tensor, check_shape
+
+LARGEST_LOG_PROB = 1e-5
+"""Log-probability of a certain token: the softmax of some devices rounds to slightly more than 1."""
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Draws at N positions as they travel: row after row, each token once."""
+
+    lengths: Tensor
+    """[N] int64: different tokens at each position."""
+    ids: Tensor
+    """[sum of lengths] int64, ascending in each row."""
+    counts: Tensor
+    """[sum of lengths] int64: draws that fell on each."""
+    log_probs: Tensor
+    """[N] float32: the mean over each position's draws of the teacher's log-probability of what was drawn."""
+
+    def sampled(self) -> Sampled:
+        """As a rectangle of shares."""
+        width = int(self.lengths.max()) if len(self.lengths) else 0
+        there = torch.arange(width) < self.lengths[:, None]
+        ids = torch.zeros(there.shape, dtype=torch.int64)
+        weights = torch.zeros(there.shape)
+        ids[there], weights[there] = self.ids, self.counts.float()
+        return Sampled(ids, weights / weights.sum(dim=1, keepdim=True), self.log_probs)
+
+
+def take_draws(logits: Tensor, tau: float, uniforms: Tensor) -> Draws:
+    """m draws at each of N positions from softmax(logits / tau), one from each of m equal slices of the cumulative distribution.
+
+    logits: [N, V]. uniforms: [N, m] float64 in [0, 1), on the CPU. A token's expected share of the draws is its probability, as with
+    independent draws (Sparse Logit Sampling, arXiv 2503.16870), but slices scatter less about it. Probabilities are summed as whole
+    numbers of 2^-40: the sum does not depend on the device's order of adding.
+    """
+    num_draws = uniforms.shape[1]
+    scaled = torch.softmax(logits.float() / tau, dim=1).mul_(2.0**40)
+    cumulative = scaled.long().cumsum_(dim=1)
+    share = (torch.arange(num_draws, dtype=torch.float64) + uniforms) / num_draws
+    total = cumulative[:, -1:]
+    points = torch.minimum((share.to(logits.device) * total).long(), total - 1)
+    drawn = torch.searchsorted(cumulative, points, right=True)
+    log_probs = scaled.gather(1, drawn).mul_(2.0**-40).log_().mean(dim=1).cpu()
+    drawn = drawn.cpu()
+    first = torch.ones_like(drawn, dtype=torch.bool)
+    first[:, 1:] = drawn[:, 1:] != drawn[:, :-1]
+    starts = first.flatten().nonzero().squeeze(1)
+    return Draws(
+        first.sum(dim=1),
+        drawn[first],
+        torch.diff(starts, append=torch.tensor([first.numel()])),
+        log_probs,
+    )
+
+
+def draw_arrays(draws: Draws, num_draws: int, vocab_size: int) -> dict[str, Array]:
+    """Return the reply's arrays of this part."""
+    return {
+        "draw_lengths": draws.lengths.numpy().astype(np.uint16),
+        "draw_ids": pack(draws.ids.numpy(), vocab_size),
+        "draw_counts": pack(draws.counts.numpy(), num_draws + 1),
+        "draw_log_probs": draws.log_probs.numpy(),
+    }
+
+
+def read_draws(arrays: dict[str, Array], num_rows: int, num_draws: int, vocab_size: int) -> Draws:
+    """Return the part that the arrays hold. Raises ValueError if shapes or values do not fit."""
+    ids = torch.from_numpy(unpack(arrays["draw_ids"], vocab_size))
+    counts = torch.from_numpy(unpack(arrays["draw_counts"], num_draws + 1))
+    check_shape("draw_lengths", arrays["draw_lengths"], (num_rows,))
+    check_shape("draw_log_probs", arrays["draw_log_probs"], (num_rows,))
+    lengths = torch.from_numpy(arrays["draw_lengths"].astype(np.int64))
+    draws = Draws(lengths, ids, counts, as_tensor(arrays["draw_log_probs"]))
+    _check_draws(draws, num_draws)
+    return draws
+
+
+def _check_draws(draws: Draws, num_draws: int) -> None:
+    """Every row must hold `num_draws` draws on tokens that ascend, and their mean log-probability. Raises ValueError."""
+    if not int(draws.lengths.sum()) == len(draws.ids) == len(draws.counts):
+        raise ValueError(
+            f"{len(draws.ids)} tokens and {len(draws.counts)} counts for rows of {int(draws.lengths.sum())} draws"
+        )
+    row = torch.repeat_interleave(torch.arange(len(draws.lengths)), draws.lengths)
+    totals = torch.zeros(len(draws.lengths), dtype=torch.int64).index_add_(0, row, draws.counts)
+    if (totals != num_draws).any() or (draws.counts == 0).any():
+        raise ValueError(f"a row's counts do not make {num_draws} draws")
+    if ((row[1:] == row[:-1]) & (draws.ids[1:] <= draws.ids[:-1])).any():
+        raise ValueError("a row's drawn tokens do not ascend")
+    if not (draws.log_probs.isfinite() & (draws.log_probs <= LARGEST_LOG_PROB)).all():
+        raise ValueError("draw_log_probs has values that are no log-probabilities")
+
+
+def drawn_log_probs(sampled: Sampled, tokens: Tensor, num_draws: int, vocab_size: int) -> Tensor:
+    """[R] log-probability of one token a row, from its share of the draws and one more draw that is spread over all tokens."""
+    share = (sampled.weights * (sampled.ids == tokens[:, None])).sum(dim=1)
+    return torch.log((num_draws * share + 1 / vocab_size) / (num_draws + 1))

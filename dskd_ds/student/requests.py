@@ -1,0 +1,144 @@
+"""What a student asks of the teacher for a micro-batch, and what it makes of the reply."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from dskd_ds.data.batches import Batch
+from dskd_ds.errors import LinkError
+from dskd_ds.link import Answer
+from dskd_ds.link.messages import Array, Wanted
+from dskd_ds.losses.sense import SenseTargets
+from dskd_ds.objective.targets import TeacherTargets
+from dskd_ds.senses.choose.retrieve import Selection, SenseRetriever
+from dskd_ds.signals.kind import Ints, Part, SignalKind, signal_kind
+from dskd_ds.signals.reply import ReplyParts, ReplyShape, read_reply
+from dskd_ds.spec import RunSpec
+
+
+@dataclass(frozen=True)
+class TeacherRequest:
+    """A micro-batch, and what is asked for it."""
+
+    batch: Batch
+    selection: Selection | None
+    """The sense positions; None without a sense term."""
+    positions: dict[Part, Ints]
+    """Where each part of the reply is asked for."""
+    arrays: dict[str, Array]
+    wanted: Wanted
+
+
+class RequestBuilder:
+    """Turns batches into requests, and replies into targets, for one run."""
+
+    def __init__(
+        self, spec: RunSpec, retriever: SenseRetriever | None, vocab_size: int, hidden_size: int
+    ) -> None:
+        """vocab_size, hidden_size: the teacher's, as its replies have them."""
+        self.kind: SignalKind[Any] = signal_kind(spec.loss)
+        self.vocab_size, self.hidden_size = vocab_size, hidden_size
+        self._retriever, self._seed = retriever, spec.seed
+        teacher_chooses = retriever is not None and spec.senses.retrieve_on == "teacher"
+        self._wanted = Wanted(
+            top_k=spec.loss.top_k,
+            temperatures=self.kind.temperatures,
+            num_draws=spec.loss.num_draws,
+            draw_temperature=spec.loss.temperature,
+            draw_seed=spec.seed,
+            hidden_format=spec.link.hidden_format,
+            senses=retriever.wanted if retriever is not None and teacher_chooses else None,
+        )
+
+    def request(self, batch: Batch) -> TeacherRequest:
+        """Draw the batch's sense positions and put its request together."""
+        selection = self._retriever.select(batch) if self._retriever else None
+        student_chooses = selection is not None and self._wanted.senses is None
+        no_positions = np.zeros(0, np.int64)
+        sense = selection.positions if selection is not None and student_chooses else no_positions
+        positions = self.kind.positions(batch.supervised.numpy(), sense)
+        epoch = batch.samples[0].epoch
+        return TeacherRequest(
+            batch=batch,
+            selection=selection,
+            positions=positions,
+            arrays={
+                "input_ids": batch.input_ids.numpy().astype(np.int32),
+                "position_ids": batch.position_ids.numpy().astype(np.int32),
+                **{
+                    f"{part}_positions": where.astype(np.int32) for part, where in positions.items()
+                },
+                **selection_arrays(batch if self._wanted.senses else None),
+            },
+            wanted=self._wanted.model_copy(update={"draw_seed": self._seed * 1_000_003 + epoch}),
+        )
+
+    def read(self, request: TeacherRequest, answer: Answer) -> ReplyParts:
+        """Return the parts of a reply. Raises LinkError if it does not fit its request."""
+        num_chosen = 0
+        if request.selection is not None and self._wanted.senses is not None:
+            num_chosen = len(request.selection)
+        shape = ReplyShape(
+            vocab_size=self.vocab_size,
+            hidden_size=self.hidden_size,
+            num_top_k=len(request.positions["top_k"]),
+            num_drawn=len(request.positions["draw"]),
+            num_hidden=len(request.positions["hidden"]),
+            num_chosen=num_chosen,
+        )
+        try:
+            return read_reply(answer.arrays, self._wanted, shape)
+        except ValueError as error:
+            raise LinkError(
+                f"teacher {answer.teacher} sent a reply that does not fit its request: {error}."
+            ) from None
+
+    def targets(
+        self, request: TeacherRequest, reply: ReplyParts
+    ) -> tuple[TeacherTargets, SenseTargets]:
+        """Return what the objective learns from, on the CPU."""
+        supervised = request.batch.supervised
+        teacher = TeacherTargets(
+            positions=supervised,
+            targets=request.batch.targets.flatten()[supervised],
+            signal=self.kind.targets(reply),
+        )
+        return teacher, self._sense_targets(request, reply)
+
+    def _sense_targets(self, request: TeacherRequest, reply: ReplyParts) -> SenseTargets:
+        """Choose senses unless the teacher did, and look up their vectors."""
+        selection = request.selection
+        if selection is None or self._retriever is None:
+            return SenseTargets.empty(self.hidden_size)
+        chosen = reply.chosen
+        if self._wanted.senses is None:
+            sense_rows = torch.searchsorted(
+                request.batch.supervised, torch.from_numpy(selection.positions)
+            )
+            top_k, hidden = reply.top_k, reply.hidden
+            # A part that came for every supervised position is cut to the sense positions.
+            if self.kind.asked_at("top_k") == "supervised":
+                top_k = top_k.rows(sense_rows)
+            if self.kind.asked_at("hidden") == "supervised":
+                hidden = hidden[sense_rows]
+            last_tail = len(self._wanted.temperatures) - 1  # at temperature 1
+            chosen = self._retriever.choose(selection, hidden, top_k, last_tail)
+        return self._retriever.pack(selection, chosen)
+
+
+def selection_arrays(batch: Batch | None) -> dict[str, Array]:
+    """What a teacher needs to draw the same sense positions as this side; None: it chooses no senses."""
+    if batch is None:
+        return {
+            "targets": np.zeros((0, 0), np.int32),
+            "sample_keys": np.zeros((0, 2), np.int64),
+        }
+    keys = [[sample.epoch, sample.block] for sample in batch.samples]
+    return {
+        "targets": batch.targets.numpy().astype(np.int32),
+        "sample_keys": np.array(keys, np.int64),
+    }
