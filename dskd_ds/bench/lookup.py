@@ -72,7 +72,7 @@ def lookup(spec: RunSpec) -> list[Figure]:
 def loop_over_positions(
     dictionary: SenseDictionary, selection: Selection, hidden: Tensor, kappa: int
 ) -> Sets:
-    """As docs/method.md describes it ("Candidates, lexical"): the senses of each word, their distances, the nearest kappa of all."""
+    """As docs/method.md, "Candidates", describes it: the senses of each word, their distances, the nearest kappa of all."""
     sets: Sets = []
     for number, state in enumerate(hidden):
         pair: list[set[int]] = []

@@ -162,7 +162,7 @@ def turns(arms: Sequence[str], rounds: int) -> list[tuple[str, bool]]:
 
 
 def step_figures() -> list[Figure]:
-    """The figures of issue 4's table that need the whole system."""
+    """The figures that need the whole system."""
     return figures(
         measure(QUICKSTART, ["train.global_batch_blocks=1"]),
         tokens=load_spec(QUICKSTART).data.block_tokens,

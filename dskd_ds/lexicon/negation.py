@@ -1,4 +1,4 @@
-"""Which words are negations of which, and what follows: a synonym of `unB` is an antonym of `B` (docs/method.md, "Relate").
+"""Which words are negations of which, and what follows: a synonym of `unB` is an antonym of `B` (docs/method.md, "Relations").
 
 An affix is not believed by itself: `invaluable` is not the opposite of `valuable`, `inform` not of `form`. In this order decides
 1. a stated antonym: the sources say that word and base are opposites;

@@ -2,7 +2,7 @@
 
     SENSE(i) = pull * mean_{s in S+} |s - h_i|^2 / D  +  push * mean_{a in S-} max(0, margin - |a - h_i|^2 / D)
 
-An empty set contributes 0. Source: docs/method.md, "The losses" and "Algebra worth using".
+An empty set contributes 0. Source: docs/method.md, "The losses" and "Algebra".
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ Every KL at temperature 1 needs the same softmax as cross-entropy. So each funct
 and cross-entropy's gradient is own * q, less `own` at the right token. Nothing else of size [C, V] is made, but where it says so.
 `torch.compile` is not used: it took 1.05 (tail) and 1.04 (full) of the whole objective's time on one CPU core, where rows are worked on
 in the cache anyway (losses/chunk.py), after 21 s of compiling. On a GPU nobody has measured it.
-Source: docs/method.md, "The losses" and "Top-k KL done right".
+Source: docs/method.md, "The losses" and "Top-k KL".
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Where a model lies: hub name, folder, or GGUF file -> something `from_pretrained` loads quickly.
 
 A GGUF file is dequantised once and kept as safetensors under `$DSKD_HOME/models`, because transformers takes half a minute
-for each load and cannot save what it loaded that way (docs/deepspeed.md).
+for each load and cannot save what it loaded that way (docs/deepspeed.md, "GGUF models").
 """
 
 from __future__ import annotations

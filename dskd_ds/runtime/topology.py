@@ -1,7 +1,7 @@
 """Launchers, roles and the environment of each role: the whole rank grid on one screen.
 
 A launch of W ranks is dealt as  [ student 0 .. S-1 | teacher 0 .. T-1 ].  Students form one torch.distributed world; each
-teacher is a world of its own, because DeepSpeed puts barriers on the global world (docs/deepspeed.md). So before anything
+teacher is a world of its own, because DeepSpeed puts barriers on the global world (docs/deepspeed.md, "Roles and worlds"). So before anything
 initialises torch.distributed, `RANK`, `WORLD_SIZE` and `MASTER_PORT` are rewritten for the role; `LOCAL_RANK` stays, it
 names the device.
 """

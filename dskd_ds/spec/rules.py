@@ -157,7 +157,7 @@ def layers_are_named(spec: RunSections) -> Iterator[Problem]:
 
 
 def topk_temperature(spec: RunSections) -> Iterator[Problem]:
-    """Top-k at a high temperature leaves most of the mass in the bucket (docs/method.md: 0.30 on the k at tau 2)."""
+    """Top-k at a high temperature leaves most of the mass in the bucket (docs/method.md, "Top-k KL": 0.30 on the k at tau 2)."""
     if spec.loss.signal == "topk" and spec.loss.temperature > 4:
         yield Problem(
             "loss.temperature",

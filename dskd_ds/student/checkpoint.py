@@ -1,6 +1,6 @@
 """Checkpoints that are whole or not there: DeepSpeed's files, then a manifest with every file's size and hash, by rename.
 
-DeepSpeed reads its files with an unpickler (docs/deepspeed.md), so nothing is read whose hash our manifest does not vouch for.
+DeepSpeed reads its files with an unpickler (docs/deepspeed.md, "Checkpoints"), so nothing is read whose hash our manifest does not vouch for.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The paper's mixture as few-shot conversations: a share of five question sets, written as JSONL that a chat source reads.
 
-Source of the shares: docs/method.md, "Paper's student". A conversation's shots are other questions of the same set (and topic, where
+Source of the shares: docs/method.md, "The paper's student". A conversation's shots are other questions of the same set (and topic, where
 the set has topics) with their answers; its last question is answered too. `dskd data continue` replaces that last answer by the
 teacher's own.
 """

@@ -111,7 +111,7 @@ SETS: dict[str, QuestionSet] = {
     ),
     "squad": QuestionSet("SQuAD 2.0", SourceSpec(path="rajpurkar/squad_v2"), read_squad, 0.30, 1),
 }
-"""The paper's mixture: a quarter of four sets as 5-shot chats, 30 % of SQuAD 2.0 as 1-shot chats (docs/method.md)."""
+"""The paper's mixture: a quarter of four sets as 5-shot chats, 30 % of SQuAD 2.0 as 1-shot chats (docs/method.md, "The paper's student")."""
 
 
 def _labelled(row: dict[str, Any]) -> Question:

@@ -1,4 +1,4 @@
-"""Senses of spans: related words of several tokens, composed from their tokens' senses (docs/method.md, "Building the dictionary", 4)."""
+"""Senses of spans: related words of several tokens, composed from their tokens' senses (docs/method.md, "Spans")."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def span_lengths(
 def compose_spans(
     spans: list[tuple[int, ...]], senses: Senses, num_senses: int
 ) -> tuple[Tensor, list[int]]:
-    """Senses of spans: each sense of the first token, averaged with the nearest sense of every further token (docs/method.md, 4).
+    """Senses of spans: each sense of the first token, averaged with the nearest sense of every further token (docs/method.md, "Spans").
 
     Returns rows [R, D] float32 and how many each span got: 0 where one of its tokens has no senses.
     """
