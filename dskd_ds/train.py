@@ -18,6 +18,7 @@ sys.path[:] = [
 ]
 
 from dskd_ds.errors import DskdError  # noqa: E402
+from dskd_ds.models.named import RunModels  # noqa: E402
 from dskd_ds.runtime.arguments import add_overrides  # noqa: E402
 from dskd_ds.runtime.console import quiet_libraries, quiet_progress  # noqa: E402
 from dskd_ds.runtime.topology import Role, assign, read_launch, role_environment  # noqa: E402
@@ -45,7 +46,8 @@ def main(argv: list[str] | None = None) -> int:
         rank = launch.rank
         spec = load_spec(args.spec, args.set)
         role = assign(launch, spec.topology)
-        prepare(spec, role)
+        models = RunModels.of(spec)
+        prepare(spec, models, role)
     except (
         DskdError
     ) as error:  # mostly alike on every rank: the first one says it, and its exit ends the launch
@@ -56,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         print(error, file=sys.stderr, flush=True)
         return int(error.exit_code)
     try:
-        run(spec, role)
+        run(spec, models, role)
     except DskdError as error:
         if str(error):
             print(error, file=sys.stderr, flush=True)
@@ -64,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def prepare(spec: RunSpec, role: Role) -> None:
+def prepare(spec: RunSpec, models: RunModels, role: Role) -> None:
     """The role's own torch world, then the checks that need no other rank."""
     os.environ.update(role_environment(role))
     from dskd_ds.plan.preflight import preflight
@@ -72,19 +74,19 @@ def prepare(spec: RunSpec, role: Role) -> None:
 
     quiet_progress()
     use_threads(spec.topology.threads_per_rank)
-    preflight(spec)
+    preflight(spec, models)
 
 
-def run(spec: RunSpec, role: Role) -> None:
+def run(spec: RunSpec, models: RunModels, role: Role) -> None:
     """Be what the role says."""
     if role.kind == "teacher":
         from dskd_ds.teacher.service import serve
 
-        serve(spec, role.rank, role)
+        serve(spec, models, role.rank, role)
     else:
         from dskd_ds.student.loop import train
 
-        train(spec, role)
+        train(spec, models, role)
 
 
 if __name__ == "__main__":

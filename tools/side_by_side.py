@@ -102,7 +102,7 @@ def trl_python(work_dir: Path) -> str:
 def compare(args: argparse.Namespace) -> list[Figure]:
     """Run both sides in turn. Raises InputError without a quickstart or an even share, BenchError if a side fails."""
     from dskd_ds.data.batches import open_source
-    from dskd_ds.models.resolve import resolve_model
+    from dskd_ds.models.named import NamedModel
 
     if args.batch_blocks % args.processes:
         raise InputError(
@@ -113,8 +113,13 @@ def compare(args: argparse.Namespace) -> list[Figure]:
     student = (Path(spec.run_dir) / INIT_FOLDER).resolve()
     if not student.is_dir():
         raise InputError(f"{student}: there is no student yet.\n  make quickstart first.")
-    python, teacher = trl_python(args.work_dir), resolve_model(spec.teacher.model)
-    source = open_source(spec)
+    python, teacher = trl_python(args.work_dir), NamedModel.of_teacher(spec.teacher)
+    source = open_source(
+        spec.data,
+        teacher.tokenizer,
+        seed=spec.seed,
+        step_blocks=spec.train.global_batch_blocks,
+    )
     found: dict[str, list[Followed]] = {"ours": [], **{arm: [] for arm in TRL_ARMS}}
     with tempfile.TemporaryDirectory(prefix="dskd-side-") as name:
         folder = Path(name)
@@ -150,7 +155,7 @@ def compare(args: argparse.Namespace) -> list[Figure]:
                     "--student",
                     str(student),
                     "--teacher",
-                    teacher,
+                    teacher.path,
                     "--blocks",
                     str(blocks),
                     "--run-dir",

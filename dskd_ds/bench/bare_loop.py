@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from dskd_ds.data.batches import Batch, open_source, places, read_batch
 from dskd_ds.models.layers import layers_of
+from dskd_ds.models.named import NamedModel, RunModels
 from dskd_ds.observe.metrics import METRICS_FILE
 from dskd_ds.runtime.arguments import add_overrides
 from dskd_ds.runtime.console import quiet_libraries, quiet_progress
@@ -58,7 +59,7 @@ def load_model(spec: RunSpec, zero: bool) -> Any:
 
     live = HfDeepSpeedConfig(deepspeed_config(spec)) if zero else None
     model: Any = AutoModelForCausalLM.from_pretrained(
-        student_init(spec), dtype=resolve_dtype(spec.student.dtype)
+        student_init(spec, RunModels.of(spec)).path, dtype=resolve_dtype(spec.student.dtype)
     )
     del live
     # Not everybody knows this line, but the reference is to be at its best: student/model.py has it too.
@@ -73,7 +74,13 @@ def train(spec: RunSpec, model: Any, engine_wanted: bool) -> None:
         engine, *_ = deepspeed.initialize(
             model=model, model_parameters=list(model.parameters()), config=deepspeed_config(spec)
         )
-    source, rank = open_source(spec), deepspeed.comm.get_rank()
+    rank = deepspeed.comm.get_rank()
+    source = open_source(
+        spec.data,
+        NamedModel.of_teacher(spec.teacher).tokenizer,
+        seed=spec.seed,
+        step_blocks=spec.train.global_batch_blocks,
+    )
     with (Path(spec.run_dir) / METRICS_FILE).open("w") as log:
         for step in range(spec.train.num_steps or 0):
             for micro in range(spec.num_accumulation_steps):

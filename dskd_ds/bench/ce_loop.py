@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from dskd_ds.bench.bare_loop import load_model
 from dskd_ds.data.batches import BlockSource, num_steps, open_source, places, read_batch
 from dskd_ds.losses.sense import SenseTargets
+from dskd_ds.models.named import NamedModel
 from dskd_ds.objective.fused import STATS, Scales
 from dskd_ds.objective.targets import TeacherTargets
 from dskd_ds.runtime.arguments import add_overrides
@@ -114,7 +115,13 @@ def main() -> None:
     engine, *_ = deepspeed.initialize(
         model=model, model_parameters=list(model.parameters()), config=deepspeed_config(spec)
     )
-    source = open_source(spec)
+    teacher = NamedModel.of_teacher(spec.teacher)
+    source = open_source(
+        spec.data,
+        teacher.tokenizer,
+        seed=spec.seed,
+        step_blocks=spec.train.global_batch_blocks,
+    )
     feed: Any = TextFeed(
         spec, role.rank, source, model.language_model.config.get_text_config().hidden_size
     )
@@ -123,7 +130,7 @@ def main() -> None:
         role,
         engine,
         feed,
-        OnPolicyBlocks(spec, role.rank, source, engine),
+        OnPolicyBlocks(spec, teacher.tokenizer, role.rank, source, engine),
         0,
         num_steps(spec, source),
         0,

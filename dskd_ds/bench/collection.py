@@ -13,7 +13,7 @@ from dskd_ds.data.batches import Sample, make_batch
 from dskd_ds.data.blocks import train_blocks
 from dskd_ds.data.packing import begin_ids
 from dskd_ds.models.frozen import load_teacher
-from dskd_ds.models.resolve import load_tokenizer, resolve_model
+from dskd_ds.models.named import NamedModel
 from dskd_ds.senses.build.collect import (
     HEAD_POSITIONS,
     attributed,
@@ -31,14 +31,13 @@ def bench_collection(spec: RunSpec) -> list[Figure]:
 
     The spill goes on from one turn to the next as in a long build, so its commits come as seldom as there.
     """
-    teacher, blocks = load_teacher(spec.teacher), train_blocks(spec)
+    named = NamedModel.of_teacher(spec.teacher)
+    teacher, blocks = load_teacher(named), train_blocks(spec.data, named.tokenizer)
     batches = forward_batches(
         len(blocks), spec.data.block_tokens, spec.senses.collect_tokens, spec.seed
     )[:NUM_BATCHES]
-    layout, begin = (
-        collection_layout(spec),
-        begin_ids(load_tokenizer(resolve_model(spec.teacher.model))),
-    )
+    layout = collection_layout(named, spec.senses.vectors_per_token)
+    begin = begin_ids(named.tokenizer)
     inputs = [
         make_batch(
             [blocks[number] for number in batch.blocks],

@@ -15,7 +15,7 @@ from dskd_ds.data.batches import Batch, Sample, make_batch
 from dskd_ds.data.blocks import heldout_blocks
 from dskd_ds.errors import DskdError, InputError
 from dskd_ds.models.frozen import load_teacher
-from dskd_ds.models.resolve import model_fingerprint, resolve_model
+from dskd_ds.models.named import NamedModel
 from dskd_ds.runtime import launch
 from dskd_ds.runtime.console import child_environment
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary, open_own
@@ -45,7 +45,8 @@ class HeldOut:
 
 def held_out(spec: RunSpec, num_blocks: int) -> HeldOut:
     """The first blocks of the held-out text, read by the teacher. Raises InputError if there are fewer."""
-    blocks = heldout_blocks(spec)
+    named = NamedModel.of_teacher(spec.teacher)
+    blocks = heldout_blocks(spec.data, named.tokenizer)
     if len(blocks) < num_blocks:
         raise InputError(
             f"[data] heldout: it has {len(blocks)} blocks, this bench needs {num_blocks}.\n  give more text."
@@ -53,7 +54,7 @@ def held_out(spec: RunSpec, num_blocks: int) -> HeldOut:
     batch = make_batch(
         [blocks[i] for i in range(num_blocks)], [Sample(0, i) for i in range(num_blocks)]
     )
-    teacher = load_teacher(spec.teacher)
+    teacher = load_teacher(named)
     states = [
         teacher.hidden_states(ids, positions).float().cpu()
         for ids, positions in zip(
@@ -70,15 +71,14 @@ def large_dictionary(spec: RunSpec) -> SenseDictionary:
 
     Making it takes about ten minutes on two cores, once. Raises DskdError if that fails.
     """
+    teacher = NamedModel.of_teacher(spec.teacher)
     try:
-        dictionary = open_own(spec, verify=False)
+        dictionary = open_own(spec.senses.dictionary, teacher, verify=False)
         if dictionary.num_token_rows >= LARGE_ROWS:
             return dictionary
     except InputError:
         pass
-    folder = (
-        dskd_home() / "bench" / f"senses-{model_fingerprint(resolve_model(spec.teacher.model))}"
-    )
+    folder = dskd_home() / "bench" / f"senses-{teacher.fingerprint}"
     large = spec.model_copy(
         update={
             "senses": spec.senses.model_copy(update={**LARGE_SETTINGS, "dictionary": str(folder)})
@@ -86,7 +86,7 @@ def large_dictionary(spec: RunSpec) -> SenseDictionary:
     )
     if not (folder / "manifest.json").is_file():
         _build(large, folder)
-    dictionary = open_own(large, verify=False)
+    dictionary = open_own(folder, teacher, verify=False)
     if dictionary.num_token_rows < LARGE_ROWS:
         raise InputError(
             f"[data] train: it gave {dictionary.num_token_rows} senses, the index is measured on {LARGE_ROWS}.\n"

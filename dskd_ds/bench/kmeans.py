@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dskd_ds.bench.measure import Figure, interleaved_seconds
 from dskd_ds.bench.states import bench_rows, heldout_error, quantisation_error, split
 from dskd_ds.errors import InputError
-from dskd_ds.models.resolve import load_tokenizer, resolve_model
+from dskd_ds.models.named import NamedModel
 from dskd_ds.senses.build.cluster import Points, cluster
 from dskd_ds.senses.build.kmeans import MAX_ITERATIONS
 from dskd_ds.senses.build.vectors import Rows
@@ -140,7 +140,7 @@ def bench_adaptive(spec: RunSpec) -> list[Figure]:
 def _polysemy(spec: RunSpec, senses: Senses, points: Points, wordnet: Path) -> Figure:
     """Spearman's correlation of a token's number of senses with WordNet's for its word."""
     known = wordnet_sense_counts(wordnet)
-    tokenizer = load_tokenizer(resolve_model(spec.teacher.model))
+    tokenizer = NamedModel.of_teacher(spec.teacher).tokenizer
     tokens, vectors = np.unique(points.tokens, return_counts=True)
     texts = [tokenizer.decode([token]) for token in tokens]
     usable = [

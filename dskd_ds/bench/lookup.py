@@ -7,6 +7,7 @@ from torch import Tensor
 
 from dskd_ds.bench.dictionaries import held_out
 from dskd_ds.bench.measure import Figure, interleaved_seconds
+from dskd_ds.models.named import NamedModel
 from dskd_ds.senses.choose.retrieve import Selection, SenseRetriever
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary, open_own
 from dskd_ds.signals.parts.chosen import Candidates
@@ -22,7 +23,7 @@ Sets = list[tuple[set[int], set[int]]]
 
 def lookup(spec: RunSpec) -> list[Figure]:
     """Both ways on held-out text, with the spec's own dictionary. Raises AssertionError if their candidate sets differ."""
-    dictionary = open_own(spec, verify=False)
+    dictionary = open_own(spec.senses.dictionary, NamedModel.of_teacher(spec.teacher), verify=False)
     text = held_out(spec, NUM_BLOCKS)
     lexical = spec.senses.model_copy(update={"candidates": "lexical", "paper_exact": False})
     retriever = SenseRetriever(dictionary, lexical, spec.loss, spec.seed)

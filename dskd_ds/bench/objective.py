@@ -28,7 +28,6 @@ from dskd_ds.signals.parts.draws import take_draws
 from dskd_ds.signals.parts.top_k import take_top_k
 from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.spec.loss import LossSpec, SignalName
-from dskd_ds.spec.models import TeacherSpec
 
 VOCAB, SIZE, TOP_K, POSITIONS, MORE_POSITIONS = 49_152, 576, 64, 2_048, 8_192
 SIGNALS: tuple[SignalName, ...] = ("topk", "exact")
@@ -237,14 +236,16 @@ def real_states(number: int) -> RealStates:
     from dskd_ds.data.batches import Sample, make_batch
     from dskd_ds.data.blocks import heldout_blocks
     from dskd_ds.models.frozen import load_teacher
+    from dskd_ds.models.named import NamedModel, RunModels
     from dskd_ds.student.depth import student_init
 
     spec: RunSpec = load_spec(QUICKSTART, [])
+    models = RunModels.of(spec)
     teacher, student = (
-        load_teacher(TeacherSpec(model=path, dtype="float32"), torch.device("cpu"))
-        for path in (spec.teacher.model, student_init(spec))
+        load_teacher(NamedModel(path, dtype="float32"), torch.device("cpu"))
+        for path in (spec.teacher.model, student_init(spec, models).path)
     )
-    blocks = heldout_blocks(spec)
+    blocks = heldout_blocks(spec.data, models.teacher.tokenizer)
     rows = range(-(-number // (spec.data.block_tokens - 1)) + 1)
     batch = make_batch([blocks[i] for i in rows], [Sample(0, i) for i in rows])
     at = batch.supervised[:number]

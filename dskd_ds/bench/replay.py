@@ -20,7 +20,7 @@ from pathlib import Path
 from dskd_ds.link import TeacherLink, Work, codec
 from dskd_ds.link.messages import Array, Hello, Reply
 from dskd_ds.models.frozen import TeacherModel, load_teacher
-from dskd_ds.models.vocabulary import shared_vocab_size
+from dskd_ds.models.named import RunModels
 from dskd_ds.runtime.arguments import add_overrides, exit_code_of, spec_of
 from dskd_ds.runtime.console import quiet_progress
 from dskd_ds.runtime.devices import use_threads
@@ -75,10 +75,11 @@ def serve(spec: RunSpec, store: ReplyStore) -> None:
     """Serve the run of `spec` until its students are done; the model is loaded only for what the store lacks."""
     with ExitStack() as cleanup:
         teacher: TeacherModel | None = None
+        models = RunModels.of(spec)
         retriever, senses_name = open_on_teacher(spec, None, cleanup)
         hello_path = store.folder / HELLO_FILE
         if not hello_path.is_file():
-            teacher = load_teacher(spec.teacher, vocab_size=shared_vocab_size(spec))
+            teacher = load_teacher(models.teacher, vocab_size=models.shared_vocab_size)
             hello = Hello(
                 teacher="replay",
                 fingerprint=teacher.fingerprint + senses_name,
@@ -98,7 +99,9 @@ def serve(spec: RunSpec, store: ReplyStore) -> None:
             begun = time.monotonic()
             arrays = store.get(work)
             if arrays is None:
-                teacher = teacher or load_teacher(spec.teacher, vocab_size=shared_vocab_size(spec))
+                teacher = teacher or load_teacher(
+                    models.teacher, vocab_size=models.shared_vocab_size
+                )
                 arrays = answer(teacher, work.arrays, work.request.wanted, retriever)
                 store.put(work, arrays)
                 num_stored += 1

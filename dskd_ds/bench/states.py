@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dskd_ds.data.blocks import train_blocks
+from dskd_ds.models.named import NamedModel
 from dskd_ds.runtime.mpi import Communicator
 from dskd_ds.senses.build.cluster import Points
 from dskd_ds.senses.build.collect import collect
@@ -29,13 +30,14 @@ def bench_rows(spec: RunSpec) -> Rows:
     smaller = spec.model_copy(
         update={"senses": spec.senses.model_copy(update={"collect_tokens": NUM_TOKENS})}
     )
-    blocks, comm = train_blocks(spec), Communicator()
+    teacher, comm = NamedModel.of_teacher(spec.teacher), Communicator()
+    blocks = train_blocks(spec.data, teacher.tokenizer)
     folder = (
         Path(spec.run_dir)
         / "bench"
-        / f"states-{collection_digest(dictionary_key(smaller, blocks, comm))}"
+        / f"states-{collection_digest(dictionary_key(smaller, teacher, blocks, comm))}"
     )
-    return np.concatenate(list(collect(smaller, blocks, folder, comm)))
+    return np.concatenate(list(collect(smaller, teacher, blocks, folder, comm)))
 
 
 def split(rows: Rows) -> tuple[Rows, Rows]:

@@ -22,6 +22,7 @@ from dskd_ds.link.messages import Reply, Request, SensesWanted, Wanted
 from dskd_ds.losses.distributions import TopK
 from dskd_ds.losses.sense import sense_loss
 from dskd_ds.models.frozen import TeacherModel, load_teacher
+from dskd_ds.models.named import NamedModel
 from dskd_ds.plan.traffic import SignalBytes, signal_bytes
 from dskd_ds.senses.choose.retrieve import Selection, SenseRetriever
 from dskd_ds.senses.dictionary.dictionary import open_dictionary
@@ -69,10 +70,9 @@ class Real:
 def real() -> Real:
     """Once for all figures."""
     spec = load_spec(QUICKSTART)
-    teacher = load_teacher(
-        spec.teacher.model_copy(update={"dtype": "float32"}), torch.device("cpu")
-    )
-    blocks = heldout_blocks(spec)
+    named = NamedModel(spec.teacher.model, dtype="float32", compiled=spec.teacher.compile)
+    teacher = load_teacher(named, torch.device("cpu"))
+    blocks = heldout_blocks(spec.data, named.tokenizer)
     number = NUM_POSITIONS // spec.data.block_tokens
     batch = make_batch(
         [blocks[i * (len(blocks) // number)] for i in range(number)],

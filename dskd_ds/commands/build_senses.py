@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from dskd_ds.models.named import RunModels
 from dskd_ds.plan.preflight import preflight
 from dskd_ds.runtime.arguments import add_overrides
 from dskd_ds.runtime.console import quiet_progress
@@ -42,9 +43,13 @@ def run(args: argparse.Namespace) -> None:
     """One rank's part."""
     comm = Communicator()
     spec = load_spec(args.spec, args.set)
-    preflight(spec, with_senses=False)
+    models = RunModels.of(spec)
+    preflight(spec, models, with_senses=False)
     use_threads(spec.topology.threads_per_rank)
-    facts = refresh(spec, comm) if args.refresh else build(spec, comm, args.force)
+    if args.refresh:
+        facts = refresh(spec, models.teacher, comm)
+    else:
+        facts = build(spec, models.teacher, comm, args.force)
     if facts:
         print(
             f"{spec.senses.dictionary}: {facts['num_rows']} senses of {facts['num_tokens']} tokens and {facts['num_spans']} spans,"

@@ -10,6 +10,7 @@ import sys
 
 from dskd_ds.data.continuations import write_continuations
 from dskd_ds.data.continue_options import add_options, settings_of
+from dskd_ds.models.named import NamedModel
 from dskd_ds.runtime.arguments import add_overrides
 from dskd_ds.runtime.console import quiet_progress
 from dskd_ds.runtime.devices import use_threads
@@ -37,7 +38,14 @@ def run(args: argparse.Namespace) -> None:
     spec = load_spec(args.spec, args.set)
     use_threads(spec.topology.threads_per_rank)
     write_continuations(
-        spec, args.output, args.input, settings_of(args), comm.rank, comm.size, comm.barrier
+        spec,
+        NamedModel.of_teacher(spec.teacher),
+        args.output,
+        args.input,
+        settings_of(args),
+        comm.rank,
+        comm.size,
+        comm.barrier,
     )
 
 

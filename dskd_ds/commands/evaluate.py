@@ -28,7 +28,7 @@ def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def evaluate(spec_file: str, overrides: Sequence[str], models: Sequence[str] = ()) -> int:
     """Evaluate, print a table, store the numbers for the report. models: NAME=PATH each. Raises InputError."""
-    from dskd_ds.models.resolve import resolve_model
+    from dskd_ds.models.named import NamedModel, RunModels
     from dskd_ds.runtime.console import quiet_progress
     from dskd_ds.student import evaluation, export
     from dskd_ds.student.depth import student_init
@@ -44,15 +44,19 @@ def evaluate(spec_file: str, overrides: Sequence[str], models: Sequence[str] = (
         raise InputError(
             f"--model {wrong[0]}: this is not of the form NAME=PATH.\n  example: --model mine=runs/mine/student"
         )
-    named = dict(item.split("=", 1) for item in models) or {
-        "before": student_init(spec),
+    of_run = RunModels.of(spec)
+    paths = dict(item.split("=", 1) for item in models) or {
+        "before": student_init(spec, of_run).path,
         "after": str(trained),
     }
-    named = {name: resolve_model(path, "--model") for name, path in named.items()}
-    scores = evaluation.evaluate(spec, named)
-    samples = evaluation.continuations(
-        spec, {"teacher": resolve_model(spec.teacher.model), **named}
-    )
+    students = {
+        name: NamedModel(path, key="--model", dtype=spec.student.dtype)
+        for name, path in paths.items()
+    }
+    for student in students.values():
+        student.locate()
+    scores = evaluation.evaluate(spec, of_run, students)
+    samples = evaluation.continuations(spec, of_run, students)
     path = evaluation.write_evaluation(spec, scores, samples)
     print(f"{'model':<12}{'perplexity':>12}{'KL to teacher':>16}{'tokens':>10}")
     for name, score in scores.items():

@@ -22,7 +22,9 @@ def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Checkpoint -> Hugging Face folder."""
+    from dskd_ds.models.named import RunModels
     from dskd_ds.student.export import export_checkpoint
 
-    print(export_checkpoint(spec_of(args), args.tag))
+    spec = spec_of(args)
+    print(export_checkpoint(spec, RunModels.of(spec), args.tag))
     return 0

@@ -200,6 +200,7 @@ def run_stats(args: argparse.Namespace) -> int:
 
 def run_eval(args: argparse.Namespace) -> int:
     """Measure, print tables and how to read them."""
+    from dskd_ds.models.named import NamedModel
     from dskd_ds.runtime.console import quiet_progress
     from dskd_ds.runtime.devices import use_threads
     from dskd_ds.senses.dictionary.dictionary import open_own
@@ -207,12 +208,13 @@ def run_eval(args: argparse.Namespace) -> int:
     from dskd_ds.senses.intrinsic.table import READING, render
 
     spec, layers = spec_of(args), _layers(args.layers)
+    teacher = NamedModel.of_teacher(spec.teacher)
     dictionaries = {
-        name: open_own(spec, path) for name, path in _named_paths(args.dictionary, spec).items()
+        name: open_own(path, teacher) for name, path in _named_paths(args.dictionary, spec).items()
     }
     quiet_progress()
     use_threads(spec.topology.threads_per_rank)
-    result = evaluate_senses(spec, dictionaries, layers, args.only or PARTS, args.pairs)
+    result = evaluate_senses(spec, teacher, dictionaries, layers, args.only or PARTS, args.pairs)
     print(
         json.dumps(_without_nan(result), indent=1)
         if args.json
@@ -241,10 +243,11 @@ def _named_paths(given: list[str], spec: RunSpec) -> dict[str, str]:
 
 def _opened(spec: RunSpec) -> tuple[SenseDictionary, Any]:
     """The spec's dictionary and tokenizer. Raises InputError."""
-    from dskd_ds.models.resolve import load_tokenizer, resolve_model
+    from dskd_ds.models.named import NamedModel
     from dskd_ds.senses.dictionary.dictionary import open_own
 
-    return open_own(spec), load_tokenizer(resolve_model(spec.teacher.model))
+    teacher = NamedModel.of_teacher(spec.teacher)
+    return open_own(spec.senses.dictionary, teacher), teacher.tokenizer
 
 
 def _without_nan(value: Any) -> Any:

@@ -196,11 +196,12 @@ def _convert(gguf: Path) -> int:
 
 
 def _cut(spec: RunSpec) -> int:
+    from dskd_ds.models.named import RunModels
     from dskd_ds.runtime.console import quiet_progress
     from dskd_ds.student.depth import student_init
 
     quiet_progress()
-    folder = Path(student_init(spec))
+    folder = Path(student_init(spec, RunModels.of(spec)).path)
     print(
         f"  layers kept: {json.loads((folder / 'origin.json').read_text())['kept_layers']}",
         flush=True,

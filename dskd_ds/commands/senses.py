@@ -46,10 +46,12 @@ def build_senses(
     spec_file: str, overrides: Sequence[str], num_ranks: int, force: bool = False
 ) -> int:
     """Check, launch under mpirun; returns the launch's exit code. Raises InputError for what is wrong with the spec."""
+    from dskd_ds.models.named import RunModels
     from dskd_ds.plan.preflight import preflight
     from dskd_ds.runtime import launch
 
-    preflight(load_spec(spec_file, overrides), with_senses=False)
+    spec = load_spec(spec_file, overrides)
+    preflight(spec, RunModels.of(spec), with_senses=False)
     return launch.run(
         launch.senses_command(spec_file, overrides, num_ranks, ["--force"] if force else [])
     )
@@ -82,8 +84,11 @@ def run_lexicon(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from dskd_ds.lexicon.report import show_lexicon
+    from dskd_ds.models.named import NamedModel
 
-    show_lexicon(spec_of(args), Path(args.output) if args.output else None)
+    spec = spec_of(args)
+    output = Path(args.output) if args.output else None
+    show_lexicon(spec, NamedModel.of_teacher(spec.teacher), output)
     return 0
 
 
@@ -109,10 +114,12 @@ def _add_refresh(senses: Commands[argparse.ArgumentParser]) -> None:
 
 def run_refresh(args: argparse.Namespace) -> int:
     """Check, launch under mpirun."""
+    from dskd_ds.models.named import RunModels
     from dskd_ds.plan.preflight import preflight
     from dskd_ds.runtime import launch
 
-    preflight(spec_of(args), with_senses=False)
+    spec = spec_of(args)
+    preflight(spec, RunModels.of(spec), with_senses=False)
     return launch.run(launch.senses_command(args.spec, args.set, args.ranks, ["--refresh"]))
 
 

@@ -24,6 +24,7 @@ def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def train(spec_file: str, overrides: Sequence[str], dry_run: bool = False) -> int:
     """Check, cut the student, launch; returns the launch's exit code. Raises InputError for what is wrong with the spec."""
+    from dskd_ds.models.named import RunModels
     from dskd_ds.plan.preflight import preflight
     from dskd_ds.plan.traffic import plan_line
     from dskd_ds.runtime import launch
@@ -32,11 +33,12 @@ def train(spec_file: str, overrides: Sequence[str], dry_run: bool = False) -> in
 
     spec = load_spec(spec_file, overrides)
     quiet_progress()
-    preflight(spec)
-    print(plan_line(spec))
+    models = RunModels.of(spec)
+    preflight(spec, models)
+    print(plan_line(spec, models.teacher))
     command = launch.train_command(spec_file, overrides, spec)
     if dry_run:
         print(*command)
         return 0
-    student_init(spec)
+    student_init(spec, models)
     return launch.run(command)

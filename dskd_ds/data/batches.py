@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,9 +11,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from dskd_ds.data.block import Block, Blocks
 from dskd_ds.data.blocks import position_ids, train_blocks
 from dskd_ds.errors import DskdError, InputError
 from dskd_ds.spec import RunSpec
+from dskd_ds.spec.data import DataSpec
 
 IGNORE = -100
 """Target of a position that is not supervised."""
@@ -45,7 +47,7 @@ class Batch:
         return (self.targets.flatten() != IGNORE).nonzero().squeeze(1)
 
 
-def make_batch(rows: Sequence[dict[str, Any]], samples: Sequence[Sample]) -> Batch:
+def make_batch(rows: Sequence[Block], samples: Sequence[Sample]) -> Batch:
     """Rows of packed blocks -> a batch."""
     input_ids = torch.tensor([row["input_ids"] for row in rows])
     positions = torch.tensor(
@@ -54,7 +56,7 @@ def make_batch(rows: Sequence[dict[str, Any]], samples: Sequence[Sample]) -> Bat
     targets = torch.full_like(input_ids, IGNORE)
     is_target = positions > 0  # a document's first token follows from nothing
     for number, row in enumerate(rows):
-        for start, end in row.get("unsupervised", ()):
+        for start, end in row["unsupervised"]:
             is_target[number, start:end] = False
     targets[:, :-1] = torch.where(is_target[:, 1:], input_ids[:, 1:], IGNORE)
     return Batch(tuple(samples), input_ids, positions, targets)
@@ -63,7 +65,7 @@ def make_batch(rows: Sequence[dict[str, Any]], samples: Sequence[Sample]) -> Bat
 class BlockSource(Protocol):
     """Blocks by their place in the global order."""
 
-    def get(self, place: int) -> tuple[Sample, dict[str, Any]]:
+    def get(self, place: int) -> tuple[Sample, Block]:
         """The `place`-th block that the run trains on."""
         ...
 
@@ -71,14 +73,14 @@ class BlockSource(Protocol):
 class MappedBlocks:
     """All blocks at hand: a new permutation each epoch, keyed by (seed, epoch)."""
 
-    def __init__(self, blocks: Any, seed: int) -> None:
+    def __init__(self, blocks: Blocks, seed: int) -> None:
         self.blocks, self.seed = blocks, seed
         self._permutation = lru_cache(maxsize=2)(self._make_permutation)
 
     def __len__(self) -> int:
         return len(self.blocks)
 
-    def get(self, place: int) -> tuple[Sample, dict[str, Any]]:
+    def get(self, place: int) -> tuple[Sample, Block]:
         """See BlockSource."""
         epoch, index = divmod(place, len(self.blocks))
         block = int(self._permutation(epoch)[index])
@@ -97,16 +99,16 @@ class StreamedBlocks:
     tokenised and packed by a thread, a step ahead of use.
     """
 
-    def __init__(self, blocks: Any, step_blocks: int) -> None:
+    def __init__(self, blocks: Iterable[Block], step_blocks: int) -> None:
         """step_blocks: of one optimiser step, over all ranks."""
-        self._rows: Iterator[dict[str, Any]] = iter(blocks)
+        self._rows: Iterator[Block] = iter(blocks)
         self._step_blocks, self._num_read = step_blocks, 0
         self._step = -1
-        self._of_step: list[dict[str, Any]] = []
+        self._of_step: list[Block] = []
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="stream")
         self._ahead = self._thread.submit(self._read_step)
 
-    def get(self, place: int) -> tuple[Sample, dict[str, Any]]:
+    def get(self, place: int) -> tuple[Sample, Block]:
         """See BlockSource. Raises InputError where the stream ends, or breaks, within the step of `place`."""
         step, number = divmod(place, self._step_blocks)
         assert step >= self._step, "a stream cannot go back"
@@ -116,8 +118,8 @@ class StreamedBlocks:
             self._ahead = self._thread.submit(self._read_step)
         return Sample(0, place), self._of_step[number]
 
-    def _read_step(self) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = []
+    def _read_step(self) -> list[Block]:
+        rows: list[Block] = []
         while len(rows) < self._step_blocks:
             row = self._next_row()
             if row is None:
@@ -129,7 +131,7 @@ class StreamedBlocks:
             rows.append(row)
         return rows
 
-    def _next_row(self) -> dict[str, Any] | None:
+    def _next_row(self) -> Block | None:
         try:
             return next(self._rows, None)
         except DskdError:
@@ -142,14 +144,15 @@ class StreamedBlocks:
             ) from None
 
 
-def open_source(spec: RunSpec) -> BlockSource:
-    """The training blocks of a spec, mapped or streamed."""
-    blocks = train_blocks(spec)
-    return (
-        StreamedBlocks(blocks, spec.train.global_batch_blocks)
-        if spec.data.stream
-        else MappedBlocks(blocks, spec.seed)
-    )
+def open_source(data: DataSpec, tokenizer: Any, *, seed: int, step_blocks: int) -> BlockSource:
+    """Open the training blocks, mapped or streamed.
+
+    seed: the order of mapped blocks. step_blocks: blocks of one optimiser step, over all ranks.
+    """
+    blocks = train_blocks(data, tokenizer)
+    if data.stream:
+        return StreamedBlocks(blocks, step_blocks)
+    return MappedBlocks(blocks, seed)
 
 
 def places(spec: RunSpec, step: int, micro: int, rank: int) -> range:

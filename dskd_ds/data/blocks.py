@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 from filelock import FileLock
@@ -16,8 +17,9 @@ from dskd_ds.data.documents import heldout_documents, train_documents
 from dskd_ds.data.packing import pack
 from dskd_ds.data.tally import Tally
 from dskd_ds.errors import InputError
-from dskd_ds.models.resolve import load_tokenizer, resolve_model, tokenizer_fingerprint
-from dskd_ds.spec import RunSpec, dskd_home
+from dskd_ds.models.resolve import tokenizer_fingerprint
+from dskd_ds.spec import dskd_home
+from dskd_ds.spec.data import DataSpec
 
 PACK_DOCUMENTS = 1000
 """Documents that are packed together; what is left over of the texts in such a batch (less than a block) is dropped."""
@@ -36,30 +38,38 @@ def end_of_text_id(tokenizer: Any) -> int:
     return int(tokenizer.eos_token_id)
 
 
-def train_blocks(spec: RunSpec) -> Any:
-    """The training blocks, mapped from Arrow (or streamed). Raises InputError if there is not one block."""
-    return _blocks(spec, train_documents, "train", spec.data.stream)
+def train_blocks(data: DataSpec, tokenizer: Any) -> Any:
+    """Return the training blocks: a `datasets.Dataset`, or an `IterableDataset` if they are streamed.
+
+    Raises InputError if there is not one block.
+    """
+    return _blocks(data, tokenizer, train_documents, "train", data.stream)
 
 
-def heldout_blocks(spec: RunSpec) -> Any:
-    """The held-out blocks. Raises InputError if there is not one block."""
-    return _blocks(spec, heldout_documents, "heldout", stream=False)
+def heldout_blocks(data: DataSpec, tokenizer: Any) -> Any:
+    """Return the held-out blocks, a `datasets.Dataset`. Raises InputError if there is not one block."""
+    return _blocks(data, tokenizer, heldout_documents, "heldout", stream=False)
 
 
-def _blocks(spec: RunSpec, documents_of: Any, part: str, stream: bool) -> Any:
-    tokenizer = load_tokenizer(resolve_model(spec.teacher.model))
+def _blocks(
+    data: DataSpec,
+    tokenizer: Any,
+    documents_of: Callable[[DataSpec, Any], Any],
+    part: str,
+    stream: bool,
+) -> Any:
     end_id = end_of_text_id(tokenizer)
     tally = Tally(f"[data] {part}", live=stream)
     settings = {
         "tokenizer": tokenizer,
-        "block_tokens": spec.data.block_tokens,
+        "block_tokens": data.block_tokens,
         "end_id": end_id,
         "tally": tally,
     }
     lock = dskd_home() / "data.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock):  # the first process of a node packs, the others find it done
-        documents = documents_of(spec)
+        documents = documents_of(data, tokenizer)
         options: dict[str, Any] = {
             "batched": True,
             "batch_size": PACK_DOCUMENTS,
@@ -68,7 +78,8 @@ def _blocks(spec: RunSpec, documents_of: Any, part: str, stream: bool) -> Any:
         }
         if stream:
             return documents.map(pack, fn_kwargs=settings, **options)
-        key = f"{documents._fingerprint} {tokenizer_fingerprint(tokenizer)} {spec.data.block_tokens} {end_id} v3"
+        vocabulary = tokenizer_fingerprint(tokenizer)
+        key = f"{documents._fingerprint} {vocabulary} {data.block_tokens} {end_id} v3"
         blocks = documents.map(
             pack,
             fn_kwargs=settings,
@@ -79,7 +90,7 @@ def _blocks(spec: RunSpec, documents_of: Any, part: str, stream: bool) -> Any:
     tally.say()
     if len(blocks) == 0:
         raise InputError(
-            f"[data] {part}: its {len(documents)} documents do not fill one block of {spec.data.block_tokens} tokens.\n"
+            f"[data] {part}: its {len(documents)} documents do not fill one block of {data.block_tokens} tokens.\n"
             "  give more text, or lower [data] block_tokens."
         )
     return blocks

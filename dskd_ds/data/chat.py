@@ -15,8 +15,7 @@ from typing import Any
 
 from dskd_ds.data.tally import Tally
 from dskd_ds.errors import InputError
-from dskd_ds.models.resolve import load_tokenizer, resolve_model, tokenizer_fingerprint
-from dskd_ds.spec import RunSpec
+from dskd_ds.models.resolve import tokenizer_fingerprint
 
 PLAIN_TEMPLATE = """\
 {%- for message in messages -%}
@@ -94,10 +93,8 @@ class ChatFormat:
         return text
 
 
-def chat_format(spec: RunSpec) -> ChatFormat:
-    """The format of a spec. Raises InputError if there is no such template."""
-    tokenizer = load_tokenizer(resolve_model(spec.teacher.model))
-    choice = spec.data.chat_template
+def chat_format(choice: str, tokenizer: Any) -> ChatFormat:
+    """Return the format for a value of `[data] chat_template`. Raises InputError if there is no such template."""
     if choice == "plain":
         return ChatFormat(tokenizer, PLAIN_TEMPLATE)
     if choice != "tokenizer":

@@ -22,7 +22,7 @@ from dskd_ds.data.parts import Parts
 from dskd_ds.data.tally import Tally
 from dskd_ds.errors import InputError
 from dskd_ds.models.generation import continue_tokens, end_ids_of, keyed_seed
-from dskd_ds.models.resolve import model_fingerprint, resolve_model
+from dskd_ds.models.named import NamedModel
 from dskd_ds.runtime.devices import local_device, resolve_dtype
 from dskd_ds.spec import RunSpec
 from dskd_ds.spec.data import SourceSpec
@@ -110,6 +110,7 @@ def continued(
 
 def write_continuations(
     spec: RunSpec,
+    teacher: NamedModel,
     output: Path,
     inputs: list[str],
     settings: Settings,
@@ -127,7 +128,7 @@ def write_continuations(
         raise InputError(
             f"--output {output}: there is such a file already.\n  delete it to write it anew, or give another name."
         )
-    chat = chat_format(spec)
+    chat = chat_format(spec.data.chat_template, teacher.tokenizer)
     batches = batches_of(
         read_prompts(spec, inputs, settings, chat, speaks=rank == 0), settings.batch
     )
@@ -135,12 +136,11 @@ def write_continuations(
         raise InputError(
             "[data] train: there is no conversation to continue.\n  give more, or raise [data] block_tokens."
         )
-    path = resolve_model(spec.teacher.model)
-    dtype = resolve_dtype(spec.teacher.dtype)
+    dtype = resolve_dtype(teacher.dtype)
     made_of = [
         asdict(settings),
         spec.seed,
-        model_fingerprint(path),
+        teacher.fingerprint,
         str(dtype),
         chat.fingerprint,
         [[prompt.number, prompt.title, prompt.tokens] for batch in batches for prompt in batch],
@@ -148,7 +148,9 @@ def write_continuations(
     parts = Parts(output, made_of, rank)
     todo = [number for number in range(len(batches)) if number not in parts.done]
     barrier()  # nobody writes before all have read what is there
-    model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=False)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        teacher.path, dtype=dtype, trust_remote_code=False
+    )
     model = model.to(local_device()).eval()
     end_ids = end_ids_of(model, chat.tokenizer)
     with (

@@ -12,54 +12,53 @@ from collections.abc import Container
 from pathlib import Path
 from typing import Any, Literal
 
+from dskd_ds.data.block import Document
 from dskd_ds.data.chat import ChatFormat, chat_format, render_rows
 from dskd_ds.data.packing import text_digest
 from dskd_ds.data.tally import Tally
 from dskd_ds.errors import InputError
-from dskd_ds.spec import RunSpec
-from dskd_ds.spec.data import SourceSpec
+from dskd_ds.spec.data import DataSpec, SourceSpec
 
 READERS = {".txt": "text", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 """File ending -> the name of the reader in `datasets`."""
 
 
-def train_documents(spec: RunSpec) -> Any:
-    """The documents to train on, as a `datasets.Dataset` (or `IterableDataset` if streamed)."""
-    documents = _load(spec, "train", spec.data.stream)
-    if spec.data.heldout:
-        titles = {title for title in heldout_documents(spec)["title"] if title}
+def train_documents(data: DataSpec, tokenizer: Any) -> Any:
+    """Return the documents to train on: a `datasets.Dataset`, or an `IterableDataset` if streamed."""
+    documents = _load(data, tokenizer, "train", data.stream)
+    if data.heldout:
+        titles = {title for title in heldout_documents(data, tokenizer)["title"] if title}
         return (
             documents.filter(_title_not_in, fn_kwargs={"titles": dict.fromkeys(sorted(titles))})
             if titles
             else documents
         )
-    return documents.filter(_is_train, fn_kwargs={"heldout_fraction": spec.data.heldout_fraction})
+    return documents.filter(_is_train, fn_kwargs={"heldout_fraction": data.heldout_fraction})
 
 
-def heldout_documents(spec: RunSpec) -> Any:
-    """The documents that are never trained on, as a `datasets.Dataset`.
+def heldout_documents(data: DataSpec, tokenizer: Any) -> Any:
+    """Return the documents that are never trained on, as a `datasets.Dataset`.
 
     Raises InputError for a streamed corpus without `heldout`: all of it would have to be read to find them.
     """
-    if spec.data.heldout:
-        return _load(spec, "heldout", stream=False)
-    if spec.data.stream:
+    if data.heldout:
+        return _load(data, tokenizer, "heldout", stream=False)
+    if data.stream:
         raise InputError(
             "[data] heldout = (not given), and stream = true: what is kept out of training is spread over the whole corpus.\n"
             "  name other documents to evaluate on in [[data.heldout]]."
         )
-    documents = _load(spec, "train", stream=False)
-    return documents.filter(_is_heldout, fn_kwargs={"heldout_fraction": spec.data.heldout_fraction})
+    documents = _load(data, tokenizer, "train", stream=False)
+    return documents.filter(_is_heldout, fn_kwargs={"heldout_fraction": data.heldout_fraction})
 
 
-def _load(spec: RunSpec, part: Literal["train", "heldout"], stream: bool) -> Any:
-    """All sources of a part as documents, one after the other."""
+def _load(data: DataSpec, tokenizer: Any, part: Literal["train", "heldout"], stream: bool) -> Any:
+    """Return all sources of a part as documents, one after the other."""
     import datasets
 
-    sources = {f"data.{part}.{i}": source for i, source in enumerate(getattr(spec.data, part))}
-    chat = (
-        chat_format(spec) if any(source.format == "chat" for source in sources.values()) else None
-    )
+    sources = {f"data.{part}.{i}": source for i, source in enumerate(getattr(data, part))}
+    any_chat = any(source.format == "chat" for source in sources.values())
+    chat = chat_format(data.chat_template, tokenizer) if any_chat else None
     parts = [
         _as_documents(load_source(source, key, stream), source, key, chat, stream)
         for key, source in sources.items()
@@ -194,18 +193,18 @@ def _pick(
     }
 
 
-def _title_not_in(row: dict[str, str], titles: Container[str]) -> bool:
+def _title_not_in(row: Document, titles: Container[str]) -> bool:
     return row["title"] not in titles
 
 
-def _heldout_by_hash(row: dict[str, str], heldout_fraction: float) -> bool:
+def _heldout_by_hash(row: Document, heldout_fraction: float) -> bool:
     """A document's title decides (its text where it has none), so all parts of one document stay together."""
     return text_digest(row["title"] or row["text"]) % 1_000_000 < heldout_fraction * 1_000_000
 
 
-def _is_train(row: dict[str, str], heldout_fraction: float) -> bool:
+def _is_train(row: Document, heldout_fraction: float) -> bool:
     return not _heldout_by_hash(row, heldout_fraction)
 
 
-def _is_heldout(row: dict[str, str], heldout_fraction: float) -> bool:
+def _is_heldout(row: Document, heldout_fraction: float) -> bool:
     return _heldout_by_hash(row, heldout_fraction)

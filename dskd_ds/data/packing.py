@@ -16,9 +16,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dskd_ds.data.block import Block, Document
 from dskd_ds.data.tally import Tally
 
-BLOCK_COLUMNS = ("input_ids", "segment_starts", "doc_digests", "doc_offsets", "unsupervised")
+BLOCK_COLUMNS = tuple(Block.__annotations__)
 
 
 def text_digest(text: str) -> int:
@@ -49,43 +50,51 @@ def pack(
     Returns columns, one entry a block: see `block_row`.
     """
     texts = [text for text, chat in zip(rows["text"], rows["chat"], strict=True) if not chat]
-    chats = [
-        {name: values[i] for name, values in rows.items()}
-        for i, chat in enumerate(rows["chat"])
-        if chat
-    ]
+    chats = [_document(rows, i) for i, is_chat in enumerate(rows["chat"]) if is_chat]
     blocks = [
         *_back_to_back(texts, tokenizer, block_tokens, end_id),
         *best_fit(_conversations(chats, tokenizer, block_tokens, end_id, tally), block_tokens),
     ]
     columns: dict[str, list[Any]] = {name: [] for name in BLOCK_COLUMNS}
     for segments in blocks:
-        for name, value in block_row(segments, block_tokens, end_id).items():
+        block = block_row(segments, block_tokens, end_id)
+        for name, value in block.items():
             columns[name].append(value)
     return columns
 
 
-def block_row(segments: Sequence[Segment], block_tokens: int, pad_id: int) -> dict[str, Any]:
-    """A block: `input_ids` [block_tokens]; for each segment `segment_starts`, `doc_digests`, and `doc_offsets`, its first position
-    within its document; and `unsupervised`, the ranges [start, end) of the block's tokens that are no targets.
+def _document(rows: dict[str, list[Any]], index: int) -> Document:
+    """Return one row of a batch of documents."""
+    return Document(
+        text=rows["text"][index],
+        title=rows["title"][index],
+        chat=rows["chat"][index],
+        open_end=rows["open_end"][index],
+        completions=rows["completions"][index],
+    )
 
-    What the segments leave free is a segment of `pad_id` and never a target.
-    """
+
+def block_row(segments: Sequence[Segment], block_tokens: int, pad_id: int) -> Block:
+    """Return the block of these segments. What they leave free is a segment of `pad_id` and never a target."""
     free = block_tokens - sum(len(segment.tokens) for segment in segments)
     assert free >= 0, "the segments are longer than the block"
     if free:
         segments = [*segments, Segment([pad_id] * free, [(0, free)], digest=0, offset=0)]
-    row: dict[str, Any] = {name: [] for name in BLOCK_COLUMNS}
+    input_ids: list[int] = []
+    starts: list[int] = []
+    unsupervised: list[list[int]] = []
     for segment in segments:
-        start = len(row["input_ids"])
-        row["segment_starts"].append(start)
-        row["doc_digests"].append(segment.digest)
-        row["doc_offsets"].append(segment.offset)
-        row["unsupervised"] += [
-            [start + first, start + last] for first, last in segment.unsupervised
-        ]
-        row["input_ids"] += segment.tokens
-    return row
+        start = len(input_ids)
+        starts.append(start)
+        unsupervised += [[start + first, start + last] for first, last in segment.unsupervised]
+        input_ids += segment.tokens
+    return Block(
+        input_ids=input_ids,
+        segment_starts=starts,
+        doc_digests=[segment.digest for segment in segments],
+        doc_offsets=[segment.offset for segment in segments],
+        unsupervised=unsupervised,
+    )
 
 
 def begin_ids(tokenizer: Any) -> list[int]:
@@ -114,7 +123,7 @@ def _back_to_back(
 
 
 def _conversations(
-    chats: list[dict[str, Any]], tokenizer: Any, block_tokens: int, end_id: int, tally: Tally
+    chats: list[Document], tokenizer: Any, block_tokens: int, end_id: int, tally: Tally
 ) -> Iterator[Segment]:
     texts, begin = [chat["text"] for chat in chats], begin_ids(tokenizer)
     encoded = (

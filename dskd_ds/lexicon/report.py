@@ -16,7 +16,7 @@ from dskd_ds.lexicon.relations import MIN_HEAD_CHARACTERS, TokenRelations, token
 from dskd_ds.lexicon.sources import Lexicon, read_lexicon
 from dskd_ds.lexicon.table import ANTONYM, DERIVED, SYNONYM, write_table
 from dskd_ds.lexicon.words import RunningText, is_unspaced
-from dskd_ds.models.resolve import load_tokenizer, read_config, resolve_model
+from dskd_ds.models.named import NamedModel
 from dskd_ds.spec import RunSpec
 
 COLUMNS = (
@@ -35,15 +35,14 @@ COLUMNS = (
 HEADER = f"{'source':<30}" + "".join(f"{name:>11}" for name in COLUMNS)
 
 
-def show_lexicon(spec: RunSpec, output: Path | None) -> None:
+def show_lexicon(spec: RunSpec, teacher: NamedModel, output: Path | None) -> None:
     """Read, merge, print; write the merged table if `output` is given. Raises InputError."""
     if not spec.senses.lexicons:
         raise InputError(
             "[senses] lexicons = [], so there is nothing to read.\n  add a [[senses.lexicons]] with kind and path."
         )
-    model = resolve_model(spec.teacher.model)
-    tokenizer = load_tokenizer(model)
-    vocab_size = int(read_config(model).get_text_config().vocab_size)
+    tokenizer = teacher.tokenizer
+    vocab_size = teacher.vocab_size
     lexicon = read_lexicon(spec.senses)
     if output:
         write_table(output, lexicon.merged.table, lexicon.merged.negations)

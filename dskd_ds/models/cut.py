@@ -5,6 +5,7 @@ A 70B model so needs no more memory than one shard of the copy.
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Iterator
@@ -13,22 +14,22 @@ from typing import Any
 
 from dskd_ds.errors import InputError
 from dskd_ds.models.layers import keep_in_config
-from dskd_ds.models.resolve import load_tokenizer, read_config
+from dskd_ds.models.named import NamedModel
 
 LAYER_NAME = re.compile(r"^(.*\blayers\.)(\d+)(\..*)$")
 SHARD_BYTES = 4 << 30
 
 
-def cut(model: str, kept: list[int], target: Path) -> None:
+def cut(model: NamedModel, kept: list[int], target: Path) -> None:
     """Copy a model with only some of its layers, renumbered; config and tokenizer with it."""
     from safetensors import safe_open
     from safetensors.torch import save_file
 
-    config = read_config(model)
+    config = copy.deepcopy(model.config)
     keep_in_config(config.get_text_config(), kept)
     target.mkdir(parents=True)
     config.save_pretrained(target)
-    load_tokenizer(model).save_pretrained(target)
+    model.tokenizer.save_pretrained(target)
     new_number = {old: new for new, old in enumerate(kept)}
     weight_map: dict[str, str] = {}
     shard: dict[str, Any] = {}
@@ -40,7 +41,7 @@ def cut(model: str, kept: list[int], target: Path) -> None:
         weight_map.update(dict.fromkeys(shard, shards[-1].name))
         shard.clear()
 
-    for path in weight_files(model):
+    for path in weight_files(model.path):
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 (not a dict)
                 renamed = _renamed(name, new_number)

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from dskd_ds.models.head import HeadForm, check_own_logits
 from dskd_ds.models.layers import compile_layers
-from dskd_ds.models.resolve import model_fingerprint, resolve_model
+from dskd_ds.models.named import NamedModel
 from dskd_ds.runtime.devices import local_device, resolve_dtype
-from dskd_ds.spec.models import TeacherSpec
 
 
 @dataclass(frozen=True)
@@ -69,25 +68,33 @@ class TeacherModel:
 
 
 def load_teacher(
-    spec: TeacherSpec, device: torch.device | None = None, vocab_size: int | None = None
+    named: NamedModel, device: torch.device | None = None, vocab_size: int | None = None
 ) -> TeacherModel:
-    """Load the teacher of a spec, frozen. Raises InputError if it cannot be found, or its logits are formed in an unknown way,
-    or it is to be compiled and its layers are nowhere known.
+    """Load a model frozen, as a teacher.
 
-    vocab_size: speak of the first so many tokens only (vocabulary.py); None: of all.
+    device: None takes this rank's. vocab_size: use the rows of the first so many tokens only
+    (`RunModels.shared_vocab_size`); None: all rows.
+
+    Raises InputError if the model cannot be found, if its logits are not formed in a known way, or if it is
+    to be compiled and its layers are not where `layers_of` looks.
     """
     from transformers import AutoModelForCausalLM
 
     device = device or local_device()
-    path, dtype = resolve_model(spec.model), resolve_dtype(spec.dtype)
-    model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=False)
+    dtype = resolve_dtype(named.dtype)
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        named.path, dtype=dtype, trust_remote_code=False
+    )
     model = model.to(device).eval().requires_grad_(False)
-    if spec.compile:
-        compile_layers(model, "[teacher]")
+    if named.compiled:
+        compile_layers(model, named.key)
     form = HeadForm.of(model.config.get_text_config())
-    check_own_logits(model, form, spec.model)
+    check_own_logits(model, form, named.name, named.key)
     head: Tensor = model.get_output_embeddings().weight
-    fingerprint = f"{model_fingerprint(path)}-{str(dtype).removeprefix('torch.')}-{device.type}{'-compiled' if spec.compile else ''}"
+    dtype_name = str(dtype).removeprefix("torch.")
+    fingerprint = f"{named.fingerprint}-{dtype_name}-{device.type}"
+    if named.compiled:
+        fingerprint += "-compiled"
     if vocab_size is not None and vocab_size < len(head):
         head, fingerprint = head[:vocab_size], f"{fingerprint}-{vocab_size}"
     return TeacherModel(

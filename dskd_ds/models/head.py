@@ -70,12 +70,12 @@ def refuse_bias(head: Any, key: str) -> None:
     """Raise InputError if an LM head has a bias: neither the objective nor a frozen copy of the head knows it."""
     if getattr(head, "bias", None) is not None:
         raise InputError(
-            f"{key} model: its LM head has a bias, which the objective does not know.\n  use a model whose head has none."
+            f"{key}: its LM head has a bias, which the objective does not know.\n  use a model whose head has none."
         )
 
 
 @torch.inference_mode()
-def check_own_logits(model: Any, form: HeadForm, name: str, key: str = "[teacher]") -> None:
+def check_own_logits(model: Any, form: HeadForm, name: str, key: str = "[teacher] model") -> None:
     """Compare a model's own logits on two tokens with its head applied to its last hidden state.
 
     Raises InputError where something else comes between them: every signal and every loss would then be of another model.

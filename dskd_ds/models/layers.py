@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 
 from dskd_ds.errors import InputError
+from dskd_ds.models.named import NamedModel
 
 PER_LAYER = frozenset(
     {
@@ -51,22 +53,22 @@ def keep_in_config(config: Any, kept: list[int]) -> None:
             setattr(config, name, type(value)(value[layer] for layer in kept))
 
 
-def layers_of(model: Any, key: str = "[student]") -> Any:
-    """The layers of a causal language model, or of its trunk, in order: a ModuleList.
+def layers_of(model: Any, key: str = "[student] model") -> Any:
+    """Return the layers of a causal language model, or of its trunk, in order: a ModuleList.
 
-    key: which model of the spec it is. Raises InputError for an architecture that keeps them elsewhere than in `layers`.
+    key: the setting that names the model. Raises InputError for an architecture that keeps them elsewhere than in `layers`.
     """
     layers = getattr(model.base_model, "layers", None)
     if layers is None:
         raise InputError(
-            f"{key} model: {type(model).__name__} does not keep its layers in `{model.base_model_prefix}.layers`, where this "
+            f"{key}: {type(model).__name__} does not keep its layers in `{model.base_model_prefix}.layers`, where this "
             "project cuts, trains and compiles them.\n"
             "  use a model of another architecture (Llama, Qwen, Mistral, Gemma, OLMo ... do)."
         )
     return layers
 
 
-def compile_layers(model: Any, key: str = "[student]") -> None:
+def compile_layers(model: Any, key: str = "[student] model") -> None:
     """Have `torch.compile` fuse what each layer does between its matrix products, when it first runs; layers alike share their code.
 
     Only `forward`: ZeRO-3's hooks, which gather a layer's weights and let go of them, stay around it in Python.
@@ -86,19 +88,17 @@ def check_compiler(key: str) -> None:
         )
 
 
-def check_layers(model: str, key: str) -> None:
-    """Raise InputError now if `layers_of` would once a model (a folder or a hub name) is loaded. Reads its configuration only."""
+def check_layers(model: NamedModel) -> None:
+    """Raise InputError if `layers_of` would raise one for the loaded model. Reads the configuration only."""
     from transformers import AutoModelForCausalLM
 
-    from dskd_ds.models.resolve import read_config
-
-    config = read_config(model, f"{key} model")
+    config = copy.deepcopy(model.config)  # from_config may write into it
     try:
         with torch.device("meta"):
             empty: Any = AutoModelForCausalLM.from_config(config)
     except ValueError:  # transformers' own message is a list of all that it knows
         raise InputError(
-            f"{key} model: {type(config).__name__} is not the configuration of a causal language model.\n"
+            f"{model.key}: {type(config).__name__} is not the configuration of a causal language model.\n"
             "  use a model that writes text."
         ) from None
-    layers_of(empty, key)
+    layers_of(empty, model.key)

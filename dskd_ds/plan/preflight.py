@@ -5,13 +5,11 @@ Cheap, and alike on every rank, so that all ranks stop together with one message
 
 from __future__ import annotations
 
-from typing import Any
-
 from dskd_ds.data.documents import matching_files
 from dskd_ds.errors import InputError
 from dskd_ds.models.layers import check_compiler, check_layers
-from dskd_ds.models.resolve import read_config, resolve_model
-from dskd_ds.models.vocabulary import check_same_tokens, shared_vocab_size
+from dskd_ds.models.named import RunModels
+from dskd_ds.models.vocabulary import check_same_tokens
 from dskd_ds.senses.choose.open import check_index
 from dskd_ds.senses.dictionary.dictionary import open_own
 from dskd_ds.senses.dictionary.identity import check_settings
@@ -19,25 +17,25 @@ from dskd_ds.spec import RunSpec
 from dskd_ds.student.ds_config import deepspeed_config
 
 
-def preflight(spec: RunSpec, with_senses: bool = True) -> None:
-    """Check what a run needs. with_senses: the dictionary must be there already. Raises InputError on the first thing wrong."""
+def preflight(spec: RunSpec, models: RunModels, with_senses: bool = True) -> None:
+    """Check what a run needs. with_senses: the dictionary must be there already.
+
+    Raises InputError for the first thing that is wrong.
+    """
     deepspeed_config(spec)
     for key, compiled in (("[student]", spec.student.compile), ("[teacher]", spec.teacher.compile)):
         if compiled:
             check_compiler(key)
     for source in (*spec.data.train, *spec.data.heldout):
         matching_files(source.path)
-    teacher = resolve_model(spec.teacher.model)
-    config = read_config(teacher).get_text_config()
-    _check_teacher(spec, config)
-    if spec.student.model is not None:
-        student = resolve_model(spec.student.model, "[student] model")
-        check_layers(student, "[student]")
-        check_same_tokens(spec, teacher, student)
-    if spec.student.model is None or spec.teacher.compile:
-        check_layers(teacher, "[teacher]")
+    _check_teacher(spec, models)
+    if models.student is not None:
+        check_layers(models.student)
+        check_same_tokens(models.teacher, models.student, spec.loss.divergence)
+    if models.student is None or models.teacher.compiled:
+        check_layers(models.teacher)
     if with_senses and spec.uses_senses:
-        dictionary = open_own(spec, verify=False)
+        dictionary = open_own(spec.senses.dictionary, models.teacher, verify=False)
         if dictionary.layer != -1:
             raise InputError(
                 f'[senses] dictionary = "{spec.senses.dictionary}", but it holds states of layer {dictionary.layer}, and the '
@@ -59,8 +57,10 @@ def preflight(spec: RunSpec, with_senses: bool = True) -> None:
             )
 
 
-def _check_teacher(spec: RunSpec, config: Any) -> None:
-    num_tokens = shared_vocab_size(spec)
+def _check_teacher(spec: RunSpec, models: RunModels) -> None:
+    """Check the settings whose limits follow from the teacher."""
+    config = models.teacher.text_config
+    num_tokens = models.shared_vocab_size
     if spec.loss.top_k > num_tokens:
         raise InputError(
             f"[loss] top_k = {spec.loss.top_k}, but teacher and student share {num_tokens} tokens.\n"

@@ -15,6 +15,7 @@ from dskd_ds.spec import RunSpec
 from dskd_ds.spec.senses import SensesSpec
 
 if TYPE_CHECKING:
+    from dskd_ds.models.named import NamedModel
     from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 
 REQUEST_TOKEN_BYTES = 8
@@ -133,16 +134,13 @@ def related_fraction(spec: RunSpec, dictionary: SenseDictionary | None) -> float
     return float(token_counts[related].sum() / max(token_counts.sum(), 1))
 
 
-def plan_line(spec: RunSpec) -> str:
+def plan_line(spec: RunSpec, teacher: NamedModel) -> str:
     """Describe in one line what the teacher sends, and how much of it a student holds in memory."""
-    from dskd_ds.models.resolve import read_config, resolve_model
-
-    config = read_config(resolve_model(spec.teacher.model)).get_text_config()
     dictionary = _dictionary(spec)
     share = sense_share(spec, related_fraction(spec, dictionary))
     num_rows = len(dictionary.senses) if dictionary else MANY_ROWS
-    size = signal_bytes(spec, config.vocab_size, config.hidden_size, share, num_rows)
-    held = held_bytes(spec, size, config.hidden_size) / 2**20
+    size = signal_bytes(spec, teacher.vocab_size, teacher.hidden_size, share, num_rows)
+    held = held_bytes(spec, size, teacher.hidden_size) / 2**20
     number_format = f" ({spec.link.hidden_format})" if size.hidden else ""
     and_senses = " and senses" if size.sense_share else ""
     return (

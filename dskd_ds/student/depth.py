@@ -15,45 +15,51 @@ from filelock import FileLock
 from dskd_ds.errors import InputError
 from dskd_ds.models.cut import cut
 from dskd_ds.models.layers import check_layers
-from dskd_ds.models.resolve import model_fingerprint, read_config, resolve_model
+from dskd_ds.models.named import NamedModel, RunModels
 from dskd_ds.spec import RunSpec
 
 INIT_FOLDER = "student_init"
 ORIGIN_FILE = "origin.json"
 
 
-def student_init(spec: RunSpec) -> str:
-    """The model that training starts from: a folder, or a hub name where the spec names a model of its own.
+def student_init(spec: RunSpec, models: RunModels) -> NamedModel:
+    """Return the model that training starts from: the one that the spec names, or a folder cut from the teacher.
 
     Cuts the teacher the first time (for `by_impact`, after measuring it); later calls find the folder. Raises InputError.
     """
-    if spec.student.model is not None:
-        return resolve_model(spec.student.model, "[student] model")
+    if models.student is not None:
+        models.student.locate()
+        return models.student
     target = Path(spec.run_dir) / INIT_FOLDER
     target.parent.mkdir(parents=True, exist_ok=True)
-    teacher = resolve_model(spec.teacher.model)
     origin = {
-        "teacher": model_fingerprint(teacher),
+        "teacher": models.teacher.fingerprint,
         **spec.student.model_dump(
             include={"layers", "num_layers", "keep_layers", "impact_tokens"}, mode="json"
         ),
     }
     with FileLock(f"{target}.lock"):
         if target.is_dir():
-            return _same_origin(target, origin)
-        check_layers(teacher, "[teacher]")
-        kept, impact = kept_layers(spec)
-        partial = target.with_suffix(".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        cut(teacher, kept, partial)
-        (partial / ORIGIN_FILE).write_text(
-            json.dumps({"made_from": origin, "kept_layers": kept, "impact": impact}, indent=1)
-        )
-        partial.rename(target)
-    return str(target)
+            _check_origin(target, origin)
+        else:
+            _cut_student(spec, models.teacher, target, origin)
+    return NamedModel.of_student(str(target), spec.student)
 
 
-def _same_origin(target: Path, origin: dict[str, Any]) -> str:
+def _cut_student(spec: RunSpec, teacher: NamedModel, target: Path, origin: dict[str, Any]) -> None:
+    """Write the teacher with some of its layers; whole or not at all."""
+    check_layers(teacher)
+    kept, impact = kept_layers(spec, teacher)
+    partial = target.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    cut(teacher, kept, partial)
+    content = {"made_from": origin, "kept_layers": kept, "impact": impact}
+    (partial / ORIGIN_FILE).write_text(json.dumps(content, indent=1))
+    partial.rename(target)
+
+
+def _check_origin(target: Path, origin: dict[str, Any]) -> None:
+    """Raise InputError if the student in `target` was cut from something else."""
     found = json.loads((target / ORIGIN_FILE).read_text())["made_from"]
     if found != origin:
         changed = ", ".join(
@@ -65,13 +71,12 @@ def _same_origin(target: Path, origin: dict[str, Any]) -> str:
             f"{target}: it was cut with other settings ({changed}).\n"
             "  delete it to cut a new student, or give the run another run_dir."
         )
-    return str(target)
 
 
-def kept_layers(spec: RunSpec) -> tuple[list[int], list[float]]:
+def kept_layers(spec: RunSpec, teacher: NamedModel) -> tuple[list[int], list[float]]:
     """Which of the teacher's layers the student keeps, and what `by_impact` measured (else empty). Raises InputError."""
     student = spec.student
-    total = int(read_config(resolve_model(spec.teacher.model)).get_text_config().num_hidden_layers)
+    total = teacher.num_layers
     for value in (student.num_layers, max(student.keep_layers, default=None)):
         if value is not None and value > total - (value in student.keep_layers):
             raise InputError(
@@ -85,7 +90,7 @@ def kept_layers(spec: RunSpec) -> tuple[list[int], list[float]]:
     if student.layers == "by_impact":
         from dskd_ds.student.impact import removal_losses
 
-        impact = removal_losses(spec)
+        impact = removal_losses(spec.data, teacher, student.impact_tokens)
         hardest = sorted(range(total), key=lambda layer: -impact[layer])[: student.num_layers]
         return sorted(hardest), impact
     return list(range(total)), []

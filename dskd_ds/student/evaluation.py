@@ -17,11 +17,9 @@ from dskd_ds.data.blocks import heldout_blocks
 from dskd_ds.data.packing import begin_ids
 from dskd_ds.errors import InputError
 from dskd_ds.models.frozen import TeacherModel, load_teacher
-from dskd_ds.models.resolve import load_tokenizer, resolve_model
-from dskd_ds.models.vocabulary import shared_vocab_size
+from dskd_ds.models.named import NamedModel, RunModels
 from dskd_ds.runtime.devices import local_device, resolve_dtype
 from dskd_ds.spec import RunSpec
-from dskd_ds.spec.models import TeacherSpec
 
 EVALUATION_FILE = "evaluation.json"
 LOGIT_ROWS = 256
@@ -40,40 +38,35 @@ class Score:
 
 
 @torch.inference_mode()
-def evaluate(spec: RunSpec, students: dict[str, str]) -> dict[str, Score]:
-    """Scores of the teacher (under the name `teacher`) and of students (name -> folder or hub name), all on the same text.
+def evaluate(spec: RunSpec, models: RunModels, students: dict[str, NamedModel]) -> dict[str, Score]:
+    """Return the scores of the teacher (under the name `teacher`) and of students, all on the same text.
 
     Raises InputError for a model with fewer rows than the teacher.
     """
-    teacher = load_teacher(spec.teacher, vocab_size=shared_vocab_size(spec))
-    models = {name: load_model(path, spec) for name, path in students.items()}
-    for name, model in models.items():
+    teacher = load_teacher(models.teacher, vocab_size=models.shared_vocab_size)
+    loaded = {name: load_teacher(student) for name, student in students.items()}
+    for name, model in loaded.items():
         if model.vocab_size < teacher.vocab_size:
             raise InputError(
                 f"model {name}: its head has {model.vocab_size} rows, the teacher's {teacher.vocab_size}: no KL is defined.\n"
                 "  name a model with the teacher's vocabulary."
             )
-    blocks = heldout_blocks(spec)
+    blocks = heldout_blocks(spec.data, models.teacher.tokenizer)
     number = min(len(blocks), max(1, spec.eval.num_tokens // spec.data.block_tokens))
     stride = len(blocks) // number
-    totals = {name: torch.zeros(2, dtype=torch.float64) for name in ("teacher", *models)}
+    totals = {name: torch.zeros(2, dtype=torch.float64) for name in ("teacher", *loaded)}
     tokens = 0
     for i in tqdm(range(number), desc="evaluating on held-out text", unit="block"):
         batch = make_batch([blocks[i * stride]], [Sample(0, i * stride)])
         tokens += len(batch.supervised)
         reference = _supervised_states(teacher, batch)
-        for name, model in {"teacher": teacher, **models}.items():
+        for name, model in {"teacher": teacher, **loaded}.items():
             states = reference if model is teacher else _supervised_states(model, batch)
             totals[name] += _sums(teacher, model, reference, states, batch)
     return {
         name: Score(math.exp(ce / tokens), kl / tokens, tokens)
         for name, (ce, kl) in ((n, t.tolist()) for n, t in totals.items())
     }
-
-
-def load_model(path: str, spec: RunSpec) -> TeacherModel:
-    """Any causal language model, frozen, loaded as a teacher is."""
-    return load_teacher(TeacherSpec(model=path, dtype=spec.student.dtype))
 
 
 def _supervised_states(model: TeacherModel, batch: Batch) -> Tensor:
@@ -104,16 +97,21 @@ def _sums(
 
 
 @torch.inference_mode()
-def continuations(spec: RunSpec, models: dict[str, str]) -> list[dict[str, str]]:
-    """Greedy continuations of held-out beginnings: one row a beginning, `prompt` and one column a model (name -> path)."""
+def continuations(
+    spec: RunSpec, models: RunModels, students: dict[str, NamedModel]
+) -> list[dict[str, str]]:
+    """Return greedy continuations of held-out beginnings by the teacher and by students.
+
+    One row per beginning: `prompt` and one column per model.
+    """
     from transformers import AutoModelForCausalLM
 
-    tokenizer = load_tokenizer(resolve_model(spec.teacher.model))
+    tokenizer = models.teacher.tokenizer
     begin = begin_ids(tokenizer)
     rows: list[dict[str, Any]] = [{"prompt": prompt} for prompt in _prompts(spec, tokenizer)]
-    for name, path in models.items():
+    for name, named in {"teacher": models.teacher, **students}.items():
         model: Any = AutoModelForCausalLM.from_pretrained(
-            path, dtype=resolve_dtype(spec.student.dtype)
+            named.path, dtype=resolve_dtype(spec.student.dtype)
         )
         model = model.to(local_device()).eval()
         for row in tqdm(rows, desc=f"continuations of the {name}", unit="text"):
@@ -133,7 +131,7 @@ def continuations(spec: RunSpec, models: dict[str, str]) -> list[dict[str, str]]
 def _prompts(spec: RunSpec, tokenizer: Any) -> list[str]:
     from dskd_ds.data.documents import heldout_documents
 
-    documents = heldout_documents(spec)
+    documents = heldout_documents(spec.data, tokenizer)
     number = min(spec.eval.num_samples, len(documents))
     stride = max(1, len(documents) // max(1, number))
     texts = [documents[i * stride]["text"] for i in range(number)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import shutil
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dskd_ds.errors import InputError
-from dskd_ds.models.resolve import load_tokenizer, read_config, resolve_model
+from dskd_ds.models.named import NamedModel, RunModels
 from dskd_ds.spec import RunSpec
 from dskd_ds.student.depth import student_init
 
@@ -22,7 +23,7 @@ WHOLE_FILE = "mp_rank_00_model_states.pt"
 """DeepSpeed's name for the file with the model, where each rank has all of it."""
 
 
-def export_engine(engine: Any, spec: RunSpec) -> Path:
+def export_engine(engine: Any, spec: RunSpec, models: RunModels) -> Path:
     """Gather the student from all ranks, one parameter at a time, and write it from rank 0. All ranks call it."""
     weights: dict[str, Tensor] = {}
     for name, parameter in engine.module.named_parameters():
@@ -33,11 +34,11 @@ def export_engine(engine: Any, spec: RunSpec) -> Path:
                 )
     target = Path(spec.run_dir) / FOLDER
     if engine.global_rank == 0:
-        write_student(spec, weights, target)
+        write_student(student_init(spec, models), models.teacher.tokenizer, weights, target)
     return target
 
 
-def export_checkpoint(spec: RunSpec, tag: str | None = None) -> Path:
+def export_checkpoint(spec: RunSpec, models: RunModels, tag: str | None = None) -> Path:
     """Write the student of a saved checkpoint (the newest complete one unless `tag` names another), without a launch."""
     from dskd_ds.files.manifest import read_manifest
     from dskd_ds.student.checkpoint import checkpoint_dir, complete_tags
@@ -60,7 +61,7 @@ def export_checkpoint(spec: RunSpec, tag: str | None = None) -> Path:
         if name.startswith(PREFIX)
     }
     target = Path(spec.run_dir) / FOLDER
-    write_student(spec, weights, target)
+    write_student(student_init(spec, models), models.teacher.tokenizer, weights, target)
     return target
 
 
@@ -89,12 +90,13 @@ def read_weights(checkpoint: Path) -> dict[str, Tensor]:
     return whole
 
 
-def write_student(spec: RunSpec, weights: dict[str, Tensor], target: Path) -> None:
-    """Write config, weights and tokenizer; whole or not at all."""
+def write_student(
+    init: NamedModel, tokenizer: Any, weights: dict[str, Tensor], target: Path
+) -> None:
+    """Write config, weights and tokenizer; whole or not at all. init: what training started from."""
     from transformers import AutoModelForCausalLM
 
-    init = student_init(spec)
-    config = read_config(init, "[student] model")
+    config = copy.deepcopy(init.config)  # from_config may write into it
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     if getattr(config.get_text_config(), "tie_word_embeddings", False):
@@ -104,6 +106,6 @@ def write_student(spec: RunSpec, weights: dict[str, Tensor], target: Path) -> No
     partial = target.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(partial, state_dict=weights)
-    load_tokenizer(resolve_model(spec.teacher.model)).save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)

@@ -14,19 +14,20 @@ from dskd_ds.data.batches import Sample, make_batch
 from dskd_ds.data.blocks import train_blocks
 from dskd_ds.models.frozen import load_teacher
 from dskd_ds.models.layers import layers_of
-from dskd_ds.spec import RunSpec
+from dskd_ds.models.named import NamedModel
+from dskd_ds.spec.data import DataSpec
 
 
 @torch.inference_mode()
-def removal_losses(spec: RunSpec) -> list[float]:
+def removal_losses(data: DataSpec, named: NamedModel, num_tokens: int) -> list[float]:
     """Rise of the mean next-token loss, in nats, when a layer is left out; one number for each layer."""
-    teacher = load_teacher(spec.teacher)
-    blocks = train_blocks(spec)
-    number = min(len(blocks), max(1, -(-spec.student.impact_tokens // spec.data.block_tokens)))
+    teacher = load_teacher(named)
+    blocks = train_blocks(data, named.tokenizer)
+    number = min(len(blocks), max(1, -(-num_tokens // data.block_tokens)))
     stride = len(blocks) // number
     rows = [blocks[i * stride] for i in range(number)]
     batch = make_batch(rows, [Sample(0, 0)] * number)
-    layers = layers_of(teacher.trunk, "[teacher]")
+    layers = layers_of(teacher.trunk, named.key)
     calls: list[tuple[torch.Tensor, dict[str, Any]]] = []
     hooks = [
         layer.register_forward_pre_hook(

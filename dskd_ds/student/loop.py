@@ -19,8 +19,7 @@ from dskd_ds.errors import DskdError, ExitCode, OtherRankError
 from dskd_ds.link import StudentLink
 from dskd_ds.losses.sense import COVERAGE
 from dskd_ds.losses.token import AGREEMENT
-from dskd_ds.models.resolve import read_config, resolve_model
-from dskd_ds.models.vocabulary import shared_vocab_size
+from dskd_ds.models.named import NamedModel, RunModels
 from dskd_ds.objective.fused import STATS, Scales
 from dskd_ds.observe.metrics import MetricsWriter
 from dskd_ds.runtime.devices import give_back_memory, local_device
@@ -48,31 +47,35 @@ class Counts:
     senses: int
 
 
-def train(spec: RunSpec, role: Role) -> None:
+def train(spec: RunSpec, models: RunModels, role: Role) -> None:
     """Train as one rank of the students' world. Raises DskdError for what a user should read."""
     open_world()
     with ExitStack() as cleanup:
-        init = student_init(spec)
+        init = student_init(spec, models)
         record_spec(spec, role)
-        config = read_config(resolve_model(spec.teacher.model)).get_text_config()
-        vocab_size = shared_vocab_size(spec)
+        hidden_size, vocab_size = models.teacher.hidden_size, models.shared_vocab_size
         link = StudentLink(
             Path(spec.run_dir),
             role.rank,
             spec.link,
             vocab_size,
-            config.hidden_size,
+            hidden_size,
             role.launch.spans_nodes,
         )
         cleanup.callback(link.close)
         retriever = open_retriever(spec, role, cleanup) if spec.uses_senses else None
-        source = open_source(spec)
-        engine = make_engine(spec, init, retriever.dictionary if retriever else None)
+        source = open_source(
+            spec.data,
+            models.teacher.tokenizer,
+            seed=spec.seed,
+            step_blocks=spec.train.global_batch_blocks,
+        )
+        engine = make_engine(spec, models, init, retriever.dictionary if retriever else None)
         first_step, tokens = checkpoint.resume(engine, spec)
         give_back_memory()
         last_step = num_steps(spec, source)
-        blocks = OnPolicyBlocks(spec, role.rank, source, engine)
-        requests = RequestBuilder(spec, retriever, vocab_size, config.hidden_size)
+        blocks = OnPolicyBlocks(spec, models.teacher.tokenizer, role.rank, source, engine)
+        requests = RequestBuilder(spec, retriever, vocab_size, hidden_size)
         feed = Feed(
             spec,
             rank=role.rank,
@@ -94,7 +97,7 @@ def train(spec: RunSpec, role: Role) -> None:
             checkpoint.save(
                 engine, spec, last_step, tokens + tokens_per_step(spec) * (last_step - first_step)
             )
-        export_engine(engine, spec)
+        export_engine(engine, spec, models)
     deepspeed.comm.destroy_process_group()
 
 
@@ -286,13 +289,15 @@ def record_spec(spec: RunSpec, role: Role) -> None:
         write_spec(spec, Path(spec.run_dir) / SPEC_FILE)
 
 
-def make_engine(spec: RunSpec, init: str, dictionary: SenseDictionary | None) -> Any:
+def make_engine(
+    spec: RunSpec, models: RunModels, init: NamedModel, dictionary: SenseDictionary | None
+) -> Any:
     """The DeepSpeed engine around the student and its objective."""
     config = deepspeed_config(spec)
     margin = spec.loss.margin
     if spec.loss.margin_unit == "median_antonym" and dictionary is not None:
         margin *= float(dictionary.facts["median_antonym_distance"])
-    student = load_student(spec, init, config, margin)
+    student = load_student(spec, models, init, config, margin)
     student.train()
     trainable = [parameter for parameter in student.parameters() if parameter.requires_grad]
     engine, *_ = deepspeed.initialize(model=student, model_parameters=trainable, config=config)

@@ -13,8 +13,7 @@ from dskd_ds.losses.sense import SenseTargets
 from dskd_ds.models.cut import read_head_weight
 from dskd_ds.models.head import FrozenHead, HeadForm, refuse_bias
 from dskd_ds.models.layers import compile_layers, layers_of
-from dskd_ds.models.resolve import read_config, resolve_model
-from dskd_ds.models.vocabulary import shared_vocab_size
+from dskd_ds.models.named import NamedModel, RunModels
 from dskd_ds.objective.fused import DistillObjective, Scales
 from dskd_ds.objective.targets import TeacherTargets
 from dskd_ds.runtime.devices import local_device, resolve_dtype
@@ -48,7 +47,11 @@ class DistillStudent(nn.Module):
 
 
 def load_student(
-    spec: RunSpec, init: str, deepspeed_config: dict[str, Any], margin: float
+    spec: RunSpec,
+    models: RunModels,
+    init: NamedModel,
+    deepspeed_config: dict[str, Any],
+    margin: float,
 ) -> DistillStudent:
     """Load the student from `init`; under ZeRO-3 its weights are partitioned as they are read.
 
@@ -60,16 +63,16 @@ def load_student(
     # transformers looks for a live object of this class and then loads under zero.Init.
     live = HfDeepSpeedConfig(deepspeed_config)
     model: Any = AutoModelForCausalLM.from_pretrained(
-        init, dtype=resolve_dtype(spec.student.dtype), trust_remote_code=False
+        init.path, dtype=resolve_dtype(init.dtype), trust_remote_code=False
     )
     del live
     freeze(model, spec.student.train_last_layers)
     if spec.student.activation_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    if spec.student.compile:
+    if init.compiled:
         compile_layers(model)
     head: Any = model.get_output_embeddings()
-    refuse_bias(head, "[student]")
+    refuse_bias(head, "[student] model")
     # ZeRO-3 gathers and releases whole layers: fetching each Linear on its own costs a Python walk over all of them every time.
     set_z3_leaf_modules(model, [type(layers_of(model)[0])])
     config = model.config.get_text_config()
@@ -80,34 +83,32 @@ def load_student(
             spec.loss,
             margin,
             HeadForm.of(config),
-            teacher_head(spec),
-            sense_map(spec, config.hidden_size),
+            teacher_head(spec, models),
+            sense_map(spec, models.teacher.hidden_size, config.hidden_size),
         ),
     )
 
 
-def teacher_head(spec: RunSpec) -> FrozenHead | None:
+def teacher_head(spec: RunSpec, models: RunModels) -> FrozenHead | None:
     """A copy of the teacher's head, for signal `exact`; None for the others. Raises InputError if there is none to be found.
 
     On this rank's device from the start: DeepSpeed does not move a module that was loaded partitioned.
     """
     if not signal_kind(spec.loss).needs_teacher_head:
         return None
-    model = resolve_model(spec.teacher.model)
-    weight = read_head_weight(model)[: shared_vocab_size(spec)]
+    teacher = models.teacher
+    weight = read_head_weight(teacher.path)[: models.shared_vocab_size]
     return FrozenHead(
-        weight.to(local_device(), resolve_dtype(spec.teacher.dtype)),
-        HeadForm.of(read_config(model).get_text_config()),
+        weight.to(local_device(), resolve_dtype(teacher.dtype)), HeadForm.of(teacher.text_config)
     )
 
 
-def sense_map(spec: RunSpec, size: int) -> nn.Parameter | None:
+def sense_map(spec: RunSpec, teacher_size: int, size: int) -> nn.Parameter | None:
     """[D_teacher, D] from the student's states into the senses' space, to be trained; None where the student's size is the teacher's.
 
     It begins at zero: the senses then teach the map before they teach the student. From a random map they would pull its states in
     random directions first. It belongs to the objective, so that the exported student does not have it.
     """
-    teacher_size = int(read_config(resolve_model(spec.teacher.model)).get_text_config().hidden_size)
     if not spec.uses_senses or size == teacher_size:
         return None
     return nn.Parameter(torch.zeros(teacher_size, size, dtype=resolve_dtype(spec.student.dtype)))

@@ -20,10 +20,10 @@ import deepspeed
 import torch
 
 from dskd_ds.data.batches import BlockSource, Sample, places
+from dskd_ds.data.block import Block
 from dskd_ds.data.blocks import end_of_text_id
 from dskd_ds.data.packing import Segment, begin_ids, block_row
 from dskd_ds.models.generation import continue_tokens, end_ids_of
-from dskd_ds.models.resolve import load_tokenizer, resolve_model
 from dskd_ds.runtime.devices import local_device
 from dskd_ds.spec import RunSpec
 from dskd_ds.spec.training import TrainSpec
@@ -40,17 +40,18 @@ def is_on_policy(fraction: float, step: int) -> bool:
 class OnPolicyBlocks:
     """A BlockSource whose blocks are the student's own continuations in a share of the steps. All ranks ask for the same steps."""
 
-    def __init__(self, spec: RunSpec, rank: int, source: BlockSource, engine: Any) -> None:
+    def __init__(
+        self, spec: RunSpec, tokenizer: Any, rank: int, source: BlockSource, engine: Any
+    ) -> None:
         self._spec, self._rank, self._source, self._engine = spec, rank, source, engine
-        tokenizer = load_tokenizer(resolve_model(spec.teacher.model))
         self._pad_id, self._begin = end_of_text_id(tokenizer), begin_ids(tokenizer)
         self._end_ids = list(
             dict.fromkeys([self._pad_id, *end_ids_of(engine.module.language_model, tokenizer)])
         )
-        self._written: dict[int, tuple[Sample, dict[str, Any]]] = {}
+        self._written: dict[int, tuple[Sample, Block]] = {}
         self._reports: dict[int, tuple[int, float]] = {}
 
-    def get(self, place: int) -> tuple[Sample, dict[str, Any]]:
+    def get(self, place: int) -> tuple[Sample, Block]:
         """See BlockSource. The first place of an on-policy step writes all of this rank's: a collective call."""
         step = place // self._spec.train.global_batch_blocks
         if not is_on_policy(self._spec.train.on_policy_fraction, step):
@@ -101,9 +102,7 @@ class OnPolicyBlocks:
                     )
         self._reports[step] = num_tokens, time.monotonic() - started
 
-    def _continue(
-        self, model: Any, given: Sequence[tuple[Sample, dict[str, Any]]]
-    ) -> list[list[Segment]]:
+    def _continue(self, model: Any, given: Sequence[tuple[Sample, Block]]) -> list[list[Segment]]:
         """For each block, its beginnings with what the student writes after them."""
         train, block_tokens = self._spec.train, self._spec.data.block_tokens
         prompts = [
@@ -142,7 +141,7 @@ class OnPolicyBlocks:
 
 
 def prompts_of(
-    row: dict[str, Any], train: TrainSpec, block_tokens: int, end_id: int, begin: list[int]
+    row: Block, train: TrainSpec, block_tokens: int, end_id: int, begin: list[int]
 ) -> list[Segment]:
     """The beginnings that a block offers, as many as fit a block together with what will follow them.
 

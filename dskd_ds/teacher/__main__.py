@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 
+from dskd_ds.models.named import RunModels
 from dskd_ds.runtime.arguments import add_overrides, exit_code_of, spec_of
 from dskd_ds.runtime.console import quiet_libraries, quiet_progress
 
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
 
     quiet_progress()
     use_threads(spec.topology.threads_per_rank)
-    serve(spec, args.replica)
+    serve(spec, RunModels.of(spec), args.replica)
 
 
 if __name__ == "__main__":

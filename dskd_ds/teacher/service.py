@@ -13,7 +13,7 @@ from pathlib import Path
 from dskd_ds.link import TeacherLink, Work
 from dskd_ds.link.messages import Hello
 from dskd_ds.models.frozen import TeacherModel, load_teacher
-from dskd_ds.models.vocabulary import shared_vocab_size
+from dskd_ds.models.named import RunModels
 from dskd_ds.runtime.topology import Role
 from dskd_ds.senses.choose.open import open_on_teacher
 from dskd_ds.senses.choose.retrieve import SenseRetriever
@@ -21,7 +21,7 @@ from dskd_ds.spec import RunSpec
 from dskd_ds.teacher.answer import Computed, compute, finish
 
 
-def serve(spec: RunSpec, replica: int, role: Role | None = None) -> None:
+def serve(spec: RunSpec, models: RunModels, replica: int, role: Role | None = None) -> None:
     """Serve the run of `spec` as teacher number `replica`; return when its students are done.
 
     role: this rank's role in a launch; None for a teacher that was started on its own.
@@ -30,7 +30,7 @@ def serve(spec: RunSpec, replica: int, role: Role | None = None) -> None:
     """
     with ExitStack() as cleanup:
         retriever, senses_name = open_on_teacher(spec, role, cleanup)
-        teacher = load_teacher(spec.teacher, vocab_size=shared_vocab_size(spec))
+        teacher = load_teacher(models.teacher, vocab_size=models.shared_vocab_size)
         name = f"{replica} ({socket.gethostname()}, process {os.getpid()})"
         hello = Hello(
             teacher=name,

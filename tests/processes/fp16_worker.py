@@ -16,6 +16,7 @@ import deepspeed
 import torch
 from deepspeed.accelerator import get_accelerator
 
+from dskd_ds.models.named import NamedModel, RunModels
 from dskd_ds.runtime.world import open_world
 from dskd_ds.spec import load_spec
 from dskd_ds.student.feed import MicroBatch, StepInput
@@ -44,7 +45,9 @@ def run(model: str, dtype: str, tokens: int) -> dict[str, float]:
         "fp16": {"enabled": dtype == "float16", "loss_scale": 0, "hysteresis": 1},
         "optimizer": {"type": "AdamW", "params": {"lr": 1e-3, "torch_adam": True}},
     }
-    student = load_student(spec, model, config, 2.0)
+    student = load_student(
+        spec, RunModels.of(spec), NamedModel.of_student(model, spec.student), config, 2.0
+    )
     engine, *_ = deepspeed.initialize(
         model=student, model_parameters=list(student.parameters()), config=config
     )

@@ -14,6 +14,7 @@ from parity_worker import LENGTH, block  # a script's own folder is where Python
 
 from dskd_ds.data.batches import open_source
 from dskd_ds.models.generation import continue_tokens
+from dskd_ds.models.named import RunModels
 from dskd_ds.objective.fused import Scales
 from dskd_ds.runtime.world import open_world
 from dskd_ds.spec import load_spec
@@ -52,13 +53,19 @@ def main() -> None:
     open_world()
     rank = deepspeed.comm.get_rank()
     spec = load_spec(args.spec)
-    engine = make_engine(spec, student_init(spec), None)
-    corpus = open_source(spec)
+    models = RunModels.of(spec)
+    engine = make_engine(spec, models, student_init(spec, models), None)
+    corpus = open_source(
+        spec.data,
+        models.teacher.tokenizer,
+        seed=spec.seed,
+        step_blocks=spec.train.global_batch_blocks,
+    )
     train_step(engine, rank)
     result: dict[str, Any] = {}
     if args.write:
         before = weights_of(engine)
-        blocks = OnPolicyBlocks(spec, rank, corpus, engine)
+        blocks = OnPolicyBlocks(spec, models.teacher.tokenizer, rank, corpus, engine)
         result["row"] = blocks.get(
             spec.train.global_batch_blocks + rank * spec.train.micro_batch_blocks
         )[1]["input_ids"]  # step 1

@@ -18,7 +18,7 @@ import torch
 from deepspeed.utils import safe_get_full_grad
 
 from dskd_ds.losses.sense import SenseTargets
-from dskd_ds.models.resolve import read_config
+from dskd_ds.models.named import NamedModel, RunModels
 from dskd_ds.objective.targets import TeacherTargets
 from dskd_ds.runtime.world import open_world
 from dskd_ds.signals.parts.top_k import take_top_k
@@ -81,8 +81,8 @@ def spec_of(
 
 def sizes(spec: RunSpec) -> tuple[int, int]:
     """Vocabulary, and size of the senses' space: both the teacher's."""
-    config = read_config(spec.teacher.model)
-    return config.vocab_size, config.hidden_size
+    teacher = NamedModel.of_teacher(spec.teacher)
+    return teacher.vocab_size, teacher.hidden_size
 
 
 def start_map(student: DistillStudent) -> None:
@@ -123,7 +123,9 @@ def run(case: dict[str, Any]) -> None:
         },
         "optimizer": {"type": "AdamW", "params": {"lr": 1e-3, "torch_adam": True}},
     }
-    student = load_student(spec, case["model"], config, 2.0)
+    student = load_student(
+        spec, RunModels.of(spec), NamedModel.of_student(case["model"], spec.student), config, 2.0
+    )
     start_map(student)
     trainable = [p for p in student.parameters() if p.requires_grad]
     engine, *_ = deepspeed.initialize(model=student, model_parameters=trainable, config=config)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dskd_ds.bench import step
+from dskd_ds.models.named import RunModels
 from dskd_ds.runtime.console import quiet_libraries
 from dskd_ds.spec import load_spec
 from dskd_ds.student.depth import student_init
@@ -23,7 +24,8 @@ def test_launches_are_followed_and_ended(tiny: TinyWorld, monkeypatch: pytest.Mo
         "student.layers=first",
         "train.global_batch_blocks=1",
     ]
-    student_init(load_spec(tiny.spec_file, [*overrides, "topology.num_students=1"]))
+    spec = load_spec(tiny.spec_file, [*overrides, "topology.num_students=1"])
+    student_init(spec, RunModels.of(spec))
     found = step.measure(
         str(tiny.spec_file),
         overrides,

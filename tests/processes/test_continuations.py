@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from dskd_ds.data.blocks import train_blocks
 from dskd_ds.runtime import launch as launchers
 from dskd_ds.runtime.console import child_environment
 from dskd_ds.spec import load_spec
 from tests.conftest import WORDS, TinyWorld
+from tests.of_spec import train_blocks_of
 from tests.processes.conftest import Launch, children_with, dskd
 
 pytestmark = pytest.mark.process
@@ -100,7 +100,7 @@ def test_the_file_does_not_depend_on_ranks_and_trains(
     assert len({row["completion"][0]["content"] for row in rows}) > 40
     assert any(row["open_end"] for row in rows)
     source = f'{{path="{output}", format="chat", title_field="title", supervise="completions"}}'
-    assert len(train_blocks(load_spec(chat_spec, [f"data.train=[{source}]"]))) > 5
+    assert len(train_blocks_of(load_spec(chat_spec, [f"data.train=[{source}]"]))) > 5
 
 
 def num_written(output: Path) -> int:

@@ -8,13 +8,12 @@ import pytest
 import tomli_w
 import torch
 
-from dskd_ds.data.batches import open_source
-from dskd_ds.data.blocks import train_blocks
 from dskd_ds.models.generation import continue_tokens
 from dskd_ds.observe.metrics import read_metrics
 from dskd_ds.spec import load_spec
 from dskd_ds.student.on_policy import prompts_of
 from tests.conftest import TinyWorld
+from tests.of_spec import source_of, train_blocks_of
 from tests.processes.conftest import Launch, mpirun, torchrun
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
@@ -66,15 +65,17 @@ def test_generation_leaves_the_weights_and_the_training_alone(
     spec = load_spec(path)
     from transformers import AutoModelForCausalLM
 
+    from dskd_ds.models.named import RunModels
     from dskd_ds.student.depth import student_init
 
-    model = AutoModelForCausalLM.from_pretrained(student_init(spec), dtype=torch.float32).eval()
+    init = student_init(spec, RunModels.of(spec))
+    model = AutoModelForCausalLM.from_pretrained(init.path, dtype=torch.float32).eval()
     state = {
         name.removeprefix("language_model."): weight
         for name, weight in written[0]["before"].items()
     }
     model.load_state_dict(state, strict=False)
-    corpus = open_source(spec)
+    corpus = source_of(spec)
     for rank in range(2):
         assert written[rank]["short"] == continue_tokens(
             model, [[5, 6, 7, 8]], [(0,)], 2 + 6 * rank, 0.0, [0]
@@ -115,7 +116,7 @@ def test_a_stream_that_ends_for_one_rank_first_ends_for_all(
     tiny: TinyWorld, launch: Launch
 ) -> None:
     """Of the third step's blocks only rank 1's last is missing: rank 0 must not wait for it with its weights half gathered."""
-    assert len(train_blocks(load_spec(tiny.spec_file))) % 44 == 43
+    assert len(train_blocks_of(load_spec(tiny.spec_file))) % 44 == 43
     tree = tiny.spec_tree()
     tree["data"] |= {"stream": True}  # type: ignore[operator]
     tree |= {

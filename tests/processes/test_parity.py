@@ -27,7 +27,7 @@ def single_process(model: str, teacher: str | None, frozen: bool) -> dict[str, t
     spec = parity_worker.spec_of(model, teacher, frozen)
     language_model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     freeze(language_model, 1 if frozen else None)
-    mapping = sense_map(spec, language_model.config.hidden_size)
+    mapping = sense_map(spec, parity_worker.sizes(spec)[1], language_model.config.hidden_size)
     student = DistillStudent(
         language_model,
         DistillObjective(

@@ -22,7 +22,7 @@ from dskd_ds.files.manifest import MANIFEST_FILE
 from dskd_ds.lexicon.merge import Relations, relations_of
 from dskd_ds.lexicon.relations import token_relations
 from dskd_ds.lexicon.sources import read_lexicon
-from dskd_ds.models.resolve import load_tokenizer, resolve_model
+from dskd_ds.models.named import NamedModel
 from dskd_ds.runtime.mpi import Communicator
 from dskd_ds.senses.build.collect import collect
 from dskd_ds.senses.build.parts import Parts, cluster_parts
@@ -36,6 +36,7 @@ from dskd_ds.senses.dictionary.identity import (
 )
 from dskd_ds.senses.index.graph import ensure_index
 from dskd_ds.spec import RunSpec
+from dskd_ds.spec.data import DataSpec
 
 MAX_QUERIES = 512
 
@@ -68,22 +69,24 @@ def refuse_to_forget(spec: RunSpec) -> None:
         )
 
 
-def build(spec: RunSpec, comm: Communicator, force: bool = False) -> dict[str, Any] | None:
+def build(
+    spec: RunSpec, teacher: NamedModel, comm: Communicator, force: bool = False
+) -> dict[str, Any] | None:
     """Build what the spec's [senses] describes, unless it is there. Rank 0 returns the dictionary's facts, the others None."""
-    blocks = corpus_blocks(spec)
-    key = dictionary_key(spec, blocks, comm)
+    blocks = corpus_blocks(spec.data, teacher.tokenizer)
+    key = dictionary_key(spec, teacher, blocks, comm)
     facts = existing(spec, key) if comm.rank == 0 and not force else None
     if comm.rank == 0 and not force and facts is None:
         refuse_to_forget(spec)
     if comm.from_first(facts is not None):
         return finish(spec, key, comm)
-    return make(spec, blocks, key, key | {"history": []}, comm)
+    return make(spec, teacher, blocks, key, key | {"history": []}, comm)
 
 
-def refresh(spec: RunSpec, comm: Communicator) -> dict[str, Any] | None:
+def refresh(spec: RunSpec, teacher: NamedModel, comm: Communicator) -> dict[str, Any] | None:
     """Take the spec's corpus into the dictionary in place, unless it is in there. Returns as build does. Raises InputError."""
-    blocks = corpus_blocks(spec)
-    key = dictionary_key(spec, blocks, comm)
+    blocks = corpus_blocks(spec.data, teacher.tokenizer)
+    key = dictionary_key(spec, teacher, blocks, comm)
     old = open_dictionary(spec.senses.dictionary, verify=comm.rank == 0)
     check_refresh(old, key)
     if has_read(old, key["corpus"]):
@@ -91,11 +94,12 @@ def refresh(spec: RunSpec, comm: Communicator) -> dict[str, Any] | None:
     base = file_sha256(old.folder / MANIFEST_FILE)
     changed = {name: key["settings"][name] for name in CLUSTER_SETTINGS}
     facts = old.facts | {"lexicon": key["lexicon"], "settings": old.facts["settings"] | changed}
-    return make(spec, blocks, key | {"refreshes": base}, facts, comm, old)
+    return make(spec, teacher, blocks, key | {"refreshes": base}, facts, comm, old)
 
 
 def make(
     spec: RunSpec,
+    teacher: NamedModel,
     blocks: Any,
     key: dict[str, Any],
     facts: dict[str, Any],
@@ -113,21 +117,20 @@ def make(
         relations = (
             read_lexicons(spec) if comm.rank == 0 else None
         )  # a wrong path shows before the long work
-        collected = collect(spec, blocks, collection, comm)
+        collected = collect(spec, teacher, blocks, collection, comm)
         if not collected.buckets:
             raise InputError(
                 f"[senses] min_confidence = {spec.senses.min_confidence}, but the teacher is never so sure.\n  lower it."
             )
         parts = Parts(parts_folder)
-        cluster_parts(collected, spec, blocks, parts.folder, comm, old)
+        cluster_parts(collected, spec, teacher.tokenizer, blocks, parts.folder, comm, old)
         if relations is None:
             comm.barrier()  # rank 0 still reads the parts
             return None
-        tokenizer = load_tokenizer(resolve_model(spec.teacher.model))
         vocab_size = collected.layout.vocab_size
         related = token_relations(
             relations,
-            tokenizer,
+            teacher.tokenizer,
             vocab_size,
             spec.senses.max_span_tokens,
             min_span_tokens=2 if spec.senses.paper_exact else 1,
@@ -193,14 +196,14 @@ def with_index(spec: RunSpec) -> dict[str, Any]:
     return dictionary.facts
 
 
-def corpus_blocks(spec: RunSpec) -> Any:
+def corpus_blocks(data: DataSpec, tokenizer: Any) -> Any:
     """The blocks to draw from. Raises InputError for a stream: a uniform draw needs the whole corpus."""
-    if spec.data.stream:
+    if data.stream:
         raise InputError(
             "[data] stream = true, but senses are collected from blocks drawn over the whole corpus.\n"
             "  build with --set data.stream=false, from a part of the corpus that fits on the disk."
         )
-    return train_blocks(spec)
+    return train_blocks(data, tokenizer)
 
 
 def history_entry(spec: RunSpec, corpus: str, num_blocks: int, num_vectors: int) -> dict[str, Any]:

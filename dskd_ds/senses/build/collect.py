@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,10 +21,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dskd_ds.data.batches import IGNORE, Sample, make_batch
+from dskd_ds.data.block import Blocks
 from dskd_ds.data.packing import begin_ids
 from dskd_ds.errors import InputError
 from dskd_ds.models.frozen import TeacherModel, load_teacher
-from dskd_ds.models.resolve import load_tokenizer, read_config, resolve_model
+from dskd_ds.models.named import NamedModel
 from dskd_ds.runtime.mpi import Communicator
 from dskd_ds.senses.build.spill import BackgroundSpill, Collected, Layout, Spill, rank_folder
 from dskd_ds.senses.build.vectors import Rows, is_text, make_rows, position_hashes
@@ -64,18 +64,19 @@ def forward_batches(
     ]
 
 
-def collection_layout(spec: RunSpec) -> Layout:
-    """How the spec's collection lies on disk."""
-    config = read_config(resolve_model(spec.teacher.model)).get_text_config()
-    return Layout(int(config.hidden_size), int(config.vocab_size), spec.senses.vectors_per_token)
+def collection_layout(teacher: NamedModel, vectors_per_token: int) -> Layout:
+    """Return how a collection of this teacher's states lies on disk."""
+    return Layout(teacher.hidden_size, teacher.vocab_size, vectors_per_token)
 
 
-def collect(spec: RunSpec, blocks: Any, work: Path, comm: Communicator) -> Collected:
+def collect(
+    spec: RunSpec, teacher: NamedModel, blocks: Blocks, work: Path, comm: Communicator
+) -> Collected:
     """Read what the collection in `work` still lacks. Every rank returns the whole collection.
 
     Raises InputError if a rank does not see what the others collected, or the disk is full.
     """
-    layout = collection_layout(spec)
+    layout = collection_layout(teacher, spec.senses.vectors_per_token)
     done = Collected(work, layout).batches
     comm.barrier()  # nobody writes before all have read what is there
     batches = forward_batches(
@@ -93,7 +94,7 @@ def collect(spec: RunSpec, blocks: Any, work: Path, comm: Communicator) -> Colle
     ) as bar:
         try:
             for place, _ in enumerate(
-                read_batches(spec, blocks, mine, rank_folder(work, comm.rank), layout)
+                read_batches(spec, teacher, blocks, mine, rank_folder(work, comm.rank), layout)
             ):
                 together = left[
                     place * comm.size : (place + 1) * comm.size
@@ -111,13 +112,18 @@ def collect(spec: RunSpec, blocks: Any, work: Path, comm: Communicator) -> Colle
 
 
 def read_batches(
-    spec: RunSpec, blocks: Any, batches: list[ForwardBatch], folder: Path, layout: Layout
+    spec: RunSpec,
+    named: NamedModel,
+    blocks: Blocks,
+    batches: list[ForwardBatch],
+    folder: Path,
+    layout: Layout,
 ) -> Iterator[None]:
     """This rank's share of the reading, a batch at a time."""
     if not batches:
         return
-    teacher = load_teacher(spec.teacher)
-    begin = begin_ids(load_tokenizer(resolve_model(spec.teacher.model)))
+    teacher = load_teacher(named)
+    begin = begin_ids(named.tokenizer)
     spill = BackgroundSpill(Spill(folder, layout))
     for batch in batches:
         spill.add(attributed(teacher, blocks, batch, spec, begin), batch.number)
@@ -141,7 +147,7 @@ def whole_collection(work: Path, layout: Layout, num_batches: int) -> Collected:
 
 @torch.inference_mode()
 def attributed(
-    teacher: TeacherModel, blocks: Any, batch: ForwardBatch, spec: RunSpec, begin: list[int]
+    teacher: TeacherModel, blocks: Blocks, batch: ForwardBatch, spec: RunSpec, begin: list[int]
 ) -> Rows:
     """The records of one forward pass. begin: the BOS token, if the tokenizer sets one (data/packing.py)."""
     size = spec.data.block_tokens

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
-from dskd_ds.models.resolve import load_tokenizer, resolve_model
+from dskd_ds.data.block import Blocks
 from dskd_ds.runtime.devices import local_device
 from dskd_ds.runtime.mpi import Communicator
 from dskd_ds.senses.build.cluster import Points, cluster
@@ -42,13 +42,13 @@ MAX_HELD_OUT = 4096
 def cluster_parts(
     collected: Collected,
     spec: RunSpec,
-    blocks: Any,
+    tokenizer: Any,
+    blocks: Blocks,
     folder: Path,
     comm: Communicator,
     old: SenseDictionary | None = None,
 ) -> None:
     """Cluster every bucket into a part of its own below `folder`; parts that are there already stay. old: what is refreshed."""
-    tokenizer = load_tokenizer(resolve_model(spec.teacher.model))
     folder.mkdir(parents=True, exist_ok=True)
     buckets = collected.buckets
     if old:
@@ -89,7 +89,7 @@ def cluster_bucket(
 
 
 def contexts_of(
-    senses: Senses, blocks: Any, spec: RunSpec, tokenizer: Any, old: SenseDictionary | None
+    senses: Senses, blocks: Blocks, spec: RunSpec, tokenizer: Any, old: SenseDictionary | None
 ) -> pa.Table:
     """The text snippets of each sense; rows count from 0 within these senses."""
     wanted = spec.senses.contexts_per_sense

@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dskd_ds.data.block import Block
+
 QUERY_SHARE = 64
 """One vector in this many is kept out of the senses, to measure dictionary and index with states they have not seen."""
 
@@ -59,7 +61,7 @@ def smallest(rows: Rows, per_token: int) -> Rows:
     return rows[order[rank < per_token]]
 
 
-def is_text(row: dict[str, Any], block_tokens: int, begin: list[int]) -> NDArray[np.bool_]:
+def is_text(row: Block, block_tokens: int, begin: list[int]) -> NDArray[np.bool_]:
     """[T]: which positions of a packed block hold a document's own token.
 
     Not padding (its segment has digest 0), nor the BOS token `begin` where the tokenizer sets one: its state is the same in every document.
@@ -71,7 +73,7 @@ def is_text(row: dict[str, Any], block_tokens: int, begin: list[int]) -> NDArray
     return text
 
 
-def position_hashes(seed: int, row: dict[str, Any], block_tokens: int) -> NDArray[np.uint64]:
+def position_hashes(seed: int, row: Block, block_tokens: int) -> NDArray[np.uint64]:
     """[T]: hash of (seed, document digest, position in the document) of each position of a packed block."""
     starts = np.asarray(row["segment_starts"])
     lengths = np.diff(np.append(starts, block_tokens))

@@ -22,17 +22,11 @@ from torch import Tensor
 from dskd_ds.errors import InputError
 from dskd_ds.files.manifest import partial_folder, read_manifest, replace_folder, write_manifest
 from dskd_ds.lexicon.relations import Ragged, TokenRelations
-from dskd_ds.models.resolve import (
-    load_tokenizer,
-    model_fingerprint,
-    resolve_model,
-    tokenizer_fingerprint,
-)
+from dskd_ds.models.named import NamedModel
 from dskd_ds.senses.dictionary.contexts import CONTEXTS_FILE, Context, read_contexts, write_contexts
 from dskd_ds.senses.dictionary.senses import Senses
 from dskd_ds.senses.dictionary.spans import compose_spans, span_lengths
 from dskd_ds.senses.dictionary.tensors import TensorFile
-from dskd_ds.spec import RunSpec
 
 FORMAT = 2
 SENSES_FILE = "senses.safetensors"
@@ -317,13 +311,9 @@ def check_belongs(dictionary: SenseDictionary, teacher: str, tokenizer: str) -> 
             )
 
 
-def open_own(
-    spec: RunSpec, folder: str | Path | None = None, verify: bool = True
-) -> SenseDictionary:
-    """The spec's dictionary, or one in another folder, if it is of the spec's teacher. Raises InputError."""
-    teacher = resolve_model(spec.teacher.model)
-    dictionary = open_dictionary(folder or spec.senses.dictionary, verify)
-    check_belongs(
-        dictionary, model_fingerprint(teacher), tokenizer_fingerprint(load_tokenizer(teacher))
-    )
+def open_own(folder: str | Path, teacher: NamedModel, verify: bool = True) -> SenseDictionary:
+    """Open a dictionary of this teacher. Raises InputError if it cannot be opened or is of another teacher."""
+    teacher.locate()
+    dictionary = open_dictionary(folder, verify)
+    check_belongs(dictionary, teacher.fingerprint, teacher.tokenizer_fingerprint)
     return dictionary

@@ -10,12 +10,7 @@ import numpy as np
 
 from dskd_ds.errors import InputError
 from dskd_ds.lexicon.sources import lexicon_digest
-from dskd_ds.models.resolve import (
-    load_tokenizer,
-    model_fingerprint,
-    resolve_model,
-    tokenizer_fingerprint,
-)
+from dskd_ds.models.named import NamedModel
 from dskd_ds.runtime.mpi import Communicator
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.spec import RunSpec
@@ -42,15 +37,16 @@ CLUSTER_SETTINGS = (
 BUILD_SETTINGS = (*COLLECT_SETTINGS, *CLUSTER_SETTINGS)
 
 
-def dictionary_key(spec: RunSpec, blocks: Any, comm: Communicator) -> dict[str, Any]:
+def dictionary_key(
+    spec: RunSpec, teacher: NamedModel, blocks: Any, comm: Communicator
+) -> dict[str, Any]:
     """Everything a dictionary depends on. All ranks call it.
 
     Raises InputError if they have different text or teachers (nodes that each have a copy).
     """
-    path = resolve_model(spec.teacher.model)
     key = {
-        "teacher": model_fingerprint(path),
-        "tokenizer": tokenizer_fingerprint(load_tokenizer(path)),
+        "teacher": teacher.fingerprint,
+        "tokenizer": teacher.tokenizer_fingerprint,
         "corpus": corpus_digest(blocks),
         "block_tokens": spec.data.block_tokens,
         "seed": spec.seed,

@@ -15,7 +15,7 @@ from dskd_ds.errors import InputError
 from dskd_ds.files import packages
 from dskd_ds.lexicon.words import RunningText
 from dskd_ds.models.frozen import TeacherModel, load_teacher
-from dskd_ds.models.resolve import load_tokenizer, resolve_model
+from dskd_ds.models.named import NamedModel
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.senses.intrinsic import similarity
 from dskd_ds.senses.intrinsic.assignment import Candidates, pair_scores
@@ -36,6 +36,7 @@ States = dict[int, WordStates]
 
 def evaluate_senses(
     spec: RunSpec,
+    named: NamedModel,
     dictionaries: Dictionaries,
     layers: Sequence[int],
     parts: Sequence[str],
@@ -43,7 +44,7 @@ def evaluate_senses(
 ) -> dict[str, Any]:
     """Everything that `dskd senses eval` prints, as JSON has it.
 
-    layers: of the plain cosine, negative ones from the end. parts: of look_commands.PARTS. max_pairs: of the word-in-context test.
+    named: the teacher. layers: of the plain cosine, negative ones from the end. parts: of look_commands.PARTS. max_pairs: of the word-in-context test.
     Raises InputError for a layer that is not there.
     """
     result: dict[str, Any] = {
@@ -54,7 +55,7 @@ def evaluate_senses(
         result["separation"] = {name: asdict(separation(dictionary)) for name, dictionary in bar}
     if set(parts) == {"separation"}:
         return result
-    tokenizer = load_tokenizer(resolve_model(spec.teacher.model))
+    tokenizer = named.tokenizer
     pairs = (
         context_pairs(read_occurrences(wordnet_folder(spec)), tokenizer, max_pairs)
         if "context" in parts
@@ -65,7 +66,7 @@ def evaluate_senses(
         if "similarity" in parts
         else {}
     )
-    teacher = load_teacher(spec.teacher)
+    teacher = load_teacher(named)
     shown = resolve_layers(layers, num_layers(teacher))
     if pairs:
         result["context"] = word_in_context(teacher, tokenizer, pairs, dictionaries, shown)

@@ -12,15 +12,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dskd_ds.data.batches import IGNORE, Batch, Sample, make_batch
-from dskd_ds.data.blocks import end_of_text_id, heldout_blocks, train_blocks
+from dskd_ds.data.blocks import end_of_text_id
 from dskd_ds.data.chat import PLAIN_TEMPLATE, ChatFormat, render_rows
-from dskd_ds.data.documents import heldout_documents, train_documents
 from dskd_ds.data.packing import Segment, best_fit, block_row, outside, pack
 from dskd_ds.data.tally import Tally
 from dskd_ds.errors import InputError
 from dskd_ds.models.resolve import load_tokenizer
 from dskd_ds.spec import load_spec
 from tests.conftest import TinyWorld
+from tests.of_spec import (
+    heldout_blocks_of,
+    heldout_documents_of,
+    train_blocks_of,
+    train_documents_of,
+)
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
@@ -285,12 +290,12 @@ def test_a_spec_mixes_text_and_conversations(tiny: TinyWorld, chat_file: str) ->
         "data.heldout_fraction=0.2",
     ]
     spec = load_spec(tiny.spec_file, [*keys, "data.block_tokens=64"])
-    trained, held = train_documents(spec), heldout_documents(spec)
+    trained, held = train_documents_of(spec), heldout_documents_of(spec)
     assert len(trained) + len(held) == 320
     assert not set(trained["title"]) & set(held["title"])
     assert 20 < sum(held["chat"]) < 60
     tokenizer = load_tokenizer(spec.teacher.model)
-    for blocks, documents in ((train_blocks(spec), trained), (heldout_blocks(spec), held)):
+    for blocks, documents in ((train_blocks_of(spec), trained), (heldout_blocks_of(spec), held)):
         answers = [
             document["text"].split("Assistant:")[1].strip("\n")
             for document in documents
@@ -309,8 +314,8 @@ def test_a_stream_of_conversations_is_the_same(tiny: TinyWorld, chat_file: str) 
         "data.heldout=[]",
         "data.heldout_fraction=0.2",
     ]
-    mapped = train_blocks(load_spec(tiny.spec_file, keys))
-    streamed = train_blocks(
+    mapped = train_blocks_of(load_spec(tiny.spec_file, keys))
+    streamed = train_blocks_of(
         load_spec(tiny.spec_file, [*keys, "data.stream=true", "student.layers=first"])
     )
     assert [row["input_ids"] for row in streamed] == [row["input_ids"] for row in mapped]
@@ -319,7 +324,7 @@ def test_a_stream_of_conversations_is_the_same(tiny: TinyWorld, chat_file: str) 
 def test_wrong_chat_settings_are_named(tiny: TinyWorld, chat_file: str, tmp_path: Path) -> None:
     def message(*overrides: str) -> str:
         with pytest.raises(InputError) as error:
-            train_blocks(load_spec(tiny.spec_file, [f"data.train=[{chat_file}]", *overrides]))
+            train_blocks_of(load_spec(tiny.spec_file, [f"data.train=[{chat_file}]", *overrides]))
         return str(error.value)
 
     assert 'set chat_template = "plain"' in message()  # the tiny tokenizer is a base model's
@@ -333,7 +338,7 @@ def test_wrong_chat_settings_are_named(tiny: TinyWorld, chat_file: str, tmp_path
     template.write_text(CHATML)
     assert (
         len(
-            train_blocks(
+            train_blocks_of(
                 load_spec(
                     tiny.spec_file,
                     [

@@ -16,19 +16,25 @@ from dskd_ds.data.batches import (
     Sample,
     StreamedBlocks,
     make_batch,
-    open_source,
     places,
 )
-from dskd_ds.data.blocks import heldout_blocks, position_ids, train_blocks
-from dskd_ds.data.documents import heldout_documents, train_documents
+from dskd_ds.data.blocks import position_ids
 from dskd_ds.errors import InputError
 from dskd_ds.spec import load_spec
 from tests.conftest import TinyWorld
+from tests.of_spec import (
+    heldout_blocks_of,
+    heldout_documents_of,
+    source_of,
+    teacher_of,
+    train_blocks_of,
+    train_documents_of,
+)
 
 
 def test_heldout_titles_are_never_trained_on(tiny: TinyWorld) -> None:
     spec = load_spec(tiny.spec_file)
-    held, trained = set(heldout_documents(spec)["title"]), set(train_documents(spec)["title"])
+    held, trained = set(heldout_documents_of(spec)["title"]), set(train_documents_of(spec)["title"])
     assert len(held) == 12
     assert len(trained) == 118  # of 120; two share a title with held-out documents
     assert not held & trained
@@ -42,14 +48,14 @@ def test_split_by_fraction_is_a_partition(tiny: TinyWorld) -> None:
     path = tiny.folder / "fraction.toml"
     path.write_text(tomli_w.dumps(tree))
     spec = load_spec(path, ["data.heldout_fraction=0.3"])
-    held, trained = heldout_documents(spec)["title"], train_documents(spec)["title"]
+    held, trained = heldout_documents_of(spec)["title"], train_documents_of(spec)["title"]
     assert sorted([*held, *trained]) == sorted(f"document {i}" for i in range(120))
     assert 15 < len(held) < 60
 
 
 def test_blocks_hold_the_texts_in_order_and_targets_stay_in_their_document(tiny: TinyWorld) -> None:
     spec = load_spec(tiny.spec_file)
-    blocks = train_blocks(spec)
+    blocks = train_blocks_of(spec)
     ids = [token for block in blocks for token in block["input_ids"]]
     assert all(len(block["input_ids"]) == 32 for block in blocks)
     from dskd_ds.models.resolve import load_tokenizer
@@ -57,7 +63,7 @@ def test_blocks_hold_the_texts_in_order_and_targets_stay_in_their_document(tiny:
     tokenizer = load_tokenizer(spec.teacher.model)
     expected = [
         token
-        for text in train_documents(spec)["text"]
+        for text in train_documents_of(spec)["text"]
         for token in [*tokenizer(text)["input_ids"], 0]
     ]
     assert ids == expected[: len(ids)]
@@ -74,7 +80,7 @@ def test_no_attention_crosses_documents(tiny: TinyWorld) -> None:
     """What a document's states are does not depend on what is packed before it."""
     from dskd_ds.models.frozen import load_teacher
 
-    teacher = load_teacher(load_spec(tiny.spec_file).teacher)
+    teacher = load_teacher(teacher_of(load_spec(tiny.spec_file)))
     ids = torch.randint(1, 200, (2, 20), generator=torch.Generator().manual_seed(0))
     packed = teacher.hidden_states(ids, torch.tensor([position_ids([0, 8], 20)] * 2))
     alone = teacher.hidden_states(ids[:, 8:], torch.arange(12).repeat(2, 1))
@@ -110,8 +116,8 @@ def test_each_epoch_is_a_new_permutation() -> None:
 
 
 def test_a_stream_gives_each_place_its_block_once(tiny: TinyWorld) -> None:
-    mapped = train_blocks(load_spec(tiny.spec_file))
-    source = open_source(load_spec(tiny.spec_file, ["data.stream=true", "student.layers=first"]))
+    mapped = train_blocks_of(load_spec(tiny.spec_file))
+    source = source_of(load_spec(tiny.spec_file, ["data.stream=true", "student.layers=first"]))
     assert isinstance(source, StreamedBlocks)
     for place in (0, 3, 4, 9):
         assert source.get(place)[1]["input_ids"] == mapped[place]["input_ids"]
@@ -120,7 +126,7 @@ def test_a_stream_gives_each_place_its_block_once(tiny: TinyWorld) -> None:
 def test_wrong_sources_are_named(tiny: TinyWorld, tmp_path: Path) -> None:
     def message(*overrides: str) -> str:
         with pytest.raises(InputError) as error:
-            train_blocks(load_spec(tiny.spec_file, overrides))
+            train_blocks_of(load_spec(tiny.spec_file, overrides))
         return str(error.value)
 
     assert "no such file" in message('data.train=[{path="/nowhere/a.jsonl"}]')
@@ -136,7 +142,7 @@ def test_wrong_sources_are_named(tiny: TinyWorld, tmp_path: Path) -> None:
 
 def test_a_streams_own_documents_are_not_evaluated_on(tiny: TinyWorld) -> None:
     with pytest.raises(InputError, match=r"stream = true.*\n.*\[\[data.heldout\]\]"):
-        heldout_documents(
+        heldout_documents_of(
             load_spec(
                 tiny.spec_file, ["data.stream=true", "student.layers=first", "data.heldout=[]"]
             )
@@ -144,7 +150,7 @@ def test_a_streams_own_documents_are_not_evaluated_on(tiny: TinyWorld) -> None:
 
 
 def test_heldout_blocks_exist(tiny: TinyWorld) -> None:
-    assert len(heldout_blocks(load_spec(tiny.spec_file))) > 3
+    assert len(heldout_blocks_of(load_spec(tiny.spec_file))) > 3
 
 
 def test_text_and_parquet_files_are_read(tiny: TinyWorld, tmp_path: Path) -> None:
@@ -163,15 +169,15 @@ def test_text_and_parquet_files_are_read(tiny: TinyWorld, tmp_path: Path) -> Non
                 "data.heldout_fraction=0.0",
             ],
         )
-        assert [text.strip() for text in train_documents(spec)["text"]] == [
+        assert [text.strip() for text in train_documents_of(spec)["text"]] == [
             "one paragraph of text",
             "another one",
         ]
 
 
 def test_the_end_of_a_stream_is_told(tiny: TinyWorld) -> None:
-    source = open_source(load_spec(tiny.spec_file, ["data.stream=true", "student.layers=first"]))
-    number = len(train_blocks(load_spec(tiny.spec_file)))
+    source = source_of(load_spec(tiny.spec_file, ["data.stream=true", "student.layers=first"]))
+    number = len(train_blocks_of(load_spec(tiny.spec_file)))
     source.get(number // 4 * 4 - 1)  # the last of a whole step
     with pytest.raises(InputError, match=f"the text ends after {number} blocks"):
         source.get(number // 4 * 4)
@@ -182,7 +188,7 @@ def test_a_line_that_breaks_a_stream_is_told(tiny: TinyWorld, tmp_path: Path) ->
     (tmp_path / "1.jsonl").write_text((tiny.folder / "train.jsonl").read_text())
     (tmp_path / "2.jsonl").write_text('{"title": "half a li\n')
     settings = ["data.stream=true", "student.layers=first"]
-    source = open_source(
+    source = source_of(
         load_spec(tiny.spec_file, [*settings, f'data.train=[{{path="{tmp_path}/*.jsonl"}}]'])
     )
     with pytest.raises(
@@ -190,7 +196,7 @@ def test_a_line_that_breaks_a_stream_is_told(tiny: TinyWorld, tmp_path: Path) ->
     ):
         source.get(10**6)
     with pytest.raises(InputError, match="its first rows cannot be read"):
-        open_source(
+        source_of(
             load_spec(tiny.spec_file, [*settings, f'data.train=[{{path="{tmp_path}/2.jsonl"}}]'])
         )
 

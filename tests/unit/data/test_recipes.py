@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from dskd_ds.commands.cli import main
-from dskd_ds.data.blocks import train_blocks
 from dskd_ds.data.recipes.question_sets import SETS, MalformedRowError
 from dskd_ds.spec import load_spec
 from tests.conftest import TinyWorld
+from tests.of_spec import train_blocks_of
 
 ROWS: dict[str, list[tuple[dict[str, Any], str]]] = {
     "csqa": [
@@ -196,7 +196,7 @@ def test_the_mixture_has_the_papers_shares_and_shots(
     assert main(["data", "paper", "--output", str(output), *options, "--seed", "1"]) == 0
     assert output.read_bytes() != first
     source = f'{{path="{output}", format="chat", title_field="title"}}'
-    blocks = train_blocks(
+    blocks = train_blocks_of(
         load_spec(
             tiny.spec_file,
             [

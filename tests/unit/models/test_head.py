@@ -21,10 +21,10 @@ from transformers import (
 from dskd_ds.errors import InputError
 from dskd_ds.models.frozen import load_teacher
 from dskd_ds.models.head import PLAIN, HeadForm, check_own_logits
+from dskd_ds.models.named import NamedModel, RunModels
 from dskd_ds.models.resolve import read_config
-from dskd_ds.models.vocabulary import check_same_tokens, shared_vocab_size
+from dskd_ds.models.vocabulary import check_same_tokens
 from dskd_ds.spec import RunSpec
-from dskd_ds.spec.models import TeacherSpec
 from dskd_ds.student.model import sense_map, teacher_head
 from tests.conftest import TinyWorld, write_model
 
@@ -84,15 +84,17 @@ def test_a_saved_model_with_a_soft_cap_is_loaded_as_a_teacher(tmp_path: Path) ->
     model = model_of(CAPPED)
     model.save_pretrained(tmp_path)
     ids = torch.arange(12)[None]
-    teacher = load_teacher(TeacherSpec(model=str(tmp_path), dtype="float32"), torch.device("cpu"))
+    teacher = load_teacher(NamedModel(str(tmp_path), dtype="float32"), torch.device("cpu"))
     logits = teacher.logits(teacher.hidden_states(ids, ids))
     torch.testing.assert_close(logits, model(ids).logits)
     assert logits.abs().max() <= 2.0
 
 
 def test_a_teacher_cut_to_the_shared_tokens(tiny: TinyWorld) -> None:
-    spec = TeacherSpec(model=str(tiny.folder / "teacher"), dtype="float32")
-    whole, part = (load_teacher(spec, torch.device("cpu"), vocab_size=size) for size in (None, 100))
+    named = NamedModel(str(tiny.folder / "teacher"), dtype="float32")
+    whole, part = (
+        load_teacher(named, torch.device("cpu"), vocab_size=size) for size in (None, 100)
+    )
     hidden = torch.randn(3, whole.hidden_size)
     torch.testing.assert_close(part.logits(hidden), whole.logits(hidden)[:, :100])
     assert (part.vocab_size, whole.vocab_size) == (100, len(whole.head))
@@ -111,28 +113,33 @@ def spec_with(tiny: TinyWorld, teacher: Path, student: Path, **loss: Any) -> Run
     )
 
 
+def check(spec: RunSpec) -> None:
+    models = RunModels.of(spec)
+    assert models.student is not None
+    check_same_tokens(models.teacher, models.student, spec.loss.divergence)
+
+
 def test_vocabularies_padded_differently(tiny: TinyWorld, tmp_path: Path) -> None:
     plain = write_model(tmp_path / "plain", tiny.folder, num_layers=1, seed=1)
     padded = write_model(tmp_path / "padded", tiny.folder, num_layers=1, seed=1, extra_rows=7)
     rows = read_config(str(plain)).vocab_size
     for teacher, student in ((plain, padded), (padded, plain)):
         spec = spec_with(tiny, teacher, student, signal="exact")
-        check_same_tokens(spec, str(teacher), str(student))
-        assert shared_vocab_size(spec) == rows
-        head = teacher_head(spec)
+        models = RunModels.of(spec)
+        check(spec)
+        assert models.shared_vocab_size == rows
+        head = teacher_head(spec, models)
         assert head is not None
         assert len(head.weight) == rows
     with pytest.raises(InputError, match="infinitely wrong"):
-        check_same_tokens(
-            spec_with(tiny, plain, padded, divergence="reverse"), str(plain), str(padded)
-        )
+        check(spec_with(tiny, plain, padded, divergence="reverse"))
 
 
 def test_fewer_rows_than_tokens_are_refused(tiny: TinyWorld, tmp_path: Path) -> None:
     teacher = tiny.folder / "teacher"
     short = write_model(tmp_path / "short", tiny.folder, num_layers=1, seed=1, extra_rows=-5)
     with pytest.raises(InputError, match=r"\[student\] model = .* rows for the .* tokens"):
-        check_same_tokens(spec_with(tiny, teacher, short), str(teacher), str(short))
+        check(spec_with(tiny, teacher, short))
 
 
 def test_a_map_where_the_sizes_differ_and_senses_are_used(tiny: TinyWorld, tmp_path: Path) -> None:
@@ -140,9 +147,9 @@ def test_a_map_where_the_sizes_differ_and_senses_are_used(tiny: TinyWorld, tmp_p
         tiny.folder / "teacher",
         write_model(tmp_path / "wide", tiny.folder, num_layers=1, seed=1, hidden_size=48),
     )
-    mapping = sense_map(spec_with(tiny, teacher, student), 48)
+    mapping = sense_map(spec_with(tiny, teacher, student), 32, 48)
     assert mapping is not None
     assert mapping.shape == (32, 48)
     assert mapping.requires_grad
-    assert sense_map(spec_with(tiny, teacher, student, sense_weight=0.0), 48) is None
-    assert sense_map(spec_with(tiny, teacher, teacher), 32) is None
+    assert sense_map(spec_with(tiny, teacher, student, sense_weight=0.0), 32, 48) is None
+    assert sense_map(spec_with(tiny, teacher, teacher), 32, 32) is None

@@ -18,10 +18,11 @@ from dskd_ds.models.layers import (
     keep_in_config,
     layers_of,
 )
+from dskd_ds.models.named import NamedModel, RunModels
 from dskd_ds.models.resolve import load_tokenizer
 from dskd_ds.plan.preflight import preflight
 from dskd_ds.spec import load_spec
-from dskd_ds.spec.models import StudentSpec, TeacherSpec
+from dskd_ds.spec.models import StudentSpec
 from dskd_ds.student.depth import student_init
 from tests.conftest import TinyWorld
 
@@ -67,7 +68,7 @@ def test_a_student_without_rope_in_some_layers_is_what_was_measured(
         eos_token_id=0,
     )
     teacher = SmolLM3ForCausalLM(config).eval()
-    cut(save(teacher, tiny, tmp_path / "teacher"), kept, tmp_path / "student")
+    cut(NamedModel(save(teacher, tiny, tmp_path / "teacher")), kept, tmp_path / "student")
     student = AutoModelForCausalLM.from_pretrained(tmp_path / "student").eval()
     assert student.config.no_rope_layers == [1, 1, 0, 1]
     teacher.model.layers = torch.nn.ModuleList(teacher.model.layers[layer] for layer in kept)
@@ -110,7 +111,7 @@ def test_layers_that_are_elsewhere_are_named(tiny: TinyWorld, tmp_path: Path) ->
         InputError,
         match=r"\[student\] model: T5Config is not the configuration of a causal language model",
     ):
-        check_layers(str(tmp_path / "t5"), "[student]")
+        check_layers(NamedModel(str(tmp_path / "t5"), key="[student] model"))
     own = AutoModelForCausalLM.from_pretrained(tiny.folder / "teacher")
     assert len(layers_of(own)) == len(layers_of(own.base_model)) == 4
 
@@ -123,7 +124,7 @@ def test_a_model_that_cannot_be_cut_is_refused_before_anything_is_done(
     spec = load_spec(tiny.spec_file, [f"teacher.model={folder}", *changes])
     for refused in (preflight, student_init):
         with pytest.raises(InputError, match=r"\[teacher\] model: GPT2LMHeadModel"):
-            refused(spec)
+            refused(spec, RunModels.of(spec))
     assert not list((tmp_path / "run").glob("student_init*/config.json"))
 
 
@@ -171,12 +172,14 @@ def test_a_missing_compiler_is_named_before_anything_starts(
     tiny: TinyWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    preflight(load_spec(tiny.spec_file, ["loss.sense_weight=0"]))
+    spec = load_spec(tiny.spec_file, ["loss.sense_weight=0"])
+    preflight(spec, RunModels.of(spec))
     for part in ("student", "teacher"):
+        spec = load_spec(tiny.spec_file, ["loss.sense_weight=0", f"{part}.compile=true"])
         with pytest.raises(
             InputError, match=rf"\[{part}\] compile = true, but there is no no-such-compiler here"
         ):
-            preflight(load_spec(tiny.spec_file, ["loss.sense_weight=0", f"{part}.compile=true"]))
+            preflight(spec, RunModels.of(spec))
     monkeypatch.delenv("CXX")
     check_compiler("[student]")
 
@@ -184,7 +187,7 @@ def test_a_missing_compiler_is_named_before_anything_starts(
 def test_a_compiled_teacher_says_the_same_and_is_known_as_another(tiny: TinyWorld) -> None:
     """For each shape that it is asked about."""
     plain, compiled = (
-        load_teacher(TeacherSpec(model=str(tiny.folder / "teacher"), dtype="float32", compile=flag))
+        load_teacher(NamedModel(str(tiny.folder / "teacher"), dtype="float32", compiled=flag))
         for flag in (False, True)
     )
     assert compiled.fingerprint == f"{plain.fingerprint}-compiled"
@@ -206,10 +209,9 @@ def test_a_teacher_that_cannot_be_compiled_is_refused_beside_any_student(
     changes = [f"teacher.model={gpt2(tiny, tmp_path / 'gpt2')}", "loss.sense_weight=0"]
     spec = load_spec(tiny.spec_file, changes)
     own = spec.model_copy(update={"student": StudentSpec(model=str(tiny.folder / "teacher"))})
-    preflight(own)
+    preflight(own, RunModels.of(own))
+    compiled = own.model_copy(update={"teacher": spec.teacher.model_copy(update={"compile": True})})
     with pytest.raises(
         InputError, match=r"\[teacher\] model: GPT2LMHeadModel does not keep its layers"
     ):
-        preflight(
-            own.model_copy(update={"teacher": spec.teacher.model_copy(update={"compile": True})})
-        )
+        preflight(compiled, RunModels.of(compiled))

@@ -37,7 +37,11 @@ class Text:
         ids = [place % V]
         while len(ids) < T:
             ids.append((7 * ids[-1] + 1) % V)
-        return Sample(0, place), {"input_ids": ids, "segment_starts": [0, T // 2]}
+        return Sample(0, place), {
+            "input_ids": ids,
+            "segment_starts": [0, T // 2],
+            "unsupervised": [],
+        }
 
 
 def spec_of(kind: str, *changes: str) -> RunSpec:

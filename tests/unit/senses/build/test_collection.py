@@ -16,7 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dskd_ds.data.batches import IGNORE
-from dskd_ds.data.blocks import train_blocks
 from dskd_ds.data.packing import Segment, block_row
 from dskd_ds.errors import InputError
 from dskd_ds.models.frozen import TeacherModel
@@ -41,6 +40,7 @@ from dskd_ds.senses.build.vectors import (
 from dskd_ds.spec import load_spec
 from dskd_ds.spec.senses import SensesSpec
 from tests.conftest import TinyWorld
+from tests.of_spec import teacher_of, train_blocks_of
 from tests.unit.conftest import T
 
 NUM_TOKENS, SIZE = 7, 2
@@ -235,7 +235,7 @@ def test_a_full_disk_is_one_message(
     with pytest.raises(
         InputError if number == errno.ENOSPC else PermissionError, match=os.strerror(number)
     ):
-        collect(spec, train_blocks(spec), tmp_path / "work", Communicator())
+        collect(spec, teacher_of(spec), train_blocks_of(spec), tmp_path / "work", Communicator())
 
 
 def test_ranks_that_do_not_see_each_other_are_told(

@@ -74,7 +74,11 @@ def dictionary(tmp_path: Path) -> SenseDictionary:
 def batch(seed: int = 0, blocks: int = 2) -> Batch:
     draw = np.random.default_rng(seed)
     rows = [
-        {"input_ids": draw.integers(0, V, 30).tolist(), "segment_starts": [0, 13]}
+        {
+            "input_ids": draw.integers(0, V, 30).tolist(),
+            "segment_starts": [0, 13],
+            "unsupervised": [],
+        }
         for _ in range(blocks)
     ]
     return make_batch(rows, [Sample(0, block) for block in range(blocks)])

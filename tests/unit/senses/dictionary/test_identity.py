@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from dskd_ds.data.blocks import train_blocks
 from dskd_ds.errors import InputError
 from dskd_ds.runtime.mpi import Communicator
 from dskd_ds.senses.build.build import forget_work, work_folders
@@ -22,6 +21,7 @@ from dskd_ds.senses.dictionary.identity import (
 )
 from dskd_ds.spec import RunSpec, load_spec
 from tests.conftest import TinyWorld
+from tests.of_spec import teacher_of, train_blocks_of
 
 
 def of_text(tiny: TinyWorld, path: Path, text: str, *overrides: str) -> RunSpec:
@@ -40,13 +40,13 @@ def of_text(tiny: TinyWorld, path: Path, text: str, *overrides: str) -> RunSpec:
 def test_a_corpus_is_its_content(tiny: TinyWorld, tmp_path: Path) -> None:
     text = (tiny.folder / "train.jsonl").read_text()
     first = of_text(tiny, tmp_path / "a.jsonl", text)
-    same = corpus_digest(train_blocks(first))
+    same = corpus_digest(train_blocks_of(first))
     os.utime(tmp_path / "a.jsonl", (1, 1))
-    assert corpus_digest(train_blocks(first)) == same
-    assert corpus_digest(train_blocks(of_text(tiny, tmp_path / "elsewhere.jsonl", text))) == same
+    assert corpus_digest(train_blocks_of(first)) == same
+    assert corpus_digest(train_blocks_of(of_text(tiny, tmp_path / "elsewhere.jsonl", text))) == same
     assert (
         corpus_digest(
-            train_blocks(of_text(tiny, tmp_path / "b.jsonl", text.replace("river", "money", 1)))
+            train_blocks_of(of_text(tiny, tmp_path / "b.jsonl", text.replace("river", "money", 1)))
         )
         != same
     )
@@ -55,10 +55,11 @@ def test_a_corpus_is_its_content(tiny: TinyWorld, tmp_path: Path) -> None:
 def test_what_a_collection_depends_on(tiny: TinyWorld) -> None:
     """Neither on what is made of it, nor on the dictionary that is to take it in."""
     spec = load_spec(tiny.spec_file)
-    blocks = train_blocks(spec)
+    blocks = train_blocks_of(spec)
 
     def key(*overrides: str) -> dict[str, Any]:
-        return dictionary_key(load_spec(tiny.spec_file, list(overrides)), blocks, Communicator())
+        spec = load_spec(tiny.spec_file, list(overrides))
+        return dictionary_key(spec, teacher_of(spec), blocks, Communicator())
 
     collection = collection_digest(key())
     assert collection_digest(key("senses.num_senses=2", "senses.lexicons=[]")) == collection
@@ -75,7 +76,7 @@ def test_what_a_killed_build_left_goes_once_the_dictionary_is_whole(
         [f"senses.collection_dir={tmp_path / 'kept'}"] if kept else []
     )
     spec = load_spec(tiny.spec_file, overrides)
-    key = dictionary_key(spec, train_blocks(spec), Communicator())
+    key = dictionary_key(spec, teacher_of(spec), train_blocks_of(spec), Communicator())
     collection, parts = work_folders(spec, key)
     (collection / "rank-0000").mkdir(parents=True)
     parts.mkdir()

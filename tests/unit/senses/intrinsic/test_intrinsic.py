@@ -29,6 +29,7 @@ from dskd_ds.senses.intrinsic.separation import pair_distances, separation
 from dskd_ds.senses.intrinsic.states import word_states
 from dskd_ds.spec import load_spec
 from tests.conftest import WORDS, TinyWorld
+from tests.of_spec import teacher_of
 
 LEMMAS = [word for word in WORDS if len(word) > 3]
 
@@ -139,7 +140,7 @@ def test_both_splits_are_used(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def teacher(tiny: TinyWorld) -> TeacherModel:
-    return load_teacher(load_spec(tiny.spec_file).teacher, torch.device("cpu"))
+    return load_teacher(teacher_of(load_spec(tiny.spec_file)), torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")

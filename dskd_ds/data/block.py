@@ -1,0 +1,47 @@
+"""The rows of the data pipeline: a document of text, and a block of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, TypedDict
+
+
+class Document(TypedDict):
+    """A text, or a conversation rendered as text."""
+
+    text: str
+    title: str
+    """Empty if there is none."""
+    chat: bool
+    """Whether it is a conversation."""
+    open_end: bool
+    """Whether the text was cut and goes on after its last word, so that no end-of-text token follows."""
+    completions: list[list[int]]
+    """Ranges [start, end) of characters that are targets, ascending; empty if all of the text is."""
+
+
+class Block(TypedDict):
+    """A fixed number of tokens, packed from documents. A segment is a document, or a part of one."""
+
+    input_ids: list[int]
+    """[block_tokens]"""
+    segment_starts: list[int]
+    """Position of each segment's first token."""
+    doc_digests: list[int]
+    """Digest of each segment's document; 0 for padding."""
+    doc_offsets: list[int]
+    """Position of each segment's first token within its document."""
+    unsupervised: Sequence[Sequence[int]]
+    """Ranges [start, end) of positions that are no targets, ascending."""
+
+
+class Blocks(Protocol):
+    """Blocks that are read by their number, e.g. a mapped `datasets.Dataset`."""
+
+    def __len__(self) -> int:
+        """Return the number of blocks."""
+        ...
+
+    def __getitem__(self, index: int, /) -> Block:
+        """Return the block with this number."""
+        ...

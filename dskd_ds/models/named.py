@@ -1,0 +1,119 @@
+"""The models that a run spec names, resolved once: paths, configurations, tokenizers, sizes and fingerprints.
+
+A command or a rank makes one `RunModels` when it starts and hands it down. Everything is read when it is
+first needed and then kept. Importing this module loads neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from dskd_ds.models.resolve import (
+    load_tokenizer,
+    model_fingerprint,
+    read_config,
+    resolve_model,
+    tokenizer_fingerprint,
+)
+from dskd_ds.spec import RunSpec
+from dskd_ds.spec.base import Dtype
+from dskd_ds.spec.models import StudentSpec, TeacherSpec
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """A model that a spec or an option names. Each property is read once and raises InputError if it cannot be."""
+
+    name: str
+    """Hub name, folder or GGUF file, as it was written."""
+    key: str = "[teacher] model"
+    """The setting that names it, for messages."""
+    dtype: Dtype = "auto"
+    """Number format of its weights and forward pass."""
+    compiled: bool = False
+    """Whether its layers are compiled with `torch.compile`."""
+
+    @staticmethod
+    def of_teacher(spec: TeacherSpec) -> NamedModel:
+        """Return the model of a [teacher] section."""
+        return NamedModel(spec.model, dtype=spec.dtype, compiled=spec.compile)
+
+    @staticmethod
+    def of_student(name: str, spec: StudentSpec) -> NamedModel:
+        """Return the student, where `name` is [student] model or the folder that was cut from the teacher."""
+        return NamedModel(name, key="[student] model", dtype=spec.dtype, compiled=spec.compile)
+
+    @cached_property
+    def path(self) -> str:
+        """A folder with safetensors, or a hub name: what `from_pretrained` takes."""
+        return resolve_model(self.name, self.key)
+
+    @cached_property
+    def config(self) -> Any:
+        """The whole transformers configuration. It is shared: copy it before changing it."""
+        return read_config(self.path, self.key)
+
+    @property
+    def text_config(self) -> Any:
+        """The part of the configuration that describes the language model."""
+        return self.config.get_text_config()
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The fast tokenizer (transformers)."""
+        return load_tokenizer(self.path)
+
+    @cached_property
+    def tokenizer_fingerprint(self) -> str:
+        """Digest of the vocabulary; equal for two tokenizers with the same token ids."""
+        return tokenizer_fingerprint(self.tokenizer)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of the weights; equal for two copies of one model."""
+        return model_fingerprint(self.path)
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the embedding and the head; may be more than the tokenizer has tokens."""
+        return int(self.text_config.vocab_size)
+
+    @property
+    def hidden_size(self) -> int:
+        """Dimensions of a hidden state."""
+        return int(self.text_config.hidden_size)
+
+    @property
+    def num_layers(self) -> int:
+        """Number of transformer layers."""
+        return int(self.text_config.num_hidden_layers)
+
+    def locate(self) -> None:
+        """Resolve the path now, so that a wrong name is reported before anything else. Raises InputError."""
+        _ = self.path
+
+
+@dataclass(frozen=True)
+class RunModels:
+    """The teacher and the student of a run."""
+
+    teacher: NamedModel
+    student: NamedModel | None
+    """None: the student is cut from the teacher."""
+
+    @staticmethod
+    def of(spec: RunSpec) -> RunModels:
+        """Return the models of a spec. Nothing is read yet, so nothing can be wrong yet."""
+        teacher = NamedModel.of_teacher(spec.teacher)
+        if spec.student.model is None:
+            return RunModels(teacher, None)
+        return RunModels(teacher, NamedModel.of_student(spec.student.model, spec.student))
+
+    @property
+    def shared_vocab_size(self) -> int:
+        """How many tokens have a row in both heads: the first so many rows of either. See models/vocabulary.py."""
+        if self.student is None:
+            return self.teacher.vocab_size
+        return min(self.teacher.vocab_size, self.student.vocab_size)
