@@ -30,7 +30,7 @@ from dskd_ds.runtime.world import open_world
 from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.student.ds_config import deepspeed_config
 from dskd_ds.student.feed import MicroBatch, StepInput
-from dskd_ds.student.loop import run_steps
+from dskd_ds.student.loop import Training, run_steps
 from dskd_ds.student.on_policy import OnPolicyBlocks
 
 
@@ -125,16 +125,17 @@ def main() -> None:
     feed: Any = TextFeed(
         spec, role.rank, source, model.language_model.config.get_text_config().hidden_size
     )
-    run_steps(
+    training = Training(
         spec,
-        role,
+        role.rank,
         engine,
         feed,
         OnPolicyBlocks(spec, teacher.tokenizer, role.rank, source, engine),
-        0,
-        num_steps(spec, source),
-        0,
+        num_done=0,
+        num_steps=num_steps(spec, source),
+        tokens=0,
     )
+    run_steps(training)
 
 
 if __name__ == "__main__":

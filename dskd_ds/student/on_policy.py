@@ -60,8 +60,8 @@ class OnPolicyBlocks:
             self._write(step)
         return self._written.pop(place)
 
-    def report(self, step: int, num_supervised: int) -> dict[str, float]:
-        """The metrics of a step; all ranks call it. num_supervised: over all ranks."""
+    def all_reduce_report(self, step: int, num_supervised: int) -> dict[str, float]:
+        """Return the metrics of a step. A collective call. num_supervised: over all ranks."""
         if not is_on_policy(self._spec.train.on_policy_fraction, step):
             return {"on_policy_share": 0.0, "generate_seconds": 0.0}
         tokens, seconds = (

@@ -19,8 +19,9 @@ from deepspeed.accelerator import get_accelerator
 from dskd_ds.models.named import NamedModel, RunModels
 from dskd_ds.runtime.world import open_world
 from dskd_ds.spec import load_spec
+from dskd_ds.student.agreement import Counts
+from dskd_ds.student.engine import take_step
 from dskd_ds.student.feed import MicroBatch, StepInput
-from dskd_ds.student.loop import Counts, optimise
 from dskd_ds.student.model import load_student
 from tests.processes.parity_worker import LENGTH, block
 
@@ -58,7 +59,7 @@ def run(model: str, dtype: str, tokens: int) -> dict[str, float]:
         for ids, teacher, senses in blocks
     ]
     scale_before = float(engine.optimizer.loss_scale)
-    optimise(spec, engine, StepInput(batches, 0.0, 0.0, 0), Counts(tokens, tokens))
+    take_step(spec, engine, StepInput(batches, 0.0, 0.0, 0), Counts(tokens, tokens))
     return {
         "grad_norm": float(engine.get_global_grad_norm() or 0),
         "skipped": engine.skipped_steps,

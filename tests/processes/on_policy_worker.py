@@ -19,7 +19,7 @@ from dskd_ds.objective.fused import Scales
 from dskd_ds.runtime.world import open_world
 from dskd_ds.spec import load_spec
 from dskd_ds.student.depth import student_init
-from dskd_ds.student.loop import make_engine
+from dskd_ds.student.engine import make_engine
 from dskd_ds.student.on_policy import OnPolicyBlocks, plain_student
 
 

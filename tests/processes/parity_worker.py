@@ -23,8 +23,9 @@ from dskd_ds.objective.targets import TeacherTargets
 from dskd_ds.runtime.world import open_world
 from dskd_ds.signals.parts.top_k import take_top_k
 from dskd_ds.spec import RunSpec, load_spec
+from dskd_ds.student.agreement import Counts
+from dskd_ds.student.engine import take_step
 from dskd_ds.student.feed import MicroBatch, StepInput
-from dskd_ds.student.loop import Counts, optimise
 from dskd_ds.student.model import DistillStudent, load_student
 
 NUM_BLOCKS, LENGTH = 6, 16
@@ -136,7 +137,7 @@ def run(case: dict[str, Any]) -> None:
         for ids, teacher, sense in blocks[rank::size]
     ]
     gradients = record_gradients(engine)
-    optimise(spec, engine, StepInput(mine, 0.0, 0.0, 0), Counts(tokens, senses))
+    take_step(spec, engine, StepInput(mine, 0.0, 0.0, 0), Counts(tokens, senses))
     if rank == 0:
         torch.save(gradients, case["out"])
     engine.destroy()

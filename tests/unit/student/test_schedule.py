@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from dskd_ds.spec import load_spec
-from dskd_ds.student.loop import lr_at
+from dskd_ds.student.schedule import lr_at
 
 QUICKSTART = "ds_configs/runs/quickstart.toml"
 

@@ -1,0 +1,91 @@
+"""One step's record for metrics.jsonl, from the sums of all ranks."""
+
+from __future__ import annotations
+
+import deepspeed
+import torch
+from torch import Tensor
+
+from dskd_ds.losses.sense import COVERAGE
+from dskd_ds.losses.token import AGREEMENT
+from dskd_ds.objective.fused import STATS
+from dskd_ds.spec import RunSpec
+from dskd_ds.spec.loss import LossSpec
+from dskd_ds.student.agreement import Counts
+from dskd_ds.student.engine import Engine
+from dskd_ds.student.feed import StepInput
+
+MEANS = {
+    "sense_pull_distance": ("pull_distance", "num_pull"),
+    "sense_push_active": ("push_active", "num_push"),
+    **{name: (name, "agreement_positions") for name in AGREEMENT},
+    **{f"sense_with_{name}": (name, "sense_positions") for name in COVERAGE},
+}
+"""Key of the record -> (sum, what it is divided by)."""
+
+
+def all_reduce_record(
+    spec: RunSpec,
+    engine: Engine,
+    local_sums: Tensor,
+    step_input: StepInput,
+    counts: Counts,
+    seconds: float,
+) -> dict[str, float]:
+    """Return the step's record, the same on all ranks: sums over ranks, the longest times. A collective call.
+
+    local_sums: of this rank, in the order of STATS. seconds: of the step on this rank.
+    """
+    total = _all_reduce_sums(local_sums, step_input)
+    local_times = [seconds, step_input.teacher_wait_seconds, step_input.sense_wait_seconds]
+    times = local_sums.new_tensor(local_times)
+    deepspeed.comm.all_reduce(times, op=deepspeed.comm.ReduceOp.MAX)
+    step_seconds, teacher_wait, sense_wait = times.tolist()
+    num_tokens = tokens_per_step(spec)
+    means = {
+        key: total[name] / total[over] if total[over] else 0.0
+        for key, (name, over) in MEANS.items()
+    }
+    return {
+        **loss_terms(spec.loss, total, counts),
+        "grad_norm": float(engine.get_global_grad_norm() or 0.0),
+        "lr": engine.get_lr()[0],
+        **means,
+        "sense_positions": total["sense_positions"],
+        "step_seconds": step_seconds,
+        "teacher_wait_seconds": teacher_wait,
+        "sense_wait_seconds": sense_wait,
+        "tokens_per_second": num_tokens / step_seconds,
+        "link_bytes": total["link_bytes"],
+        "link_bytes_per_token": total["link_bytes"] / num_tokens,
+        "skipped": float(engine.skipped_steps),
+    }
+
+
+def _all_reduce_sums(local_sums: Tensor, step_input: StepInput) -> dict[str, float]:
+    """Add up the step's sums over all ranks, by name. A collective call."""
+    coverages = [batch.senses.coverage for batch in step_input.micro_batches]
+    coverage = torch.stack(coverages).sum(dim=0)
+    link_bytes = local_sums.new_tensor([step_input.link_bytes])
+    sums = torch.cat([local_sums, link_bytes, coverage.to(local_sums)])
+    deepspeed.comm.all_reduce(sums)
+    return dict(zip((*STATS, "link_bytes", *COVERAGE), sums.tolist(), strict=True))
+
+
+def loss_terms(spec: LossSpec, total: dict[str, float], counts: Counts) -> dict[str, float]:
+    """Divide the sums of the terms by their counts, and add them up with their weights."""
+    loss_ce = total["ce"] / max(counts.tokens, 1)
+    loss_kd = total["kd"] / max(counts.tokens, 1)
+    loss_sense = total["sense"] / max(counts.senses, 1)
+    weighted_kd = spec.kd_weight * spec.temperature**2 * loss_kd
+    return {
+        "loss": loss_ce + weighted_kd + spec.sense_weight * loss_sense,
+        "loss_ce": loss_ce,
+        "loss_kd": loss_kd,
+        "loss_sense": loss_sense,
+    }
+
+
+def tokens_per_step(spec: RunSpec) -> int:
+    """Tokens that all ranks read in one step."""
+    return spec.train.global_batch_blocks * spec.data.block_tokens
