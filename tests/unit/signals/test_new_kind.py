@@ -21,7 +21,7 @@ from dskd_ds.spec.loss import LossSpec
 from tests.unit.conftest import D, V
 from tests.unit.student.test_feed import feed_of, spec_of
 
-PAGE = Path("dskd_ds/docs/architecture.md")
+PAGE = Path("dskd_ds/docs") / "architecture.md"
 
 
 @pytest.fixture
