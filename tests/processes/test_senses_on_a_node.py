@@ -165,7 +165,7 @@ def test_node_leaders_copy_under_mpirun(
     local = tmp_path / "node"
     code, output = replicate(tiny, launch, senses, local, 3)
     assert code == 0
-    assert "is there on 1 node(s); 1 copied it now" in output
+    assert "is on 1 node(s); 1 copied it now" in output
     (copy,) = (p for p in local.iterdir() if p.is_dir())
     assert (copy / SENSES_FILE).read_bytes() == (senses / SENSES_FILE).read_bytes()
     assert (copy / "index" / "graph.bin").read_bytes() == (
@@ -173,7 +173,7 @@ def test_node_leaders_copy_under_mpirun(
     ).read_bytes()
     code, output = replicate(tiny, launch, senses, local, 2)
     assert code == 0
-    assert "is there on 1 node(s); 0 copied it now" in output
+    assert "is on 1 node(s); 0 copied it now" in output
 
 
 @pytest.mark.fault
@@ -185,7 +185,7 @@ def test_an_altered_dictionary_is_not_copied(
         file.write(b"\x01")
     code, output = replicate(tiny, launch, senses, tmp_path / "node", 2)
     assert code == 2
-    assert "its content is not what its manifest says" in output
+    assert "its content differs from its manifest" in output
     assert "Traceback" not in output
     assert not any(p.is_dir() for p in (tmp_path / "node").iterdir())
 

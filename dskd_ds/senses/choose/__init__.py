@@ -1,1 +1,1 @@
-"""Which positions get the sense term, and which senses form S+ and S- there."""
+"""Selects the positions that get the sense term, and the senses that form S+ and S- at them."""

@@ -1,4 +1,8 @@
-"""Sets of senses, one for each of P positions, as flat arrays: drawn, looked up, cut to the nearest, joined. No loop over positions."""
+"""Operations on sets of senses, one set per position, as flat arrays without a loop over positions.
+
+`Ragged` holds rows of different lengths (here one row of owners per position); `Candidates` holds
+pairs (position, dictionary row), sorted by position.
+"""
 
 from __future__ import annotations
 
@@ -11,104 +15,115 @@ from dskd_ds.senses.dictionary.distances import pair_distances
 from dskd_ds.signals.parts.chosen import Candidates, Ints, Mask
 
 
-def draw(
-    table: Ragged, tokens: Ints, wanted: Mask, number: int, generator: np.random.Generator
+def draw_related(
+    table: Ragged, tokens: Ints, enabled: Mask, limit: int, generator: np.random.Generator
 ) -> Ragged:
-    """For each of tokens [P] at most `number` of its table's row, drawn evenly without repeats; none where `wanted` [P] is false."""
+    """Draw related owners for each of tokens [P], uniformly and without repeats.
+
+    Returns at most `limit` entries of the token's row in `table` for each position, in the table's
+    order; none where `enabled` [P] is false.
+    """
     starts = table.offsets[tokens]
-    counts = np.where(wanted, table.offsets[tokens + 1] - starts, 0)
-    kept = table.values[ranges(starts, counts)]
-    if (counts > number).any():
-        # Random keys below 1 on top of the position's number: one sort orders every row's entries at random.
+    counts = np.where(enabled, table.offsets[tokens + 1] - starts, 0)
+    values = table.values[ranges(starts, counts)]
+    if (counts > limit).any():
+        # A random key below 1 is added to the position's index:
+        # one sort then shuffles the entries of every row without mixing rows.
         positions = np.repeat(np.arange(len(tokens)), counts)
-        order = np.argsort(positions + generator.random(len(kept)))
+        order = np.argsort(positions + generator.random(len(values)))
         rank = ranges(np.zeros_like(counts), counts)
-        chosen = np.zeros(len(kept), bool)
-        chosen[order[rank < number]] = True
-        kept, counts = kept[chosen], np.minimum(counts, number)
-    return ragged(counts, kept)
+        drawn = np.zeros(len(values), bool)
+        drawn[order[rank < limit]] = True
+        values = values[drawn]
+        counts = np.minimum(counts, limit)
+    return ragged(counts, values)
 
 
 def ragged(lengths: Ints, values: Ints) -> Ragged:
-    """Rows of these lengths."""
+    """Return the Ragged whose rows have these lengths and, concatenated, these values."""
     return Ragged(np.concatenate([[0], np.cumsum(lengths)]), values)
 
 
-def stack(parts: list[Ragged]) -> Ragged:
-    """The rows of all parts, one after the other."""
+def stack(tables: list[Ragged]) -> Ragged:
+    """Return one Ragged with the rows of all tables, table after table."""
     return ragged(
-        np.concatenate([p.lengths() for p in parts]), np.concatenate([p.values for p in parts])
+        np.concatenate([table.lengths() for table in tables]),
+        np.concatenate([table.values for table in tables]),
     )
 
 
-def with_own(tokens: Ints, others: Ragged) -> Ragged:
-    """Each of tokens [P] ahead of its row of others."""
+def prepend(tokens: Ints, table: Ragged) -> Ragged:
+    """Return `table` with each of tokens [P] inserted as the first entry of its row."""
     return Ragged(
-        others.offsets + np.arange(len(tokens) + 1),
-        np.insert(others.values, others.offsets[:-1], tokens),
+        table.offsets + np.arange(len(tokens) + 1),
+        np.insert(table.values, table.offsets[:-1], tokens),
     )
 
 
-def rows_of(dictionary: SenseDictionary, owners: Ragged) -> Candidates:
-    """All senses of each position's owners, owner by owner."""
+def senses_of(dictionary: SenseDictionary, owners: Ragged) -> Candidates:
+    """Return all senses of each position's owners, owner by owner."""
     starts = dictionary.owner_offsets[owners.values]
     counts = dictionary.owner_offsets[owners.values + 1] - starts
-    before = np.concatenate([[0], np.cumsum(counts)])[owners.offsets]
+    position_offsets = np.concatenate([[0], np.cumsum(counts)])[owners.offsets]
+    num_positions = len(owners.offsets) - 1
     return Candidates(
-        np.repeat(np.arange(len(owners.offsets) - 1), np.diff(before)), ranges(starts, counts)
+        np.repeat(np.arange(num_positions), np.diff(position_offsets)), ranges(starts, counts)
     )
 
 
 def nearest(
     dictionary: SenseDictionary, hidden: Tensor, candidates: Candidates, keep: int
 ) -> Candidates:
-    """The `keep` candidates of each position nearest to its state in hidden [P, D] float32, exactly; nearest first.
+    """Return each position's `keep` candidates with the smallest exact distance, nearest first.
 
-    Positions go round: P is the second set of position 0, and so on.
+    hidden: [P, D] float32. Candidate positions may exceed P: position P + i is a second set of
+    position i and is compared with the same state.
     """
     distances = pair_distances(
         dictionary, hidden, candidates.positions % len(hidden), candidates.rows
     ).astype(np.float64)
-    # Distances scaled to below 1 on top of the position's number: one sort orders every position's candidates.
-    order = np.argsort(candidates.positions + distances / (2.0 * distances.max(initial=1.0)))
+    # Distances are scaled to below 1 and added to the position's index:
+    # one sort then orders the candidates of every position.
+    keys = candidates.positions + distances / (2.0 * distances.max(initial=1.0))
+    order = np.argsort(keys)
     counts = np.bincount(candidates.positions)
-    best = order[ranges(np.zeros_like(counts), counts) < keep]
+    rank = ranges(np.zeros_like(counts), counts)
+    best = order[rank < keep]
     return Candidates(candidates.positions[best], candidates.rows[best])
 
 
-def split(candidates: Candidates, num_positions: int) -> tuple[Candidates, Candidates]:
-    """The sets of positions below num_positions, and those from there on as positions from 0."""
+def split_at(candidates: Candidates, num_positions: int) -> tuple[Candidates, Candidates]:
+    """Split into the sets of positions below num_positions and those above, renumbered from 0."""
     middle = int(np.searchsorted(candidates.positions, num_positions))
-    return (
-        Candidates(candidates.positions[:middle], candidates.rows[:middle]),
-        Candidates(candidates.positions[middle:] - num_positions, candidates.rows[middle:]),
-    )
+    lower = Candidates(candidates.positions[:middle], candidates.rows[:middle])
+    upper = Candidates(candidates.positions[middle:] - num_positions, candidates.rows[middle:])
+    return lower, upper
 
 
 def ranges(starts: Ints, counts: Ints) -> Ints:
-    """Concatenation of arange(start, start + count)."""
+    """Return the concatenation of arange(start, start + count) over all starts and counts."""
     before = np.cumsum(counts) - counts
     return np.repeat(starts - before, counts) + np.arange(counts.sum())
 
 
 def keep_where(candidates: Candidates, mask: Mask) -> Candidates:
-    """Those of positions that the mask [P] admits."""
+    """Return the candidates of the positions where mask [P] is true."""
     kept = mask[candidates.positions]
     return Candidates(candidates.positions[kept], candidates.rows[kept])
 
 
-def first(rows: Ints, mask: Mask, number: int) -> Candidates:
-    """The first `number` of each line of rows [P, R] that the mask [P, R] admits."""
-    mask = mask & (mask.cumsum(axis=1) <= number)
-    return Candidates(np.nonzero(mask)[0], rows[mask])
+def first_allowed(rows: Ints, allowed: Mask, limit: int) -> Candidates:
+    """Return the first `limit` entries of each line of rows [P, R] that `allowed` [P, R] marks."""
+    kept = allowed & (allowed.cumsum(axis=1) <= limit)
+    return Candidates(np.nonzero(kept)[0], rows[kept])
 
 
 def merge(left: Candidates, right: Candidates) -> Candidates:
-    """Both, by position, each row once."""
+    """Return the union of both sets of each position, sorted by position and row."""
     positions = np.concatenate([left.positions, right.positions])
     rows = np.concatenate([left.rows, right.rows])
     order = np.lexsort((rows, positions))
     positions, rows = positions[order], rows[order]
-    fresh = np.ones(len(rows), bool)
-    fresh[1:] = (positions[1:] != positions[:-1]) | (rows[1:] != rows[:-1])
-    return Candidates(positions[fresh], rows[fresh])
+    is_new = np.ones(len(rows), bool)
+    is_new[1:] = (positions[1:] != positions[:-1]) | (rows[1:] != rows[:-1])
+    return Candidates(positions[is_new], rows[is_new])

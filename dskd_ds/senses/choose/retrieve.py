@@ -1,9 +1,14 @@
-"""Which positions get the sense term, and which senses form S+ and S- there. All of a batch at once, no loop over positions.
+"""Selects the positions that get the sense term, and the senses that form S+ and S- at them.
 
-Three steps: `select` draws positions and related words and needs no teacher; `choose` finds S+ and S- and needs the teacher's states;
-`pack` turns the chosen rows into vectors. The middle one may run where the teacher is ([senses] retrieve_on).
+All positions of a batch are processed at once, without a loop. There are three steps:
 
-Source: docs/method.md, "Positions" and "Candidates". Draws are keyed by (seed, epoch, block), so they do not depend on the ranks.
+1. `select` draws positions and related words. It needs no teacher.
+2. `choose` finds S+ and S-. It needs the teacher's states, so it may run on the teacher's side
+   ([senses] retrieve_on = "teacher").
+3. `pack` turns the chosen dictionary rows into vectors.
+
+Source: docs/method.md, "Positions" and "Candidates". Random draws are keyed by (seed, epoch,
+block), so they do not depend on how the batch is spread over ranks.
 """
 
 from __future__ import annotations
@@ -25,6 +30,7 @@ from dskd_ds.link.messages import SensesWanted
 from dskd_ds.losses.distributions import TopK
 from dskd_ds.losses.sense import SenseTargets
 from dskd_ds.senses.choose import candidates as sets
+from dskd_ds.senses.choose.vectors import pull_vectors, push_vectors
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.senses.dictionary.distances import rerank
 from dskd_ds.senses.index.graph import Projection, senses_digest
@@ -33,7 +39,7 @@ from dskd_ds.spec.loss import LossSpec
 from dskd_ds.spec.senses import SensesSpec
 
 Search = Callable[[NDArray[np.float32], int], Ints]
-"""[P, d] reduced queries, number of candidates -> [P, C] rows."""
+"""Index search: ([P, d] reduced queries, number of candidates) -> [P, C] dictionary rows."""
 DECIDING = (
     "candidates",
     "kappa",
@@ -45,29 +51,30 @@ DECIDING = (
     "paper_exact",
     "index_search_effort",
 )
-"""The [senses] keys that decide what is drawn and chosen."""
+"""The [senses] keys that decide which positions are drawn and which senses are chosen."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The sense positions of a batch, and what was drawn for them."""
+    """The sense positions of a batch, and the related words drawn for them."""
 
     positions: Ints
-    """[P] through the flattened B * T, ascending within each block."""
+    """[P] indices into the flattened B * T positions, ascending within each block."""
     targets: Ints
-    """[P] the right tokens."""
+    """[P] target tokens."""
     full: Mask
-    """[P] whether the whole term applies; elsewhere only the pull."""
+    """[P] whether pull and push apply; where false, only the pull applies."""
     synonyms: Ragged
-    """Owners drawn for each position."""
+    """P rows: the owners (tokens or spans) of the synonyms drawn for each position."""
     antonyms: Ragged
+    """P rows: the owners (tokens or spans) of the antonyms drawn for each position."""
 
     def __len__(self) -> int:
         return len(self.positions)
 
 
 class SenseRetriever:
-    """Picks positions, then candidates, for batches."""
+    """Selects sense positions for batches, and chooses senses at these positions."""
 
     def __init__(
         self,
@@ -78,65 +85,75 @@ class SenseRetriever:
         projection: Projection | None = None,
         search: Search | None = None,
     ) -> None:
-        """projection, search: the index; needed to `choose` for `neighbours` and `hybrid`."""
+        """Prepare the word relations.
+
+        projection, search: the index. Only `choose` needs it, and only for the candidates
+        `neighbours` and `hybrid`.
+        """
         self.dictionary, self.spec, self.loss, self.seed = dictionary, spec, loss, seed
         self.projection, self.search = projection, search
-        lexical = spec.candidates != "neighbours"
-        none = Ragged(np.zeros(dictionary.vocab_size + 1, np.int64), np.zeros(0, np.int64))
-        self.synonyms, self.antonyms = (
-            (dictionary.synonyms, dictionary.antonyms) if lexical else (none, none)
-        )
+        if spec.candidates == "neighbours":
+            empty = Ragged(np.zeros(dictionary.vocab_size + 1, np.int64), np.zeros(0, np.int64))
+            self.synonyms, self.antonyms = empty, empty
+        else:
+            self.synonyms, self.antonyms = dictionary.synonyms, dictionary.antonyms
         self.has_relations = (self.synonyms.lengths() > 0) | (self.antonyms.lengths() > 0)
 
     def select(self, batch: Batch) -> Selection:
         """Draw the batch's sense positions and their related words. Needs no teacher."""
         targets = batch.targets.numpy()
+        block_length = targets.shape[1]
+        limit = self.spec.num_related_words
         positions: list[Ints] = []
         fulls: list[Mask] = []
         synonyms: list[Ragged] = []
         antonyms: list[Ragged] = []
-        for number, sample in enumerate(batch.samples):
+        for block_index, sample in enumerate(batch.samples):
+            # The order of the draws (positions, synonyms, antonyms) decides what a seed gives.
             generator = np.random.default_rng([self.seed, sample.epoch, sample.block])
-            here, full = self._draw_positions(targets[number], generator)
-            for table, drawn in ((self.synonyms, synonyms), (self.antonyms, antonyms)):
-                drawn.append(
-                    sets.draw(
-                        table, targets[number, here], full, self.spec.num_related_words, generator
-                    )
-                )
-            positions.append(here + number * targets.shape[1])
+            in_block, full = self._draw_positions(targets[block_index], generator)
+            tokens = targets[block_index, in_block]
+            synonyms.append(sets.draw_related(self.synonyms, tokens, full, limit, generator))
+            antonyms.append(sets.draw_related(self.antonyms, tokens, full, limit, generator))
+            positions.append(in_block + block_index * block_length)
             fulls.append(full)
         flat = np.concatenate(positions)
         return Selection(
-            flat,
-            targets.reshape(-1)[flat],
-            np.concatenate(fulls),
-            sets.stack(synonyms),
-            sets.stack(antonyms),
+            positions=flat,
+            targets=targets.reshape(-1)[flat],
+            full=np.concatenate(fulls),
+            synonyms=sets.stack(synonyms),
+            antonyms=sets.stack(antonyms),
         )
 
     def _draw_positions(self, targets: Ints, generator: np.random.Generator) -> tuple[Ints, Mask]:
-        """Positions of one block: related ones for the whole term, and as many others for the pull alone."""
+        """Draw positions of one block: some for pull and push, as many others for the pull alone.
+
+        targets: [T]. Returns positions [P], ascending, and a mask [P] of those with pull and push.
+        These are drawn among positions whose target has relations, or among all where relations are
+        not used.
+        """
         supervised = np.flatnonzero(targets >= 0)
-        related = (
-            supervised[self.has_relations[targets[supervised]]]
-            if self.spec.candidates != "neighbours"
-            else supervised
-        )
-        wanted = max(
-            min(self.spec.min_positions, len(related)),
-            int(np.ceil(self.spec.position_fraction * len(related))),
-        )
-        full = generator.choice(related, wanted, replace=False)
+        eligible = supervised
+        if self.spec.candidates != "neighbours":
+            eligible = supervised[self.has_relations[targets[supervised]]]
+        at_least = min(self.spec.min_positions, len(eligible))
+        count = max(at_least, int(np.ceil(self.spec.position_fraction * len(eligible))))
+        full = generator.choice(eligible, count, replace=False)
         others = np.setdiff1d(supervised, full)
-        pull_only = generator.choice(others, min(wanted, len(others)), replace=False)
+        pull_only = generator.choice(others, min(count, len(others)), replace=False)
         positions = np.concatenate([full, pull_only])
         order = np.argsort(positions)
-        return positions[order], (np.arange(len(positions)) < wanted)[order]
+        is_full = np.arange(len(positions)) < count
+        return positions[order], is_full[order]
 
     @cached_property
     def wanted(self) -> SensesWanted:
-        """What a student asks a teacher for that is to choose in its place; a teacher with other senses finds another."""
+        """What a student requests from a teacher that chooses the senses for it.
+
+        A teacher with another dictionary or other settings computes another key and refuses the
+        request.
+        """
         settings = self.spec.model_dump(include=set(DECIDING), mode="json") | {
             "weighting": self.loss.sense_weighting,
             "seed": self.seed,
@@ -148,14 +165,15 @@ class SenseRetriever:
     def targets(
         self, selection: Selection, hidden: Tensor, top_k: TopK, column: int
     ) -> SenseTargets:
-        """Choose and pack."""
+        """Run `choose`, then `pack`; see there for the arguments."""
         return self.pack(selection, self.choose(selection, hidden, top_k, column))
 
     def choose(self, selection: Selection, hidden: Tensor, top_k: TopK, column: int) -> Chosen:
         """Find S+ and S- at the selected positions.
 
-        hidden: [P, D] the teacher's states there. top_k: its top k at the same positions; `column` of its tail is temperature 1.
-        All on the CPU.
+        hidden: [P, D] the teacher's states at these positions. top_k: the teacher's top k at the
+        same positions; `column` is the column of its tail for temperature 1. All tensors are on the
+        CPU.
         """
         if not len(selection):
             return Chosen.nothing()
@@ -170,116 +188,94 @@ class SenseRetriever:
             pull, push = sets.merge(pull, more_pull), sets.merge(push, more_push)
         weights = np.ones(len(selection), np.float32)
         if self.loss.sense_weighting == "teacher_probability":
-            weights = (
-                np.where(top_ids == selection.targets[:, None], probs, 0.0)
-                .sum(axis=1)
-                .astype(np.float32)
-            )
+            of_target = np.where(top_ids == selection.targets[:, None], probs, 0.0)
+            weights = of_target.sum(axis=1).astype(np.float32)
         return Chosen(weights, pull, push, with_neighbours)
 
     def lexical(self, selection: Selection, hidden: Tensor) -> tuple[Candidates, Candidates]:
-        """S+ and S- from the word relations alone: the kappa senses nearest to hidden [P, D] float32 (docs/method.md, "Candidates")."""
-        antonyms = (
-            sets.with_own(selection.targets, selection.antonyms)
-            if self.spec.paper_exact
-            else selection.antonyms
-        )
-        both = sets.rows_of(
-            self.dictionary,
-            sets.stack([sets.with_own(selection.targets, selection.synonyms), antonyms]),
-        )
-        pull, push = sets.split(
-            sets.nearest(self.dictionary, hidden, both, self.spec.kappa), len(selection)
-        )
+        """Return S+ and S- from the word relations alone: the kappa senses nearest to the state.
+
+        hidden: [P, D] float32. Source: docs/method.md, "Candidates".
+        """
+        pull_owners = sets.prepend(selection.targets, selection.synonyms)
+        push_owners = selection.antonyms
+        if self.spec.paper_exact:
+            push_owners = sets.prepend(selection.targets, selection.antonyms)
+        # One search serves both sides: rows P to 2P - 1 are the S- of positions 0 to P - 1.
+        both = sets.senses_of(self.dictionary, sets.stack([pull_owners, push_owners]))
+        kept = sets.nearest(self.dictionary, hidden, both, self.spec.kappa)
+        pull, push = sets.split_at(kept, len(selection))
         if self.spec.paper_exact:
             pull = sets.keep_where(pull, (selection.synonyms.lengths() > 0) | ~selection.full)
-            push = sets.keep_where(
-                push, selection.full
-            )  # S- has own senses too; where only the pull applies it is empty
+            # The target's own senses are in S- too, so S- is emptied where only the pull applies.
+            push = sets.keep_where(push, selection.full)
         return pull, push
 
     def _neighbours(
         self, selection: Selection, hidden: Tensor, top_ids: Ints, probs: NDArray[np.float32]
     ) -> tuple[Candidates, Candidates]:
-        """From R_i: likely neighbours where the target has no relations, hard negatives where the whole term applies."""
+        """Return the senses that the index adds to S+ and S-, chosen among the nearest rows R_i.
+
+        S+ gets neighbours that the teacher finds likely, where the target has no relations. S- gets
+        hard negatives, where pull and push apply.
+        """
         assert self.search is not None, "neighbours need an index"
         assert self.projection is not None
         found = self.search(self.projection(hidden), self.spec.index_search_effort)
         rows, _ = rerank(self.dictionary, hidden, found, self.spec.num_neighbours)
         owners = self.dictionary.row_owners[rows]
         same = owners[:, :, None] == top_ids[:, None, :]
-        in_top, probability = same.any(axis=2), (same * probs[:, None, :]).sum(axis=2)
+        in_top_k = same.any(axis=2)
+        probability = (same * probs[:, None, :]).sum(axis=2)
         is_target = owners == selection.targets[:, None]
         may_pull = (
             ~self.has_relations[selection.targets][:, None]
             & ~is_target
             & (probability >= self.spec.min_teacher_probability)
         )
-        may_push = (
-            selection.full[:, None]
-            & ~is_target
-            & ~in_top
-            & ~self._is_synonym(selection.targets, owners)
-        )
-        return sets.first(rows, may_pull, self.spec.kappa), sets.first(
-            rows, may_push, self.spec.kappa
-        )
+        is_synonym = self._is_synonym(selection.targets, owners)
+        may_push = selection.full[:, None] & ~is_target & ~in_top_k & ~is_synonym
+        pull = sets.first_allowed(rows, may_pull, self.spec.kappa)
+        push = sets.first_allowed(rows, may_push, self.spec.kappa)
+        return pull, push
 
     def _is_synonym(self, targets: Ints, owners: Ints) -> Mask:
-        """[P, R]: whether an owner is any synonym of the target, drawn or not."""
+        """Return [P, R]: whether owners [P, R] are synonyms of their target [P], drawn or not."""
         table, tokens = self.dictionary.synonyms, np.unique(targets)
-        counts = table.offsets[tokens + 1] - table.offsets[tokens]
+        starts = table.offsets[tokens]
+        counts = table.offsets[tokens + 1] - starts
+        # Each pair (token, owner) becomes one integer, so that one membership test checks all
+        # pairs.
         size = np.int64(len(self.dictionary.owner_offsets))
-        related = (
-            np.repeat(tokens, counts) * size
-            + table.values[sets.ranges(table.offsets[tokens], counts)]
-        )
-        return np.isin(targets[:, None] * size + owners, related)
+        synonym_pairs = np.repeat(tokens, counts) * size + table.values[sets.ranges(starts, counts)]
+        return np.isin(targets[:, None] * size + owners, synonym_pairs)
 
     def pack(self, selection: Selection, chosen: Chosen) -> SenseTargets:
-        """The vectors of what was chosen, wherever that was; those of S- as the dictionary has them. Needs no index."""
-        senses, norms, size = self.dictionary.senses, self.dictionary.squared_norms, len(selection)
+        """Return the vectors of the chosen senses; those of S- keep the dictionary's format.
+
+        `chosen` may come from this process or from a teacher. Needs no index.
+        """
+        size = len(selection)
         if not size:
             return SenseTargets.empty(self.dictionary.hidden_size)
-        pull, push = chosen.pull, chosen.push
-        counts = np.bincount(pull.positions, minlength=size)
-        owners, rows = torch.from_numpy(pull.positions), torch.from_numpy(pull.rows)
-        number = torch.from_numpy(counts).clamp_min(1).float()
-        mean = (
-            torch.zeros(size, senses.shape[1]).index_add_(
-                0, owners, senses.index_select(0, rows).float()
-            )
-            / number[:, None]
-        )
-        mean_square = torch.zeros(size).index_add_(0, owners, norms[rows]) / number
-        spread = (mean_square - mean.square().sum(dim=1)).clamp_min(0)
-        push_counts = np.bincount(push.positions, minlength=size)
-        width = max(1, int(push_counts.max()))
-        column = sets.ranges(np.zeros_like(push_counts), push_counts)
-        negatives = torch.zeros(size, width, senses.shape[1], dtype=senses.dtype)
-        place, rows = (
-            (torch.from_numpy(push.positions), torch.from_numpy(column)),
-            torch.from_numpy(push.rows),
-        )
-        negatives[place] = senses.index_select(0, rows)
-        negative_norms = torch.zeros(size, width)
-        negative_norms[place] = norms[rows]
-        mask = torch.arange(width) < torch.from_numpy(push_counts)[:, None]
-        has_pull = torch.from_numpy(counts > 0)
+        pull = pull_vectors(self.dictionary, chosen.pull, size)
+        push = push_vectors(self.dictionary, chosen.push, size)
+        has_nothing = ~chosen.pull.present(size) & ~chosen.push.present(size)
+        # In the order of losses.sense.COVERAGE.
         coverage = [
             selection.synonyms.lengths() > 0,
             selection.antonyms.lengths() > 0,
             chosen.with_neighbours,
-            (counts == 0) & (push_counts == 0),
+            has_nothing,
         ]
         return SenseTargets(
-            torch.from_numpy(selection.positions),
-            torch.from_numpy(chosen.weights),
-            mean,
-            torch.where(has_pull, spread, 0.0),
-            has_pull,
-            negatives,
-            negative_norms,
-            mask,
-            torch.tensor([int(part.sum()) for part in coverage]),
+            positions=torch.from_numpy(selection.positions),
+            weights=torch.from_numpy(chosen.weights),
+            pull_mean=pull.mean,
+            pull_spread=pull.spread,
+            has_pull=pull.present,
+            push=push.senses,
+            push_norms=push.norms,
+            push_mask=push.mask,
+            coverage=torch.tensor([int(mask.sum()) for mask in coverage]),
         )

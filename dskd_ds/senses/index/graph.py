@@ -1,7 +1,8 @@
-"""The HNSW index over PCA-reduced senses (hnswlib), and exact re-ranking on full vectors.
+"""Builds and searches the HNSW index (hnswlib) over PCA-reduced senses.
 
-The index answers in few dimensions with more candidates than wanted; the distances that decide are computed on the dictionary's
-own rows. Only tokens' senses are indexed: a span has no probability of its own that a teacher could vouch for it with.
+The index searches in few dimensions and returns more candidates than needed; the distances that
+decide are then computed on the dictionary's full rows. Only the senses of tokens are indexed: the
+teacher gives no probability for a span, so a span could not be accepted as a neighbour.
 """
 
 from __future__ import annotations
@@ -32,14 +33,16 @@ from dskd_ds.spec.senses import SensesSpec
 
 INDEX_FOLDER = "index"
 GRAPH_FILE = "graph.bin"
+PROJECTION_FILE = "projection.safetensors"
 PCA_SAMPLE = 50_000
+"""At most about this many rows (up to twice as many) are read to fit the projection."""
 BUILD_ROWS = 16_384
 """Rows that are projected and inserted at a time."""
 
 
 @dataclass(frozen=True)
 class Projection:
-    """Full vectors -> the few dimensions of the index."""
+    """Maps full vectors to the few dimensions of the index."""
 
     mean: Tensor
     """[D] float32"""
@@ -47,25 +50,31 @@ class Projection:
     """[D, d] float32, orthonormal columns."""
 
     def __call__(self, vectors: Tensor) -> NDArray[np.float32]:
-        """[P, D] -> [P, d]."""
+        """Project vectors [P, D]; returns [P, d]."""
         reduced: NDArray[np.float32] = ((vectors.float() - self.mean) @ self.components).numpy()
         return reduced
 
 
 def fit_projection(rows: Tensor, dims: int) -> Projection:
-    """Principal components of a sample of rows [S, D], by the covariance's eigenvectors (deterministic, unlike a randomised SVD)."""
+    """Return the first `dims` principal components of a sample of rows [S, D].
+
+    They are eigenvectors of the covariance, because a randomised SVD is not deterministic.
+    """
     stride = max(1, len(rows) // PCA_SAMPLE)
     sample = rows[::stride].float()
     mean = sample.mean(dim=0)
     centred = (sample - mean).double()
     _, vectors = torch.linalg.eigh(centred.T @ centred)
-    return Projection(mean, vectors[:, -min(dims, rows.shape[1]) :].float().contiguous())
+    # eigh sorts eigenvalues in ascending order, so the last columns have the largest variance.
+    components = vectors[:, -min(dims, rows.shape[1]) :]
+    return Projection(mean, components.float().contiguous())
 
 
 def ensure_index(dictionary: SenseDictionary, spec: SensesSpec, queries: Tensor) -> dict[str, Any]:
-    """The facts of the dictionary's index, which is built first where it is missing, or of other senses or settings than these.
+    """Return the facts of the dictionary's index, after building the index if necessary.
 
-    Where only the search effort differs, its recall is measured anew. queries: as for `build_index`.
+    It is built if it is missing, or was built from other senses or with other settings. If only the
+    search effort differs, the recall is measured again. queries: as for `build_index`.
     """
     folder = dictionary.folder / INDEX_FOLDER
     settings = graph_settings(dictionary, spec)
@@ -73,15 +82,14 @@ def ensure_index(dictionary: SenseDictionary, spec: SensesSpec, queries: Tensor)
     if any(facts.get(name) != value for name, value in settings.items()):
         return build_index(dictionary, spec, queries)
     if facts.get("search_effort") != spec.index_search_effort:
-        facts |= _measured(
-            load_graph(dictionary), load_projection(dictionary), dictionary, spec, queries
-        )
+        graph, projection = load_graph(dictionary), load_projection(dictionary)
+        facts |= _search_facts(graph, projection, dictionary, spec, queries)
         write_manifest(folder, facts)
     return facts
 
 
 def graph_settings(dictionary: SenseDictionary, spec: SensesSpec) -> dict[str, Any]:
-    """What a graph depends on."""
+    """Return the facts that decide the graph's content; if one changes, the graph is rebuilt."""
     return {
         "of_senses": senses_digest(dictionary),
         "dims": min(spec.index_dims, dictionary.hidden_size),
@@ -91,127 +99,139 @@ def graph_settings(dictionary: SenseDictionary, spec: SensesSpec) -> dict[str, A
 
 
 def build_index(dictionary: SenseDictionary, spec: SensesSpec, queries: Tensor) -> dict[str, Any]:
-    """Build and store the dictionary's index. queries: [Q, D] held-out teacher states, to measure its recall with.
+    """Build and store the dictionary's index; returns the facts stored with it.
 
-    Returns the facts that were stored with it.
+    queries: [Q, D] held-out teacher states, to measure the recall with.
     """
     rows = dictionary.senses[: dictionary.num_token_rows]
     projection = fit_projection(rows, spec.index_dims)
-    index = hnswlib.Index(space="l2", dim=projection.components.shape[1])
-    index.init_index(
-        max_elements=max(1, len(rows)),
-        M=spec.index_links,
-        ef_construction=spec.index_build_effort,
-        random_seed=0,
-    )
-    # One thread: the graph depends on the order of insertion, and two builds must be alike.
-    with tqdm(
-        total=len(rows), desc="indexing senses", unit="sense", disable=len(rows) < BUILD_ROWS
-    ) as bar:
-        for part in torch.arange(len(rows)).split(BUILD_ROWS):
-            index.add_items(projection(rows[part]), part.numpy(), num_threads=1)
-            bar.update(len(part))
+    graph = _build_graph(rows, projection, spec)
     facts = {
         **graph_settings(dictionary, spec),
         "num_rows": len(rows),
-        **_measured(index, projection, dictionary, spec, queries),
+        **_search_facts(graph, projection, dictionary, spec, queries),
     }
     folder = dictionary.folder / INDEX_FOLDER
     partial = partial_folder(folder)
-    index.save_index(str(partial / GRAPH_FILE))
+    graph.save_index(str(partial / GRAPH_FILE))
     save_file(
-        {"mean": projection.mean, "components": projection.components},
-        partial / "projection.safetensors",
+        {"mean": projection.mean, "components": projection.components}, partial / PROJECTION_FILE
     )
     write_manifest(partial, facts)
     replace_folder(partial, folder)
     return facts
 
 
-def _measured(
-    index: Any,
+def _build_graph(rows: Tensor, projection: Projection, spec: SensesSpec) -> Any:
+    """Return an hnswlib graph of rows [S, D], projected."""
+    graph = hnswlib.Index(space="l2", dim=projection.components.shape[1])
+    graph.init_index(
+        max_elements=max(1, len(rows)),
+        M=spec.index_links,
+        ef_construction=spec.index_build_effort,
+        random_seed=0,
+    )
+    progress = tqdm(
+        total=len(rows), desc="indexing senses", unit="sense", disable=len(rows) < BUILD_ROWS
+    )
+    # One thread: the graph depends on the order of insertion, and two builds must give equal bytes.
+    with progress:
+        for chunk in torch.arange(len(rows)).split(BUILD_ROWS):
+            graph.add_items(projection(rows[chunk]), chunk.numpy(), num_threads=1)
+            progress.update(len(chunk))
+    return graph
+
+
+def _search_facts(
+    graph: Any,
     projection: Projection,
     dictionary: SenseDictionary,
     spec: SensesSpec,
     queries: Tensor,
 ) -> dict[str, Any]:
-    """The search effort, and what an index finds with it."""
+    """Return the search effort and the recall measured with it."""
     return {
         "search_effort": spec.index_search_effort,
         "num_queries": len(queries),
-        "recall_at_10": _recall(index, projection, dictionary, spec, queries),
+        "recall_at_10": _recall(graph, projection, dictionary, spec, queries),
     }
 
 
 def _recall(
-    index: Any,
+    graph: Any,
     projection: Projection,
     dictionary: SenseDictionary,
     spec: SensesSpec,
     queries: Tensor,
 ) -> float | None:
-    """Share of the exact 10 nearest that are found after re-ranking."""
-    wanted = min(10, dictionary.num_token_rows)
-    if not len(queries) or not wanted:
+    """Return the share of the exact 10 nearest rows that are found after re-ranking."""
+    num_rows = dictionary.num_token_rows
+    keep = min(10, num_rows)
+    if not len(queries) or not keep:
         return None
-    found, _ = rerank(
-        dictionary, queries, knn(index, projection(queries), spec.index_search_effort), wanted
-    )
-    return share_found(
-        exact_nearest(dictionary, queries, np.arange(dictionary.num_token_rows), wanted)[0], found
-    )
+    candidates = knn(graph, projection(queries), spec.index_search_effort)
+    found, _ = rerank(dictionary, queries, candidates, keep)
+    exact, _ = exact_nearest(dictionary, queries, np.arange(num_rows), keep)
+    return share_found(exact, found)
 
 
 def share_found(exact: NDArray[np.int64], found: NDArray[np.int64]) -> float:
-    """Recall: which share of the entries of `exact` [Q, K] is in the same line of `found` [Q, any]."""
-    return float(
-        np.mean([np.isin(wanted, line).mean() for wanted, line in zip(exact, found, strict=True)])
-    )
+    """Return the recall: the share of the entries of `exact` [Q, K] in the same line of `found`.
+
+    found: [Q, any number].
+    """
+    shares = [
+        np.isin(exact_line, found_line).mean()
+        for exact_line, found_line in zip(exact, found, strict=True)
+    ]
+    return float(np.mean(shares))
 
 
 def knn(
     index: Any, reduced: NDArray[np.float32], num_candidates: int, num_threads: int = 1
 ) -> NDArray[np.int64]:
-    """[P, d] reduced queries -> [P, num_candidates] rows (fewer columns if the index is smaller), nearest first.
+    """Search for reduced queries [P, d]; returns rows [P, num_candidates], nearest first.
 
-    Several threads may ask at once, as long as all want the same number: hnswlib keeps its search effort in the index.
-    Raises ValueError if d is not the index's: hnswlib itself would read past the end.
+    There are fewer columns if the index is smaller. Several threads may search at the same time only
+    with equal num_candidates, because hnswlib stores its search effort in the index.
+    Raises ValueError if d is not the index's dimension; hnswlib itself would read past the end.
     """
     if reduced.ndim != 2 or reduced.shape[1] != index.dim:
         raise ValueError(f"queries of shape {reduced.shape}, the index has {index.dim} dimensions")
-    number = min(num_candidates, index.get_current_count())
-    index.set_ef(max(number, 10))
-    rows, _ = index.knn_query(reduced, k=number, num_threads=num_threads)
+    count = min(num_candidates, index.get_current_count())
+    index.set_ef(max(count, 10))
+    rows, _ = index.knn_query(reduced, k=count, num_threads=num_threads)
     return np.asarray(rows, np.int64)
 
 
 def load_projection(dictionary: SenseDictionary) -> Projection:
-    """The stored projection; small, so every process has its own."""
-    tensors = load_file(dictionary.folder / INDEX_FOLDER / "projection.safetensors")
+    """Return the stored projection. It is small, so every process loads its own."""
+    tensors = load_file(dictionary.folder / INDEX_FOLDER / PROJECTION_FILE)
     return Projection(tensors["mean"], tensors["components"])
 
 
 def load_graph(dictionary: SenseDictionary) -> Any:
-    """The stored graph; large, and hnswlib cannot map it, so one process of a node loads it.
+    """Return the stored graph. It is large and cannot be mapped, so one process per node loads it.
 
-    Raises InputError if it is not whole, or of another dictionary.
+    Raises InputError if the index is damaged or was built from another dictionary.
     """
     folder = dictionary.folder / INDEX_FOLDER
     facts = read_manifest(folder)
     if facts.get("of_senses") != senses_digest(dictionary):
         raise InputError(
-            f"{folder}: this index is not of this dictionary.\n  build both again: dskd senses build SPEC.toml --force"
+            f"{folder}: this index was built from another dictionary.\n"
+            "  build both again: dskd senses build SPEC.toml --force"
         )
-    index = hnswlib.Index(space="l2", dim=int(facts["dims"]))
-    index.load_index(str(folder / GRAPH_FILE))
-    return index
+    graph = hnswlib.Index(space="l2", dim=int(facts["dims"]))
+    graph.load_index(str(folder / GRAPH_FILE))
+    return graph
 
 
 def index_digest(dictionary: SenseDictionary) -> str:
-    """SHA-256 of the dictionary's graph, as its manifest says."""
+    """Return the SHA-256 of the dictionary's graph, as its manifest records it."""
     return str(parse_manifest(dictionary.folder / INDEX_FOLDER)[1][GRAPH_FILE]["sha256"])
 
 
 def senses_digest(dictionary: SenseDictionary) -> str:
-    """SHA-256 of the dictionary's senses, as its manifest says."""
+    """Return the SHA-256 of the dictionary's senses, as its manifest records it."""
     return str(parse_manifest(dictionary.folder)[1][SENSES_FILE]["sha256"])

@@ -1,9 +1,10 @@
-"""Copies of dictionary and index on node-local storage, one a node: `[senses] local_dir`.
+"""Copies the dictionary and its index to node-local storage, once per node: `[senses] local_dir`.
 
-A run that reads them there is not disturbed by what happens to the files on the shared file system, and does not load it. The first
-process of a node that wants the copy makes it, under a file lock; the others wait and find it. Ahead of a job:
+A run that reads the local copy is not affected by changes to the shared files and puts no load on
+the shared file system. The first process of a node that needs the copy makes it under a file lock;
+the others wait for it. To copy ahead of a job, on every node of the allocation:
 
-    mpirun python -m dskd_ds.senses.index.replicate --spec FILE.toml      one copy on every node of the allocation
+    mpirun python -m dskd_ds.commands.replicate_senses --spec FILE.toml
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import hashlib
 import json
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -25,142 +27,175 @@ from dskd_ds.senses.index.graph import INDEX_FOLDER
 from dskd_ds.spec import RunSpec
 
 CHECKED_FILE = "checked.json"
-"""In a copy: sizes, modification times and inodes of its files when their digests had been compared."""
+"""In a copy: sizes, modification times and inodes of its files when their digests were compared."""
 PIECE_BYTES = 8 << 20
-SLOWEST_BYTES_A_SECOND = 20e6
-"""A copy that is slower than this, after a minute's grace, counts as stuck."""
+SLOWEST_BYTES_PER_SECOND = 20e6
+"""A copy that is slower than this, after GRACE_SECONDS, counts as stuck."""
 GRACE_SECONDS = 60.0
 
 
-def local_copy(source: Path, local_dir: Path) -> tuple[Path, int]:
-    """The copy of a dictionary (and its index) in local_dir, made first where it is not there. Returns its folder and the bytes copied.
+@dataclass(frozen=True)
+class Contents:
+    """What a dictionary's folder holds; paths are relative to the folder."""
 
-    It is named by the digest of the manifests, so a dictionary that was built anew is copied anew. Whoever comes while another
-    process copies waits for that. Raises InputError: no dictionary, files that differ from their manifest, no room, no permission,
-    or a copy that another process does not finish.
+    manifests: dict[str, bytes]
+    """Content of each manifest, read once, so that a concurrent build cannot change it."""
+    files: dict[str, dict[str, Any]]
+    """All files that the manifests list, with their `bytes` and `sha256`."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all files without the manifests."""
+        return sum(int(entry["bytes"]) for entry in self.files.values())
+
+    def digest(self) -> str:
+        """Return the SHA-256 of all manifests."""
+        return hashlib.sha256(b"".join(self.manifests.values())).hexdigest()
+
+
+class Progress(Protocol):
+    """A progress bar."""
+
+    def update(self, n: float | None = 1, /) -> object:
+        """Add n to the progress."""
+
+
+def local_copy(source: Path, local_dir: Path) -> tuple[Path, int]:
+    """Return the folder of a dictionary's copy in local_dir, and the number of bytes copied now.
+
+    The copy holds the index too. It is named by the digest of the manifests, so a dictionary that
+    was rebuilt is copied again. If another process is copying, this one waits. Raises InputError if
+    there is no dictionary, its files differ from their manifest, there is no room or no permission,
+    or another process does not finish its copy in time.
     """
+    _check_paths(source, local_dir)
+    contents = _contents(source)
+    target = local_dir / f"dskd-{os.getuid()}-senses-{contents.digest()[:16]}"
+    seconds = GRACE_SECONDS + contents.num_bytes / SLOWEST_BYTES_PER_SECOND
+    try:
+        local_dir.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock", timeout=seconds):
+            if _is_intact(target):
+                return target, 0
+            shutil.rmtree(target, ignore_errors=True)
+            _check_room(local_dir, contents.num_bytes)
+            _copy(source, target, contents)
+    except Timeout:
+        raise InputError(
+            f"{target}: another process on this node has not finished this copy "
+            f"within {seconds:.0f} s.\n"
+            f"  end that process, or delete {target}.lock if there is no such process."
+        ) from None
+    except OSError as error:
+        raise InputError(
+            f'[senses] local_dir = "{local_dir}", but copying {source} to it failed: '
+            f"{error.strerror}.\n"
+            "  set local_dir to a folder on this node that you may write to, or leave it out."
+        ) from None
+    return target, contents.num_bytes
+
+
+def _check_paths(source: Path, local_dir: Path) -> None:
+    """Raise InputError if source does not exist or local_dir holds a variable that is not set."""
     if not source.is_dir():
         raise InputError(
-            f'[senses] dictionary = "{source}", but there is no such folder.\n  build it: dskd senses build SPEC.toml'
+            f'[senses] dictionary = "{source}", but there is no such folder.\n'
+            "  build it: dskd senses build SPEC.toml"
         )
     if "$" in str(local_dir):
         raise InputError(
             f'[senses] local_dir = "{local_dir}", but this variable is not set on this node.\n'
-            "  set it where ranks are started, or give a path."
+            "  set it where the ranks are started, or give a path."
         )
-    manifests, files = _contents(source)
-    total = sum(int(entry["bytes"]) for entry in files.values())
-    digest = hashlib.sha256(b"".join(manifests.values())).hexdigest()
-    target = local_dir / f"dskd-{os.getuid()}-senses-{digest[:16]}"
-    seconds = GRACE_SECONDS + total / SLOWEST_BYTES_A_SECOND
-    try:
-        local_dir.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{target}.lock", timeout=seconds):
-            if _is_whole(target):
-                return target, 0
-            shutil.rmtree(target, ignore_errors=True)
-            _check_room(local_dir, total)
-            _copy(source, target, manifests, files, total)
-    except Timeout:
-        raise InputError(
-            f"{target}: another process of this node has not finished this copy for {seconds:.0f} s.\n"
-            f"  end it, or delete {target}.lock if there is none."
-        ) from None
-    except OSError as error:
-        raise InputError(
-            f'[senses] local_dir = "{local_dir}", but copying {source} there failed: {error.strerror}.\n'
-            "  name a folder on this node that you may write to, or leave local_dir out."
-        ) from None
-    return target, total
 
 
-def _contents(source: Path) -> tuple[dict[str, bytes], dict[str, dict[str, Any]]]:
-    """Manifests as they are now, and all files that they list, by path relative to the dictionary."""
-    folders = (
-        [Path(), Path(INDEX_FOLDER)]
-        if (source / INDEX_FOLDER / MANIFEST_FILE).is_file()
-        else [Path()]
-    )
-    files = {
-        str(folder / name): entry
-        for folder in folders
-        for name, entry in parse_manifest(source / folder)[1].items()
-    }
-    return {
-        str(folder / MANIFEST_FILE): (source / folder / MANIFEST_FILE).read_bytes()
-        for folder in folders
-    }, files
+def _contents(source: Path) -> Contents:
+    """Read the manifests of the dictionary and, if it has one, of its index."""
+    folders = [Path()]
+    if (source / INDEX_FOLDER / MANIFEST_FILE).is_file():
+        folders.append(Path(INDEX_FOLDER))
+    manifests: dict[str, bytes] = {}
+    files: dict[str, dict[str, Any]] = {}
+    for folder in folders:
+        _, entries = parse_manifest(source / folder)
+        files |= {str(folder / name): entry for name, entry in entries.items()}
+        manifests[str(folder / MANIFEST_FILE)] = (source / folder / MANIFEST_FILE).read_bytes()
+    return Contents(manifests, files)
 
 
 def _check_room(local_dir: Path, needed: int) -> None:
+    """Raise InputError if local_dir has less than `needed` bytes free."""
     free = shutil.disk_usage(local_dir).free
-    if free < needed:
-        old = sorted(
-            path.name for path in local_dir.glob(f"dskd-{os.getuid()}-senses-*") if path.is_dir()
-        )
-        raise InputError(
-            f'[senses] local_dir = "{local_dir}", but the dictionary takes {needed / 1e9:.2f} GB and {free / 1e9:.2f} GB '
-            f"are free there.\n  name a larger folder, leave local_dir out"
-            + (f", or delete copies that no run uses: {', '.join(old)}." if old else ".")
-        )
+    if free >= needed:
+        return
+    copies = local_dir.glob(f"dskd-{os.getuid()}-senses-*")
+    old = sorted(path.name for path in copies if path.is_dir())
+    delete = f", delete copies that no run uses ({', '.join(old)})" if old else ""
+    raise InputError(
+        f'[senses] local_dir = "{local_dir}", but the dictionary takes {needed / 1e9:.2f} GB '
+        f"and only {free / 1e9:.2f} GB are free.\n"
+        f"  set local_dir to a larger folder{delete}, or leave local_dir out."
+    )
 
 
-def _copy(
-    source: Path,
-    target: Path,
-    manifests: dict[str, bytes],
-    files: dict[str, dict[str, Any]],
-    total: int,
-) -> None:
-    """Copy file by file, hashing on the way; the folder gets its name when all is there."""
+def _copy(source: Path, target: Path, contents: Contents) -> None:
+    """Copy file by file and compare digests; `target` appears only when all files are complete.
+
+    Raises InputError if a file differs from its manifest.
+    """
     partial = target.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
+    progress = tqdm(
+        total=contents.num_bytes,
+        desc=f"copying senses to {target.parent}",
+        unit="B",
+        unit_scale=True,
+        disable=contents.num_bytes < PIECE_BYTES,
+    )
     try:
-        with tqdm(
-            total=total,
-            desc=f"copying senses to {target.parent}",
-            unit="B",
-            unit_scale=True,
-            disable=total < PIECE_BYTES,
-        ) as bar:
-            for name, entry in files.items():
+        with progress:
+            for name, entry in contents.files.items():
                 (partial / name).parent.mkdir(parents=True, exist_ok=True)
-                if _copy_file(source / name, partial / name, bar) != entry["sha256"]:
+                digest = _copy_file(source / name, partial / name, progress)
+                if digest != entry["sha256"]:
                     raise InputError(
-                        f"{source / name}: its content is not what its manifest says; it is altered, or being built anew.\n"
-                        "  wait for the build to end, or build it again: dskd senses build SPEC.toml --force"
+                        f"{source / name}: its content differs from its manifest; "
+                        "it was altered, or is being rebuilt.\n"
+                        "  wait for the build to end, or build it again: "
+                        "dskd senses build SPEC.toml --force"
                     )
-        for name, content in manifests.items():
+        for name, content in contents.manifests.items():
             (partial / name).write_bytes(content)
-        (partial / CHECKED_FILE).write_text(
-            json.dumps({name: _identity(partial / name) for name in (*files, *manifests)})
-        )
+        identities = {
+            name: _identity(partial / name) for name in (*contents.files, *contents.manifests)
+        }
+        (partial / CHECKED_FILE).write_text(json.dumps(identities))
         partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _copy_file(source: Path, target: Path, bar: Any) -> str:
-    """Copy; returns the digest of what was read."""
+def _copy_file(source: Path, target: Path, progress: Progress) -> str:
+    """Copy one file; returns the SHA-256 of what was read."""
     digest = hashlib.sha256()
     with source.open("rb") as reader, target.open("wb") as writer:
         while piece := reader.read(PIECE_BYTES):
             digest.update(piece)
             writer.write(piece)
-            bar.update(len(piece))
+            progress.update(len(piece))
         writer.flush()
         os.fsync(writer.fileno())
     return digest.hexdigest()
 
 
 def _identity(path: Path) -> list[int]:
-    """What a file cannot change in without these numbers changing."""
+    """Return numbers of which at least one changes when the file's content is changed."""
     stat = path.stat()
     return [stat.st_size, stat.st_mtime_ns, stat.st_ino]
 
 
-def _is_whole(target: Path) -> bool:
-    """Whether a copy is there, and none of its files was touched since its digests were compared."""
+def _is_intact(target: Path) -> bool:
+    """Return whether a copy exists and no file changed since its digest was compared."""
     try:
         checked: dict[str, list[int]] = json.loads((target / CHECKED_FILE).read_text())
         return all(_identity(target / name) == identity for name, identity in checked.items())
@@ -169,24 +204,29 @@ def _is_whole(target: Path) -> bool:
 
 
 def replicate(spec: RunSpec) -> None:
-    """Under mpirun: the first rank of each node makes the node's copy; rank 0 says what came of it. Raises InputError."""
+    """Copy the dictionary on every node of an mpirun job; rank 0 prints a summary.
+
+    The first rank of each node copies, the others wait. Raises InputError as `local_copy` does, and
+    if the spec has no local_dir.
+    """
     from mpi4py import MPI
 
     if spec.senses.local_dir is None:
         raise InputError(
-            "[senses] local_dir = (not given), so there is nowhere to copy to.\n"
-            "  give a folder on each node: --set senses.local_dir=/dev/shm"
+            "[senses] local_dir is not set, so there is no folder to copy to.\n"
+            "  set a folder on each node: --set senses.local_dir=/dev/shm"
         )
     world = MPI.COMM_WORLD
     node = world.Split_type(MPI.COMM_TYPE_SHARED)
-    mine = np.zeros(3, np.int64)  # copies, those made now, their bytes
+    counts = np.zeros(3, np.int64)  # nodes that have a copy, nodes that copied now, bytes copied
     if node.rank == 0:
         _, num_bytes = local_copy(Path(spec.senses.dictionary), Path(spec.senses.local_dir))
-        mine[:] = 1, num_bytes > 0, num_bytes
-    total = np.zeros_like(mine)
-    world.Reduce(mine, total, MPI.SUM, root=0)
+        counts[:] = 1, num_bytes > 0, num_bytes
+    total = np.zeros_like(counts)
+    world.Reduce(counts, total, MPI.SUM, root=0)
     if world.rank == 0:
         print(
-            f"{spec.senses.local_dir}: {spec.senses.dictionary} is there on {total[0]} node(s); "
-            f"{total[1]} copied it now, {total[2] / 1e9:.2f} GB in all."
+            f"{spec.senses.local_dir}: "
+            f"a copy of {spec.senses.dictionary} is on {total[0]} node(s); "
+            f"{total[1]} copied it now, {total[2] / 1e9:.2f} GB in total."
         )

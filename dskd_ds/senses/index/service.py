@@ -1,8 +1,11 @@
-"""One index a node: the first rank of its role (student, or teacher where teachers choose) loads the graph and answers all the others.
+"""Serves one index per node: the first rank of a role loads the graph and answers the other ranks.
 
-Reduced queries go out, candidate rows come back; re-ranking happens in the asking process on its mapped dictionary. Why a socket and
-not shared memory: 200 queries of 256 numbers and 150 candidates for each take 0.27 ms through the socket and 0.05 ms through shared
-memory with two semaphores, where the search takes tens of milliseconds; the socket also tells who asked, and when its peer is gone.
+The role is the student, or the teacher if teachers choose the senses. A rank sends reduced queries
+and receives candidate rows; it re-ranks them itself on its mapped dictionary.
+
+Why a socket and not shared memory: 200 queries of 256 numbers, with 150 candidates each, take
+0.27 ms through the socket and 0.05 ms through shared memory with two semaphores, while the search
+takes tens of milliseconds. The socket also identifies the asking rank and reports a lost peer.
 """
 
 from __future__ import annotations
@@ -22,36 +25,48 @@ from numpy.typing import NDArray
 from dskd_ds.errors import DskdError
 from dskd_ds.senses.index.graph import knn
 
-QUESTION = struct.Struct("<III")
-"""Rows, columns, number of candidates."""
+HEADER = struct.Struct("<III")
+"""Rows and columns of the array in the next frame, and the number of candidates per query."""
 ANSWER_SECONDS = 60.0
-"""How long a rank waits for its node's index; a search takes milliseconds. A service whose process ended is noticed at once."""
+"""How long a rank waits for its node's index; a search takes milliseconds.
+
+If the process of the service ends, the rank notices at once.
+"""
 WORKERS_ADDRESS = "inproc://workers"
 
 
 class IndexServiceError(DskdError):
-    """The node's index did not answer, or answered with something else."""
+    """The node's index did not answer, or answered with an error."""
 
 
 def service_address(run_dir: str, master_port: int) -> str:
-    """A local socket that only this launch on this node knows: `ipc://` in a folder of the user's own."""
+    """Return the `ipc://` address of this launch's index on this node, in a private folder.
+
+    Raises IndexServiceError if the folder belongs to another user or is open to others.
+    """
     key = hashlib.sha256(f"{Path(run_dir).resolve()} {master_port}".encode()).hexdigest()[:16]
     folder = Path(tempfile.gettempdir()) / f"dskd-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o077:
+    stat = folder.stat()
+    if stat.st_uid != os.getuid() or stat.st_mode & 0o077:
         raise IndexServiceError(
-            f"{folder}: it must belong to you and be closed to others.\n  chmod 700 it, or set TMPDIR."
+            f"{folder}: it must belong to you, and others must have no access to it.\n"
+            "  chmod 700 it, or set TMPDIR."
         )
     return f"ipc://{folder}/{key}.index"
 
 
 class IndexService:
-    """Answers candidate searches of this node's students, each in a thread of its own (hnswlib lets go of the GIL)."""
+    """Answers searches of this node's ranks, each in its own thread; hnswlib releases the GIL."""
 
     def __init__(
         self, address: str, graph: Any, num_workers: int = 1, threads_per_search: int = 1
     ) -> None:
-        """num_workers: searches at the same time; one for each asking rank, so that none waits for another."""
+        """Start answering at `address`.
+
+        num_workers: searches that run at the same time. With one per asking rank, no rank waits for
+        another.
+        """
         self._graph, self._threads_per_search = graph, threads_per_search
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         front, back = self._context.socket(zmq.ROUTER), self._context.socket(zmq.DEALER)
@@ -59,25 +74,27 @@ class IndexService:
             socket.setsockopt(zmq.LINGER, 0)
         back.bind(WORKERS_ADDRESS)
         front.bind(address)
-        self._threads = [
-            threading.Thread(target=self._deal, args=(front, back), name="sense index", daemon=True)
+        proxy = threading.Thread(
+            target=self._run_proxy, args=(front, back), name="sense index", daemon=True
+        )
+        workers = [
+            threading.Thread(target=self._run_worker, name=f"sense search {index}", daemon=True)
+            for index in range(num_workers)
         ]
-        self._threads += [
-            threading.Thread(target=self._work, name=f"sense search {n}", daemon=True)
-            for n in range(num_workers)
-        ]
+        self._threads = [proxy, *workers]
         for thread in self._threads:
             thread.start()
 
-    def _deal(self, front: zmq.Socket[bytes], back: zmq.Socket[bytes]) -> None:
-        """Questions to the workers in turn, answers back to who asked; until the context ends."""
+    def _run_proxy(self, front: zmq.Socket[bytes], back: zmq.Socket[bytes]) -> None:
+        """Forward requests to the workers in turn, and their answers back, until `close`."""
         try:
             zmq.proxy(front, back)
         except zmq.ContextTerminated:
             front.close()
             back.close()
 
-    def _work(self) -> None:
+    def _run_worker(self) -> None:
+        """Answer one request after the other until `close`."""
         socket = self._context.socket(zmq.REP)
         socket.setsockopt(zmq.LINGER, 0)
         socket.connect(WORKERS_ADDRESS)
@@ -88,71 +105,74 @@ class IndexService:
             socket.close()
 
     def _answer(self, frames: list[bytes]) -> list[Any]:
+        """Return the frames that answer one request: rows, or the reason of a refusal."""
         try:
             header, body = frames
-            num_rows, num_columns, num_candidates = QUESTION.unpack(header)
+            num_rows, num_columns, num_candidates = HEADER.unpack(header)
             reduced = np.frombuffer(body, np.float32).reshape(num_rows, num_columns)
             rows = knn(self._graph, reduced, num_candidates, self._threads_per_search)
         except (ValueError, struct.error, RuntimeError) as error:
             return [b"error", str(error).encode()]
-        return [b"rows", QUESTION.pack(*rows.shape, num_candidates), rows.data]
+        return [b"rows", HEADER.pack(*rows.shape, num_candidates), rows.data]
 
     def close(self) -> None:
-        """Stop answering: ends the context, at which every thread closes its sockets."""
+        """Stop answering: ending the context makes every thread close its sockets."""
         self._context.term()
         for thread in self._threads:
             thread.join()
 
 
 class IndexClient:
-    """Asks the node's index. One client a thread."""
+    """Searches in the node's index. Each thread needs its own client."""
 
     def __init__(self, address: str, answer_seconds: float = ANSWER_SECONDS) -> None:
         self._address, self._answer_seconds = address, answer_seconds
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.REQ)
-        for option, value in (
-            (zmq.LINGER, 0),
-            (zmq.REQ_RELAXED, 1),
-            (zmq.REQ_CORRELATE, 1),
-        ):  # a late answer is dropped
-            self._socket.setsockopt(option, value)
-        self._gone = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        # Together these two drop an answer that arrives after its deadline.
+        self._socket.setsockopt(zmq.REQ_RELAXED, 1)
+        self._socket.setsockopt(zmq.REQ_CORRELATE, 1)
+        self._disconnects = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._socket.connect(address)
         self._poller = zmq.Poller()
-        for socket in (self._socket, self._gone):
+        for socket in (self._socket, self._disconnects):
             self._poller.register(socket, zmq.POLLIN)
 
     def search(self, reduced: NDArray[np.float32], num_candidates: int) -> NDArray[np.int64]:
-        """[P, d] -> [P, C] candidate rows. Raises IndexServiceError if the service is gone, silent or refuses."""
+        """Search for reduced queries [P, d]; returns candidate rows [P, C].
+
+        Raises IndexServiceError if the service has ended, does not answer in time or refuses.
+        """
         reduced = np.ascontiguousarray(reduced, np.float32)
-        if not self._gone.poll(0):
-            self._socket.send_multipart(
-                [QUESTION.pack(*reduced.shape, num_candidates), reduced.data], copy=False
-            )
+        if not self._disconnects.poll(0):
+            header = HEADER.pack(*reduced.shape, num_candidates)
+            self._socket.send_multipart([header, reduced.data], copy=False)
         events = dict(self._poller.poll(int(self._answer_seconds * 1000)))
         if self._socket not in events:
-            what = (
-                "is gone: its process ended"
-                if self._gone in events
-                else f"did not answer within {self._answer_seconds:g} s"
-            )
-            raise IndexServiceError(
-                f"the node's sense index at {self._address} {what}.\n"
-                "  look at the log of the first student on this node (the first teacher, where teachers choose)."
-            )
+            raise self._no_answer(has_ended=self._disconnects in events)
         kind, *frames = self._socket.recv_multipart()
         if kind != b"rows" or len(frames) != 2:
-            raise IndexServiceError(
-                f"the node's sense index at {self._address} refused: {frames[0].decode(errors='replace')}"
-            )
-        num_rows, num_columns, _ = QUESTION.unpack(frames[0])
-        return (
-            np.frombuffer(frames[1], np.int64).reshape(num_rows, num_columns).copy()
-        )  # torch wants memory it may write
+            reason = frames[0].decode(errors="replace")
+            raise IndexServiceError(f"the node's sense index at {self._address} refused: {reason}")
+        num_rows, num_columns, _ = HEADER.unpack(frames[0])
+        rows = np.frombuffer(frames[1], np.int64).reshape(num_rows, num_columns)
+        return rows.copy()  # the frame is read-only, and torch needs writable memory
+
+    def _no_answer(self, has_ended: bool) -> IndexServiceError:
+        what = (
+            "is gone: its process ended"
+            if has_ended
+            else f"did not answer within {self._answer_seconds:g} s"
+        )
+        return IndexServiceError(
+            f"the node's sense index at {self._address} {what}.\n"
+            "  look at the log of the first student on this node "
+            "(the first teacher, if teachers choose the senses)."
+        )
 
     def close(self) -> None:
-        """Let go of the socket."""
+        """Close the sockets."""
         self._socket.disable_monitor()
-        self._gone.close()
+        self._disconnects.close()
         self._context.destroy(linger=0)

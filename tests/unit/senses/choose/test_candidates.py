@@ -1,4 +1,4 @@
-"""Flat-array sets of senses against loops over positions."""
+"""Operations on flat arrays of senses, compared with loops over positions."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ V, D = 60, 12
 
 @pytest.fixture(scope="module")
 def dictionary(tmp_path_factory: pytest.TempPathFactory) -> SenseDictionary:
-    """Owners with 0 to 9 senses; relations among all of them."""
+    """A dictionary of owners with 0 to 9 senses, with relations among all of them."""
     draw = np.random.default_rng(0)
     counts = draw.integers(0, 10, V)
     counts[0] = 3
     owners = np.repeat(np.arange(V), counts)
     rows = torch.randn(len(owners), D, generator=torch.Generator().manual_seed(0))
-    related = {
-        t: sorted(set(draw.integers(0, V, draw.integers(1, 30)).tolist()) - {t})
-        for t in range(0, V, 2)
-    }
+    related = {}
+    for token in range(0, V, 2):
+        others = set(draw.integers(0, V, draw.integers(1, 30)).tolist())
+        related[token] = sorted(others - {token})
     folder = tmp_path_factory.mktemp("candidates") / "senses"
     write_dictionary(
         folder,
@@ -48,7 +48,7 @@ def selection_of(dictionary: SenseDictionary, targets: np.ndarray, seed: int) ->
     draw = np.random.default_rng(seed)
     full = draw.random(len(targets)) < 0.7
     related = [
-        sets.draw(table, targets, full, 5, draw)
+        sets.draw_related(table, targets, full, 5, draw)
         for table in (dictionary.synonyms, dictionary.antonyms)
     ]
     return Selection(np.arange(len(targets)), targets, full, *related)
@@ -60,41 +60,44 @@ def selection_of(dictionary: SenseDictionary, targets: np.ndarray, seed: int) ->
     seed=st.integers(0, 1000),
     kappa=st.integers(1, 12),
 )
-def test_look_up_gives_the_loops_sets(
+def test_the_lexical_look_up_gives_the_sets_of_the_loop(
     dictionary: SenseDictionary, targets: list[int], seed: int, kappa: int
 ) -> None:
     selection = selection_of(dictionary, np.array(targets), seed)
     hidden = torch.randn(len(targets), D, generator=torch.Generator().manual_seed(seed))
     spec = SensesSpec(dictionary="-", candidates="lexical", kappa=kappa)
-    found = as_sets(
-        *SenseRetriever(dictionary, spec, LossSpec(), 0).lexical(selection, hidden), len(targets)
-    )
+    retriever = SenseRetriever(dictionary, spec, LossSpec(), 0)
+    pull, push = retriever.lexical(selection, hidden)
+    found = as_sets(pull, push, len(targets))
     assert found == loop_over_positions(dictionary, selection, hidden, kappa)
     assert found == loop_over_positions_at_once(dictionary, selection, hidden, kappa)
 
 
 @given(
     lengths=st.lists(st.integers(0, 12), min_size=1, max_size=20),
-    number=st.integers(1, 8),
+    limit=st.integers(1, 8),
     seed=st.integers(0, 1000),
 )
-def test_draws_are_parts_of_their_rows(lengths: list[int], number: int, seed: int) -> None:
+def test_draws_are_subsets_of_their_rows(lengths: list[int], limit: int, seed: int) -> None:
     table = sets.ragged(np.array(lengths), np.arange(sum(lengths)) * 7)
     draw = np.random.default_rng(seed)
     tokens = draw.integers(0, len(lengths), 15)
-    wanted = draw.random(15) < 0.8
-    drawn = sets.draw(table, tokens, wanted, number, draw)
+    enabled = draw.random(15) < 0.8
+    drawn = sets.draw_related(table, tokens, enabled, limit, draw)
     for i, token in enumerate(tokens):
         row = drawn.row(i).tolist()
         assert set(row) <= set(table.row(token).tolist())
         assert row == sorted(set(row))
-        assert len(row) == (min(number, lengths[token]) if wanted[i] else 0)
+        assert len(row) == (min(limit, lengths[token]) if enabled[i] else 0)
 
 
-def test_draws_are_even() -> None:
-    """Each of 6 words is drawn in a third of 6,000 positions that draw 2 (chi-squared over words, 5 degrees of freedom: 1 in 1,000)."""
+def test_draws_are_uniform() -> None:
+    """Each of 6 words is drawn at a third of 6,000 positions that draw 2 words.
+
+    The bound is chi-squared with 5 degrees of freedom, exceeded once in 1,000 seeds.
+    """
     table = sets.ragged(np.array([6]), np.arange(6))
-    drawn = sets.draw(
+    drawn = sets.draw_related(
         table, np.zeros(6000, np.int64), np.ones(6000, bool), 2, np.random.default_rng(0)
     )
     counts = np.bincount(drawn.values, minlength=6)
@@ -117,8 +120,8 @@ def test_merge_is_the_union(left: list[tuple[int, int]], right: list[tuple[int, 
     )
 
 
-def test_own_words_come_ahead_of_the_others() -> None:
-    joined = sets.with_own(np.array([7, 8, 9]), Ragged(np.array([0, 2, 2, 3]), np.array([1, 2, 3])))
+def test_prepend_puts_the_token_before_its_row() -> None:
+    joined = sets.prepend(np.array([7, 8, 9]), Ragged(np.array([0, 2, 2, 3]), np.array([1, 2, 3])))
     assert [joined.row(i).tolist() for i in range(3)] == [[7, 1, 2], [8], [9, 3]]
 
 
@@ -129,11 +132,8 @@ def test_rerank_and_pair_distances_over_several_chunks(
     queries = torch.randn(30, D, generator=torch.Generator().manual_seed(3))
     draw = np.random.default_rng(3)
     candidates = np.stack([draw.permutation(len(dictionary.senses))[:33] for _ in range(30)])
-    exact = (
-        (dictionary.senses.double()[torch.from_numpy(candidates)] - queries[:, None].double())
-        .square()
-        .sum(2)
-    )
+    senses = dictionary.senses.double()[torch.from_numpy(candidates)]
+    exact = (senses - queries[:, None].double()).square().sum(2)
     found, distances = rerank(dictionary, queries, candidates, 5)
     expected = exact.topk(5, largest=False)
     assert found.tolist() == torch.from_numpy(candidates).gather(1, expected.indices).tolist()

@@ -1,4 +1,4 @@
-"""Where a teacher that chooses senses reads them, who loads the index for whom, and what it says when something is missing."""
+"""How a teacher that chooses senses opens dictionary and index, and errors if one is missing."""
 
 from __future__ import annotations
 
@@ -16,35 +16,32 @@ from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.spec import load_spec
 
 
-def test_a_teacher_without_dictionary_or_index_says_so(
+def test_a_missing_dictionary_or_index_is_an_error(
     dictionary: SenseDictionary, tmp_path: Path
 ) -> None:
     def opened(folder: Path, *more: str) -> tuple[SenseRetriever | None, str]:
-        return open_on_teacher(
-            load_spec("ds_configs/runs/quickstart.toml", [f"senses.dictionary={folder}", *more]),
-            None,
-            ExitStack(),
-        )
+        spec = load_spec("ds_configs/runs/quickstart.toml", [f"senses.dictionary={folder}", *more])
+        return open_on_teacher(spec, None, ExitStack())
 
-    able = ["senses.retrieve_on=teacher"]
+    on_teacher = "senses.retrieve_on=teacher"
     assert opened(tmp_path / "nowhere") == (None, "")
     with pytest.raises(
         InputError, match=r'\[senses\] dictionary = ".*nowhere", but there is no such folder'
     ):
-        opened(tmp_path / "nowhere", *able)
-    retriever, name = opened(dictionary.folder, *able)
+        opened(tmp_path / "nowhere", on_teacher)
+    retriever, name = opened(dictionary.folder, on_teacher)
     assert retriever is not None
     assert name.startswith("-index-")
     (dictionary.folder / "index").rename(tmp_path / "away")
     with pytest.raises(InputError, match=r'\[senses\] candidates = "hybrid", but .* has no index'):
-        opened(dictionary.folder, *able)
-    assert opened(dictionary.folder, *able, "senses.candidates=lexical")[0] is not None
+        opened(dictionary.folder, on_teacher)
+    assert opened(dictionary.folder, on_teacher, "senses.candidates=lexical")[0] is not None
 
 
 def test_teachers_of_a_node_share_the_index_of_the_first(
     dictionary: SenseDictionary, tmp_path: Path
 ) -> None:
-    """The second has no graph to load; a stranger without a role loads its own, or cannot."""
+    """The second teacher reads no graph file; a teacher without a role has to, and fails here."""
     spec = load_spec(
         "ds_configs/runs/quickstart.toml",
         [

@@ -1,4 +1,4 @@
-"""Lexicon and index: each against something slow and obvious."""
+"""The index and its re-ranking against exact search, and when the index is built again."""
 
 from __future__ import annotations
 
@@ -49,16 +49,12 @@ def test_index_finds_the_nearest(tmp_path: Path) -> None:
     queries = torch.randn(20, 16, generator=torch.Generator().manual_seed(1))
     facts = build_index(dictionary, SPEC, queries)
     assert facts["recall_at_10"] > 0.95
-    found, distances = rerank(
-        dictionary,
-        queries,
-        knn(load_graph(dictionary), load_projection(dictionary)(queries), 100),
-        5,
-    )
+    candidates = knn(load_graph(dictionary), load_projection(dictionary)(queries), 100)
+    found, distances = rerank(dictionary, queries, candidates, 5)
     exact = torch.cdist(queries, dictionary.senses[:120].float()).square()
+    nearest = exact.topk(5, largest=False).indices.numpy()
     hits = sum(
-        len(np.intersect1d(row, e))
-        for row, e in zip(found, exact.topk(5, largest=False).indices.numpy(), strict=True)
+        len(np.intersect1d(row, expected)) for row, expected in zip(found, nearest, strict=True)
     )
     assert hits >= 95
     torch.testing.assert_close(
@@ -66,14 +62,13 @@ def test_index_finds_the_nearest(tmp_path: Path) -> None:
     )
 
 
-def test_an_index_is_made_anew_only_for_what_it_depends_on(
+def test_an_index_is_rebuilt_only_if_its_settings_or_senses_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its own settings, or other senses; the dictionary itself is not touched, and a search effort is only measured."""
-    dictionary, queries = (
-        open_dictionary(make_dictionary(tmp_path)),
-        torch.randn(20, 16, generator=torch.Generator().manual_seed(1)),
-    )
+    """Another search effort is only measured; the dictionary itself is not touched."""
+    dictionary = open_dictionary(make_dictionary(tmp_path))
+    queries = torch.randn(20, 16, generator=torch.Generator().manual_seed(1))
+    less_effort = SPEC.model_copy(update={"index_search_effort": 10})
     built: list[int] = []
     monkeypatch.setattr(
         "dskd_ds.senses.index.graph.build_index",
@@ -81,24 +76,19 @@ def test_an_index_is_made_anew_only_for_what_it_depends_on(
     )
     facts = ensure_index(dictionary, SPEC, queries)
     assert ensure_index(dictionary, SPEC, queries) == facts
-    easier = ensure_index(dictionary, SPEC.model_copy(update={"index_search_effort": 10}), queries)
+    easier = ensure_index(dictionary, less_effort, queries)
     assert easier == facts | {"search_effort": 10, "recall_at_10": easier["recall_at_10"]}
     assert easier["recall_at_10"] < facts["recall_at_10"]
-    assert (
-        ensure_index(dictionary, SPEC.model_copy(update={"index_search_effort": 10}), queries)
-        == easier
-    )
+    assert ensure_index(dictionary, less_effort, queries) == easier
     assert built == [SPEC.index_links]
-    load_graph(dictionary)  # still what its manifest says
+    load_graph(dictionary)  # the files still match their manifest
     other = ensure_index(dictionary, SPEC.model_copy(update={"index_links": 5}), queries)
     assert (other["links"], built) == (5, [SPEC.index_links, 5])
     folder = make_dictionary(tmp_path / "other", size=12)
     shutil.rmtree(folder / "index", ignore_errors=True)
     shutil.copytree(dictionary.folder / "index", folder / "index")
-    assert (
-        ensure_index(open_dictionary(folder), SPEC, torch.randn(4, 12))["of_senses"]
-        != other["of_senses"]
-    )
+    rebuilt = ensure_index(open_dictionary(folder), SPEC, torch.randn(4, 12))
+    assert rebuilt["of_senses"] != other["of_senses"]
 
 
 @settings(deadline=None, max_examples=20)
@@ -106,15 +96,13 @@ def test_an_index_is_made_anew_only_for_what_it_depends_on(
 def test_rerank_is_exact(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
     dictionary = open_dictionary(make_dictionary(tmp_path_factory.mktemp("d")))
     queries = torch.randn(3, 16, generator=torch.Generator().manual_seed(seed))
-    candidates = np.random.default_rng(seed).permuted(np.tile(np.arange(120), (3, 1)), axis=1)[
-        :, :30
-    ]
+    all_rows = np.tile(np.arange(120), (3, 1))
+    candidates = np.random.default_rng(seed).permuted(all_rows, axis=1)[:, :30]
     found, _ = rerank(dictionary, queries, candidates, 4)
     for query, row, pool in zip(queries, found, candidates, strict=True):
         distances = {
-            int(c): float((dictionary.senses[int(c)].float() - query).square().sum()) for c in pool
+            candidate: float((dictionary.senses[candidate].float() - query).square().sum())
+            for candidate in pool.tolist()
         }
-        expected = sorted(distances, key=lambda c: distances[c])[:4]
-        assert [distances[int(r)] for r in row] == pytest.approx(
-            [distances[c] for c in expected], rel=1e-3
-        )
+        expected = sorted(distances.values())[:4]
+        assert [distances[r] for r in row.tolist()] == pytest.approx(expected, rel=1e-3)

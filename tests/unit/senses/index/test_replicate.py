@@ -1,4 +1,7 @@
-"""Node-local copies: made once, refused or made anew when something differs, and readers that outlive the files they read."""
+"""Node-local copies: made once, refused or made again if something differs.
+
+Readers keep working when the files that they opened are refoldersd or deleted.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,8 @@ from dskd_ds.senses.index.replicate import local_copy
 from dskd_ds.spec.senses import SensesSpec
 
 
-class Place(NamedTuple):
-    """A dictionary on the shared file system, and a node's own folder."""
+class Folders(NamedTuple):
+    """A dictionary on the shared file system, and a folder on the node."""
 
     source: Path
     local: Path
@@ -44,88 +47,90 @@ def build(folder: Path, seed: int) -> None:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
+def folders(tmp_path: Path) -> Folders:
     build(tmp_path / "senses", seed=0)
-    return Place(tmp_path / "senses", tmp_path / "node")
+    return Folders(tmp_path / "senses", tmp_path / "node")
 
 
-def test_a_copy_is_the_whole_and_made_once(place: Place) -> None:
-    folder, num_bytes = local_copy(*place)
-    files = [p.relative_to(place.source) for p in place.source.rglob("*") if p.is_file()]
+def test_a_copy_is_complete_and_made_once(folders: Folders) -> None:
+    folder, num_bytes = local_copy(*folders)
+    files = [p.relative_to(folders.source) for p in folders.source.rglob("*") if p.is_file()]
     assert {name.name for name in files} >= {
         "senses.safetensors",
         "contexts.parquet",
         "graph.bin",
         "manifest.json",
     }
-    assert all((folder / name).read_bytes() == (place.source / name).read_bytes() for name in files)
-    assert num_bytes == sum(
-        (place.source / name).stat().st_size
-        for name in files
-        if not name.name.startswith("manifest")
+    assert all(
+        (folder / name).read_bytes() == (folders.source / name).read_bytes() for name in files
     )
-    assert local_copy(*place) == (folder, 0)
+    without_manifests = [name for name in files if not name.name.startswith("manifest")]
+    assert num_bytes == sum((folders.source / name).stat().st_size for name in without_manifests)
+    assert local_copy(*folders) == (folder, 0)
     assert load_graph(open_dictionary(folder)).get_current_count() == 90
-    assert [p.name for p in place.local.iterdir() if p.is_dir()] == [folder.name]
+    assert [p.name for p in folders.local.iterdir() if p.is_dir()] == [folder.name]
 
 
-def test_a_dictionary_built_anew_is_copied_anew(place: Place) -> None:
-    before, _ = local_copy(*place)
-    build(place.source, seed=1)
-    after, num_bytes = local_copy(*place)
+def test_a_rebuilt_dictionary_is_copied_again(folders: Folders) -> None:
+    before, _ = local_copy(*folders)
+    build(folders.source, seed=1)
+    after, num_bytes = local_copy(*folders)
     assert after != before
     assert num_bytes > 0
     assert not torch.equal(open_dictionary(before).senses, open_dictionary(after).senses)
 
 
 @pytest.mark.parametrize("name", [SENSES_FILE, "index/graph.bin"])
-def test_an_altered_source_is_refused(place: Place, name: str) -> None:
-    content = bytearray((place.source / name).read_bytes())
+def test_an_altered_source_is_refused(folders: Folders, name: str) -> None:
+    content = bytearray((folders.source / name).read_bytes())
     content[-1] ^= 1
-    (place.source / name).write_bytes(content)
-    with pytest.raises(InputError, match=f"{name}: its content is not what its manifest says"):
-        local_copy(*place)
-    assert not any(p.is_dir() for p in place.local.iterdir())
+    (folders.source / name).write_bytes(content)
+    with pytest.raises(InputError, match=f"{name}: its content differs from its manifest"):
+        local_copy(*folders)
+    assert not any(p.is_dir() for p in folders.local.iterdir())
 
 
 @pytest.mark.parametrize("damage", ["alter", "truncate", "remove"])
-def test_a_damaged_copy_is_not_used(place: Place, damage: str) -> None:
-    folder, total = local_copy(*place)
+def test_a_damaged_copy_is_not_used(folders: Folders, damage: str) -> None:
+    folder, total = local_copy(*folders)
     path = folder / SENSES_FILE
     content = path.read_bytes()
     if damage == "remove":
         path.unlink()
     else:
-        path.write_bytes(content[:-1] + (bytes([content[-1] ^ 1]) if damage == "alter" else b""))
+        altered_byte = bytes([content[-1] ^ 1]) if damage == "alter" else b""
+        path.write_bytes(content[:-1] + altered_byte)
         with pytest.raises(InputError, match=str(path)):
             open_dictionary(folder)
-    assert local_copy(*place) == (folder, total)
+    assert local_copy(*folders) == (folder, total)
     assert path.read_bytes() == content
 
 
-def test_what_cannot_be_copied_is_named(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_names_what_cannot_be_copied(
+    folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(InputError, match="there is no such folder"):
-        local_copy(place.source / "nowhere", place.local)
+        local_copy(folders.source / "nowhere", folders.local)
     with pytest.raises(InputError, match="this variable is not set on this node"):
-        local_copy(place.source, Path("$NOWHERE_DIR/senses"))
-    blocked = place.source / "manifest.json"
+        local_copy(folders.source, Path("$NOWHERE_DIR/senses"))
+    blocked = folders.source / "manifest.json"
     with pytest.raises(InputError, match=r"local_dir = .*but copying"):
-        local_copy(place.source, blocked / "below_a_file")
-    usage = shutil.disk_usage(place.source)._replace(free=1000)
-    local_copy(*place)
-    build(place.source, seed=2)
+        local_copy(folders.source, blocked / "below_a_file")
+    usage = shutil.disk_usage(folders.source)._replace(free=1000)
+    local_copy(*folders)
+    build(folders.source, seed=2)
     monkeypatch.setattr("dskd_ds.senses.index.replicate.shutil.disk_usage", lambda _: usage)
     with pytest.raises(
         InputError,
-        match=r"takes 0\.00 GB and 0\.00 GB are free there.*\n.*delete copies that no run uses: dskd-",
+        match=r"takes 0\.00 GB and only 0\.00 GB are free\.\n.*delete copies .*\(dskd-",
     ):
-        local_copy(*place)
+        local_copy(*folders)
 
 
-def test_those_who_come_together_share_one_copy(place: Place) -> None:
+def test_concurrent_callers_share_one_copy(folders: Folders) -> None:
     results: list[tuple[Path, int]] = []
     threads = [
-        threading.Thread(target=lambda: results.append(local_copy(*place))) for _ in range(6)
+        threading.Thread(target=lambda: results.append(local_copy(*folders))) for _ in range(6)
     ]
     for thread in threads:
         thread.start()
@@ -136,36 +141,36 @@ def test_those_who_come_together_share_one_copy(place: Place) -> None:
 
 
 def test_a_copy_that_never_ends_has_a_deadline(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    folders: Folders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from filelock import FileLock
 
-    folder, _ = local_copy(*place)
+    folder, _ = local_copy(*folders)
     monkeypatch.setattr("dskd_ds.senses.index.replicate.GRACE_SECONDS", 0.05)
     with FileLock(f"{folder}.lock"), pytest.raises(InputError, match="has not finished this copy"):
-        local_copy(*place)
+        local_copy(*folders)
 
 
-@pytest.mark.parametrize("event", ["deleted", "built anew"])
-def test_a_reader_is_not_disturbed(place: Place, event: str) -> None:
-    """Without a local copy too: what is mapped or loaded stays."""
-    dictionary = open_dictionary(place.source)
+@pytest.mark.parametrize("event", ["deleted", "rebuilt"])
+def test_a_reader_is_not_disturbed(folders: Folders, event: str) -> None:
+    """Without a local copy too, what is mapped or loaded stays."""
+    dictionary = open_dictionary(folders.source)
     graph, projection = load_graph(dictionary), load_projection(dictionary)
     queries = torch.randn(5, 16, generator=torch.Generator().manual_seed(5))
     rows = dictionary.senses.clone()
     found = knn(graph, projection(queries), 10)
     if event == "deleted":
-        shutil.rmtree(place.source)
+        shutil.rmtree(folders.source)
     else:
-        build(place.source, seed=3)
+        build(folders.source, seed=3)
     assert torch.equal(dictionary.senses, rows)
     np.testing.assert_array_equal(knn(graph, projection(queries), 10), found)
 
 
-def test_an_index_of_another_dictionary_is_refused(place: Place, tmp_path: Path) -> None:
-    """Of as many senses, so that nothing but the digest tells."""
+def test_an_index_of_another_dictionary_is_refused(folders: Folders, tmp_path: Path) -> None:
+    """Both have as many senses, so that only the digest differs."""
     build(tmp_path / "other", seed=4)
-    shutil.rmtree(place.source / "index")
-    shutil.copytree(tmp_path / "other" / "index", place.source / "index")
-    with pytest.raises(InputError, match="is not of this dictionary"):
-        load_graph(open_dictionary(place.source))
+    shutil.rmtree(folders.source / "index")
+    shutil.copytree(tmp_path / "other" / "index", folders.source / "index")
+    with pytest.raises(InputError, match="was built from another dictionary"):
+        load_graph(open_dictionary(folders.source))

@@ -1,0 +1,95 @@
+"""A small dictionary, batches and teacher signals for the tests of choosing senses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dskd_ds.data.batches import Batch, Sample, make_batch
+from dskd_ds.lexicon.relations import TokenRelations
+from dskd_ds.losses.distributions import TopK
+from dskd_ds.senses.choose.retrieve import Selection, SenseRetriever
+from dskd_ds.senses.dictionary.dictionary import SenseDictionary, open_dictionary, write_dictionary
+from dskd_ds.senses.dictionary.senses import Senses
+from dskd_ds.senses.index.graph import build_index, knn, load_graph, load_projection
+from dskd_ds.signals.parts.top_k import take_top_k
+from dskd_ds.spec.loss import LossSpec
+from dskd_ds.spec.senses import SensesSpec
+
+V, D, PER_TOKEN = 40, 16, 3
+BLOCK_TOKENS = 30
+DEFAULTS: dict[str, Any] = {
+    "dictionary": "-",
+    "kappa": 2,
+    "min_positions": 4,
+    "index_dims": 8,
+    "index_search_effort": 100,
+    "num_neighbours": 30,
+    "candidates": "lexical",
+}
+
+
+def spec(**settings: Any) -> SensesSpec:
+    """Settings for a dictionary of this size."""
+    return SensesSpec(**(DEFAULTS | settings))
+
+
+def dictionary_in(folder: Path) -> SenseDictionary:
+    """Random senses of every token, with relations and an index."""
+    senses = Senses(
+        np.repeat(np.arange(V), PER_TOKEN),
+        torch.randn(V * PER_TOKEN, D, generator=torch.Generator().manual_seed(0)),
+        np.ones(V * PER_TOKEN, np.int64),
+    )
+    synonyms = {token: [token + 1, V] for token in range(10)}
+    antonyms = {token: [token + 20] for token in range(8)}
+    write_dictionary(
+        folder,
+        senses,
+        TokenRelations(synonyms, antonyms, [(3, 4)]),
+        {"vocab_size": V, "layer": -1, "teacher": "t", "tokenizer": "z"},
+        PER_TOKEN,
+    )
+    opened = open_dictionary(folder)
+    build_index(opened, spec(), torch.randn(4, D))
+    return opened
+
+
+def batch(seed: int = 0, blocks: int = 2) -> Batch:
+    """Blocks of random tokens, of two texts each."""
+    draw = np.random.default_rng(seed)
+    rows = [
+        {
+            "input_ids": draw.integers(0, V, BLOCK_TOKENS).tolist(),
+            "segment_starts": [0, 13],
+            "unsupervised": [],
+        }
+        for _ in range(blocks)
+    ]
+    return make_batch(rows, [Sample(0, block) for block in range(blocks)])
+
+
+def teacher_signal(selection: Selection, seed: int = 0) -> tuple[torch.Tensor, TopK]:
+    """Random states [P, D] and top 8 of random logits at the selected positions."""
+    generator = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(len(selection), D, generator=generator)
+    logits = torch.randn(len(selection), V, generator=generator) * 2
+    return hidden, take_top_k(logits, 8, (1.0,))
+
+
+def retriever(
+    dictionary: SenseDictionary, settings: SensesSpec, loss: LossSpec | None = None
+) -> SenseRetriever:
+    """A retriever with the dictionary's index."""
+    graph, projection = load_graph(dictionary), load_projection(dictionary)
+    return SenseRetriever(
+        dictionary=dictionary,
+        spec=settings,
+        loss=loss or LossSpec(),
+        seed=0,
+        projection=projection,
+        search=lambda queries, count: knn(graph, queries, count),
+    )

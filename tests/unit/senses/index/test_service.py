@@ -1,0 +1,33 @@
+"""The index that one rank of a node serves to the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dskd_ds.senses.dictionary.dictionary import SenseDictionary
+from dskd_ds.senses.index.graph import knn, load_graph, load_projection
+from dskd_ds.senses.index.service import (
+    IndexClient,
+    IndexService,
+    IndexServiceError,
+    service_address,
+)
+
+
+def test_the_nodes_index_answers_as_the_graph_does(
+    dictionary: SenseDictionary, tmp_path: Path
+) -> None:
+    address = service_address(str(tmp_path), 1)
+    service = IndexService(address, load_graph(dictionary))
+    client = IndexClient(address)
+    queries = load_projection(dictionary)(torch.randn(5, dictionary.hidden_size))
+    expected = knn(load_graph(dictionary), queries, 20)
+    np.testing.assert_array_equal(client.search(queries, 20), expected)
+    with pytest.raises(IndexServiceError, match="refused"):
+        client.search(queries[:, :3], 20)
+    client.close()
+    service.close()
