@@ -192,8 +192,8 @@ def knn(
 ) -> NDArray[np.int64]:
     """Search for reduced queries [P, d]; returns rows [P, num_candidates], nearest first.
 
-    There are fewer columns if the index is smaller. Several threads may search at the same time only
-    with equal num_candidates, because hnswlib stores its search effort in the index.
+    There are fewer columns if the index is smaller. Several threads may search at the same time
+    only with equal num_candidates, because hnswlib stores its search effort in the index.
     Raises ValueError if d is not the index's dimension; hnswlib itself would read past the end.
     """
     if reduced.ndim != 2 or reduced.shape[1] != index.dim:
