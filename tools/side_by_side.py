@@ -1,17 +1,25 @@
-"""This project beside TRL's GKD trainer: the same student, teacher, blocks of tokens, micro-batch and two cores, in turn.
+"""Compares this project with TRL's GKD trainer.
 
-    python tools/side_by_side.py [--json] [--work-dir DIR] [--batch-blocks 4] [--processes 1] [--rounds 5]
+Student, teacher, blocks of tokens, micro-batch and the two cores are the same.
 
-Run `make quickstart` first: its student and teacher are compared. TRL gets an environment of its own below --work-dir. What is alike:
-float32, forward KL at temperature 1, no on-policy texts, AdamW, clipping at 1. What is not:
+    python tools/side_by_side.py [--json] [--work-dir DIR] [--batch-blocks 4] [--processes 1]
+                                 [--rounds 5]
 
-- Ours adds cross-entropy, and its KL is over the teacher's top k and a bucket (--signal exact: over all tokens, as TRL's is).
-- A TRL process uses its cores in turn for teacher and student; ours are --processes students and one teacher more. Every process
-  has 2 / --processes threads. One student takes ZeRO stage 0: a single rank has nothing to shard; two take stage 2.
-- TRL is run thrice a round: as it comes, with the allocator settings that our launcher sets, and with these and its `torch_compile`.
-  Its best time and its smallest memory count, wherever each was found. Ours has `compile = true` for student and teacher.
+Run `make quickstart` first: its student and teacher are used. TRL gets its own environment below
+--work-dir. Equal on both sides: float32, forward KL at temperature 1, no on-policy texts, AdamW,
+clipping at 1. Different:
 
-Memory is the peak of what is not a file (heap, stacks, shared memory), added over all processes, launcher included.
+- Ours adds cross-entropy, and its KL is over the teacher's top k and a bucket for the rest
+  (--signal exact: over all tokens, as TRL's is).
+- A TRL process uses its cores for teacher and student in turn; ours runs --processes students and
+  one teacher more. Every process has 2 / --processes threads. One student takes ZeRO stage 0,
+  because a single rank has nothing to shard; two take stage 2.
+- TRL runs three times per round: as installed, with our launcher's allocator settings, and with
+  these and its `torch_compile`. Its best time and its smallest memory count, whichever run they
+  come from. Ours has `compile = true` for student and teacher.
+
+Memory is the peak without mapped files (heap, stacks, shared memory), added over all processes and
+the launcher.
 """
 
 from __future__ import annotations
@@ -23,6 +31,8 @@ import subprocess
 import sys
 import tempfile
 import venv
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
@@ -34,17 +44,30 @@ from dskd_ds.errors import InputError
 from dskd_ds.runtime.arguments import exit_code_of
 from dskd_ds.runtime.console import CPU_ALLOCATOR, quiet_libraries, quiet_progress
 from dskd_ds.runtime.launch import free_port, tool
-from dskd_ds.spec import load_spec
+from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.student.depth import INIT_FOLDER
 
 PINS = ("torch==2.13.0", "trl==1.16.0", "transformers==5.23.0")
-"""TRL has its GKD trainer at trl.experimental.gkd, which may change from release to release: hence one release."""
+"""Pinned, because TRL's GKD trainer is experimental and may change with each release."""
 NUM_BLOCKS = 64
+NUM_DROPPED = 2
 TRL_ARMS = ("trl", "trl_allocator", "trl_compile")
 
 
+@dataclass(frozen=True)
+class TrlInputs:
+    """What TRL's side runs with."""
+
+    python: str
+    """Python of TRL's environment."""
+    student: Path
+    teacher: str
+    blocks: Path
+    """JSON file with a list of token ids per block."""
+
+
 def main() -> int:
-    """Parse, run, print."""
+    """Parse the arguments, run both sides and print the figures; returns the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -53,24 +76,24 @@ def main() -> int:
         "--work-dir",
         type=Path,
         default=Path("runs/side_by_side"),
-        help="where TRL's environment is kept",
+        help="folder for TRL's environment",
     )
     parser.add_argument(
         "--batch-blocks",
         type=int,
         default=4,
-        help="blocks of 256 tokens in a step of either side; each process takes its share at once",
+        help="blocks of 256 tokens per step of either side, shared evenly by its processes",
     )
     parser.add_argument(
         "--processes",
         type=int,
         choices=(1, 2),
         default=1,
-        help="our students, and TRL's processes (under torchrun)",
+        help="number of our students, and of TRL's processes (under torchrun)",
     )
-    parser.add_argument("--rounds", type=int, default=5, help="times that each is run")
+    parser.add_argument("--rounds", type=int, default=5, help="number of runs of each side")
     parser.add_argument(
-        "--steps", type=int, default=4, help="steps measured in each run, after two that are not"
+        "--steps", type=int, default=4, help="measured steps per run, after two unmeasured ones"
     )
     parser.add_argument(
         "--signal", choices=("topk", "exact"), default="topk", help="our teacher signal"
@@ -82,16 +105,19 @@ def main() -> int:
 
 
 def show(figures: list[Figure], json_wanted: bool) -> None:
-    """Print what was found."""
+    """Print figures as JSON or as a table."""
     print(as_json(figures) if json_wanted else table(figures))
 
 
 def trl_python(work_dir: Path) -> str:
-    """Python of an environment with TRL; made the first time, torch first so that its CPU build is kept."""
+    """Return the Python of an environment with TRL, which is created if necessary.
+
+    torch is installed first, so that its CPU build is kept.
+    """
     folder = work_dir.resolve() / "trl-venv"
     python = folder / "bin" / "python"
     if not (folder / ".ready").is_file():
-        print(f"making {folder} with {', '.join(PINS)} ...", file=sys.stderr, flush=True)
+        print(f"creating {folder} with {', '.join(PINS)} ...", file=sys.stderr, flush=True)
         venv.create(folder, with_pip=True, clear=True)
         for pin in PINS:
             subprocess.run([str(python), "-m", "pip", "install", "--quiet", pin], check=True)
@@ -100,19 +126,26 @@ def trl_python(work_dir: Path) -> str:
 
 
 def compare(args: argparse.Namespace) -> list[Figure]:
-    """Run both sides in turn. Raises InputError without a quickstart or an even share, BenchError if a side fails."""
+    """Run both sides in turn; returns the figures.
+
+    Raises InputError if the quickstart was not run or the blocks cannot be shared evenly,
+    BenchError if a side fails.
+    """
     from dskd_ds.data.batches import open_source
     from dskd_ds.models.named import NamedModel
 
     if args.batch_blocks % args.processes:
         raise InputError(
-            f"--batch-blocks {args.batch_blocks}, but --processes {args.processes} are to share them evenly.\n"
-            "  take a multiple."
+            f"--batch-blocks {args.batch_blocks}, but --processes {args.processes} "
+            "must share them evenly.\n"
+            "  give a multiple."
         )
     spec = load_spec(QUICKSTART)
     student = (Path(spec.run_dir) / INIT_FOLDER).resolve()
     if not student.is_dir():
-        raise InputError(f"{student}: there is no student yet.\n  make quickstart first.")
+        raise InputError(
+            f"{student}: the student does not exist yet.\n  run make quickstart first."
+        )
     python, teacher = trl_python(args.work_dir), NamedModel.of_teacher(spec.teacher)
     source = open_source(
         spec.data,
@@ -124,71 +157,83 @@ def compare(args: argparse.Namespace) -> list[Figure]:
     with tempfile.TemporaryDirectory(prefix="dskd-side-") as name:
         folder = Path(name)
         blocks = folder / "blocks.json"
-        blocks.write_text(
-            json.dumps([source.get(place)[1]["input_ids"] for place in range(NUM_BLOCKS)])
-        )
-        for side in tqdm(
-            [side for _ in range(args.rounds) for side in found], desc="runs", unit="run"
-        ):
-            run_dir = Path(tempfile.mkdtemp(prefix=f"{side}-", dir=folder))
+        token_ids = [source.get(place)[1]["input_ids"] for place in range(NUM_BLOCKS)]
+        blocks.write_text(json.dumps(token_ids))
+        inputs = TrlInputs(python=python, student=student, teacher=teacher.path, blocks=blocks)
+        arms = [arm for _ in range(args.rounds) for arm in found]
+        for arm in tqdm(arms, desc="runs", unit="run"):
+            run_dir = Path(tempfile.mkdtemp(prefix=f"{arm}-", dir=folder))
             (run_dir / INIT_FOLDER).symlink_to(student)
-            if side == "ours":
-                command, env = ours(args, run_dir), {}
-            else:
-                launcher = (
-                    []
-                    if args.processes == 1
-                    else [
-                        "-m",
-                        "torch.distributed.run",
-                        "--nproc_per_node",
-                        str(args.processes),
-                        "--master_port",
-                        str(free_port()),
-                    ]
-                )
-                command = [
-                    python,
-                    *launcher,
-                    str(Path(__file__).with_name("trl_gkd.py")),
-                    "--local_rank=0",
-                    "--student",
-                    str(student),
-                    "--teacher",
-                    teacher.path,
-                    "--blocks",
-                    str(blocks),
-                    "--run-dir",
-                    str(run_dir),
-                    "--threads",
-                    str(threads(args)),
-                    "--batch-blocks",
-                    str(args.batch_blocks // args.processes),
-                    "--lr",
-                    str(spec.optimizer.lr),
-                    "--max-steps",
-                    str(ENDLESS),
-                    *(["--compile"] if side == "trl_compile" else []),
-                ]
-                env = dict.fromkeys(CPU_ALLOCATOR) if side == "trl" else CPU_ALLOCATOR
-            followed = follow(
-                [command], run_dir, args.steps, 2, pin=False, threads=threads(args), env=env
-            )
-            found[side].append(followed)
-            seconds = ", ".join(f"{step.seconds:.2f}" for step in followed.steps)
-            tqdm.write(
-                f"{side}: {seconds} s a step, {followed.peak_bytes / 1e6:.0f} MB", file=sys.stderr
-            )
+            followed = run_arm(arm, args, spec, inputs, run_dir)
+            found[arm].append(followed)
+            print_run(arm, followed)
     return figures(found, args.batch_blocks * spec.data.block_tokens, args)
 
 
-def threads(args: argparse.Namespace) -> int:
-    """Threads of every process."""
+def run_arm(
+    arm: str, args: argparse.Namespace, spec: RunSpec, inputs: TrlInputs, run_dir: Path
+) -> Followed:
+    """Run one side once and measure it. Raises BenchError if it fails."""
+    env: Mapping[str, str | None]
+    if arm == "ours":
+        command, env = our_command(args, run_dir), {}
+    else:
+        command = trl_command(args, spec, inputs, run_dir)
+        if arm == "trl_compile":
+            command.append("--compile")
+        # None unsets a variable, so that plain `trl` runs without our launcher's allocator
+        # settings.
+        env = dict.fromkeys(CPU_ALLOCATOR) if arm == "trl" else CPU_ALLOCATOR
+    return follow(
+        commands=[command],
+        run_dir=run_dir,
+        num_steps=args.steps,
+        dropped=NUM_DROPPED,
+        pin=False,
+        threads=num_threads(args),
+        env=env,
+    )
+
+
+def print_run(arm: str, followed: Followed) -> None:
+    """Print the times and the memory of one run to stderr."""
+    seconds = ", ".join(f"{step.seconds:.2f}" for step in followed.steps)
+    megabytes = followed.peak_bytes / 1e6
+    tqdm.write(f"{arm}: {seconds} s per step, {megabytes:.0f} MB", file=sys.stderr)
+
+
+def trl_command(
+    args: argparse.Namespace, spec: RunSpec, inputs: TrlInputs, run_dir: Path
+) -> list[str]:
+    """Return the command of TRL's side; several processes are started by torchrun."""
+    launcher: list[str] = []
+    if args.processes > 1:
+        launcher = ["-m", "torch.distributed.run"]
+        launcher += ["--nproc_per_node", str(args.processes), "--master_port", str(free_port())]
+    options = {
+        "--student": inputs.student,
+        "--teacher": inputs.teacher,
+        "--blocks": inputs.blocks,
+        "--run-dir": run_dir,
+        "--threads": num_threads(args),
+        "--batch-blocks": args.batch_blocks // args.processes,
+        "--lr": spec.optimizer.lr,
+        "--max-steps": ENDLESS,
+    }
+    script = str(Path(__file__).with_name("trl_gkd.py"))
+    command = [inputs.python, *launcher, script, "--local_rank=0"]
+    for option, value in options.items():
+        command += [option, str(value)]
+    return command
+
+
+def num_threads(args: argparse.Namespace) -> int:
+    """Return the number of threads of every process."""
     return 2 // int(args.processes)
 
 
-def ours(args: argparse.Namespace, run_dir: Path) -> list[str]:
-    """Our launch: the quickstart's spec without the sense term."""
+def our_command(args: argparse.Namespace, run_dir: Path) -> list[str]:
+    """Return the command of our side: the quickstart's spec without the sense term."""
     config = "zero0" if args.processes == 1 else "zero2"
     settings = [
         f"run_dir={run_dir}",
@@ -198,7 +243,7 @@ def ours(args: argparse.Namespace, run_dir: Path) -> list[str]:
         f"train.global_batch_blocks={args.batch_blocks}",
         f"train.micro_batch_blocks={args.batch_blocks // args.processes}",
         f"deepspeed=ds_configs/{config}.json",
-        f"topology.threads_per_rank={threads(args)}",
+        f"topology.threads_per_rank={num_threads(args)}",
         "loss.sense_weight=0",
         f"loss.signal={args.signal}",
         "student.dtype=float32",
@@ -206,60 +251,59 @@ def ours(args: argparse.Namespace, run_dir: Path) -> list[str]:
         "student.compile=true",
         "teacher.compile=true",
     ]
-    return [
-        tool("deepspeed"),
-        "--num_gpus",
-        str(args.processes + 1),
-        "--master_port",
-        str(free_port()),
-        "dskd_ds/train.py",
-        "--spec",
-        QUICKSTART,
-        *(word for setting in settings for word in ("--set", setting)),
-    ]
+    command = [tool("deepspeed"), "--num_gpus", str(args.processes + 1)]
+    command += ["--master_port", str(free_port())]
+    command += ["dskd_ds/train.py", "--spec", QUICKSTART]
+    for setting in settings:
+        command += ["--set", setting]
+    return command
 
 
 def figures(
     found: dict[str, list[Followed]], tokens: int, args: argparse.Namespace
 ) -> list[Figure]:
-    """Both ratios, and what they are made of."""
+    """Return the ratios of speed and memory. tokens: number of tokens per step."""
     speed = {
-        side: statistics.median(
-            tokens / statistics.median(step.seconds for step in run.steps) for run in runs
-        )
-        for side, runs in found.items()
+        arm: statistics.median(tokens / seconds(run) for run in runs) for arm, runs in found.items()
     }
     memory = {
-        side: statistics.median(run.peak_bytes for run in runs) / 1e6
-        for side, runs in found.items()
+        arm: statistics.median(run.peak_bytes for run in runs) / 1e6 for arm, runs in found.items()
     }
-    faster, smaller = max(speed[arm] for arm in TRL_ARMS), min(memory[arm] for arm in TRL_ARMS)
-    notes = {
-        "setting": f"{tokens} tokens a step, signal {args.signal}, {args.rounds} runs of {args.steps} steps each, "
-        f"{args.processes} student(s) and a teacher / {args.processes} process(es), {threads(args)} thread(s) each",
-        "pins": ", ".join(PINS),
-    }
-    speeds = {f"{side} tokens/s": f"{value:.1f}" for side, value in speed.items()}
+    best_speed = max(speed[arm] for arm in TRL_ARMS)
+    least_memory = min(memory[arm] for arm in TRL_ARMS)
+    setting = (
+        f"{tokens} tokens per step, signal {args.signal}, "
+        f"{args.rounds} runs of {args.steps} steps each, "
+        f"{args.processes} student(s) and a teacher / {args.processes} process(es), "
+        f"{num_threads(args)} thread(s) each"
+    )
+    notes = {"setting": setting, "pins": ", ".join(PINS)}
+    speeds = {f"{arm} tokens/s": f"{value:.1f}" for arm, value in speed.items()}
     speeds["ratio to TRL as it comes"] = f"{speed['ours'] / speed['trl']:.2f}"
-    sizes = {f"{side} megabytes": f"{value:.0f}" for side, value in memory.items()}
+    sizes = {f"{arm} megabytes": f"{value:.0f}" for arm, value in memory.items()}
     return [
         Figure(
-            "tokens_per_second_ratio",
-            "tokens/s: ours / TRL's GKD trainer",
-            speed["ours"] / faster,
-            1.3,
-            "higher",
-            {**notes, **speeds},
+            key="tokens_per_second_ratio",
+            what="tokens/s: ours / TRL's GKD trainer",
+            value=speed["ours"] / best_speed,
+            target=1.3,
+            better="higher",
+            notes={**notes, **speeds},
         ),
         Figure(
-            "peak_memory_ratio",
-            "peak memory of all processes: ours / TRL's",
-            memory["ours"] / smaller,
-            0.7,
-            "lower",
-            {**notes, **sizes},
+            key="peak_memory_ratio",
+            what="peak memory of all processes: ours / TRL's",
+            value=memory["ours"] / least_memory,
+            target=0.7,
+            better="lower",
+            notes={**notes, **sizes},
         ),
     ]
+
+
+def seconds(run: Followed) -> float:
+    """Return the median seconds per step of a run."""
+    return statistics.median(step.seconds for step in run.steps)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""TRL's GKD trainer on given blocks; run by side_by_side.py in an environment of its own, where this project is not installed.
+"""Runs TRL's GKD trainer on given blocks.
 
-Forward KL (TRL's beta 0), no on-policy texts (lmbda 0), float32. A line of metrics.jsonl is written as each step ends.
+side_by_side.py runs this in a separate environment, in which this project is not installed.
+Settings: forward KL (TRL's beta 0), no on-policy texts (lmbda 0), float32. Each step writes one
+line to metrics.jsonl.
 """
 
 from __future__ import annotations
@@ -16,18 +18,22 @@ from trl.experimental.gkd import GKDConfig, GKDTrainer
 
 
 class StepLines(TrainerCallback):
-    """One line a step."""
+    """Writes one line per step."""
 
     def __init__(self, path: Path) -> None:
         self.file = path.open("w")
 
-    def on_step_end(self, args, state, control, **kwargs) -> None:  # noqa: ARG002 (the interface is transformers')
+    # The parameters are those of transformers' interface.
+    def on_step_end(self, args, state, control, **kwargs) -> None:  # noqa: ARG002
         self.file.write(json.dumps({"step": state.global_step}) + "\n")
         self.file.flush()
 
 
 def collate(rows: list[dict]) -> dict[str, torch.Tensor]:
-    """Packed blocks: every token but the first is supervised. TRL asks for `prompts` too; with lmbda 0 it never looks at them."""
+    """Return a batch of packed blocks in which every token but the first is supervised.
+
+    TRL requires `prompts` too, but does not read them with lmbda 0.
+    """
     ids = torch.tensor([row["input_ids"] for row in rows])
     return {
         "input_ids": ids,
@@ -38,7 +44,7 @@ def collate(rows: list[dict]) -> dict[str, torch.Tensor]:
 
 
 def main() -> None:
-    """Train until ended from outside."""
+    """Train until the process is ended from outside."""
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("student", "teacher", "blocks", "run-dir"):
         parser.add_argument(f"--{name}", required=True)

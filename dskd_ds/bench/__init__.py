@@ -1,1 +1,1 @@
-"""Benchmarks: ratios of two ways to do the same work, measured within one run, with the target beside each."""
+"""Benchmarks: ratios of two ways to do the same work, measured in one run, each with its target."""

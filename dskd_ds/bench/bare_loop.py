@@ -1,8 +1,12 @@
-"""What a user would write without this project: a DeepSpeed loop that trains the same model on the same blocks with cross-entropy.
+"""The DeepSpeed loop that a user would write without this project, as a reference for the benches.
 
-    deepspeed --num_gpus 1 --module dskd_ds.bench.bare_loop --spec FILE.toml [--set KEY=VALUE ...] [--without-deepspeed]
+It trains the same model on the same blocks with cross-entropy:
 
-It is the reference of `stream_time_ratio` and `loop_ratio`. --without-deepspeed is the floor below it: forward and backward alone.
+    deepspeed --num_gpus 1 --module dskd_ds.bench.bare_loop --spec FILE.toml [--set KEY=VALUE ...]
+    [--without-deepspeed]
+
+The figures `stream_time_ratio` and `loop_ratio` compare with it. With --without-deepspeed it runs
+forward and backward only, which is the floor of the time per step.
 """
 
 from __future__ import annotations
@@ -31,7 +35,7 @@ from dskd_ds.student.ds_config import deepspeed_config
 
 
 def main() -> None:
-    """Train with cross-entropy for [train] num_steps."""
+    """Parse the arguments and train with cross-entropy for [train] num_steps."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -45,32 +49,35 @@ def main() -> None:
     spec = load_spec(args.spec, args.set)
     use_threads(spec.topology.threads_per_rank)
     open_world()
-    train(
-        spec,
-        load_model(spec, zero=not args.without_deepspeed),
-        engine_wanted=not args.without_deepspeed,
-    )
+    use_deepspeed = not args.without_deepspeed
+    model = load_model(spec, use_deepspeed=use_deepspeed)
+    train(spec, model, use_deepspeed=use_deepspeed)
 
 
-def load_model(spec: RunSpec, zero: bool) -> Any:
-    """The student, partitioned as it is read where the configuration says so."""
+def load_model(spec: RunSpec, use_deepspeed: bool) -> Any:
+    """Return the student; ZeRO-3 partitions it while it is loaded.
+
+    With use_deepspeed false it is a plain, unpartitioned model.
+    """
     from transformers import AutoModelForCausalLM
     from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
-    live = HfDeepSpeedConfig(deepspeed_config(spec)) if zero else None
+    # transformers partitions a model while it loads as long as this object is alive.
+    zero_config = HfDeepSpeedConfig(deepspeed_config(spec)) if use_deepspeed else None
     model: Any = AutoModelForCausalLM.from_pretrained(
         student_init(spec, RunModels.of(spec)).path, dtype=resolve_dtype(spec.student.dtype)
     )
-    del live
-    # Not everybody knows this line, but the reference is to be at its best: student/model.py has it too.
+    del zero_config
+    # Few users know this line, but the reference should be as fast as possible.
+    # student/model.py has it too.
     set_z3_leaf_modules(model, [type(layers_of(model)[0])])
     return model.train()
 
 
-def train(spec: RunSpec, model: Any, engine_wanted: bool) -> None:
-    """Step after step; one line of metrics.jsonl each."""
+def train(spec: RunSpec, model: Any, use_deepspeed: bool) -> None:
+    """Train for [train] num_steps; writes one line to metrics.jsonl after each step."""
     engine: Any = model
-    if engine_wanted:
+    if use_deepspeed:
         engine, *_ = deepspeed.initialize(
             model=model, model_parameters=list(model.parameters()), config=deepspeed_config(spec)
         )
@@ -84,8 +91,9 @@ def train(spec: RunSpec, model: Any, engine_wanted: bool) -> None:
     with (Path(spec.run_dir) / METRICS_FILE).open("w") as log:
         for step in range(spec.train.num_steps or 0):
             for micro in range(spec.num_accumulation_steps):
-                loss = cross_entropy(engine, read_batch(source, places(spec, step, micro, rank)))
-                if engine_wanted:
+                batch = read_batch(source, places(spec, step, micro, rank))
+                loss = cross_entropy(engine, batch)
+                if use_deepspeed:
                     engine.backward(loss)
                     engine.step()
                 else:
@@ -96,7 +104,7 @@ def train(spec: RunSpec, model: Any, engine_wanted: bool) -> None:
 
 
 def cross_entropy(model: Any, batch: Batch) -> Tensor:
-    """Mean cross-entropy over a batch's supervised positions, through all its logits."""
+    """Return the mean cross-entropy over a batch's supervised positions, from all its logits."""
     logits = model(
         input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False
     ).logits

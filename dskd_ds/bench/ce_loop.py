@@ -1,8 +1,11 @@
-"""This project's training loop with nothing to distil: the same steps, metrics and agreements between ranks, but cross-entropy alone.
+"""This project's training loop with cross-entropy only, to measure what the loop itself costs.
+
+Steps, metrics and communication between ranks are those of a distillation run:
 
     deepspeed --num_gpus 1 --module dskd_ds.bench.ce_loop --spec FILE.toml [--set KEY=VALUE ...]
 
-Against bench/bare_loop.py it shows what the loop itself costs: model, loss, blocks and DeepSpeed configuration are the same.
+It is compared with bench/bare_loop.py, whose model, loss, blocks and DeepSpeed configuration are
+the same.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ from dskd_ds.student.on_policy import OnPolicyBlocks
 
 
 class CrossEntropyStudent(nn.Module):
-    """A language model that answers as student/model.py's does, with no teacher in its loss."""
+    """A language model with the interface of the student in student/model.py, but no teacher."""
 
     def __init__(self, language_model: Any) -> None:
         super().__init__()
@@ -49,7 +52,10 @@ class CrossEntropyStudent(nn.Module):
         senses: SenseTargets,
         scales: Scales,
     ) -> tuple[Tensor, Tensor]:
-        """As bare_loop.cross_entropy, through all logits; of the sums of STATS only CE's is there."""
+        """Return the scaled cross-entropy, computed as in bare_loop.py, and the sums of STATS.
+
+        All sums except that of the cross-entropy are 0.
+        """
         assert not len(senses.positions)
         logits = self.language_model(
             input_ids=input_ids, position_ids=position_ids, use_cache=False
@@ -63,24 +69,32 @@ class CrossEntropyStudent(nn.Module):
 
 
 class TextFeed:
-    """What student/feed.py's Feed is to the loop, from text alone."""
+    """Provides micro-batches as the Feed of student/feed.py does, but without a teacher."""
 
     def __init__(self, spec: RunSpec, rank: int, source: BlockSource, hidden_size: int) -> None:
-        self._spec, self._rank, self._source, self._hidden_size = spec, rank, source, hidden_size
-        self._step, self._planned = 0, self._plan(0)
+        self._spec, self._rank, self._source = spec, rank, source
+        self._hidden_size = hidden_size
+        self._step = 0
+        self._planned = self._plan(step=0)
 
     def counts(self) -> tuple[int, int]:
-        """Supervised positions and sense positions (none) of the next step."""
+        """Return the numbers of supervised and of sense positions (0) of the next step."""
         return sum(len(batch.teacher.positions) for batch in self._planned), 0
 
     def next(self) -> StepInput:
-        """The next step's micro-batches."""
+        """Return the next step's micro-batches."""
         planned = self._planned
         self._step += 1
         self._planned = self._plan(self._step)
-        return StepInput(planned, 0.0, 0.0, 0)
+        return StepInput(
+            micro_batches=planned,
+            teacher_wait_seconds=0.0,
+            sense_wait_seconds=0.0,
+            link_bytes=0,
+        )
 
     def _plan(self, step: int) -> list[MicroBatch]:
+        """Read the micro-batches of a step."""
         batches = [
             read_batch(self._source, places(self._spec, step, micro, self._rank))
             for micro in range(self._spec.num_accumulation_steps)
@@ -97,7 +111,7 @@ class TextFeed:
 
 
 def main() -> None:
-    """Train for [train] num_steps."""
+    """Parse the arguments and train for [train] num_steps."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -111,7 +125,7 @@ def main() -> None:
     role = assign(read_launch(os.environ), spec.topology)
     use_threads(spec.topology.threads_per_rank)
     open_world()
-    model = CrossEntropyStudent(load_model(spec, zero=True))
+    model = CrossEntropyStudent(load_model(spec, use_deepspeed=True))
     engine, *_ = deepspeed.initialize(
         model=model, model_parameters=list(model.parameters()), config=deepspeed_config(spec)
     )

@@ -1,4 +1,4 @@
-"""Collecting vectors against the forward pass that it cannot do without."""
+"""Compares the speed of collecting vectors with the speed of the forward pass that it needs."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ NUM_BATCHES = 2
 
 
 def bench_collection(spec: RunSpec) -> list[Figure]:
-    """The same batches, once through trunk and head's arg-max alone, once with all that collecting adds.
+    """Return the ratio of tokens/s: collecting / the trunk and the head's arg-max alone.
 
-    The spill goes on from one turn to the next as in a long build, so its commits come as seldom as there.
+    Both process the same batches. The repetitions share one spill, so that it commits as rarely as
+    in a long build.
     """
     named = NamedModel.of_teacher(spec.teacher)
     teacher, blocks = load_teacher(named), train_blocks(spec.data, named.tokenizer)
@@ -49,9 +50,8 @@ def bench_collection(spec: RunSpec) -> list[Figure]:
     def bare() -> None:
         for batch in inputs:
             hidden = teacher.hidden_states(batch.input_ids, batch.position_ids).flatten(0, 1)
-            torch.cat(
-                [teacher.logits(part).argmax(dim=1) for part in hidden.split(HEAD_POSITIONS)]
-            ).cpu()
+            chunks = hidden.split(HEAD_POSITIONS)
+            torch.cat([teacher.logits(chunk).argmax(dim=1) for chunk in chunks]).cpu()
 
     Path(spec.run_dir).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=Path(spec.run_dir)) as folder:
@@ -66,10 +66,10 @@ def bench_collection(spec: RunSpec) -> list[Figure]:
     tokens = sum(len(batch.blocks) for batch in batches) * spec.data.block_tokens
     return [
         Figure(
-            "collect_ratio",
-            "tokens/s of collecting against the bare forward pass (trunk and head's arg-max)",
-            seconds["bare"] / seconds["collecting"],
-            0.95,
+            key="collect_ratio",
+            what="tokens/s: collecting / the bare forward pass (trunk and head's arg-max)",
+            value=seconds["bare"] / seconds["collecting"],
+            target=0.95,
             notes={
                 "tokens": tokens,
                 "bare_tokens_per_second": round(tokens / seconds["bare"], 1),

@@ -1,4 +1,4 @@
-"""What the sense benches measure on: the teacher's states over held-out text, and dictionaries of the size that is asked for."""
+"""Provides the input of the sense benches: held-out teacher states and a large dictionary."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dskd_ds.senses.dictionary.dictionary import SenseDictionary, open_own
 from dskd_ds.spec import RunSpec, dskd_home, write_spec
 
 LARGE_ROWS = 100_000
-"""Senses that the index is measured on, at least."""
+"""The index is measured on at least this many senses."""
 LARGE_SETTINGS = {
     "collect_tokens": 112_000,
     "vectors_per_token": 10_000,
@@ -30,13 +30,13 @@ LARGE_SETTINGS = {
     "num_senses": 10_000,
     "max_span_tokens": 1,
 }
-"""Every vector of so much text is a sense of its own: many senses from little reading, all of them real states."""
-BLOCKS_AT_ONCE = 4
+"""With these settings every vector becomes a sense: many senses, all real states, little text."""
+BLOCKS_PER_FORWARD = 4
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Held-out text and what the teacher makes of it."""
+    """Held-out text and the teacher's states on it."""
 
     batch: Batch
     states: Tensor
@@ -44,12 +44,16 @@ class HeldOut:
 
 
 def held_out(spec: RunSpec, num_blocks: int) -> HeldOut:
-    """The first blocks of the held-out text, read by the teacher. Raises InputError if there are fewer."""
+    """Return the first num_blocks blocks of the held-out text with the teacher's states.
+
+    Raises InputError if there are fewer blocks.
+    """
     named = NamedModel.of_teacher(spec.teacher)
     blocks = heldout_blocks(spec.data, named.tokenizer)
     if len(blocks) < num_blocks:
         raise InputError(
-            f"[data] heldout: it has {len(blocks)} blocks, this bench needs {num_blocks}.\n  give more text."
+            f"[data] heldout has {len(blocks)} blocks, but this bench needs {num_blocks}.\n"
+            "  add more text."
         )
     batch = make_batch(
         [blocks[i] for i in range(num_blocks)], [Sample(0, i) for i in range(num_blocks)]
@@ -58,8 +62,8 @@ def held_out(spec: RunSpec, num_blocks: int) -> HeldOut:
     states = [
         teacher.hidden_states(ids, positions).float().cpu()
         for ids, positions in zip(
-            batch.input_ids.split(BLOCKS_AT_ONCE),
-            batch.position_ids.split(BLOCKS_AT_ONCE),
+            batch.input_ids.split(BLOCKS_PER_FORWARD),
+            batch.position_ids.split(BLOCKS_PER_FORWARD),
             strict=True,
         )
     ]
@@ -67,9 +71,11 @@ def held_out(spec: RunSpec, num_blocks: int) -> HeldOut:
 
 
 def large_dictionary(spec: RunSpec) -> SenseDictionary:
-    """The spec's dictionary if it has LARGE_ROWS senses of tokens; else one made for this, kept under `$DSKD_HOME/bench`.
+    """Return a dictionary with at least LARGE_ROWS senses of tokens.
 
-    Making it takes about ten minutes on two cores, once. Raises DskdError if that fails.
+    This is the spec's dictionary if it is large enough; otherwise one built for the bench and kept
+    below `$DSKD_HOME/bench`. Building takes about ten minutes on two cores, once.
+    Raises DskdError if the build fails, InputError if the text is too short.
     """
     teacher = NamedModel.of_teacher(spec.teacher)
     try:
@@ -89,17 +95,20 @@ def large_dictionary(spec: RunSpec) -> SenseDictionary:
     dictionary = open_own(folder, teacher, verify=False)
     if dictionary.num_token_rows < LARGE_ROWS:
         raise InputError(
-            f"[data] train: it gave {dictionary.num_token_rows} senses, the index is measured on {LARGE_ROWS}.\n"
-            "  give more text."
+            f"[data] train gave {dictionary.num_token_rows} senses, "
+            f"but the index is measured on {LARGE_ROWS}.\n"
+            "  add more text."
         )
     return dictionary
 
 
 def _build(spec: RunSpec, folder: Path) -> None:
+    """Build the spec's dictionary in `folder` with two ranks. Raises DskdError if that fails."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     spec_file = folder.with_suffix(".toml")
     write_spec(spec, spec_file)
     command = launch.senses_command(str(spec_file), [], 2, [])
     print(f"building {folder} once, for this and later benches", file=sys.stderr, flush=True)
-    if subprocess.run(command, stdout=sys.stderr, env=child_environment(os.environ)).returncode:
-        raise DskdError(f"{folder}: the dictionary for the bench could not be built (see above).")
+    environment = child_environment(os.environ)
+    if subprocess.run(command, stdout=sys.stderr, env=environment).returncode:
+        raise DskdError(f"{folder}: building the dictionary for the bench failed (see above).")

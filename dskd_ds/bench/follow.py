@@ -1,7 +1,8 @@
-"""Real launches, followed from outside: every rank pinned to a core, each step's wall and CPU time, the memory at the end.
+"""Measures real launches from outside: wall and CPU time of each step, and peak memory.
 
-The launch is the one a user types; nothing in it knows that it is measured. A step counts as done when its line appears in
-`metrics.jsonl`, so whatever a loop does between two steps is in the time.
+Every rank is pinned to a core. The launch is the same as a user's; nothing in it is instrumented. A
+step ends when its line appears in `metrics.jsonl`, so the time includes all that happens between
+two steps.
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ from dskd_ds.runtime.console import child_environment
 POLL_SECONDS = 0.01
 PIN_EVERY_POLLS = 25
 LOG_TAIL_CHARACTERS = 3000
+RANK_OPTION = "--local_rank="
+"""The launcher starts every rank with this option."""
 
 
 class BenchError(DskdError):
-    """A launch that was to be measured ended before it had made its steps."""
+    """A launch ended before the steps to measure were done."""
 
 
 @dataclass(frozen=True)
@@ -38,28 +41,44 @@ class Step:
 
     seconds: float
     cpu_seconds: float
-    """CPU time of the student's process: what remains comparable when something else uses its core."""
+    """CPU time of the student's process; comparable even if another process uses its core."""
 
 
 @dataclass(frozen=True)
 class Followed:
-    """What a launch took."""
+    """Time and memory of a launch."""
 
     steps: list[Step]
-    """Without the first ones, which are dropped."""
+    """The measured steps, without the first ones, which are dropped."""
     student_bytes: int
-    """Peak of what is not a file (heap, stacks, shared memory) in the student's process; the mapped dictionary is a file."""
+    """Peak memory of the student's process without mapped files (heap, stacks, shared memory).
+
+    The dictionary is a mapped file.
+    """
     peak_bytes: int
-    """The same, added over all processes of the launch, launchers included."""
+    """Peak memory without mapped files, added over all processes of the launch and its launcher."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """The moment at which a step ended."""
+
+    seconds: float
+    cpu_seconds: float
+    """CPU time that the student's process had used until then."""
 
 
 def two_cores() -> tuple[int, int]:
-    """A core for the student and one for everything else. Raises InputError if this process may use only one."""
+    """Return a core for the student and one for everything else.
+
+    Raises InputError if this process may use only one core.
+    """
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         raise InputError(
-            f"this process may use one core only ({cores[0]}), but student and teacher are to have one each.\n"
-            "  run it where two are free, or under a wider taskset."
+            f"this process may use one core only ({cores[0]}), "
+            "but student and teacher need one each.\n"
+            "  run it where two cores are free, or with a wider taskset."
         )
     return cores[0], cores[1]
 
@@ -74,37 +93,43 @@ def follow(
     threads: int = 1,
     env: Mapping[str, str | None] | None = None,
 ) -> Followed:
-    """Start `commands` (one makes local rank 0, the student), let it make dropped + num_steps steps, and end it.
+    """Start `commands`, wait for dropped + num_steps steps, and end them.
 
-    run_dir: where `metrics.jsonl` appears. Without `pin` ranks move freely. threads: OMP_NUM_THREADS. env: more variables, None to
-    unset one.
-    Raises BenchError if a command ends early, InputError for want of a second core.
+    commands: one of them starts local rank 0, the student. run_dir: the folder of `metrics.jsonl`.
+    pin: pin the student to one core and everything else to another. threads: OMP_NUM_THREADS.
+    env: more environment variables; None unsets one.
+    Raises BenchError if a command ends early, InputError if there is no second core.
     """
     with ExitStack() as cleanup:
         cores = cleanup.enter_context(_other_core()) if pin else None
         log = cleanup.enter_context(tempfile.TemporaryFile("w+"))
-        variables = (
-            child_environment(os.environ) | {"OMP_NUM_THREADS": str(threads)} | dict(env or {})
-        )
-        processes = [cleanup.enter_context(_running(words, log, variables)) for words in commands]
+        variables: dict[str, str | None] = {
+            **child_environment(os.environ),
+            "OMP_NUM_THREADS": str(threads),
+            **(env or {}),
+        }
+        processes = [cleanup.enter_context(_running(argv, log, variables)) for argv in commands]
         marks = _watch(processes, run_dir / METRICS_FILE, dropped + num_steps, cores, log)
         student_bytes = peak_bytes(_student(processes))
         all_bytes = sum(peak_bytes(member) for process in processes for member in _family(process))
     steps = [
-        Step(after[0] - before[0], after[1] - before[1])
+        Step(after.seconds - before.seconds, after.cpu_seconds - before.cpu_seconds)
         for before, after in itertools.pairwise(marks)
     ]
+    # n marks enclose n - 1 steps: the first step has no mark at its start, so it is dropped
+    # already.
     return Followed(steps[dropped - 1 :], student_bytes, all_bytes)
 
 
 def peak_bytes(process: psutil.Process) -> int:
-    """The kernel's own record of a process's peak, without the files it has mapped now (libraries, mostly)."""
-    fields = dict(
-        line.split(":", 1)
-        for line in Path(f"/proc/{process.pid}/status").read_text().splitlines()
-        if "kB" in line
-    )
-    return (int(fields["VmHWM"].split()[0]) - int(fields["RssFile"].split()[0])) * 1024
+    """Return the kernel's record of a process's peak memory, without the files that it maps now.
+
+    Most of these files are libraries.
+    """
+    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    fields = dict(line.split(":", 1) for line in lines if "kB" in line)
+    peak, mapped_files = (int(fields[name].split()[0]) for name in ("VmHWM", "RssFile"))
+    return (peak - mapped_files) * 1024
 
 
 def _watch(
@@ -113,45 +138,57 @@ def _watch(
     lines: int,
     cores: tuple[int, int] | None,
     log: IO[str],
-) -> list[tuple[float, float]]:
-    """(time, the student's CPU time) at the moment each line of `metrics` appears."""
-    marks: list[tuple[float, float]] = []
+) -> list[Mark]:
+    """Wait for this many lines of `metrics`; returns a mark for each.
+
+    cores: of the student and of everything else; None does not pin. Raises BenchError if a process
+    ends.
+    """
+    marks: list[Mark] = []
     polls = 0
     while len(marks) < lines:
         if any(process.poll() is not None for process in processes):
             log.seek(0)
             raise BenchError(
-                f"a launch that was to be measured ended early; its last words:\n{log.read()[-LOG_TAIL_CHARACTERS:]}"
+                "a launch ended before the steps to measure were done; the end of its output:\n"
+                f"{log.read()[-LOG_TAIL_CHARACTERS:]}"
             )
+        # Ranks start at different times, so they are pinned again and again until the first step.
         if cores and not marks and polls % PIN_EVERY_POLLS == 0:
             for process, rank in _ranks(processes).items():
                 _pin(process, cores[0] if rank == 0 else cores[1])
         if metrics.is_file() and metrics.read_bytes().count(b"\n") > len(marks):
             times = _student(processes).cpu_times()
-            marks.append((time.monotonic(), times.user + times.system))
+            marks.append(Mark(time.monotonic(), times.user + times.system))
         polls += 1
         time.sleep(POLL_SECONDS)
     return marks
 
 
 def _family(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """A command's process and all below it."""
+    """Return a command's process and all its descendants."""
     top = psutil.Process(process.pid)
     return [top, *top.children(recursive=True)]
 
 
 def _ranks(processes: Sequence[subprocess.Popen[str]]) -> dict[psutil.Process, int]:
-    """Running ranks -> local rank. A command that is one process without a rank is a teacher of its own and counts as 1."""
+    """Return the local rank of each running rank.
+
+    A command that is a single process without a rank is a separate teacher and counts as rank 1.
+    """
     ranks: dict[psutil.Process, int] = {}
     for process in processes:
         family = _family(process)
         for member in family:
             try:
-                given = [word for word in member.cmdline() if word.startswith("--local_rank=")]
+                argv = member.cmdline()
             except psutil.Error:
-                continue
-            if given or len(family) == 1:
-                ranks[member] = int(given[0].removeprefix("--local_rank=")) if given else 1
+                continue  # it has ended
+            options = [option for option in argv if option.startswith(RANK_OPTION)]
+            if options:
+                ranks[member] = int(options[0].removeprefix(RANK_OPTION))
+            elif len(family) == 1:
+                ranks[member] = 1
     return ranks
 
 
@@ -160,17 +197,17 @@ def _student(processes: Sequence[subprocess.Popen[str]]) -> psutil.Process:
 
 
 def _pin(process: psutil.Process, core: int) -> None:
-    """Keep all threads of a process, and those they will start, on one core."""
+    """Pin all threads of a process, and those that they start later, to one core."""
     try:
         for thread in process.threads():
             os.sched_setaffinity(thread.id, {core})
     except (psutil.Error, ProcessLookupError):
-        return  # it ended meanwhile; the watch will say so
+        return  # the process has ended; _watch reports it
 
 
 @contextmanager
 def _other_core() -> Iterator[tuple[int, int]]:
-    """This process, and what it starts, on the second core meanwhile."""
+    """Keep this process and its new children on the second core until the block ends."""
     before, cores = os.sched_getaffinity(0), two_cores()
     os.sched_setaffinity(0, {cores[1]})
     try:
@@ -181,11 +218,11 @@ def _other_core() -> Iterator[tuple[int, int]]:
 
 @contextmanager
 def _running(
-    words: Sequence[str], log: IO[str], env: Mapping[str, str | None]
+    argv: Sequence[str], log: IO[str], env: Mapping[str, str | None]
 ) -> Iterator[subprocess.Popen[str]]:
-    """A command, ended with all its children when the block is left."""
+    """Run a command; it is ended with all its descendants when the block ends."""
     process = subprocess.Popen(
-        words,
+        argv,
         env={name: value for name, value in env.items() if value is not None},
         stdout=log,
         stderr=log,

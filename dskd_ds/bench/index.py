@@ -1,4 +1,8 @@
-"""The index on 100,000 and more senses: recall and speed after re-ranking against exact search by BLAS, and what asking it costs."""
+"""Measures the index on 100,000 or more senses.
+
+Recall and speed, with re-ranking, are compared with exact search by BLAS, and a search through the
+node's socket with the same search in the process.
+"""
 
 from __future__ import annotations
 
@@ -17,39 +21,43 @@ from dskd_ds.senses.index.service import IndexClient, IndexService
 from dskd_ds.spec import RunSpec
 
 RECALL_TARGET, SPEED_TARGET = 0.99, 5.0
-QUERIES = 200
-"""Sense positions of a rank's step, about."""
+NUM_QUERIES = 200
+"""About as many as a rank has sense positions in a step."""
 NUM_BLOCKS = 4
-WANTED = 10
+KEEP = 10
+
+Rows = np.ndarray[tuple[int, int], np.dtype[np.int64]]
 
 
-def index(spec: RunSpec) -> list[Figure]:
-    """Queries are the teacher's states over held-out text, which no sense was made from."""
+def bench_index(spec: RunSpec) -> list[Figure]:
+    """Return recall, speed and the cost of the service.
+
+    Queries are the teacher's states on held-out text, from which no sense was made.
+    """
     dictionary = large_dictionary(spec)
     graph, projection = load_graph(dictionary), load_projection(dictionary)
     effort, threads = spec.senses.index_search_effort, torch.get_num_threads()
     text = held_out(spec, NUM_BLOCKS)
     states = text.states[text.batch.supervised]
-    some = states[:: max(1, len(states) // QUERIES)][:QUERIES].contiguous()
+    stride = max(1, len(states) // NUM_QUERIES)
+    some = states[::stride][:NUM_QUERIES].contiguous()
 
-    def search(queries: Tensor) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
-        return rerank(
-            dictionary, queries, knn(graph, projection(queries), effort, threads), WANTED
-        )[0]
+    def search(queries: Tensor) -> Rows:
+        candidates = knn(graph, projection(queries), effort, threads)
+        return rerank(dictionary, queries, candidates, KEEP)[0]
 
-    exact, _ = exact_nearest(dictionary, states, np.arange(dictionary.num_token_rows), WANTED)
+    exact, _ = exact_nearest(dictionary, states, np.arange(dictionary.num_token_rows), KEEP)
     recall = share_found(exact, search(states))
-    rows = dictionary.senses[
-        : dictionary.num_token_rows
-    ].float()  # in float32 beforehand: the exact way has nothing to convert
+    # Converted to float32 here, so that the exact search does not pay for the conversion.
+    rows = dictionary.senses[: dictionary.num_token_rows].float()
     seconds = interleaved_seconds(
         {
             "index": lambda: search(some),
-            "exact": lambda: exact_by_blas(dictionary, rows, some, WANTED),
+            "exact": lambda: exact_by_blas(dictionary, rows, some, KEEP),
             "graph": lambda: knn(graph, projection(some), effort, threads),
         }
     )
-    asked = ask_seconds(graph, projection(some), effort, threads)
+    service_seconds = time_service(graph, projection(some), effort, threads)
     notes = {
         "senses": len(rows),
         "queries_a_batch": len(some),
@@ -60,42 +68,49 @@ def index(spec: RunSpec) -> list[Figure]:
     }
     return [
         Figure(
-            "index_recall_at_10",
-            f"share of the exact 10 nearest of {len(states)} held-out states that the index finds",
-            recall,
-            RECALL_TARGET,
+            key="index_recall_at_10",
+            what=f"share of the exact 10 nearest of {len(states)} held-out states that is found",
+            value=recall,
+            target=RECALL_TARGET,
             notes={"queries": len(states)},
         ),
         Figure(
-            "index_speedup",
-            "exact search (float32 product with all rows, then top-k) against the index with re-ranking",
-            seconds["exact"] / seconds["index"],
-            SPEED_TARGET,
+            key="index_speedup",
+            what="time: exact search (one float32 product, top-k) / index with re-ranking",
+            value=seconds["exact"] / seconds["index"],
+            target=SPEED_TARGET,
             notes=notes,
         ),
         Figure(
-            "index_service_ratio",
-            "a search asked through the node's socket against the same search in place",
-            asked["asked"] / asked["here"],
+            key="index_service_ratio",
+            what="time: a search through the node's socket / the same search in the process",
+            value=service_seconds["asked"] / service_seconds["here"],
             better="lower",
-            notes={"milliseconds": {name: round(value * 1000, 2) for name, value in asked.items()}},
+            notes={
+                "milliseconds": {
+                    name: round(value * 1000, 2) for name, value in service_seconds.items()
+                }
+            },
         ),
     ]
 
 
 def exact_by_blas(dictionary: SenseDictionary, rows: Tensor, queries: Tensor, keep: int) -> Tensor:
-    """The usual brute force: all squared distances less |q|^2 by one product, then top-k. rows [S, D] float32."""
+    """Return the `keep` nearest of rows [S, D] float32 by brute force: one product, then top-k.
+
+    |q|^2 is left out of the squared distances, because it is the same for all rows.
+    """
     distances = torch.addmm(dictionary.squared_norms[: len(rows)], queries, rows.T, alpha=-2)
     return distances.topk(keep, dim=1, largest=False).indices
 
 
-def ask_seconds(
+def time_service(
     graph: object,
     reduced: np.ndarray[tuple[int, int], np.dtype[np.float32]],
     effort: int,
     threads: int,
 ) -> dict[str, float]:
-    """The same searches in this process and through a service."""
+    """Return the seconds of the same searches in this process and through a service."""
     with tempfile.TemporaryDirectory() as folder:
         service = IndexService(f"ipc://{folder}/bench.index", graph, threads_per_search=threads)
         client = IndexClient(f"ipc://{folder}/bench.index")
@@ -110,4 +125,4 @@ def ask_seconds(
     return seconds
 
 
-BENCHES = {"index": index}
+BENCHES = {"index": bench_index}

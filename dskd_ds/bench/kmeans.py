@@ -1,9 +1,9 @@
-"""Clustering: speed and inertia against a scikit-learn loop, and what a number of senses that follows polysemy saves."""
+"""Compares the clustering's speed and inertia with a loop over scikit-learn's KMeans."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -11,180 +11,109 @@ import torch
 from numpy.typing import NDArray
 
 from dskd_ds.bench.measure import Figure, interleaved_seconds
-from dskd_ds.bench.states import bench_rows, heldout_error, quantisation_error, split
+from dskd_ds.bench.states import bench_rows, quantisation_error
 from dskd_ds.errors import InputError
-from dskd_ds.models.named import NamedModel
 from dskd_ds.senses.build.cluster import Points, cluster
 from dskd_ds.senses.build.kmeans import MAX_ITERATIONS
 from dskd_ds.senses.build.vectors import Rows
 from dskd_ds.senses.dictionary.senses import Senses
-from dskd_ds.senses.intrinsic.ranks import spearman
 from dskd_ds.spec import RunSpec
-from dskd_ds.spec.senses import SensesSpec
 
 K = 10
-COSTS = (0.5, 1.0, 2.0, 4.0)
-"""sense_cost values among which the fewest rows at the error of fixed k are looked for."""
-MIN_VECTORS = 20
-"""Tokens with fewer vectors say nothing about polysemy."""
+REPEATS = 3
 CPU = torch.device("cpu")
 
 
 def bench_kmeans(spec: RunSpec) -> list[Figure]:
-    """All tokens with more than K vectors, one start each, as many threads for both as torch has here. Needs scikit-learn.
+    """Return speed and inertia over all tokens with more than K vectors, with one start each.
 
-    Each stops by its own rule (scikit-learn when the means hardly move), so the two figures belong together.
+    Both use as many threads as torch has in this process. Each stops by its own rule (scikit-learn
+    when the means hardly move), so the two figures belong together. Raises InputError if
+    scikit-learn is not installed.
     """
-    try:
-        from sklearn.cluster import KMeans
-        from threadpoolctl import threadpool_limits
-    except ImportError:
-        raise InputError(
-            "bench kmeans: scikit-learn is not installed, so there is nothing to compare with.\n"
-            "  pip install 'dskd-ds[bench]'"
-        ) from None
-    points = Points.of_rows(_many(bench_rows(spec)))
-    _, starts = np.unique(points.tokens, return_index=True)
-    singles = [
-        part.float().numpy() for part in torch.tensor_split(points.states, starts[1:].tolist())
-    ]
-    ours = _settings(spec, clustering="fixed", num_senses=K)
+    _check_sklearn()
+    from threadpoolctl import threadpool_limits
 
-    def loop() -> NDArray[Any]:
-        return np.concatenate(
-            [
-                KMeans(K, n_init=1, max_iter=MAX_ITERATIONS, random_state=spec.seed)
-                .fit(part)
-                .cluster_centers_
-                for part in singles
-            ]
-        )
-
-    threads = torch.get_num_threads()
-    with threadpool_limits(threads):
+    points = Points.of_rows(_with_many_vectors(bench_rows(spec)))
+    settings = spec.senses.model_copy(
+        update={"contexts_per_sense": 0, "clustering": "fixed", "num_senses": K}
+    )
+    per_token = _states_per_token(points)
+    num_threads = torch.get_num_threads()
+    with threadpool_limits(num_threads):
         seconds = interleaved_seconds(
-            {"ours": lambda: cluster(points, ours, spec.seed, CPU), "loop": loop}, repeats=3
+            {
+                "ours": lambda: cluster(points, settings, spec.seed, CPU),
+                "loop": lambda: sklearn_centroids(per_token, spec.seed),
+            },
+            repeats=REPEATS,
         )
-        theirs = Senses(
-            np.repeat(np.unique(points.tokens), K), torch.from_numpy(loop()), np.zeros(0, np.int64)
-        )
-    mine = cluster(points, ours, spec.seed, CPU)
-    inertias = [
-        quantisation_error(senses, points.tokens, points.states) for senses in (mine, theirs)
-    ]
+        centroids = torch.from_numpy(sklearn_centroids(per_token, spec.seed))
+    owners = np.repeat(np.unique(points.tokens), K)
+    theirs = Senses(owners, centroids, counts=np.zeros(0, np.int64))
+    ours = cluster(points, settings, spec.seed, CPU)
+    our_error, their_error = (
+        quantisation_error(senses, points.tokens, points.states) for senses in (ours, theirs)
+    )
     notes = {
-        "tokens": len(singles),
+        "tokens": len(per_token),
         "vectors": len(points.tokens),
         "k": K,
         "n_init": 1,
         "max_iterations": MAX_ITERATIONS,
-        "threads": threads,
+        "threads": num_threads,
         "seconds": round(seconds["ours"], 2),
         "sklearn_seconds": round(seconds["loop"], 2),
     }
     return [
         Figure(
-            "kmeans_speedup",
-            "batched k-means against a loop of scikit-learn's KMeans",
-            seconds["loop"] / seconds["ours"],
-            4.0,
+            key="kmeans_speedup",
+            what="time: loop over scikit-learn's KMeans / batched k-means",
+            value=seconds["loop"] / seconds["ours"],
+            target=4.0,
             notes=notes,
         ),
         Figure(
-            "kmeans_inertia_ratio",
-            "squared error of ours against theirs, over all tokens",
-            inertias[0] / inertias[1],
-            1.001,
-            "lower",
+            key="kmeans_inertia_ratio",
+            what="squared error over all tokens: batched k-means / scikit-learn",
+            value=our_error / their_error,
+            target=1.001,
+            better="lower",
         ),
     ]
 
 
-def bench_adaptive(spec: RunSpec) -> list[Figure]:
-    """Rows that adaptive clustering needs for the held-out error of K senses for each token; and whether they follow WordNet."""
-    kept, held_out = split(bench_rows(spec))
-    points = Points.of_rows(kept)
-    fixed = cluster(points, _settings(spec, clustering="fixed", num_senses=K), spec.seed, CPU)
-    wanted = heldout_error(fixed, held_out)
-    tried = {}
-    for cost in sorted({*COSTS, spec.senses.sense_cost}):
-        senses = cluster(
-            points, _settings(spec, clustering="adaptive", sense_cost=cost), spec.seed, CPU
+def _check_sklearn() -> None:
+    """Raise InputError if scikit-learn is not installed."""
+    if find_spec("sklearn") is None:
+        raise InputError(
+            "bench kmeans compares with scikit-learn, which is not installed.\n"
+            "  pip install scikit-learn, or name other benches: --only NAME."
         )
-        tried[cost] = (len(senses.owners), heldout_error(senses, held_out), senses)
-    equal = [rows for rows, error, _ in tried.values() if error <= wanted]
-    notes = {
-        "fixed": f"{len(fixed.owners)} rows, held-out error {wanted:.4f}",
-        "vectors": len(kept),
-        "heldout": len(held_out),
-    } | {
-        f"sense_cost {cost:g}": f"{rows} rows, held-out error {error:.4f}"
-        for cost, (rows, error, _) in tried.items()
-    }
-    figures = [
-        Figure(
-            "adaptive_rows_ratio",
-            f"rows of adaptive against fixed k = {K}, at no more held-out error",
-            min(equal, default=np.inf) / len(fixed.owners),
-            0.7,
-            "lower",
-            notes,
-        )
-    ]
-    chosen = tried[spec.senses.sense_cost][2]
-    if wordnet := [source.path for source in spec.senses.lexicons if source.kind == "wordnet"]:
-        figures.append(_polysemy(spec, chosen, points, Path(wordnet[0])))
-    return figures
 
 
-def _polysemy(spec: RunSpec, senses: Senses, points: Points, wordnet: Path) -> Figure:
-    """Spearman's correlation of a token's number of senses with WordNet's for its word."""
-    known = wordnet_sense_counts(wordnet)
-    tokenizer = NamedModel.of_teacher(spec.teacher).tokenizer
-    tokens, vectors = np.unique(points.tokens, return_counts=True)
-    texts = [tokenizer.decode([token]) for token in tokens]
-    usable = [
-        i
-        for i, text in enumerate(texts)
-        if vectors[i] >= MIN_VECTORS and text.startswith(" ") and text.strip().lower() in known
-    ]
-    ours = np.bincount(senses.owners, minlength=int(tokens.max()) + 1)[tokens[usable]].astype(float)
-    theirs = np.array([known[texts[i].strip().lower()] for i in usable], dtype=float)
-    return Figure(
-        "polysemy_spearman",
-        "a word's number of senses here and in WordNet",
-        spearman(ours, theirs),
-        notes={
-            "words": len(usable),
-            "with their number of vectors instead": round(
-                spearman(vectors[usable].astype(float), theirs), 3
-            ),
-        },
-    )
+def sklearn_centroids(per_token: list[NDArray[np.float32]], seed: int) -> NDArray[Any]:
+    """Return scikit-learn's K centroids for each token's states, concatenated."""
+    from sklearn.cluster import KMeans
+
+    centroids = []
+    for states in per_token:
+        kmeans = KMeans(K, n_init=1, max_iter=MAX_ITERATIONS, random_state=seed)
+        centroids.append(kmeans.fit(states).cluster_centers_)
+    return np.concatenate(centroids)
 
 
-def wordnet_sense_counts(folder: Path) -> dict[str, int]:
-    """Word -> its number of synsets over all parts of speech, from the index files (wndb(5WN): lemma, part of speech, synset count)."""
-    counts: dict[str, int] = {}
-    for part in ("noun", "verb", "adj", "adv"):
-        for line in (folder / f"index.{part}").read_text(encoding="utf-8").splitlines():
-            if not line.startswith(" "):
-                word, _, number, *_ = line.split(" ")
-                counts[word] = counts.get(word, 0) + int(number)
-    return counts
-
-
-def _many(rows: Rows) -> Rows:
-    """Those of tokens with more than K vectors."""
+def _with_many_vectors(rows: Rows) -> Rows:
+    """Return the rows of tokens with more than K vectors."""
     _, inverse, counts = np.unique(rows["token"], return_inverse=True, return_counts=True)
     return rows[counts[inverse] > K]
 
 
-def _settings(spec: RunSpec, **changes: Any) -> SensesSpec:
-    return spec.senses.model_copy(update={"contexts_per_sense": 0, **changes})
+def _states_per_token(points: Points) -> list[NDArray[np.float32]]:
+    """Return the states [M, D] of each token as float32."""
+    _, starts = np.unique(points.tokens, return_index=True)
+    chunks = torch.tensor_split(points.states, starts[1:].tolist())
+    return [chunk.float().numpy() for chunk in chunks]
 
 
-BENCHES: dict[str, Callable[[RunSpec], list[Figure]]] = {
-    "kmeans": bench_kmeans,
-    "adaptive": bench_adaptive,
-}
+BENCHES: dict[str, Callable[[RunSpec], list[Figure]]] = {"kmeans": bench_kmeans}

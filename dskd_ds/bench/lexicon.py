@@ -1,8 +1,11 @@
-"""How well the rule for negations without glosses agrees with WordNet's own marks: `python -m dskd_ds.bench.lexicon WORDNET_FOLDER`.
+"""Measures how well the negation rule that uses no glosses agrees with WordNet.
 
-Asked are the words with a negating affix whose base is a word too. WordNet marks a negation by an antonym pointer to the base; where
-it has no pointer, a gloss may deny something ("lacking fear"). Pointers are far from complete (`endless`, `disbelief` have none),
-so precision against them is a lower bound, and both truths are given.
+    python -m dskd_ds.bench.lexicon WORDNET_FOLDER
+
+The test words have a negating affix and a base that is a word too. WordNet marks a negation by an
+antonym pointer to the base; without a pointer, a gloss may deny something ("lacking fear"). Many
+pointers are missing (`endless` and `disbelief` have none), so the precision against pointers is a
+lower bound. The figures are given against both references.
 """
 
 from __future__ import annotations
@@ -18,49 +21,49 @@ from dskd_ds.spec.senses import LexiconSpec
 
 
 def negation_figures(wordnet: Path, other: LexiconSpec | None = None) -> list[Figure]:
-    """Precision and recall of the rule, which sees only the synonyms of WordNet (or of another English lexicon)."""
+    """Return the rule's precision and recall.
+
+    The rule sees only synonyms: those of WordNet, or of the English lexicon `other`.
+    """
     source = read_source(LexiconSpec(kind="wordnet", path=str(wordnet)))
     truth = relations_of(source.table())
     seen = relations_of(read_source(other).table()) if other else truth
     known = set(truth.words())
-    asked = [
-        (word, base)
-        for word in sorted(known & set(seen.words()))
-        if (base := base_of(word)) in known
-    ]
-    pointer = {word for word, base in asked if base in truth.antonyms.get(word, ())}
-    either = pointer | {word for word, base in asked if source.verdicts.get(word) == base}
+    words = sorted(known & set(seen.words()))
+    tested = [(word, base) for word in words if (base := base_of(word)) in known]
+    by_pointer = {word for word, base in tested if base in truth.antonyms.get(word, ())}
+    by_gloss = {word for word, base in tested if source.verdicts.get(word) == base}
     return [
-        figure
-        for name, marked in (("pointer", pointer), ("pointer_or_gloss", either))
-        for figure in _figures(asked, marked, seen, name)
+        *_figures(tested, by_pointer, seen, "pointer"),
+        *_figures(tested, by_pointer | by_gloss, seen, "pointer_or_gloss"),
     ]
 
 
 def _figures(
-    asked: list[tuple[str, str]], marked: set[str], seen: Relations, truth: str
+    tested: list[tuple[str, str]], marked: set[str], seen: Relations, reference: str
 ) -> list[Figure]:
-    found = {word for word, base in asked if looks_negated(word, base, seen.synonyms)}
-    notes = {"asked": len(asked), "marked": len(marked), "found": len(found)}
-    right = len(found & marked)
+    """Return precision and recall over pairs (word, base); `marked` are the words WordNet marks."""
+    found = {word for word, base in tested if looks_negated(word, base, seen.synonyms)}
+    notes = {"asked": len(tested), "marked": len(marked), "found": len(found)}
+    num_correct = len(found & marked)
     return [
         Figure(
-            f"negation_precision_{truth}",
-            f"words the rule calls negations: share that WordNet marks ({truth})",
-            right / max(1, len(found)),
+            key=f"negation_precision_{reference}",
+            what=f"share of the rule's negations that WordNet marks ({reference})",
+            value=num_correct / max(1, len(found)),
             notes=notes,
         ),
         Figure(
-            f"negation_recall_{truth}",
-            f"words WordNet marks ({truth}): share that the rule finds",
-            right / max(1, len(marked)),
+            key=f"negation_recall_{reference}",
+            what=f"share of the words marked by WordNet ({reference}) that the rule finds",
+            value=num_correct / max(1, len(marked)),
             notes=notes,
         ),
     ]
 
 
 def main() -> None:
-    """Print the figures."""
+    """Parse the arguments and print the figures."""
     parser = argparse.ArgumentParser(
         prog="python -m dskd_ds.bench.lexicon", description=__doc__.splitlines()[0]
     )

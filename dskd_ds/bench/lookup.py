@@ -1,4 +1,7 @@
-"""Lexical look-up, all positions of a batch at once, against a loop over positions that does what docs/method.md says, word by word."""
+"""Compares the lexical look-up of a whole batch with a loop over positions and words.
+
+The loop follows docs/method.md, "Candidates", step by step.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +18,19 @@ from dskd_ds.spec import RunSpec
 
 TARGET = 20.0
 NUM_BLOCKS = 8
-AT_A_TIME = 20
-"""The fast ways are timed so many calls at a time, or they would be too short to compare with a loop on a machine that does other work."""
+CALLS_PER_TIMING = 20
+"""Number of calls in one timing of a fast variant; a single call is too short to measure."""
 Sets = list[tuple[set[int], set[int]]]
 """S+ and S- of each position, as dictionary rows."""
 
 
-def lookup(spec: RunSpec) -> list[Figure]:
-    """Both ways on held-out text, with the spec's own dictionary. Raises AssertionError if their candidate sets differ."""
-    dictionary = open_own(spec.senses.dictionary, NamedModel.of_teacher(spec.teacher), verify=False)
+def bench_lookup(spec: RunSpec) -> list[Figure]:
+    """Return the speed-up on held-out text with the spec's dictionary.
+
+    Raises AssertionError if the candidate sets differ.
+    """
+    teacher = NamedModel.of_teacher(spec.teacher)
+    dictionary = open_own(spec.senses.dictionary, teacher, verify=False)
     text = held_out(spec, NUM_BLOCKS)
     lexical = spec.senses.model_copy(update={"candidates": "lexical", "paper_exact": False})
     retriever = SenseRetriever(dictionary, lexical, spec.loss, spec.seed)
@@ -31,24 +38,25 @@ def lookup(spec: RunSpec) -> list[Figure]:
     hidden = text.states[torch.from_numpy(selection.positions)]
     kappa = spec.senses.kappa
     looped = loop_over_positions(dictionary, selection, hidden, kappa)
-    assert looped == loop_over_positions_at_once(dictionary, selection, hidden, kappa), (
-        "the two loops differ"
-    )
-    assert looped == as_sets(*retriever.lexical(selection, hidden), len(selection)), (
-        "the candidate sets differ from the loop's"
-    )
+    careful = loop_over_positions_at_once(dictionary, selection, hidden, kappa)
+    assert looped == careful, "the two loops differ"
+    pull, push = retriever.lexical(selection, hidden)
+    batched = as_sets(pull, push, len(selection))
+    assert looped == batched, "the candidate sets differ from the loop's"
     seconds = interleaved_seconds(
         {
             "loop": lambda: loop_over_positions(dictionary, selection, hidden, kappa),
             "loop_with_one_product_a_position": lambda: loop_over_positions_at_once(
                 dictionary, selection, hidden, kappa
             ),
-            "together": lambda: [retriever.lexical(selection, hidden) for _ in range(AT_A_TIME)],
-            "drawing": lambda: [retriever.select(text.batch) for _ in range(AT_A_TIME)],
+            "together": lambda: [
+                retriever.lexical(selection, hidden) for _ in range(CALLS_PER_TIMING)
+            ],
+            "drawing": lambda: [retriever.select(text.batch) for _ in range(CALLS_PER_TIMING)],
         }
     )
     for name in ("together", "drawing"):
-        seconds[name] /= AT_A_TIME
+        seconds[name] /= CALLS_PER_TIMING
     notes = {
         "positions": len(selection),
         "dictionary_rows": len(dictionary.senses),
@@ -61,10 +69,10 @@ def lookup(spec: RunSpec) -> list[Figure]:
     }
     return [
         Figure(
-            "lookup_speedup",
-            "lexical look-up of a batch against a loop over positions and words, the same candidate sets",
-            seconds["loop"] / seconds["together"],
-            TARGET,
+            key="lookup_speedup",
+            what="time: loop over positions and words / look-up of a batch, with equal results",
+            value=seconds["loop"] / seconds["together"],
+            target=TARGET,
             notes=notes,
         )
     ]
@@ -73,21 +81,20 @@ def lookup(spec: RunSpec) -> list[Figure]:
 def loop_over_positions(
     dictionary: SenseDictionary, selection: Selection, hidden: Tensor, kappa: int
 ) -> Sets:
-    """As docs/method.md, "Candidates", describes it: the senses of each word, their distances, the nearest kappa of all."""
+    """Return the nearest kappa senses of each position's words, one distance at a time.
+
+    Source: docs/method.md, "Candidates" (lexical).
+    """
     sets: Sets = []
-    for number, state in enumerate(hidden):
+    for index, state in enumerate(hidden):
         pair: list[set[int]] = []
-        for owners in _owners(selection, number):
+        for owners in _owners(selection, index):
             scored: list[tuple[float, int]] = []
             for owner in owners:
-                start, end = (
-                    int(dictionary.owner_offsets[owner]),
-                    int(dictionary.owner_offsets[owner + 1]),
-                )
+                start, end = _row_span(dictionary, owner)
                 for row in range(start, end):
-                    scored.append(
-                        (float((dictionary.senses[row].float() - state).square().sum()), row)
-                    )
+                    difference = dictionary.senses[row].float() - state
+                    scored.append((float(difference.square().sum()), row))
             pair.append({row for _, row in sorted(scored)[:kappa]})
         sets.append((pair[0], pair[1]))
     return sets
@@ -96,49 +103,44 @@ def loop_over_positions(
 def loop_over_positions_at_once(
     dictionary: SenseDictionary, selection: Selection, hidden: Tensor, kappa: int
 ) -> Sets:
-    """The same loop, written with care: one gather and one distance for all of a position's senses."""
+    """Return the same sets by a faster loop: one gather and one distance per position and side."""
     sets: Sets = []
-    for number, state in enumerate(hidden):
+    for index, state in enumerate(hidden):
         pair: list[set[int]] = []
-        for owners in _owners(selection, number):
-            spans = [
-                (int(dictionary.owner_offsets[owner]), int(dictionary.owner_offsets[owner + 1]))
-                for owner in owners
-            ]
+        for owners in _owners(selection, index):
+            spans = [_row_span(dictionary, owner) for owner in owners]
             rows = [row for start, end in spans for row in range(start, end)]
-            if rows:
-                senses = torch.cat([dictionary.senses[start:end] for start, end in spans]).float()
-                best = (
-                    (senses - state)
-                    .square()
-                    .sum(dim=1)
-                    .topk(min(kappa, len(rows)), largest=False)
-                    .indices.tolist()
-                )
-                pair.append({rows[place] for place in best})
-            else:
+            if not rows:
                 pair.append(set())
+                continue
+            senses = torch.cat([dictionary.senses[start:end] for start, end in spans]).float()
+            distances = (senses - state).square().sum(dim=1)
+            best = distances.topk(min(kappa, len(rows)), largest=False).indices
+            pair.append({rows[column] for column in best.tolist()})
         sets.append((pair[0], pair[1]))
     return sets
 
 
-def _owners(selection: Selection, number: int) -> tuple[list[int], list[int]]:
-    """Owners of a position's S+ and S-."""
-    return [
-        int(selection.targets[number]),
-        *selection.synonyms.row(number).tolist(),
-    ], selection.antonyms.row(number).tolist()
+def _row_span(dictionary: SenseDictionary, owner: int) -> tuple[int, int]:
+    """Return the first and the last dictionary row (exclusive) of an owner."""
+    return int(dictionary.owner_offsets[owner]), int(dictionary.owner_offsets[owner + 1])
+
+
+def _owners(selection: Selection, index: int) -> tuple[list[int], list[int]]:
+    """Return the owners of a position's S+ and S-."""
+    pull = [int(selection.targets[index]), *selection.synonyms.row(index).tolist()]
+    push = selection.antonyms.row(index).tolist()
+    return pull, push
 
 
 def as_sets(pull: Candidates, push: Candidates, num_positions: int) -> Sets:
-    """Candidates as one pair of sets a position."""
+    """Return candidates as one pair of sets per position."""
     sets: Sets = [(set(), set()) for _ in range(num_positions)]
     for side, candidates in enumerate((pull, push)):
-        for position, row in zip(
-            candidates.positions.tolist(), candidates.rows.tolist(), strict=True
-        ):
+        positions, rows = candidates.positions.tolist(), candidates.rows.tolist()
+        for position, row in zip(positions, rows, strict=True):
             sets[position][side].add(row)
     return sets
 
 
-BENCHES = {"lookup": lookup}
+BENCHES = {"lookup": bench_lookup}

@@ -1,7 +1,7 @@
-"""Interleaved timing, and figures with their targets, as a table and as JSON.
+"""Interleaved timing, and figures with their targets, printed as a table or as JSON.
 
-A machine's speed drifts while one measures, so only ratios within one run count: the ways are run in turn, many times, and the
-medians are compared.
+A machine's speed drifts during a measurement, so only ratios within one run are meaningful. The
+variants to compare therefore run in turn, several times, and their medians are compared.
 """
 
 from __future__ import annotations
@@ -30,34 +30,37 @@ class Figure:
     key: str
     """Its name in the JSON."""
     what: str
-    """What was compared with what, in words for the table."""
+    """What is compared with what, in words for the table."""
     value: float
     target: float | None = None
-    """What it should reach; None: reported only."""
+    """The value that it should reach; None if it is only reported."""
     better: Literal["higher", "lower"] = "higher"
     notes: Mapping[str, Any] = field(default_factory=dict)
-    """Sizes, absolute numbers and floors, for whoever wants to know more."""
+    """Sizes, absolute numbers and floors behind the value."""
 
     @property
     def reached(self) -> bool | None:
-        """Whether the target is met; None where there is none."""
+        """Whether the target is reached; None if there is no target."""
         if self.target is None:
             return None
         return self.value >= self.target if self.better == "higher" else self.value <= self.target
 
 
 def interleaved_seconds(
-    ways: Mapping[str, Callable[[], object]], repeats: int = REPEATS, warm_up: bool = True
+    variants: Mapping[str, Callable[[], object]], repeats: int = REPEATS, warm_up: bool = True
 ) -> dict[str, float]:
-    """Median seconds of each way, run in turn `repeats` times (one more before that, not counted, if warm_up)."""
+    """Return the median seconds of each variant; the variants run in turn, `repeats` times.
+
+    With warm_up each variant runs once more before that, unmeasured.
+    """
     if warm_up:
-        for way in ways.values():
-            way()
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+        for run in variants.values():
+            run()
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(repeats):
-        for name, way in ways.items():
+        for name, run in variants.items():
             started = time.perf_counter()
-            way()
+            run()
             seconds[name].append(time.perf_counter() - started)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
@@ -65,10 +68,13 @@ def interleaved_seconds(
 def run_benches(
     benches: Mapping[str, Callable[[], list[Figure]]], only: Sequence[str]
 ) -> list[Figure]:
-    """Run the benches (or those named in `only`), saying which. Raises InputError for an unknown name."""
+    """Run all benches, or those named in `only`, and print each name to stderr.
+
+    Raises InputError for an unknown name.
+    """
     if unknown := [name for name in only if name not in benches]:
         raise InputError(
-            f"--only {unknown[0]}: there is no such bench.\n  there are: {', '.join(benches)}."
+            f"--only {unknown[0]}: unknown bench.\n  use one of: {', '.join(benches)}."
         )
     figures: list[Figure] = []
     for name in only or benches:
@@ -80,28 +86,36 @@ def run_benches(
 def run_and_print(
     benches: Mapping[str, Callable[[], list[Figure]]], only: Sequence[str], json_wanted: bool
 ) -> None:
-    """Run benches and print their figures on stdout; what is said meanwhile goes to stderr. Raises InputError."""
+    """Run benches and print their figures to stdout; everything else is printed to stderr.
+
+    Raises InputError for an unknown name in `only`.
+    """
     with contextlib.redirect_stdout(sys.stderr):
         figures = run_benches(benches, only)
     print(as_json(figures) if json_wanted else table(figures))
 
 
 def table(figures: Sequence[Figure]) -> str:
-    """One line a figure: key, value, target, whether it is reached, what was measured; then the notes."""
+    """Return a table with one line per figure, followed by its notes.
+
+    The columns are key, value, target, whether the target is reached, and what was measured.
+    """
     lines = [f"{'figure':<24}{'value':>10}{'target':>12}  {'':<8}what"]
     for figure in figures:
         sign = ">=" if figure.better == "higher" else "<="
         target = "" if figure.target is None else f"{sign} {figure.target:g}"
-        verdict = {True: "reached", False: "SHORT", None: ""}[figure.reached]
-        lines.append(
-            f"{figure.key:<24}{figure.value:>10.4g}{target:>12}  {verdict:<8}{figure.what}"
-        )
+        verdict = {True: "reached", False: "MISSED", None: ""}[figure.reached]
+        numbers = f"{figure.key:<24}{figure.value:>10.4g}{target:>12}"
+        lines.append(f"{numbers}  {verdict:<8}{figure.what}")
         lines += [f"{'':<24}  {name}: {value}" for name, value in figure.notes.items()]
     return "\n".join(lines)
 
 
 def as_json(figures: Sequence[Figure]) -> str:
-    """`{key: value, ..., "details": {...}}`, with the set-up that a ratio depends on."""
+    """Return `{key: value, ..., "details": {...}, "setup": {...}}`.
+
+    `setup` holds the torch version and threads, because ratios depend on them.
+    """
     details = {
         figure.key: {
             "what": figure.what,
@@ -113,7 +127,8 @@ def as_json(figures: Sequence[Figure]) -> str:
         for figure in figures
     }
     setup = {"torch_threads": torch.get_num_threads(), "torch": torch.__version__}
+    # JSON has no NaN or infinity.
     values = {
         figure.key: figure.value if math.isfinite(figure.value) else None for figure in figures
-    }  # JSON knows no NaN
+    }
     return json.dumps({**values, "details": details, "setup": setup}, indent=1)

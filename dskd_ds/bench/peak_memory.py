@@ -1,7 +1,8 @@
-"""What a piece of work needs beyond what it is given: the peak of the process's resident memory, as the kernel saw it.
+"""Measures the workspace of a piece of work: its peak memory beyond its inputs and gradients.
 
-Work runs in a fresh process, so that nothing freed earlier is reused unseen. Everything counts that the process touched, the work
-space of the matrix library too. Linux only: `/proc/self/clear_refs` sets the peak back.
+The peak is the kernel's record of the process's resident memory. The work runs in a new process, so
+that it cannot reuse memory that was freed earlier. All memory that the process touched counts, also
+the matrix library's. Linux only: writing to `/proc/self/clear_refs` resets the peak.
 """
 
 from __future__ import annotations
@@ -20,17 +21,18 @@ from dskd_ds.runtime.devices import give_back_memory
 
 @dataclass(frozen=True)
 class Work:
-    """What `workspace_bytes` runs. Made in the fresh process, by a function that can be imported."""
+    """Work that `workspace_bytes` measures; an importable function makes it in the new process."""
 
     warm_up: Callable[[], object]
-    """The same on little input: loads libraries, makes thread pools."""
+    """Does the same with little input, to load libraries and start thread pools."""
     run: Callable[[], object]
+    """Does the work."""
     gradients: Callable[[], int]
-    """Bytes of gradients that `run` left behind; they are not work space."""
+    """Returns the bytes of gradients that `run` left behind; they are no workspace."""
 
 
 def workspace_bytes(make: Callable[..., Work], *arguments: Any) -> int:
-    """Peak memory of `make(*arguments).run()` beyond what is there before it, less the gradients it makes."""
+    """Return the peak memory of `make(*arguments).run()` beyond inputs and gradients."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(
@@ -47,6 +49,7 @@ def workspace_bytes(make: Callable[..., Work], *arguments: Any) -> int:
 def _measure(
     sender: Any, num_threads: int, make: Callable[..., Work], arguments: tuple[Any, ...]
 ) -> None:
+    """Run in the new process: measure the work and send the bytes to the parent."""
     torch.set_num_threads(num_threads)
     work = make(*arguments)
     work.warm_up()
@@ -59,10 +62,7 @@ def _measure(
 
 
 def _status_bytes(field: str) -> int:
-    """A size from /proc/self/status."""
-    line = next(
-        line
-        for line in Path("/proc/self/status").read_text().splitlines()
-        if line.startswith(field + ":")
-    )
+    """Return a size from /proc/self/status, where it is given in KiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    line = next(line for line in lines if line.startswith(field + ":"))
     return int(line.split()[1]) << 10

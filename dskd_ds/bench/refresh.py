@@ -1,4 +1,4 @@
-"""A dictionary refreshed with a second corpus against one built from both at once."""
+"""Compares a dictionary refreshed with a second corpus with one built from both at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from dskd_ds.spec import RunSpec
 
 
 def bench_refresh(spec: RunSpec) -> list[Figure]:
-    """Two halves of the corpus's blocks are the corpora A and B; the states held out are of both."""
+    """Return the ratio of held-out errors for each clustering.
+
+    Corpora A and B are the even and the odd blocks of the corpus. The held-out states come from
+    both.
+    """
     kept, held_out = split(bench_rows(spec))
     in_first = kept["place"] // spec.data.block_tokens % 2 == 0
     first, second = Points.of_rows(kept[in_first]), Points.of_rows(kept[~in_first])
@@ -30,19 +34,17 @@ def bench_refresh(spec: RunSpec) -> list[Figure]:
             "A then B": heldout_error(after, held_out),
             "A+B": heldout_error(at_once, held_out),
         }
-        notes = {name: f"{error:.4f}" for name, error in errors.items()} | {
-            "rows": f"{len(before.owners)}, {len(after.owners)}, {len(at_once.owners)}"
-        }
+        notes = {name: f"{error:.4f}" for name, error in errors.items()}
+        notes["rows"] = ", ".join(str(len(senses.owners)) for senses in (before, after, at_once))
+        is_configured = clustering == spec.senses.clustering
         figures.append(
             Figure(
-                "refresh_error_ratio"
-                if clustering == spec.senses.clustering
-                else f"refresh_error_ratio_{clustering}",
-                f"held-out error, refreshed A then B against built from A+B ({clustering})",
-                errors["A then B"] / errors["A+B"],
-                1.02,
-                "lower",
-                notes,
+                key="refresh_error_ratio" + ("" if is_configured else f"_{clustering}"),
+                what=f"held-out error: refreshed A then B / built from A+B ({clustering})",
+                value=errors["A then B"] / errors["A+B"],
+                target=1.02,
+                better="lower",
+                notes=notes,
             )
         )
     return figures

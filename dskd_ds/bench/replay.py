@@ -1,9 +1,9 @@
-"""A teacher that remembers: it answers each request once with the real model and from then on from a folder, at once.
+"""A teacher that replays stored replies, to measure the cost of streaming without a model's cost.
 
     python -m dskd_ds.bench.replay --spec FILE.toml --store FOLDER
 
-A tool of the benches: it shows what the stream costs when the teacher costs nothing. A request holds everything its reply depends on
-(link/messages.py), so the key is the digest of the request.
+It answers a request with the real model once, stores the reply, and answers equal requests from the
+store. A reply depends on its request only (link/messages.py), so the request's digest is the key.
 """
 
 from __future__ import annotations
@@ -33,38 +33,42 @@ LENGTH = struct.Struct("<Q")
 
 
 class ReplyStore:
-    """Replies by the digest of their request, one file each, in the wire's own frames."""
+    """Replies by the digest of their request: one file per reply, in the frames of the wire."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
 
     def get(self, work: Work) -> dict[str, Array] | None:
-        """The arrays that were stored for this request."""
+        """Return the arrays stored for this request, or None."""
         path = self._path(work)
         if not path.is_file():
             return None
-        content, frames, start = path.read_bytes(), [], 0
+        content = path.read_bytes()
+        frames: list[bytes] = []
+        start = 0
         while start < len(content):
             (length,) = LENGTH.unpack_from(content, start)
-            frames.append(content[start + LENGTH.size : start + LENGTH.size + length])
-            start += LENGTH.size + length
+            start += LENGTH.size
+            frames.append(content[start : start + length])
+            start += length
         return codec.decode(frames, str(path))[1]
 
     def put(self, work: Work, arrays: dict[str, Array]) -> None:
-        """Store the arrays; whole or not at all."""
+        """Store the arrays; the file appears only when it is complete."""
         path = self._path(work)
         frames = codec.encode(Reply(request_id=0, forward_seconds=0.0), arrays)
         partial = path.with_suffix(".partial")
-        partial.write_bytes(
-            b"".join(part for frame in frames for part in (LENGTH.pack(len(frame)), frame))
-        )
+        with partial.open("wb") as file:
+            for frame in frames:
+                file.write(LENGTH.pack(len(frame)))
+                file.write(frame)
         partial.replace(path)
 
     def _path(self, work: Work) -> Path:
-        digest = hashlib.sha256(
-            json.dumps(work.request.model_dump(exclude={"request_id"}), sort_keys=True).encode()
-        )
+        """Return the file for this request; the key ignores the request's id."""
+        fields = work.request.model_dump(exclude={"request_id"})
+        digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
         for name, array in sorted(work.arrays.items()):
             digest.update(f"{name} {array.dtype} {array.shape}".encode())
             digest.update(array.tobytes())
@@ -72,7 +76,10 @@ class ReplyStore:
 
 
 def serve(spec: RunSpec, store: ReplyStore) -> None:
-    """Serve the run of `spec` until its students are done; the model is loaded only for what the store lacks."""
+    """Serve the run of `spec` until its students are done.
+
+    The model is loaded only if the store lacks a reply.
+    """
     with ExitStack() as cleanup:
         teacher: TeacherModel | None = None
         models = RunModels.of(spec)
@@ -108,13 +115,13 @@ def serve(spec: RunSpec, store: ReplyStore) -> None:
             num_answered += 1
             link.reply(work, arrays, time.monotonic() - begun)
     print(
-        f"replay: answered {num_answered} requests, {num_stored} of them with the model.",
+        f"replay: answered {num_answered} requests, of which {num_stored} with the model.",
         file=sys.stderr,
     )
 
 
 def main() -> int:
-    """Parse and serve."""
+    """Parse the arguments and serve; returns the exit code."""
     quiet_progress()
     parser = argparse.ArgumentParser(
         prog="python -m dskd_ds.bench.replay",
@@ -122,21 +129,21 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--spec", required=True, help="the run's TOML spec, the same that the students have"
+        "--spec", required=True, help="the run's TOML spec, the same as the students'"
     )
     add_overrides(parser)
     parser.add_argument(
         "--store",
         required=True,
         type=Path,
-        help="folder of recorded replies; made if it is not there",
+        help="folder of recorded replies; created if it does not exist",
     )
     args = parser.parse_args()
     return exit_code_of(lambda: run(args))
 
 
 def run(args: argparse.Namespace) -> None:
-    """Serve from the store that the arguments name."""
+    """Serve from the store named by the arguments."""
     spec = spec_of(args)
     use_threads(spec.topology.threads_per_rank)
     serve(spec, ReplyStore(args.store))

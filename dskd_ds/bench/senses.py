@@ -1,10 +1,10 @@
-"""Every bench of `dskd senses bench`, by name."""
+"""All benches of `dskd senses bench`, by name."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from dskd_ds.bench import collection, index, kmeans, lookup, pages, refresh
+from dskd_ds.bench import adaptive, collection, index, kmeans, lookup, pages, refresh
 from dskd_ds.bench.measure import Figure
 from dskd_ds.spec import RunSpec
 
@@ -13,6 +13,7 @@ BENCHES: Mapping[str, Callable[[RunSpec], list[Figure]]] = {
     **index.BENCHES,
     **pages.BENCHES,
     **kmeans.BENCHES,
+    **adaptive.BENCHES,
     **collection.BENCHES,
     **refresh.BENCHES,
 }

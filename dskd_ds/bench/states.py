@@ -1,4 +1,7 @@
-"""Real teacher states for the benches of clustering: collected once below the run directory, and again only what a kill left out."""
+"""Provides teacher states for the clustering benches.
+
+They are collected once and kept in the run directory; an interrupted collection is continued.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +23,13 @@ from dskd_ds.senses.dictionary.senses import Senses
 from dskd_ds.spec import RunSpec
 
 NUM_TOKENS = 49_152
-"""Corpus tokens that the teacher reads: two to three minutes on two cores, once."""
+"""Corpus tokens that the teacher reads. This takes two to three minutes on two cores, once."""
 HELD_OUT = 8
-"""One vector in this many is held out: more than a dictionary gives up, so that an error is measured finely."""
+"""One of this many vectors is held out. A build holds out fewer; here the error must be precise."""
 
 
 def bench_rows(spec: RunSpec) -> Rows:
-    """The sample of NUM_TOKENS tokens of the spec's corpus, sorted by token and hash."""
+    """Return the vectors of NUM_TOKENS tokens of the spec's corpus, sorted by token and hash."""
     smaller = spec.model_copy(
         update={"senses": spec.senses.model_copy(update={"collect_tokens": NUM_TOKENS})}
     )
@@ -41,37 +44,39 @@ def bench_rows(spec: RunSpec) -> Rows:
 
 
 def split(rows: Rows) -> tuple[Rows, Rows]:
-    """(to cluster, held out), by hash."""
+    """Split vectors by their hash; returns (vectors to cluster, held-out vectors)."""
     held_out = (rows["hash"] >> np.uint64(20)) % np.uint64(HELD_OUT) == 0
     return rows[~held_out], rows[held_out]
 
 
 def quantisation_error(senses: Senses, tokens: NDArray[np.int64], states: Tensor) -> float:
-    """Mean squared distance per dimension of states [Q, D] from the nearest sense of their own tokens [Q].
+    """Return the mean squared distance per dimension of states to the nearest sense of their token.
 
-    A state whose token has no sense does not count: it is the same states for every dictionary made from the same vectors.
+    tokens: [Q]; states: [Q, D]. States whose token has no sense are left out: dictionaries built
+    from the same vectors leave out the same states.
     """
     starts, ends = (np.searchsorted(senses.owners, tokens, side) for side in ("left", "right"))
-    total, number = 0.0, 0
+    total, count = 0.0, 0
     for state, start, end in zip(states.float(), starts.tolist(), ends.tolist(), strict=True):
         if end > start:
-            total += float((senses.centroids[start:end].float() - state).square().mean(dim=1).min())
-            number += 1
-    return total / number
+            difference = senses.centroids[start:end].float() - state
+            total += float(difference.square().mean(dim=1).min())
+            count += 1
+    return total / count
 
 
 def heldout_error(senses: Senses, held_out: Rows) -> float:
-    """quantisation_error of records."""
+    """Return the quantisation error of held-out vectors."""
     return quantisation_error(senses, held_out["token"], states_of(held_out))
 
 
 def points_of_senses(senses: Senses) -> Points:
-    """Senses as a dictionary gives them back to a refresh: centroids rounded to bfloat16."""
+    """Return senses as a refresh reads them from a dictionary: centroids rounded to bfloat16."""
     assert senses.spreads is not None
     return Points(
-        senses.owners,
-        senses.centroids.to(torch.bfloat16),
-        senses.counts,
-        senses.spreads,
-        -1 - np.arange(len(senses.owners)),
+        tokens=senses.owners,
+        states=senses.centroids.to(torch.bfloat16),
+        counts=senses.counts,
+        spreads=senses.spreads,
+        sources=-1 - np.arange(len(senses.owners)),
     )

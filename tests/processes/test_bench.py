@@ -1,10 +1,10 @@
-"""The benches of the whole step, on the tiny world: every launch they make starts, steps and ends."""
+"""The benches of the whole step on the tiny world: every launch starts, makes steps and ends."""
 
 from __future__ import annotations
 
 import pytest
 
-from dskd_ds.bench import step
+from dskd_ds.bench.step import measure
 from dskd_ds.models.named import RunModels
 from dskd_ds.runtime.console import quiet_libraries
 from dskd_ds.spec import load_spec
@@ -26,7 +26,7 @@ def test_launches_are_followed_and_ended(tiny: TinyWorld, monkeypatch: pytest.Mo
     ]
     spec = load_spec(tiny.spec_file, [*overrides, "topology.num_students=1"])
     student_init(spec, RunModels.of(spec))
-    found = step.measure(
+    found = measure(
         str(tiny.spec_file),
         overrides,
         arms=("loop", "replay", "kd"),
@@ -41,10 +41,11 @@ def test_launches_are_followed_and_ended(tiny: TinyWorld, monkeypatch: pytest.Mo
         "kd": 1,
     }
     for runs in found.values():
-        assert [s.seconds > 0 for s in runs[0].steps] == [True, True]
+        assert [step.seconds > 0 for step in runs[0].steps] == [True, True]
         assert 50e6 < runs[0].student_bytes < runs[0].peak_bytes < 5e9
-    # A tiny step may end between two looks, and a process's CPU time comes in hundredths of a second: not each step need have some.
-    cpu_seconds = [s.cpu_seconds for runs in found.values() for s in runs[0].steps]
+    # Two tiny steps may end within one poll, and CPU time is counted in hundredths of a second,
+    # so a single step may show no CPU time.
+    cpu_seconds = [step.cpu_seconds for runs in found.values() for step in runs[0].steps]
     assert min(cpu_seconds) >= 0
     assert max(cpu_seconds) > 0
     assert not children_with(str(tiny.spec_file)), "a process was left behind"

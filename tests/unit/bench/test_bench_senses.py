@@ -1,4 +1,4 @@
-"""`dskd senses bench`: its list, and the parts of it that can be wrong without being slow."""
+"""`dskd senses bench`: its list of benches, its output, and the accounting of mapped memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dskd_ds.commands.cli import main
 from tests.conftest import TinyWorld
 
 
-def test_the_kernel_tells_how_much_of_a_file_is_mapped(tmp_path: Path) -> None:
+def test_mapped_bytes_counts_the_pages_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "mapped"
     path.write_bytes(b"x" * 40_960)
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as view:
@@ -26,12 +26,12 @@ def test_the_kernel_tells_how_much_of_a_file_is_mapped(tmp_path: Path) -> None:
     assert mapped_bytes(os.getpid(), path, "Rss") == 0
 
 
-def test_json_is_all_that_goes_to_stdout(
+def test_only_the_json_goes_to_stdout(
     tiny: TinyWorld, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     benches = {
-        "one": lambda spec: [Figure("a", spec.name, 2.0, 1.0)],
-        "two": lambda _: [Figure("b", "", 1.0)],
+        "one": lambda spec: [Figure(key="a", what=spec.name, value=2.0, target=1.0)],
+        "two": lambda _: [Figure(key="b", what="", value=1.0)],
     }
     monkeypatch.setattr(senses, "BENCHES", benches)
     assert main(["senses", "bench", str(tiny.spec_file), "--only", "one", "--json"]) == 0
@@ -41,6 +41,8 @@ def test_json_is_all_that_goes_to_stdout(
     assert "b" not in printed
 
 
-def test_an_unknown_bench_is_named(tiny: TinyWorld, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_bench_is_an_error_that_lists_all(
+    tiny: TinyWorld, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["senses", "bench", str(tiny.spec_file), "--only", "nothing"]) == 2
-    assert "there are: lookup, index, pages" in capsys.readouterr().err
+    assert "use one of: lookup, index, pages" in capsys.readouterr().err

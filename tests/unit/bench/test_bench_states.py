@@ -1,4 +1,4 @@
-"""What the benches of clustering measure with."""
+"""The measures of the clustering benches."""
 
 from __future__ import annotations
 
@@ -8,32 +8,31 @@ import numpy as np
 import pytest
 import torch
 
-from dskd_ds.bench.kmeans import spearman, wordnet_sense_counts
+from dskd_ds.bench.adaptive import spearman, wordnet_sense_counts
 from dskd_ds.bench.states import quantisation_error
 from dskd_ds.senses.dictionary.senses import Senses
 
 
-def test_quantisation_error_looks_at_a_states_own_token_only() -> None:
+def test_quantisation_error_uses_the_senses_of_a_states_token_only() -> None:
     senses = Senses(
         np.array([2, 2, 5]),
         torch.tensor([[0.0, 0.0], [4.0, 0.0], [1.0, 1.0]]),
         np.ones(3, np.int64),
     )
     states = torch.tensor([[3.0, 1.0], [1.0, 1.0], [9.0, 9.0]])
-    assert quantisation_error(senses, np.array([2, 5, 7]), states) == pytest.approx(
-        (1.0 + 0.0) / 2
-    )  # token 7 has no sense
-    assert quantisation_error(senses, np.array([2]), states[1:2]) == pytest.approx(
-        1.0
-    )  # though token 5 has one right there
+    # Token 7 has no sense, so its state is left out.
+    error = quantisation_error(senses, np.array([2, 5, 7]), states)
+    assert error == pytest.approx((1.0 + 0.0) / 2)
+    # Token 5 has a sense equal to this state, but token 2 has not.
+    assert quantisation_error(senses, np.array([2]), states[1:2]) == pytest.approx(1.0)
 
 
-def test_spearman_shares_ranks() -> None:
+def test_spearman_averages_tied_ranks() -> None:
     assert spearman(np.array([1, 2, 3, 4]), np.array([10, 20, 30, 90])) == pytest.approx(1.0)
     assert spearman(np.array([1, 2, 2, 3]), np.array([4, 3, 1, 2])) == pytest.approx(-0.6324555)
 
 
-def test_wordnets_senses_are_added_over_parts_of_speech(tmp_path: Path) -> None:
+def test_wordnet_sense_counts_add_parts_of_speech(tmp_path: Path) -> None:
     lines = {
         "noun": "  1 licence\nbank n 10 3 @ ~ # 10 5 08420278\n",
         "verb": "bank v 8 2 @ ~ 8 1 02343056\n",

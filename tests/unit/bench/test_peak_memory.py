@@ -1,4 +1,4 @@
-"""Measured work space against work whose need is known; and what a trained head in bfloat16 needs."""
+"""Measured workspace of work with a known need, and of the objective with a bfloat16 head."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from dskd_ds.spec.loss import LossSpec
 
 MEGABYTES = 64
 VOCAB, SIZE, POSITIONS = 65_536, 512, 8
-"""A head of 64 MiB in bfloat16, of 128 in float32."""
+"""Sizes of a head with 64 MiB in bfloat16 and 128 MiB in float32."""
 
 
 def known_work(megabytes: int) -> Work:
-    """Touches so many megabytes, of which half stay behind as gradients."""
+    """Work that touches this many megabytes and keeps half of them as gradients."""
     kept: list[torch.Tensor] = []
 
     def run() -> None:
@@ -32,14 +32,13 @@ def test_workspace_is_the_peak_less_the_gradients() -> None:
 
 
 def bfloat16_head() -> Work:
-    """The objective's forward, which forms the head's gradient in a float32 buffer of its own, in two chunks."""
+    """The objective's forward in two chunks; it sums the head's gradient in a float32 buffer."""
     generator = torch.Generator().manual_seed(0)
     head = torch.nn.Parameter(
         torch.randn(VOCAB, SIZE, generator=generator, dtype=torch.bfloat16) / 16
     )
-    hidden = torch.randn(
-        1, POSITIONS, SIZE, generator=generator, dtype=torch.bfloat16
-    ).requires_grad_()
+    hidden = torch.randn(1, POSITIONS, SIZE, generator=generator, dtype=torch.bfloat16)
+    hidden.requires_grad_()
     targets = TeacherTargets(torch.arange(POSITIONS), torch.arange(POSITIONS))
     objective = DistillObjective(
         head, LossSpec(signal="hidden", kd_weight=0, chunk_positions=POSITIONS // 2), 1.0
@@ -55,6 +54,9 @@ def bfloat16_head() -> Work:
     return Work(warm_up, run, lambda: VOCAB * SIZE * 4)
 
 
-def test_a_bfloat16_heads_gradient_needs_its_sum_and_little_more() -> None:
-    """29 MiB; 202 with the whole product of a chunk, for which this CPU's library needs a float32 copy too."""
+def test_a_bfloat16_head_needs_workspace_for_the_sum_of_its_gradient_only() -> None:
+    """Measured: 29 MiB.
+
+    It was 202 MiB with the whole product of a chunk, of which the CPU library makes a float32 copy.
+    """
     assert workspace_bytes(bfloat16_head) < 48 << 20
