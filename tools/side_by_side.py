@@ -27,15 +27,13 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
-import venv
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
+from trl_side import PINS, TrlSide, trl_python
 
 from dskd_ds.bench.follow import Followed, follow
 from dskd_ds.bench.measure import Figure, as_json, table
@@ -44,26 +42,12 @@ from dskd_ds.errors import InputError
 from dskd_ds.runtime.arguments import exit_code_of
 from dskd_ds.runtime.console import CPU_ALLOCATOR, quiet_libraries, quiet_progress
 from dskd_ds.runtime.launch import free_port, tool
-from dskd_ds.spec import RunSpec, load_spec
+from dskd_ds.spec import load_spec
 from dskd_ds.student.depth import INIT_FOLDER
 
-PINS = ("torch==2.13.0", "trl==1.16.0", "transformers==5.23.0")
-"""Pinned, because TRL's GKD trainer is experimental and may change with each release."""
 NUM_BLOCKS = 64
 NUM_DROPPED = 2
 TRL_ARMS = ("trl", "trl_allocator", "trl_compile")
-
-
-@dataclass(frozen=True)
-class TrlInputs:
-    """What TRL's side runs with."""
-
-    python: str
-    """Python of TRL's environment."""
-    student: Path
-    teacher: str
-    blocks: Path
-    """JSON file with a list of token ids per block."""
 
 
 def main() -> int:
@@ -109,22 +93,6 @@ def show(figures: list[Figure], json_wanted: bool) -> None:
     print(as_json(figures) if json_wanted else table(figures))
 
 
-def trl_python(work_dir: Path) -> str:
-    """Return the Python of an environment with TRL, which is created if necessary.
-
-    torch is installed first, so that its CPU build is kept.
-    """
-    folder = work_dir.resolve() / "trl-venv"
-    python = folder / "bin" / "python"
-    if not (folder / ".ready").is_file():
-        print(f"creating {folder} with {', '.join(PINS)} ...", file=sys.stderr, flush=True)
-        venv.create(folder, with_pip=True, clear=True)
-        for pin in PINS:
-            subprocess.run([str(python), "-m", "pip", "install", "--quiet", pin], check=True)
-        (folder / ".ready").touch()
-    return str(python)
-
-
 def compare(args: argparse.Namespace) -> list[Figure]:
     """Run both sides in turn; returns the figures.
 
@@ -134,18 +102,9 @@ def compare(args: argparse.Namespace) -> list[Figure]:
     from dskd_ds.data.batches import open_source
     from dskd_ds.models.named import NamedModel
 
-    if args.batch_blocks % args.processes:
-        raise InputError(
-            f"--batch-blocks {args.batch_blocks}, but --processes {args.processes} "
-            "must share them evenly.\n"
-            "  give a multiple."
-        )
     spec = load_spec(QUICKSTART)
     student = (Path(spec.run_dir) / INIT_FOLDER).resolve()
-    if not student.is_dir():
-        raise InputError(
-            f"{student}: the student does not exist yet.\n  run make quickstart first."
-        )
+    _check(args, student)
     python, teacher = trl_python(args.work_dir), NamedModel.of_teacher(spec.teacher)
     source = open_source(
         spec.data,
@@ -157,28 +116,50 @@ def compare(args: argparse.Namespace) -> list[Figure]:
     with tempfile.TemporaryDirectory(prefix="dskd-side-") as name:
         folder = Path(name)
         blocks = folder / "blocks.json"
-        token_ids = [source.get(place)[1]["input_ids"] for place in range(NUM_BLOCKS)]
+        token_ids = [source.get(index)[1]["input_ids"] for index in range(NUM_BLOCKS)]
         blocks.write_text(json.dumps(token_ids))
-        inputs = TrlInputs(python=python, student=student, teacher=teacher.path, blocks=blocks)
+        trl_side = TrlSide(
+            python=python,
+            student=student,
+            teacher=teacher.path,
+            blocks=blocks,
+            num_processes=args.processes,
+            batch_blocks=args.batch_blocks // args.processes,
+            num_threads=num_threads(args),
+            learning_rate=spec.optimizer.lr,
+            max_steps=ENDLESS,
+        )
         arms = [arm for _ in range(args.rounds) for arm in found]
         for arm in tqdm(arms, desc="runs", unit="run"):
             run_dir = Path(tempfile.mkdtemp(prefix=f"{arm}-", dir=folder))
             (run_dir / INIT_FOLDER).symlink_to(student)
-            followed = run_arm(arm, args, spec, inputs, run_dir)
+            followed = run_arm(arm, args, trl_side, run_dir)
             found[arm].append(followed)
             print_run(arm, followed)
     return figures(found, args.batch_blocks * spec.data.block_tokens, args)
 
 
-def run_arm(
-    arm: str, args: argparse.Namespace, spec: RunSpec, inputs: TrlInputs, run_dir: Path
-) -> Followed:
+def _check(args: argparse.Namespace, student: Path) -> None:
+    """Raise InputError if the blocks cannot be shared evenly or the student does not exist."""
+    if args.batch_blocks % args.processes:
+        raise InputError(
+            f"--batch-blocks {args.batch_blocks}, but --processes {args.processes} "
+            "must share them evenly.\n"
+            f"  give a multiple of {args.processes}."
+        )
+    if not student.is_dir():
+        raise InputError(
+            f"{student}: the student does not exist yet.\n  run make quickstart first."
+        )
+
+
+def run_arm(arm: str, args: argparse.Namespace, trl_side: TrlSide, run_dir: Path) -> Followed:
     """Run one side once and measure it. Raises BenchError if it fails."""
     env: Mapping[str, str | None]
     if arm == "ours":
         command, env = our_command(args, run_dir), {}
     else:
-        command = trl_command(args, spec, inputs, run_dir)
+        command = trl_side.command(run_dir)
         if arm == "trl_compile":
             command.append("--compile")
         # None unsets a variable, so that plain `trl` runs without our launcher's allocator
@@ -200,31 +181,6 @@ def print_run(arm: str, followed: Followed) -> None:
     seconds = ", ".join(f"{step.seconds:.2f}" for step in followed.steps)
     megabytes = followed.peak_bytes / 1e6
     tqdm.write(f"{arm}: {seconds} s per step, {megabytes:.0f} MB", file=sys.stderr)
-
-
-def trl_command(
-    args: argparse.Namespace, spec: RunSpec, inputs: TrlInputs, run_dir: Path
-) -> list[str]:
-    """Return the command of TRL's side; several processes are started by torchrun."""
-    launcher: list[str] = []
-    if args.processes > 1:
-        launcher = ["-m", "torch.distributed.run"]
-        launcher += ["--nproc_per_node", str(args.processes), "--master_port", str(free_port())]
-    options = {
-        "--student": inputs.student,
-        "--teacher": inputs.teacher,
-        "--blocks": inputs.blocks,
-        "--run-dir": run_dir,
-        "--threads": num_threads(args),
-        "--batch-blocks": args.batch_blocks // args.processes,
-        "--lr": spec.optimizer.lr,
-        "--max-steps": ENDLESS,
-    }
-    script = str(Path(__file__).with_name("trl_gkd.py"))
-    command = [inputs.python, *launcher, script, "--local_rank=0"]
-    for option, value in options.items():
-        command += [option, str(value)]
-    return command
 
 
 def num_threads(args: argparse.Namespace) -> int:

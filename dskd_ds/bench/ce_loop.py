@@ -94,7 +94,7 @@ class TextFeed:
         )
 
     def _plan(self, step: int) -> list[MicroBatch]:
-        """Read the micro-batches of a step."""
+        """Read the micro-batches of one step."""
         batches = [
             read_batch(self._source, places(self._spec, step, micro, self._rank))
             for micro in range(self._spec.num_accumulation_steps)

@@ -7,6 +7,8 @@ node's socket with the same search in the process.
 from __future__ import annotations
 
 import tempfile
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +18,13 @@ from dskd_ds.bench.dictionaries import held_out, large_dictionary
 from dskd_ds.bench.measure import Figure, interleaved_seconds
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.senses.dictionary.distances import exact_nearest, rerank
-from dskd_ds.senses.index.graph import knn, load_graph, load_projection, share_found
+from dskd_ds.senses.index.graph import (
+    Projection,
+    knn,
+    load_graph,
+    load_projection,
+    share_found,
+)
 from dskd_ds.senses.index.service import IndexClient, IndexService
 from dskd_ds.spec import RunSpec
 
@@ -29,70 +37,94 @@ KEEP = 10
 Rows = np.ndarray[tuple[int, int], np.dtype[np.int64]]
 
 
+@dataclass(frozen=True)
+class Searched:
+    """A dictionary with its index, and the settings of a search."""
+
+    dictionary: SenseDictionary
+    graph: Any
+    projection: Projection
+    effort: int
+    num_threads: int
+
+    def candidates(self, queries: Tensor) -> Rows:
+        """Search the graph for queries [Q, D]; returns candidate rows."""
+        return knn(self.graph, self.projection(queries), self.effort, self.num_threads)
+
+    def search(self, queries: Tensor) -> Rows:
+        """Search for queries [Q, D] and re-rank; returns rows [Q, KEEP]."""
+        return rerank(self.dictionary, queries, self.candidates(queries), KEEP)[0]
+
+
 def bench_index(spec: RunSpec) -> list[Figure]:
     """Return recall, speed and the cost of the service.
 
     Queries are the teacher's states on held-out text, from which no sense was made.
     """
     dictionary = large_dictionary(spec)
-    graph, projection = load_graph(dictionary), load_projection(dictionary)
-    effort, threads = spec.senses.index_search_effort, torch.get_num_threads()
+    searched = Searched(
+        dictionary=dictionary,
+        graph=load_graph(dictionary),
+        projection=load_projection(dictionary),
+        effort=spec.senses.index_search_effort,
+        num_threads=torch.get_num_threads(),
+    )
     text = held_out(spec, NUM_BLOCKS)
     states = text.states[text.batch.supervised]
     stride = max(1, len(states) // NUM_QUERIES)
-    some = states[::stride][:NUM_QUERIES].contiguous()
+    queries = states[::stride][:NUM_QUERIES].contiguous()
+    return [_recall(searched, states), _speed(searched, queries), _service(searched, queries)]
 
-    def search(queries: Tensor) -> Rows:
-        candidates = knn(graph, projection(queries), effort, threads)
-        return rerank(dictionary, queries, candidates, KEEP)[0]
 
+def _recall(searched: Searched, states: Tensor) -> Figure:
+    dictionary = searched.dictionary
     exact, _ = exact_nearest(dictionary, states, np.arange(dictionary.num_token_rows), KEEP)
-    recall = share_found(exact, search(states))
+    return Figure(
+        key="index_recall_at_10",
+        what=f"share of the exact 10 nearest of {len(states)} held-out states that is found",
+        value=share_found(exact, searched.search(states)),
+        target=RECALL_TARGET,
+        notes={"queries": len(states)},
+    )
+
+
+def _speed(searched: Searched, queries: Tensor) -> Figure:
+    dictionary = searched.dictionary
     # Converted to float32 here, so that the exact search does not pay for the conversion.
     rows = dictionary.senses[: dictionary.num_token_rows].float()
     seconds = interleaved_seconds(
         {
-            "index": lambda: search(some),
-            "exact": lambda: exact_by_blas(dictionary, rows, some, KEEP),
-            "graph": lambda: knn(graph, projection(some), effort, threads),
+            "index": lambda: searched.search(queries),
+            "exact": lambda: exact_by_blas(dictionary, rows, queries, KEEP),
+            "graph": lambda: searched.candidates(queries),
         }
     )
-    service_seconds = time_service(graph, projection(some), effort, threads)
-    notes = {
-        "senses": len(rows),
-        "queries_a_batch": len(some),
-        "threads": threads,
-        "dims": graph.dim,
-        "search_effort": effort,
-        "milliseconds": {name: round(value * 1000, 1) for name, value in seconds.items()},
-    }
-    return [
-        Figure(
-            key="index_recall_at_10",
-            what=f"share of the exact 10 nearest of {len(states)} held-out states that is found",
-            value=recall,
-            target=RECALL_TARGET,
-            notes={"queries": len(states)},
-        ),
-        Figure(
-            key="index_speedup",
-            what="time: exact search (one float32 product, top-k) / index with re-ranking",
-            value=seconds["exact"] / seconds["index"],
-            target=SPEED_TARGET,
-            notes=notes,
-        ),
-        Figure(
-            key="index_service_ratio",
-            what="time: a search through the node's socket / the same search in the process",
-            value=service_seconds["asked"] / service_seconds["here"],
-            better="lower",
-            notes={
-                "milliseconds": {
-                    name: round(value * 1000, 2) for name, value in service_seconds.items()
-                }
-            },
-        ),
-    ]
+    return Figure(
+        key="index_speedup",
+        what="time: exact search (one float32 product, top-k) / index with re-ranking",
+        value=seconds["exact"] / seconds["index"],
+        target=SPEED_TARGET,
+        notes={
+            "senses": len(rows),
+            "queries_a_batch": len(queries),
+            "threads": searched.num_threads,
+            "dims": searched.graph.dim,
+            "search_effort": searched.effort,
+            "milliseconds": {name: round(value * 1000, 1) for name, value in seconds.items()},
+        },
+    )
+
+
+def _service(searched: Searched, queries: Tensor) -> Figure:
+    reduced = searched.projection(queries)
+    seconds = time_service(searched.graph, reduced, searched.effort, searched.num_threads)
+    return Figure(
+        key="index_service_ratio",
+        what="time: a search through the node's socket / the same search in the process",
+        value=seconds["asked"] / seconds["here"],
+        better="lower",
+        notes={"milliseconds": {name: round(value * 1000, 2) for name, value in seconds.items()}},
+    )
 
 
 def exact_by_blas(dictionary: SenseDictionary, rows: Tensor, queries: Tensor, keep: int) -> Tensor:

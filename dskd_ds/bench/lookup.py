@@ -37,12 +37,7 @@ def bench_lookup(spec: RunSpec) -> list[Figure]:
     selection = retriever.select(text.batch)
     hidden = text.states[torch.from_numpy(selection.positions)]
     kappa = spec.senses.kappa
-    looped = loop_over_positions(dictionary, selection, hidden, kappa)
-    careful = loop_over_positions_at_once(dictionary, selection, hidden, kappa)
-    assert looped == careful, "the two loops differ"
-    pull, push = retriever.lexical(selection, hidden)
-    batched = as_sets(pull, push, len(selection))
-    assert looped == batched, "the candidate sets differ from the loop's"
+    _check_equal(retriever, selection, hidden)
     seconds = interleaved_seconds(
         {
             "loop": lambda: loop_over_positions(dictionary, selection, hidden, kappa),
@@ -76,6 +71,17 @@ def bench_lookup(spec: RunSpec) -> list[Figure]:
             notes=notes,
         )
     ]
+
+
+def _check_equal(retriever: SenseRetriever, selection: Selection, hidden: Tensor) -> None:
+    """Raise AssertionError if the loops and the look-up give different candidate sets."""
+    dictionary, kappa = retriever.dictionary, retriever.spec.kappa
+    looped = loop_over_positions(dictionary, selection, hidden, kappa)
+    at_once = loop_over_positions_at_once(dictionary, selection, hidden, kappa)
+    assert looped == at_once, "the two loops differ"
+    pull, push = retriever.lexical(selection, hidden)
+    batched = as_sets(pull, push, len(selection))
+    assert looped == batched, "the candidate sets differ from the loop's"
 
 
 def loop_over_positions(

@@ -132,7 +132,7 @@ def _chosen_bytes(text: TeacherOnText, rule: SensesSpec) -> SignalBytes:
 
 
 def describe(size: SignalBytes) -> str:
-    """Return the total and its parts in words."""
+    """Return a text with the total bytes per token and its parts."""
     if size.senses:
         name, value = "senses", size.senses
     else:

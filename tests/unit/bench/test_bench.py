@@ -8,9 +8,8 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import sys
 from argparse import Namespace
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -84,12 +83,8 @@ def test_the_help_says_how_many_launches_there_are() -> None:
 def test_both_sides_of_the_comparison_with_trl_are_float32(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = spec_from_file_location("side_by_side", "tools/side_by_side.py")
-    assert source
-    assert source.loader
-    side_by_side = module_from_spec(source)
-    monkeypatch.setitem(sys.modules, "side_by_side", side_by_side)  # its dataclass looks it up
-    source.loader.exec_module(side_by_side)
+    monkeypatch.syspath_prepend("tools")
+    side_by_side = import_module("side_by_side")
     argv = side_by_side.our_command(Namespace(processes=1, batch_blocks=4, signal="topk"), tmp_path)
     overrides = [value for option, value in itertools.pairwise(argv) if option == "--set"]
     spec = load_spec(step.QUICKSTART, overrides)
