@@ -1,4 +1,4 @@
-"""Blocks -> the batches of each rank, in a global order that does not depend on how many ranks there are."""
+"""The batches of each rank, in a global order of blocks that is the same for any number of ranks."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from dskd_ds.spec import RunSpec
 from dskd_ds.spec.data import DataSpec
 
 IGNORE = -100
-"""Target of a position that is not supervised."""
+"""The target of a position that is not supervised."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A block's place in the run: what every draw for it is keyed with."""
+    """Which block of which epoch: the key of every random draw for it."""
 
     epoch: int
     block: int
@@ -31,7 +31,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """Some blocks, ready for a forward pass."""
+    """B blocks of T tokens, ready for a forward pass."""
 
     samples: tuple[Sample, ...]
     input_ids: Tensor
@@ -39,39 +39,42 @@ class Batch:
     position_ids: Tensor
     """[B, T] int64, restarting at 0 with each document."""
     targets: Tensor
-    """[B, T] int64: the next token of the same document; IGNORE where there is none, or it is not to be learned (a chat's prompt)."""
+    """[B, T] int64: the next token of the same document.
+
+    IGNORE if there is none, or if it is not to be learned (the prompt of a conversation).
+    """
 
     @property
     def supervised(self) -> Tensor:
-        """[N] positions with a target, through the flattened B * T, ascending."""
+        """[N] positions with a target, as indices into the flattened B * T, ascending."""
         return (self.targets.flatten() != IGNORE).nonzero().squeeze(1)
 
 
 def make_batch(rows: Sequence[Block], samples: Sequence[Sample]) -> Batch:
-    """Rows of packed blocks -> a batch."""
+    """Return the batch of these blocks. samples: one per block."""
     input_ids = torch.tensor([row["input_ids"] for row in rows])
     positions = torch.tensor(
         [position_ids(row["segment_starts"], input_ids.shape[1]) for row in rows]
     )
     targets = torch.full_like(input_ids, IGNORE)
-    is_target = positions > 0  # a document's first token follows from nothing
-    for number, row in enumerate(rows):
+    is_target = positions > 0  # the first token of a document cannot be predicted
+    for index, row in enumerate(rows):
         for start, end in row["unsupervised"]:
-            is_target[number, start:end] = False
+            is_target[index, start:end] = False
     targets[:, :-1] = torch.where(is_target[:, 1:], input_ids[:, 1:], IGNORE)
     return Batch(tuple(samples), input_ids, positions, targets)
 
 
 class BlockSource(Protocol):
-    """Blocks by their place in the global order."""
+    """The training blocks, by their place in the global order."""
 
     def get(self, place: int) -> tuple[Sample, Block]:
-        """The `place`-th block that the run trains on."""
+        """Return the block that the run trains on at this place, counted from 0."""
         ...
 
 
 class MappedBlocks:
-    """All blocks at hand: a new permutation each epoch, keyed by (seed, epoch)."""
+    """Mapped blocks, in a new permutation per epoch, keyed by (seed, epoch)."""
 
     def __init__(self, blocks: Blocks, seed: int) -> None:
         self.blocks, self.seed = blocks, seed
@@ -92,15 +95,16 @@ class MappedBlocks:
 
 
 class StreamedBlocks:
-    """Blocks in the order of the stream; every rank reads along and uses its own. Places must ascend.
+    """Blocks in the order of the stream. Every rank reads all and uses its share; places must ascend.
 
-    A step's blocks are read together, so that the end of the text comes at the same step on every rank, before any has begun with it:
-    what ranks do together in a step (text that the student writes) would otherwise wait for a rank that does not come. They are read,
-    tokenised and packed by a thread, a step ahead of use.
+    All blocks of a step are read together, so that the text ends at the same step on every rank and
+    before any rank has started that step. Otherwise collective calls in the step (generating
+    on-policy text) would wait for a rank that has stopped. A thread reads, tokenises and packs the
+    blocks one step ahead.
     """
 
     def __init__(self, blocks: Iterable[Block], step_blocks: int) -> None:
-        """step_blocks: of one optimiser step, over all ranks."""
+        """step_blocks: blocks of one optimiser step, over all ranks."""
         self._rows: Iterator[Block] = iter(blocks)
         self._step_blocks, self._num_read = step_blocks, 0
         self._step = -1
@@ -109,14 +113,14 @@ class StreamedBlocks:
         self._ahead = self._thread.submit(self._read_step)
 
     def get(self, place: int) -> tuple[Sample, Block]:
-        """See BlockSource. Raises InputError where the stream ends, or breaks, within the step of `place`."""
-        step, number = divmod(place, self._step_blocks)
+        """See BlockSource. Raises InputError if the stream ends or breaks within the step of `place`."""
+        step, index = divmod(place, self._step_blocks)
         assert step >= self._step, "a stream cannot go back"
         while self._step < step:
             self._of_step = self._ahead.result()
             self._step += 1
             self._ahead = self._thread.submit(self._read_step)
-        return Sample(0, place), self._of_step[number]
+        return Sample(0, place), self._of_step[index]
 
     def _read_step(self) -> list[Block]:
         rows: list[Block] = []
@@ -136,10 +140,11 @@ class StreamedBlocks:
             return next(self._rows, None)
         except DskdError:
             raise
-        except Exception as error:  # of the reader, the network, the file: datasets raises a dozen unrelated classes
+        except Exception as error:  # datasets raises a dozen unrelated classes
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
             raise InputError(
-                f"[data] stream = true, but the text cannot be read further than {self._num_read} blocks: {reason}\n"
+                f"[data] stream = true, but the text cannot be read further than {self._num_read}"
+                f" blocks: {reason}\n"
                 "  mend the source, then call again: the run goes on from its last checkpoint."
             ) from None
 
@@ -156,9 +161,10 @@ def open_source(data: DataSpec, tokenizer: Any, *, seed: int, step_blocks: int) 
 
 
 def places(spec: RunSpec, step: int, micro: int, rank: int) -> range:
-    """Places in the global order that a rank works on: step by step, then accumulation step, then rank.
+    """Return the places in the global order of one micro-batch of one rank.
 
-    The set of places of a step is the same for every number of ranks.
+    Places are ordered by step, then by accumulation step, then by rank, so the set of places of a
+    step is the same for any number of ranks.
     """
     size = spec.train.micro_batch_blocks
     start = (
@@ -168,13 +174,13 @@ def places(spec: RunSpec, step: int, micro: int, rank: int) -> range:
 
 
 def read_batch(source: BlockSource, wanted: range) -> Batch:
-    """The batch of some places."""
+    """Return the batch of these places."""
     samples, rows = zip(*(source.get(place) for place in wanted), strict=True)
     return make_batch(rows, samples)
 
 
 def num_steps(spec: RunSpec, source: BlockSource) -> int:
-    """Optimiser steps of the run; epochs are counted in whole steps."""
+    """Return the number of optimiser steps of the run; epochs are rounded down to whole steps."""
     if spec.train.num_steps is not None:
         return spec.train.num_steps
     assert isinstance(source, MappedBlocks)

@@ -15,13 +15,13 @@ class Document(TypedDict):
     chat: bool
     """Whether it is a conversation."""
     open_end: bool
-    """Whether the text was cut and goes on after its last word, so that no end-of-text token follows."""
+    """Whether the text was cut, so that no end-of-text token follows its last word."""
     completions: list[list[int]]
-    """Ranges [start, end) of characters that are targets, ascending; empty if all of the text is."""
+    """Ranges [start, end) of characters that are targets, ascending; empty: the whole text."""
 
 
 class Block(TypedDict):
-    """A fixed number of tokens, packed from documents. A segment is a document, or a part of one."""
+    """A fixed number of tokens, packed from segments: documents, or parts of documents."""
 
     input_ids: list[int]
     """[block_tokens]"""

@@ -1,7 +1,7 @@
-"""The blocks of a spec: documents packed into a fixed number of tokens (data/packing.py), each ended by the end-of-text token.
+"""The blocks of a spec: its documents, each with an end-of-text token, packed by data/packing.py.
 
-Attention never crosses from one document to another: position ids restart at 0 with each, and transformers builds the mask from
-them.
+Attention never crosses from one document to another: position ids restart at 0 with each document,
+and transformers builds the mask from them.
 """
 
 from __future__ import annotations
@@ -22,11 +22,14 @@ from dskd_ds.spec import dskd_home
 from dskd_ds.spec.data import DataSpec
 
 PACK_DOCUMENTS = 1000
-"""Documents that are packed together; what is left over of the texts in such a batch (less than a block) is dropped."""
+"""Documents that are packed together. The rest of their texts, less than a block, is dropped."""
 
 
 def end_of_text_id(tokenizer: Any) -> int:
-    """The token that ends a document: `<|endoftext|>` where the vocabulary has it, else the tokenizer's EOS."""
+    """Return the token that ends a document: `<|endoftext|>` if it exists, else the EOS token.
+
+    Raises InputError if the tokenizer has neither.
+    """
     vocab = tokenizer.get_vocab()
     if "<|endoftext|>" in vocab:
         return int(vocab["<|endoftext|>"])
@@ -47,7 +50,10 @@ def train_blocks(data: DataSpec, tokenizer: Any) -> Any:
 
 
 def heldout_blocks(data: DataSpec, tokenizer: Any) -> Any:
-    """Return the held-out blocks, a `datasets.Dataset`. Raises InputError if there is not one block."""
+    """Return the held-out blocks, a `datasets.Dataset`.
+
+    Raises InputError if there is not one block.
+    """
     return _blocks(data, tokenizer, heldout_documents, "heldout", stream=False)
 
 
@@ -68,7 +74,7 @@ def _blocks(
     }
     lock = dskd_home() / "data.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock):  # the first process of a node packs, the others find it done
+    with FileLock(lock):  # the first process of a node packs, the others find the result
         documents = documents_of(data, tokenizer)
         options: dict[str, Any] = {
             "batched": True,
@@ -90,14 +96,15 @@ def _blocks(
     tally.say()
     if len(blocks) == 0:
         raise InputError(
-            f"[data] {part}: its {len(documents)} documents do not fill one block of {data.block_tokens} tokens.\n"
+            f"[data] {part}: its {len(documents)} documents do not fill one block of"
+            f" {data.block_tokens} tokens.\n"
             "  give more text, or lower [data] block_tokens."
         )
     return blocks
 
 
 def _features() -> Any:
-    """The columns of blocks; told to `datasets`, which cannot guess the type of lists that are all empty."""
+    """Return the columns of blocks; `datasets` cannot guess the type of lists that are all empty."""
     from datasets import Features, List, Value
 
     return Features(
@@ -112,7 +119,7 @@ def _features() -> Any:
 
 
 def position_ids(segment_starts: list[int], block_tokens: int) -> list[int]:
-    """Positions that restart at 0 with each segment, e.g. starts [0, 3] of 5 -> [0, 1, 2, 0, 1]."""
+    """Return positions that restart at 0 with each segment: starts [0, 3] of 5 give [0, 1, 2, 0, 1]."""
     ends = [*segment_starts[1:], block_tokens]
     return list(
         itertools.chain.from_iterable(

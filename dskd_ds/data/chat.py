@@ -1,7 +1,8 @@
-"""Conversations -> text, and where in it the assistant speaks.
+"""Renders conversations as text and finds the completions, which the assistant writes, in it.
 
-The teacher's chat template renders them (`[data] chat_template`). Where a completion lies is told by the template itself if it
-marks it (`{% generation %}`), else by rendering the conversation as far as each message and comparing.
+The chat template (`[data] chat_template`) renders them. If it marks completions with
+`{% generation %}`, the marks are used; else the conversation is rendered up to each message and the
+results are compared.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ Range = tuple[int, int]
 
 
 class MalformedError(ValueError):
-    """A row that is no conversation; the message says why."""
+    """A row that is not a conversation; the message gives the reason."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,11 @@ class Conversation:
     first_completion: int
     """Assistant messages before this one are part of the prompt."""
     open_end: bool
-    """Whether the last message goes on: it was cut, so no end of turn follows it."""
+    """Whether the last message was cut, so that no end of turn follows it."""
 
     @property
     def digest(self) -> str:
-        """A name that equal conversations share; it stands in for a title where there is none."""
+        """Digest that equal conversations share; it replaces a missing title."""
         return hashlib.blake2b(
             json.dumps(self.messages, sort_keys=True).encode(), digest_size=16
         ).hexdigest()
@@ -57,25 +58,26 @@ class Conversation:
 
 @dataclass(frozen=True)
 class ChatFormat:
-    """A tokenizer and the template that is used with it."""
+    """A tokenizer and the chat template that is used with it."""
 
     tokenizer: Any
     template: str
 
     @property
     def marks_completions(self) -> bool:
-        """Whether the template says itself what the assistant generates."""
+        """Whether the template marks what the assistant generates."""
         return re.search(r"\{%-?\s*generation\s*-?%\}", self.template) is not None
 
     @property
     def fingerprint(self) -> str:
-        """What a rendered conversation depends on, beside itself."""
-        return f"{tokenizer_fingerprint(self.tokenizer)} {hashlib.sha256(self.template.encode()).hexdigest()[:16]}"
+        """Digests of what a rendered conversation depends on, apart from its messages."""
+        template = hashlib.sha256(self.template.encode()).hexdigest()[:16]
+        return f"{tokenizer_fingerprint(self.tokenizer)} {template}"
 
     def render(
         self, messages: list[Message], generation_prompt: bool = False, open_end: bool = False
     ) -> str:
-        """The conversation as text. Raises MalformedError if the template refuses it."""
+        """Return the conversation as text. Raises MalformedError if the template rejects it."""
         from jinja2 import TemplateError
 
         try:
@@ -94,27 +96,33 @@ class ChatFormat:
 
 
 def chat_format(choice: str, tokenizer: Any) -> ChatFormat:
-    """Return the format for a value of `[data] chat_template`. Raises InputError if there is no such template."""
+    """Return the format for a value of `[data] chat_template`.
+
+    Raises InputError if there is no such template.
+    """
     if choice == "plain":
         return ChatFormat(tokenizer, PLAIN_TEMPLATE)
     if choice != "tokenizer":
         if not Path(choice).is_file():
             raise InputError(
-                f'[data] chat_template = "{choice}", but there is no such file.\n  give "tokenizer", "plain" or a Jinja file.'
+                f'[data] chat_template = "{choice}", but there is no such file.\n'
+                '  give "tokenizer", "plain" or a Jinja file.'
             )
         return ChatFormat(tokenizer, Path(choice).read_text(encoding="utf-8"))
     if tokenizer.chat_template is None:
         raise InputError(
-            '[data] chat_template = "tokenizer", but the tokenizer of [teacher] model has none (a base model?).\n'
+            '[data] chat_template = "tokenizer", but the tokenizer of [teacher] model has none'
+            " (a base model?).\n"
             '  set chat_template = "plain", or name a Jinja file.'
         )
     return ChatFormat(tokenizer, tokenizer.get_chat_template())
 
 
 def read_conversation(row: dict[str, Any]) -> Conversation:
-    """A row of a chat source: `messages`, or `prompt` and `completion` (texts, or lists of messages); `open_end` is optional.
+    """Return the conversation in a row of a chat source.
 
-    Raises MalformedError.
+    The row has `messages`, or `prompt` and `completion` (texts, or lists of messages); `open_end` is
+    optional. Raises MalformedError.
     """
     if row.get("messages") is not None:
         prompt, messages = [], _messages(row["messages"], "user")
@@ -132,7 +140,10 @@ def read_conversation(row: dict[str, Any]) -> Conversation:
 
 
 def read_prompt(row: dict[str, Any]) -> list[Message]:
-    """What a row asks: its `prompt`, or its `messages` without the answers at their end. Raises MalformedError."""
+    """Return the prompt of a row: its `prompt`, or its `messages` without the answers at their end.
+
+    Raises MalformedError.
+    """
     if row.get("messages") is not None:
         messages = _messages(row["messages"], "user")
         while messages and messages[-1]["role"] == "assistant":
@@ -147,7 +158,7 @@ def read_prompt(row: dict[str, Any]) -> list[Message]:
 
 
 def _messages(value: Any, role: str) -> list[Message]:
-    """role: who says a bare text."""
+    """Check and return messages. role: the role of a bare text. Raises MalformedError."""
     if isinstance(value, str):
         value = [{"role": role, "content": value}]
     if not isinstance(value, list) or not value:
@@ -167,23 +178,24 @@ def _messages(value: Any, role: str) -> list[Message]:
 
 
 def completions(chat: ChatFormat, conversation: Conversation, text: str) -> list[Range]:
-    """Where in the rendered `text` the completions are: [start, end) in characters, with their end of turn.
+    """Return the ranges [start, end) of characters of `text` that are completions.
 
-    Raises MalformedError if that cannot be told.
+    text: the rendered conversation. A completion includes its end of turn. Raises MalformedError if
+    the completions cannot be found.
     """
     messages, first = conversation.messages, conversation.first_completion
     if chat.marks_completions and not conversation.open_end:
         begin = len(_prefix(chat, messages[:first], text)) if first else 0
         marked = [span for span in _marked(chat, messages) if span[0] >= begin]
         if len(marked) == sum(message["role"] == "assistant" for message in messages[first:]):
-            return marked  # else some marks were lost where characters and tokens do not meet
+            return marked  # else marks were lost where a character and a token do not coincide
     spans = []
     for number in range(first, len(messages)):
         if messages[number]["role"] == "assistant":
             start = len(_prefix(chat, messages[:number], text, generation_prompt=True))
             last = number == len(messages) - 1
             end = len(text) if last else len(_prefix(chat, messages[: number + 1], text))
-            # What the template writes between turns is nobody's word.
+            # White space that the template writes between turns belongs to no completion.
             spans.append((start, start + len(text[start:end].rstrip())))
     return spans
 
@@ -191,15 +203,18 @@ def completions(chat: ChatFormat, conversation: Conversation, text: str) -> list
 def _prefix(
     chat: ChatFormat, messages: list[Message], text: str, generation_prompt: bool = False
 ) -> str:
+    """Return the rendered first messages. Raises MalformedError if `text` does not start with them."""
     prefix = chat.render(messages, generation_prompt)
     if not text.startswith(prefix):
         raise MalformedError(
-            "the chat template renders its beginning differently by itself; use one with {% generation %}"
+            "the chat template renders its beginning differently by itself;"
+            " use one with {% generation %}"
         )
     return prefix
 
 
 def _marked(chat: ChatFormat, messages: list[Message]) -> list[Range]:
+    """Return the ranges of characters that the template marks as generated."""
     encoded = chat.tokenizer.apply_chat_template(
         messages,
         chat_template=chat.template,
@@ -227,7 +242,10 @@ def render_rows(
     only_completions: bool,
     tally: Tally,
 ) -> dict[str, list[Any]]:
-    """A batch of rows of a chat source -> documents (data/documents.py). Malformed ones are left out and counted."""
+    """Turn a batch of rows of a chat source into columns of documents (data/block.py).
+
+    Malformed rows are left out and counted in `tally`.
+    """
     documents: dict[str, list[Any]] = {
         "text": [],
         "title": [],

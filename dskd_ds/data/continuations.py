@@ -1,8 +1,8 @@
-"""Conversations that the teacher ends itself: `mpirun -n R python -m dskd_ds.data.continuations --spec FILE.toml ...`
+"""Replaces the last answer of conversations by the teacher's own continuation.
 
-The paper trains on prompts with the teacher's own short continuation, cut at a random point. Each conversation's last answer is
-replaced by what the teacher writes there. Batches are the same for every number of ranks and then dealt, and what is drawn is keyed
-by (seed, conversation): so the file does not depend on R. `dskd data continue` starts it.
+The paper trains on prompts with a short continuation by the teacher, cut at a random point. Batches
+are the same for any number of ranks, and random draws are keyed by (seed, conversation), so the file
+does not depend on the number of ranks. commands/continue_conversations.py is what each rank runs.
 """
 
 from __future__ import annotations
@@ -30,21 +30,22 @@ from dskd_ds.spec.data import SourceSpec
 
 @dataclass(frozen=True)
 class Prompt:
-    """A conversation up to where the teacher takes over."""
+    """A conversation up to the point where the teacher continues it."""
 
     number: int
-    """Its row, counted over all sources."""
+    """Number of its row, counted over all sources."""
     title: str
     messages: list[Message]
     tokens: list[int]
 
 
 def read_prompts(
-    spec: RunSpec, inputs: list[str], settings: Settings, chat: ChatFormat, speaks: bool
+    spec: RunSpec, inputs: list[str], settings: Settings, chat: ChatFormat, is_printing: bool
 ) -> list[Prompt]:
-    """The prompts of some files of conversations (with their `title`, where they have one), or of the spec's [data] train.
+    """Return the prompts of files of conversations, or of the spec's [data] train if none is given.
 
-    Those that leave no room in a block are left out and counted. Raises InputError if a source has no conversations.
+    The files may have a column `title`. Prompts that leave no room in a block are left out and
+    counted; is_printing: print the counts. Raises InputError if a source has no conversations.
     """
     sources = [
         SourceSpec(path=path, format="chat", title_field="title") for path in inputs
@@ -69,22 +70,23 @@ def read_prompts(
                 tally.add(f"left out: {error}")
                 continue
             tokens = chat.tokenizer(text, add_special_tokens=False)["input_ids"]
-            if tokens[:1] != begin:  # many templates write it themselves
+            if tokens[:1] != begin:  # many templates write the BOS token themselves
                 tokens = [*begin, *tokens]
             if len(tokens) + settings.new_tokens > spec.data.block_tokens:
                 tally.add(
-                    f"left out: the prompt and {settings.new_tokens} tokens are longer than a block of {spec.data.block_tokens}"
+                    f"left out: the prompt and {settings.new_tokens} tokens are longer than a block"
+                    f" of {spec.data.block_tokens}"
                 )
                 continue
             title = str(row.get(source.title_field) or "") if source.title_field else ""
             prompts.append(Prompt(number - 1, title, messages, tokens))
-        if speaks:
+        if is_printing:
             tally.say()
     return prompts
 
 
 def batches_of(prompts: list[Prompt], size: int) -> list[list[Prompt]]:
-    """Prompts of like length together."""
+    """Return batches of prompts of similar length."""
     ordered = sorted(prompts, key=lambda prompt: (-len(prompt.tokens), prompt.number))
     return [ordered[start : start + size] for start in range(0, len(ordered), size)]
 
@@ -92,7 +94,10 @@ def batches_of(prompts: list[Prompt], size: int) -> list[list[Prompt]]:
 def continued(
     prompt: Prompt, tokens: list[int], end_ids: list[int], tokenizer: Any, whole: bool, seed: int
 ) -> dict[str, Any] | None:
-    """The row of a prompt and its continuation: `title`, `prompt`, `completion`, `open_end`. None if nothing is left to read."""
+    """Return the row of a prompt and its continuation; None if no text is left.
+
+    The row has `title`, `prompt`, `completion` and `open_end`.
+    """
     share = 1.0 if whole else np.random.default_rng(keyed_seed((seed, prompt.number, 1))).random()
     kept = tokens if whole else tokens[: 1 + int(share * len(tokens))]
     ended = len(kept) == len(tokens) and kept[-1] in end_ids
@@ -118,23 +123,26 @@ def write_continuations(
     size: int,
     barrier: Any,
 ) -> None:
-    """One rank's share of the work; all ranks call it. Goes on where an earlier call with the same settings stopped.
+    """Do one rank's share of the work; all ranks call it.
 
-    Raises InputError if `output` is there, or parts of it were written with other settings.
+    It continues where an earlier call with the same settings stopped. Raises InputError if `output`
+    exists, or if parts of it were written with other settings.
     """
     from transformers import AutoModelForCausalLM
 
     if output.exists():
         raise InputError(
-            f"--output {output}: there is such a file already.\n  delete it to write it anew, or give another name."
+            f"--output {output}: there is such a file already.\n"
+            "  delete it to write it anew, or give another name."
         )
     chat = chat_format(spec.data.chat_template, teacher.tokenizer)
     batches = batches_of(
-        read_prompts(spec, inputs, settings, chat, speaks=rank == 0), settings.batch
+        read_prompts(spec, inputs, settings, chat, is_printing=rank == 0), settings.batch
     )
     if not batches:
         raise InputError(
-            "[data] train: there is no conversation to continue.\n  give more, or raise [data] block_tokens."
+            "[data] train: there is no conversation to continue.\n"
+            "  give more, or raise [data] block_tokens."
         )
     dtype = resolve_dtype(teacher.dtype)
     made_of = [
@@ -147,7 +155,7 @@ def write_continuations(
     ]
     parts = Parts(output, made_of, rank)
     todo = [number for number in range(len(batches)) if number not in parts.done]
-    barrier()  # nobody writes before all have read what is there
+    barrier()  # no rank writes before all ranks have read the existing parts
     model: Any = AutoModelForCausalLM.from_pretrained(
         teacher.path, dtype=dtype, trust_remote_code=False
     )

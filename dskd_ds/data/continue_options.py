@@ -1,4 +1,4 @@
-"""The options of `dskd data continue`; importing them loads neither torch nor transformers."""
+"""The options of `dskd data continue`. Importing this loads neither torch nor transformers."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ class Settings:
     """How continuations are written."""
 
     new_tokens: int
-    """Longest continuation."""
+    """Most tokens of a continuation."""
     temperature: float
-    """0: the likeliest token each time."""
+    """0 takes the likeliest token each time."""
     whole: bool
     """Keep continuations whole instead of cutting each at a random point."""
     batch: int
-    """Conversations that are continued at a time; part of the result, as rounding depends on it."""
+    """Conversations that are continued together; it changes the result through rounding."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options, to `dskd data continue` and to what it launches."""
+    """Add the options to the parser of `dskd data continue`, or of the ranks that it launches."""
     parser.add_argument(
         "--output", required=True, type=Path, metavar="FILE.jsonl", help="where to write"
     )
@@ -42,7 +42,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--temperature",
         type=float,
         default=0.0,
-        help="0: the likeliest token each time (default); 1: drawn as the teacher's probabilities say",
+        help="0: the likeliest token each time (default); 1: drawn from the teacher's distribution",
     )
     parser.add_argument(
         "--whole",
@@ -58,21 +58,23 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
-    """The settings that the options say. Raises InputError."""
+    """Return the settings in parsed options. Raises InputError if one is out of range."""
     for name in ("new_tokens", "batch"):
         if getattr(args, name) < 1:
             raise InputError(
-                f"--{name.replace('_', '-')} {getattr(args, name)}: this is less than 1.\n  give a positive number."
+                f"--{name.replace('_', '-')} {getattr(args, name)}: must be at least 1.\n"
+                "  give a positive number."
             )
     if args.temperature < 0:
         raise InputError(
-            f"--temperature {args.temperature}: this is negative.\n  give 0 for the likeliest tokens, or above."
+            f"--temperature {args.temperature}: must not be negative.\n"
+            "  give 0 for the likeliest tokens, or a larger value."
         )
     return Settings(args.new_tokens, args.temperature, args.whole, args.batch)
 
 
 def words_of(args: argparse.Namespace) -> list[str]:
-    """The options again, as words of a command line."""
+    """Return the options as arguments of a command line."""
     inputs = [word for path in args.input for word in ("--input", path)]
     return [
         "--output",

@@ -1,8 +1,4 @@
-"""Sources of a spec -> documents, split into what is trained on and what is only evaluated on.
-
-A document has `text` and `title`; whether it is a conversation (`chat`) and goes on after its last word (`open_end`); and
-`completions`, the ranges of characters that are targets; none means all.
-"""
+"""Loads the sources of a spec as documents and splits them into training and held-out documents."""
 
 from __future__ import annotations
 
@@ -20,11 +16,11 @@ from dskd_ds.errors import InputError
 from dskd_ds.spec.data import DataSpec, SourceSpec
 
 READERS = {".txt": "text", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
-"""File ending -> the name of the reader in `datasets`."""
+"""The reader in `datasets` for each file ending."""
 
 
 def train_documents(data: DataSpec, tokenizer: Any) -> Any:
-    """Return the documents to train on: a `datasets.Dataset`, or an `IterableDataset` if streamed."""
+    """Return the documents to train on, a `datasets.Dataset`, or `IterableDataset` if streamed."""
     documents = _load(data, tokenizer, "train", data.stream)
     if data.heldout:
         titles = {title for title in heldout_documents(data, tokenizer)["title"] if title}
@@ -39,13 +35,14 @@ def train_documents(data: DataSpec, tokenizer: Any) -> Any:
 def heldout_documents(data: DataSpec, tokenizer: Any) -> Any:
     """Return the documents that are never trained on, as a `datasets.Dataset`.
 
-    Raises InputError for a streamed corpus without `heldout`: all of it would have to be read to find them.
+    Raises InputError for a streamed corpus without `heldout`, which would have to be read whole.
     """
     if data.heldout:
         return _load(data, tokenizer, "heldout", stream=False)
     if data.stream:
         raise InputError(
-            "[data] heldout = (not given), and stream = true: what is kept out of training is spread over the whole corpus.\n"
+            "[data] heldout = (not given), and stream = true: what is kept out of training is spread"
+            " over the whole corpus.\n"
             "  name other documents to evaluate on in [[data.heldout]]."
         )
     documents = _load(data, tokenizer, "train", stream=False)
@@ -67,13 +64,13 @@ def _load(data: DataSpec, tokenizer: Any, part: Literal["train", "heldout"], str
 
 
 def load_source(source: SourceSpec, key: str, stream: bool) -> Any:
-    """One source with the columns it has. Raises InputError that names the spec's key."""
+    """Return one source with the columns it has. Raises InputError that names `key`."""
     import datasets
 
     files = matching_files(source.path)
     try:
         if files:
-            # A line of a .txt file would be a document of its own; a paragraph is what a reader calls one.
+            # By default each line of a .txt file would be a document.
             options = {"sample_by": "paragraph"} if READERS[Path(files[0]).suffix] == "text" else {}
             return datasets.load_dataset(
                 READERS[Path(files[0]).suffix],
@@ -85,12 +82,8 @@ def load_source(source: SourceSpec, key: str, stream: bool) -> Any:
         return datasets.load_dataset(
             source.path, source.subset, split=source.split, streaming=stream
         )
-    except (
-        Exception
-    ) as error:  # datasets raises a dozen unrelated classes; the user needs one message for all
-        reason = (
-            str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__
-        )
+    except Exception as error:  # datasets raises a dozen unrelated classes
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         raise InputError(
             f'[{key}] path = "{source.path}", but it cannot be loaded: {reason}\n'
             f"  name a hub dataset, or a file or glob ending in {', '.join(READERS)}."
@@ -98,14 +91,18 @@ def load_source(source: SourceSpec, key: str, stream: bool) -> Any:
 
 
 def matching_files(path: str) -> list[str]:
-    """The local files a source's path names, sorted; empty for a hub name. Raises InputError if a local path has no file."""
+    """Return the local files that a path or glob names, sorted; empty for a hub name.
+
+    Raises InputError if a local path has no file, or files of an unknown kind.
+    """
     files = sorted(glob.glob(path, recursive=True))  # noqa: PTH207 (absolute patterns too)
     suffix = Path(path).suffix
     if files and all(Path(file).suffix == suffix for file in files) and suffix in READERS:
         return files
     if files or suffix in READERS or path.startswith(("/", ".", "~")):
+        problem = "it is of no known kind" if files else "there is no such file"
         raise InputError(
-            f'[data] path = "{path}", but {"it is of no known kind" if files else "there is no such file"}.\n'
+            f'[data] path = "{path}", but {problem}.\n'
             f"  name a file or glob ending in {', '.join(READERS)}, or a hub dataset."
         )
     return []
@@ -114,11 +111,12 @@ def matching_files(path: str) -> list[str]:
 def _as_documents(
     loaded: Any, source: SourceSpec, key: str, chat: ChatFormat | None, stream: bool
 ) -> Any:
+    """Map a loaded source to documents. Raises InputError if it lacks the columns that it needs."""
     columns = list(loaded.column_names or loaded.features or ())
     if not columns:
         raise InputError(
-            f'[{key}] path = "{source.path}", but its first rows cannot be read, so nobody knows its columns.\n'
-            "  look at its first line: it is empty or damaged."
+            f'[{key}] path = "{source.path}", but its first rows cannot be read, so its columns are'
+            " unknown.\n  look at its first line: it is empty or damaged."
         )
     wanted = {"title_field": source.title_field} | (
         {"text_field": source.text_field} if source.format == "text" else {}
@@ -126,7 +124,8 @@ def _as_documents(
     for field, name in wanted.items():
         if name is not None and name not in columns:
             raise InputError(
-                f'[{key}] {field} = "{name}", but {source.path} has the columns {columns}.\n  name one of those.'
+                f'[{key}] {field} = "{name}", but {source.path} has the columns {columns}.\n'
+                "  name one of those."
             )
     options = {"batched": True, "remove_columns": columns, "features": _features()}
     if source.format == "text":
@@ -163,7 +162,7 @@ def _as_documents(
 
 
 def _features() -> Any:
-    """The columns of documents; told to `datasets`, which cannot guess the type of lists that are all empty."""
+    """Return the columns of documents; `datasets` cannot guess the type of lists that are all empty."""
     from datasets import Features, List, Value
 
     return Features(
@@ -180,6 +179,7 @@ def _features() -> Any:
 def _pick(
     rows: dict[str, list[Any]], text_field: str, title_field: str | None
 ) -> dict[str, list[Any]]:
+    """Turn a batch of rows of a text source into columns of documents; empty texts are left out."""
     texts = [str(text or "") for text in rows[text_field]]
     titles = [str(title or "") for title in rows[title_field]] if title_field else [""] * len(texts)
     kept = [i for i, text in enumerate(texts) if text.strip()]
@@ -198,7 +198,8 @@ def _title_not_in(row: Document, titles: Container[str]) -> bool:
 
 
 def _heldout_by_hash(row: Document, heldout_fraction: float) -> bool:
-    """A document's title decides (its text where it has none), so all parts of one document stay together."""
+    """The hash of the title decides (of the text, if there is none), so documents of one title
+    stay together."""
     return text_digest(row["title"] or row["text"]) % 1_000_000 < heldout_fraction * 1_000_000
 
 

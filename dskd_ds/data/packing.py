@@ -1,11 +1,12 @@
-"""Documents -> blocks: texts back to back and cut where a block ends, conversations whole.
+"""Packs documents into blocks: texts back to back and cut where a block ends, conversations whole.
 
-A text that a block's end cuts goes on in the next block without what came before. A conversation is never cut, so that no answer is
-read without its question: each goes where it leaves the least room, and what stays free is padded. One that is longer than a block
-keeps its end: the last answers, and as much before them as fits.
+A text that is cut at the end of a block continues in the next block, without the earlier tokens as
+context. A conversation is never cut, so that no answer is read without its question: it goes into
+the block where it leaves the least room, and the free rest of a block is padded. A conversation that
+is longer than a block keeps its end: the last answers, and as much before them as fits.
 
-Where the tokenizer begins what it encodes with a BOS token (Llama 3, Mistral, Gemma), so does each part of a document: the model was
-never trained without it.
+If the tokenizer starts its output with a BOS token (Llama 3, Mistral, Gemma), every part of a document
+starts with it too: the model was never trained without it.
 """
 
 from __future__ import annotations
@@ -23,31 +24,30 @@ BLOCK_COLUMNS = tuple(Block.__annotations__)
 
 
 def text_digest(text: str) -> int:
-    """64 bits that identify a document, the same on every machine; signed, as Arrow and torch store it."""
-    return int.from_bytes(
-        hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True
-    )
+    """Return 64 bits that identify a text on any machine; signed, as Arrow and torch store them."""
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A document, or a part of one, as it lies in a block."""
+    """A document, or a part of one, in a block."""
 
     tokens: list[int]
     unsupervised: list[tuple[int, int]]
     """Ranges [start, end) of `tokens` that are no targets, ascending, with targets between them."""
     digest: int
-    """Of the document."""
+    """Digest of the document."""
     offset: int
-    """Position of the first token within the document; a BOS that is only there because a new part begins is not counted."""
+    """Position of the first token within the document, not counting the BOS tokens of parts."""
 
 
 def pack(
     rows: dict[str, list[Any]], tokenizer: Any, block_tokens: int, end_id: int, tally: Tally
 ) -> dict[str, list[Any]]:
-    """Pack a batch of documents (data/documents.py) into blocks; texts first. The texts' last block is dropped if it is not full.
+    """Pack a batch of documents, given as columns, into blocks; texts first.
 
-    Returns columns, one entry a block: see `block_row`.
+    The last block of texts is dropped if it is not full. Returns the columns of the blocks.
     """
     texts = [text for text, chat in zip(rows["text"], rows["chat"], strict=True) if not chat]
     chats = [_document(rows, i) for i, is_chat in enumerate(rows["chat"]) if is_chat]
@@ -75,7 +75,7 @@ def _document(rows: dict[str, list[Any]], index: int) -> Document:
 
 
 def block_row(segments: Sequence[Segment], block_tokens: int, pad_id: int) -> Block:
-    """Return the block of these segments. What they leave free is a segment of `pad_id` and never a target."""
+    """Return the block of these segments. The rest is padded with `pad_id`, never a target."""
     free = block_tokens - sum(len(segment.tokens) for segment in segments)
     assert free >= 0, "the segments are longer than the block"
     if free:
@@ -98,7 +98,7 @@ def block_row(segments: Sequence[Segment], block_tokens: int, pad_id: int) -> Bl
 
 
 def begin_ids(tokenizer: Any) -> list[int]:
-    """The BOS token, if the tokenizer sets it before what it encodes; else nothing."""
+    """Return the BOS token in a list, if the tokenizer starts its output with it; else no token."""
     return [token for token in tokenizer("")["input_ids"] if token == tokenizer.bos_token_id][:1]
 
 
@@ -117,7 +117,7 @@ def _back_to_back(
             part = tokens[offset : offset + room - len(begin)]
             segments.append(Segment([*begin, *part], [], digest, offset))
             offset, room = offset + len(part), room - len(begin) - len(part)
-            if room <= len(begin):  # what is left would hold no word
+            if room <= len(begin):  # the rest has no room for a token of the text
                 yield segments
                 segments, room = [], block_tokens
 
@@ -156,24 +156,28 @@ def _conversations(
 
 
 def outside(completions: list[list[int]], offsets: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Ranges of tokens that belong to no completion.
+    """Return the ranges [start, end) of tokens that belong to no completion.
 
-    completions: ranges of characters, ascending. offsets: each token's range of characters. A token is a completion's if it begins
-    within it; a tokenizer may leave a token's whitespace out of its offsets, so one that ends where a completion begins is not.
+    completions: ranges of characters, ascending. offsets: the range of characters of each token. A
+    token belongs to a completion if it begins within it. A token that ends where the completion
+    begins does not, since a tokenizer may leave a token's white space out of its offsets.
     """
     ranges: list[tuple[int, int]] = []
-    for number, (first, last) in enumerate(offsets):
+    for index, (first, last) in enumerate(offsets):
         if any(start <= first < end and last > start for start, end in completions):
             continue
-        if ranges and ranges[-1][1] == number:
-            ranges[-1] = (ranges[-1][0], number + 1)
+        if ranges and ranges[-1][1] == index:
+            ranges[-1] = (ranges[-1][0], index + 1)
         else:
-            ranges.append((number, number + 1))
+            ranges.append((index, index + 1))
     return ranges
 
 
 def best_fit(segments: Iterator[Segment], block_tokens: int) -> list[list[Segment]]:
-    """Segments, the longest first, each into the block where it leaves the least room. No block is fuller than `block_tokens`."""
+    """Distribute segments over blocks of at most `block_tokens` tokens.
+
+    The longest segment comes first; each goes into the block where it leaves the least room.
+    """
     blocks: list[list[Segment]] = []
     rooms: list[tuple[int, int]] = []  # (room, block), ascending
     for segment in sorted(segments, key=lambda s: -len(s.tokens)):

@@ -1,7 +1,8 @@
-"""A file that several ranks write together, batch by batch, and that a killed job goes on with.
+"""A file that several ranks write together, batch by batch; a killed job continues it.
 
-Each rank appends to a part of its own, one line a batch, so a batch is there whole or not at all. Every part begins with a digest of
-what it is made of; at the end the parts are joined in the order of their samples.
+Each rank appends to its part file, one line per batch, so a batch is written whole or not at all.
+Every part begins with a digest of what the output depends on. At the end the parts are joined in the
+order of their samples.
 """
 
 from __future__ import annotations
@@ -20,19 +21,22 @@ Rows = list[tuple[int, dict[str, Any]]]
 
 
 class Parts:
-    """The parts of an output file, as one rank sees them. A context in which this rank may write."""
+    """The parts of an output file. As a context manager it lets this rank write its own part."""
 
     def __init__(self, output: Path, made_of: Any, rank: int) -> None:
-        """made_of: anything JSON can say; decides whether parts that are there go with this job. Raises InputError if they do not."""
+        """made_of: what the output depends on, as JSON.
+
+        Raises InputError if parts exist that were made of something else.
+        """
         self._output, self._own = output, output.with_name(f"{output.name}.part-{rank}")
         self._digest = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
         self._own_bytes = 0
         self._file: IO[bytes] | None = None
         self.done: set[int] = {number for path in self._paths() for number, _ in self._read(path)}
-        """Batches that were written by earlier calls."""
+        """Numbers of the batches that earlier calls wrote."""
 
     def __enter__(self) -> Parts:
-        """Open this rank's part; a line that a kill cut short is dropped."""
+        """Open this rank's part; an incomplete last line is dropped."""
         self._output.parent.mkdir(parents=True, exist_ok=True)
         self._file = self._own.open("r+b" if self._own.exists() else "w+b")
         self._file.truncate(self._own_bytes)
@@ -47,18 +51,18 @@ class Parts:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close it."""
+        """Close this rank's part."""
         assert self._file is not None
         self._file.close()
 
     def write(self, number: int, rows: Rows) -> None:
-        """Add a batch, on disk for good."""
+        """Add a batch and sync it to disk."""
         self._append({"batch": number, "rows": rows})
 
     def join(self) -> int:
-        """Parts -> the output file, in the order of samples; then they are deleted. One rank calls it when all have closed theirs.
+        """Join the parts to the output file, in the order of samples, and delete them.
 
-        Returns the number of rows.
+        One rank calls it after all ranks have closed their parts. Returns the number of rows.
         """
         batches = {number: rows for path in self._paths() for number, rows in self._read(path)}
         rows = sorted(
@@ -85,14 +89,15 @@ class Parts:
         return sorted(self._output.parent.glob(f"{self._output.name}.part-*"))
 
     def _read(self, path: Path) -> list[tuple[int, Rows]]:
-        """The whole batches of a part."""
+        """Return the complete batches of a part. Raises InputError if it is of another job."""
         whole, newline, _ = path.read_bytes().rpartition(b"\n")
         if not newline:
             return []
         header, *lines = [json.loads(line) for line in whole.split(b"\n")]
         if header.get("made_of") != self._digest:
             raise InputError(
-                f"{path}: this was written with other settings, another teacher or other conversations.\n"
+                f"{path}: this was written with other settings, another teacher or other"
+                " conversations.\n"
                 f"  delete {self._output.name}.part-*, or give another --output."
             )
         if path == self._own:

@@ -1,6 +1,6 @@
 """Copies a model with only some of its layers, tensor by tensor from file to file.
 
-A 70B model so needs no more memory than one shard of the copy.
+So a 70B model needs no more memory than one shard of the copy.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SHARD_BYTES = 4 << 30
 
 
 def cut(model: NamedModel, kept: list[int], target: Path) -> None:
-    """Copy a model with only some of its layers, renumbered; config and tokenizer with it."""
+    """Copy a model with only the layers `kept`, renumbered, and its configuration and tokenizer."""
     from safetensors import safe_open
     from safetensors.torch import save_file
 
@@ -63,7 +63,7 @@ def _renamed(name: str, new_number: dict[int, int]) -> str | None:
 
 
 def _name_shards(target: Path, shards: list[Path], weight_map: dict[str, str]) -> None:
-    """The names transformers looks for: one file, or several and an index."""
+    """Rename the shards to what transformers looks for: one file, or several and an index."""
     if len(shards) == 1:
         shards[0].rename(target / "model.safetensors")
         return
@@ -78,7 +78,10 @@ def _name_shards(target: Path, shards: list[Path], weight_map: dict[str, str]) -
 
 
 def weight_files(model: str) -> list[Path]:
-    """A model's safetensors files; fetched from the hub if it is a hub name. Raises InputError if it has none."""
+    """Return a model's safetensors files; a hub name is downloaded first.
+
+    Raises InputError if there are none.
+    """
     folder = Path(model)
     if not folder.is_dir():
         from huggingface_hub import snapshot_download
@@ -94,7 +97,10 @@ def weight_files(model: str) -> list[Path]:
 
 
 def read_head_weight(model: str) -> Any:
-    """[V, D] of the LM head, or of the embedding it is tied to, straight from the files."""
+    """Read the weight [V, D] of the LM head, or of the embedding it is tied to, from the files.
+
+    Raises InputError if there is none.
+    """
     from safetensors import safe_open
 
     def tensors(suffix: str) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""The frozen teacher: trunk and head kept apart, so that logits are formed only where they are wanted."""
+"""The frozen teacher: trunk and head are separate, so that logits are formed only where needed."""
 
 from __future__ import annotations
 
@@ -19,20 +19,23 @@ class TeacherModel:
     """A causal language model in inference."""
 
     trunk: Any
-    """Ids and positions -> last hidden state after the final norm."""
+    """From ids and position ids to the last hidden state, after the final norm."""
     head: Tensor
-    """[V, D]; hidden state -> logits, with `form`."""
+    """[V, D], from a hidden state to logits, together with `form`."""
     form: HeadForm
     vocab_size: int
-    """V: rows of the head, or as many of them as the student has too."""
+    """V: rows of the head, or as many of them as the student has."""
     hidden_size: int
     fingerprint: str
-    """Weights, number format, device kind, compiled or not: what the replies depend on, to the last bit."""
+    """What replies depend on to the last bit: weights, dtype, kind of device, compiled or not."""
     device: torch.device
 
     @torch.inference_mode()
     def hidden_states(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
-        """[B, T] ids and positions -> [B, T, D]. Positions that restart at 0 begin a document; none sees another."""
+        """Return the states [B, T, D] for ids and position ids [B, T].
+
+        A position of 0 begins a document; attention never crosses from one document to another.
+        """
         output = self.trunk(
             input_ids=input_ids.to(self.device),
             position_ids=position_ids.to(self.device),
@@ -45,10 +48,11 @@ class TeacherModel:
     def states_of_layer(
         self, input_ids: Tensor, position_ids: Tensor, layer: int
     ) -> tuple[Tensor, Tensor]:
-        """Like hidden_states: ([B, T, D] of a layer, [B, T, D] that the head reads).
+        """Return the states [B, T, D] of one layer, and those [B, T, D] that the head reads.
 
-        layer: -1 is the state that the head reads; 0 the embeddings; i the output of the i-th layer (before the final norm,
-        but for the last, of which transformers keeps only the normalised state).
+        layer: -1 is the state that the head reads, 0 the embeddings, i the output of the i-th
+        layer. That is before the final norm, except for the last layer, of which transformers
+        keeps only the normalised state.
         """
         if layer == -1:
             last = self.hidden_states(input_ids, position_ids)
@@ -63,7 +67,7 @@ class TeacherModel:
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
-        """[N, D] -> [N, V]."""
+        """Return the logits [N, V] for hidden states [N, D]."""
         return self.form.apply_(hidden @ self.head.T)
 
 
@@ -72,11 +76,11 @@ def load_teacher(
 ) -> TeacherModel:
     """Load a model frozen, as a teacher.
 
-    device: None takes this rank's. vocab_size: use the rows of the first so many tokens only
+    device: None takes this rank's. vocab_size: use only the rows of the first so many tokens
     (`RunModels.shared_vocab_size`); None: all rows.
 
-    Raises InputError if the model cannot be found, if its logits are not formed in a known way, or if it is
-    to be compiled and its layers are not where `layers_of` looks.
+    Raises InputError if the model cannot be found, if its logits are not formed in a known way, or
+    if it is to be compiled and its layers are not where `layers_of` looks.
     """
     from transformers import AutoModelForCausalLM
 

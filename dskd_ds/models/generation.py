@@ -1,4 +1,4 @@
-"""Continuing token sequences with a transformers model, so that what comes out depends on nothing but the sequence and its key."""
+"""Continues token sequences with a model. The result depends only on the sequence and its key."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 
 def keyed_seed(key: Sequence[int]) -> int:
-    """A seed that belongs to a key, e.g. (run's seed, sample)."""
-    return int(
-        np.random.SeedSequence([part % 2**64 for part in key]).generate_state(1, np.uint64)[0]
-        >> np.uint64(1)
-    )
+    """Return a seed of 63 bits for a key, e.g. (seed of the run, sample)."""
+    sequence = np.random.SeedSequence([part % 2**64 for part in key])
+    return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 class KeyedSampling(LogitsProcessor):
-    """Draws each sequence's tokens with a generator of its own.
+    """Draws the tokens of each sequence with a separate generator.
 
-    The largest of logits / temperature plus Gumbel noise is a draw from their softmax (Gumbel-max), so a greedy search over what
-    this returns samples, and neither the rest of the batch nor the number of ranks has a part in it.
+    The largest of logits / temperature plus Gumbel noise is a draw from their softmax (the
+    Gumbel-max trick). So a greedy search over these scores samples, and the draws depend neither on
+    the rest of the batch nor on the number of ranks.
     """
 
     def __init__(self, keys: Sequence[Sequence[int]], temperature: float) -> None:
@@ -31,7 +30,7 @@ class KeyedSampling(LogitsProcessor):
         self._temperature = temperature
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # noqa: ARG002 (transformers' interface)
-        """[B, V] logits -> [B, V] whose arg-max is a draw."""
+        """Return scores [B, V] whose arg-max is a draw from the logits [B, V]."""
         draws = [
             torch.empty(scores.shape[1]).exponential_(generator=generator)
             for generator in self._generators
@@ -48,9 +47,11 @@ def continue_tokens(
     temperature: float,
     end_ids: Sequence[int],
 ) -> list[list[int]]:
-    """The model's continuation of each prompt: at most `new_tokens`, up to and with the first of `end_ids`.
+    """Return the model's continuation of each prompt.
 
-    prompts: not empty. keys: one a prompt, for what is drawn. temperature: 0 takes the likeliest token.
+    A continuation has at most `new_tokens` tokens and ends with the first of `end_ids`.
+    prompts: not empty. keys: one per prompt, the seed of its draws. temperature: 0 takes the
+    likeliest token.
     """
     longest = max(map(len, prompts))
     pad = end_ids[0]
@@ -61,7 +62,7 @@ def continue_tokens(
         [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts],
         device=model.device,
     )
-    # A hub model's own generation settings (top-p, penalties) would be merged into ours.
+    # The generation settings of a hub model (top-p, penalties) would be merged into these.
     model.generation_config = GenerationConfig()
     settings = GenerationConfig(
         max_new_tokens=new_tokens, do_sample=False, eos_token_id=list(end_ids), pad_token_id=pad
@@ -74,17 +75,27 @@ def continue_tokens(
 
 
 def _up_to_end(tokens: list[int], end_ids: set[int]) -> list[int]:
-    end = next((number + 1 for number, token in enumerate(tokens) if token in end_ids), len(tokens))
-    return tokens[:end]
+    """Cut the tokens behind the first of `end_ids`."""
+    for index, token in enumerate(tokens):
+        if token in end_ids:
+            return tokens[: index + 1]
+    return tokens
 
 
 def end_ids_of(model: Any, tokenizer: Any) -> list[int]:
-    """The tokens at which a model stops: its generation settings', its configuration's and its tokenizer's. Call before generating."""
+    """Return the tokens at which a model stops.
+
+    They come from its tokenizer, generation settings and configuration. Call this before
+    `continue_tokens`, which replaces the generation settings.
+    """
     found: list[int] = []
     for value in (
         tokenizer.eos_token_id,
         model.generation_config.eos_token_id,
         model.config.get_text_config().eos_token_id,
     ):
-        found += value if isinstance(value, list) else [] if value is None else [value]
+        if isinstance(value, list):
+            found += value
+        elif value is not None:
+            found.append(value)
     return list(dict.fromkeys(found))

@@ -1,7 +1,8 @@
-"""From a last hidden state to logits, for teacher and student alike: the head's product, what some models do to it, and whether
-a model's own forward does the same.
+"""From a last hidden state to logits, for the teacher and the student.
 
-Cohere multiplies the product by a factor, Granite divides it by one, Gemma bends it with a soft cap: `cap * tanh(x / cap)`.
+Logits are the product of hidden state and head weight. Some models change it: Cohere multiplies
+it by a factor, Granite divides it by one, Gemma applies a soft cap, `cap * tanh(x / cap)`. A check
+compares the result with the model's own forward.
 """
 
 from __future__ import annotations
@@ -15,31 +16,35 @@ from torch import Tensor
 from dskd_ds.errors import InputError
 
 SAME_LOGITS = 0.01
-"""How far a model's own logits may be from ours, as a share of the largest: two ways to round one product differ by less."""
+"""How far a model's own logits may be from ours, as a share of the largest logit.
+
+Two ways to round the same product differ by less.
+"""
 
 
 @dataclass(frozen=True)
 class HeadForm:
-    """What turns the product of hidden state and head weight into logits."""
+    """How the product of hidden state and head weight becomes logits."""
 
     scale: float = 1.0
     softcap: float | None = None
 
     @staticmethod
     def of(config: Any) -> HeadForm:
-        """The form of a model with this text configuration (transformers)."""
+        """Return the form of a model with this text configuration (transformers)."""
         scale = float(getattr(config, "logit_scale", None) or 1.0) * float(
             getattr(config, "lm_head_multiplier", None) or 1.0
         )
         scaling = float(getattr(config, "logits_scaling", None) or 1.0)
         # Granite divides by the number that HyperCLOVA X multiplies with, under the same name.
-        scale = (
-            scale * scaling if str(config.model_type).startswith("hyperclovax") else scale / scaling
-        )
+        if str(config.model_type).startswith("hyperclovax"):
+            scale *= scaling
+        else:
+            scale /= scaling
         return HeadForm(scale, getattr(config, "final_logit_softcapping", None))
 
     def apply_(self, product: Tensor) -> Tensor:
-        """Turn the product [..., V] into logits, in place."""
+        """Turn the product [..., V] into logits, in place, and return it."""
         if self.scale != 1.0:
             product.mul_(self.scale)
         if self.softcap is not None:
@@ -47,19 +52,22 @@ class HeadForm:
         return product
 
     def slope(self, logits: Tensor) -> Tensor | None:
-        """Derivative of the soft cap [..., V] where it gave `logits`; None if there is no cap. `scale` is left to the caller."""
+        """Return the soft cap's derivative [..., V] where it gave `logits`; None without a cap.
+
+        The caller multiplies by `scale`.
+        """
         if self.softcap is None:
             return None
         return (logits / self.softcap).square_().neg_().add_(1.0)
 
 
 PLAIN = HeadForm()
-"""Logits are the product."""
+"""The form of a model whose logits are the product itself."""
 
 
 @dataclass(frozen=True)
 class FrozenHead:
-    """A head that is not trained: the teacher's, copied to the students for signal `exact`."""
+    """A head that is not trained: the teacher's, copied to the students for the signal `exact`."""
 
     weight: Tensor
     """[V, D]"""
@@ -67,10 +75,11 @@ class FrozenHead:
 
 
 def refuse_bias(head: Any, key: str) -> None:
-    """Raise InputError if an LM head has a bias: neither the objective nor a frozen copy of the head knows it."""
+    """Raise InputError if an LM head has a bias, which the objective would ignore."""
     if getattr(head, "bias", None) is not None:
         raise InputError(
-            f"{key}: its LM head has a bias, which the objective does not know.\n  use a model whose head has none."
+            f"{key}: its LM head has a bias, which the objective does not support.\n"
+            "  use a model whose head has none."
         )
 
 
@@ -78,7 +87,8 @@ def refuse_bias(head: Any, key: str) -> None:
 def check_own_logits(model: Any, form: HeadForm, name: str, key: str = "[teacher] model") -> None:
     """Compare a model's own logits on two tokens with its head applied to its last hidden state.
 
-    Raises InputError where something else comes between them: every signal and every loss would then be of another model.
+    Raises InputError if they differ: every signal and every loss would then be of another model.
+    name, key: the model as written, and the setting that names it.
     """
     refuse_bias(model.get_output_embeddings(), key)
     ids = torch.arange(2, device=model.device)[None]
@@ -89,6 +99,7 @@ def check_own_logits(model: Any, form: HeadForm, name: str, key: str = "[teacher
     )
     if own.shape != ours.shape or (own - ours).abs().max() > SAME_LOGITS * own.abs().max():
         raise InputError(
-            f'model "{name}": the logits of {type(model).__name__} are not its head applied to its last hidden state; '
-            "something comes between that this project does not know.\n  use a model of another architecture."
+            f'model "{name}": the logits of {type(model).__name__} are not its head applied to its'
+            " last hidden state; it computes something else in between, which is not supported.\n"
+            "  use a model of another architecture."
         )

@@ -1,4 +1,4 @@
-"""A model's layers: where they are in the module, what its configuration says of each of them, and how they are compiled."""
+"""The layers of a model: where they are, how its configuration lists them, how to compile them."""
 
 from __future__ import annotations
 
@@ -31,8 +31,11 @@ PER_LAYER = frozenset(
         "swiglu_limits_shared",
     }
 )
-"""Entries of configurations in transformers that may have an item for each layer; so do all whose name ends in `layer_types`. By name,
-because another list (several `eos_token_id`, say) can have a model's number of layers by chance."""
+"""Entries of transformers' configurations that may have one item per layer.
+
+So do all entries whose name ends in `layer_types`. They are listed by name, because the length of
+another list (e.g. of several `eos_token_id`) can equal the number of layers by chance.
+"""
 
 LAYER_NUMBERS = frozenset(
     {"attn_layer_indices", "mlp_only_layers", "moe_layers", "rope_scaling_layers"}
@@ -41,7 +44,10 @@ LAYER_NUMBERS = frozenset(
 
 
 def keep_in_config(config: Any, kept: list[int]) -> None:
-    """Turn a (text) configuration into that of the model with only the layers `kept`: numbers from 0, ascending."""
+    """Change a text configuration to that of the model with only the layers `kept`.
+
+    kept: layer numbers from 0, ascending.
+    """
     total = config.num_hidden_layers
     config.num_hidden_layers = len(kept)
     for name, value in list(vars(config).items()):
@@ -56,49 +62,56 @@ def keep_in_config(config: Any, kept: list[int]) -> None:
 def layers_of(model: Any, key: str = "[student] model") -> Any:
     """Return the layers of a causal language model, or of its trunk, in order: a ModuleList.
 
-    key: the setting that names the model. Raises InputError for an architecture that keeps them elsewhere than in `layers`.
+    key: the setting that names the model. Raises InputError for an architecture that does not keep
+    its layers in `layers`.
     """
     layers = getattr(model.base_model, "layers", None)
     if layers is None:
         raise InputError(
-            f"{key}: {type(model).__name__} does not keep its layers in `{model.base_model_prefix}.layers`, where this "
-            "project cuts, trains and compiles them.\n"
+            f"{key}: {type(model).__name__} does not keep its layers in"
+            f" `{model.base_model_prefix}.layers`, where this project cuts, trains and compiles"
+            " them.\n"
             "  use a model of another architecture (Llama, Qwen, Mistral, Gemma, OLMo ... do)."
         )
     return layers
 
 
 def compile_layers(model: Any, key: str = "[student] model") -> None:
-    """Have `torch.compile` fuse what each layer does between its matrix products, when it first runs; layers alike share their code.
+    """Compile each layer with `torch.compile`, which fuses the work between matrix products.
 
-    Only `forward`: ZeRO-3's hooks, which gather a layer's weights and let go of them, stay around it in Python.
-    Raises InputError as layers_of does.
+    Layers are compiled when they first run, and equal layers share their code. Only `forward` is
+    compiled: ZeRO-3's hooks, which gather and release a layer's weights, stay around it in Python.
+    Raises InputError as `layers_of` does.
     """
     for layer in layers_of(model, key):
         layer.forward = torch.compile(layer.forward)
 
 
 def check_compiler(key: str) -> None:
-    """Raise InputError where `compile_layers` would only fail at the first step: on a CPU torch writes C++. key: whose layers."""
+    """Raise InputError if `compile_layers` would fail at the first step without a compiler.
+
+    On a CPU torch writes C++. key: the section of the spec that asks for it.
+    """
     compiler = os.environ.get("CXX", "g++")
     if not torch.accelerator.is_available() and shutil.which(compiler) is None:
         raise InputError(
-            f"{key} compile = true, but there is no {compiler} here, with which torch compiles for a CPU.\n"
+            f"{key} compile = true, but there is no {compiler} here, which torch needs to compile"
+            " for a CPU.\n"
             "  install g++, name another compiler in $CXX, or set compile = false."
         )
 
 
 def check_layers(model: NamedModel) -> None:
-    """Raise InputError if `layers_of` would raise one for the loaded model. Reads the configuration only."""
+    """Raise InputError if `layers_of` would for the loaded model; reads the configuration only."""
     from transformers import AutoModelForCausalLM
 
     config = copy.deepcopy(model.config)  # from_config may write into it
     try:
         with torch.device("meta"):
             empty: Any = AutoModelForCausalLM.from_config(config)
-    except ValueError:  # transformers' own message is a list of all that it knows
+    except ValueError:  # transformers' message lists every configuration that it supports
         raise InputError(
-            f"{model.key}: {type(config).__name__} is not the configuration of a causal language model.\n"
-            "  use a model that writes text."
+            f"{model.key}: {type(config).__name__} is not the configuration of a causal language"
+            " model.\n  use a model that writes text."
         ) from None
     layers_of(empty, model.key)

@@ -1,7 +1,7 @@
-"""The models that a run spec names, resolved once: paths, configurations, tokenizers, sizes and fingerprints.
+"""The models that a run spec names, resolved once: path, configuration, tokenizer, fingerprints.
 
-A command or a rank makes one `RunModels` when it starts and hands it down. Everything is read when it is
-first needed and then kept. Importing this module loads neither torch nor transformers.
+A command or a rank makes one `RunModels` when it starts and hands it down. Everything is read when
+it is first needed and then kept. Importing this module loads neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ from dskd_ds.spec.models import StudentSpec, TeacherSpec
 
 @dataclass(frozen=True)
 class NamedModel:
-    """A model that a spec or an option names. Each property is read once and raises InputError if it cannot be."""
+    """A model that a spec or an option names.
+
+    Each property is read once; it raises InputError if it cannot be read.
+    """
 
     name: str
     """Hub name, folder or GGUF file, as it was written."""
@@ -42,7 +45,7 @@ class NamedModel:
 
     @staticmethod
     def of_student(name: str, spec: StudentSpec) -> NamedModel:
-        """Return the student, where `name` is [student] model or the folder that was cut from the teacher."""
+        """Return the student. name: [student] model, or the folder cut from the teacher."""
         return NamedModel(name, key="[student] model", dtype=spec.dtype, compiled=spec.compile)
 
     @cached_property
@@ -91,7 +94,7 @@ class NamedModel:
         return int(self.text_config.num_hidden_layers)
 
     def locate(self) -> None:
-        """Resolve the path now, so that a wrong name is reported before anything else. Raises InputError."""
+        """Resolve the path now, so that a wrong name is reported first. Raises InputError."""
         _ = self.path
 
 
@@ -113,7 +116,7 @@ class RunModels:
 
     @property
     def shared_vocab_size(self) -> int:
-        """How many tokens have a row in both heads: the first so many rows of either. See models/vocabulary.py."""
+        """How many tokens have a row in both heads: the first rows of each (vocabulary.py)."""
         if self.student is None:
             return self.teacher.vocab_size
         return min(self.teacher.vocab_size, self.student.vocab_size)

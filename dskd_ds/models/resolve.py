@@ -1,7 +1,8 @@
-"""Where a model lies: hub name, folder, or GGUF file -> something `from_pretrained` loads quickly.
+"""Finds and reads a model by its name: a hub name, a folder or a GGUF file.
 
-A GGUF file is dequantised once and kept as safetensors under `$DSKD_HOME/models`, because transformers takes half a minute
-for each load and cannot save what it loaded that way (docs/deepspeed.md, "GGUF models").
+A GGUF file is dequantised once and kept as safetensors under `$DSKD_HOME/models`, because
+transformers takes half a minute for each load and cannot save a model that it loaded that way
+(docs/deepspeed.md, "GGUF models").
 """
 
 from __future__ import annotations
@@ -19,37 +20,41 @@ from dskd_ds.files.hashes import file_sha256
 from dskd_ds.spec import dskd_home
 
 HEADER_BYTES = 1 << 20
-"""A safetensors file begins with the names and places of its tensors."""
+"""A safetensors file begins with the names and offsets of its tensors."""
 NUM_SAMPLES, SAMPLE_BYTES = 64, 1 << 16
-"""Of each file, for a fingerprint: 4 MB, whatever its size."""
+"""Samples of each file for a fingerprint: 4 MB in all, whatever the size of the file."""
 
 
 def resolve_model(model: str, key: str = "[teacher] model") -> str:
-    """A folder with safetensors, or a hub name. Converts a GGUF file the first time.
+    """Return a folder with safetensors, or a hub name. A GGUF file is converted the first time.
 
-    key: what to call the setting in a message. Raises InputError if a path does not exist or holds no model.
+    key: the setting, for messages. Raises InputError if a path does not exist or holds no model.
     """
     path = Path(model)
     if model.endswith(".gguf"):
         if not path.is_file():
             raise InputError(
-                f'{key} = "{model}", but there is no such file.\n  give the path of a .gguf file, a folder or a hub name.'
+                f'{key} = "{model}", but there is no such file.\n'
+                "  give the path of a .gguf file, a folder or a hub name."
             )
         return str(_converted(path))
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise InputError(
-                f'{key} = "{model}", but this folder holds no config.json.\n  name a folder that save_pretrained wrote.'
+                f'{key} = "{model}", but this folder holds no config.json.\n'
+                "  name a folder that save_pretrained wrote."
             )
         return model
     if model.startswith(("/", ".", "~")) or model.count("/") > 1:
         raise InputError(
-            f'{key} = "{model}", but there is no such folder.\n  give an existing folder, a .gguf file, or a hub name.'
+            f'{key} = "{model}", but there is no such folder.\n'
+            "  give an existing folder, a .gguf file, or a hub name."
         )
     return model
 
 
 def _converted(gguf: Path) -> Path:
+    """Return the folder that a GGUF file was converted to; convert it if there is none yet."""
     folder = dskd_home() / "models"
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{gguf.stem}-{file_sha256(gguf)[:12]}"
@@ -63,7 +68,10 @@ def _converted(gguf: Path) -> Path:
 
 
 def _convert(gguf: Path, target: Path) -> None:
-    """GGUF -> safetensors in bf16 with config and tokenizer, without the quantisation entry that forbids saving."""
+    """Write a GGUF file as safetensors in bf16, with configuration and tokenizer.
+
+    The configuration loses its quantisation entry, which forbids saving.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -81,7 +89,10 @@ def _convert(gguf: Path, target: Path) -> None:
 
 
 def read_config(model: str, key: str = "[teacher] model") -> Any:
-    """The model's transformers config. Raises InputError if it cannot be had or wants to run code of its own."""
+    """Return the model's transformers configuration.
+
+    Raises InputError if it cannot be loaded, or needs code that comes with the model.
+    """
     from transformers import AutoConfig
 
     try:
@@ -94,17 +105,19 @@ def read_config(model: str, key: str = "[teacher] model") -> Any:
         ) from None
     if getattr(config, "auto_map", None):
         raise InputError(
-            f'{key} = "{model}", but this model brings code of its own (auto_map), which is never run.\n'
-            "  use a model of an architecture that transformers has."
+            f'{key} = "{model}", but this model comes with its own code (auto_map), which is never'
+            " run.\n  use a model of an architecture that is part of transformers."
         )
     return config
 
 
 def model_fingerprint(model: str) -> str:
-    """Digest that two copies of the same weights share: of the safetensors' sizes, headers and samples, or of the hub commit.
+    """Return a digest that is equal for two copies of the same weights.
 
-    Samples lie close enough for every layer to be in some of them (a file of 5 GB has one each 80 MB), so two students of one form that
-    trained differently differ here; numbers between the samples count only where a file has at most 4 MB.
+    For a folder it is made from the sizes, headers and samples of the safetensors files; for a hub
+    name from its commit. A file of 5 GB has a sample every 80 MB, so every layer is in some of them
+    and two students of one shape with different training differ. Numbers between the samples are
+    only read in files of at most 4 MB.
     """
     digest = hashlib.sha256()
     if not Path(model).is_dir():
@@ -114,16 +127,15 @@ def model_fingerprint(model: str) -> str:
         digest.update(f"{path.name} {size} ".encode())
         with path.open("rb") as file:
             digest.update(file.read(HEADER_BYTES))
-            for number in range(
-                NUM_SAMPLES
-            ):  # the first at the file's beginning, the last at its end
-                file.seek(max(0, size - SAMPLE_BYTES) * number // (NUM_SAMPLES - 1))
+            last_start = max(0, size - SAMPLE_BYTES)
+            for index in range(NUM_SAMPLES):
+                file.seek(last_start * index // (NUM_SAMPLES - 1))
                 digest.update(file.read(SAMPLE_BYTES))
     return digest.hexdigest()[:16]
 
 
 def load_tokenizer(model: str) -> Any:
-    """The model's fast tokenizer. Raises InputError if it has none."""
+    """Return the model's fast tokenizer. Raises InputError if it has none."""
     from transformers import AutoTokenizer
 
     try:
@@ -140,6 +152,6 @@ def load_tokenizer(model: str) -> Any:
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
-    """Digest of the vocabulary: equal for two tokenizers with the same token ids."""
+    """Return a digest of the vocabulary; equal for two tokenizers with the same token ids."""
     content = json.dumps(sorted(tokenizer.get_vocab().items()), ensure_ascii=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]

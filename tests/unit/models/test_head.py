@@ -70,7 +70,7 @@ def test_logits_are_the_models_own(config: Any) -> None:
     model, form = model_of(config), HeadForm.of(config)
     assert (form == PLAIN) == isinstance(config, LlamaConfig)
     check_own_logits(model, form, "m")
-    with pytest.raises(InputError, match="something comes between"):
+    with pytest.raises(InputError, match="computes something else in between"):
         check_own_logits(model, HeadForm(form.scale * 1.1, form.softcap), "m")
 
 
@@ -131,7 +131,7 @@ def test_vocabularies_padded_differently(tiny: TinyWorld, tmp_path: Path) -> Non
         head = teacher_head(spec, models)
         assert head is not None
         assert len(head.weight) == rows
-    with pytest.raises(InputError, match="infinitely wrong"):
+    with pytest.raises(InputError, match="an infinite loss"):
         check(spec_with(tiny, plain, padded, divergence="reverse"))
 
 
