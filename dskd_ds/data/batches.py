@@ -1,4 +1,4 @@
-"""The batches of each rank, in a global order of blocks that is the same for any number of ranks."""
+"""The batches of each rank, in a global order of blocks that does not depend on the ranks."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class MappedBlocks:
 
 
 class StreamedBlocks:
-    """Blocks in the order of the stream. Every rank reads all and uses its share; places must ascend.
+    """Blocks in the order of the stream. Every rank reads all of them; places must ascend.
 
     All blocks of a step are read together, so that the text ends at the same step on every rank and
     before any rank has started that step. Otherwise collective calls in the step (generating
@@ -113,7 +113,7 @@ class StreamedBlocks:
         self._ahead = self._thread.submit(self._read_step)
 
     def get(self, place: int) -> tuple[Sample, Block]:
-        """See BlockSource. Raises InputError if the stream ends or breaks within the step of `place`."""
+        """See BlockSource. Raises InputError if the stream ends or breaks within this step."""
         step, index = divmod(place, self._step_blocks)
         assert step >= self._step, "a stream cannot go back"
         while self._step < step:

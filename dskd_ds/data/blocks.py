@@ -42,7 +42,7 @@ def end_of_text_id(tokenizer: Any) -> int:
 
 
 def train_blocks(data: DataSpec, tokenizer: Any) -> Any:
-    """Return the training blocks: a `datasets.Dataset`, or an `IterableDataset` if they are streamed.
+    """Return the training blocks, a `datasets.Dataset`, or `IterableDataset` if streamed.
 
     Raises InputError if there is not one block.
     """
@@ -104,7 +104,7 @@ def _blocks(
 
 
 def _features() -> Any:
-    """Return the columns of blocks; `datasets` cannot guess the type of lists that are all empty."""
+    """Return the columns of blocks; `datasets` cannot guess the type of empty lists."""
     from datasets import Features, List, Value
 
     return Features(
@@ -119,7 +119,10 @@ def _features() -> Any:
 
 
 def position_ids(segment_starts: list[int], block_tokens: int) -> list[int]:
-    """Return positions that restart at 0 with each segment: starts [0, 3] of 5 give [0, 1, 2, 0, 1]."""
+    """Return positions that restart at 0 with each segment.
+
+    Example: starts [0, 3] of 5 tokens give [0, 1, 2, 0, 1].
+    """
     ends = [*segment_starts[1:], block_tokens]
     return list(
         itertools.chain.from_iterable(

@@ -21,14 +21,15 @@ from dskd_ds.models.resolve import tokenizer_fingerprint
 PLAIN_TEMPLATE = """\
 {%- for message in messages -%}
 {%- if message['role'] == 'assistant' -%}
-{{ 'Assistant:' }}{% generation %}{{ ' ' + message['content'] + eos_token }}{% endgeneration %}{{ '\\n' }}
+{{ 'Assistant:' }}{% generation %}\
+{{ ' ' + message['content'] + eos_token }}{% endgeneration %}{{ '\\n' }}
 {%- else -%}
 {{ message['role'] | capitalize + ': ' + message['content'] + '\\n' }}
 {%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{ 'Assistant:' }}{%- endif -%}
 """
-"""`chat_template = "plain"`, for base models: `User: ...`, then `Assistant: ...` and the end-of-text token."""
+"""`chat_template = "plain"`, for base models: `User: ...`, `Assistant: ...` and the EOS token."""
 
 Message = dict[str, str]
 Range = tuple[int, int]
@@ -121,8 +122,8 @@ def chat_format(choice: str, tokenizer: Any) -> ChatFormat:
 def read_conversation(row: dict[str, Any]) -> Conversation:
     """Return the conversation in a row of a chat source.
 
-    The row has `messages`, or `prompt` and `completion` (texts, or lists of messages); `open_end` is
-    optional. Raises MalformedError.
+    The row has `messages`, or `prompt` and `completion` (texts, or lists of messages); `open_end`
+    is optional. Raises MalformedError.
     """
     if row.get("messages") is not None:
         prompt, messages = [], _messages(row["messages"], "user")
@@ -203,7 +204,7 @@ def completions(chat: ChatFormat, conversation: Conversation, text: str) -> list
 def _prefix(
     chat: ChatFormat, messages: list[Message], text: str, generation_prompt: bool = False
 ) -> str:
-    """Return the rendered first messages. Raises MalformedError if `text` does not start with them."""
+    """Return the rendered messages. Raises MalformedError if `text` does not start with them."""
     prefix = chat.render(messages, generation_prompt)
     if not text.startswith(prefix):
         raise MalformedError(

@@ -1,8 +1,9 @@
 """Replaces the last answer of conversations by the teacher's own continuation.
 
 The paper trains on prompts with a short continuation by the teacher, cut at a random point. Batches
-are the same for any number of ranks, and random draws are keyed by (seed, conversation), so the file
-does not depend on the number of ranks. commands/continue_conversations.py is what each rank runs.
+are the same for any number of ranks, and random draws are keyed by (seed, conversation), so the
+file does not depend on the number of ranks. commands/continue_conversations.py is what each rank
+runs.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def train_documents(data: DataSpec, tokenizer: Any) -> Any:
 def heldout_documents(data: DataSpec, tokenizer: Any) -> Any:
     """Return the documents that are never trained on, as a `datasets.Dataset`.
 
-    Raises InputError for a streamed corpus without `heldout`, which would have to be read whole.
+    Raises InputError for a streamed corpus without `heldout`: all of it would have to be read.
     """
     if data.heldout:
         return _load(data, tokenizer, "heldout", stream=False)
@@ -162,7 +162,7 @@ def _as_documents(
 
 
 def _features() -> Any:
-    """Return the columns of documents; `datasets` cannot guess the type of lists that are all empty."""
+    """Return the columns of documents; `datasets` cannot guess the type of empty lists."""
     from datasets import Features, List, Value
 
     return Features(
@@ -198,8 +198,10 @@ def _title_not_in(row: Document, titles: Container[str]) -> bool:
 
 
 def _heldout_by_hash(row: Document, heldout_fraction: float) -> bool:
-    """The hash of the title decides (of the text, if there is none), so documents of one title
-    stay together."""
+    """Return whether a document is held out, by the hash of its title, or of its text without one.
+
+    So documents of one title stay together.
+    """
     return text_digest(row["title"] or row["text"]) % 1_000_000 < heldout_fraction * 1_000_000
 
 

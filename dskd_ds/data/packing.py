@@ -2,11 +2,11 @@
 
 A text that is cut at the end of a block continues in the next block, without the earlier tokens as
 context. A conversation is never cut, so that no answer is read without its question: it goes into
-the block where it leaves the least room, and the free rest of a block is padded. A conversation that
-is longer than a block keeps its end: the last answers, and as much before them as fits.
+the block where it leaves the least room, and the free rest of a block is padded. A conversation
+that is longer than a block keeps its end: the last answers, and as much before them as fits.
 
-If the tokenizer starts its output with a BOS token (Llama 3, Mistral, Gemma), every part of a document
-starts with it too: the model was never trained without it.
+If the tokenizer starts its output with a BOS token (Llama 3, Mistral, Gemma), every part of a
+document starts with it too: the model was never trained without it.
 """
 
 from __future__ import annotations

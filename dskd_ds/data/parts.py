@@ -1,8 +1,8 @@
 """A file that several ranks write together, batch by batch; a killed job continues it.
 
 Each rank appends to its part file, one line per batch, so a batch is written whole or not at all.
-Every part begins with a digest of what the output depends on. At the end the parts are joined in the
-order of their samples.
+Every part begins with a digest of what the output depends on. At the end the parts are joined in
+the order of their samples.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Checks that teacher and student mean the same tokens, though their heads may differ in size.
 
 Models of one family pad their vocabulary to different sizes (Qwen2.5: 151,936 rows up to 3B,
-152,064 from 7B on; the tokenizer knows 151,665). The rows that both models have mean the same tokens. The
-teacher's probabilities are taken over those rows alone: the share of rows that the student lacks is
-distributed over the others in proportion.
+152,064 from 7B on; the tokenizer knows 151,665). The rows that both models have mean the same
+tokens. The teacher's probabilities are taken over those rows alone: the share of rows that the
+student lacks is distributed over the others in proportion.
 """
 
 from __future__ import annotations

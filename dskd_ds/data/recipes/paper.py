@@ -1,8 +1,8 @@
-"""The paper's mixture as few-shot conversations: a share of five question sets, written as JSONL that a chat source reads.
+"""Writes the paper's mixture of five question sets as few-shot conversations, for a chat source.
 
-Source of the shares: docs/method.md, "The paper's student". A conversation's shots are other questions of the same set (and topic, where
-the set has topics) with their answers; its last question is answered too. `dskd data continue` replaces that last answer by the
-teacher's own.
+The shares are from docs/method.md, "The paper's student". The shots of a conversation are other
+questions of the same set (and of the same topic, if the set has topics) with their answers. Its
+last question is answered too; `dskd data continue` replaces that answer by the teacher's own.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from dskd_ds.data.recipes.question_sets import SETS, MalformedRowError, Question
 from dskd_ds.errors import InputError
 
 Malformed = dict[str, list[int]]
-"""Reason -> rows, counted from 1."""
+"""The rows, counted from 1, that were left out for each reason."""
 
 
 @dataclass(frozen=True)
 class SetCount:
-    """What became of a set."""
+    """How many questions of a set were read, written and left out."""
 
     num_questions: int
     num_chats: int
@@ -41,8 +41,8 @@ def write_mixture(
 ) -> dict[str, SetCount]:
     """Write the mixture of some sets, whole or not at all.
 
-    sources: names of SETS -> a hub name or local file, or None for the set's own hub name. Raises InputError if a set cannot be
-    read or has too few questions for its shots.
+    sources: for names of SETS a hub name or local file; None: the default hub name of the set.
+    Raises InputError if a set cannot be read or has too few questions for its shots.
     """
     chats: list[dict[str, Any]] = []
     counts = {}
@@ -55,7 +55,8 @@ def write_mixture(
         )
         if len(questions) <= wanted.num_shots:
             raise InputError(
-                f"--{name} {source.path}: {len(questions)} questions are too few for {wanted.num_shots}-shot conversations;"
+                f"--{name} {source.path}: {len(questions)} questions are too few for"
+                f" {wanted.num_shots}-shot conversations;"
                 f" left out:{_reasons(malformed) or ' none'}.\n  {_documentation(wanted)}"
             )
         made = few_shot_chats(name, questions, wanted.share, wanted.num_shots, seed)
@@ -76,7 +77,7 @@ def write_mixture(
 def read_questions(
     rows: Iterable[dict[str, Any]], wanted: QuestionSet
 ) -> tuple[list[Question], Malformed]:
-    """The questions of a set, and which rows were left out."""
+    """Return the questions of a set, and which rows were left out."""
     questions: list[Question] = []
     malformed: Malformed = defaultdict(list)
     for number, row in enumerate(rows, start=1):
@@ -90,7 +91,10 @@ def read_questions(
 def few_shot_chats(
     name: str, questions: list[Question], share: float, num_shots: int, seed: int
 ) -> list[dict[str, Any]]:
-    """A share of the questions, each after `num_shots` others. What is drawn depends on seed, set and question only."""
+    """Return conversations for a share of the questions, each after `num_shots` others.
+
+    The draws depend on the seed, the set and the question only.
+    """
     by_topic: dict[str, list[int]] = defaultdict(list)
     for number, question in enumerate(questions):
         by_topic[question.topic].append(number)
@@ -124,5 +128,5 @@ def _reasons(malformed: Malformed) -> str:
 
 
 def _documentation(wanted: QuestionSet) -> str:
-    """The columns a set's rows must have, from its reader's docstring."""
+    """Return the columns that the rows of a set must have, from the docstring of its reader."""
     return f"columns it should have: {' '.join((wanted.read.__doc__ or '').split())}"

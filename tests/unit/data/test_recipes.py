@@ -219,8 +219,8 @@ def test_too_few_questions_are_named(tmp_path: Path, capsys: pytest.CaptureFixtu
     )
     error = capsys.readouterr().err
     assert (
-        "3 questions are too few for 5-shot conversations; left out: 1 rows (the first is row 4): the answer is none"
-        in error
+        "3 questions are too few for 5-shot conversations; left out: 1 rows (the first is row 4): "
+        "the answer is none" in error
     )
     assert "goal, sol1, sol2, label" in error
     assert not (tmp_path / "out.jsonl").exists()

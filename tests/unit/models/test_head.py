@@ -1,4 +1,4 @@
-"""Logits of real architectures against their own forward; vocabularies of different size; where a map begins."""
+"""Logits of real architectures against their own forward; vocabularies of different sizes."""
 
 from __future__ import annotations
 

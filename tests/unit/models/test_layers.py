@@ -1,4 +1,4 @@
-"""Cutting layers out: what a configuration says of each layer goes along; an architecture that cannot be cut is named at once."""
+"""Cutting layers: entries per layer follow; an architecture that cannot be cut is refused early."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def gpt2(tiny: TinyWorld, folder: Path) -> str:
 def test_a_student_without_rope_in_some_layers_is_what_was_measured(
     tiny: TinyWorld, tmp_path: Path
 ) -> None:
-    """SmolLM3 leaves positions out of every fourth layer: which ones that are moves when layers go."""
+    """SmolLM3 uses no positions in every fourth layer; which layers changes with the cut."""
     from transformers import AutoModelForCausalLM, SmolLM3Config, SmolLM3ForCausalLM
 
     kept = [0, 1, 3, 6]
@@ -103,7 +103,7 @@ def test_layers_that_are_elsewhere_are_named(tiny: TinyWorld, tmp_path: Path) ->
     folder = gpt2(tiny, tmp_path / "gpt2")
     with pytest.raises(
         InputError,
-        match=r"\[student\] model: GPT2LMHeadModel does not keep its layers in `transformer.layers`",
+        match=r"\[student\] model: GPT2LMHeadModel does not keep its layers in `transformer.lay",
     ):
         layers_of(AutoModelForCausalLM.from_pretrained(folder))
     T5Config().save_pretrained(tmp_path / "t5")
@@ -129,7 +129,7 @@ def test_a_model_that_cannot_be_cut_is_refused_before_anything_is_done(
 
 
 def test_compiled_layers_share_their_code_and_keep_less(tiny: TinyWorld) -> None:
-    """Gradients are those of the plain model, all layers run one graph, and less waits for backward."""
+    """Gradients equal the plain model's, all layers share one graph, less is kept for backward."""
     from torch._dynamo.utils import counters
     from transformers import AutoModelForCausalLM
 
