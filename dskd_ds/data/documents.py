@@ -41,8 +41,8 @@ def heldout_documents(data: DataSpec, tokenizer: Any) -> Any:
         return _load(data, tokenizer, "heldout", stream=False)
     if data.stream:
         raise InputError(
-            "[data] heldout = (not given), and stream = true: what is kept out of training is spread"
-            " over the whole corpus.\n"
+            "[data] heldout = (not given), and stream = true: what is kept out of training is"
+            " spread over the whole corpus.\n"
             "  name other documents to evaluate on in [[data.heldout]]."
         )
     documents = _load(data, tokenizer, "train", stream=False)
