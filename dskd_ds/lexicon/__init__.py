@@ -1,1 +1,1 @@
-"""Who is related to whom: thesauri and dictionaries of many formats -> one table of word pairs, merged with its provenance."""
+"""Word relations: reads thesauri and dictionaries of many formats into one table of word pairs."""

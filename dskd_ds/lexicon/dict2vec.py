@@ -1,8 +1,11 @@
-"""Dict2Vec's pair lists: two words a line, separated by blanks (Tissier et al., EMNLP 2017).
+"""Reader for Dict2Vec's pair lists (Tissier et al., EMNLP 2017): two words per line.
 
-In a **strong** pair each word is in the other's definition; such words mean nearly the same, so they count as synonyms (as in the
-paper). In a **weak** pair only one defines the other (`car`, `road`): that says little about meaning, so weak pairs are not read.
-Neither kind knows antonyms, and opposites do define each other: merge with a source that marks them, and the mark wins.
+In a **strong** pair each word occurs in the definition of the other. Such words mean nearly the
+same, so they count as synonyms, as in the paper. In a **weak** pair only one word defines the
+other (`car`, `road`); that says little about meaning, so weak pairs are rejected.
+
+Dict2Vec marks no antonyms, and two antonyms can occur in each other's definitions. Merge it with
+a source that marks antonyms: the merge keeps the antonym.
 """
 
 from __future__ import annotations
@@ -17,16 +20,22 @@ STRONG_FILE = "strong-pairs.txt"
 
 
 def read_dict2vec(path: Path, source: SourceRows) -> None:
-    """A file of strong pairs, or a folder with `strong-pairs.txt`. Raises InputError for a file of weak pairs."""
+    """Add the pairs of a strong-pairs file, or of `strong-pairs.txt` in a folder, to `source`.
+
+    Raises InputError for a file of weak pairs.
+    """
     if "weak" in path.name.lower():
         raise InputError(
-            f'[senses.lexicons] path = "{path}", but weak pairs of Dict2Vec are no synonyms.\n'
-            f'  name {STRONG_FILE}; to use them nevertheless, turn them into a file of kind "tsv".'
+            f'[[senses.lexicons]] path = "{path}" is invalid: Dict2Vec\'s weak pairs are not'
+            " synonyms.\n"
+            f"  use {STRONG_FILE}; to use weak pairs nevertheless, convert them to a file of"
+            ' kind "tsv".'
         )
-    path = path / STRONG_FILE if path.is_dir() else path
-    for number, line in read_lines(path, source.damage):
+    file = path / STRONG_FILE if path.is_dir() else path
+    for line_number, line in read_lines(file, source.line_counts):
         words = line.split()
         if len(words) == 2:
-            source.add(words[0], words[1], False)
+            source.add(words[0], words[1], is_antonym=False)
         elif words:
-            source.damage.malformed(path, number, f"{len(words)} words, not two: {line[:60]!r}")
+            reason = f"expected two words, found {len(words)}: {line[:60]!r}"
+            source.line_counts.add_malformed(file, line_number, reason)

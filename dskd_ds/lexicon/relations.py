@@ -1,7 +1,11 @@
-"""Relations of words -> relations of tokens. Related words of several tokens become spans with ids behind the vocabulary."""
+"""Turn relations of words into relations of tokens.
+
+Related words of several tokens become spans, with ids after the end of the vocabulary.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,12 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dskd_ds.lexicon.merge import Relations
-from dskd_ds.lexicon.words import RunningText, capitalised, is_unspaced
+from dskd_ds.lexicon.words import RunningText, TokenIds, capitalised, is_unspaced
 
 MIN_HEAD_CHARACTERS = 3
-"""A head word is longer than 2 characters (paper); not so in scripts without spaces, where most words are shorter."""
+"""Minimum length of a head word (the paper requires more than 2 characters). Scripts without
+spaces are exempt, because most of their words are shorter."""
 MAX_RELATED = 256
-"""At most so many related words are kept of a longer list (Moby has some): every n-th by alphabet, so that no letter is favoured."""
+"""A longer list of related words (Moby has some) is thinned to at most this many: every n-th in
+alphabetical order, so that no letter is favoured."""
 
 Ints = NDArray[np.int64]
 
@@ -27,16 +33,16 @@ class Ragged:
     values: Ints
 
     def row(self, index: int) -> Ints:
-        """Row `index`."""
+        """Return row `index`."""
         return self.values[self.offsets[index] : self.offsets[index + 1]]
 
     def lengths(self) -> Ints:
-        """Length of every row."""
+        """Return the length of every row."""
         return np.diff(self.offsets)
 
     @staticmethod
     def from_dict(rows: dict[int, list[int]], num_rows: int) -> Ragged:
-        """Rows by number; those that are missing are empty."""
+        """Build `num_rows` rows from a dict of row index -> row; rows not in the dict are empty."""
         lengths = np.zeros(num_rows, np.int64)
         for index, row in rows.items():
             lengths[index] = len(row)
@@ -47,16 +53,81 @@ class Ragged:
 
 @dataclass(frozen=True)
 class TokenRelations:
-    """Owners related to each token. An owner below `vocab_size` is a token, one from there on a span."""
+    """Owners related to each token. An owner below `vocab_size` is a token, any other a span."""
 
     synonyms: dict[int, list[int]]
     antonyms: dict[int, list[int]]
-    spans: list[tuple[int, ...]]
-    """Tokens of span number i, whose owner id is vocab_size + i."""
+    spans: list[TokenIds]
+    """Tokens of the span with index i, whose owner id is vocab_size + i."""
     words: dict[int, str] = field(default_factory=dict)
-    """The word that a head token is."""
+    """Head token -> the word that it is."""
     span_texts: list[str] = field(default_factory=list)
-    """The word that span number i is."""
+    """The word that the span with index i is."""
+
+
+@dataclass(frozen=True)
+class _Forms:
+    """Token ids of every word (keyed in lower case), in both forms."""
+
+    lower: dict[str, TokenIds]
+    capitalised: dict[str, TokenIds]
+
+
+@dataclass(frozen=True)
+class _Head:
+    """A word that is a single token in one of its forms."""
+
+    token: int
+    word: str
+    """In lower case."""
+    is_capitalised: bool
+
+
+class _Owners:
+    """Gives related words their owner ids; a word of several tokens gets a new span id."""
+
+    def __init__(self, forms: _Forms, vocab_size: int, min_tokens: int, max_tokens: int) -> None:
+        self._forms = forms
+        self._vocab_size = vocab_size
+        self._min_tokens, self._max_tokens = min_tokens, max_tokens
+        self._span_ids: dict[TokenIds, int] = {}
+        self.span_texts: list[str] = []
+
+    @property
+    def spans(self) -> list[TokenIds]:
+        """Tokens of each span, in order of the ids."""
+        return list(self._span_ids)
+
+    def of_words(self, words: set[str], for_capitalised: bool) -> list[int]:
+        """Return the owners of a head's related words that have a permitted number of tokens.
+
+        for_capitalised: whether the head is capitalised.
+        """
+        permitted: list[tuple[TokenIds, str]] = []
+        for word in sorted(words):
+            tokens = self._tokens(word, for_capitalised)
+            if self._min_tokens <= len(tokens) <= self._max_tokens:
+                permitted.append((tokens, word))
+        step = max(1, -(-len(permitted) // MAX_RELATED))  # rounded up
+        return [self._owner(tokens, word) for tokens, word in permitted[::step]]
+
+    def _tokens(self, word: str, for_capitalised: bool) -> TokenIds:
+        """Return the capitalised form beside a capitalised head if it is one token, else the lower.
+
+        Capitalised spans would double the dictionary without adding information.
+        """
+        if for_capitalised and len(self._forms.capitalised[word]) == 1:
+            return self._forms.capitalised[word]
+        return self._forms.lower[word]
+
+    def _owner(self, tokens: TokenIds, word: str) -> int:
+        """Return the token itself, or the id of the span of these tokens."""
+        if len(tokens) == 1:
+            return tokens[0]
+        if tokens not in self._span_ids:
+            self._span_ids[tokens] = self._vocab_size + len(self._span_ids)
+            self.span_texts.append(word)
+        return self._span_ids[tokens]
 
 
 def token_relations(
@@ -66,82 +137,67 @@ def token_relations(
     max_span_tokens: int,
     min_span_tokens: int = 1,
 ) -> TokenRelations:
-    """Map words to tokens as they are written inside of a text (see RunningText).
+    """Map words to tokens as they are written inside a text (see RunningText).
 
-    Head words are single tokens, in lower case or with a capital: both have the word's relations. Related words have
-    min_span_tokens..max_span_tokens (paper: 2..3; ours takes single ones too). Behind a capitalised head stands the related word's
-    capitalised form if that is a single token, else its lower-case one: capitalised spans would double the dictionary and say nothing new.
+    A head word is a single token, in lower case or capitalised; both forms have the relations of
+    the word. Related words have min_span_tokens..max_span_tokens tokens (paper: 2..3; the default
+    also takes single tokens). See `_Owners` for the form of a related word.
     """
-    encoder = RunningText(tokenizer)
     words = relations.words()
-    lower, upper = (
-        dict(zip(words, encoder.tokens(forms), strict=True))
-        for forms in (words, [capitalised(word) for word in words])
-    )
-    span_ids: dict[tuple[int, ...], int] = {}
-    span_texts: list[str] = []
-
-    def owner(tokens: tuple[int, ...], word: str) -> int:
-        if len(tokens) == 1:
-            return tokens[0]
-        if tokens not in span_ids:
-            span_ids[tokens] = vocab_size + len(span_ids)
-            span_texts.append(word)
-        return span_ids[tokens]
-
-    def owners(others: set[str], with_capital: bool) -> list[int]:
-        forms = [
-            (upper[o] if with_capital and len(upper[o]) == 1 else lower[o], o)
-            for o in sorted(others)
-        ]
-        fitting = [form for form in forms if min_span_tokens <= len(form[0]) <= max_span_tokens]
-        return [
-            owner(tokens, o) for tokens, o in fitting[:: max(1, -(-len(fitting) // MAX_RELATED))]
-        ]
-
-    heads = _heads(words, lower, upper)
-    synonyms, antonyms = (
-        _by_token(
-            [(token, owners(table.get(word, set()), form is upper)) for token, word, form in heads]
-        )
-        for table in (relations.synonyms, relations.antonyms)
-    )
-    for (
-        token,
-        opposites,
-    ) in (
-        antonyms.items()
-    ):  # two words may share a token, where a tokenizer drops accents or capitals
-        synonyms[token] = [o for o in synonyms.get(token, ()) if o not in opposites]
-    names = {
-        token: capitalised(word) if form is upper else word for token, word, form in reversed(heads)
-    }
+    forms = _forms(words, RunningText(tokenizer))
+    heads = _heads(words, forms)
+    owners = _Owners(forms, vocab_size, min_span_tokens, max_span_tokens)
+    synonyms = _by_token(heads, relations.synonyms, owners)
+    antonyms = _by_token(heads, relations.antonyms, owners)
+    # Two words share a token if the tokenizer drops accents or capitals. One word's synonym can
+    # then be the other's antonym; the antonym wins.
+    for token, opposites in antonyms.items():
+        synonyms[token] = [owner for owner in synonyms.get(token, ()) if owner not in opposites]
+    names: dict[int, str] = {}
+    for head in reversed(heads):  # the first of several heads with one token names it
+        names[head.token] = capitalised(head.word) if head.is_capitalised else head.word
     return TokenRelations(
-        _without_empty(synonyms), _without_empty(antonyms), list(span_ids), names, span_texts
+        synonyms=_without_empty(synonyms),
+        antonyms=_without_empty(antonyms),
+        spans=owners.spans,
+        words=names,
+        span_texts=owners.span_texts,
     )
 
 
-Forms = dict[str, tuple[int, ...]]
+def _forms(words: Sequence[str], encoder: RunningText) -> _Forms:
+    """Encode every word in lower case and capitalised."""
+    lower = encoder.encode_words(words)
+    upper = encoder.encode_words([capitalised(word) for word in words])
+    return _Forms(dict(zip(words, lower, strict=True)), dict(zip(words, upper, strict=True)))
 
 
-def _heads(words: list[str], lower: Forms, upper: Forms) -> list[tuple[int, str, Forms]]:
-    """(token, word, the form it is in) of every head."""
-    long_enough = [word for word in words if len(word) >= MIN_HEAD_CHARACTERS or is_unspaced(word)]
-    return [
-        (form[word][0], word, form)
-        for word in long_enough
-        for form in (lower, upper)
-        if len(form[word]) == 1 and (form is lower or form[word] != lower[word])
-    ]
+def _heads(words: Sequence[str], forms: _Forms) -> list[_Head]:
+    """Return every form of a word that can be a head; equal forms of a word count once."""
+    heads: list[_Head] = []
+    for word in words:
+        if len(word) < MIN_HEAD_CHARACTERS and not is_unspaced(word):
+            continue
+        lower, upper = forms.lower[word], forms.capitalised[word]
+        if len(lower) == 1:
+            heads.append(_Head(lower[0], word, is_capitalised=False))
+        if len(upper) == 1 and upper != lower:
+            heads.append(_Head(upper[0], word, is_capitalised=True))
+    return heads
 
 
-def _by_token(rows: list[tuple[int, list[int]]]) -> dict[int, list[int]]:
-    """Rows of the same token joined; a token is no relation of itself."""
+def _by_token(
+    heads: Sequence[_Head], table: dict[str, set[str]], owners: _Owners
+) -> dict[int, list[int]]:
+    """Return head token -> owners of its related words, each once and without the token itself."""
     joined: dict[int, list[int]] = {}
-    for token, owners in rows:
-        joined[token] = [o for o in dict.fromkeys([*joined.get(token, ()), *owners]) if o != token]
+    for head in heads:
+        related = owners.of_words(table.get(head.word, set()), head.is_capitalised)
+        distinct = dict.fromkeys([*joined.get(head.token, ()), *related])
+        joined[head.token] = [owner for owner in distinct if owner != head.token]
     return joined
 
 
 def _without_empty(rows: dict[int, list[int]]) -> dict[int, list[int]]:
+    """Return the rows that are not empty."""
     return {token: owners for token, owners in rows.items() if owners}

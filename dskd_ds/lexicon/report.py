@@ -1,4 +1,7 @@
-"""`dskd senses lexicon`: what the lexicons of a spec hold, source by source and merged, and how much of a vocabulary they reach."""
+"""`dskd senses lexicon`: what the lexicons of a spec contain and how many tokens they cover.
+
+Every source gets a line, and so does the merged table.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from dskd_ds.errors import InputError
 from dskd_ds.lexicon.merge import Merged, merge, relations_of
 from dskd_ds.lexicon.relations import MIN_HEAD_CHARACTERS, TokenRelations, token_relations
 from dskd_ds.lexicon.sources import Lexicon, read_lexicon
-from dskd_ds.lexicon.table import ANTONYM, DERIVED, SYNONYM, write_table
+from dskd_ds.lexicon.table import ANTONYM, DERIVED_SUFFIX, SYNONYM, write_table
 from dskd_ds.lexicon.words import RunningText, is_unspaced
 from dskd_ds.models.named import NamedModel
 from dskd_ds.spec import RunSpec
@@ -36,10 +39,15 @@ HEADER = f"{'source':<30}" + "".join(f"{name:>11}" for name in COLUMNS)
 
 
 def show_lexicon(spec: RunSpec, teacher: NamedModel, output: Path | None) -> None:
-    """Read, merge, print; write the merged table if `output` is given. Raises InputError."""
+    """Read and merge the spec's lexicons and print the table of them. Raises InputError.
+
+    teacher: its vocabulary is the one that is covered. output: also write the merged table to this
+    file.
+    """
     if not spec.senses.lexicons:
         raise InputError(
-            "[senses] lexicons = [], so there is nothing to read.\n  add a [[senses.lexicons]] with kind and path."
+            "[senses] lexicons is empty, so there is nothing to read.\n"
+            "  add a [[senses.lexicons]] with kind and path."
         )
     tokenizer = teacher.tokenizer
     vocab_size = teacher.vocab_size
@@ -48,109 +56,136 @@ def show_lexicon(spec: RunSpec, teacher: NamedModel, output: Path | None) -> Non
         write_table(output, lexicon.merged.table, lexicon.merged.negations)
     words = word_tokens(tokenizer)
     print(HEADER, flush=True)
-    for name, merged, num_malformed, num_unusable in _parts(lexicon):
+    for line in _lines(lexicon):
         related = token_relations(
-            relations_of(merged.table),
-            tokenizer,
-            vocab_size,
-            spec.senses.max_span_tokens,
+            relations_of(line.merged.table),
+            tokenizer=tokenizer,
+            vocab_size=vocab_size,
+            max_span_tokens=spec.senses.max_span_tokens,
             min_span_tokens=2 if spec.senses.paper_exact else 1,
         )
-        print(
-            _line(name, merged, num_malformed, num_unusable, coverage(words, related)), flush=True
-        )
-    print(
-        f"\n{len(lexicon.merged.negations):,} words with a negating affix flip polarity; the merged relations use {len(related.spans):,}"
-        f" spans of up to {spec.senses.max_span_tokens} tokens."
-    )
-    print(
-        f"vocabulary: {len(tokenizer):,} tokens, a word is written {RunningText(tokenizer).rule()};"
-        f" {len(words):,} look like words (letters only, {MIN_HEAD_CHARACTERS} or more).\n"
-        "`tokens` is the share of these that has relations, `syn.` synonyms, `ant.` antonyms."
-    )
-    if damage := lexicon.morpholex_damage:
-        print(f"MorphoLEX: {damage.num_lines:,} lines, {damage.num_malformed:,} malformed.")
+        # Flushed line by line, because a large source takes long.
+        print(_format_line(line, coverage(words, related)), flush=True)
+    # The last line was that of the merged table.
+    _print_legend(spec, lexicon, num_spans=len(related.spans))
+    _print_vocabulary(tokenizer, num_words=len(words))
+    if counts := lexicon.morpholex_counts:
+        print(f"MorphoLEX: {counts.num_lines:,} lines, {counts.num_malformed:,} malformed.")
     if output:
-        print(f'written to {output}: name it in a spec with [[senses.lexicons]] kind = "table".')
+        print(f'written to {output}: use it in a spec with [[senses.lexicons]] kind = "table".')
 
 
-def _parts(lexicon: Lexicon) -> Iterator[tuple[str, Merged, int, int]]:
-    """(name, merged table, malformed lines, unusable words) of every source alone, then of all together."""
-    for source in lexicon.sources:
-        alone = lexicon.merged if len(lexicon.sources) == 1 else merge([source], lexicon.morpholex)
-        yield source.name, alone, source.damage.num_malformed, source.num_unusable
-    yield (
-        "merged",
-        lexicon.merged,
-        sum(source.damage.num_malformed for source in lexicon.sources),
-        sum(source.num_unusable for source in lexicon.sources),
+def _print_legend(spec: RunSpec, lexicon: Lexicon, num_spans: int) -> None:
+    """Print how many negations and spans the merged table has."""
+    print(
+        f"\n{len(lexicon.merged.negations):,} words with a negating affix flip polarity; the merged"
+        f" relations use {num_spans:,} spans of up to {spec.senses.max_span_tokens} tokens."
     )
 
 
-def _line(name: str, merged: Merged, num_malformed: int, num_unusable: int, reach: Coverage) -> str:
-    table = merged.table
-    words = len(
-        pc.unique(pa.chunked_array([*table["word"].chunks, *table["other"].chunks], pa.string()))
-    )
-    synonyms, antonyms = (
-        len(
-            table.filter(pc.equal(table["relation"], relation))
-            .group_by(["word", "other"])
-            .aggregate([])
-        )
-        for relation in (SYNONYM, ANTONYM)
-    )
-    flipped = pc.sum(pc.match_substring(table["source"], DERIVED)).as_py() or 0
-    counts = (
-        len(table),
-        words,
-        synonyms,
-        antonyms,
-        merged.num_conflicts,
-        flipped,
-        num_malformed,
-        num_unusable,
-    )
-    return (
-        f"{name[:29]:<30}"
-        + "".join(f"{count:>11,}" for count in counts)
-        + "".join(f"{share:>11.1%}" for share in (reach.either, reach.synonyms, reach.antonyms))
+def _print_vocabulary(tokenizer: Any, num_words: int) -> None:
+    """Print how the tokenizer writes words, and what the shares in the last columns are of."""
+    print(
+        f"vocabulary: {len(tokenizer):,} tokens, a word is written"
+        f" {RunningText(tokenizer).spacing_rule()}; {num_words:,} look like words (letters only,"
+        f" {MIN_HEAD_CHARACTERS} or more).\n"
+        "`tokens` is the share of these that has relations, `syn.` synonyms, `ant.` antonyms."
     )
 
 
 @dataclass(frozen=True)
+class _Line:
+    """One line of the printed table, without its coverage."""
+
+    name: str
+    merged: Merged
+    num_malformed: int
+    """Malformed lines of the files."""
+    num_unusable: int
+    """Words that were left out."""
+
+
+def _lines(lexicon: Lexicon) -> Iterator[_Line]:
+    """Yield a line for every source by itself, then one for all sources together."""
+    for source in lexicon.sources:
+        is_only_source = len(lexicon.sources) == 1
+        merged = lexicon.merged if is_only_source else merge([source], lexicon.morpholex)
+        yield _Line(source.name, merged, source.line_counts.num_malformed, source.num_unusable)
+    yield _Line(
+        name="merged",
+        merged=lexicon.merged,
+        num_malformed=sum(source.line_counts.num_malformed for source in lexicon.sources),
+        num_unusable=sum(source.num_unusable for source in lexicon.sources),
+    )
+
+
+def _format_line(line: _Line, covered: Coverage) -> str:
+    """Return the columns of one line as text."""
+    table = line.merged.table
+    both_columns = [*table["word"].chunks, *table["other"].chunks]
+    num_flipped = pc.sum(pc.match_substring(table["source"], DERIVED_SUFFIX)).as_py() or 0
+    counts = (
+        len(table),
+        len(pc.unique(pa.chunked_array(both_columns, pa.string()))),
+        _num_pairs(table, SYNONYM),
+        _num_pairs(table, ANTONYM),
+        line.merged.num_conflicts,
+        num_flipped,
+        line.num_malformed,
+        line.num_unusable,
+    )
+    shares = (covered.either, covered.synonyms, covered.antonyms)
+    return (
+        f"{line.name[:29]:<30}"
+        + "".join(f"{count:>11,}" for count in counts)
+        + "".join(f"{share:>11.1%}" for share in shares)
+    )
+
+
+def _num_pairs(table: pa.Table, relation: str) -> int:
+    """Return the number of distinct pairs with a relation, over all languages and meanings."""
+    rows = table.filter(pc.equal(table["relation"], relation))
+    return len(rows.group_by(["word", "other"]).aggregate([]))
+
+
+@dataclass(frozen=True)
 class Coverage:
-    """Which share of a vocabulary's words has relations (0 to 1)."""
+    """The shares (0 to 1) of a vocabulary's words that have relations."""
 
     either: float
+    """With synonyms or antonyms."""
     synonyms: float
     antonyms: float
 
 
 def coverage(words: set[int], related: TokenRelations) -> Coverage:
-    """words: the tokens that count."""
-    synonyms, antonyms = words & related.synonyms.keys(), words & related.antonyms.keys()
-    either, synonyms_share, antonyms_share = (
-        len(part) / max(1, len(words)) for part in (synonyms | antonyms, synonyms, antonyms)
+    """Return how many of the tokens in `words` have relations."""
+    with_synonyms = words & related.synonyms.keys()
+    with_antonyms = words & related.antonyms.keys()
+    num_words = max(1, len(words))
+    return Coverage(
+        either=len(with_synonyms | with_antonyms) / num_words,
+        synonyms=len(with_synonyms) / num_words,
+        antonyms=len(with_antonyms) / num_words,
     )
-    return Coverage(either, synonyms_share, antonyms_share)
 
 
 def word_tokens(tokenizer: Any) -> set[int]:
-    """The tokens that look like words: letters only, long enough for a head, and encoded inside of a text as that token.
+    """Return the tokens that look like words.
 
-    Parts of longer words (` inter`) look so too, so a coverage of 1 is out of reach.
+    Such a token has only letters, is long enough for a head word, and is what its text is encoded
+    to inside a text. Parts of longer words (` inter`) also look like words, so a coverage of 1 is
+    out of reach.
     """
     encoder = RunningText(tokenizer)
     ids = list(range(len(tokenizer)))
-    texts = {token: text.strip() for token, text in zip(ids, encoder.texts(ids), strict=True)}
-    fitting = {
-        token: text
-        for token, text in texts.items()
-        if text.isalpha() and (len(text) >= MIN_HEAD_CHARACTERS or is_unspaced(text))
-    }
+    candidates: dict[int, str] = {}
+    for token, text in zip(ids, encoder.decode_tokens(ids), strict=True):
+        word = text.strip()
+        is_long_enough = len(word) >= MIN_HEAD_CHARACTERS or is_unspaced(word)
+        if word.isalpha() and is_long_enough:
+            candidates[token] = word
+    encoded = encoder.encode_words(list(candidates.values()))
     return {
-        token
-        for token, pieces in zip(fitting, encoder.tokens(list(fitting.values())), strict=True)
-        if pieces == (token,)
+        token for token, token_ids in zip(candidates, encoded, strict=True) if token_ids == (token,)
     }

@@ -1,8 +1,9 @@
-"""The one table that every lexicon becomes: a row is a pair of words, its relation, its part of speech and who says so.
+"""The table that every lexicon is read into: one row per pair of words.
 
-A pair is stored once, the smaller word first, because both relations hold both ways. Words are in lower case and NFC, parts
-joined by one space. On disk it is Parquet; its metadata keeps the negations that its derived rows rest on, so that a table that
-is merged again gives the same table.
+A row has the pair, its relation, its part of speech and its source. Both relations are symmetric,
+so a pair is stored once, the smaller word first. Words are in lower case and NFC, with single
+spaces between their parts. On disk the table is Parquet. The file's metadata keeps the negations
+from which rows were derived, so that merging a written table again gives the same table.
 """
 
 from __future__ import annotations
@@ -16,21 +17,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dskd_ds.errors import InputError
-from dskd_ds.lexicon.lines import Damage
+from dskd_ds.lexicon.lines import LineCounts
 from dskd_ds.lexicon.negation import base_of
 
 FORMAT = 1
+METADATA_KEY = "dskd_lexicon"
 COLUMNS = ("language", "word", "relation", "other", "pos", "source")
 SCHEMA = pa.schema([(name, pa.string()) for name in COLUMNS])
 SYNONYM, ANTONYM = "synonym", "antonym"
-JOIN = "+"
-"""Between the sources of a merged row."""
-DERIVED = "~negation"
-"""Ends the name of a source whose pair was not stated but follows from a negating affix."""
+SOURCE_SEPARATOR = "+"
+"""Separates the sources of a merged row."""
+DERIVED_SUFFIX = "~negation"
+"""Ends the source name of a pair that no source states but that follows from a negating affix."""
 MAX_WORD_CHARACTERS = 60
 UNUSABLE = re.compile("[\ufffd|:<>{}\\[\\]]|\u00ef\u00bf\u00bd")
-"""Markup and cross-references (`Thesaurus:happy`), and what remains of a letter that somebody decoded wrongly."""
+"""Matches markup, cross-references (`Thesaurus:happy`) and letters that were decoded wrongly."""
 CHUNK_ROWS = 1 << 16
+"""Pairs that are held as Python objects before they become a chunk of a table."""
 PARTS_OF_SPEECH = {
     "noun": "n",
     "name": "n",
@@ -51,121 +54,125 @@ PARTS_OF_SPEECH = {
 }
 
 
-def plain(word: str) -> str:
-    """A word as the table spells it, or nothing if it is none: no letter, too long, or with markup in it."""
+def normalize_word(word: str) -> str:
+    """Return a word as the table spells it.
+
+    Returns an empty string if it is unusable: without a letter, too long, or with markup.
+    """
     text = " ".join(unicodedata.normalize("NFC", word).lower().split())
-    usable = (
-        0 < len(text) <= MAX_WORD_CHARACTERS
-        and any(map(str.isalpha, text))
-        and not UNUSABLE.search(text)
-    )
-    return text if usable else ""
+    has_letter = any(character.isalpha() for character in text)
+    is_usable = has_letter and len(text) <= MAX_WORD_CHARACTERS and not UNUSABLE.search(text)
+    return text if is_usable else ""
 
 
 class SourceRows:
-    """What one source says, as its reader finds it: pairs, lines that make no sense, and verdicts on negated words."""
+    """What a reader finds in one source: pairs, counts of its lines, and verdicts on negations."""
 
     def __init__(self, name: str, language: str) -> None:
         self.name, self.language = name, language
-        self.damage = Damage()
+        self.line_counts = LineCounts()
         self.verdicts: dict[str, str | None] = {}
-        """Word with a negating affix -> the base it negates, or None where the source shows that it is no negation."""
+        """Word with a negating affix -> the base that it negates; None if the source shows that
+        the word is not a negation."""
         self.num_unusable = 0
-        """Words that were left out: no letters, markup, spoilt characters."""
-        self._plain: dict[str, str] = {}
+        """Distinct words that were left out: no letters, markup, or damaged characters."""
+        self._normalized: dict[str, str] = {}
         self._chunks: list[pa.Table] = []
         self._pairs: dict[tuple[str, str, str, str], None] = {}
 
-    def plain(self, word: str) -> str:
-        """See `plain`; equal words share one string, and each odd one counts once."""
-        known = self._plain.get(word)
-        if known is None:
-            known = self._plain[word] = plain(word)
-            self.num_unusable += not known
-        return known
+    def add(self, word: str, other: str, is_antonym: bool, pos: str = "") -> None:
+        """Add a pair, unless one of the words is unusable or both are the same.
 
-    def add(self, word: str, other: str, opposite: bool, pos: str = "") -> None:
-        """Add a pair; a word is no relation of itself. pos: as the source names it; unknown names become nothing."""
-        word, other = self.plain(word), self.plain(other)
-        if word and other and word != other:
-            first, second = (word, other) if word < other else (other, word)
-            self._pairs[
-                first,
-                ANTONYM if opposite else SYNONYM,
-                second,
-                PARTS_OF_SPEECH.get(pos.lower(), ""),
-            ] = None
-            if len(self._pairs) >= CHUNK_ROWS:
-                self._flush()
+        pos: the part of speech as the source names it; an unknown name counts as none.
+        """
+        word, other = self._normalize(word), self._normalize(other)
+        if not word or not other or word == other:
+            return
+        first, second = sorted((word, other))
+        relation = ANTONYM if is_antonym else SYNONYM
+        self._pairs[first, relation, second, PARTS_OF_SPEECH.get(pos.lower(), "")] = None
+        if len(self._pairs) >= CHUNK_ROWS:
+            self._flush()
 
     def add_table(self, table: pa.Table) -> None:
-        """Rows that are in the table's form already, their sources included."""
+        """Add rows that already have the columns of this table; they keep their sources."""
         self._chunks.append(table.select(COLUMNS).cast(SCHEMA))
 
     def table(self) -> pa.Table:
-        """All pairs so far, each once (rows that `add_table` brought are as they were)."""
+        """Return all distinct pairs so far. The rows of a single `add_table` are returned as is."""
         self._flush()
         if len(self._chunks) != 1:
             self._chunks = [distinct(pa.concat_tables([SCHEMA.empty_table(), *self._chunks]))]
         return self._chunks[0]
 
+    def _normalize(self, word: str) -> str:
+        """Normalize a word. Equal words share one string; each unusable word is counted once."""
+        known = self._normalized.get(word)
+        if known is None:
+            known = self._normalized[word] = normalize_word(word)
+            self.num_unusable += not known
+        return known
+
     def _flush(self) -> None:
+        """Move the collected pairs into a chunk of the table, where they take less memory."""
         if not self._pairs:
             return
-        words, relations, others, parts = ([pair[i] for pair in self._pairs] for i in range(4))
-        number = len(self._pairs)
-        self._chunks.append(
-            pa.table(
-                [[self.language] * number, words, relations, others, parts, [self.name] * number],
-                schema=SCHEMA,
-            )
-        )
+        words, relations, others, pos_column = ([pair[i] for pair in self._pairs] for i in range(4))
+        languages = [self.language] * len(self._pairs)
+        names = [self.name] * len(self._pairs)
+        columns = [languages, words, relations, others, pos_column, names]
+        self._chunks.append(pa.table(columns, schema=SCHEMA))
         self._pairs.clear()
 
 
 def distinct(rows: pa.Table) -> pa.Table:
-    """The rows of a table of this form, each once."""
+    """Return the distinct rows of a table with these columns."""
     return rows.group_by(list(COLUMNS), use_threads=False).aggregate([]).select(COLUMNS)
 
 
 def source_name(kind: str, path: str) -> str:
-    """How rows call their source: its kind and the name of its file."""
-    return f"{kind}:{Path(path).name}".replace(JOIN, "-").replace("~", "-")
+    """Return the name of a source in the table: its kind and its file name."""
+    name = f"{kind}:{Path(path).name}"
+    return name.replace(SOURCE_SEPARATOR, "-").replace("~", "-")
 
 
 def write_table(path: Path, table: pa.Table, negations: dict[str, str]) -> None:
-    """Write a merged table as Parquet, whole or not at all. Raises InputError if it cannot be written."""
-    facts = {"format": FORMAT, "negations": negations}
+    """Write a merged table as Parquet, completely or not at all.
+
+    negations: negated word -> base. Raises InputError if the file cannot be written.
+    """
+    metadata = json.dumps({"format": FORMAT, "negations": negations}, ensure_ascii=False)
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(
-            table.replace_schema_metadata({"dskd_lexicon": json.dumps(facts, ensure_ascii=False)}),
-            partial,
-        )
+        pq.write_table(table.replace_schema_metadata({METADATA_KEY: metadata}), partial)
         partial.replace(path)
     except OSError as error:
         raise InputError(
-            f"--output {path}: it cannot be written: {error.strerror or error}.\n"
-            "  name a file in a folder of yours."
+            f"--output {path}: the file cannot be written: {error.strerror or error}.\n"
+            "  name a file in a folder that you may write to."
         ) from None
 
 
 def read_table(path: Path, source: SourceRows) -> None:
-    """A table that `write_table` wrote; its negations are final. Raises InputError if it is another file."""
+    """Add the rows of a file that `write_table` wrote to `source`; its negations are final.
+
+    Raises InputError if the file is something else.
+    """
     try:
         table = pq.read_table(path)
-        facts = json.loads((table.schema.metadata or {})[b"dskd_lexicon"])
-        if facts["format"] != FORMAT:
-            raise KeyError(f"format {facts['format']}, not {FORMAT}")
+        metadata = json.loads((table.schema.metadata or {})[METADATA_KEY.encode()])
+        if metadata["format"] != FORMAT:
+            raise KeyError(f"format {metadata['format']}, expected {FORMAT}")
         source.add_table(table)
     except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
         raise InputError(
-            f'[senses.lexicons] path = "{path}", but this is no table of word relations: {str(error).splitlines()[0]}.\n'
+            f'[[senses.lexicons]] path = "{path}" is not a table of word relations: {reason}.\n'
             "  write one with: dskd senses lexicon SPEC.toml --output FILE.parquet"
         ) from None
-    source.damage.num_lines += len(table)
+    source.line_counts.num_lines += len(table)
     words = {word for column in ("word", "other") for word in table[column].unique().to_pylist()}
-    source.verdicts.update(
-        {word: facts["negations"].get(word) for word in words if base_of(word) in words}
-    )
+    for word in words:
+        if base_of(word) in words:
+            source.verdicts[word] = metadata["negations"].get(word)

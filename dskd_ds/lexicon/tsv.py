@@ -1,6 +1,7 @@
-"""Plain tab-separated text: word, relation (`synonym` or `antonym`), other word, and perhaps a part of speech (n, v, a, r).
+"""Reader for tab-separated text: word, `synonym` or `antonym`, other word, optional part of speech.
 
-A line that starts with `#`, and a first line that names the columns, are passed over.
+The part of speech is n, v, a or r. Empty lines, lines that start with `#` and a first line that
+names the columns are skipped.
 """
 
 from __future__ import annotations
@@ -12,24 +13,24 @@ from dskd_ds.lexicon.table import ANTONYM, SYNONYM, SourceRows
 
 
 def read_tsv(path: Path, source: SourceRows) -> None:
-    """Read one file."""
-    for number, line in read_lines(path, source.damage):
-        if (
-            not line
-            or line.startswith("#")
-            or (number == 1 and line.lower().startswith("word\trelation"))
-        ):
+    """Add the pairs of one file to `source`."""
+    for line_number, line in read_lines(path, source.line_counts):
+        is_header = line_number == 1 and line.lower().startswith("word\trelation")
+        if not line or line.startswith("#") or is_header:
             continue
         fields = [field.strip() for field in line.split("\t")]
-        if (
-            len(fields) not in (3, 4)
-            or fields[1] not in (SYNONYM, ANTONYM)
-            or not (fields[0] and fields[2])
-        ):
-            source.damage.malformed(
-                path, number, f"not word, {SYNONYM} or {ANTONYM}, other[, pos]: {line[:60]!r}"
-            )
+        if not _is_row(fields):
+            reason = f"not word, {SYNONYM} or {ANTONYM}, other[, pos]: {line[:60]!r}"
+            source.line_counts.add_malformed(path, line_number, reason)
             continue
-        source.add(
-            fields[0], fields[2], fields[1] == ANTONYM, fields[3] if len(fields) == 4 else ""
-        )
+        word, relation, other = fields[:3]
+        pos = fields[3] if len(fields) == 4 else ""
+        source.add(word, other, relation == ANTONYM, pos)
+
+
+def _is_row(fields: list[str]) -> bool:
+    """Return whether the fields are two words and their relation, with or without a pos."""
+    if len(fields) not in (3, 4):
+        return False
+    word, relation, other = fields[:3]
+    return relation in (SYNONYM, ANTONYM) and bool(word) and bool(other)

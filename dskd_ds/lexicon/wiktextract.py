@@ -1,13 +1,16 @@
-"""Wiktextract's JSONL (`kaikki.org-dictionary-*.jsonl`, plain or `.gz`): one entry of Wiktionary a line, read as a stream.
+"""Reader for Wiktextract's JSONL (`kaikki.org-dictionary-*.jsonl`, plain or `.gz`), as a stream.
 
-An entry has `word`, `lang_code`, `pos`; links to other words are objects with a `word`, in `synonyms` and `antonyms` of each of its
-`senses` (where Wiktionary says which meaning) and of the entry itself (where it does not). Redirects have no `lang_code`.
+Each line is one Wiktionary entry with `word`, `lang_code` and `pos`. Links to other words are
+objects with a `word`; they are listed under `synonyms` and `antonyms`, both of each of the
+entry's `senses` (where Wiktionary states the meaning) and of the entry itself (where it does
+not). Redirects have no `lang_code`.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,45 +18,61 @@ from dskd_ds.lexicon.lines import read_lines
 from dskd_ds.lexicon.negation import GlossVerdicts
 from dskd_ds.lexicon.table import SourceRows
 
-LINKS = (("synonyms", False), ("antonyms", True))
+LINK_KEYS = (("synonyms", False), ("antonyms", True))
+"""Key of a list of links, and whether it lists antonyms."""
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """What is used of one Wiktionary entry."""
+
+    word: str
+    pos: str
+    links: list[tuple[str, bool]]
+    """(linked word, whether it is an antonym)."""
+    glosses: list[str]
+    """Definitions, except those that only name the base form of an inflected word."""
 
 
 def read_wiktextract(path: Path, source: SourceRows) -> None:
-    """Entries of the source's language; those of other languages are passed over."""
+    """Add the entries of the source's language to `source`; skip other languages."""
     verdicts = GlossVerdicts(source.language)
-    for number, line in read_lines(path, source.damage):
+    for line_number, line in read_lines(path, source.line_counts):
         try:
-            entry = json.loads(line)
-            if "redirect" in entry or entry["lang_code"] != source.language:
-                continue
-            word, pos, senses = (
-                str(entry["word"]),
-                str(entry.get("pos", "")),
-                entry.get("senses", []),
-            )
-            links = [link for part in (entry, *senses) for link in _links(part)]
-            glosses = [
-                str(gloss)
-                for sense in senses
-                if "form_of" not in sense
-                for gloss in sense.get("glosses", [])
-            ]
+            entry = _parse(line, source.language)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            source.damage.malformed(
-                path,
-                number,
-                f"this is no entry of Wiktextract ({type(error).__name__}): {line[:60]!r}",
-            )
+            reason = f"not a Wiktextract entry ({type(error).__name__}): {line[:60]!r}"
+            source.line_counts.add_malformed(path, line_number, reason)
             continue
-        for other, opposite in links:
-            source.add(word, other, opposite, pos)
-        for gloss in glosses:
-            verdicts.add(word.lower(), gloss)
+        if entry is None:
+            continue
+        for other, is_antonym in entry.links:
+            source.add(entry.word, other, is_antonym, entry.pos)
+        for gloss in entry.glosses:
+            verdicts.add(entry.word.lower(), gloss)
     source.verdicts.update(verdicts.result())
 
 
-def _links(part: dict[str, Any]) -> Iterator[tuple[str, bool]]:
-    for key, opposite in LINKS:
-        for link in part.get(key, []):
+def _parse(line: str, language: str) -> _Entry | None:
+    """Return the line's entry, or None for a redirect or another language.
+
+    Raises ValueError, KeyError, TypeError or AttributeError if the line is not an entry.
+    """
+    entry = json.loads(line)
+    if "redirect" in entry or entry["lang_code"] != language:
+        return None
+    senses = entry.get("senses", [])
+    links = [link for owner in (entry, *senses) for link in _links(owner)]
+    glosses: list[str] = []
+    for sense in senses:
+        if "form_of" not in sense:
+            glosses += [str(gloss) for gloss in sense.get("glosses", [])]
+    return _Entry(str(entry["word"]), str(entry.get("pos", "")), links, glosses)
+
+
+def _links(owner: dict[str, Any]) -> Iterator[tuple[str, bool]]:
+    """Yield (linked word, whether it is an antonym) of an entry or of one of its senses."""
+    for key, is_antonym in LINK_KEYS:
+        for link in owner.get(key, []):
             if word := link.get("word"):
-                yield str(word), opposite
+                yield str(word), is_antonym

@@ -1,1 +1,1 @@
-"""Measuring a dictionary without training: word in context, synonyms against antonyms, word similarity."""
+"""Measure dictionaries without training: word in context, separation of antonyms, similarity."""

@@ -1,33 +1,54 @@
-"""An occurrence of a word -> its nearest sense in a dictionary; how alike two occurrences are by their senses.
+"""Assign occurrences of a word to senses, and score how similar two occurrences are.
 
-Candidates are the senses of the word's token (`own`), or those and the senses of its synonyms (`lexical`, as in docs/method.md,
-"Candidates"). Scores of a pair, higher for the same meaning:
-  same      1 if both have the same nearest sense, else 0;
-  centroid  cosine of their nearest senses;
-  soft      cosine of their assignments `softmax(-d / temperature)` over the candidates, d squared distances in units of the
-            median distance to the nearest sense; the temperature is the one best on the lemmas set apart for tuning.
+The candidates are the senses of the word's token (`own`), or these and the senses of its synonyms
+(`lexical`, as in docs/method.md, "Candidates"). Three scores of a pair are computed; a higher
+score means that the meanings are more likely the same:
+
+- `same`: 1 if both occurrences have the same nearest sense, else 0;
+- `centroid`: cosine of their nearest senses;
+- `soft`: cosine of their assignments `softmax(-d / temperature)` over the candidates. d are the
+  squared distances, in units of the median distance to the nearest sense; the temperature is the
+  one that is best for the lemmas reserved for tuning.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
-from dskd_ds.senses.intrinsic.ranks import Floats, auc
+from dskd_ds.senses.intrinsic.ranks import Bools, Floats, auc
 
 TEMPERATURES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 Candidates = Literal["own", "lexical"]
 
 
+@dataclass(frozen=True)
+class PairStates:
+    """N pairs of occurrences of a word, with their states at the dictionary's layer."""
+
+    tokens: Sequence[int]
+    """[N] token of each pair's word, which has senses in the dictionary."""
+    left: Tensor
+    """[N, D] states of the first occurrences."""
+    right: Tensor
+    """[N, D] states of the second occurrences."""
+    labels: Bools
+    """[N] whether both occurrences have the same meaning."""
+    is_tuning: Bools
+    """[N] whether the pair may be used to choose the temperature."""
+
+
 def candidate_rows(dictionary: SenseDictionary, token: int, candidates: Candidates) -> Tensor:
-    """[R] rows of the dictionary that an occurrence of `token` may be assigned to."""
-    owners = [token, *(dictionary.synonyms.row(token).tolist() if candidates == "lexical" else ())]
+    """Return [R], the dictionary rows that an occurrence of `token` may be assigned to."""
+    owners = [token]
+    if candidates == "lexical":
+        owners += dictionary.synonyms.row(token).tolist()
     offsets = dictionary.owner_offsets
     return torch.cat(
         [torch.arange(int(offsets[owner]), int(offsets[owner + 1])) for owner in owners]
@@ -35,37 +56,41 @@ def candidate_rows(dictionary: SenseDictionary, token: int, candidates: Candidat
 
 
 def pair_scores(
-    dictionary: SenseDictionary,
-    tokens: Sequence[int],
-    left: Tensor,
-    right: Tensor,
-    labels: NDArray[np.bool_],
-    tuning: NDArray[np.bool_],
-    candidates: Candidates,
+    dictionary: SenseDictionary, pairs: PairStates, candidates: Candidates
 ) -> dict[str, Floats]:
-    """`same`, `centroid` and `soft`, each [N].
-
-    tokens: of each pair's word, with senses in the dictionary. left, right: [N, D] states of its occurrences. labels, tuning: [N],
-    whether a pair has one meaning and whether the temperature may be chosen by it.
-    """
+    """Return the scores `same`, `centroid` and `soft` of the pairs, each [N]."""
     distances, cosines, same = [], [], []
-    for token, two in zip(tokens, torch.stack([left, right], dim=1), strict=True):
+    both_sides = torch.stack([pairs.left, pairs.right], dim=1)
+    for token, states in zip(pairs.tokens, both_sides, strict=True):
         senses = dictionary.senses[candidate_rows(dictionary, token, candidates)].float()
-        distances.append(torch.cdist(two, senses).square())
-        nearest = senses[distances[-1].argmin(dim=1)]
-        same.append(float(torch.equal(*distances[-1].argmin(dim=1))))
-        cosines.append(float(torch.cosine_similarity(nearest[0], nearest[1], dim=0)))
+        squared = torch.cdist(states, senses).square()
+        left, right = squared.argmin(dim=1).tolist()
+        distances.append(squared)
+        same.append(float(left == right))
+        cosines.append(_cosine(senses[left], senses[right]))
     soft = {t: soft_scores(distances, t) for t in TEMPERATURES}
-    best = max(
-        TEMPERATURES, key=lambda t: np.nan_to_num(auc(soft[t][tuning], labels[tuning]), nan=0.0)
-    )
+
+    def tuning_auc(temperature: float) -> float:
+        scores = soft[temperature][pairs.is_tuning]
+        return float(np.nan_to_num(auc(scores, pairs.labels[pairs.is_tuning]), nan=0.0))
+
+    best = max(TEMPERATURES, key=tuning_auc)
     return {"same": np.array(same), "centroid": np.array(cosines), "soft": soft[best]}
 
 
 def soft_scores(distances: Sequence[Tensor], temperature: float) -> Floats:
-    """Cosines of the two assignments of each pair. distances: N times [2, R], squared."""
+    """Return [N], the cosine of the two soft assignments of each pair.
+
+    distances: for each pair [2, R], the squared distances of its occurrences from the candidates.
+    """
     if not distances:
         return np.zeros(0)
-    unit = torch.cat([d.min(dim=1).values for d in distances]).median().clamp_min(1e-9)
-    shares = [torch.softmax(-d / (unit * temperature), dim=1) for d in distances]
-    return np.array([float(torch.cosine_similarity(s[0], s[1], dim=0)) for s in shares])
+    nearest = torch.cat([squared.min(dim=1).values for squared in distances])
+    unit = nearest.median().clamp_min(1e-9)
+    shares = [torch.softmax(-squared / (unit * temperature), dim=1) for squared in distances]
+    return np.array([_cosine(left, right) for left, right in shares])
+
+
+def _cosine(left: Tensor, right: Tensor) -> float:
+    """Return the cosine of two vectors [D]."""
+    return float(torch.cosine_similarity(left, right, dim=0))

@@ -1,4 +1,4 @@
-"""Statistics of ranks: area under the ROC curve, Spearman's correlation, and how sure an area is."""
+"""Rank statistics: area under the ROC curve with its standard error, and Spearman's correlation."""
 
 from __future__ import annotations
 
@@ -6,46 +6,56 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
 RESAMPLES = 300
-"""Bootstrap draws; the standard error they give is itself good to about 4 %."""
+"""Bootstrap samples; the standard error that they give is itself accurate to about 4 %."""
 
 
 def average_ranks(values: Floats) -> Floats:
-    """[N] -> [N] ranks from 1; equal values share the mean of their ranks."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ranks: Floats = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    """Return the rank (from 1) of each value, [N] -> [N]; equal values share their mean rank."""
+    _, distinct_index, counts = np.unique(values, return_inverse=True, return_counts=True)
+    mean_ranks = np.cumsum(counts) - (counts - 1) / 2
+    ranks: Floats = mean_ranks[distinct_index]
     return ranks
 
 
-def auc(scores: Floats, labels: NDArray[np.bool_]) -> float:
-    """How likely a positive scores above a negative, ties counting half. scores, labels [N]; NaN if one class is missing.
+def auc(scores: Floats, labels: Bools) -> float:
+    """Return the probability that a positive scores above a negative; ties count half.
 
+    scores, labels: [N]. Returns NaN if one class is missing.
     Source: the rank sum of Mann and Whitney (1947).
     """
-    positives = int(labels.sum())
-    negatives = len(labels) - positives
-    if not positives or not negatives:
+    num_positives = int(labels.sum())
+    num_negatives = len(labels) - num_positives
+    if not num_positives or not num_negatives:
         return float("nan")
     rank_sum = average_ranks(scores)[labels].sum()
-    return float((rank_sum - positives * (positives + 1) / 2) / (positives * negatives))
+    smallest_rank_sum = num_positives * (num_positives + 1) / 2
+    return float((rank_sum - smallest_rank_sum) / (num_positives * num_negatives))
 
 
-def auc_error(scores: Floats, labels: NDArray[np.bool_], groups: NDArray[np.int64]) -> float:
-    """Standard error of `auc`, by drawing whole groups (the pairs of a lemma hang together) with replacement; the draws are fixed."""
-    names, place = np.unique(groups, return_inverse=True)
-    members = [np.flatnonzero(place == i) for i in range(len(names))]
+def auc_error(scores: Floats, labels: Bools, groups: NDArray[np.int64]) -> float:
+    """Return the standard error of `auc` by the bootstrap. scores, labels, groups: [N].
+
+    Whole groups are drawn with replacement, because the pairs of one lemma are not independent.
+    The draws are the same in every call. Returns NaN if no draw has both classes.
+    """
+    names, group_index = np.unique(groups, return_inverse=True)
+    if not len(names):
+        return float("nan")
+    members = [np.flatnonzero(group_index == i) for i in range(len(names))]
     generator = np.random.default_rng(0)
     areas = []
-    for _ in range(RESAMPLES if members else 0):
-        rows = np.concatenate(
-            [members[i] for i in generator.integers(0, len(members), len(members))]
-        )
+    for _ in range(RESAMPLES):
+        drawn = generator.integers(0, len(members), len(members))
+        rows = np.concatenate([members[i] for i in drawn])
         areas.append(auc(scores[rows], labels[rows]))
-    return float(np.nanstd(areas)) if areas and not np.isnan(areas).all() else float("nan")
+    return float("nan") if np.isnan(areas).all() else float(np.nanstd(areas))
 
 
 def spearman(left: Floats, right: Floats) -> float:
-    """Rank correlation of two [N]; NaN below 3 values or where one of them is constant."""
+    """Return the rank correlation of two [N]; NaN if N < 3 or if one of them is constant."""
     if len(left) < 3 or np.ptp(left) == 0 or np.ptp(right) == 0:
         return float("nan")
     return float(np.corrcoef(average_ranks(left), average_ranks(right))[0, 1])

@@ -1,7 +1,9 @@
-"""Are synonyms' senses nearer than antonyms' and strangers'? The sense term pulls to the first and pushes from the second.
+"""Measure whether senses of synonyms are nearer than those of antonyms and unrelated words.
 
-The distance of two tokens is that of their two nearest senses, per dimension. Strangers are the synonym pairs' own tokens dealt
-anew, so that neither how frequent a token is nor how many senses it has tells the groups apart.
+The sense term pulls towards synonyms' senses and pushes away from antonyms'. The distance of two
+tokens is that of their two nearest senses, per dimension. The unrelated pairs ("strangers") are
+the tokens of the synonym pairs, paired anew: this way the groups differ neither in the frequency
+of their tokens nor in their number of senses.
 """
 
 from __future__ import annotations
@@ -22,92 +24,110 @@ MAX_PAIRS = 3000
 
 @dataclass(frozen=True)
 class Separation:
-    """How well distances tell the kinds of pairs apart; 0.5 is chance."""
+    """How well distances distinguish the kinds of pairs. An AUC of 0.5 is chance."""
 
     num_synonym_pairs: int
     num_antonym_pairs: int
     median_synonym_distance: float
-    """Squared, per dimension; so are the next two."""
+    """Squared distance per dimension."""
     median_antonym_distance: float
+    """Squared distance per dimension."""
     median_stranger_distance: float
+    """Squared distance per dimension."""
     synonyms_below_antonyms: float
-    """AUC: how likely a synonym pair is nearer than an antonym pair."""
+    """AUC: the probability that a synonym pair is nearer than an antonym pair."""
     synonyms_below_strangers: float
+    """AUC: the probability that a synonym pair is nearer than an unrelated pair."""
     antonyms_below_strangers: float
-    """Usually well above 0.5: antonyms are used in the same contexts."""
+    """AUC: the probability that an antonym pair is nearer than an unrelated pair. Usually well
+    above 0.5, because antonyms are used in the same contexts."""
 
 
 def separation(dictionary: SenseDictionary) -> Separation:
-    """Measure a dictionary by its own relations. Numbers are NaN where it has no pairs of a kind."""
-    near, far, strangers = pair_distances(dictionary)
+    """Measure a dictionary by its own relations.
+
+    A value is NaN if the dictionary has no pairs of a kind that it needs.
+    """
+    synonyms, antonyms, strangers = pair_distances(dictionary)
     return Separation(
-        len(near),
-        len(far),
-        _median(near),
-        _median(far),
-        _median(strangers),
-        _below(near, far),
-        _below(near, strangers),
-        _below(far, strangers),
+        num_synonym_pairs=len(synonyms),
+        num_antonym_pairs=len(antonyms),
+        median_synonym_distance=_median(synonyms),
+        median_antonym_distance=_median(antonyms),
+        median_stranger_distance=_median(strangers),
+        synonyms_below_antonyms=_auc_below(synonyms, antonyms),
+        synonyms_below_strangers=_auc_below(synonyms, strangers),
+        antonyms_below_strangers=_auc_below(antonyms, strangers),
     )
 
 
 def pair_distances(dictionary: SenseDictionary) -> tuple[Floats, Floats, Floats]:
-    """Distances of the pairs of synonyms, of antonyms, and of strangers; the same draw each time."""
+    """Return the distances of synonym, antonym and unrelated pairs; every call draws the same."""
     generator = np.random.default_rng(0)
-    synonyms, antonyms = (
-        related_pairs(dictionary, table, generator)
-        for table in (dictionary.synonyms, dictionary.antonyms)
+    synonyms = related_pairs(dictionary, dictionary.synonyms, generator)
+    antonyms = related_pairs(dictionary, dictionary.antonyms, generator)
+    strangers = _paired_anew(dictionary, synonyms, generator)
+    return (
+        nearest_distances(dictionary, synonyms),
+        nearest_distances(dictionary, antonyms),
+        nearest_distances(dictionary, strangers),
     )
-    strangers = _dealt_anew(dictionary, synonyms, generator)
-    near, far, unrelated = (
-        nearest_distances(dictionary, pairs) for pairs in (synonyms, antonyms, strangers)
-    )
-    return near, far, unrelated
 
 
 def related_pairs(
     dictionary: SenseDictionary, table: Ragged, generator: np.random.Generator
 ) -> NDArray[np.int64]:
-    """[P, 2] pairs of tokens with senses, each pair once whichever way round; at most MAX_PAIRS, drawn evenly."""
+    """Return [P, 2], the related pairs of tokens that both have senses.
+
+    A pair appears once, in one direction. At most MAX_PAIRS pairs are drawn, all equally likely.
+    """
     tokens = np.repeat(np.arange(len(table.offsets) - 1), table.lengths())
-    pairs = np.unique(np.sort(np.stack([tokens, table.values], axis=1), axis=1), axis=0)
-    lengths = np.diff(dictionary.owner_offsets)
-    pairs = pairs[(lengths[pairs] > 0).all(axis=1) & (pairs < dictionary.vocab_size).all(axis=1)]
-    return np.asarray(pairs[generator.permutation(len(pairs))[:MAX_PAIRS]], np.int64)
+    ordered = np.sort(np.stack([tokens, table.values], axis=1), axis=1)
+    pairs = np.unique(ordered, axis=0)
+    num_senses = np.diff(dictionary.owner_offsets)
+    have_senses = (num_senses[pairs] > 0).all(axis=1)
+    are_tokens = (pairs < dictionary.vocab_size).all(axis=1)
+    pairs = pairs[have_senses & are_tokens]
+    drawn = generator.permutation(len(pairs))[:MAX_PAIRS]
+    return np.asarray(pairs[drawn], np.int64)
 
 
-def _dealt_anew(
+def _paired_anew(
     dictionary: SenseDictionary, pairs: NDArray[np.int64], generator: np.random.Generator
 ) -> NDArray[np.int64]:
-    """The same tokens in pairs that no relation joins."""
+    """Return the same tokens in new pairs [Q, 2]; pairs that happen to be related are dropped."""
     mixed = np.stack([pairs[:, 0], generator.permutation(pairs[:, 1])], axis=1)
-    unrelated = [
+    is_unrelated = [
         left != right
         and right not in dictionary.synonyms.row(left)
         and right not in dictionary.antonyms.row(left)
         and left not in dictionary.synonyms.row(right)
         for left, right in mixed
     ]
-    return np.asarray(mixed[np.array(unrelated, bool)], np.int64)
+    return np.asarray(mixed[np.array(is_unrelated, bool)], np.int64)
 
 
 def nearest_distances(dictionary: SenseDictionary, pairs: NDArray[np.int64]) -> Floats:
-    """[P, 2] owners -> [P] squared distance per dimension of their two nearest senses."""
-    offsets = dictionary.owner_offsets
+    """Return [P], the squared distance per dimension of the nearest senses of each pair [P, 2]."""
     result = np.empty(len(pairs))
-    for number, (left, right) in enumerate(pairs):
-        a, b = (
-            dictionary.senses[int(offsets[o]) : int(offsets[o + 1])].float() for o in (left, right)
-        )
-        result[number] = float(torch.cdist(a, b).min().square()) / dictionary.hidden_size
+    for index, (left, right) in enumerate(pairs):
+        distances = torch.cdist(_senses_of(dictionary, left), _senses_of(dictionary, right))
+        result[index] = float(distances.min().square()) / dictionary.hidden_size
     return result
 
 
+def _senses_of(dictionary: SenseDictionary, owner: int) -> torch.Tensor:
+    """Return the senses [K, D] of an owner, in float32."""
+    first, end = dictionary.owner_offsets[owner : owner + 2].tolist()
+    return dictionary.senses[first:end].float()
+
+
 def _median(values: Floats) -> float:
+    """Return the median, or NaN if there are no values."""
     return float(np.median(values)) if len(values) else float("nan")
 
 
-def _below(near: Floats, far: Floats) -> float:
+def _auc_below(near: Floats, far: Floats) -> float:
+    """Return the probability that a value of `near` is below a value of `far`."""
     scores = -np.concatenate([near, far])
     return auc(scores, np.arange(len(scores)) < len(near))

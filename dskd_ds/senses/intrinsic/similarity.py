@@ -1,49 +1,50 @@
-"""How alike people find two words (SimLex-999, WordSim-353), against how alike the teacher's states and the senses are.
+"""Word similarity: do the teacher's states and the senses agree with people's ratings of pairs?
 
-SimLex asks for similarity (`coast` and `shore`), WordSim also for relatedness (`cup` and `coffee`). Sources: Hill, Reichart,
-Korhonen, 2015; Finkelstein et al., 2002. Both lists come with the package gensim.
+SimLex-999 asks for similarity (`coast` and `shore`), WordSim-353 also for relatedness (`cup` and
+`coffee`). Sources: Hill, Reichart, Korhonen, 2015; Finkelstein et al., 2002. Both lists are
+contained in the package gensim.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dskd_ds.errors import InputError
+from dskd_ds.models.frozen import TeacherModel
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.senses.intrinsic.ranks import Floats, spearman
+from dskd_ds.senses.intrinsic.results import Correlation, SimilarityResult, StateCorrelation
+from dskd_ds.senses.intrinsic.states import WordInText, word_states
+from dskd_ds.senses.intrinsic.vocabulary import Dictionaries, with_senses, word_tokens
 
 CARRIER = "The word is"
-"""A word alone would be a text's first token, whose state a decoder spends on other things."""
+"""Text before each word. Without it the word would be the first token, whose state is special in
+decoders and says little about the word."""
 
 
 @dataclass(frozen=True)
 class RatedPair:
-    """Two words and how alike people find them."""
+    """Two words and how similar people find them."""
 
     left: str
     right: str
     rating: float
 
 
-@dataclass(frozen=True)
-class Correlation:
-    """Agreement with people."""
-
-    spearman: float
-    num_pairs: int
-    """Pairs of which both words could be looked up."""
-
-
 def read_ratings(path: Path) -> list[RatedPair]:
-    """Lines of word, word, rating, separated by tabs; `#` begins a comment. Raises InputError."""
+    """Read lines of word, word, rating, separated by tabs; `#` begins a comment.
+
+    Raises InputError if a line has another form.
+    """
     pairs = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for line_number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         fields = line.split("\t")
         if not line.strip() or line.startswith("#"):
             continue
@@ -51,58 +52,94 @@ def read_ratings(path: Path) -> list[RatedPair]:
             pairs.append(RatedPair(fields[0].strip(), fields[1].strip(), float(fields[2])))
         except (IndexError, ValueError):
             raise InputError(
-                f"{path}, line {number}: {line[:60]!r} is not word, word, rating.\n  delete the file; it is fetched again."
+                f"{path}, line {line_number}: {line[:60]!r} is not word, word, rating.\n"
+                "  delete the file; it is then fetched again."
             ) from None
     return pairs
 
 
-def carried(words: Sequence[str]) -> list[tuple[str, int, int]]:
-    """Each word behind the carrier, as word_states wants it."""
+def word_similarity(
+    teacher: TeacherModel,
+    tokenizer: Any,
+    ratings: Mapping[str, Sequence[RatedPair]],
+    dictionaries: Dictionaries,
+    layers: Sequence[int],
+) -> dict[str, SimilarityResult]:
+    """Return for each list of ratings how well the states at each layer and the senses agree."""
+    all_pairs = [pair for pairs in ratings.values() for pair in pairs]
+    words = sorted({word for pair in all_pairs for word in (pair.left, pair.right)})
+    states = word_states(teacher, tokenizer, carried(words), layers, "reading rated words")
+    vectors = {layer: dict(zip(words, states[layer].on, strict=True)) for layer in layers}
+    tokens = word_tokens(tokenizer, words)
+    result: dict[str, SimilarityResult] = {}
+    for name, pairs in ratings.items():
+        by_layer = []
+        for layer in layers:
+            found = by_states(pairs, vectors[layer])
+            by_layer.append(StateCorrelation(layer, found.spearman, found.num_pairs))
+        by_dictionary = {
+            key: by_senses(pairs, dictionary, with_senses(dictionary, tokens))
+            for key, dictionary in dictionaries.items()
+        }
+        result[name] = SimilarityResult(states=by_layer, senses=by_dictionary)
+    return result
+
+
+def carried(words: Sequence[str]) -> list[WordInText]:
+    """Return each word in a text, behind the carrier."""
     start = len(CARRIER) + 1
-    return [(f"{CARRIER} {word}", start, start + len(word)) for word in words]
+    return [WordInText(f"{CARRIER} {word}", start, start + len(word)) for word in words]
 
 
-def by_states(pairs: Sequence[RatedPair], vectors: dict[str, Tensor]) -> Correlation:
-    """Cosine of the words' states, about the mean state of all of them (a decoder's states share one large direction)."""
+def by_states(pairs: Sequence[RatedPair], vectors: Mapping[str, Tensor]) -> Correlation:
+    """Return the agreement of the cosine of the words' states.
+
+    vectors: word -> state [D]. Their mean is subtracted, because a decoder's states share one
+    large direction.
+    """
     mean = torch.stack(list(vectors.values())).mean(dim=0)
-    return _correlate(
-        pairs, lambda left, right: _cosine(vectors[left] - mean, vectors[right] - mean)
-    )
+
+    def similarity(left: str, right: str) -> float:
+        return _cosine(vectors[left] - mean, vectors[right] - mean)
+
+    return _correlate(pairs, similarity)
 
 
 def by_senses(
-    pairs: Sequence[RatedPair], dictionary: SenseDictionary, tokens: dict[str, int]
+    pairs: Sequence[RatedPair], dictionary: SenseDictionary, tokens: Mapping[str, int]
 ) -> dict[str, Correlation]:
-    """`nearest`: minus the distance of the words' two nearest senses; `mean`: cosine of their senses' means, about the mean sense.
+    """Return the agreement of two ways to compare the senses of words.
 
-    tokens: of the words that have senses.
+    `nearest`: the negative distance of their two nearest senses. `mean`: the cosine of the means of
+    their senses, from which the mean of all tokens' senses is subtracted.
+    tokens: word -> token, of the words that have senses.
     """
     known = [pair for pair in pairs if pair.left in tokens and pair.right in tokens]
+    if not known:
+        return dict.fromkeys(("nearest", "mean"), Correlation(float("nan"), 0))
     offsets = dictionary.owner_offsets
-    rows = {
+    senses = {
         word: dictionary.senses[int(offsets[token]) : int(offsets[token + 1])].float()
         for word, token in tokens.items()
     }
-    if not known:
-        return dict.fromkeys(("nearest", "mean"), Correlation(float("nan"), 0))
     centre = dictionary.senses[: dictionary.num_token_rows].float().mean(dim=0)
-    return {
-        "nearest": _correlate(
-            known, lambda left, right: -float(torch.cdist(rows[left], rows[right]).min())
-        ),
-        "mean": _correlate(
-            known,
-            lambda left, right: _cosine(
-                rows[left].mean(dim=0) - centre, rows[right].mean(dim=0) - centre
-            ),
-        ),
-    }
+
+    def nearest(left: str, right: str) -> float:
+        return -float(torch.cdist(senses[left], senses[right]).min())
+
+    def mean(left: str, right: str) -> float:
+        return _cosine(senses[left].mean(dim=0) - centre, senses[right].mean(dim=0) - centre)
+
+    return {"nearest": _correlate(known, nearest), "mean": _correlate(known, mean)}
 
 
-def _correlate(pairs: Sequence[RatedPair], alike: Callable[[str, str], float]) -> Correlation:
-    scores: Floats = np.array([alike(pair.left, pair.right) for pair in pairs])
-    return Correlation(spearman(scores, np.array([pair.rating for pair in pairs])), len(pairs))
+def _correlate(pairs: Sequence[RatedPair], similarity: Callable[[str, str], float]) -> Correlation:
+    """Return the rank correlation of a similarity with the ratings."""
+    scores: Floats = np.array([similarity(pair.left, pair.right) for pair in pairs])
+    ratings = np.array([pair.rating for pair in pairs])
+    return Correlation(spearman(scores, ratings), len(pairs))
 
 
 def _cosine(left: Tensor, right: Tensor) -> float:
+    """Return the cosine of two vectors [D]."""
     return float(torch.cosine_similarity(left, right, dim=0))

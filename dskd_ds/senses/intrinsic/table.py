@@ -1,114 +1,144 @@
-"""The result of `dskd senses eval` as text."""
+"""Print the results of `dskd senses eval` as tables for a terminal."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+
+from dskd_ds.senses.intrinsic.results import (
+    ContextResult,
+    Correlation,
+    DictionaryFacts,
+    SenseArea,
+    SenseEvaluation,
+    SimilarityResult,
+    StateArea,
+    StateCorrelation,
+)
+from dskd_ds.senses.intrinsic.separation import Separation
 
 READING = """\
-How to read this. AUC is the chance that a pair of one kind scores above a pair of the other: 0.5 is guessing, 1 is perfect.
-  word in context   two example sentences of a word: of one WordNet synset, or of two fields of meaning. `before`: the state that
-                    predicts the word (a dictionary's vectors are such states); `on`: the state that has read it. Compare numbers
-                    of one column only, and only where they differ by more than about two of the +- (a standard error over words).
-                    A layer with a high cosine knows most of the word's meaning (training needs dictionaries of layer -1; others
-                    are for looking and comparing). A dictionary with a high `same` has senses that are meanings.
-                    same: the same nearest sense or not; centroid: cosine of the nearest senses; soft: cosine of soft assignments.
-                    own: among the word's own senses; lexical: and those of its synonyms, as in training.
-  separation        distance (squared, per dimension) of the nearest senses of two words. Below 0.5 in `syn < ant` antonyms lie
-                    nearer than synonyms: usual for states that predict words, and what the loss's push is for.
-  similarity        Spearman correlation with people's ratings; 0 is none. In brackets: how many pairs could be looked up.
+How to read this. AUC is the probability that a pair of one kind scores above a pair of the other
+kind: 0.5 is chance, 1 is perfect.
+  word in context   Two example sentences with the same word, either of one WordNet synset or of two
+                    fields of meaning.
+                    before: the state that predicts the word (a dictionary's vectors are such
+                    states); on: the state that has read it.
+                    Compare only numbers of one column, and only if they differ by more than about
+                    twice the +- (a standard error over words).
+                    A layer with a high cosine represents most of the word's meaning. (Training
+                    needs dictionaries of layer -1; other layers are for comparison.)
+                    A dictionary with a high `same` has senses that correspond to meanings.
+                    same: whether the nearest sense is the same; centroid: cosine of the nearest
+                    senses; soft: cosine of soft assignments.
+                    own: candidates are the word's own senses; lexical: and those of its synonyms,
+                    as in training.
+  separation        Squared distance per dimension between the nearest senses of two words. If
+                    `syn < ant` is below 0.5, antonyms are nearer than synonyms. That is usual for
+                    states that predict words; the loss pushes antonyms away for this reason.
+  similarity        Spearman correlation with people's ratings; 0 is no correlation. In brackets:
+                    the number of pairs whose words could be looked up.
 """
-LABEL = 52
-"""Width of the first column."""
+LABEL_WIDTH = 52
+"""Characters of the first column."""
+VALUE_WIDTH = 18
+"""Characters of a column of values."""
 
 
-def render(result: dict[str, Any]) -> str:
-    """The tables, one a part."""
-    names = {"context": _context, "separation": _separation, "similarity": _similarity}
-    return "\n\n".join(
-        [
-            _dictionaries(result["dictionaries"]),
-            *(make(result[part]) for part, make in names.items() if part in result),
-        ]
-    )
+def render(result: SenseEvaluation) -> str:
+    """Return one table per part that was measured."""
+    tables = [_dictionaries(result.dictionaries)]
+    if result.context is not None:
+        tables.append(_context(result.context))
+    if result.separation is not None:
+        tables.append(_separation(result.separation))
+    if result.similarity is not None:
+        tables.append(_similarity(result.similarity))
+    return "\n\n".join(tables)
 
 
-def _dictionaries(dictionaries: dict[str, Any]) -> str:
+def _dictionaries(dictionaries: Mapping[str, DictionaryFacts]) -> str:
+    """Return a line per dictionary."""
     return "\n".join(
-        f"{name}: {facts['num_rows']:,} senses of {facts['num_tokens']:,} tokens, layer {facts['layer']}, {facts['folder']}"
+        f"{name}: {facts.num_rows:,} senses of {facts.num_tokens:,} tokens, layer {facts.layer},"
+        f" {facts.folder}"
         for name, facts in dictionaries.items()
     )
 
 
-def _context(part: dict[str, Any]) -> str:
-    common = {(row["layer"], row["position"]): row for row in part.get("common", ())}
+def _line(label: str, *values: str) -> str:
+    """Return a line of a table: a label and columns of values."""
+    columns = "".join(f"{value:<{VALUE_WIDTH}}" for value in values)
+    return f"  {label:<{LABEL_WIDTH}}{columns}".rstrip()
+
+
+def _context(found: ContextResult) -> str:
+    """Return the table of the word-in-context test."""
     lines = [
-        f"word in context: AUC over {part['num_pairs']} pairs of {part['num_lemmas']} words"
-        f" ({part['num_tuning_pairs']} pairs of other words chose the temperatures)"
+        f"word in context: AUC over {found.num_pairs} pairs of {found.num_lemmas} words"
+        f" ({found.num_tuning_pairs} pairs of other words chose the temperatures)",
+        _line(
+            "by",
+            f"all {found.num_pairs} pairs",
+            f"{found.num_common_pairs} in every dictionary",
+        ),
     ]
-    heading = f"all {part['num_pairs']} pairs"
-    lines.append(
-        f"  {'by':<{LABEL}}{heading:<18}"
-        + (f"{part['num_common_pairs']} in every dictionary" if common else "")
-    )
-    for row in part["all"]:
-        of_common = common.get((row["layer"], row["position"]))
-        lines.append(
-            f"  {'cosine of states, layer ' + str(row['layer']) + ', ' + row['position']:<{LABEL}}{_area(row):<18}"
-            + (_area(of_common) if of_common else "")
-        )
-    for name, rows in part.get("senses", {}).items():
-        lines += [
-            f"  {name + ', ' + row['candidates'] + ' senses, ' + row['score'] + ', ' + row['position']:<{LABEL}}{'':<18}{_area(row)}"
-            for row in rows
-        ]
+    for over_all, over_common in zip(found.all, found.common, strict=True):
+        label = f"cosine of states, layer {over_all.layer}, {over_all.position}"
+        lines.append(_line(label, _area(over_all), _area(over_common)))
+    for name, areas in found.senses.items():
+        for area in areas:
+            label = f"{name}, {area.candidates} senses, {area.score}, {area.position}"
+            lines.append(_line(label, "", _area(area)))
     return "\n".join(lines)
 
 
-def _area(row: dict[str, Any]) -> str:
-    return f"{row['auc']:.3f} +- {row['error']:.3f}"
+def _area(area: StateArea | SenseArea) -> str:
+    """Return an AUC with its standard error."""
+    return f"{area.auc:.3f} +- {area.error:.3f}"
 
 
-def _separation(part: dict[str, Any]) -> str:
+def _separation(separations: Mapping[str, Separation]) -> str:
+    """Return the table of the distances of related words."""
     lines = [
         "separation: median distance of nearest senses, and AUC",
-        f"  {'dictionary':<16}{'synonyms':>10}{'antonyms':>10}{'strangers':>10}   {'syn < ant':>10}{'syn < str':>10}{'ant < str':>10}"
-        f"   {'pairs (syn, ant)':>18}",
+        f"  {'dictionary':<16}{'synonyms':>10}{'antonyms':>10}{'unrelated':>10}"
+        f"   {'syn < ant':>10}{'syn < unr':>10}{'ant < unr':>10}   {'pairs (syn, ant)':>18}",
     ]
-    for name, row in part.items():
-        distances = "".join(
-            f"{row[f'median_{kind}_distance']:>10.2f}"
-            for kind in ("synonym", "antonym", "stranger")
+    for name, found in separations.items():
+        medians = (
+            found.median_synonym_distance,
+            found.median_antonym_distance,
+            found.median_stranger_distance,
         )
-        areas = "".join(
-            f"{row[key]:>10.3f}"
-            for key in (
-                "synonyms_below_antonyms",
-                "synonyms_below_strangers",
-                "antonyms_below_strangers",
-            )
+        areas = (
+            found.synonyms_below_antonyms,
+            found.synonyms_below_strangers,
+            found.antonyms_below_strangers,
         )
-        pairs = f"{row['num_synonym_pairs']:,}, {row['num_antonym_pairs']:,}"
-        lines.append(f"  {name:<16}{distances}   {areas}   {pairs:>18}")
+        medians_text = "".join(f"{median:>10.2f}" for median in medians)
+        areas_text = "".join(f"{area:>10.3f}" for area in areas)
+        num_pairs = f"{found.num_synonym_pairs:,}, {found.num_antonym_pairs:,}"
+        lines.append(f"  {name:<16}{medians_text}   {areas_text}   {num_pairs:>18}")
     return "\n".join(lines)
 
 
-def _similarity(part: dict[str, Any]) -> str:
+def _similarity(by_ratings: Mapping[str, SimilarityResult]) -> str:
+    """Return the table of the correlations with people's ratings: a column per list of ratings."""
+    results = list(by_ratings.values())
     lines = [
         "similarity: Spearman correlation with people's ratings (pairs)",
-        f"  {'by':<{LABEL}}" + "".join(f"{name:<18}" for name in part),
+        _line("by", *by_ratings),
     ]
-    lists = list(part.values())
-    for number, row in enumerate(lists[0]["states"]):
-        lines.append(
-            f"  {'cosine of states, layer ' + str(row['layer']):<{LABEL}}"
-            + "".join(_correlation(ratings["states"][number]) for ratings in lists)
-        )
-    for name, scores in lists[0]["senses"].items():
+    for rows in zip(*(result.states for result in results), strict=True):
+        label = f"cosine of states, layer {rows[0].layer}"
+        lines.append(_line(label, *(_correlation(row) for row in rows)))
+    for name, scores in results[0].senses.items():
         for score in scores:
-            found = "".join(_correlation(ratings["senses"][name][score]) for ratings in lists)
-            lines.append(f"  {name + ', ' + score + ' senses':<{LABEL}}{found}")
+            values = [_correlation(result.senses[name][score]) for result in results]
+            lines.append(_line(f"{name}, {score} senses", *values))
     return "\n".join(lines)
 
 
-def _correlation(row: dict[str, Any]) -> str:
-    return f"{row['spearman']:.3f} ({row['num_pairs']})".ljust(18)
+def _correlation(row: StateCorrelation | Correlation) -> str:
+    """Return a correlation and the number of pairs."""
+    return f"{row.spearman:.3f} ({row.num_pairs})"

@@ -1,1 +1,1 @@
-"""Looking at a dictionary: in words, on a map, as statistics, in the embedding projector."""
+"""Ways to look at a dictionary: as text, on a map, as statistics, in the embedding projector."""

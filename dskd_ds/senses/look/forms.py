@@ -1,4 +1,4 @@
-"""A word as a user types it -> its owners in a dictionary (tokens, or a span), and owners' names back."""
+"""Find the owners (tokens or spans) of a word that a user typed, and the words of tokens."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dskd_ds.errors import InputError
-from dskd_ds.lexicon.words import RunningText, capitalised, is_unspaced
+from dskd_ds.lexicon.words import RunningText, TokenIds, capitalised, is_unspaced
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
+
+NUM_SUGGESTIONS = 5
+"""Words of similar spelling that are suggested for an unknown word."""
 
 
 @dataclass(frozen=True)
@@ -19,89 +23,96 @@ class Form:
     """A way to write a word that has senses."""
 
     text: str
-    """As it is written in running text, without the space before it."""
+    """The form as it is written in running text, without the space before it."""
     owner: int
+    """The token or span that has the senses."""
 
-    def rows(self, dictionary: SenseDictionary) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Rows of its senses, the most frequent first."""
-        rows = np.arange(
-            dictionary.owner_offsets[self.owner], dictionary.owner_offsets[self.owner + 1]
-        )
+    def rows(self, dictionary: SenseDictionary) -> NDArray[np.int64]:
+        """Return the dictionary rows of the form's senses, the most frequent first."""
+        first, end = dictionary.owner_offsets[self.owner : self.owner + 2]
+        rows = np.arange(first, end)
         return rows[np.argsort(-dictionary.sense_counts[rows], kind="stable")]
 
 
 def forms_of(dictionary: SenseDictionary, tokenizer: Any, word: str) -> list[Form]:
-    """The forms of a word that have senses: as typed, in lower case, capitalised. Raises InputError, naming near words, if none has."""
-    spellings = list(
-        dict.fromkeys([word.strip(), word.strip().lower(), capitalised(word.strip().lower())])
-    )
-    spans = {
-        tuple(dictionary.spans.row(i).tolist()): dictionary.vocab_size + i
-        for i in range(len(dictionary.spans.offsets) - 1)
-    }
+    """Return the forms of a word that have senses: as typed, in lower case, capitalised.
+
+    Raises InputError with words of similar spelling if no form has senses.
+    """
+    typed = word.strip()
+    spellings = list(dict.fromkeys([typed, typed.lower(), capitalised(typed.lower())]))
+    encoded = RunningText(tokenizer).encode_words(spellings)
+    spans = _span_owners(dictionary)
+    num_senses = np.diff(dictionary.owner_offsets)
     found: dict[int, Form] = {}
-    written = RunningText(tokenizer).tokens(spellings)
-    for spelling, tokens in zip(spellings, written, strict=True):
+    for spelling, tokens in zip(spellings, encoded, strict=True):
         owner = tokens[0] if len(tokens) == 1 else spans.get(tokens)
-        if (
-            owner is not None
-            and dictionary.owner_offsets[owner + 1] > dictionary.owner_offsets[owner]
-        ):
+        if owner is not None and num_senses[owner]:
             found.setdefault(owner, Form(spelling, owner))
     if not found:
-        raise InputError(_unknown(dictionary, tokenizer, word, written[0]))
+        raise InputError(_no_senses_message(dictionary, tokenizer, word, encoded[0]))
     return list(found.values())
 
 
-def _unknown(
-    dictionary: SenseDictionary, tokenizer: Any, word: str, pieces: tuple[int, ...]
+def _span_owners(dictionary: SenseDictionary) -> dict[TokenIds, int]:
+    """Return tokens of a span -> its owner id."""
+    num_spans = len(dictionary.spans.offsets) - 1
+    return {
+        tuple(dictionary.spans.row(i).tolist()): dictionary.vocab_size + i for i in range(num_spans)
+    }
+
+
+def _no_senses_message(
+    dictionary: SenseDictionary, tokenizer: Any, word: str, tokens: TokenIds
 ) -> str:
-    if len(pieces) == 1:
-        reason = "it is a token, but the teacher's text gave it no vector"
+    """Return the error message for a word without senses. tokens: the word's as it was typed."""
+    if len(tokens) == 1:
+        reason = "it is a single token, but the teacher's text gave that token no vectors"
+    elif tokens:
+        texts = " + ".join(repr(tokenizer.decode([token])) for token in tokens)
+        reason = f"its tokens are {texts}, and only single tokens and the lexicons' short phrases"
+        reason += " have senses"
     else:
-        written = (
-            " + ".join(repr(tokenizer.decode([token])) for token in pieces)
-            or "not kept apart from the word before"
-        )
-        reason = f"its tokens are {written}, and senses belong to single tokens and to the lexicon's short phrases"
-    near = near_words(dictionary, tokenizer, word)
-    hint = (
-        f"words with senses that are spelt like it: {', '.join(near)}."
-        if near
-        else "try another word."
-    )
+        reason = "the tokenizer always joins it with the word before it"
+    similar = similar_words(dictionary, tokenizer, word)
+    if similar:
+        hint = f"words of similar spelling that have senses: {', '.join(similar)}."
+    else:
+        hint = "try another word."
     return (
-        f"{word}: it has no senses in {dictionary.folder}: {reason}.\n  {hint}\n"
-        "  a dictionary from more text ([senses] collect_tokens) knows more words."
+        f"{word}: no senses in {dictionary.folder}: {reason}.\n  {hint}\n"
+        "  a dictionary built from more text ([senses] collect_tokens) has more words."
     )
 
 
 def words_with_senses(dictionary: SenseDictionary, tokenizer: Any) -> dict[int, str]:
-    """Tokens with senses that are whole words of two letters or more, and the words: what a reader knows by its name alone."""
-    tokens = np.flatnonzero(np.diff(dictionary.owner_offsets[: dictionary.vocab_size + 1])).tolist()
-    texts = zip(tokens, RunningText(tokenizer).texts(tokens), strict=True)
-    return {
-        token: text.strip()
-        for token, text in texts
-        if len(text.strip()) > 1
-        and text.strip().isalpha()
-        and (text.startswith(" ") or is_unspaced(text))
-    }
+    """Return token -> word, of tokens with senses that are whole words of two letters or more.
+
+    People recognize such a token by its text alone.
+    """
+    num_senses = np.diff(dictionary.owner_offsets[: dictionary.vocab_size + 1])
+    tokens = np.flatnonzero(num_senses).tolist()
+    texts = RunningText(tokenizer).decode_tokens(tokens)
+    words: dict[int, str] = {}
+    for token, text in zip(tokens, texts, strict=True):
+        word = text.strip()
+        starts_a_word = text.startswith(" ") or is_unspaced(text)
+        if starts_a_word and len(word) > 1 and word.isalpha():
+            words[token] = word
+    return words
 
 
-def rows_of(
-    dictionary: SenseDictionary, owners: Iterable[int]
-) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """All rows of some owners, ascending."""
-    wanted = np.zeros(len(dictionary.owner_offsets) - 1, bool)
-    wanted[list(owners)] = True
-    return np.flatnonzero(wanted[dictionary.row_owners])
+def rows_of(dictionary: SenseDictionary, owners: Iterable[int]) -> NDArray[np.int64]:
+    """Return all dictionary rows of some owners, ascending."""
+    is_wanted = np.zeros(len(dictionary.owner_offsets) - 1, bool)
+    is_wanted[list(owners)] = True
+    return np.flatnonzero(is_wanted[dictionary.row_owners])
 
 
-def near_words(dictionary: SenseDictionary, tokenizer: Any, word: str) -> list[str]:
-    """Words with senses that are spelt alike, nearest first."""
-    names = sorted(set(words_with_senses(dictionary, tokenizer).values()))
-    same = [name for name in names if name.lower() == word.strip().lower()]
-    return list(
-        dict.fromkeys([*same, *difflib.get_close_matches(word.strip(), names, n=5, cutoff=0.7)])
-    )
+def similar_words(dictionary: SenseDictionary, tokenizer: Any, word: str) -> list[str]:
+    """Return words with senses that are spelled similarly, the most similar first."""
+    typed = word.strip()
+    words = sorted(set(words_with_senses(dictionary, tokenizer).values()))
+    same_but_for_case = [other for other in words if other.lower() == typed.lower()]
+    close = difflib.get_close_matches(typed, words, n=NUM_SUGGESTIONS, cutoff=0.7)
+    return list(dict.fromkeys([*same_but_for_case, *close]))

@@ -1,4 +1,4 @@
-"""`dskd senses map`: the senses of some words and of their neighbours on a plane, as a PNG."""
+"""`dskd senses map`: choose the senses of some words and of their neighbours, and lay them out."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 from dskd_ds.errors import InputError
 from dskd_ds.senses.dictionary.contexts import Context
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
-from dskd_ds.senses.look.forms import forms_of, rows_of, words_with_senses
+from dskd_ds.senses.look.forms import Form, forms_of, rows_of, words_with_senses
 from dskd_ds.senses.look.nearest import neighbours
 
 MAX_WORDS = 8
 """More colours than this cannot be told apart."""
 MAX_SENSES = 6
-"""Of each word, the most frequent."""
-NEIGHBOURS = 2
-"""Of each sense."""
+"""Senses shown per word, the most frequent ones."""
+MAX_NEIGHBOURS = 2
+"""Neighbours shown per sense."""
 PERPLEXITY = 8.0
-"""t-SNE's: about how many points count as near."""
+"""t-SNE's perplexity: about how many points count as near."""
 
 
 @dataclass(frozen=True)
@@ -31,67 +31,104 @@ class Point:
     """A sense on the map."""
 
     row: int
+    """Row of the dictionary."""
     label: str
-    word: int
-    """Number of the word it belongs to, or that it is a neighbour of."""
-    beside: int
-    """Number of the point that it is a neighbour of; a word's own sense: its own number."""
+    word_index: int
+    """Index of the word that the sense belongs to or is a neighbour of; it gives the colour."""
+    neighbour_of: int
+    """Index of the point that this one is a neighbour of; for a word's own sense, its own index."""
     share: float | None
-    """Of the word's vectors; None: a neighbour."""
+    """Share (0 to 1) of the word's vectors; None for a neighbour."""
     context: Context | None = None
+    """The text where the state nearest to the sense was found."""
 
 
 def choose_points(dictionary: SenseDictionary, tokenizer: Any, words: Sequence[str]) -> list[Point]:
-    """The senses of the words (as typed, if that form has any), then the neighbours of each, every row once.
+    """Return the senses of the words, then the neighbours of each sense; every row at most once.
 
-    Raises InputError for a word without senses, and for more words than there are colours.
+    A word is shown as typed if that form has senses. Raises InputError for a word without senses
+    and for more words than there are colours.
     """
     if len(words) > MAX_WORDS:
         raise InputError(
-            f"{len(words)} words: a map holds at most {MAX_WORDS}.\n  name fewer, or export all: dskd senses projector"
+            f"{len(words)} words: a map holds at most {MAX_WORDS}.\n"
+            "  name fewer words, or export all senses: dskd senses projector"
         )
-    names = words_with_senses(dictionary, tokenizer)
     forms = [forms_of(dictionary, tokenizer, word)[0] for word in dict.fromkeys(words)]
+    own = _own_points(dictionary, forms)
+    names = words_with_senses(dictionary, tokenizer)
+    return own + _neighbour_points(dictionary, forms, own, names)
+
+
+def _own_points(dictionary: SenseDictionary, forms: Sequence[Form]) -> list[Point]:
+    """Return the senses of the forms, labelled with the form and the number of the sense."""
     points: list[Point] = []
-    for number, form in enumerate(forms):
+    for word_index, form in enumerate(forms):
         rows = form.rows(dictionary)
-        total = max(1, int(dictionary.sense_counts[rows].sum()))
-        contexts = dictionary.contexts_of(rows[:MAX_SENSES].tolist())
-        for place, row in enumerate(rows[:MAX_SENSES].tolist(), 1):
-            share = int(dictionary.sense_counts[row]) / total
+        num_vectors = max(1, int(dictionary.sense_counts[rows].sum()))
+        shown = rows[:MAX_SENSES].tolist()
+        contexts = dictionary.contexts_of(shown)
+        for sense_number, row in enumerate(shown, 1):
+            point = Point(
+                row=row,
+                label=f"{form.text} {sense_number}",
+                word_index=word_index,
+                neighbour_of=len(points),
+                share=int(dictionary.sense_counts[row]) / num_vectors,
+                context=next(iter(contexts[row]), None),
+            )
+            points.append(point)
+    return points
+
+
+def _neighbour_points(
+    dictionary: SenseDictionary,
+    forms: Sequence[Form],
+    own: Sequence[Point],
+    names: dict[int, str],
+) -> list[Point]:
+    """Return the neighbours of the forms' senses that are senses of other whole words.
+
+    own: the senses of the forms. names: token -> word, of the tokens to choose from.
+    """
+    points: list[Point] = []
+    taken = {point.row for point in own}
+    rows = np.array([point.row for point in own])
+    among = rows_of(dictionary, names.keys() - {form.owner for form in forms})
+    near = neighbours(dictionary, rows, among, MAX_NEIGHBOURS)
+    for index, (point, found) in enumerate(zip(own, near, strict=True)):
+        for neighbour in found:
+            if neighbour.row in taken:
+                continue
+            taken.add(neighbour.row)
             points.append(
                 Point(
-                    row,
-                    f"{form.text} {place}",
-                    number,
-                    len(points),
-                    share,
-                    next(iter(contexts[row]), None),
+                    row=neighbour.row,
+                    label=names[neighbour.owner],
+                    word_index=point.word_index,
+                    neighbour_of=index,
+                    share=None,
                 )
             )
-    taken = {point.row for point in points}
-    others = rows_of(dictionary, names.keys() - {form.owner for form in forms})
-    near = neighbours(dictionary, np.array([point.row for point in points]), others, NEIGHBOURS)
-    for number, (point, found) in enumerate(zip(list(points), near, strict=True)):
-        for neighbour in found:
-            if neighbour.row not in taken:
-                taken.add(neighbour.row)
-                points.append(
-                    Point(neighbour.row, names[neighbour.owner], point.word, number, None)
-                )
     return points
 
 
 def layout(vectors: torch.Tensor) -> NDArray[np.float64]:
-    """[N, D] -> [N, 2] by t-SNE (van der Maaten and Hinton, 2008), started from the principal components: the same for the same input."""
+    """Project vectors [N, D] onto a plane [N, 2] by t-SNE (van der Maaten and Hinton, 2008).
+
+    t-SNE starts from the principal components, so equal input gives equal output.
+    """
     from sklearn.manifold import TSNE
 
-    if len(vectors) < 4:  # too few for t-SNE; any plane holds three points
+    if len(vectors) < 4:  # too few for t-SNE; three points always lie in a plane
         centred = vectors - vectors.mean(dim=0)
         axes = torch.linalg.svd(centred, full_matrices=False).Vh[:2]
         return np.asarray((centred @ axes.T).numpy(), np.float64)
-    perplexity = min(PERPLEXITY, (len(vectors) - 1) / 3)
-    plane = TSNE(
-        perplexity=perplexity, init="pca", method="exact", random_state=0, max_iter=1500
-    ).fit_transform(vectors.double().numpy())
-    return np.asarray(plane, np.float64)
+    tsne = TSNE(
+        perplexity=min(PERPLEXITY, (len(vectors) - 1) / 3),
+        init="pca",
+        method="exact",
+        random_state=0,
+        max_iter=1500,
+    )
+    return np.asarray(tsne.fit_transform(vectors.double().numpy()), np.float64)

@@ -1,4 +1,4 @@
-"""The nearest senses of other owners: what a reader sees around a sense."""
+"""Find the senses of other owners that are nearest to a sense."""
 
 from __future__ import annotations
 
@@ -11,34 +11,49 @@ from numpy.typing import NDArray
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.senses.dictionary.distances import exact_nearest
 
+ROWS_PER_OWNER = 16
+"""Rows that are searched for each neighbour. An owner has few senses, so this many rows nearly
+always contain enough different owners."""
+
 
 @dataclass(frozen=True)
 class Neighbour:
-    """Another owner's sense."""
+    """A sense of another owner."""
 
     row: int
     owner: int
     distance: float
-    """Squared, per dimension, as the sense term measures it."""
+    """Squared distance per dimension, as the sense term measures it."""
 
 
 def neighbours(
-    dictionary: SenseDictionary, rows: NDArray[np.int64], among: NDArray[np.int64], number: int
+    dictionary: SenseDictionary,
+    rows: NDArray[np.int64],
+    among: NDArray[np.int64],
+    max_neighbours: int,
 ) -> list[list[Neighbour]]:
-    """For each row, the `number` nearest senses of other owners among some rows, of each owner its nearest; fewer if there are no more."""
-    owners = dictionary.row_owners[rows]
-    # An owner has few senses, so this many rows nearly always hold enough owners.
-    found, distances = exact_nearest(
-        dictionary, dictionary.senses[torch.from_numpy(rows)], among, 16 * (number + 1)
-    )
+    """Return for each row the nearest senses of other owners, nearest first.
+
+    among: the rows to search. Each owner appears once per row, with its nearest sense. A row has
+    fewer than max_neighbours if the search finds no more owners.
+    """
+    senses = dictionary.senses[torch.from_numpy(rows)]
+    num_searched = ROWS_PER_OWNER * (max_neighbours + 1)
+    found, distances = exact_nearest(dictionary, senses, among, num_searched)
     result = []
-    for own, line, gaps in zip(owners, found, distances, strict=True):
-        others = dictionary.row_owners[line]
-        first = np.sort(np.unique(others, return_index=True)[1])
-        kept = [i for i in first if others[i] != own][:number]
+    for row_owner, near_rows, squared in zip(
+        dictionary.row_owners[rows], found, distances, strict=True
+    ):
+        owners = dictionary.row_owners[near_rows]
+        first_of_each_owner = np.sort(np.unique(owners, return_index=True)[1])
+        kept = [i for i in first_of_each_owner if owners[i] != row_owner][:max_neighbours]
         result.append(
             [
-                Neighbour(int(line[i]), int(others[i]), float(gaps[i]) / dictionary.hidden_size)
+                Neighbour(
+                    row=int(near_rows[i]),
+                    owner=int(owners[i]),
+                    distance=float(squared[i]) / dictionary.hidden_size,
+                )
                 for i in kept
             ]
         )

@@ -1,15 +1,18 @@
-"""`dskd senses projector`: senses with labels, for TensorBoard's embedding projector.
+"""`dskd senses projector`: export senses with labels for TensorBoard's embedding projector.
 
-Values are written as text: TensorBoard takes a file of raw numbers for text when its bytes happen to be valid UTF-8.
+Values are written as text, because TensorBoard mistakes a file of raw numbers for text if its
+bytes happen to be valid UTF-8.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dskd_ds.errors import InputError
@@ -18,83 +21,92 @@ from dskd_ds.senses.look.forms import rows_of, words_with_senses
 from dskd_ds.senses.look.show import snippet
 
 TENSORS_FILE, METADATA_FILE, CONFIG_FILE = "tensors.tsv", "metadata.tsv", "projector_config.pbtxt"
+FILES = {TENSORS_FILE, METADATA_FILE, CONFIG_FILE}
 COLUMNS = ("sense", "word", "number", "vectors", "share", "spread", "context")
-"""The first is what the projector writes beside a point."""
-ROWS_AT_ONCE = 256
+"""Columns of the metadata. The projector writes the first one beside a point."""
+CHUNK_ROWS = 256
+"""Rows that are converted to text at a time."""
 CONTEXT_CHARACTERS = 60
 
 
 def export_projector(
     dictionary: SenseDictionary, tokenizer: Any, folder: Path, max_senses: int
 ) -> int:
-    """Write the `max_senses` senses of words (whole, of two letters or more) that have the most vectors. Returns how many.
+    """Write the senses of whole words that have the most vectors; return how many were written.
 
-    Raises InputError if the dictionary has none, or if the folder holds something else.
+    Words have two letters or more. Raises InputError if the dictionary has no senses of whole
+    words, or if the folder contains other files.
     """
     words = words_with_senses(dictionary, tokenizer)
     rows = rows_of(dictionary, words)
-    rows = rows[np.argsort(-dictionary.sense_counts[rows], kind="stable")][:max_senses]
+    by_count = np.argsort(-dictionary.sense_counts[rows], kind="stable")
+    rows = rows[by_count][:max_senses]
     if not len(rows):
         raise InputError(
-            f"{dictionary.folder}: none of its tokens is a whole word, so there is nothing to label."
+            f"{dictionary.folder}: none of its tokens is a whole word, so no sense can be labelled."
         )
-    if folder.exists() and any(
-        path.name not in {TENSORS_FILE, METADATA_FILE, CONFIG_FILE} for path in folder.iterdir()
-    ):
+    if folder.exists() and any(path.name not in FILES for path in folder.iterdir()):
         raise InputError(
-            f"--output {folder}: this folder holds other files.\n  name a new folder; TensorBoard reads all that is in it."
+            f"--output {folder}: the folder contains other files.\n"
+            "  name a new folder; TensorBoard reads everything in it."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    with (
-        (folder / TENSORS_FILE).open("w") as file,
-        tqdm(total=len(rows), desc="writing senses", unit="senses") as bar,
-    ):
-        for part in torch.from_numpy(rows).split(ROWS_AT_ONCE):
-            np.savetxt(file, dictionary.senses[part].float().numpy(), fmt="%.5g", delimiter="\t")
-            bar.update(len(part))
-    (folder / METADATA_FILE).write_text(
-        "".join("\t".join(line) + "\n" for line in [COLUMNS, *_labels(dictionary, words, rows)]),
-        encoding="utf-8",
-    )
+    _write_tensors(folder / TENSORS_FILE, dictionary, rows)
+    lines = [COLUMNS, *_labels(dictionary, words, rows)]
+    text = "".join("\t".join(line) + "\n" for line in lines)
+    (folder / METADATA_FILE).write_text(text, encoding="utf-8")
     _write_config(folder)
     return len(rows)
 
 
+def _write_tensors(path: Path, dictionary: SenseDictionary, rows: NDArray[np.int64]) -> None:
+    """Write one line of tab-separated values per row."""
+    with (
+        path.open("w") as file,
+        tqdm(total=len(rows), desc="writing senses", unit="senses") as progress,
+    ):
+        for chunk in torch.from_numpy(rows).split(CHUNK_ROWS):
+            values = dictionary.senses[chunk].float().numpy()
+            np.savetxt(file, values, fmt="%.5g", delimiter="\t")
+            progress.update(len(chunk))
+
+
 def _labels(
-    dictionary: SenseDictionary, words: dict[int, str], rows: np.ndarray[Any, np.dtype[np.int64]]
+    dictionary: SenseDictionary, words: Mapping[int, str], rows: NDArray[np.int64]
 ) -> list[tuple[str, ...]]:
-    """One line of COLUMNS for each row."""
+    """Return the values of COLUMNS for each row. words: token -> word."""
     contexts = dictionary.contexts_of(rows.tolist())
     labels: list[tuple[str, ...]] = []
     for row in rows.tolist():
         owner = int(dictionary.row_owners[row])
-        own = dictionary.sense_counts[
-            dictionary.owner_offsets[owner] : dictionary.owner_offsets[owner + 1]
-        ]
-        place = row - int(dictionary.owner_offsets[owner])
-        number = (
-            int(np.argsort(np.argsort(-own, kind="stable"))[place]) + 1
-        )  # as `show` counts: the most frequent first
-        context = snippet(contexts[row][0], CONTEXT_CHARACTERS).strip() if contexts[row] else "-"
-        labels.append(
-            (
-                f"{words[owner]} {number}",
-                words[owner],
-                str(number),
-                str(own[place]),
-                f"{own[place] / max(1, own.sum()):.3f}",
-                f"{float(dictionary.sense_spread[row]):.3f}",
-                context,
-            )
+        first, end = dictionary.owner_offsets[owner : owner + 2].tolist()
+        counts = dictionary.sense_counts[first:end]
+        sense_index = row - first
+        # Senses are numbered as `dskd senses show` numbers them: the most frequent is 1.
+        ranks = np.argsort(np.argsort(-counts, kind="stable"))
+        number = int(ranks[sense_index]) + 1
+        share = counts[sense_index] / max(1, counts.sum())
+        context = "-"
+        if contexts[row]:
+            context = snippet(contexts[row][0], CONTEXT_CHARACTERS).strip()
+        label = (
+            f"{words[owner]} {number}",
+            words[owner],
+            str(number),
+            str(counts[sense_index]),
+            f"{share:.3f}",
+            f"{float(dictionary.sense_spread[row]):.3f}",
+            context,
         )
+        labels.append(label)
     return labels
 
 
 def _write_config(folder: Path) -> None:
-    """Names the two files, as TensorBoard's ProjectorConfig message has it in text form; paths are relative to the folder."""
+    """Write the names of the two files, as a TensorBoard ProjectorConfig message in text form.
+
+    Its paths are relative to the folder.
+    """
     fields = {"tensor_name": "senses", "tensor_path": TENSORS_FILE, "metadata_path": METADATA_FILE}
-    (folder / CONFIG_FILE).write_text(
-        "embeddings {\n"
-        + "".join(f'  {name}: "{value}"\n' for name, value in fields.items())
-        + "}\n"
-    )
+    lines = "".join(f'  {name}: "{value}"\n' for name, value in fields.items())
+    (folder / CONFIG_FILE).write_text(f"embeddings {{\n{lines}}}\n")

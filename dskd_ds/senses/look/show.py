@@ -1,4 +1,4 @@
-"""`dskd senses show`: a word's senses with their shares, contexts and nearest words, and its relations."""
+"""`dskd senses show`: a word's senses with shares, contexts, nearest words, and its relations."""
 
 from __future__ import annotations
 
@@ -21,34 +21,35 @@ WIDTH = 40
 
 @dataclass(frozen=True)
 class NearWord:
-    """A word that has a sense near."""
+    """A word with a sense near another sense."""
 
     word: str
     distance: float
-    """Squared, per dimension."""
+    """Squared distance per dimension."""
 
 
 @dataclass(frozen=True)
 class SenseView:
-    """One sense as it is shown."""
+    """What is shown of one sense."""
 
     number: int
-    """From 1, the most frequent first."""
+    """Counts from 1; the most frequent sense is first."""
     row: int
-    """Of the dictionary."""
+    """Row of the dictionary."""
     count: int
-    """Vectors it was made from; 0 for a phrase, whose senses are means of its tokens'."""
+    """Vectors that the sense was made from; 0 for a phrase, whose senses are means of its tokens'
+    senses."""
     share: float
-    """Of the form's vectors."""
+    """Share (0 to 1) of the form's vectors."""
     spread: float
-    """Mean squared distance of its vectors from it, per dimension."""
+    """Mean squared distance of the sense's vectors from it, per dimension."""
     contexts: list[Context]
     nearest: list[NearWord]
 
 
 @dataclass(frozen=True)
 class FormView:
-    """One form of a word as it is shown."""
+    """What is shown of one form of a word."""
 
     form: str
     owner: int
@@ -59,92 +60,106 @@ class FormView:
 
 
 def look_up(dictionary: SenseDictionary, tokenizer: Any, word: str) -> list[FormView]:
-    """Everything about a word. Raises InputError if it has no senses."""
+    """Return what is shown of each form of a word. Raises InputError if the word has no senses."""
     words = words_with_senses(dictionary, tokenizer)
+    forms = forms_of(dictionary, tokenizer, word)
     return [
-        _view(dictionary, tokenizer, form, words) for form in forms_of(dictionary, tokenizer, word)
+        FormView(
+            form=form.text,
+            owner=form.owner,
+            num_vectors=int(dictionary.sense_counts[form.rows(dictionary)].sum()),
+            senses=_senses(dictionary, form, words),
+            synonyms=_related(dictionary, tokenizer, form, dictionary.synonyms),
+            antonyms=_related(dictionary, tokenizer, form, dictionary.antonyms),
+        )
+        for form in forms
     ]
 
 
-def _view(
-    dictionary: SenseDictionary, tokenizer: Any, form: Form, words: dict[int, str]
-) -> FormView:
+def _senses(dictionary: SenseDictionary, form: Form, words: dict[int, str]) -> list[SenseView]:
+    """Return what is shown of each sense. words: token -> word, of the possible neighbours."""
     rows = form.rows(dictionary)
     counts = dictionary.sense_counts[rows]
-    contexts, near = (
-        dictionary.contexts_of(rows.tolist()),
-        neighbours(dictionary, rows, rows_of(dictionary, words), MAX_NEIGHBOURS),
-    )
-    senses = [
-        SenseView(
-            number,
-            int(row),
-            int(count),
-            float(count) / max(1, int(counts.sum())),
-            float(dictionary.sense_spread[int(row)]),
-            contexts[int(row)][:MAX_CONTEXTS],
-            [NearWord(words[n.owner], n.distance) for n in nearest],
+    num_vectors = max(1, int(counts.sum()))
+    contexts = dictionary.contexts_of(rows.tolist())
+    near = neighbours(dictionary, rows, rows_of(dictionary, words), MAX_NEIGHBOURS)
+    senses: list[SenseView] = []
+    for number, (row, nearest) in enumerate(zip(rows.tolist(), near, strict=True), 1):
+        count = int(dictionary.sense_counts[row])
+        sense = SenseView(
+            number=number,
+            row=row,
+            count=count,
+            share=count / num_vectors,
+            spread=float(dictionary.sense_spread[row]),
+            contexts=contexts[row][:MAX_CONTEXTS],
+            nearest=[NearWord(words[item.owner], item.distance) for item in nearest],
         )
-        for number, (row, count, nearest) in enumerate(zip(rows, counts, near, strict=True), 1)
-    ]
+        senses.append(sense)
+    return senses
 
-    def related(table: Ragged) -> list[str]:
-        # Tokens and phrases alike; a phrase itself has no relations of its own.
-        owners = table.row(form.owner).tolist() if form.owner < dictionary.vocab_size else []
-        return [dictionary.owner_name(owner, tokenizer).strip() for owner in owners]
 
-    return FormView(
-        form.text,
-        form.owner,
-        int(counts.sum()),
-        senses,
-        related(dictionary.synonyms),
-        related(dictionary.antonyms),
-    )
+def _related(dictionary: SenseDictionary, tokenizer: Any, form: Form, table: Ragged) -> list[str]:
+    """Return the related tokens and phrases as text; a phrase itself has no relations."""
+    if form.owner >= dictionary.vocab_size:
+        return []
+    owners = table.row(form.owner).tolist()
+    return [dictionary.owner_name(owner, tokenizer).strip() for owner in owners]
 
 
 def as_json(views: list[FormView]) -> list[dict[str, Any]]:
-    """For json.dumps."""
+    """Return the views as JSON-serializable values."""
     return [asdict(view) for view in views]
 
 
 def render(view: FormView) -> str:
-    """A form as text for a terminal."""
-    made_of = (
-        f"{view.num_vectors} vectors"
-        if view.num_vectors
-        else "composed from the senses of its tokens"
-    )
+    """Return a form as text for a terminal."""
+    plural = "s" if len(view.senses) > 1 else ""
+    if view.num_vectors:
+        origin = f"{view.num_vectors} vectors"
+    else:
+        origin = "composed from the senses of its tokens"
     lines = [
-        f"{view.form}: {len(view.senses)} sense{'s' if len(view.senses) > 1 else ''}, {made_of} (owner {view.owner})"
+        f"{view.form}: {len(view.senses)} sense{plural}, {origin} (owner {view.owner})",
+        _render_related("synonyms", view.synonyms),
+        _render_related("antonyms", view.antonyms),
     ]
-    for name, words in (("synonyms", view.synonyms), ("antonyms", view.antonyms)):
-        more = f" and {len(words) - MAX_RELATED} more" if len(words) > MAX_RELATED else ""
-        lines.append(f"  {name}: {', '.join(words[:MAX_RELATED]) or 'none in the lexicons'}{more}")
     for sense in view.senses:
-        facts = (
-            f"{sense.share:.0%} of the vectors ({sense.count}), spread {sense.spread:.2f}"
-            if sense.count
-            else "composed"
-        )
-        lines.append(f"  sense {sense.number}: {facts}")
-        lines += [f"      {snippet(context)}" for context in sense.contexts]
-        lines.append(
-            "      near: " + ", ".join(f"{near.word} {near.distance:.2f}" for near in sense.nearest)
-        )
+        lines += _render_sense(sense)
     return "\n".join(lines)
 
 
-def snippet(context: Context, width: int = WIDTH) -> str:
-    """`left »token« right` on one line, cut at whole words to at most `width` characters a side, the tokens below one another.
+def _render_related(name: str, words: list[str]) -> str:
+    """Return the line of a form's synonyms or antonyms."""
+    shown = ", ".join(words[:MAX_RELATED]) or "none in the lexicons"
+    more = f" and {len(words) - MAX_RELATED} more" if len(words) > MAX_RELATED else ""
+    return f"  {name}: {shown}{more}"
 
-    A token of white space is shown as »↵«.
+
+def _render_sense(sense: SenseView) -> list[str]:
+    """Return the lines of one sense: its share, its contexts, the nearest words."""
+    facts = "composed"
+    if sense.count:
+        facts = f"{sense.share:.0%} of the vectors ({sense.count}), spread {sense.spread:.2f}"
+    near = ", ".join(f"{item.word} {item.distance:.2f}" for item in sense.nearest)
+    return [
+        f"  sense {sense.number}: {facts}",
+        *(f"      {snippet(context)}" for context in sense.contexts),
+        f"      near: {near}",
+    ]
+
+
+def snippet(context: Context, width: int = WIDTH) -> str:
+    """Return `left »token« right` on one line, with at most `width` characters per side.
+
+    Each side is cut at whole words. The left side is padded, so that the tokens of several
+    snippets line up. A token of white space is shown as »↵«.
     """
-    left, token, right = (
-        re.sub(r"\s", " ", part) for part in (context.left, context.token, context.right)
-    )
+    left = re.sub(r"\s", " ", context.left)
+    token = re.sub(r"\s", " ", context.token)
+    right = re.sub(r"\s", " ", context.right)
     if token.startswith(" "):
-        left += " "  # a space that is part of the token reads better before the mark
+        left += " "  # a space that is part of the token is easier to read before the mark
     if len(left) > width:
         left = left[-width:].partition(" ")[2] or left[-width:]
     if len(right) > width:

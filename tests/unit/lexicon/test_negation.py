@@ -1,0 +1,116 @@
+"""Negations: affixes, who decides, MorphoLEX."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dskd_ds.errors import InputError
+from dskd_ds.lexicon.morpholex import num_negating, read_morpholex
+from dskd_ds.lexicon.negation import base_of, looks_negated, negations
+from tests.unit.lexicon.lexicon_files import write_file
+
+WORDS = {"invaluable", "valuable", "unlit", "lit", "uneasy", "easy", "unrest", "rest"}
+
+
+@pytest.mark.parametrize(
+    ("word", "base"),
+    [
+        ("unhappy", "happy"),
+        ("fearless", "fear"),
+        ("nonstop", "stop"),
+        ("irregular", "regular"),
+        ("non-slip", "slip"),
+        ("un", None),
+        ("less", None),
+        ("into", None),
+    ],
+)
+def test_a_word_without_its_negating_affix(word: str, base: str | None) -> None:
+    assert base_of(word) == base
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("unlit", True),
+        ("fearless", True),
+        ("discover", False),
+        ("dishonour", True),
+        ("income", False),
+        ("insalubrious", True),
+        ("inflammable", False),
+    ],
+)
+def test_the_rule_for_words_without_glosses(word: str, expected: bool) -> None:
+    synonyms = {
+        "dishonour": {"dishonor"},
+        "honour": {"honor"},
+        "flammable": {"inflammable"},
+        "inflammable": {"flammable"},
+    }
+    assert looks_negated(word, str(base_of(word)), synonyms) == expected
+
+
+def test_a_stated_antonym_comes_before_morpholex() -> None:
+    antonyms = {"invaluable": {"valuable"}}
+    found = negations({}, antonyms, WORDS, {}, {"invaluable": False})
+    assert found["invaluable"] == "valuable"
+
+
+def test_morpholex_comes_before_glosses() -> None:
+    verdicts: dict[str, str | None] = {"invaluable": "valuable"}
+    assert "invaluable" not in negations({}, {}, WORDS, verdicts, {"invaluable": False})
+
+
+def test_a_synonym_of_its_base_is_not_a_negation() -> None:
+    synonyms = {"invaluable": {"valuable"}}
+    assert "invaluable" not in negations(synonyms, {}, WORDS, {}, {"invaluable": True})
+
+
+def test_glosses_come_before_the_rule() -> None:
+    assert "unlit" not in negations({}, {}, WORDS, {"unlit": None}, {})
+
+
+def test_the_rule_comes_last() -> None:
+    assert negations({}, {}, WORDS, {}, {}) == {
+        "unlit": "lit",
+        "uneasy": "easy",
+        "unrest": "rest",
+        "invaluable": "valuable",
+    }
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "expected"),
+    [
+        ("{<un<(happy)>ness>}", 1),
+        ("{<un<<dis<(cover)>ed>}", 2),
+        ("{(care)>less>>ness>}", 1),
+        ("{(uncle)}", 0),
+    ],
+)
+def test_negating_affixes_are_counted(segmentation: str, expected: int) -> None:
+    assert num_negating(segmentation) == expected
+
+
+@pytest.mark.parametrize("delimiter", [",", "\t", ";"])
+def test_a_morpholex_export_is_read(delimiter: str, tmp_path: Path) -> None:
+    rows = [
+        ["ELP_ItemID", "Word", "POS", "Nmorph", "MorphoLexSegm"],
+        ["1", "Unhappy", "JJ", "2", "{<un<(happy)}"],
+        ["2", "uncle", "NN", "1", "{(uncle)}"],
+        ["3", "cut"],
+        ["4", "undisciplined", "JJ", "4", "{<un<<dis<(ciple)>ed>}"],
+    ]
+    text = "\n".join(delimiter.join(row) for row in rows)
+    found, counts = read_morpholex(write_file(tmp_path / "morpholex", text))
+    assert found == {"unhappy": True, "uncle": False, "undisciplined": False}
+    assert counts.num_malformed == 1
+
+
+def test_a_file_without_morpholex_columns_is_an_error(tmp_path: Path) -> None:
+    path = write_file(tmp_path / "x.csv", "a,b\n")
+    with pytest.raises(InputError, match="no columns Word and MorphoLexSegm"):
+        read_morpholex(path)
