@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,7 +86,8 @@ def _quickstart_tree() -> dict[str, Any]:
 def _missing(option: str, noun: str, path: str, value: str) -> str:
     """Return the message for a missing option whose default was not fetched."""
     return (
-        f"{option} is not given, and the quickstart has not fetched its {noun}: {path} is missing.\n"
+        f"{option} is not given, and the quickstart has not fetched its {noun}:"
+        f" {path} is missing.\n"
         f"  give {option} {value}, or run `dskd quickstart` first."
     )
 
@@ -97,16 +97,17 @@ def given_teacher(model: str) -> Teacher:
     path = Path(expand(model))
     if path.suffix == ".gguf" and path.is_file():
         return Teacher(model, num_kept_layers=None, max_tokens=None)  # not converted just for this
-    from dskd_ds.models.resolve import resolve_model
+    from dskd_ds.models.named import NamedModel
 
-    resolve_model(expand(model), "--teacher")
+    named = NamedModel(expand(model), key="--teacher")
+    named.locate()
     if not path.is_dir():
         return Teacher(model, num_kept_layers=None, max_tokens=None)
-    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    config = config.get("text_config", config)
-    num_layers = config.get("num_hidden_layers")
-    num_kept = max(1, round(num_layers * KEPT_SHARE)) if num_layers else None
-    return Teacher(model, num_kept, config.get("max_position_embeddings"))
+    return Teacher(
+        model,
+        num_kept_layers=max(1, round(named.num_layers * KEPT_SHARE)),
+        max_tokens=getattr(named.text_config, "max_position_embeddings", None),
+    )
 
 
 def given_text(text: str) -> tuple[SourceSpec, ...]:

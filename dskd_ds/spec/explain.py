@@ -69,9 +69,8 @@ def _nearest(section: list[str], name: str) -> str:
     if near:
         return f"did you mean {near[0]}?"
     for other, field in RunSpec.model_fields.items():
-        model = field.annotation
-        is_section = isinstance(model, type) and issubclass(model, BaseModel)
-        if is_section and name in model.model_fields:
+        model = _section_model(field.annotation)
+        if model is not None and name in model.model_fields:
             return f"it belongs to [{other}]."
     return f"known keys: {', '.join(known_keys)}."
 

@@ -25,9 +25,11 @@ class _SpecSchema(GenerateJsonSchema):
 
 def spec_schema() -> dict[str, Any]:
     """Return the JSON schema of a run spec (draft 2020-12), with docstrings as descriptions."""
-    schema = RunSpec.model_json_schema(schema_generator=_SpecSchema)
+    schema: dict[str, Any] = _with_whole_lines(
+        RunSpec.model_json_schema(schema_generator=_SpecSchema)
+    )
     heading = {"title": "dskd run spec", "description": NOTE}
-    return {"$schema": _SpecSchema.schema_dialect} | _with_whole_lines(schema) | heading
+    return {"$schema": _SpecSchema.schema_dialect} | schema | heading
 
 
 def schema_text() -> str:

@@ -20,7 +20,7 @@ FOLDER = "ds_configs"
 SCHEMA_FILE = "spec.schema.json"
 """JSON schema of run specs, for editors; written by `dskd schema`."""
 CLOSE_ENOUGH = 0.6
-"""Similarity (difflib's ratio, 0 to 1) from which a name without ending is suggested for another."""
+"""Similarity (difflib's ratio, 0 to 1) from which a file name is suggested."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class FileKind:
 
     title: str
     """What a list of these files is called."""
+    way_out: str
+    """What to do if a file of this kind is missing; the shipped names follow."""
     pattern: str
     """Where they are in the shipped folder, as a glob."""
     recognises: Callable[[Path], bool]
@@ -55,16 +57,26 @@ def is_deepspeed_config(path: Path) -> bool:
 
 DEEPSPEED_USES = {
     "zero0.json": "ZeRO-0: a single student rank; nothing is sharded.",
-    "zero2.json": "ZeRO-2: the whole student fits on each GPU; optimiser and gradients are sharded.",
+    "zero2.json": "ZeRO-2: the whole student fits on each GPU; the rest is sharded.",
     "zero3.json": "ZeRO-3: the usual choice on GPUs; the student's weights are sharded too.",
     "zero3_cpu.json": "ZeRO-3 for CPUs, as in the quickstart.",
-    "zero3_offload.json": "ZeRO-3 with weights and optimiser in host memory, if zero3.json does not fit.",
+    "zero3_offload.json": "ZeRO-3 with offloading to host memory, if zero3.json does not fit.",
     "zero_pp.json": "ZeRO++: several nodes with a slow network between them.",
 }
 """When to take each shipped DeepSpeed configuration; the folder's README says more."""
 
-RUN_SPECS = FileKind("run specs", "runs/*.toml", is_run_spec)
-DEEPSPEED_CONFIGS = FileKind("DeepSpeed configurations", "*.json", is_deepspeed_config)
+RUN_SPECS = FileKind(
+    title="run specs",
+    way_out="write one with `dskd init FILE.toml`, or use one that ships",
+    pattern="runs/*.toml",
+    recognises=is_run_spec,
+)
+DEEPSPEED_CONFIGS = FileKind(
+    title="DeepSpeed configurations",
+    way_out="use one that ships",
+    pattern="*.json",
+    recognises=is_deepspeed_config,
+)
 
 
 def shipped_folder() -> Path:
@@ -105,7 +117,7 @@ def _hint(path: Path, kind: FileKind, shipped: list[str]) -> str:
     near = difflib.get_close_matches(path.stem, by_stem, n=1, cutoff=CLOSE_ENOUGH)
     if near:
         return f"did you mean {by_stem[near[0]]}?"
-    return f"{kind.title} that ship with dskd: {', '.join(shipped)}."
+    return f"{kind.way_out}: {', '.join(shipped)}."
 
 
 def described_files(kind: FileKind) -> dict[str, str]:
