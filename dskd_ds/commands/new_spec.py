@@ -110,7 +110,7 @@ def _data(new: NewSpec) -> Iterator[str]:
     yield "[data]"
     yield f"block_tokens = {new.block_tokens}  # documents are packed into blocks of this length"
     if not new.heldout:
-        yield "heldout_fraction = 0.02  # share of the documents that only `dskd eval` reads"
+        yield "heldout_fraction = 0.02  # share that only `dskd eval` reads; more for a short text"
     yield ""
     yield "[[data.train]]  # repeat this section for more sources"
     yield from _source(new.train[0], teach=True)
