@@ -1,1 +1,1 @@
-"""The `dskd` command, and what a launch runs on each rank for it."""
+"""The `dskd` command line, and the programs that it launches on several ranks."""

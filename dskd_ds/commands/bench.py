@@ -1,4 +1,4 @@
-"""`dskd bench`: what the parts and the whole cost, beside the floor and the target of each."""
+"""`dskd bench`: measures objective, wire and whole steps against their targets."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import argparse
 from dskd_ds.runtime.arguments import Commands
 
 TEXT = """\
-Measure this machine: every figure beside its target, as a table or as JSON. Ways to be compared are run in turn; only
-ratios from one call mean anything, and only on a machine that does nothing else.
+Measure this machine and print every figure beside its target, as a table or as JSON. Alternatives
+are run in turn. Compare only figures of one call, made on a machine that does nothing else.
 
-The bench "step" starts 37 real launches of the quickstart's student and teacher, pinned to a core each: run `make quickstart`
-first, and this in the same folder."""
+The bench "step" starts 37 real launches of the quickstart's student and teacher, each pinned to a
+core: run `make quickstart` first, and this command in the same folder."""
 
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -36,12 +36,11 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def run_bench(args: argparse.Namespace) -> int:
-    """Run the benches, print what they found."""
+    """Run the chosen benches and print their figures."""
     from dskd_ds.bench import measure, objective, step, wire
     from dskd_ds.runtime.console import quiet_progress
 
     quiet_progress()
-    measure.run_and_print(
-        {**objective.BENCHES, **wire.BENCHES, **step.BENCHES}, args.only, args.json
-    )
+    benches = {**objective.BENCHES, **wire.BENCHES, **step.BENCHES}
+    measure.run_and_print(benches, args.only, args.json)
     return 0

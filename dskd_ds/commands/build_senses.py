@@ -1,4 +1,4 @@
-"""Build or refresh the sense dictionary and its index: `mpirun -n R python -m dskd_ds.commands.build_senses --spec FILE.toml [--refresh]`.
+"""Builds or refreshes a sense dictionary and its index on MPI ranks.
 
 `dskd senses build` and `dskd senses refresh` start it; senses/build/build.py does the work.
 """
@@ -7,40 +7,42 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
 from dskd_ds.models.named import RunModels
 from dskd_ds.plan.preflight import preflight
-from dskd_ds.runtime.arguments import add_overrides
+from dskd_ds.runtime.arguments import rank_parser
 from dskd_ds.runtime.console import quiet_progress
 from dskd_ds.runtime.devices import use_threads
 from dskd_ds.runtime.mpi import Communicator, end_together
 from dskd_ds.senses.build.build import build, refresh
 from dskd_ds.spec import load_spec
 
+TEXT = """\
+Build or refresh the sense dictionary of a spec and its index:
+
+  mpirun -n R python -m dskd_ds.commands.build_senses --spec FILE.toml [--refresh]
+
+The result is the same for any number of ranks."""
+
 
 def main() -> int:
-    """Parse, build, print what was built."""
+    """Parse the arguments and do this rank's share; returns the exit code."""
     quiet_progress()
-    parser = argparse.ArgumentParser(
-        prog="python -m dskd_ds.commands.build_senses", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("--spec", required=True, help="the run's TOML spec")
-    add_overrides(parser)
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument(
-        "--force", action="store_true", help="build anew even if the dictionary is there"
-    )
-    what.add_argument(
+    parser = rank_parser("dskd_ds.commands.build_senses", TEXT)
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--force", action="store_true", help="replace an existing dictionary")
+    mode.add_argument(
         "--refresh",
         action="store_true",
-        help="take the spec's corpus into the dictionary that is there",
+        help="add the spec's corpus to the existing dictionary",
     )
     args = parser.parse_args()
     return end_together(lambda: run(args))
 
 
 def run(args: argparse.Namespace) -> None:
-    """One rank's part."""
+    """Do this rank's share of the build; one rank prints what was built."""
     comm = Communicator()
     spec = load_spec(args.spec, args.set)
     models = RunModels.of(spec)
@@ -51,11 +53,19 @@ def run(args: argparse.Namespace) -> None:
     else:
         facts = build(spec, models.teacher, comm, args.force)
     if facts:
-        print(
-            f"{spec.senses.dictionary}: {facts['num_rows']} senses of {facts['num_tokens']} tokens and {facts['num_spans']} spans,"
-            f" {facts['num_related_tokens']} tokens with relations; {facts['num_vectors']} vectors"
-            f" from {len(facts['history'])} {'corpora' if len(facts['history']) > 1 else 'corpus'}."
-        )
+        print(f"{spec.senses.dictionary}: {summary(facts)}")
+
+
+def summary(facts: dict[str, Any]) -> str:
+    """Return one sentence about a dictionary. facts: of its manifest."""
+    num_corpora = len(facts["history"])
+    corpora = f"{num_corpora} {'corpus' if num_corpora == 1 else 'corpora'}"
+    return (
+        f"{facts['num_rows']} senses of {facts['num_tokens']} tokens"
+        f" and {facts['num_spans']} spans,"
+        f" {facts['num_related_tokens']} tokens with relations;"
+        f" {facts['num_vectors']} vectors from {corpora}."
+    )
 
 
 if __name__ == "__main__":

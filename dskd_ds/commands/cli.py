@@ -1,4 +1,8 @@
-"""`dskd`: the commands of the project. Each loads what it needs and no more; a mistake of the user's ends with exit code 2."""
+"""`dskd`: parses the command line and runs one command.
+
+A command imports what it needs when it runs, so that `--help` is fast. Wrong input ends with exit
+code 2.
+"""
 
 from __future__ import annotations
 
@@ -7,24 +11,38 @@ import sys
 from collections.abc import Callable
 
 from dskd_ds import __version__
-from dskd_ds.commands import bench, data, evaluate, export, quickstart, report, senses, train
+from dskd_ds.commands import (
+    bench,
+    data,
+    evaluate,
+    export,
+    init,
+    quickstart,
+    report,
+    schema,
+    senses,
+    train,
+)
 from dskd_ds.errors import DskdError
 from dskd_ds.runtime.console import quiet_libraries
 
 EPILOG = """\
-a run of your own, from its spec to its report:
-  dskd senses build my.toml     the teacher reads the text; senses and index are built
+A run of your own, from its spec to its report:
+  dskd init my.toml             writes a commented spec (--list names the specs that ship)
+  dskd senses build my.toml     the teacher reads the text; builds senses and their index
   dskd train my.toml            cuts the student, prints the deepspeed line and runs it
   dskd eval my.toml             perplexity and KL on held-out text, before and after
-  dskd report my.toml           runs/.../report.html
+  dskd report my.toml           writes runs/my/report.html
 
-Start from ds_configs/runs/quickstart.toml. Any key can be overridden: --set train.num_steps=100
-exit codes: 0 done, 2 the input is wrong, 3 saved (please requeue), 4 no teacher came, 1 anything else
+Any key can be overridden: --set train.num_steps=100. All keys: dskd schema.
+A complete example on a laptop: dskd quickstart.
+exit codes: 0 done, 2 the input is wrong, 3 saved (please requeue), 4 no teacher came,
+  1 anything else
 """
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse and run one command; returns its exit code."""
+    """Run one command and return its exit code. A DskdError is printed to stderr."""
     quiet_libraries()
     args = parser().parse_args(argv)
     try:
@@ -36,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+    """Return the parser of the whole command line."""
     raw = argparse.RawDescriptionHelpFormatter
     top = argparse.ArgumentParser(
         prog="dskd",
@@ -48,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     quickstart.add_command(commands)
+    init.add_command(commands)
     train.add_command(commands)
     senses.add_commands(commands)
     data.add_commands(commands)
@@ -55,6 +74,7 @@ def parser() -> argparse.ArgumentParser:
     export.add_command(commands)
     report.add_command(commands)
     bench.add_commands(commands)
+    schema.add_command(commands)
     return top
 
 

@@ -1,4 +1,4 @@
-"""Have the teacher end conversations: `mpirun -n R python -m dskd_ds.commands.continue_conversations --spec FILE.toml ...`
+"""Lets the teacher write the last answer of conversations, on MPI ranks.
 
 `dskd data continue` starts it; data/continuations.py does the work.
 """
@@ -11,29 +11,31 @@ import sys
 from dskd_ds.data.continuations import write_continuations
 from dskd_ds.data.continue_options import add_options, settings_of
 from dskd_ds.models.named import NamedModel
-from dskd_ds.runtime.arguments import add_overrides
+from dskd_ds.runtime.arguments import rank_parser
 from dskd_ds.runtime.console import quiet_progress
 from dskd_ds.runtime.devices import use_threads
 from dskd_ds.runtime.mpi import Communicator, end_together
 from dskd_ds.spec import load_spec
 
+TEXT = """\
+Let the teacher write the last answer of conversations:
+
+  mpirun -n R python -m dskd_ds.commands.continue_conversations --spec FILE.toml --output FILE.jsonl
+
+The result is the same for any number of ranks."""
+
 
 def main() -> int:
-    """Parse, write, say in one line what went wrong, if anything did."""
+    """Parse the arguments and do this rank's share; returns the exit code."""
     quiet_progress()
-    parser = argparse.ArgumentParser(
-        prog="python -m dskd_ds.commands.continue_conversations",
-        description=__doc__.splitlines()[0],
-    )
-    parser.add_argument("--spec", required=True, help="the run's TOML spec")
-    add_overrides(parser)
+    parser = rank_parser("dskd_ds.commands.continue_conversations", TEXT)
     add_options(parser)
     args = parser.parse_args()
     return end_together(lambda: run(args))
 
 
 def run(args: argparse.Namespace) -> None:
-    """One rank's part."""
+    """Write this rank's share of the continuations."""
     comm = Communicator()
     spec = load_spec(args.spec, args.set)
     use_threads(spec.topology.threads_per_rank)

@@ -1,4 +1,4 @@
-"""`dskd data ...`: make the files that `[data]` reads."""
+"""`dskd data ...`: makes files of conversations that `[data]` reads."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def _add_paper(data: Commands[argparse.ArgumentParser]) -> None:
     text = (
-        "write the paper's mixture as conversations: a quarter of CSQA, PIQA, ARC-Challenge and MMLU with 5 shots, 30 percent of"
-        " SQuAD 2.0 with 1"
+        "write the paper's mixture as chats: a quarter of CSQA, PIQA, ARC-Challenge and MMLU"
+        " with 5 shots, 30 percent of SQuAD 2.0 with 1"
     )
     paper = data.add_parser(
         "paper",
@@ -32,12 +32,12 @@ def _add_paper(data: Commands[argparse.ArgumentParser]) -> None:
     paper.add_argument(
         "--output", required=True, type=Path, metavar="FILE.jsonl", help="where to write"
     )
-    for name, wanted in SETS.items():
+    for name, question_set in SETS.items():
         paper.add_argument(
             f"--{name}",
             metavar="PATH",
-            help=f"a file (.jsonl, .json, .parquet) or hub name for {wanted.title} "
-            f"(default: {wanted.source.path})",
+            help=f"a file (.jsonl, .json, .parquet) or hub name for {question_set.title} "
+            f"(default: {question_set.source.path})",
         )
     paper.add_argument(
         "--only",
@@ -45,34 +45,32 @@ def _add_paper(data: Commands[argparse.ArgumentParser]) -> None:
         choices=list(SETS),
         default=list(SETS),
         metavar="SET",
-        help=f"leave the other sets out; sets: {', '.join(SETS)}",
+        help=f"use only these sets; known sets: {', '.join(SETS)}",
     )
-    paper.add_argument("--seed", type=int, default=0, help="seed of what is drawn (default 0)")
+    paper.add_argument("--seed", type=int, default=0, help="seed of the random draws (default 0)")
     paper.set_defaults(command=run_paper)
 
 
 def run_paper(args: argparse.Namespace) -> int:
-    """Write the mixture, print what went in."""
+    """Write the mixture and print how much of each set it holds."""
     from dskd_ds.data.recipes.paper import write_mixture
 
-    counts = write_mixture(
-        args.output, {name: getattr(args, name) for name in args.only}, args.seed
-    )
+    sources = {name: getattr(args, name) for name in args.only}
+    counts = write_mixture(args.output, sources, args.seed)
     print(f"{'set':<16}{'questions':>10}{'left out':>10}{'chats':>8}")
     for name, count in counts.items():
-        print(
-            f"{SETS[name].title:<16}{count.num_questions:>10}{count.num_malformed:>10}{count.num_chats:>8}"
-        )
+        numbers = f"{count.num_questions:>10}{count.num_malformed:>10}{count.num_chats:>8}"
+        print(f"{SETS[name].title:<16}{numbers}")
     print(f"stored in {args.output}")
     return 0
 
 
 def _add_continue(data: Commands[argparse.ArgumentParser]) -> None:
-    text = "let the teacher end conversations itself: each last answer is replaced by its own, cut at a random point (paper)"
+    text = "let the teacher write each conversation's last answer, cut at a random point (paper)"
     command = spec_command(data, "continue", text)
     command.epilog = (
-        'A killed job goes on where it stopped. A source reads the file with: format = "chat"; only the teacher\'s words'
-        ' are targets with supervise = "completions".'
+        "The same command resumes a job that was killed. A source reads the file with:"
+        ' format = "chat". With supervise = "completions" only what the teacher wrote is a target.'
     )
     add_options(command)
     command.add_argument(
@@ -85,9 +83,10 @@ def _add_continue(data: Commands[argparse.ArgumentParser]) -> None:
 
 
 def run_continue(args: argparse.Namespace) -> int:
-    """Check, launch under mpirun."""
+    """Check the arguments and launch the ranks with mpirun; returns the exit code."""
     from dskd_ds.runtime import launch
 
+    # Wrong input is reported here, once, and not by every rank.
     spec_of(args)
     settings_of(args)
     return launch.run(launch.continue_command(args.spec, args.set, args.ranks, words_of(args)))

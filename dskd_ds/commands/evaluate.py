@@ -1,4 +1,4 @@
-"""`dskd eval`: held-out perplexity and KL, and continuations to read."""
+"""`dskd eval`: measures held-out perplexity and KL, and writes sample continuations."""
 
 from __future__ import annotations
 
@@ -14,20 +14,25 @@ from dskd_ds.spec import load_spec
 def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
     """Register `dskd eval`."""
     command = spec_command(
-        commands, "eval", "held-out perplexity and KL of teacher and student, and texts they write"
+        commands, "eval", "measure held-out perplexity and KL of teacher and student; write samples"
     )
     command.add_argument(
         "--model",
         action="append",
         default=[],
         metavar="NAME=PATH",
-        help="models to evaluate beside the teacher (default: before=the untrained student, after=the trained one)",
+        help="model to evaluate besides the teacher; may be given several times"
+        " (default: before=the untrained student, after=the trained one)",
     )
     command.set_defaults(command=lambda args: evaluate(args.spec, args.set, args.model))
 
 
 def evaluate(spec_file: str, overrides: Sequence[str], models: Sequence[str] = ()) -> int:
-    """Evaluate, print a table, store the numbers for the report. models: NAME=PATH each. Raises InputError."""
+    """Evaluate, print a table and store the numbers for the report; returns the exit code.
+
+    models: `NAME=PATH` each, to evaluate instead of the student before and after training.
+    Raises InputError if there is no such model, or nothing was trained.
+    """
     from dskd_ds.models.named import NamedModel, RunModels
     from dskd_ds.runtime.console import quiet_progress
     from dskd_ds.student import evaluation, export
@@ -38,11 +43,13 @@ def evaluate(spec_file: str, overrides: Sequence[str], models: Sequence[str] = (
     trained = Path(spec.run_dir) / export.FOLDER
     if not models and not trained.is_dir():
         raise InputError(
-            f"{trained}: there is no trained student yet.\n  train first (dskd train {spec_file}), or give --model NAME=PATH."
+            f"{trained}: there is no trained student yet.\n"
+            f"  train first (dskd train {spec_file}), or give --model NAME=PATH."
         )
     if wrong := [item for item in models if "=" not in item]:
         raise InputError(
-            f"--model {wrong[0]}: this is not of the form NAME=PATH.\n  example: --model mine=runs/mine/student"
+            f"--model {wrong[0]}: this is not of the form NAME=PATH.\n"
+            "  example: --model mine=runs/mine/student"
         )
     of_run = RunModels.of(spec)
     paths = dict(item.split("=", 1) for item in models) or {

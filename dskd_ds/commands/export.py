@@ -1,4 +1,4 @@
-"""`dskd export`: a checkpoint's student as a Hugging Face folder."""
+"""`dskd export`: writes a checkpoint's student as a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Checkpoint -> Hugging Face folder."""
+    """Export a checkpoint and print the folder."""
     from dskd_ds.models.named import RunModels
     from dskd_ds.student.export import export_checkpoint
 

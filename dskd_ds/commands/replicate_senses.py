@@ -1,25 +1,23 @@
-"""Copy a spec's dictionary and index to every node: `mpirun python -m dskd_ds.commands.replicate_senses --spec FILE.toml`."""
+"""Copies a spec's dictionary and index to every node, ahead of a job."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 
-from dskd_ds.runtime.arguments import add_overrides
+from dskd_ds.runtime.arguments import rank_parser
 from dskd_ds.runtime.mpi import end_together
 from dskd_ds.senses.index.replicate import replicate
 from dskd_ds.spec import load_spec
 
+TEXT = """\
+Copy a spec's dictionary and index to [senses] local_dir of every node:
+
+  mpirun python -m dskd_ds.commands.replicate_senses --spec FILE.toml"""
+
 
 def main() -> int:
-    """Parse, replicate; a failure on one rank ends all."""
-    parser = argparse.ArgumentParser(
-        prog="mpirun python -m dskd_ds.commands.replicate_senses",
-        description="Copy a spec's dictionary and index to [senses] local_dir of every node.",
-    )
-    parser.add_argument("--spec", required=True, help="the run's TOML spec")
-    add_overrides(parser)
-    args = parser.parse_args()
+    """Parse the arguments and copy; a failure on one rank ends all ranks. Returns the exit code."""
+    args = rank_parser("dskd_ds.commands.replicate_senses", TEXT).parse_args()
     return end_together(lambda: replicate(load_spec(args.spec, args.set)))
 
 

@@ -1,4 +1,4 @@
-"""`dskd report`: one page about a run."""
+"""`dskd report`: writes one page about a run."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from dskd_ds.runtime.arguments import Commands, spec_command, spec_of
 
 def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
     """Register `dskd report`."""
-    spec_command(commands, "report", "write report.html of a run").set_defaults(command=run)
+    command = spec_command(
+        commands, "report", "write report.html: curves, tables and samples of a run"
+    )
+    command.set_defaults(command=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the report."""
+    """Write the report and print its path."""
     from dskd_ds.commands.report_page import write_report
 
     print(write_report(spec_of(args)))

@@ -1,4 +1,4 @@
-"""`report.html`: what was run, how it went, and what came out, in one file that opens anywhere."""
+"""Writes `report.html`: spec, curves, tables and samples of a run in one self-contained file."""
 
 from __future__ import annotations
 
@@ -69,31 +69,32 @@ PLOTS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
         ),
     ),
 )
-"""(title, axis label, ((key of metrics.jsonl, legend), ...))"""
+"""The report's charts: (title, axis label, ((key of metrics.jsonl, legend), ...)) each."""
 
 
 def write_report(spec: RunSpec) -> Path:
-    """Write the report of a run directory. Raises InputError if nothing was trained there yet."""
+    """Write the report of a run and return its path.
+
+    Raises InputError if the run directory has no record of a step.
+    """
     records = read_metrics(spec.run_dir)
     if not records:
         raise InputError(
-            f"{spec.run_dir}: there is no metrics.jsonl with any step.\n  train first: dskd train SPEC.toml"
+            f"{spec.run_dir}: there is no metrics.jsonl with any step.\n"
+            "  train first: dskd train SPEC.toml"
         )
     evaluation = _read_json(Path(spec.run_dir) / EVALUATION_FILE) or {"scores": {}, "samples": []}
     template = resources.files("dskd_ds.commands").joinpath("report_template.html").read_text()
-    page = (
-        Environment(autoescape=True, undefined=StrictUndefined)
-        .from_string(template)
-        .render(
-            spec=spec,
-            spec_text=spec_toml(spec),
-            facts=run_facts(spec, records),
-            plots=[(p[0], plot(records, *p)) for p in PLOTS],
-            scores=evaluation["scores"],
-            samples=evaluation["samples"],
-            senses=_sense_facts(spec),
-            tensorboard=Path(spec.run_dir) / TENSORBOARD_FOLDER,
-        )
+    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    page = environment.from_string(template).render(
+        spec=spec,
+        spec_text=spec_toml(spec),
+        facts=run_facts(spec, records),
+        plots=[(title, plot(records, title, axis, curves)) for title, axis, curves in PLOTS],
+        scores=evaluation["scores"],
+        samples=evaluation["samples"],
+        senses=_sense_facts(spec),
+        tensorboard=Path(spec.run_dir) / TENSORBOARD_FOLDER,
     )
     path = Path(spec.run_dir) / REPORT_FILE
     path.write_text(page, encoding="utf-8")
@@ -101,43 +102,53 @@ def write_report(spec: RunSpec) -> Path:
 
 
 def run_facts(spec: RunSpec, records: list[dict[str, float]]) -> dict[str, str]:
-    """The numbers a reader asks for first. A record speaks also for the steps before it that have none ([monitor] log_every_steps)."""
+    """Return the main numbers of a run as text.
+
+    A record also stands for the steps before it that have none ([monitor] log_every_steps); totals
+    are then approximate and say so.
+    """
     last = records[-1]
-    spans = [
-        step - before
-        for before, step in itertools.pairwise([0, *(record["step"] for record in records)])
-    ]
-    later = (
-        1 if len(records) > 1 and records[0]["step"] == 1 else 0
-    )  # the first step waits for the teacher to start
+    steps = [record["step"] for record in records]
+    num_steps = [step - before for before, step in itertools.pairwise([0, *steps])]
+    # The first step also waits for the teacher to start, so rates leave it out.
+    has_first_step = len(records) > 1 and steps[0] == 1
+    first = 1 if has_first_step else 0
     about = "" if len(records) == last["step"] else "about "
 
     def total(key: str, first: int = 0) -> float:
-        return sum(
-            record[key] * span for record, span in zip(records[first:], spans[first:], strict=True)
-        )
+        """Return the sum over all steps from the record with index `first`."""
+        pairs = zip(records[first:], num_steps[first:], strict=True)
+        return sum(record[key] * count for record, count in pairs)
 
-    waited = total("teacher_wait_seconds", later) / max(total("step_seconds", later), 1e-9)
+    waited = total("teacher_wait_seconds", first) / max(total("step_seconds", first), 1e-9)
+    tokens_per_second = total("tokens_per_second", first) / sum(num_steps[first:])
+    bytes_per_token = total("link_bytes") / max(last["tokens"], 1)
+    students = _count(spec.topology.num_students, "student")
+    teachers = _count(spec.topology.num_teachers, "teacher")
     return {
         "steps": f"{int(last['step'])}",
         "tokens": f"{int(last['tokens']):,}",
         "time in steps": f"{about}{total('step_seconds'):.0f} s",
-        "speed": f"{total('tokens_per_second', later) / sum(spans[later:]):.0f} tokens/s",
+        "speed": f"{tokens_per_second:.0f} tokens/s",
         "waiting for the teacher": f"{waited:.1%} of the time after the first step",
-        "teacher signal": f"{about}{total('link_bytes') / max(last['tokens'], 1):.0f} bytes a token",
-        "ranks": f"{_count(spec.topology.num_students, 'student')}, {_count(spec.topology.num_teachers, 'teacher')}",
+        "teacher signal": f"{about}{bytes_per_token:.0f} bytes per token",
+        "ranks": f"{students}, {teachers}",
         "skipped steps": f"{int(last['skipped'])}",
     }
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def _count(count: int, noun: str) -> str:
+    """Return "1 student" or "2 students"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def plot(
     records: list[dict[str, float]], title: str, axis: str, curves: tuple[tuple[str, str], ...]
 ) -> str:
-    """A chart of some metrics over steps, as a PNG data URI."""
+    """Return a chart of metrics over steps as a PNG data URI.
+
+    curves: (key of a record, legend) each.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -145,14 +156,10 @@ def plot(
 
     figure, axes = pyplot.subplots(figsize=(7, 3.6), dpi=110)
     steps = [record["step"] for record in records]
+    marker = "." if len(steps) < 20 else None
     for key, label in curves:
-        axes.plot(
-            steps,
-            [record[key] for record in records],
-            label=label,
-            linewidth=1.6,
-            marker="." if len(steps) < 20 else None,
-        )
+        values = [record[key] for record in records]
+        axes.plot(steps, values, label=label, linewidth=1.6, marker=marker)
     axes.set(title=title, xlabel="step", ylabel=axis)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
@@ -165,29 +172,36 @@ def plot(
 
 
 def _sense_facts(spec: RunSpec) -> dict[str, str]:
+    """Return the main numbers of the run's dictionary as text; nothing if it has none."""
     if not spec.uses_senses:
         return {}
     try:
         facts = open_dictionary(spec.senses.dictionary, verify=False).facts
     except InputError:
         return {}
-    index = (
-        _read_json(Path(spec.senses.dictionary) / INDEX_FOLDER / "manifest.json") or {"facts": {}}
-    )["facts"]
-    recall = index.get("recall_at_10")
     distance = facts["median_antonym_distance"]
+    tokens, spans = f"{facts['num_tokens']:,} tokens", f"{facts['num_spans']:,} spans"
     return {
-        "senses": f"{facts['num_rows']:,} of {facts['num_tokens']:,} tokens and {facts['num_spans']:,} spans",
+        "senses": f"{facts['num_rows']:,} of {tokens} and {spans}",
         "vectors they were made from": f"{facts['num_vectors']:,}",
         "tokens with synonyms or antonyms": f"{facts['num_related_tokens']:,}",
-        "median squared distance between antonyms, per dimension": "none"
-        if distance is None
-        else f"{distance:.2f}",
-        "index": "none"
-        if recall is None
-        else f"recall of the 10 nearest {recall:.3f} ({index['num_queries']} unseen states)",
+        "median squared distance between antonyms, per dimension": (
+            "none" if distance is None else f"{distance:.2f}"
+        ),
+        "index": _index_fact(Path(spec.senses.dictionary) / INDEX_FOLDER),
     }
 
 
+def _index_fact(folder: Path) -> str:
+    """Return the recall of an index as text; "none" if there is no index."""
+    manifest = _read_json(folder / "manifest.json")
+    facts = manifest["facts"] if manifest else {}
+    if facts.get("recall_at_10") is None:
+        return "none"
+    num_queries = facts["num_queries"]
+    return f"recall of the 10 nearest {facts['recall_at_10']:.3f} ({num_queries} unseen states)"
+
+
 def _read_json(path: Path) -> Any:
+    """Return a file's content, or None if there is no such file."""
     return json.loads(path.read_text()) if path.is_file() else None

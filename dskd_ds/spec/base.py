@@ -1,4 +1,4 @@
-"""What every section of a run spec is made of: number types with ranges, and the strict base class."""
+"""The base class of every section of a run spec, and number types with ranges."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
-"""`auto`: bfloat16 on a GPU or on a CPU with bf16 instructions, float32 elsewhere (there bf16 is several times slower). `float16` is
-for GPUs without bf16 (V100, T4): a student is then trained with DeepSpeed's dynamic loss scale, and steps that overflow are skipped."""
+"""Number format of a model.
+
+`auto` is bfloat16 on a GPU and on a CPU with bf16 instructions, and float32 elsewhere (bf16 is
+several times slower on such CPUs). `float16` is for GPUs without bf16 (V100, T4): the student is
+then trained with DeepSpeed's dynamic loss scale, and steps that overflow are skipped.
+"""
 
 
 class Part(BaseModel):
-    """Base of all sections: frozen, and a key that is not known is an error."""
+    """Base of all sections: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True

@@ -10,36 +10,44 @@ from dskd_ds.spec.base import Fraction, Part
 
 
 class SourceSpec(Part):
-    """One source of text or of conversations, read with `datasets`."""
+    """One source of texts or conversations, read with the `datasets` library."""
 
     path: str
-    """A file or glob (`.txt`, `.jsonl`, `.json`, `.parquet`), or a hub dataset's name."""
+    """A file or glob (`.txt`, `.jsonl`, `.json`, `.parquet`), or the name of a hub dataset."""
     subset: str | None = None
-    """The hub dataset's configuration, where it has several."""
+    """Configuration of the hub dataset, if it has several."""
     split: str = "train"
-    """The hub dataset's split."""
+    """Split of the hub dataset."""
     format: Literal["text", "chat"] = "text"
-    """`text`: a document a row. `chat`: a conversation a row, in `messages` ([{role, content}]) or `prompt` and `completion`."""
+    """What a row holds. `text`: a document. `chat`: a conversation, either in the column `messages`
+    ([{role, content}]) or in the columns `prompt` and `completion`."""
     text_field: str = "text"
-    """The column that holds the text, for `text`."""
+    """The column that holds the text, for format = "text"."""
     title_field: str | None = None
-    """The column that holds the document's title; held-out titles are never trained on."""
+    """The column that holds the document's title. Documents with a held-out title are never
+    trained on."""
     supervise: Literal["all", "completions"] = "all"
-    """Whose tokens are targets: everybody's (paper), or for `chat` only what the assistant says (of `completion`, where there is one)."""
+    """Which tokens are targets. `all`: every token (paper). `completions`, for format = "chat"
+    only: what the assistant says, or the column `completion`."""
 
 
 class DataSpec(Part):
     """Texts and conversations, and how they become blocks of tokens."""
 
     train: tuple[SourceSpec, ...] = Field(min_length=1)
-    """What is trained on."""
+    """Sources of the training documents."""
     heldout: tuple[SourceSpec, ...] = ()
-    """What is only evaluated on. Training documents with a title found here are dropped."""
+    """Sources of documents for evaluation only. Training documents with one of their titles are
+    dropped."""
     heldout_fraction: Fraction = 0.02
-    """Without `heldout`: the share of training documents (by a hash of title or text) kept out for evaluation."""
+    """Share of the training documents that is kept for evaluation if `heldout` names no source.
+    A hash of the title (of the text, if there is no title) decides."""
     block_tokens: Annotated[int, Field(ge=16)] = 1024
-    """Tokens in a block. Documents are packed back to back, conversations whole; attention never crosses from one to another."""
+    """Tokens per block. Documents are packed one after the other, conversations are kept whole.
+    Attention never crosses from one document to another."""
     chat_template: str = "tokenizer"
-    """How conversations become text: the teacher's tokenizer's own template, `plain` (User: ... Assistant: ...), or a `.jinja` file."""
+    """How conversations become text. `tokenizer`: the template of the teacher's tokenizer. `plain`:
+    User: ... Assistant: ... Or the path of a `.jinja` file."""
     stream: bool = False
-    """Read in order while training, never hold or shuffle the whole: for corpora larger than the disk."""
+    """Read the corpus in order while training, without storing or shuffling all of it: for corpora
+    larger than the disk."""

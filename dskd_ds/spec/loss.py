@@ -9,37 +9,47 @@ from pydantic import Field
 from dskd_ds.spec.base import NonNegativeFloat, Part, PositiveFloat, PositiveInt
 
 Divergence = Literal["forward", "reverse", "jensen_shannon"]
-"""KL(teacher || student), KL(student || teacher), or half of each to their mean (losses/divergence.py)."""
+"""KL(teacher || student), KL(student || teacher), or the mean of each one's KL to their average
+(losses/divergence.py)."""
 SignalName = Literal["topk", "exact", "sampled", "hidden"]
+"""What the teacher sends for the KL term."""
 
 
 class LossSpec(Part):
     """`CE + alpha tau^2 KL + lambda SENSE` (docs/method.md, "The losses")."""
 
     signal: SignalName = "topk"
-    """What the KL is computed from: the teacher's top k and a bucket for the rest; full logits, rebuilt on the student from hidden
-    states; draws from the teacher's distribution (unbiased). `hidden`: no KL, the teacher's states serve the sense term alone."""
+    """What the KL term is computed from. `topk`: the teacher's k likeliest tokens and one bucket
+    for the rest. `exact`: full logits, rebuilt on the student from hidden states. `sampled`: draws
+    from the teacher's distribution (unbiased). `hidden`: no KL; the teacher's hidden states are
+    used by the sense term only."""
     divergence: Divergence = "forward"
-    """Which way the KL runs. `sampled` knows only `forward`."""
+    """Direction of the KL: `forward` is KL(teacher || student), `reverse` is KL(student ||
+    teacher), `jensen_shannon` is half of each to their mean. signal = "sampled" allows only
+    `forward`."""
     top_k: PositiveInt = 64
-    """k of the top-k signal."""
+    """Number of tokens that the teacher sends per position, for signal = "topk"."""
     num_draws: Annotated[int, Field(gt=0, le=65_535)] = 100
-    """Draws at each position, for `sampled`. 100 fall on about 31 different tokens: 99 bytes."""
+    """Draws per position, for signal = "sampled". 100 draws hit about 31 different tokens: 99
+    bytes."""
     kd_weight: NonNegativeFloat = 0.7
     """alpha, the weight of the KL term (paper: 0.7)."""
     temperature: PositiveFloat = 1.0
-    """tau of the KL term. Above 1 the k tokens hold little of the mass: then prefer `exact` (paper: 2)."""
+    """tau, the temperature of the KL term (paper: 2). Above 1 the top k tokens hold little of the
+    probability: use signal = "exact" there."""
     sense_weight: NonNegativeFloat = 1.0
     """lambda, the weight of the sense term (paper: 1.0 to 1.5)."""
     sense_weighting: Literal["uniform", "teacher_probability"] = "uniform"
-    """Weight of a position in the sense term: 1 (paper), or the teacher's probability of the right token."""
+    """Weight of each position in the sense term. `uniform`: 1 (paper). `teacher_probability`: the
+    teacher's probability of the right token."""
     pull: NonNegativeFloat = 1.0
-    """Weight of the pull towards S+."""
+    """Weight of the pull towards S+, the senses of the right token and its synonyms."""
     push: NonNegativeFloat = 1.0
-    """Weight of the push from S-."""
+    """Weight of the push away from S-, the senses of the right token's antonyms."""
     margin: PositiveFloat = 1.0
     """Squared distance per dimension beyond which a sense in S- no longer pushes (paper: 1.0)."""
     margin_unit: Literal["absolute", "median_antonym"] = "absolute"
-    """`median_antonym`: the margin counts in the dictionary's median squared distance between antonyms' senses."""
+    """Unit of `margin`. `absolute`: squared distance per dimension. `median_antonym`: multiples of
+    the dictionary's median squared distance between senses of antonyms."""
     chunk_positions: PositiveInt = 256
-    """Logits exist for this many positions at a time."""
+    """Positions whose logits exist at the same time: less takes less memory."""

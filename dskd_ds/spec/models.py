@@ -1,4 +1,4 @@
-"""[teacher], [student]: which models, and what the student keeps of its teacher. Each field's docstring is its documentation."""
+"""[teacher], [student]: which models, and which of the teacher's layers the student keeps."""
 
 from __future__ import annotations
 
@@ -11,31 +11,41 @@ class TeacherSpec(Part):
     """The frozen model that is distilled."""
 
     model: str
-    """Hub name, folder of safetensors, or a `.gguf` file. `~` and `$VARIABLES` are expanded; `$DSKD_HOME` has a default."""
+    """Hub name, folder of safetensors, or `.gguf` file of the teacher. `~` and `$VARIABLES` are
+    expanded; `$DSKD_HOME` is ~/.cache/dskd unless it is set."""
     dtype: Dtype = "auto"
-    """Number format of the teacher's weights and forward pass."""
+    """Number format of the teacher's weights and forward pass. `auto`: bfloat16 where the machine
+    is fast at it, else float32."""
     compile: bool = False
-    """Have `torch.compile` fuse what each layer does between its matrix products; pays for long runs. On a CPU it needs g++."""
+    """Compile the teacher's layers with `torch.compile`, which fuses what lies between the matrix
+    products. It pays off in long runs, and needs g++ on a CPU."""
 
 
 class StudentSpec(Part):
-    """The model that learns: some layers of the teacher, or a model of its own with the teacher's tokenizer."""
+    """The model that learns: layers of the teacher, or a model with the teacher's tokenizer."""
 
     model: str | None = None
-    """Hub name or folder; left out, the student is cut from the teacher."""
+    """Hub name or folder of the student. Without it, the student is cut from the teacher."""
     layers: Literal["all", "first", "list", "by_impact"] = "all"
-    """Which layers to keep: all, the first `num_layers` (paper), `keep_layers`, or the `num_layers` hardest to do without."""
+    """Which of the teacher's layers the student keeps. `all`: every layer. `first`: the first
+    `num_layers` (paper). `list`: those in `keep_layers`. `by_impact`: the `num_layers` whose
+    removal hurts most."""
     num_layers: PositiveInt | None = None
-    """How many layers to keep, for `first` and `by_impact`."""
+    """Number of layers that the student keeps, for layers = "first" and "by_impact"."""
     keep_layers: tuple[NonNegativeInt, ...] = ()
-    """The layers to keep, for `list`, in ascending order."""
+    """The layers that the student keeps, in ascending order, for layers = "list"."""
     impact_tokens: PositiveInt = 512
-    """How many held-in tokens `by_impact` measures each layer's removal on."""
+    """Number of training tokens on which layers = "by_impact" measures the removal of each
+    layer."""
     train_last_layers: PositiveInt | None = None
-    """Train only the last this-many layers, everything else frozen (paper: 2); left out, everything is trained."""
+    """Train only this many of the student's last layers and freeze all else (paper: 2). Without it,
+    everything is trained."""
     dtype: Dtype = "auto"
-    """Number format of the student's forward and backward; master weights and Adam's moments are float32 in any case."""
+    """Number format of the student's forward and backward pass. `auto`: bfloat16 where the machine
+    is fast at it, else float32. Master weights and Adam's moments are always float32."""
     activation_checkpointing: bool = False
-    """Keep only each layer's input and compute the rest again in backward: less memory, about a third more time."""
+    """Keep only each layer's input and compute the rest again in the backward pass: takes less
+    memory and about a third more time."""
     compile: bool = False
-    """The same for the student: less time and less memory a step, once the first step has compiled."""
+    """Compile the student's layers with `torch.compile`: less time and memory per step, after a
+    slow first step. It needs g++ on a CPU."""

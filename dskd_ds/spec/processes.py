@@ -1,4 +1,4 @@
-"""[topology], [link]: which ranks do what, and how they talk."""
+"""[topology], [link]: which ranks are students and teachers, and how they exchange messages."""
 
 from __future__ import annotations
 
@@ -11,41 +11,48 @@ from dskd_ds.spec.base import NonNegativeInt, Part, PositiveFloat, PositiveInt
 HiddenFormat = Literal["bfloat16", "float8"]
 """Number format of hidden states on the wire."""
 MAX_CREDITS = 1024
-"""The most requests that a student may have in flight with a teacher."""
+"""Upper limit of the requests that one student may have in flight with one teacher."""
 
 
 class TopologySpec(Part):
-    """How the ranks of a launch are dealt to roles. Students come first, teachers take the last ranks."""
+    """How the ranks of a launch get their roles: students come first, teachers last."""
 
     num_students: PositiveInt
-    """Ranks that train (one ZeRO-3 world)."""
+    """Number of ranks that train. Together they are one ZeRO world."""
     num_teachers: NonNegativeInt = 1
-    """Teacher replicas in the same launch, one rank each; 0 if teachers are a job step of their own."""
+    """Number of teacher replicas in the same launch, one rank each; 0 if teachers are a job step of
+    their own."""
     threads_per_rank: NonNegativeInt = 1
-    """CPU threads of each rank; 0 leaves it to OMP_NUM_THREADS."""
+    """CPU threads of each rank; 0 keeps what OMP_NUM_THREADS says."""
 
 
 class LinkSpec(Part):
     """The messages between students and teachers."""
 
     prefetch_depth: PositiveInt = 2
-    """Steps whose requests are sent ahead of the step in work. Replies of at most this many steps and one more lie in a rank's memory
-    (`dskd train --dry-run` says how many bytes that is)."""
+    """Number of steps whose requests are sent before the current step ends. A rank keeps the
+    replies of at most one step more in memory (`dskd train --dry-run` prints how many bytes that
+    is)."""
     credits: Annotated[int, Field(gt=0, le=MAX_CREDITS)] = 2
-    """Requests a teacher lets each student have in flight with it: so many replies for each student are the most that it holds."""
+    """Requests that each student may have in flight with a teacher. A teacher holds at most this
+    many replies per student."""
     hidden_format: HiddenFormat = "bfloat16"
-    """Hidden states on the wire: `float8` (e4m3, a scale for each 64 numbers) halves them. For SmolLM2 a teacher rebuilt from these states
-    has a KL of 0.003 nats to itself, from bfloat16 states 0.00003."""
+    """Number format of hidden states on the wire. `float8` (e4m3, one scale per 64 numbers) halves
+    them. For SmolLM2 the logits rebuilt from float8 states have a KL of 0.003 nats to the
+    teacher's, those from bfloat16 states 0.00003."""
     address: str = "127.0.0.1"
-    """Address that students bind and teachers connect to; `hostname` on a cluster: each student's own host name (with `encrypt` it listens
-    on every interface, without on the one that the name means to itself)."""
+    """Address that students bind and teachers connect to. On a cluster use `hostname`: each
+    student's own host name. With `encrypt` the student then listens on every interface; without
+    it, only on the one that its host name resolves to."""
     encrypt: bool = True
-    """CURVE encryption and authentication, keys in the run directory (0600)."""
+    """Encrypt and authenticate messages with CURVE. The keys are in the run directory (mode
+    0600)."""
     heartbeat_seconds: PositiveFloat = 1.0
-    """How often each side says that it lives."""
+    """Time between two heartbeats of a student or teacher."""
     dead_after_seconds: PositiveFloat = 10.0
-    """Silence after which a peer counts as lost; its requests go to another teacher."""
+    """Silence after which a peer counts as lost. Its requests go to another teacher."""
     teacher_wait_seconds: PositiveFloat = 120.0
-    """How long a student waits for a first teacher, or for another when all have left, before it saves and ends (exit 4)."""
+    """How long a student waits for a first teacher, or for a new one after all have left. Then it
+    saves a checkpoint and ends with exit code 4."""
     max_message_bytes: PositiveInt = 1 << 30
-    """A longer message is refused before it is read."""
+    """Size limit of a message. A longer one is refused before it is read."""

@@ -1,4 +1,4 @@
-"""The sections of a run spec and what follows from them; the rules that join them are checked in run.py."""
+"""The sections of a run spec, and values that follow from them. Rules that join keys: rules.py."""
 
 from __future__ import annotations
 
@@ -21,30 +21,43 @@ class RunSections(Part):
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
     """Name of the run, for titles and job names."""
     run_dir: str
-    """Folder that everything of this run goes to."""
+    """Folder for everything that this run writes."""
     deepspeed: str
-    """DeepSpeed's JSON configuration. Batch sizes, optimiser, clipping and number format are filled in from this spec."""
+    """DeepSpeed's JSON configuration: a file, or one that ships (`dskd init --list`). Batch sizes,
+    optimiser, clipping and number format are filled in from this spec."""
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
-    """Seed of the data order and of everything that is drawn. 32 bits: with an epoch it still fits the generators' 64."""
+    """Seed of the data order and of every random draw. It has 32 bits, so that seed and epoch
+    together fit the 64 bits of the random generators."""
     teacher: TeacherSpec
+    """The frozen model that is distilled."""
     student: StudentSpec = StudentSpec()
+    """The model that learns."""
     data: DataSpec
+    """Texts and conversations to train and evaluate on."""
     senses: SensesSpec
+    """The sense dictionary."""
     loss: LossSpec = LossSpec()
+    """The terms of the objective and their weights."""
     optimizer: OptimizerSpec = OptimizerSpec()
+    """AdamW and its learning rate schedule."""
     train: TrainSpec
+    """Length of the run and size of its batches."""
     topology: TopologySpec
+    """Number of student and teacher ranks."""
     link: LinkSpec = LinkSpec()
+    """The messages between students and teachers."""
     checkpoint: CheckpointSpec = CheckpointSpec()
+    """Saving and resuming."""
     monitor: MonitorSpec = MonitorSpec()
+    """What is recorded during training."""
     eval: EvalSpec = EvalSpec()
+    """What `dskd eval` and the report measure."""
 
     @property
     def num_accumulation_steps(self) -> int:
-        """Forwards of each rank in one optimiser step."""
-        return self.train.global_batch_blocks // (
-            self.train.micro_batch_blocks * self.topology.num_students
-        )
+        """Forward passes of each rank per optimiser step."""
+        blocks_per_forward = self.train.micro_batch_blocks * self.topology.num_students
+        return self.train.global_batch_blocks // blocks_per_forward
 
     @property
     def uses_senses(self) -> bool:
@@ -53,6 +66,6 @@ class RunSections(Part):
 
     @property
     def peak_lr(self) -> float:
-        """Peak learning rate after scaling by ranks."""
+        """Peak learning rate, scaled by the number of student ranks if the spec says so."""
         factor = self.topology.num_students if self.optimizer.scale_lr_by_ranks else 1
         return self.optimizer.lr * factor

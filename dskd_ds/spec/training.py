@@ -1,4 +1,4 @@
-"""[optimizer], [train], [checkpoint], [monitor], [eval]: how a run goes, and what is kept of it."""
+"""[optimizer], [train], [checkpoint], [monitor], [eval]: how a run trains and what it writes."""
 
 from __future__ import annotations
 
@@ -27,64 +27,69 @@ class OptimizerSpec(Part):
     scale_lr_by_ranks: bool = False
     """Multiply `lr` by the number of student ranks (paper)."""
     betas: tuple[Beta, Beta] = (0.9, 0.999)
-    """AdamW's betas."""
+    """AdamW's betas: the weights of the past in the means of the gradient and of its square."""
     eps: PositiveFloat = 1e-8
     """AdamW's epsilon."""
     weight_decay: NonNegativeFloat = 1e-3
     """AdamW's weight decay (paper: 1e-3)."""
     warmup_fraction: Fraction = 0.1
-    """Share of the steps in which the rate rises linearly; it then falls along a cosine."""
+    """Share of the steps in which the learning rate rises linearly; it then falls along a
+    cosine."""
     min_lr_fraction: Fraction = 0.0
-    """Where the cosine ends, as a share of `lr`."""
+    """Learning rate at the end of the cosine, as a share of `lr`."""
     max_grad_norm: NonNegativeFloat = 1.0
-    """Global gradient norm is clipped to this; 0 turns clipping off."""
+    """Maximum global gradient norm; a larger gradient is clipped. 0 turns clipping off."""
 
 
 class TrainSpec(Part):
-    """How long, and how much at a time. Batches are global: they do not depend on the number of ranks."""
+    """Length of the run and size of its batches. Batches do not depend on the number of ranks."""
 
     num_steps: PositiveInt | None = None
-    """Optimiser steps; or give `num_epochs`."""
+    """Number of optimiser steps; or give `num_epochs`."""
     num_epochs: PositiveFloat | None = None
-    """Passes over the data; or give `num_steps`."""
+    """Number of passes over the data; or give `num_steps`."""
     global_batch_blocks: PositiveInt
-    """Blocks in an optimiser step, over all ranks and accumulation steps."""
+    """Blocks per optimiser step, summed over all ranks and accumulation steps."""
     micro_batch_blocks: PositiveInt = 1
-    """Blocks in one forward of one rank. The number of accumulation steps follows."""
+    """Blocks per forward pass of one rank. The number of accumulation steps follows from it."""
     on_policy_fraction: Fraction = 0.0
-    """Share of the steps, evenly spread, that train on the student's own continuations, scored by the teacher (GKD's lambda)."""
+    """Share of the steps, evenly spread, that train on the student's own continuations, scored by
+    the teacher (GKD's lambda)."""
     on_policy_prompt_tokens: PositiveInt = 64
-    """How much of a text the student is given; of a chat's prompt (where only completions are targets) at most its end of this length."""
+    """Prompt length of on-policy steps: the tokens of a text that the student continues. Of a chat
+    with supervise = "completions", at most this many of the prompt's last tokens."""
     on_policy_new_tokens: PositiveInt = 64
-    """At most this many tokens are written after each beginning; only they are targets."""
+    """Maximum number of tokens that the student writes after each prompt in on-policy steps. Only
+    they are targets."""
     on_policy_temperature: NonNegativeFloat = 1.0
-    """Temperature they are drawn at; 0: the likeliest token each time."""
+    """Sampling temperature of the student's continuations in on-policy steps; 0 takes the likeliest
+    token each time."""
 
 
 class CheckpointSpec(Part):
     """Saving and resuming."""
 
     every_steps: NonNegativeInt = 0
-    """Save each time this many steps are done; 0: only at the end."""
+    """Save a checkpoint each time this many steps are done; 0 saves only at the end."""
     keep: PositiveInt = 2
-    """How many checkpoints to keep."""
+    """Number of checkpoints to keep; older ones are deleted."""
 
 
 class MonitorSpec(Part):
-    """What is written down while training."""
+    """What is recorded during training."""
 
     tensorboard: bool = True
     """Write TensorBoard event files."""
     log_every_steps: PositiveInt = 1
-    """A line of metrics.jsonl each this many steps, and one for the last step."""
+    """Write a line of metrics.jsonl every this many steps, and one for the last step."""
 
 
 class EvalSpec(Part):
     """What `dskd eval` and the report measure."""
 
     num_tokens: PositiveInt = 16_384
-    """Held-out tokens for perplexity and KL."""
+    """Number of held-out tokens for perplexity and KL."""
     num_samples: NonNegativeInt = 3
-    """Held-out beginnings that teacher and students continue, for reading."""
+    """Number of held-out texts that teacher and students continue, for reading."""
     sample_tokens: PositiveInt = 40
-    """Length of each continuation."""
+    """Length of each sample continuation in tokens."""

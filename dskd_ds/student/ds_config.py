@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ import torch
 from dskd_ds.errors import InputError
 from dskd_ds.runtime.devices import resolve_dtype
 from dskd_ds.spec import RunSpec
+from dskd_ds.spec.shipped import DEEPSPEED_CONFIGS, shipped_file
 
 OWNED_BY_SPEC = {
     "train_batch_size": "[train] global_batch_blocks",
@@ -35,14 +35,13 @@ QUANTISED = (
 
 
 def read_deepspeed_json(path: str) -> dict[str, Any]:
-    """The user's file. Raises InputError if it is missing, no JSON, or sets what the spec sets."""
+    """Return the content of the user's file, or of the shipped file that `path` names.
+
+    Raises InputError if it is missing, is not JSON, or sets what the spec sets.
+    """
+    file = shipped_file(path, DEEPSPEED_CONFIGS, f'deepspeed = "{path}", but ')
     try:
-        content = json.loads(Path(path).read_text())
-    except FileNotFoundError:
-        raise InputError(
-            f'deepspeed = "{path}", but there is no such file.\n'
-            "  name a file of ds_configs/ (paths count from the folder you start in)."
-        ) from None
+        content = json.loads(file.read_text())
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: this is not JSON: {error}.") from None
     for key, owner in OWNED_BY_SPEC.items():

@@ -14,7 +14,7 @@ from dskd_ds.models.named import NamedModel
 from dskd_ds.runtime.mpi import Communicator
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.spec import RunSpec
-from dskd_ds.spec.rules import show
+from dskd_ds.spec.problems import show
 
 COLLECT_SETTINGS = (
     "collect_tokens",

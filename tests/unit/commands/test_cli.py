@@ -17,5 +17,12 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["--help"])
     assert end.value.code == 0
     text = capsys.readouterr().out
-    for word in ("quickstart", "senses build", "dskd report", "exit codes"):
-        assert word in text
+    for command in (
+        "quickstart",
+        "dskd init my.toml",
+        "senses build",
+        "dskd report",
+        "dskd schema",
+    ):
+        assert command in text
+    assert "exit codes" in text

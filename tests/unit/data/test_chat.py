@@ -337,7 +337,7 @@ def test_wrong_chat_settings_are_named(tiny: TinyWorld, chat_file: str, tmp_path
     assert "no such file" in message("data.chat_template=nowhere.jinja")
     text = f'{{path="{tiny.folder / "train.jsonl"}", format="chat"}}'
     assert "has the columns" in message(f"data.train=[{text}]", "data.chat_template=plain")
-    assert "where all is one text" in message(
+    assert "has no completions" in message(
         f'data.train=[{{path="{tiny.folder / "train.jsonl"}", supervise="completions"}}]'
     )
     template = tmp_path / "chatml.jinja"

@@ -1,4 +1,4 @@
-"""Specs: the shipped ones parse, wrong ones get one message that names file, key, value, reason and way out."""
+"""Shipped specs are valid; a wrong one gets a message with key, value, reason and way out."""
 
 from __future__ import annotations
 
@@ -18,14 +18,12 @@ QUICKSTART = "ds_configs/runs/quickstart.toml"
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_spec_is_valid(path: Path) -> None:
     spec = load_spec(path)
-    assert (
-        spec.train.global_batch_blocks
-        == spec.num_accumulation_steps * spec.train.micro_batch_blocks * spec.topology.num_students
-    )
+    blocks_per_forward = spec.train.micro_batch_blocks * spec.topology.num_students
+    assert spec.train.global_batch_blocks == spec.num_accumulation_steps * blocks_per_forward
     assert Path(spec.deepspeed).is_file()
 
 
-def test_there_are_four_shipped_specs() -> None:
+def test_the_documented_specs_ship() -> None:
     assert {path.stem for path in SHIPPED} >= {
         "quickstart",
         "llama3_8b_paper",
@@ -35,10 +33,8 @@ def test_there_are_four_shipped_specs() -> None:
 
 
 def test_paper_specs_have_the_papers_numbers() -> None:
-    llama, mistral = (
-        load_spec("ds_configs/runs/llama3_8b_paper.toml"),
-        load_spec("ds_configs/runs/mistral_7b_paper.toml"),
-    )
+    llama = load_spec("ds_configs/runs/llama3_8b_paper.toml")
+    mistral = load_spec("ds_configs/runs/mistral_7b_paper.toml")
     assert (llama.loss.sense_weight, mistral.loss.sense_weight) == (1.0, 1.5)
     assert (llama.senses.num_senses, mistral.senses.num_senses) == (10, 5)
     assert llama.peak_lr == pytest.approx(5e-5 * 6)
@@ -47,7 +43,8 @@ def test_paper_specs_have_the_papers_numbers() -> None:
 
 
 def test_importing_the_spec_loads_no_torch() -> None:
-    code = "import sys, dskd_ds.spec; sys.exit(bool({'torch', 'transformers', 'deepspeed'} & set(sys.modules)))"
+    heavy = "{'torch', 'transformers', 'deepspeed'}"
+    code = f"import sys, dskd_ds.spec; sys.exit(bool({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -66,9 +63,9 @@ def test_home_has_a_default(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "words"),
+    ("overrides", "expected"),
     [
-        (["loss.temprature=2"], ["[loss] temprature", "no such key", "did you mean temperature?"]),
+        (["loss.temprature=2"], ["[loss] temprature", "unknown key", "did you mean temperature?"]),
         (["train.lr=1"], ["[train] lr", "it belongs to [optimizer]"]),
         (["loss.temperature=-1"], ["[loss] temperature = -1", "greater than 0"]),
         (["loss.signal=full"], ["[loss] signal", '"full"', "topk"]),
@@ -86,7 +83,7 @@ def test_home_has_a_default(monkeypatch: pytest.MonkeyPatch) -> None:
             ["senses.num_neighbours=200"],
             ["[senses] num_neighbours = 200", "index_search_effort = 150"],
         ),
-        (["senses.min_senses=11"], ["[senses] min_senses = 11", "num_senses = 10 is the most"]),
+        (["senses.min_senses=11"], ["[senses] min_senses = 11", "num_senses = 10 is the maximum"]),
         (
             ["senses.paper_exact=true"],
             [
@@ -95,8 +92,8 @@ def test_home_has_a_default(monkeypatch: pytest.MonkeyPatch) -> None:
                 'clustering = "fixed"',
             ],
         ),
-        (["loss.kd_weight=0", "loss.sense_weight=0"], ["no part in this run"]),
-        (["loss.signal=hidden"], ["[loss] kd_weight = 0.7", "nothing to compute a KL from"]),
+        (["loss.kd_weight=0", "loss.sense_weight=0"], ["no term of the loss uses the teacher"]),
+        (["loss.signal=hidden"], ["[loss] kd_weight = 0.7", "a KL cannot be computed"]),
         (
             ["loss.signal=sampled", "loss.divergence=reverse"],
             ['[loss] divergence = "reverse"', "unbiased"],
@@ -120,12 +117,12 @@ def test_home_has_a_default(monkeypatch: pytest.MonkeyPatch) -> None:
             ["student.layers=list", "student.keep_layers=[0, -1]"],
             [
                 "[student] keep_layers[1] = -1, but input should be greater than or equal to 0",
-                "The layers to keep",
+                "The layers that the student keeps",
             ],
         ),
         (["optimizer.betas=[0.9, 2.0]"], ["[optimizer] betas[1] = 2.0, but", "AdamW's betas"]),
         (["optimizer.betas=[0.9]"], ["[optimizer] betas[1] is missing", "AdamW's betas"]),
-        (["data.train=[3]"], ["[data] train[0] = 3, but", "What is trained on"]),
+        (["data.train=[3]"], ["[data] train[0] = 3, but", "Sources of the training documents"]),
         (
             ['data.train=[{path="a", formt="text"}]'],
             ["[data.train.0] formt", "did you mean format?"],
@@ -141,27 +138,27 @@ def test_home_has_a_default(monkeypatch: pytest.MonkeyPatch) -> None:
         ([f"seed={2**32}"], [f"seed = {2**32}, but input should be less than {2**32}"]),
     ],
 )
-def test_wrong_value_is_explained(overrides: list[str], words: list[str]) -> None:
+def test_wrong_value_is_explained(overrides: list[str], expected: list[str]) -> None:
     with pytest.raises(InputError) as error:
         load_spec(QUICKSTART, overrides)
     assert error.value.exit_code == ExitCode.WRONG_INPUT
-    for word in words:
-        assert word in str(error.value)
+    for part in expected:
+        assert part in str(error.value)
 
 
 def test_missing_section_and_file_are_named(tmp_path: Path) -> None:
-    path = tmp_path / "a.toml"
+    path = tmp_path / "mine.toml"
     path.write_text('name = "x"\nrun_dir = "y"\n')
-    with pytest.raises(InputError, match=r"a\.toml: teacher is missing"):
+    with pytest.raises(InputError, match=r"mine\.toml: teacher is missing"):
         load_spec(path)
-    with pytest.raises(InputError, match=r"did you mean .*a\.toml"):
-        load_spec(tmp_path / "b.toml")
+    with pytest.raises(InputError, match=r"did you mean .*mine\.toml"):
+        load_spec(tmp_path / "mime.toml")
     path.write_text("name = ")
     with pytest.raises(InputError, match="not a TOML file"):
         load_spec(path)
 
 
-def test_all_broken_rules_are_told_at_once() -> None:
+def test_all_broken_rules_are_reported_together() -> None:
     with pytest.raises(InputError) as error:
         load_spec(QUICKSTART, ["train.global_batch_blocks=3", "link.dead_after_seconds=1"])
     assert "global_batch_blocks" in str(error.value)

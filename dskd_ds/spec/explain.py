@@ -1,0 +1,83 @@
+"""Turns pydantic's validation errors into messages with key, value, reason and way out."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from dskd_ds.spec.problems import ProblemsError, show
+from dskd_ds.spec.run import RunSpec
+
+
+def explain(error: ValidationError) -> list[str]:
+    """Return one message for each thing that is wrong with a spec."""
+    messages: list[str] = []
+    for details in error.errors():
+        cause = details.get("ctx", {}).get("error")
+        if isinstance(cause, ProblemsError):
+            messages += [str(problem) for problem in cause.problems]
+        else:
+            messages.append(_message(details))
+    return messages
+
+
+def _message(details: ErrorDetails) -> str:
+    """Return the message for one wrong, unknown or missing key."""
+    *section, name = [str(part) for part in details["loc"]] or ["(spec)"]
+    element = ""
+    if details["loc"] and isinstance(details["loc"][-1], int):
+        # An element of a list has neither a name nor a docstring: the list's are used.
+        element = f"[{name}]"
+        *section, name = section
+    where = f"[{'.'.join(section)}] " if section else ""
+    if details["type"] == "extra_forbidden":
+        return f"{where}{name}: unknown key.\n  {_nearest(section, name)}"
+    if details["type"] == "missing":
+        return f"{where}{name}{element} is missing.\n  add it: {_describe(section, name)}"
+    reason = details["msg"][0].lower() + details["msg"][1:]
+    found = f"{where}{name}{element} = {show(details['input'])}"
+    return f"{found}, but {reason}.\n  {_describe(section, name)}"
+
+
+def _section_model(annotation: Any) -> type[BaseModel] | None:
+    """Return the pydantic model in a field's annotation (`X`, `tuple[X, ...]`), or None."""
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
+
+
+def _model_at(section: list[str]) -> type[BaseModel]:
+    """Return the pydantic model of a section, e.g. ['data', 'train', '0'] -> SourceSpec."""
+    model: type[BaseModel] = RunSpec
+    for part in section:
+        if part.isdigit():
+            continue
+        inner = _section_model(model.model_fields[part].annotation)
+        assert inner is not None, section
+        model = inner
+    return model
+
+
+def _nearest(section: list[str], name: str) -> str:
+    """Return a hint for an unknown key: a similar key, the section that has it, or all keys."""
+    known_keys = list(_model_at(section).model_fields)
+    near = difflib.get_close_matches(name, known_keys, n=1, cutoff=0.5)
+    if near:
+        return f"did you mean {near[0]}?"
+    for other, field in RunSpec.model_fields.items():
+        model = _section_model(field.annotation)
+        if model is not None and name in model.model_fields:
+            return f"it belongs to [{other}]."
+    return f"known keys: {', '.join(known_keys)}."
+
+
+def _describe(section: list[str], name: str) -> str:
+    """Return the docstring of a field on one line."""
+    field = _model_at(section).model_fields.get(name)
+    if field is None or not field.description:
+        return f"a value of {name}"
+    return field.description.replace("\n", " ")

@@ -1,0 +1,77 @@
+"""Rules about the sense dictionary and its candidates, one function per rule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dskd_ds.spec.problems import Problem
+from dskd_ds.spec.sections import RunSections
+
+
+def lexical_needs_lexicon(spec: RunSections) -> Iterator[Problem]:
+    """Candidates from word relations need at least one lexicon."""
+    if spec.uses_senses and spec.senses.candidates == "lexical" and not spec.senses.lexicons:
+        yield Problem(
+            "senses.candidates",
+            "lexical",
+            "no [[senses.lexicons]] says which words are related",
+            'add a lexicon, or set [senses] candidates = "neighbours"',
+        )
+
+
+def sense_counts_fit(spec: RunSections) -> Iterator[Problem]:
+    """The minimum is not above the maximum."""
+    senses = spec.senses
+    if senses.clustering == "adaptive" and senses.min_senses > senses.num_senses:
+        yield Problem(
+            "senses.min_senses",
+            senses.min_senses,
+            f"num_senses = {senses.num_senses} is the maximum for each token",
+            f"use at most {senses.num_senses}, or a larger [senses] num_senses",
+        )
+
+
+def paper_exact_has_fixed_clusters(spec: RunSections) -> Iterator[Problem]:
+    """The authors' scripts use one k for all tokens."""
+    senses = spec.senses
+    if senses.paper_exact and senses.clustering != "fixed":
+        yield Problem(
+            "senses.paper_exact",
+            True,
+            f'clustering = "{senses.clustering}" is not the paper\'s',
+            'set [senses] clustering = "fixed", or paper_exact = false',
+        )
+
+
+def neighbours_are_fetched(spec: RunSections) -> Iterator[Problem]:
+    """The nearest senses are chosen from the candidates that the index returns."""
+    senses = spec.senses
+    if senses.candidates != "lexical" and senses.num_neighbours > senses.index_search_effort:
+        effort = senses.index_search_effort
+        yield Problem(
+            "senses.num_neighbours",
+            senses.num_neighbours,
+            f"the index returns only index_search_effort = {effort} candidates",
+            f"use at most {effort}, or a larger [senses] index_search_effort",
+        )
+
+
+def teacher_retrieval_saves_traffic(spec: RunSections) -> Iterator[Problem]:
+    """A student that receives the hidden states anyway chooses candidates itself."""
+    sends_states = spec.loss.signal in ("exact", "hidden")
+    if spec.uses_senses and spec.senses.retrieve_on == "teacher" and sends_states:
+        yield Problem(
+            "senses.retrieve_on",
+            "teacher",
+            f'[loss] signal = "{spec.loss.signal}" sends the student the hidden states anyway',
+            'set [loss] signal = "topk" or "sampled", or retrieve_on = "student"',
+        )
+
+
+SENSE_RULES = (
+    lexical_needs_lexicon,
+    sense_counts_fit,
+    paper_exact_has_fixed_clusters,
+    neighbours_are_fetched,
+    teacher_retrieval_saves_traffic,
+)

@@ -1,0 +1,91 @@
+"""Rules about how a student is made from its teacher's layers, one function per rule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dskd_ds.spec.problems import Problem
+from dskd_ds.spec.sections import RunSections
+
+
+def own_model_keeps_all_layers(spec: RunSections) -> Iterator[Problem]:
+    """Layers are chosen only if the student is cut from the teacher."""
+    student = spec.student
+    if student.model is not None and student.layers != "all":
+        yield Problem(
+            "student.layers",
+            student.layers,
+            "it has no effect on a [student] model of its own",
+            "remove [student] layers or [student] model",
+        )
+
+
+def impact_needs_whole_corpus(spec: RunSections) -> Iterator[Problem]:
+    """`by_impact` measures layers on random blocks of the corpus; a stream is read in order."""
+    if spec.data.stream and spec.student.layers == "by_impact":
+        yield Problem(
+            "student.layers",
+            "by_impact",
+            "layers are measured on blocks drawn over the whole corpus, and [data] stream = true",
+            "set [data] stream = false, or name the layers",
+        )
+
+
+def chosen_layers_are_given(spec: RunSections) -> Iterator[Problem]:
+    """`first` and `by_impact` need `num_layers`; `list` needs `keep_layers`."""
+    student = spec.student
+    if student.layers in ("first", "by_impact") and student.num_layers is None:
+        yield Problem(
+            "student.num_layers",
+            None,
+            f'layers = "{student.layers}" needs a number of layers',
+            "give [student] num_layers",
+        )
+    if student.layers == "list" and not student.keep_layers:
+        yield Problem(
+            "student.keep_layers",
+            (),
+            'layers = "list" needs the list',
+            "give [student] keep_layers",
+        )
+
+
+def layer_keys_have_an_effect(spec: RunSections) -> Iterator[Problem]:
+    """`num_layers` and `keep_layers` may be given only where `layers` uses them."""
+    student = spec.student
+    if student.keep_layers and student.layers != "list":
+        yield Problem(
+            "student.keep_layers",
+            student.keep_layers,
+            f'it has no effect with layers = "{student.layers}"',
+            'set [student] layers = "list", or remove keep_layers',
+        )
+    if student.num_layers is not None and student.layers not in ("first", "by_impact"):
+        yield Problem(
+            "student.num_layers",
+            student.num_layers,
+            f'it has no effect with layers = "{student.layers}"',
+            'set [student] layers = "first" or "by_impact", or remove num_layers',
+        )
+
+
+def kept_layers_ascend(spec: RunSections) -> Iterator[Problem]:
+    """The list of layers is in ascending order and without repeats."""
+    kept = spec.student.keep_layers
+    ascending = sorted(set(kept))
+    if list(kept) != ascending:
+        yield Problem(
+            "student.keep_layers",
+            kept,
+            "it is not in ascending order without repeats",
+            f"write {ascending}",
+        )
+
+
+STUDENT_RULES = (
+    own_model_keeps_all_layers,
+    impact_needs_whole_corpus,
+    chosen_layers_are_given,
+    kept_layers_ascend,
+    layer_keys_have_an_effect,
+)
