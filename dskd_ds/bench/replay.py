@@ -17,6 +17,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+from dskd_ds.files.atomic import write_bytes
 from dskd_ds.link import TeacherLink, Work, codec
 from dskd_ds.link.messages import Array, Hello, Reply
 from dskd_ds.models.frozen import TeacherModel, load_teacher
@@ -55,11 +56,9 @@ class ReplyStore:
         """Store the arrays; whole or not at all."""
         path = self._path(work)
         frames = codec.encode(Reply(request_id=0, forward_seconds=0.0), arrays)
-        partial = path.with_suffix(".partial")
-        partial.write_bytes(
-            b"".join(part for frame in frames for part in (LENGTH.pack(len(frame)), frame))
+        write_bytes(
+            path, b"".join(part for frame in frames for part in (LENGTH.pack(len(frame)), frame))
         )
-        partial.replace(path)
 
     def _path(self, work: Work) -> Path:
         digest = hashlib.sha256(

@@ -13,7 +13,7 @@ from dskd_ds.data.continue_options import add_options, settings_of
 from dskd_ds.runtime.arguments import add_overrides
 from dskd_ds.runtime.console import quiet_progress
 from dskd_ds.runtime.devices import use_threads
-from dskd_ds.runtime.mpi import Communicator, end_together
+from dskd_ds.runtime.mpi import Communicator, run_or_abort_all_ranks
 from dskd_ds.spec import load_spec
 
 
@@ -28,7 +28,7 @@ def main() -> int:
     add_overrides(parser)
     add_options(parser)
     args = parser.parse_args()
-    return end_together(lambda: run(args))
+    return run_or_abort_all_ranks(lambda: run(args))
 
 
 def run(args: argparse.Namespace) -> None:

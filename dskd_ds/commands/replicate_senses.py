@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from dskd_ds.runtime.arguments import add_overrides
-from dskd_ds.runtime.mpi import end_together
+from dskd_ds.runtime.mpi import run_or_abort_all_ranks
 from dskd_ds.senses.index.replicate import replicate
 from dskd_ds.spec import load_spec
 
@@ -20,7 +20,7 @@ def main() -> int:
     parser.add_argument("--spec", required=True, help="the run's TOML spec")
     add_overrides(parser)
     args = parser.parse_args()
-    return end_together(lambda: replicate(load_spec(args.spec, args.set)))
+    return run_or_abort_all_ranks(lambda: replicate(load_spec(args.spec, args.set)))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dskd_ds.errors import InputError
+from dskd_ds.files.atomic import atomic_file
 from dskd_ds.lexicon.lines import Damage
 from dskd_ds.lexicon.negation import base_of
 
@@ -136,14 +137,13 @@ def source_name(kind: str, path: str) -> str:
 def write_table(path: Path, table: pa.Table, negations: dict[str, str]) -> None:
     """Write a merged table as Parquet, whole or not at all. Raises InputError if it cannot be written."""
     facts = {"format": FORMAT, "negations": negations}
-    partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(
-            table.replace_schema_metadata({"dskd_lexicon": json.dumps(facts, ensure_ascii=False)}),
-            partial,
+        described = table.replace_schema_metadata(
+            {"dskd_lexicon": json.dumps(facts, ensure_ascii=False)}
         )
-        partial.replace(path)
+        with atomic_file(path) as partial:
+            pq.write_table(described, partial)
     except OSError as error:
         raise InputError(
             f"--output {path}: it cannot be written: {error.strerror or error}.\n"

@@ -1,1 +1,1 @@
-"""Losses: pure functions on a chunk of positions, and the objective that walks the chunks."""
+"""Losses as pure functions on some positions, and the objective that sums them over all."""

@@ -26,7 +26,7 @@ def cut(model: str, kept: list[int], target: Path) -> None:
 
     config = read_config(model)
     keep_in_config(config.get_text_config(), kept)
-    target.mkdir(parents=True)
+    target.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(target)
     load_tokenizer(model).save_pretrained(target)
     new_number = {old: new for new, old in enumerate(kept)}

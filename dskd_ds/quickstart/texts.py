@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
+from dskd_ds.files.atomic import atomic_file
+
 MIN_CHARACTERS = 200
 MAX_MARKUP = 20_000
 """Characters of an article that are read: parsing markup is slow, and the evaluation takes a few thousand tokens."""
@@ -65,12 +67,10 @@ def plain_text(markup: str) -> str:
 
 
 def _write(documents: Iterable[tuple[str, str]], target: Path) -> int:
-    partial = target.with_suffix(".partial")
     number = 0
-    with partial.open("w", encoding="utf-8") as file:
+    with atomic_file(target) as partial, partial.open("w", encoding="utf-8") as file:
         for title, text in documents:
             if len(text) >= MIN_CHARACTERS:
                 file.write(json.dumps({"title": title, "text": text}, ensure_ascii=False) + "\n")
                 number += 1
-    partial.replace(target)
     return number

@@ -6,13 +6,13 @@ Weights are copied tensor by tensor from file to file, so a 70B model needs no m
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
 from dskd_ds.errors import InputError
+from dskd_ds.files.atomic import atomic_folder
 from dskd_ds.models.cut import cut
 from dskd_ds.models.layers import check_layers
 from dskd_ds.models.resolve import model_fingerprint, read_config, resolve_model
@@ -43,13 +43,10 @@ def student_init(spec: RunSpec) -> str:
             return _same_origin(target, origin)
         check_layers(teacher, "[teacher]")
         kept, impact = kept_layers(spec)
-        partial = target.with_suffix(".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        cut(teacher, kept, partial)
-        (partial / ORIGIN_FILE).write_text(
-            json.dumps({"made_from": origin, "kept_layers": kept, "impact": impact}, indent=1)
-        )
-        partial.rename(target)
+        made = {"made_from": origin, "kept_layers": kept, "impact": impact}
+        with atomic_folder(target) as partial:
+            cut(teacher, kept, partial)
+            (partial / ORIGIN_FILE).write_text(json.dumps(made, indent=1))
     return str(target)
 
 

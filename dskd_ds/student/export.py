@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dskd_ds.errors import InputError
+from dskd_ds.files.atomic import atomic_folder
 from dskd_ds.models.resolve import load_tokenizer, read_config, resolve_model
 from dskd_ds.spec import RunSpec
 from dskd_ds.student.depth import student_init
@@ -101,9 +101,6 @@ def write_student(spec: RunSpec, weights: dict[str, Tensor], target: Path) -> No
         weights.pop("lm_head.weight", None)
     missing = {name for name, _ in model.named_parameters()} - set(weights)
     assert not missing, f"the export lacks {sorted(missing)[:5]}"
-    partial = target.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial, state_dict=weights)
-    load_tokenizer(resolve_model(spec.teacher.model)).save_pretrained(partial)
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
+    with atomic_folder(target) as partial:
+        model.save_pretrained(partial, state_dict=weights)
+        load_tokenizer(resolve_model(spec.teacher.model)).save_pretrained(partial)

@@ -213,7 +213,8 @@ def test_ranks_with_different_files_notice_it(tiny: TinyWorld, launch: Launch) -
     code = (
         "from dskd_ds.runtime.mpi import Communicator\n"
         f"marker, comm = {str(tiny.folder)!r}, Communicator()\n"
-        "assert comm.all_alike(b'the same') and not comm.all_alike(b'rank %d' % comm.rank)\n"
+        "assert comm.all_ranks_equal(b'the same')\n"
+        "assert not comm.all_ranks_equal(b'rank %d' % comm.rank)\n"
         "print('both said so', comm.rank)"
     )
     ended = launch(*mpirun(2, "-c", code))
@@ -225,10 +226,10 @@ def test_ranks_with_different_files_notice_it(tiny: TinyWorld, launch: Launch) -
 def test_an_error_of_one_rank_ends_all(tiny: TinyWorld, launch: Launch) -> None:
     """Otherwise this rank would wait in MPI's end for the others, and they in the barrier for it."""
     code = (
-        "import sys\nfrom dskd_ds.runtime.mpi import Communicator, end_together\n"
+        "import sys\nfrom dskd_ds.runtime.mpi import Communicator, run_or_abort_all_ranks\n"
         f"marker = {str(tiny.folder)!r}\n"
         "def work():\n    comm = Communicator()\n    assert comm.rank == 0, 'rank 1 breaks'\n    comm.barrier()\n"
-        "sys.exit(end_together(work))"
+        "sys.exit(run_or_abort_all_ranks(work))"
     )
     ended = launch(*mpirun(2, "-c", code))
     assert ended.code != 0

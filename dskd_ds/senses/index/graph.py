@@ -18,14 +18,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dskd_ds.errors import InputError
-from dskd_ds.files.manifest import (
-    MANIFEST_FILE,
-    parse_manifest,
-    partial_folder,
-    read_manifest,
-    replace_folder,
-    write_manifest,
-)
+from dskd_ds.files.atomic import atomic_folder
+from dskd_ds.files.manifest import MANIFEST_FILE, parse_manifest, read_manifest, write_manifest
 from dskd_ds.senses.dictionary.dictionary import SENSES_FILE, SenseDictionary
 from dskd_ds.senses.dictionary.distances import exact_nearest, rerank
 from dskd_ds.spec.senses import SensesSpec
@@ -116,15 +110,13 @@ def build_index(dictionary: SenseDictionary, spec: SensesSpec, queries: Tensor) 
         "num_rows": len(rows),
         **_measured(index, projection, dictionary, spec, queries),
     }
-    folder = dictionary.folder / INDEX_FOLDER
-    partial = partial_folder(folder)
-    index.save_index(str(partial / GRAPH_FILE))
-    save_file(
-        {"mean": projection.mean, "components": projection.components},
-        partial / "projection.safetensors",
-    )
-    write_manifest(partial, facts)
-    replace_folder(partial, folder)
+    with atomic_folder(dictionary.folder / INDEX_FOLDER) as partial:
+        index.save_index(str(partial / GRAPH_FILE))
+        save_file(
+            {"mean": projection.mean, "components": projection.components},
+            partial / "projection.safetensors",
+        )
+        write_manifest(partial, facts)
     return facts
 
 

@@ -20,7 +20,8 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from dskd_ds.errors import InputError
-from dskd_ds.files.manifest import MANIFEST_FILE, parse_manifest
+from dskd_ds.files.atomic import atomic_folder
+from dskd_ds.files.manifest import MANIFEST_FILE, FileEntry, parse_manifest
 from dskd_ds.senses.index.graph import INDEX_FOLDER
 from dskd_ds.spec import RunSpec
 
@@ -74,7 +75,7 @@ def local_copy(source: Path, local_dir: Path) -> tuple[Path, int]:
     return target, total
 
 
-def _contents(source: Path) -> tuple[dict[str, bytes], dict[str, dict[str, Any]]]:
+def _contents(source: Path) -> tuple[dict[str, bytes], dict[str, FileEntry]]:
     """Manifests as they are now, and all files that they list, by path relative to the dictionary."""
     folders = (
         [Path(), Path(INDEX_FOLDER)]
@@ -109,13 +110,11 @@ def _copy(
     source: Path,
     target: Path,
     manifests: dict[str, bytes],
-    files: dict[str, dict[str, Any]],
+    files: dict[str, FileEntry],
     total: int,
 ) -> None:
     """Copy file by file, hashing on the way; the folder gets its name when all is there."""
-    partial = target.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with atomic_folder(target) as partial:
         with tqdm(
             total=total,
             desc=f"copying senses to {target.parent}",
@@ -135,9 +134,6 @@ def _copy(
         (partial / CHECKED_FILE).write_text(
             json.dumps({name: _identity(partial / name) for name in (*files, *manifests)})
         )
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _copy_file(source: Path, target: Path, bar: Any) -> str:

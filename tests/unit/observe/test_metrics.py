@@ -9,7 +9,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 
-from dskd_ds.observe.metrics import CHARTS, TOGETHER, MetricsWriter, read_metrics
+from dskd_ds.observe.metrics import CHARTS, COMBINED_CHARTS, MetricsWriter, read_metrics
 from dskd_ds.spec import load_spec
 
 QUICKSTART = "ds_configs/runs/quickstart.toml"
@@ -42,7 +42,10 @@ def test_every_metric_has_a_chart_and_every_layout_curve_exists(tmp_path: Path) 
         tag for pattern in patterns for tag in board.Tags()["scalars"] if re.match(pattern, tag)
     ]  # as TensorBoard does it
     assert found == [
-        CHARTS[key] for charts in TOGETHER.values() for keys in charts.values() for key in keys
+        CHARTS[key]
+        for charts in COMBINED_CHARTS.values()
+        for keys in charts.values()
+        for key in keys
     ]
 
 
