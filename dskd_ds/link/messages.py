@@ -28,11 +28,11 @@ Reply
     draw_log_probs [S] float32     mean of the drawn tokens' log-probability under the teacher, at
                                    draw_temperature
     hidden [P, D * number bytes] uint8 and hidden_scales [P, scale blocks] uint16
-                                   (signals/states.py)
+                                   (signals/parts/states.py)
     sense_weights [Q] float32
     sense_neighbours [Q] uint8     1 if the index gave senses
     pull_lengths [Q, length bytes] uint8 and pull_rows [sum of lengths, row bytes] uint8
-                                   rows of the dictionary in S+ (signals/chosen.py)
+                                   rows of the dictionary in S+ (signals/parts/chosen.py)
     push_lengths and push_rows     the same for S-
 """
 

@@ -1,1 +1,1 @@
-"""Losses as pure functions on some positions, and the objective that sums them over all."""
+"""Losses as pure functions of some positions, with their gradients in closed form."""
