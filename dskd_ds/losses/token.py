@@ -10,8 +10,8 @@ less ce_scale at the right token; the caller subtracts that. No other [C, V] is 
 docstring says so.
 
 `torch.compile` is not used. With it the objective took 1.05 (tail) and 1.04 (full) times as long on
-one CPU core, after 21 s of compiling: rows stay in the cache anyway (objective/chunk.py). It was never
-measured on a GPU.
+one CPU core, after 21 s of compiling: rows stay in the cache anyway (objective/chunk.py). It was
+never measured on a GPU.
 Source: docs/method.md, "The losses" and "Top-k KL".
 """
 
