@@ -1,4 +1,4 @@
-"""The benches of the whole step, on the tiny world: every launch they make starts, steps and ends."""
+"""The benchmarks of whole steps, on the tiny world: every launch starts, trains and ends."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.process, pytest.mark.slow]
 
 
 @pytest.mark.timeout(900)  # five launches, one after the other
-def test_launches_are_followed_and_ended(tiny: TinyWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_launches_are_measured_and_ended(tiny: TinyWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     quiet_libraries()
     monkeypatch.setenv("DSKD_HOME", str(tiny.folder / "home"))
     overrides = [
@@ -41,7 +41,7 @@ def test_launches_are_followed_and_ended(tiny: TinyWorld, monkeypatch: pytest.Mo
     for runs in found.values():
         assert [s.seconds > 0 for s in runs[0].steps] == [True, True]
         assert 50e6 < runs[0].student_bytes < runs[0].peak_bytes < 5e9
-    # A tiny step may end between two looks, and a process's CPU time comes in hundredths of a second: not each step need have some.
+    # CPU time is sampled, and counted in hundredths of a second: a tiny step may have none.
     cpu_seconds = [s.cpu_seconds for runs in found.values() for s in runs[0].steps]
     assert min(cpu_seconds) >= 0
     assert max(cpu_seconds) > 0
