@@ -1,4 +1,4 @@
-"""The errors a user is meant to read, and the exit codes they end with."""
+"""Errors that are shown to the user, and the exit codes of all processes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import enum
 
 
 class ExitCode(enum.IntEnum):
-    """What a process of this project ends with; SLURM scripts and tests rely on these numbers."""
+    """Exit code of a process; SLURM scripts and tests rely on these numbers."""
 
     DONE = 0
     FAILED = 1
@@ -16,25 +16,28 @@ class ExitCode(enum.IntEnum):
 
 
 class DskdError(Exception):
-    """An error whose message is complete in itself: it is printed without a traceback."""
+    """An error whose message is complete: it is printed without a traceback."""
 
     exit_code: ExitCode = ExitCode.FAILED
 
 
 class InputError(DskdError):
-    """Something the user gave is wrong. The message names file, key, value, reason and every way out."""
+    """Something that the user gave is wrong.
+
+    The message names the file, the key, the value, the reason and every way out.
+    """
 
     exit_code = ExitCode.WRONG_INPUT
 
 
 class NoTeacherError(DskdError):
-    """No teacher came, or all of them left, and waiting longer was not asked for."""
+    """No teacher connected, or all teachers left, within `[link] teacher_wait_seconds`."""
 
     exit_code = ExitCode.NO_TEACHER
 
 
 class OtherRankError(DskdError):
-    """Another rank failed and has said why; this one ends alike, without a word of its own."""
+    """Another rank failed and printed why; this rank ends with the same exit code, silently."""
 
     def __init__(self, exit_code: ExitCode) -> None:
         super().__init__("")
@@ -42,4 +45,4 @@ class OtherRankError(DskdError):
 
 
 class LinkError(DskdError):
-    """A peer sent something that is not a valid message, or stopped answering. The message names the peer."""
+    """A peer sent an invalid message or stopped answering; the error's message names the peer."""

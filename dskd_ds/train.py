@@ -1,6 +1,7 @@
-"""The entry of every rank:  deepspeed --num_gpus 3 dskd_ds/train.py --spec FILE.toml [--set section.key=value ...]
+"""The entry of every rank:  deepspeed --num_gpus 3 dskd_ds/train.py --spec FILE.toml
 
-Also under torchrun, mpirun and srun. Reads the spec, finds this rank's role, gives it a torch world of its own, and becomes a
+Options: --set section.key=value, as often as needed. Also runs under torchrun, mpirun and srun.
+It reads the spec, finds this rank's role, gives the role its own torch world, and becomes a
 student (dskd_ds/student/loop.py) or a teacher (dskd_ds/teacher/service.py).
 """
 
@@ -9,36 +10,27 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
 from pathlib import Path
 
-# Started as a script, this file's own folder comes first on sys.path; the package's parts are to be found as dskd_ds.* only.
-sys.path[:] = [
-    entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent
-]
+# Python puts the folder of a script first on sys.path; our packages are found as dskd_ds.* only.
+SCRIPT_FOLDER = Path(__file__).resolve().parent
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != SCRIPT_FOLDER]
 
-from dskd_ds.errors import DskdError  # noqa: E402
+from dskd_ds.errors import DskdError, ExitCode  # noqa: E402
 from dskd_ds.models.named import RunModels  # noqa: E402
 from dskd_ds.runtime.arguments import add_overrides  # noqa: E402
 from dskd_ds.runtime.console import quiet_libraries, quiet_progress  # noqa: E402
+from dskd_ds.runtime.reporting import report_error  # noqa: E402
 from dskd_ds.runtime.topology import Role, assign, read_launch, role_environment  # noqa: E402
 from dskd_ds.spec import RunSpec, load_spec  # noqa: E402
 
-FIRST_RANK_SPEAKS_SECONDS = 20.0
-"""How long other ranks leave the word to rank 0, which says it for all where all found the same thing wrong."""
+RANK_0_FIRST_SECONDS = 20.0
+"""Delay so that rank 0 reports an error in the input once, for all ranks."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """One rank, from its arguments to its exit code."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--spec", required=True, help="the run's TOML spec")
-    add_overrides(parser)
-    parser.add_argument(
-        "--local_rank", type=int, help="given by the deepspeed launcher; LOCAL_RANK says the same"
-    )
-    args = parser.parse_args(argv)
+    """Run one rank and return its exit code."""
+    args = parse_arguments(argv)
     quiet_libraries()
     rank = 0
     try:
@@ -48,27 +40,35 @@ def main(argv: list[str] | None = None) -> int:
         role = assign(launch, spec.topology)
         models = RunModels.of(spec)
         prepare(spec, models, role)
-    except (
-        DskdError
-    ) as error:  # mostly alike on every rank: the first one says it, and its exit ends the launch
-        if rank > 0:
-            time.sleep(
-                FIRST_RANK_SPEAKS_SECONDS
-            )  # who is still here then met it alone, or on its node: a path missing there
-        print(error, file=sys.stderr, flush=True)
-        return int(error.exit_code)
+    except DskdError as error:
+        return report_error(error, rank, RANK_0_FIRST_SECONDS)
     try:
         run(spec, models, role)
     except DskdError as error:
-        if str(error):
-            print(error, file=sys.stderr, flush=True)
-        return int(error.exit_code)
-    return 0
+        return report_error(error)
+    return int(ExitCode.DONE)
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--spec", required=True, help="the run's TOML spec")
+    add_overrides(parser)
+    parser.add_argument(
+        "--local_rank", type=int, help="set by the deepspeed launcher; LOCAL_RANK is used instead"
+    )
+    return parser.parse_args(argv)
 
 
 def prepare(spec: RunSpec, models: RunModels, role: Role) -> None:
-    """The role's own torch world, then the checks that need no other rank."""
+    """Set the environment of the role's torch world, then run the checks that need no other rank.
+
+    Raises InputError.
+    """
     os.environ.update(role_environment(role))
+    # Imports torch, which must come after the environment is set.
     from dskd_ds.plan.preflight import preflight
     from dskd_ds.runtime.devices import use_threads
 
@@ -78,7 +78,7 @@ def prepare(spec: RunSpec, models: RunModels, role: Role) -> None:
 
 
 def run(spec: RunSpec, models: RunModels, role: Role) -> None:
-    """Be what the role says."""
+    """Train as a student or serve as a teacher, until the run ends."""
     if role.kind == "teacher":
         from dskd_ds.teacher.service import serve
 

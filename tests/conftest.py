@@ -1,4 +1,4 @@
-"""A tiny but whole world for tests: tokenizer, teacher, text, a WordNet sample and a spec, made once a session."""
+"""A tiny world for tests, made once per session: tokenizer, teacher, text, WordNet sample, spec."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # two files run at a time (pyproject.toml)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # pytest runs two files at a time (pyproject.toml)
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -80,17 +80,18 @@ SYNSETS = {
     "verb": [],
     "adv": [],
 }
-"""part of speech -> (words, number of the synset whose first word is the antonym of this one's first)."""
+"""part of speech -> (words, index of a synset; the first words of both synsets are antonyms)."""
 
 
 @dataclass(frozen=True)
 class TinyWorld:
-    """Where everything is."""
+    """Paths of the tiny world."""
 
     folder: Path
     spec_file: Path
 
     def spec_tree(self) -> dict[str, object]:
+        """Return the spec as a tree, for tests that change it."""
         import tomllib
 
         return tomllib.loads(self.spec_file.read_text())
@@ -98,7 +99,7 @@ class TinyWorld:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyWorld:
-    """See TinyWorld."""
+    """The tiny world of this session."""
     folder = tmp_path_factory.mktemp("tiny")
     os.environ["DSKD_HOME"] = str(folder / "home")
     os.environ["HF_DATASETS_CACHE"] = str(folder / "datasets")
@@ -111,7 +112,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyWorld:
 
 
 def spec_tree(folder: Path) -> dict[str, object]:
-    """A spec that uses every part: hybrid candidates, top-k signal, two students and a teacher."""
+    """A spec with hybrid candidates, the top-k signal, two students and a teacher."""
     return {
         "name": "tiny",
         "run_dir": str(folder / "run"),
@@ -149,21 +150,18 @@ def spec_tree(folder: Path) -> dict[str, object]:
 
 
 def write_text(folder: Path) -> None:
-    """Documents of random words; two titles are in both files."""
+    """Write documents of random words; two titles are in both files."""
     draw = random.Random(0)
-    for name, number, first in (("train", 120, 0), ("heldout", 12, 118)):
-        rows = [
-            {
-                "title": f"document {first + i}",
-                "text": " ".join(draw.choices(WORDS, k=draw.randint(5, 60))),
-            }
-            for i in range(number)
-        ]
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name, num_documents, first in (("train", 120, 0), ("heldout", 12, 118)):
+        lines = []
+        for number in range(first, first + num_documents):
+            words = draw.choices(WORDS, k=draw.randint(5, 60))
+            lines.append(json.dumps({"title": f"document {number}", "text": " ".join(words)}))
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
 
 
 def write_wordnet(folder: Path) -> None:
-    """The sample in WordNet's own format (wndb(5WN)), licence lines included."""
+    """Write the sample in WordNet's format (wndb(5WN)), with the licence lines."""
     folder.mkdir()
     letters = {"adj": "a", "noun": "n", "verb": "v", "adv": "r"}
     for part, synsets in SYNSETS.items():
@@ -174,11 +172,10 @@ def write_wordnet(folder: Path) -> None:
         for number, (words, opposite) in enumerate(synsets):
             fields = [f"{number:08d}", "00", letters[part], f"{len(words):02x}"]
             fields += [item for word in words for item in (word.replace(" ", "_"), "0")]
-            fields += (
-                ["000"]
-                if opposite is None
-                else ["001", "!", f"{opposite:08d}", letters[part], "0101"]
-            )
+            if opposite is None:
+                fields += ["000"]
+            else:
+                fields += ["001", "!", f"{opposite:08d}", letters[part], "0101"]
             gloss = "not happy" if "unhappy" in words else f"the meaning of {words[0]}"
             lines.append(" ".join(fields) + f" | {gloss}")
         (folder / f"data.{part}").write_text("\n".join(lines) + "\n")
@@ -193,9 +190,10 @@ def write_model(
     hidden_size: int = 32,
     extra_rows: int = 0,
 ) -> Path:
-    """A random Llama whose tokenizer has every word of WORDS as one token with its leading space.
+    """Write a random Llama whose tokenizer has each word of WORDS, with its space, as one token.
 
-    extra_rows: of padding in the vocabulary.
+    folder: holds train.jsonl, from which the tokenizer is trained.
+    extra_rows: rows of padding in the vocabulary.
     """
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers

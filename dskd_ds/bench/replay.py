@@ -17,6 +17,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+from dskd_ds.files.atomic import atomic_file
 from dskd_ds.link import TeacherLink, Work, codec
 from dskd_ds.link.messages import Array, Hello, Reply
 from dskd_ds.models.frozen import TeacherModel, load_teacher
@@ -58,12 +59,10 @@ class ReplyStore:
         """Store the arrays; the file appears only when it is complete."""
         path = self._path(work)
         frames = codec.encode(Reply(request_id=0, forward_seconds=0.0), arrays)
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
+        with atomic_file(path) as partial, partial.open("wb") as file:
             for frame in frames:
                 file.write(LENGTH.pack(len(frame)))
                 file.write(frame)
-        partial.replace(path)
 
     def _path(self, work: Work) -> Path:
         """Return the file for this request; the key ignores the request's id."""

@@ -14,7 +14,7 @@ from dskd_ds.plan.preflight import preflight
 from dskd_ds.runtime.arguments import rank_parser
 from dskd_ds.runtime.console import quiet_progress
 from dskd_ds.runtime.devices import use_threads
-from dskd_ds.runtime.mpi import Communicator, end_together
+from dskd_ds.runtime.mpi import Communicator, run_or_abort_all_ranks
 from dskd_ds.senses.build.build import build, refresh
 from dskd_ds.spec import load_spec
 
@@ -38,7 +38,7 @@ def main() -> int:
         help="add the spec's corpus to the existing dictionary",
     )
     args = parser.parse_args()
-    return end_together(lambda: run(args))
+    return run_or_abort_all_ranks(lambda: run(args))
 
 
 def run(args: argparse.Namespace) -> None:

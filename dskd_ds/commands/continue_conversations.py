@@ -14,7 +14,7 @@ from dskd_ds.models.named import NamedModel
 from dskd_ds.runtime.arguments import rank_parser
 from dskd_ds.runtime.console import quiet_progress
 from dskd_ds.runtime.devices import use_threads
-from dskd_ds.runtime.mpi import Communicator, end_together
+from dskd_ds.runtime.mpi import Communicator, run_or_abort_all_ranks
 from dskd_ds.spec import load_spec
 
 TEXT = """\
@@ -31,7 +31,7 @@ def main() -> int:
     parser = rank_parser("dskd_ds.commands.continue_conversations", TEXT)
     add_options(parser)
     args = parser.parse_args()
-    return end_together(lambda: run(args))
+    return run_or_abort_all_ranks(lambda: run(args))
 
 
 def run(args: argparse.Namespace) -> None:

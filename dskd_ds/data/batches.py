@@ -14,6 +14,7 @@ from torch import Tensor
 from dskd_ds.data.block import Block, Blocks
 from dskd_ds.data.blocks import position_ids, train_blocks
 from dskd_ds.errors import DskdError, InputError
+from dskd_ds.runtime.seeds import epoch_seed
 from dskd_ds.spec import RunSpec
 from dskd_ds.spec.data import DataSpec
 
@@ -90,7 +91,7 @@ class MappedBlocks:
         return Sample(epoch, block), self.blocks[block]
 
     def _make_permutation(self, epoch: int) -> Tensor:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        generator = torch.Generator().manual_seed(epoch_seed(self.seed, epoch))
         return torch.randperm(len(self.blocks), generator=generator)
 
 

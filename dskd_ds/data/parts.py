@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from dskd_ds.errors import InputError
+from dskd_ds.files.atomic import atomic_file
 
 Rows = list[tuple[int, dict[str, Any]]]
 """(sample, row) pairs."""
@@ -69,12 +70,11 @@ class Parts:
             ((sample, row) for part in batches.values() for sample, row in part),
             key=lambda pair: pair[0],
         )
-        partial = self._output.with_suffix(".partial")
-        with partial.open("w", encoding="utf-8") as file:
+        with (
+            atomic_file(self._output, sync=True) as partial,
+            partial.open("w", encoding="utf-8") as file,
+        ):
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for _, row in rows)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self._output)
         for path in self._paths():
             path.unlink()
         return len(rows)

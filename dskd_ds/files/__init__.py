@@ -1,1 +1,1 @@
-"""Manifests, hashes, and files that come with packages."""
+"""Atomic writes, digests, manifests of folders, and files that come in pip and apt packages."""

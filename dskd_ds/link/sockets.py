@@ -1,19 +1,23 @@
-"""ZeroMQ sockets as both sides of the link use them: encrypted, bounded, and woken from another thread."""
+"""ZeroMQ sockets of both sides of the link: encrypted, with bounded queues and a waker."""
 
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Sequence
 
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
-from dskd_ds.link.address import Place, wrong_address
+from dskd_ds.link.address import ListenAddress, invalid_address
 from dskd_ds.link.codec import Frame
 from dskd_ds.link.keys import LinkKeys
 from dskd_ds.spec.processes import MAX_CREDITS, LinkSpec
 
-_names = itertools.count()
+LINGER_MILLISECONDS = 2000
+"""How long a closed socket goes on sending what is queued."""
+
+_waker_numbers = itertools.count()
 Context = zmq.Context[zmq.Socket[bytes]]
 Socket = zmq.Socket[bytes]
 
@@ -39,28 +43,36 @@ def start_authenticator(context: Context, keys: LinkKeys) -> ThreadAuthenticator
 
 
 def student_socket(
-    context: Context, spec: LinkSpec, keys: LinkKeys | None, place: Place
+    context: Context, spec: LinkSpec, keys: LinkKeys | None, listen: ListenAddress
 ) -> tuple[Socket, str]:
-    """A bound ROUTER on a free port, and the address teachers reach it at. Raises InputError if this machine has no such address."""
+    """Return a ROUTER socket bound to a free port, and the address that teachers connect to.
+
+    keys: None if the link is not encrypted.
+    Raises InputError if this machine cannot listen at the address.
+    """
     router = context.socket(zmq.ROUTER)
+    # Sending to a peer that is gone is then an error, instead of being dropped silently.
     router.setsockopt(zmq.ROUTER_MANDATORY, 1)
-    _bound(router, spec)
+    _set_limits(router, spec)
     if keys:
         router.curve_server = True
         router.curve_publickey, router.curve_secretkey = keys.student.public, keys.student.secret
     try:
-        port = router.bind_to_random_port(f"tcp://{place.interface}")
+        port = router.bind_to_random_port(f"tcp://{listen.interface}")
     except zmq.ZMQError as error:
-        raise wrong_address(
-            spec, f"nothing can listen at {place.interface} here ({error})"
+        raise invalid_address(
+            spec, f"this machine cannot listen at {listen.interface} ({error})"
         ) from None
-    return router, f"tcp://{place.host}:{port}"
+    return router, f"tcp://{listen.host}:{port}"
 
 
 def teacher_socket(context: Context, spec: LinkSpec, keys: LinkKeys | None, address: str) -> Socket:
-    """A DEALER connected to a student's address (ZeroMQ connects in the background and retries)."""
+    """Return a DEALER socket that connects to a student's address.
+
+    ZeroMQ connects in the background and retries. keys: None if the link is not encrypted.
+    """
     dealer = context.socket(zmq.DEALER)
-    _bound(dealer, spec)
+    _set_limits(dealer, spec)
     if keys:
         dealer.curve_serverkey = keys.student.public
         dealer.curve_publickey, dealer.curve_secretkey = keys.teacher.public, keys.teacher.secret
@@ -68,38 +80,48 @@ def teacher_socket(context: Context, spec: LinkSpec, keys: LinkKeys | None, addr
     return dealer
 
 
-def _bound(socket: Socket, spec: LinkSpec) -> None:
-    socket.setsockopt(zmq.LINGER, 2000)
+def _set_limits(socket: Socket, spec: LinkSpec) -> None:
+    socket.setsockopt(zmq.LINGER, LINGER_MILLISECONDS)
     socket.setsockopt(zmq.MAXMSGSIZE, spec.max_message_bytes)
-    # Credits bound what is in flight; the high-water mark is only the net below them.
+    # Credits bound the messages in flight; the high-water marks are only a safety net.
     socket.setsockopt(zmq.SNDHWM, 2 * MAX_CREDITS)
     socket.setsockopt(zmq.RCVHWM, 2 * MAX_CREDITS)
 
 
-def wake_pair(context: Context) -> tuple[Socket, Socket]:
-    """Two joined sockets: a byte sent on the first wakes the thread that polls the second."""
-    name = f"inproc://wake-{next(_names)}"
-    reader = context.socket(zmq.PAIR)
-    reader.bind(name)
-    writer = context.socket(zmq.PAIR)
-    writer.connect(name)
-    return writer, reader
+class Waker:
+    """Wakes a thread that polls sockets. Only `wake` may be called from other threads."""
 
+    def __init__(self, context: Context) -> None:
+        name = f"inproc://wake-{next(_waker_numbers)}"
+        self.reader: Socket = context.socket(zmq.PAIR)
+        """Becomes readable when `wake` was called; register it with the poller."""
+        self.reader.bind(name)
+        self._writer: Socket = context.socket(zmq.PAIR)
+        self._writer.connect(name)
+        self._lock = threading.Lock()
 
-def drain(reader: Socket) -> None:
-    """Swallow all pending wake-ups."""
-    try:
-        while True:
-            reader.recv(zmq.NOBLOCK)
-    except zmq.Again:
-        return
+    def wake(self) -> None:
+        """Make `reader` readable."""
+        with self._lock:
+            self._writer.send(b"")
+
+    def drain(self) -> None:
+        """Remove all pending wake-ups."""
+        try:
+            while True:
+                self.reader.recv(zmq.NOBLOCK)
+        except zmq.Again:
+            return
 
 
 def send(socket: Socket, frames: Sequence[Frame]) -> None:
-    """Send without copying and without waiting. Raises zmq.ZMQError where the peer is gone or its queue is full."""
+    """Send without copying and without waiting.
+
+    Raises zmq.ZMQError if the peer is gone or its queue is full.
+    """
     socket.send_multipart(frames, flags=zmq.NOBLOCK, copy=False)
 
 
 def receive(socket: Socket) -> list[Frame]:
-    """One message that is known to be there, as views of ZeroMQ's own buffers."""
+    """Return one message that has arrived, as views of ZeroMQ's buffers."""
     return [frame.buffer for frame in socket.recv_multipart(flags=zmq.NOBLOCK, copy=False)]

@@ -1,7 +1,7 @@
-"""The teacher's end of the link: finds the students of a run, grants them credits, queues their requests.
+"""The teacher's side of the link: finds a run's students, grants credits, queues requests.
 
-The thread here talks; the forward pass runs in the caller's thread, which takes work with `next_request` and hands results to
-`reply`. So heartbeats go on while a forward pass is under way.
+A thread of the link owns the sockets. The forward pass runs in the caller's thread, which takes
+work with `next_request` and returns results with `reply`. So heartbeats go on meanwhile.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import zmq
 from dskd_ds.errors import DskdError, LinkError, NoTeacherError
 from dskd_ds.link import codec, keys, sockets
 from dskd_ds.link.messages import (
+    MAX_FAILURE_CHARACTERS,
     Array,
     Bye,
     Credit,
@@ -32,16 +33,22 @@ from dskd_ds.link.messages import (
 )
 from dskd_ds.spec.processes import LinkSpec
 
+DROP_LINGER_MILLISECONDS = 500
+"""How long the socket of a dropped student goes on sending what is queued, such as a goodbye."""
+
 
 @dataclass(frozen=True)
 class Work:
-    """A request, and whose it is."""
+    """A request, and the student that sent it."""
 
     student_rank: int
     request: Request
     arrays: dict[str, Array]
-    greeting: int = 0
-    """Number of the hello that it came after: a student that was greeted again, or another one of its rank, waits for no reply to it."""
+    session: int = 0
+    """Number of the session in which the request came; a new hello starts a new session.
+
+    A student of another session (greeted again, or restarted) does not wait for a reply to it.
+    """
 
 
 @dataclass
@@ -49,28 +56,28 @@ class _Student:
     address: str
     socket: sockets.Socket
     last_seen: float
-    greeting: int
+    session: int
     welcomed: bool = False
 
 
 class TeacherLink:
-    """Connect to every student of a run as it appears, and serve until all have said goodbye."""
+    """Connects to each student of a run when it appears, until all have said goodbye."""
 
     def __init__(self, run_dir: Path, spec: LinkSpec, hello: Hello, num_students: int) -> None:
         self.spec, self.hello = spec, hello
         self._run_dir, self._num_students = run_dir, num_students
         self._keys = keys.run_keys(run_dir) if spec.encrypt else None
         self._context: sockets.Context = zmq.Context()
-        self._wake, self._woken = sockets.wake_pair(self._context)
-        self._wake_lock = threading.Lock()
+        self._waker = sockets.Waker(self._context)
         self._poller = zmq.Poller()
-        self._poller.register(self._woken, zmq.POLLIN)
+        self._poller.register(self._waker.reader, zmq.POLLIN)
         self._students: dict[int, _Student] = {}
-        self._greetings = itertools.count()
-        self._finished: dict[int, str] = {}  # rank -> the address that said goodbye
+        self._sessions = itertools.count()
+        self._finished: dict[int, str] = {}
+        """Address of each student that said goodbye, by rank."""
         self._requests: queue.Queue[Work | DskdError | None] = queue.Queue()
         self._outbox: queue.SimpleQueue[tuple[Work, list[codec.Frame]]] = queue.SimpleQueue()
-        self._alone_since = time.monotonic()
+        self._without_student_since = time.monotonic()
         self._closing = False
         self._thread = threading.Thread(
             target=self._run, name=f"teacher {hello.teacher}", daemon=True
@@ -78,108 +85,113 @@ class TeacherLink:
         self._thread.start()
 
     def next_request(self) -> Work | None:
-        """Wait for a request. None: all students have said goodbye. Raises DskdError where the link broke."""
+        """Wait for a request and return it; None if all students have said goodbye.
+
+        Raises the DskdError that ended the link's thread.
+        """
         while True:
             item = self._requests.get()
             if isinstance(item, DskdError):
                 raise item
-            if item is None or self._still_wanted(item):
+            if item is None or self._is_wanted(item):
                 return item
 
     def reply(self, work: Work, arrays: dict[str, Array], forward_seconds: float) -> None:
-        """Hand over the signals of a request; they are sent by the link's thread, then the student gets its credit back."""
+        """Queue the signals of a request for sending; the student then gets its credit back."""
         message = Reply(request_id=work.request.request_id, forward_seconds=forward_seconds)
         frames = codec.encode(message, arrays)
         size, limit = codec.num_bytes(frames), self.spec.max_message_bytes
-        if size > limit:  # the student's socket would cut the connection without a word
+        if size > limit:
+            # The student's socket would close the connection silently.
             self.fail(
                 work,
                 f"the reply has {size} bytes, more than [link] max_message_bytes = {limit}.\n"
                 "  raise it, or set a smaller [train] micro_batch_blocks",
             )
         else:
-            self._post(work, frames)
+            self._queue_frames(work, frames)
 
-    def fail(self, work: Work, text: str) -> None:
-        """Tell the student that its request cannot be done."""
-        self._post(
-            work, codec.encode(Failure(request_id=work.request.request_id, text=text[:4000]))
-        )
+    def fail(self, work: Work, reason: str) -> None:
+        """Tell the student that its request cannot be answered."""
+        message = Failure(request_id=work.request.request_id, text=reason[:MAX_FAILURE_CHARACTERS])
+        self._queue_frames(work, codec.encode(message))
 
     def close(self) -> None:
-        """Leave in good order."""
+        """Say goodbye to all students and close the sockets."""
         self._closing = True
-        with self._wake_lock:
-            self._wake.send(b"")
+        self._waker.wake()
         self._thread.join(timeout=10)
-        self._context.destroy(linger=2000)
+        self._context.destroy(linger=sockets.LINGER_MILLISECONDS)
 
-    def _post(self, work: Work, frames: list[codec.Frame]) -> None:
+    def _queue_frames(self, work: Work, frames: list[codec.Frame]) -> None:
         self._outbox.put((work, frames))
-        with self._wake_lock:
-            self._wake.send(b"")
+        self._waker.wake()
 
-    def _still_wanted(self, work: Work) -> bool:
+    def _is_wanted(self, work: Work) -> bool:
+        """Return whether the student that sent the request still waits for its reply."""
         student = self._students.get(work.student_rank)
-        return student is not None and student.greeting == work.greeting
+        return student is not None and student.session == work.session
 
     def _run(self) -> None:
         try:
-            self._talk()
+            self._serve_sockets()
             self._requests.put(None)
         except DskdError as error:
             self._requests.put(error)
-        except (
-            Exception
-        ) as error:  # a bug here must reach the serving thread, not die with this one
-            self._requests.put(
-                LinkError(f"teacher {self.hello.teacher}: {type(error).__name__}: {error}")
-            )
+        except Exception as error:
+            # A bug here must reach the serving thread instead of ending this thread silently.
+            reason = f"{type(error).__name__}: {error}"
+            self._requests.put(LinkError(f"teacher {self.hello.teacher}: {reason}"))
 
-    def _talk(self) -> None:
-        next_beat = 0.0
+    def _serve_sockets(self) -> None:
+        # Half a heartbeat, so that no heartbeat is late by more than that.
+        poll_milliseconds = int(self.spec.heartbeat_seconds * 500)
+        next_heartbeat = 0.0
         while not self._closing and len(self._finished) < self._num_students:
-            ready = dict(self._poller.poll(timeout=int(self.spec.heartbeat_seconds * 500)))
-            if self._woken in ready:
-                sockets.drain(self._woken)
+            ready = dict(self._poller.poll(timeout=poll_milliseconds))
+            if self._waker.reader in ready:
+                self._waker.drain()
             for rank, student in list(self._students.items()):
                 while self._students.get(rank) is student and student.socket.poll(0):
                     self._handle(rank, student, sockets.receive(student.socket))
             self._send_outbox()
             now = time.monotonic()
-            if now >= next_beat:
-                next_beat = now + self.spec.heartbeat_seconds
+            if now >= next_heartbeat:
+                next_heartbeat = now + self.spec.heartbeat_seconds
                 self._look_for_students()
                 self._heartbeat(now)
         for rank in list(self._students):
             self._send(rank, Bye())
 
     def _handle(self, rank: int, student: _Student, frames: list[codec.Frame]) -> None:
-        message, arrays = codec.decode(frames, f"student {rank} at {student.address}")
+        """Act on one message. Raises LinkError if it is invalid."""
+        peer = f"student {rank} at {student.address}"
+        message, arrays = codec.decode(frames, peer)
         student.last_seen = time.monotonic()
         if isinstance(message, Welcome):
             student.welcomed = True
             self._send(rank, Credit(num_requests=self.spec.credits))
         elif isinstance(message, Request):
-            self._requests.put(Work(rank, message, arrays, student.greeting))
+            self._requests.put(Work(rank, message, arrays, student.session))
         elif isinstance(message, Bye):
             self._finished[rank] = student.address
             self._drop(rank)
         elif isinstance(message, WhoAreYou):
             self._greet(rank, student.address)
         elif not isinstance(message, Ping):
-            raise LinkError(
-                f"student {rank} at {student.address} sent a {type(message).__name__}, which only teachers send."
-            )
+            kind = type(message).__name__
+            raise LinkError(f"{peer} sent a {kind}, which only teachers send.")
 
     def _send_outbox(self) -> None:
+        """Send the queued replies, and return a credit with each."""
         while not self._outbox.empty():
             work, frames = self._outbox.get()
-            if self._still_wanted(work):
+            if self._is_wanted(work):
                 self._send_frames(work.student_rank, frames)
                 self._send(work.student_rank, Credit(num_requests=1))
 
     def _look_for_students(self) -> None:
+        """Greet every student whose published address is new."""
         for rank, address in keys.read_addresses(self._run_dir).items():
             known = self._students.get(rank)
             if (known and known.address == address) or self._finished.get(rank) == address:
@@ -188,33 +200,39 @@ class TeacherLink:
             self._greet(rank, address)
 
     def _greet(self, rank: int, address: str) -> None:
-        """Say hello, over a socket of its own: what was said before it is over."""
+        """Say hello to a student and start a new session, over a new socket.
+
+        The student's earlier requests are dropped.
+        """
         self._drop(rank)
         socket = sockets.teacher_socket(self._context, self.spec, self._keys, address)
         self._poller.register(socket, zmq.POLLIN)
-        self._students[rank] = _Student(address, socket, time.monotonic(), next(self._greetings))
+        self._students[rank] = _Student(address, socket, time.monotonic(), next(self._sessions))
         self._send(rank, self.hello)
 
     def _heartbeat(self, now: float) -> None:
+        """Ping all students and drop the silent ones. Raises NoTeacherError after the wait."""
         for rank, student in list(self._students.items()):
             if now - student.last_seen > self.spec.dead_after_seconds:
-                self._drop(rank)  # and is greeted again, as long as its address is there
+                # It is greeted again while its address is published.
+                self._drop(rank)
             elif student.welcomed:
                 self._send(rank, Ping())
         if any(student.welcomed for student in self._students.values()):
-            self._alone_since = now
-        elif now - self._alone_since > self.spec.teacher_wait_seconds:
+            self._without_student_since = now
+        elif now - self._without_student_since > self.spec.teacher_wait_seconds:
             raise NoTeacherError(
-                f"teacher {self.hello.teacher}: no student of {self._run_dir} has listened for {self.spec.teacher_wait_seconds:g} s.\n"
-                "  start the students with the same spec and a [link] address that is reached from here, or wait longer"
-                " ([link] teacher_wait_seconds)."
+                f"teacher {self.hello.teacher}: no student of {self._run_dir} has listened for"
+                f" {self.spec.teacher_wait_seconds:g} s.\n"
+                "  start the students with the same spec and a [link] address that this machine"
+                " reaches, or wait longer ([link] teacher_wait_seconds)."
             )
 
     def _drop(self, rank: int) -> None:
         student = self._students.pop(rank, None)
         if student:
             self._poller.unregister(student.socket)
-            student.socket.close(linger=500)
+            student.socket.close(linger=DROP_LINGER_MILLISECONDS)
 
     def _send(self, rank: int, message: Message) -> None:
         self._send_frames(rank, codec.encode(message))
@@ -222,10 +240,10 @@ class TeacherLink:
     def _send_frames(self, rank: int, frames: list[codec.Frame]) -> None:
         student = self._students.get(rank)
         if student is None:
-            return  # a send just before found it gone
+            return  # an earlier send found that the student is gone
         try:
             sockets.send(student.socket, frames)
         except zmq.ZMQError:
-            self._drop(
-                rank
-            )  # its queue is full or it is gone; the address file will tell when it is back
+            # The student is gone or its queue is full; it is greeted again while its address is
+            # published.
+            self._drop(rank)

@@ -1,1 +1,1 @@
-"""Losses: pure functions on a chunk of positions, and the objective that walks the chunks."""
+"""Losses as pure functions of some positions, with their gradients in closed form."""

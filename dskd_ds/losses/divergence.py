@@ -1,12 +1,14 @@
-"""Divergences between a teacher's and a student's distribution over any outcomes: single tokens, or k tokens and a bucket.
+"""Divergences between a teacher's and a student's distribution, with their gradients.
 
-p the teacher's, q the student's, m their mean:
+The outcomes of the distributions are single tokens, or k tokens and a bucket of all others. With p
+the teacher's distribution, q the student's and m their mean:
 
     forward          KL(p || q)
     reverse          KL(q || p)
-    jensen_shannon   1/2 KL(p || m) + 1/2 KL(q || m)    (never above log 2)
+    jensen_shannon   1/2 KL(p || m) + 1/2 KL(q || m)    (at most log 2)
 
-Sources: Hinton et al. (arXiv 1503.02531) for the first, Agarwal et al. (GKD, arXiv 2306.13649) for all three.
+Sources: Hinton et al. (arXiv 1503.02531) for `forward`, Agarwal et al. (GKD, arXiv 2306.13649) for
+all three.
 """
 
 from __future__ import annotations
@@ -20,26 +22,30 @@ from dskd_ds.spec.loss import Divergence
 
 
 def divergence(log_p: Tensor, log_q: Tensor, kind: Divergence) -> tuple[Tensor, Tensor]:
-    """Values [C] in nats, and their derivative [C, n] by the student's log-odds of the n outcomes.
+    """Return the values [C] in nats, and their gradient [C, n] by the student's log-odds.
 
-    log_p, log_q: [C, n], each row's probabilities adding up to 1; -inf where there is none. With d the derivative by log q at fixed
-    total, the derivative by log-odds is d - q * sum(d): of a softmax's logits, where every outcome is one token.
+    log_p, log_q: [C, n]; the probabilities of each row add up to 1; -inf for probability 0.
+    With d the derivative by log q at fixed total, the gradient by the log-odds of the n outcomes
+    is d - q * sum(d). If every outcome is one token, the log-odds are the logits of a softmax.
     """
     q = log_q.exp()
     if kind == "forward":
         p = log_p.exp()
-        return _mean(p, log_p - log_q), q - p
+        return _expectation(p, log_p - log_q), q - p
     if kind == "reverse":
-        ratio = log_q - log_p
-        values = _mean(q, ratio)
-        return values, torch.where(q > 0, q * (ratio - values[:, None]), 0.0)
+        log_ratio = log_q - log_p
+        values = _expectation(q, log_ratio)
+        return values, torch.where(q > 0, q * (log_ratio - values[:, None]), 0.0)
     log_m = torch.logaddexp(log_p, log_q) - math.log(2)
-    ratio = log_q - log_m
-    of_student = _mean(q, ratio)
-    values = 0.5 * (_mean(log_p.exp(), log_p - log_m) + of_student)
-    return values, torch.where(q > 0, 0.5 * q * (ratio - of_student[:, None]), 0.0)
+    log_ratio = log_q - log_m
+    student_kl = _expectation(q, log_ratio)
+    values = 0.5 * (_expectation(log_p.exp(), log_p - log_m) + student_kl)
+    return values, torch.where(q > 0, 0.5 * q * (log_ratio - student_kl[:, None]), 0.0)
 
 
-def _mean(weights: Tensor, values: Tensor) -> Tensor:
-    """[C]: expectation of `values` under `weights`; an outcome without weight adds nothing, whatever its value."""
+def _expectation(weights: Tensor, values: Tensor) -> Tensor:
+    """Return the expectation [C] of `values` under `weights`.
+
+    An outcome of weight 0 adds nothing, even if its value is infinite or NaN.
+    """
     return torch.where(weights > 0, weights * values, 0.0).sum(dim=1)

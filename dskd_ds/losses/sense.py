@@ -1,8 +1,10 @@
-"""The sense term: the student's last hidden state is pulled towards senses in S+ and pushed from senses in S-.
+"""The sense term: pulls the student's last hidden state to senses in S+, and pushes it from S-.
 
-    SENSE(i) = pull * mean_{s in S+} |s - h_i|^2 / D  +  push * mean_{a in S-} max(0, margin - |a - h_i|^2 / D)
+    SENSE(i) = pull * mean_{s in S+} |s - h_i|^2 / D
+             + push * mean_{a in S-} max(0, margin - |a - h_i|^2 / D)
 
-An empty set contributes 0. Source: docs/method.md, "The losses" and "Algebra".
+An empty set contributes 0.
+Source: docs/method.md, "The losses" and "Algebra".
 """
 
 from __future__ import annotations
@@ -15,65 +17,69 @@ from torch import Tensor
 from dskd_ds.spec.loss import LossSpec
 
 COVERAGE = ("synonyms", "antonyms", "neighbours", "nothing")
-"""What positions are counted by: related words with senses were drawn, the index gave senses to S+ or S-, both sets are empty."""
+"""Properties by which sense positions are counted.
+
+"synonyms" and "antonyms": related words with senses were drawn. "neighbours": the index gave senses
+to S+ or S-. "nothing": both sets are empty.
+"""
 
 
 @dataclass(frozen=True)
 class SenseTargets:
-    """What P positions are pulled towards and pushed from. These wait in memory for some steps, so senses keep the dictionary's format.
+    """The senses that P positions are pulled to and pushed from.
 
-    The pull needs one vector per position: mean |s - h|^2 = |h - mean|^2 + (mean |s|^2 - |mean|^2), and the bracket is a constant.
+    The pull needs one vector per position, because mean |s - h|^2 = |h - mean|^2 + (mean |s|^2 -
+    |mean|^2) and the bracket is a constant. Targets stay in memory for some steps, so the senses of
+    S- keep the dictionary's number format.
     """
 
     positions: Tensor
-    """[P] int64, through the flattened B * T."""
+    """[P] int64, counted through the flattened B * T."""
     weights: Tensor
-    """[P] float32: weight of each position's term."""
+    """[P] float32: weight of each position in the sum."""
     pull_mean: Tensor
-    """[P, D] float32: mean of S+, which bfloat16 would round; zeros where S+ is empty."""
+    """[P, D] float32: mean of S+; zeros where S+ is empty. bfloat16 would round it."""
     pull_spread: Tensor
     """[P] float32: mean |s|^2 - |mean|^2 over S+."""
     has_pull: Tensor
     """[P] bool: whether S+ has any sense."""
     push: Tensor
-    """[P, K, D], of the dictionary's bfloat16: the senses of S-, padded with zeros."""
+    """[P, K, D] bfloat16 as in the dictionary: the senses of S-, padded with zeros."""
     push_norms: Tensor
-    """[P, K] float32: |s|^2 of each; the dictionary knows them."""
+    """[P, K] float32: |s|^2 of each sense in S-, read from the dictionary."""
     push_mask: Tensor
-    """[P, K] bool: which of them are real."""
+    """[P, K] bool: which senses in `push` are not padding."""
     coverage: Tensor = field(default_factory=lambda: torch.zeros(len(COVERAGE), dtype=torch.int64))
-    """[4] int64: at how many positions each of COVERAGE was so."""
+    """[4] int64: number of positions with each property in COVERAGE."""
 
     def to(self, device: torch.device) -> SenseTargets:
-        """The same on another device."""
-        return SenseTargets(
-            *(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self))
-        )
+        """Return a copy on another device; the copies are asynchronous."""
+        tensors = [getattr(self, entry.name) for entry in fields(self)]
+        return SenseTargets(*(tensor.to(device, non_blocking=True) for tensor in tensors))
 
     def __getitem__(self, rows: slice) -> SenseTargets:
-        """Some of the positions; `coverage` stays with the whole."""
-        return SenseTargets(
-            *(getattr(self, f.name)[rows] for f in fields(self) if f.name != "coverage")
-        )
+        """Return some of the positions, without their `coverage`."""
+        names = [entry.name for entry in fields(self) if entry.name != "coverage"]
+        return SenseTargets(*(getattr(self, name)[rows] for name in names))
 
     @staticmethod
     def empty(hidden_size: int) -> SenseTargets:
-        """Targets of a batch without sense positions."""
+        """Return the targets of a batch without sense positions."""
         none = torch.zeros(0)
         return SenseTargets(
-            none.long(),
-            none,
-            torch.zeros(0, hidden_size),
-            none,
-            none.bool(),
-            torch.zeros(0, 1, hidden_size, dtype=torch.bfloat16),
-            torch.zeros(0, 1),
-            torch.zeros(0, 1).bool(),
+            positions=none.long(),
+            weights=none,
+            pull_mean=torch.zeros(0, hidden_size),
+            pull_spread=none,
+            has_pull=none.bool(),
+            push=torch.zeros(0, 1, hidden_size, dtype=torch.bfloat16),
+            push_norms=torch.zeros(0, 1),
+            push_mask=torch.zeros(0, 1).bool(),
         )
 
 
 SUMS = ("sense", "pull_distance", "num_pull", "push_active", "num_push")
-"""Names of the sums below, in order."""
+"""Names of the values of `SenseLoss.sums`, in order."""
 
 
 @dataclass(frozen=True)
@@ -83,34 +89,29 @@ class SenseLoss:
     loss: Tensor
     """The weighted sum of SENSE(i)."""
     pull_distance: Tensor
-    """Sum of the mean squared distance per dimension to S+, where there is one."""
+    """Sum over positions of the mean squared distance per dimension to S+; an empty S+ adds 0."""
     num_pull: Tensor
+    """Number of positions with senses in S+."""
     push_active: Tensor
-    """How many senses of S- are within the margin."""
+    """Number of senses in S- within the margin."""
     num_push: Tensor
+    """Number of senses in S-."""
     grad: Tensor
     """[P, D] float32: derivative of `loss` by the states."""
 
     def sums(self) -> Tensor:
-        """[5] float64, in the order of SUMS."""
-        return torch.stack(
-            [
-                part.double()
-                for part in (
-                    self.loss,
-                    self.pull_distance,
-                    self.num_pull,
-                    self.push_active,
-                    self.num_push,
-                )
-            ]
-        )
+        """Return the sums [5] in float64, in the order of SUMS."""
+        sums = [self.loss, self.pull_distance, self.num_pull, self.push_active, self.num_push]
+        return torch.stack([value.double() for value in sums])
 
 
 def sense_loss(hidden: Tensor, targets: SenseTargets, spec: LossSpec, margin: float) -> SenseLoss:
-    """The sense term at P positions. hidden: [P, D] float32, the student's states there in the space of the senses.
+    """Return the sense term at P positions.
 
-    margin: squared distance per dimension. Everything is worked out in float32: senses in bfloat16 are so exactly.
+    It is computed in float32, which holds the bfloat16 senses exactly.
+
+    hidden: [P, D] float32, the student's states at these positions in the space of the senses.
+    margin: squared distance per dimension.
     """
     size, negatives = hidden.shape[1], targets.push.float()
     offset = torch.where(targets.has_pull[:, None], hidden - targets.pull_mean, 0.0)
@@ -119,25 +120,28 @@ def sense_loss(hidden: Tensor, targets: SenseTargets, spec: LossSpec, margin: fl
     hinge = torch.where(targets.push_mask, (margin - gaps).clamp_min(0), 0.0)
     num_push = targets.push_mask.sum(dim=1)
     per_position = spec.pull * distance + spec.push * hinge.sum(dim=1) / num_push.clamp_min(1)
+    # The gradient, up to the factor 2 / size: pull * (h - mean), and push times the mean of (a - h)
+    # over the senses within the margin.
     active = (hinge > 0).float()
     num_active = active.sum(dim=1)
-    away = (
-        torch.bmm(active[:, None], negatives)
-        .squeeze(1)
-        .addcmul_(num_active[:, None], hidden, value=-1)
-    )
-    grad = offset.mul_(spec.pull).addcmul_(away, (spec.push / num_push.clamp_min(1))[:, None])
+    away = torch.bmm(active[:, None], negatives).squeeze(1)
+    away = away.addcmul_(num_active[:, None], hidden, value=-1)
+    push_scale = (spec.push / num_push.clamp_min(1))[:, None]
+    grad = offset.mul_(spec.pull).addcmul_(away, push_scale)
     return SenseLoss(
-        (targets.weights * per_position).sum(),
-        distance.sum(),
-        targets.has_pull.sum(),
-        num_active.sum(),
-        num_push.sum(),
-        grad.mul_((targets.weights * (2 / size))[:, None]),
+        loss=(targets.weights * per_position).sum(),
+        pull_distance=distance.sum(),
+        num_pull=targets.has_pull.sum(),
+        push_active=num_active.sum(),
+        num_push=num_push.sum(),
+        grad=grad.mul_((targets.weights * (2 / size))[:, None]),
     )
 
 
 def _squared_distances(hidden: Tensor, senses: Tensor, norms: Tensor) -> Tensor:
-    """|s - h|^2 = |s|^2 - 2 s.h + |h|^2 for [P, D] against [P, K, D] with |s|^2 [P, K] -> [P, K], never below 0."""
+    """Return |s - h|^2 = |s|^2 - 2 s.h + |h|^2, [P, K], never below 0.
+
+    hidden: [P, D]. senses: [P, K, D]. norms: [P, K], |s|^2 of each sense.
+    """
     products = torch.bmm(senses, hidden[:, :, None]).squeeze(2)
     return (norms - 2 * products + hidden.square().sum(dim=1, keepdim=True)).clamp_min(0)

@@ -27,7 +27,7 @@ def cut(model: NamedModel, kept: list[int], target: Path) -> None:
 
     config = copy.deepcopy(model.config)
     keep_in_config(config.get_text_config(), kept)
-    target.mkdir(parents=True)
+    target.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(target)
     model.tokenizer.save_pretrained(target)
     new_number = {old: new for new, old in enumerate(kept)}

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
 from dskd_ds.errors import InputError
+from dskd_ds.files.atomic import atomic_folder
 from dskd_ds.files.hashes import file_sha256
 from dskd_ds.spec import dskd_home
 
@@ -60,10 +60,8 @@ def _converted(gguf: Path) -> Path:
     target = folder / f"{gguf.stem}-{file_sha256(gguf)[:12]}"
     with FileLock(f"{target}.lock"):
         if not (target / "config.json").is_file():
-            partial = target.with_suffix(".partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            _convert(gguf, partial)
-            partial.rename(target)
+            with atomic_folder(target) as partial:
+                _convert(gguf, partial)
     return target
 
 

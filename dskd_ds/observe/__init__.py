@@ -1,1 +1,1 @@
-"""What a run records of itself: metrics and TensorBoard."""
+"""Metrics of a run, as a file and in TensorBoard."""

@@ -1,4 +1,4 @@
-"""metrics.jsonl and TensorBoard, written by rank 0: one record a step, every number under a name a reader understands."""
+"""Writes and reads metrics.jsonl, and writes TensorBoard: one record per step, from rank 0."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from dskd_ds.spec import RunSpec, spec_toml
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
@@ -25,7 +28,9 @@ CHARTS: dict[str, str] = {
     "teacher_mass": "teacher signal/teacher's probability on its top k",
     "teacher_mass_at_1": "teacher signal/teacher's probability on its top k at temperature 1",
     "student_mass": "teacher signal/student's probability on the teacher's top k",
-    "student_mass_at_1": "teacher signal/student's probability on the teacher's top k at temperature 1",
+    "student_mass_at_1": (
+        "teacher signal/student's probability on the teacher's top k at temperature 1"
+    ),
     "topk_overlap": "teacher signal/overlap of the two top-k sets",
     "sense_positions": "senses/positions a step",
     "sense_pull_distance": "senses/squared distance to S+ per dimension",
@@ -43,9 +48,9 @@ CHARTS: dict[str, str] = {
     "on_policy_share": "on-policy/share of the targets that the student wrote",
     "generate_seconds": "on-policy/seconds to write a step's text",
 }
-"""Key of metrics.jsonl -> tag in TensorBoard."""
+"""TensorBoard's tag of each key of metrics.jsonl."""
 
-TOGETHER: dict[str, dict[str, tuple[str, ...]]] = {
+COMBINED_CHARTS: dict[str, dict[str, tuple[str, ...]]] = {
     "Losses": {"terms of the loss": ("loss", "loss_ce", "loss_kd", "loss_sense")},
     "Teacher signal": {
         "probability on the teacher's top k, and overlap": (
@@ -69,48 +74,36 @@ TOGETHER: dict[str, dict[str, tuple[str, ...]]] = {
         "seconds": ("step_seconds", "teacher_wait_seconds", "sense_wait_seconds")
     },
 }
-"""Custom-scalars layout: curves that belong on one chart. TensorBoard reads its tags as regular expressions."""
+"""Layout of TensorBoard's custom scalars: tab -> chart -> keys whose curves share the chart."""
 
-PUSH_STEPS, IDLE_PUSH = 10, 0.05
-"""After so many steps with senses a user is warned if less than this share of S- was within the margin."""
+PUSH_STEPS = 10
+"""Number of steps with senses in S- after which an idle push is reported."""
+IDLE_PUSH_SHARE = 0.05
+"""The push is idle if a smaller share of S- was within the margin."""
 
 
 class MetricsWriter:
-    """Appends each `log_every_steps`-th record and the last; after a resume it goes on where the checkpoint was."""
+    """Appends each `log_every_steps`-th record and the last one.
+
+    When a run is resumed, the records after its checkpoint are replaced.
+    """
 
     def __init__(self, spec: RunSpec, first_step: int, last_step: int) -> None:
-        """first_step: steps that are done already. last_step: the number of the run's last one."""
+        """first_step: number of steps that are done already. last_step: the run's last step."""
         run_dir = Path(spec.run_dir)
-        self._path = run_dir / METRICS_FILE
-        kept = [line for line in read_lines(self._path) if json.loads(line)["step"] <= first_step]
-        self._path.write_text("".join(f"{line}\n" for line in kept))
-        self._file = self._path.open("a")
+        path = run_dir / METRICS_FILE
+        kept = [line for line in read_lines(path) if json.loads(line)["step"] <= first_step]
+        path.write_text("".join(f"{line}\n" for line in kept))
+        self._file = path.open("a")
         self._every, self._last_step = spec.monitor.log_every_steps, last_step
-        self._push = spec.loss.push
-        self._push_active: list[float] = []
-        self._board: Any = None
-        if spec.monitor.tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            # Steps after `first_step` that a crashed run wrote are dropped by TensorBoard itself.
-            self._board = SummaryWriter(
-                str(run_dir / TENSORBOARD_FOLDER), purge_step=first_step + 1
-            )
-            self._board.add_custom_scalars(
-                {
-                    group: {
-                        title: ["Multiline", [f"^{re.escape(CHARTS[key])}$" for key in keys]]
-                        for title, keys in charts.items()
-                    }
-                    for group, charts in TOGETHER.items()
-                }
-            )
-            self._board.add_text("run spec", f"```toml\n{spec_toml(spec)}\n```", first_step)
+        self._push_weight = spec.loss.push
+        self._active_shares: list[float] = []
+        self._board = open_board(spec, first_step) if spec.monitor.tensorboard else None
 
     def write(self, record: dict[str, float]) -> None:
-        """One step's numbers; `step` counts from 1."""
+        """Write the metrics of one step; `step` counts from 1."""
         step = int(record["step"])
-        self._warn_of_an_idle_push(record)
+        self._report_idle_push(record)
         if step % self._every and step != self._last_step:
             return
         self._file.write(json.dumps(record) + "\n")
@@ -119,34 +112,59 @@ class MetricsWriter:
             for key, tag in CHARTS.items():
                 self._board.add_scalar(tag, record[key], step)
 
-    def _warn_of_an_idle_push(self, record: dict[str, float]) -> None:
-        """Once: a hinge that hardly ever bites teaches nothing (docs/method.md, "Scale")."""
-        pushes = (
-            self._push > 0 and record["sense_with_antonyms"] + record["sense_with_neighbours"] > 0
-        )
-        if pushes:
-            self._push_active.append(record["sense_push_active"])
-        if (
-            pushes
-            and len(self._push_active) == PUSH_STEPS
-            and sum(self._push_active) / PUSH_STEPS < IDLE_PUSH
-        ):
-            share = sum(self._push_active) / PUSH_STEPS
+    def _report_idle_push(self, record: dict[str, float]) -> None:
+        """Warn once if hardly any sense of S- is within the margin: the push then teaches nothing.
+
+        Source: docs/method.md, "Scale".
+        """
+        has_push_senses = record["sense_with_antonyms"] + record["sense_with_neighbours"] > 0
+        if not (self._push_weight > 0 and has_push_senses):
+            return
+        self._active_shares.append(record["sense_push_active"])
+        if len(self._active_shares) != PUSH_STEPS:
+            return
+        share = sum(self._active_shares) / PUSH_STEPS
+        if share < IDLE_PUSH_SHARE:
             tqdm.write(
-                f"only {share:.1%} of the senses in S- are within the margin, so the push hardly ever acts.\n"
+                f"only {share:.1%} of the senses in S- are within the margin,"
+                " so the push hardly ever acts.\n"
                 '  raise [loss] margin, or set margin_unit = "median_antonym".',
                 file=sys.stderr,
             )
 
     def close(self) -> None:
-        """Flush everything."""
+        """Write what is buffered and close the files."""
         self._file.close()
         if self._board:
             self._board.close()
 
 
+def open_board(spec: RunSpec, first_step: int) -> SummaryWriter:
+    """Return the run's TensorBoard writer, with the layout of the charts and the run spec.
+
+    first_step: number of steps that are done already.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    # TensorBoard drops the later steps that an earlier, crashed process of the run wrote.
+    board = SummaryWriter(str(Path(spec.run_dir) / TENSORBOARD_FOLDER), purge_step=first_step + 1)
+    board.add_custom_scalars(
+        {
+            tab: {chart: ["Multiline", _tag_patterns(keys)] for chart, keys in charts.items()}
+            for tab, charts in COMBINED_CHARTS.items()
+        }
+    )
+    board.add_text("run spec", f"```toml\n{spec_toml(spec)}\n```", first_step)
+    return board
+
+
+def _tag_patterns(keys: tuple[str, ...]) -> list[str]:
+    """Return the tags of some keys as TensorBoard's layout wants them: as regular expressions."""
+    return [f"^{re.escape(CHARTS[key])}$" for key in keys]
+
+
 def read_lines(path: Path) -> list[str]:
-    """Whole lines of a metrics file; one that a crash cut short is left out."""
+    """Return the complete lines of a metrics file, without a line that a crash cut short."""
     if not path.is_file():
         return []
     lines = []
@@ -160,5 +178,5 @@ def read_lines(path: Path) -> list[str]:
 
 
 def read_metrics(run_dir: str | Path) -> list[dict[str, float]]:
-    """All records of a run."""
+    """Return all records of a run, by ascending step."""
     return [json.loads(line) for line in read_lines(Path(run_dir) / METRICS_FILE)]

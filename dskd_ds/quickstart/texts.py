@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
+from dskd_ds.files.atomic import atomic_file
+
 MIN_CHARACTERS = 200
 """Shorter documents are left out."""
 MAX_MARKUP = 20_000
@@ -78,12 +80,10 @@ def _is_prose(line: str) -> bool:
 
 def _write(documents: Iterable[tuple[str, str]], target: Path) -> int:
     """Write documents that are long enough as JSONL; returns how many they are."""
-    partial = target.with_suffix(".partial")
     count = 0
-    with partial.open("w", encoding="utf-8") as file:
+    with atomic_file(target) as partial, partial.open("w", encoding="utf-8") as file:
         for title, text in documents:
             if len(text) >= MIN_CHARACTERS:
                 file.write(json.dumps({"title": title, "text": text}, ensure_ascii=False) + "\n")
                 count += 1
-    partial.replace(target)
     return count

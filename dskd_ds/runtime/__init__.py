@@ -1,1 +1,1 @@
-"""Devices, threads, launchers, roles, MPI: what a process stands on before it is a student or a teacher."""
+"""What every rank needs before it has a role: command lines, launchers, devices, MPI, seeds."""

@@ -1,12 +1,12 @@
-"""What command lines have in common: a spec, overrides, loading both, and an exit code."""
+"""What the command lines share: the spec, its overrides, and exit codes."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 
 from dskd_ds.errors import DskdError, ExitCode
+from dskd_ds.runtime.reporting import report_error
 from dskd_ds.spec import RunSpec, load_spec
 
 Commands = argparse._SubParsersAction  # argparse has no public name for what add_subparsers returns
@@ -15,9 +15,10 @@ Commands = argparse._SubParsersAction  # argparse has no public name for what ad
 def spec_command(
     commands: Commands[argparse.ArgumentParser], name: str, text: str, description: str = ""
 ) -> argparse.ArgumentParser:
-    """Add a command whose first argument is a run's spec.
+    """Add a command whose first argument is a run's spec, and return its parser.
 
-    text: its line in the list of commands. description: what its own --help says, if that is more than text.
+    text: the command's line in the list of commands.
+    description: printed by the command's --help, if it is more than `text`.
     """
     command = commands.add_parser(
         name,
@@ -31,7 +32,7 @@ def spec_command(
 
 
 def rank_parser(module: str, description: str) -> argparse.ArgumentParser:
-    """The parser of a program that a launcher starts on every rank: --spec and --set.
+    """Return the parser of a program that a launcher starts on every rank: --spec and --set.
 
     module: the name after `python -m`.
     """
@@ -56,21 +57,20 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def override_words(overrides: Sequence[str]) -> list[str]:
-    """Overrides as the words of a command line: --set KEY=VALUE for each."""
-    return [word for override in overrides for word in ("--set", override)]
+def override_argv(overrides: Sequence[str]) -> list[str]:
+    """Return overrides as arguments of a command line: `--set KEY=VALUE` for each."""
+    return [argument for override in overrides for argument in ("--set", override)]
 
 
 def spec_of(args: argparse.Namespace) -> RunSpec:
-    """The spec that a command's arguments name. Raises InputError."""
+    """Load the spec that a command's arguments name. Raises InputError if it is invalid."""
     return load_spec(args.spec, args.set)
 
 
 def exit_code_of(work: Callable[[], object]) -> int:
-    """Do the work and return the exit code; a DskdError is printed to stderr without a traceback."""
+    """Do the work and return the exit code; a DskdError is printed to stderr."""
     try:
         work()
     except DskdError as error:
-        print(error, file=sys.stderr)
-        return int(error.exit_code)
+        return report_error(error)
     return int(ExitCode.DONE)

@@ -1,4 +1,4 @@
-"""Devices, number formats and threads, decided in one place."""
+"""Devices, number formats, threads and memory of a process."""
 
 from __future__ import annotations
 
@@ -13,9 +13,15 @@ import torch
 
 from dskd_ds.spec.base import Dtype
 
+DTYPES: dict[Dtype, torch.dtype] = {
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float32": torch.float32,
+}
+
 
 def local_device() -> torch.device:
-    """The accelerator of this rank (`LOCAL_RANK`), or the CPU where there is none."""
+    """Return this rank's accelerator (by `LOCAL_RANK`), or the CPU if there is none."""
     if not torch.accelerator.is_available():
         return torch.device("cpu")
     accelerator = torch.accelerator.current_accelerator()
@@ -26,20 +32,21 @@ def local_device() -> torch.device:
 
 
 def resolve_dtype(dtype: Dtype) -> torch.dtype:
-    """`auto` -> bfloat16 where the machine multiplies it natively, else float32."""
-    if dtype == "auto":
-        native = torch.accelerator.is_available() or _cpu_has_bfloat16()
-        return torch.bfloat16 if native else torch.float32
-    formats: dict[Dtype, torch.dtype] = {
-        "bfloat16": torch.bfloat16,
-        "float16": torch.float16,
-        "float32": torch.float32,
-    }
-    return formats[dtype]
+    """Return torch's number format of a spec's `dtype`.
+
+    `auto` is bfloat16 if the machine multiplies bfloat16 natively, else float32.
+    """
+    if dtype != "auto":
+        return DTYPES[dtype]
+    is_native = torch.accelerator.is_available() or _cpu_has_bfloat16()
+    return torch.bfloat16 if is_native else torch.float32
 
 
 def _cpu_has_bfloat16() -> bool:
-    """Without these instructions a bf16 product is emulated: 4.4 times slower than float32 on an AVX2 machine (measured)."""
+    """Return whether the CPU has instructions for bfloat16 products.
+
+    Without them a product is emulated: 4.4 times slower than float32 on an AVX2 machine (measured).
+    """
     try:
         flags = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -47,35 +54,35 @@ def _cpu_has_bfloat16() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-Part = TypeVar("Part")
+Tensors = TypeVar("Tensors")
+"""A tensor, or a dataclass whose fields are tensors or such dataclasses."""
 
 
-def pinned(part: Part) -> Part:
-    """A tensor, or a dataclass of tensors, in page-locked memory, from which a copy to the accelerator does not wait.
+def pinned(tensors: Tensors) -> Tensors:
+    """Return a copy in page-locked memory, from which copies to the accelerator are asynchronous.
 
-    Without an accelerator, the same object.
+    Without an accelerator it returns the same object. Values that cannot be pinned are kept.
     """
     if not torch.accelerator.is_available():
-        return part
-    if is_dataclass(part) and not isinstance(part, type):
-        return replace(
-            part, **{field.name: pinned(getattr(part, field.name)) for field in fields(part)}
-        )
-    pin: Callable[[], Part] | None = getattr(part, "pin_memory", None)
-    return pin() if pin else part
+        return tensors
+    if is_dataclass(tensors) and not isinstance(tensors, type):
+        copies = {field.name: pinned(getattr(tensors, field.name)) for field in fields(tensors)}
+        return replace(tensors, **copies)
+    pin: Callable[[], Tensors] | None = getattr(tensors, "pin_memory", None)
+    return pin() if pin else tensors
 
 
 def use_threads(num_threads: int) -> None:
-    """Set torch's CPU threads; 0 leaves what OMP_NUM_THREADS says."""
+    """Set the number of torch's CPU threads; 0 keeps what OMP_NUM_THREADS says."""
     if num_threads:
         torch.set_num_threads(num_threads)
 
 
 def give_back_memory() -> None:
-    """Return what is free in the heap to the system; nothing where the C library is not glibc.
+    """Return the heap's free memory to the system; does nothing if the C library is not glibc.
 
-    Loading a model leaves holes of hundreds of megabytes, more or less of them by how its threads happened to run; with the settings of
-    observe/console.py the heap would keep them.
+    Loading a model leaves hundreds of megabytes of free memory in the heap, how much depends on
+    the timing of its threads. The allocator settings in runtime/console.py would keep it there.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:

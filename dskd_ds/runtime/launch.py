@@ -1,4 +1,4 @@
-"""Starts ranks as a user would type it, and shows the line: `deepspeed ... train.py` and `mpirun ... build_senses`."""
+"""Starts ranks on this machine with the launchers a user would call, and shows the command line."""
 
 from __future__ import annotations
 
@@ -11,53 +11,51 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dskd_ds.errors import InputError
-from dskd_ds.runtime.arguments import override_words
+from dskd_ds.runtime.arguments import override_argv
 from dskd_ds.runtime.console import child_environment
 from dskd_ds.spec import RunSpec
 
 
 def train_command(spec_path: str, overrides: Sequence[str], spec: RunSpec) -> list[str]:
-    """The launch of a run on this machine."""
-    ranks = spec.topology.num_students + spec.topology.num_teachers
+    """Return the deepspeed command line that trains a run on this machine."""
+    num_ranks = spec.topology.num_students + spec.topology.num_teachers
     script = Path(__file__).parents[1] / "train.py"
     return [
         tool("deepspeed"),
         "--num_gpus",
-        str(ranks),
+        str(num_ranks),
         "--master_port",
         str(free_port()),
         _short(script),
         "--spec",
         spec_path,
-        *override_words(overrides),
+        *override_argv(overrides),
     ]
 
 
 def senses_command(
     spec_path: str, overrides: Sequence[str], num_ranks: int, flags: Sequence[str] = ()
 ) -> list[str]:
-    """The launch that builds a dictionary on this machine, or refreshes it. flags: of commands/build_senses.py."""
-    return [
-        tool("mpirun"),
-        "-n",
-        str(num_ranks),
-        "--bind-to",
-        "none",
-        "--oversubscribe",
-        sys.executable,
-        "-m",
-        "dskd_ds.commands.build_senses",
-        "--spec",
-        spec_path,
-        *override_words(overrides),
-        *flags,
-    ]
+    """Return the mpirun command line that builds or refreshes a dictionary on this machine.
+
+    flags: further arguments of commands/build_senses.py.
+    """
+    argv = ["--spec", spec_path, *override_argv(overrides), *flags]
+    return _mpirun_module("dskd_ds.commands.build_senses", argv, num_ranks)
 
 
 def continue_command(
-    spec_path: str, overrides: Sequence[str], num_ranks: int, words: Sequence[str]
+    spec_path: str, overrides: Sequence[str], num_ranks: int, flags: Sequence[str]
 ) -> list[str]:
-    """The launch that continues conversations on this machine. words: its own options."""
+    """Return the mpirun command line that continues conversations on this machine.
+
+    flags: further arguments of commands/continue_conversations.py.
+    """
+    argv = ["--spec", spec_path, *override_argv(overrides), *flags]
+    return _mpirun_module("dskd_ds.commands.continue_conversations", argv, num_ranks)
+
+
+def _mpirun_module(module: str, argv: Sequence[str], num_ranks: int) -> list[str]:
     return [
         tool("mpirun"),
         "-n",
@@ -67,43 +65,48 @@ def continue_command(
         "--oversubscribe",
         sys.executable,
         "-m",
-        "dskd_ds.commands.continue_conversations",
-        "--spec",
-        spec_path,
-        *override_words(overrides),
-        *words,
+        module,
+        *argv,
     ]
 
 
 def run(command: list[str]) -> int:
-    """Show the command, run it to its end, return its exit code. Interrupting this process interrupts the command."""
+    """Print a command, run it to its end and return its exit code.
+
+    Interrupting this process interrupts the command.
+    """
     print(f"$ {shlex.join([_short(Path(command[0])), *command[1:]])}", flush=True)
     process = subprocess.Popen(command, env=child_environment(os.environ))
     try:
         return process.wait()
     except KeyboardInterrupt:
-        return (
-            process.wait()
-        )  # the terminal sent the interrupt to the command too; let it end in its own way
+        # The terminal sent the interrupt to the command too: let it end by itself.
+        return process.wait()
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on now."""
+    """Return a TCP port on which nothing listens now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def tool(name: str) -> str:
-    """A command that pip installed beside this Python. Raises InputError if it is not there."""
+    """Return the path of a command that pip installed beside this Python.
+
+    Raises InputError if it is not installed there.
+    """
     path = Path(sys.executable).with_name(name)
     if not path.is_file():
         raise InputError(
-            f"{path}: {name} is not installed beside this Python.\n  pip install dskd-ds into this environment again."
+            f"{path}: {name} is not installed beside this Python.\n"
+            "  pip install dskd-ds into this environment again."
         )
     return str(path)
 
 
 def _short(path: Path) -> str:
-    """Relative to the folder we are in, where it lies below it."""
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+    """Return the path relative to the current folder if it lies below it."""
+    if path.is_relative_to(Path.cwd()):
+        return str(path.relative_to(Path.cwd()))
+    return str(path)

@@ -1,60 +1,68 @@
-"""The few things that MPI ranks say to each other (what is large goes over the shared work folder), and how they end together."""
+"""Collectives of MPI ranks, and how an error on one rank ends all of them.
+
+Only flags and digests go over MPI; large data goes through the shared work folder.
+"""
 
 from __future__ import annotations
 
 import os
-import sys
-import time
 import traceback
 from collections.abc import Callable
 
 import numpy as np
 
 from dskd_ds.errors import DskdError, ExitCode
+from dskd_ds.runtime.reporting import report_error
 
-RANK_0_SPEAKS_FIRST_SECONDS = 2.0
-"""Most errors are alike on all ranks: rank 0 then says so for all, and ends them."""
+RANK_0_FIRST_SECONDS = 2.0
+"""Delay so that rank 0 reports a shared error once, and ends the other ranks."""
 
 
 class Communicator:
-    """All ranks of the launch; one rank where there was no launcher."""
+    """All ranks of the launch; a single rank if there was no launcher.
+
+    Arrays are sent as typed buffers: mpi4py's lower-case methods would pickle.
+    """
 
     def __init__(self) -> None:
         from mpi4py import MPI
 
         self._world = MPI.COMM_WORLD
         self.rank, self.size = int(self._world.rank), int(self._world.size)
-        if (
-            self.size > 1
-        ):  # names this rank's device (compute.py); each launcher has another name for it
+        if self.size > 1:
+            # LOCAL_RANK names this rank's device; MPI launchers use other names for it.
             node = self._world.Split_type(MPI.COMM_TYPE_SHARED)
             os.environ["LOCAL_RANK"] = str(node.rank)
             node.Free()
 
     def barrier(self) -> None:
-        """Wait for all."""
+        """Wait until all ranks have called this."""
         self._world.Barrier()
 
-    def from_first(self, flag: bool) -> bool:
-        """Rank 0's flag, everywhere (as a typed buffer: mpi4py's lower-case methods pickle)."""
+    def broadcast_flag_from_rank_0(self, flag: bool) -> bool:
+        """Return rank 0's flag on every rank. Collective."""
         value = np.array([flag], np.int64)
         self._world.Bcast(value, root=0)
         return bool(value[0])
 
-    def all_alike(self, digest: bytes) -> bool:
-        """Whether every rank has the digest (of one length everywhere) that rank 0 has; the same answer on all."""
-        first = np.frombuffer(digest, np.uint8).copy()
-        self._world.Bcast(first, root=0)
-        differ = np.array([first.tobytes() != digest], np.int64)
-        total = np.zeros_like(differ)
-        self._world.Allreduce(differ, total)
-        return not total[0]
+    def all_ranks_equal(self, digest: bytes) -> bool:
+        """Return whether all ranks have the same digest; the answer is the same on all. Collective.
+
+        digest: must have the same length on all ranks.
+        """
+        of_rank_0 = np.frombuffer(digest, np.uint8).copy()
+        self._world.Bcast(of_rank_0, root=0)
+        differs = np.array([of_rank_0.tobytes() != digest], np.int64)
+        num_different = np.zeros_like(differs)
+        self._world.Allreduce(differs, num_different)
+        return not num_different[0]
 
 
-def end_together(work: Callable[[], None]) -> int:
-    """Do this rank's work and return its exit code. An error on one rank ends all of them: the others would wait for it for ever.
+def run_or_abort_all_ranks(work: Callable[[], None]) -> int:
+    """Do this rank's work and return its exit code; an error aborts all ranks.
 
-    A DskdError is printed as it is, anything else with its traceback.
+    Without the abort the other ranks would wait for this one forever. A DskdError is printed
+    without a traceback, any other error with it.
     """
     from mpi4py import MPI
 
@@ -63,10 +71,7 @@ def end_together(work: Callable[[], None]) -> int:
         work()
         return int(ExitCode.DONE)
     except DskdError as error:
-        if world.rank > 0:
-            time.sleep(RANK_0_SPEAKS_FIRST_SECONDS)
-        print(error, file=sys.stderr, flush=True)
-        code = int(error.exit_code)
+        code = report_error(error, int(world.rank), RANK_0_FIRST_SECONDS)
     except Exception:
         traceback.print_exc()
         code = int(ExitCode.FAILED)

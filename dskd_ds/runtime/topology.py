@@ -1,15 +1,16 @@
-"""Launchers, roles and the environment of each role: the whole rank grid on one screen.
+"""Launchers, roles, and the torch.distributed environment of each role.
 
-A launch of W ranks is dealt as  [ student 0 .. S-1 | teacher 0 .. T-1 ].  Students form one torch.distributed world; each
-teacher is a world of its own, because DeepSpeed puts barriers on the global world (docs/deepspeed.md, "Roles and worlds"). So before anything
-initialises torch.distributed, `RANK`, `WORLD_SIZE` and `MASTER_PORT` are rewritten for the role; `LOCAL_RANK` stays, it
+A launch of W ranks is divided into  [ student 0 .. S-1 | teacher 0 .. T-1 ].  The students form
+one torch.distributed world. Each teacher is a world of its own, because DeepSpeed puts barriers on
+the global world (docs/deepspeed.md, "Roles and worlds"). So `RANK`, `WORLD_SIZE` and `MASTER_PORT`
+are rewritten for the role before anything initialises torch.distributed. `LOCAL_RANK` stays: it
 names the device.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from dskd_ds.errors import InputError
@@ -21,7 +22,7 @@ RoleKind = Literal["student", "teacher"]
 
 @dataclass(frozen=True)
 class Launch:
-    """Where this process stands in its launch, whoever started it."""
+    """This process's rank in its launch, and the launch's size and address."""
 
     launcher: str
     rank: int
@@ -33,124 +34,163 @@ class Launch:
 
     @property
     def spans_nodes(self) -> bool:
-        """Whether some of its ranks are on another machine."""
+        """Whether some ranks of the launch run on another machine."""
         return self.local_world_size < self.world_size
 
 
 @dataclass(frozen=True)
 class Role:
-    """What this process does."""
+    """What this process does in the launch."""
 
     kind: RoleKind
     rank: int
     """Rank within the role."""
     size: int
-    """Processes of the role."""
+    """Number of processes with the role."""
     launch: Launch
 
-    @property
-    def is_first(self) -> bool:
-        """Whether this is the process that speaks for its launch: global rank 0."""
-        return self.launch.rank == 0
+
+@dataclass(frozen=True)
+class LauncherVariables:
+    """Names of the environment variables in which a launcher describes its ranks."""
+
+    rank: str
+    world_size: str
+    local_rank: str
+    local_world_size: str
 
 
-# launcher -> (rank, world size, local rank, local world size); tried in this order: a launcher that sets torch's own
-# variables wins over the MPI or SLURM step around it.
-LAUNCHERS: dict[str, tuple[str, str, str, str]] = {
-    "torch": ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
-    "mpirun": (
+# Tried in this order: a launcher that sets torch's own variables wins over the MPI or SLURM step
+# around it.
+LAUNCHERS = {
+    "torch": LauncherVariables("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
+    "mpirun": LauncherVariables(
         "OMPI_COMM_WORLD_RANK",
         "OMPI_COMM_WORLD_SIZE",
         "OMPI_COMM_WORLD_LOCAL_RANK",
         "OMPI_COMM_WORLD_LOCAL_SIZE",
     ),
-    "srun": ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"),
+    "srun": LauncherVariables(
+        "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"
+    ),
 }
 
 
 def read_launch(env: Mapping[str, str]) -> Launch:
-    """Read the launch from the environment that `deepspeed`, `torchrun`, `mpirun` or `srun` made.
+    """Return the launch that `deepspeed`, `torchrun`, `mpirun` or `srun` describes in `env`.
 
-    Raises InputError if the variables contradict each other or no address is known for a world of several nodes.
+    Without a launcher it is a launch of one rank.
+    Raises InputError if the variables are invalid or contradict each other, or if the launch has
+    several nodes and no MASTER_ADDR.
     """
-    for launcher, (rank, size, local_rank, local_size) in LAUNCHERS.items():
-        if rank in env and size in env:
-            return _launch(env, launcher, rank, size, local_rank, local_size)
-    return Launch("none", 0, 1, 0, 1, "127.0.0.1", DEFAULT_PORT)
+    for launcher, names in LAUNCHERS.items():
+        if names.rank in env and names.world_size in env:
+            return _checked_launch(env, launcher, names)
+    return Launch(
+        launcher="none",
+        rank=0,
+        world_size=1,
+        local_rank=0,
+        local_world_size=1,
+        master_addr="127.0.0.1",
+        master_port=DEFAULT_PORT,
+    )
 
 
-def _launch(
-    env: Mapping[str, str], launcher: str, rank: str, size: str, local_rank: str, local_size: str
-) -> Launch:
+def _checked_launch(env: Mapping[str, str], launcher: str, names: LauncherVariables) -> Launch:
     name = "deepspeed" if launcher == "torch" and "CROSS_RANK" in env else launcher
     try:
-        world_size = int(env[size])
-        # LOCAL_SIZE is what the deepspeed launcher calls it.
-        local_text = env.get(local_size) or env.get("LOCAL_SIZE") or str(world_size)
-        num_local = _tasks_of_node(env, world_size) if launcher == "srun" else int(local_text)
-        launch = Launch(
-            name,
-            int(env[rank]),
-            world_size,
-            int(env.get(local_rank, "0")),
-            num_local,
-            master_addr=env.get("MASTER_ADDR", ""),
-            master_port=int(env.get("MASTER_PORT", DEFAULT_PORT)),
-        )
+        launch = _parse_launch(env, name, names)
     except ValueError as error:
         raise InputError(
-            f"environment of {name}: {error}.\n  start ranks with deepspeed, torchrun, mpirun or srun."
+            f"environment of {name}: {error}.\n"
+            "  start ranks with deepspeed, torchrun, mpirun or srun."
         ) from None
     if not 0 <= launch.rank < launch.world_size:
         raise InputError(
-            f"environment of {name}: {rank}={launch.rank} is not below {size}={launch.world_size}.\n"
-            "  two launchers' variables are mixed: start from a clean shell."
+            f"environment of {name}: {names.rank}={launch.rank} is not below"
+            f" {names.world_size}={launch.world_size}.\n"
+            "  the variables of two launchers are mixed: start from a clean shell."
         )
-    _refuse_other_world(env, launch, name)
+    _check_mpi_world(env, launch)
     if launch.master_addr:
         return launch
     if launch.spans_nodes:
         raise InputError(
-            f"environment of {name}: {world_size} ranks on several nodes, but MASTER_ADDR is not set.\n"
-            "  export MASTER_ADDR=<host of rank 0> before the launch (mpirun: and hand it on with -x MASTER_ADDR)."
+            f"environment of {name}: {launch.world_size} ranks on several nodes, but MASTER_ADDR"
+            " is not set.\n"
+            "  export MASTER_ADDR=<host of rank 0> before the launch"
+            " (mpirun: pass it on with -x MASTER_ADDR)."
         )
-    return Launch(**{**launch.__dict__, "master_addr": "127.0.0.1"})
+    return replace(launch, master_addr="127.0.0.1")
 
 
-def _tasks_of_node(env: Mapping[str, str], world_size: int) -> int:
-    """This job step's tasks on this node, of srun's list by node: "8(x2)", or "4,2(x3)". Raises ValueError if there is no such list.
+def _parse_launch(env: Mapping[str, str], launcher: str, names: LauncherVariables) -> Launch:
+    """Return the launch with an empty master_addr if none is set. Raises ValueError."""
+    world_size = int(env[names.world_size])
+    if launcher == "srun":
+        local_world_size = _slurm_tasks_of_this_node(env, world_size)
+    else:
+        # The deepspeed launcher sets LOCAL_SIZE instead of LOCAL_WORLD_SIZE.
+        local_size = env.get(names.local_world_size) or env.get("LOCAL_SIZE") or str(world_size)
+        local_world_size = int(local_size)
+    return Launch(
+        launcher=launcher,
+        rank=int(env[names.rank]),
+        world_size=world_size,
+        local_rank=int(env.get(names.local_rank, "0")),
+        local_world_size=local_world_size,
+        master_addr=env.get("MASTER_ADDR", ""),
+        master_port=int(env.get("MASTER_PORT", DEFAULT_PORT)),
+    )
 
-    SLURM_NTASKS_PER_NODE will not do: it is there only if --ntasks-per-node was given, and may be another step's.
+
+def _slurm_tasks_of_this_node(env: Mapping[str, str], world_size: int) -> int:
+    """Return the number of this job step's tasks on this node.
+
+    It comes from srun's list of tasks by node, such as "8(x2)" or "4,2(x3)". SLURM_NTASKS_PER_NODE
+    is unsuitable: it is set only if --ntasks-per-node was given, and may belong to another step.
+    Raises ValueError if srun did not start this process, or if the list is malformed.
     """
-    listed = env.get("SLURM_STEP_TASKS_PER_NODE", "")
-    if not listed and world_size > 1:
-        raise ValueError(
-            f"SLURM_NTASKS={world_size}, but srun did not start this process (no SLURM_STEP_TASKS_PER_NODE)"
-        )
+    tasks_by_node = env.get("SLURM_STEP_TASKS_PER_NODE", "")
+    if not tasks_by_node:
+        if world_size > 1:
+            raise ValueError(
+                f"SLURM_NTASKS={world_size}, but srun did not start this process"
+                " (no SLURM_STEP_TASKS_PER_NODE)"
+            )
+        return 1
     counts: list[int] = []
-    for part in listed.split(",") if listed else ("1",):
-        number, _, repeated = part.partition("(x")
-        counts += [int(number)] * int(repeated.rstrip(")") or 1)
-    return counts[min(int(env.get("SLURM_NODEID", "0")), len(counts) - 1)]
+    for entry in tasks_by_node.split(","):
+        num_tasks, _, repeats = entry.partition("(x")
+        counts += [int(num_tasks)] * int(repeats.rstrip(")") or 1)
+    node = int(env.get("SLURM_NODEID", "0"))
+    return counts[min(node, len(counts) - 1)]
 
 
-def _refuse_other_world(env: Mapping[str, str], launch: Launch, name: str) -> None:
-    """Torch's variables and MPI's must tell of the same world, where both are there."""
+def _check_mpi_world(env: Mapping[str, str], launch: Launch) -> None:
+    """Raise InputError if both torch's and MPI's variables are set and their worlds differ."""
     mpi_size = env.get("OMPI_COMM_WORLD_SIZE")
     if mpi_size is not None and int(mpi_size) not in (1, launch.world_size):
         raise InputError(
-            f"environment of {name}: WORLD_SIZE={launch.world_size}, but MPI's world has {mpi_size} ranks.\n"
+            f"environment of {launch.launcher}: WORLD_SIZE={launch.world_size}, but MPI's world has"
+            f" {mpi_size} ranks.\n"
             "  start the ranks with one launcher only, or unset RANK and WORLD_SIZE before mpirun."
         )
 
 
 def assign(launch: Launch, topology: TopologySpec) -> Role:
-    """Deal a rank to its role. Raises InputError if the launch has another number of ranks than the spec."""
+    """Return the role of this rank.
+
+    Raises InputError if the launch and the spec have different numbers of ranks.
+    """
     students, teachers = topology.num_students, topology.num_teachers
-    if launch.world_size != students + teachers:
+    num_ranks = students + teachers
+    if launch.world_size != num_ranks:
         raise InputError(
-            f"the launch has {launch.world_size} ranks, but [topology] num_students = {students} and num_teachers = {teachers}"
-            f" make {students + teachers}.\n  launch {students + teachers} ranks (deepspeed --num_gpus {students + teachers} ...),"
+            f"the launch has {launch.world_size} ranks, but [topology] num_students = {students}"
+            f" and num_teachers = {teachers} make {num_ranks}.\n"
+            f"  launch {num_ranks} ranks (deepspeed --num_gpus {num_ranks} ...),"
             " or change [topology]."
         )
     if launch.rank < students:
@@ -159,25 +199,25 @@ def assign(launch: Launch, topology: TopologySpec) -> Role:
 
 
 def role_environment(role: Role) -> dict[str, str]:
-    """The torch.distributed variables of a role's own world.
+    """Return the torch.distributed variables of the role's world.
 
-    Students keep the launch's port; every teacher is a world of one rank on its own host.
+    Students keep the launch's address and port. Every teacher is a world of one rank on its host.
     """
     launch = role.launch
-    local_rank = {"LOCAL_RANK": str(launch.local_rank)}
-    if (
-        role.kind == "student"
-    ):  # under torchrun they meet in its agent's store, which listens on this port already
-        return local_rank | {
+    if role.kind == "student":
+        # Under torchrun students meet in its agent's store, which listens on this port already.
+        return {
             "RANK": str(role.rank),
             "WORLD_SIZE": str(role.size),
+            "LOCAL_RANK": str(launch.local_rank),
             "LOCAL_WORLD_SIZE": str(min(launch.local_world_size, role.size)),
             "MASTER_ADDR": launch.master_addr,
             "MASTER_PORT": str(launch.master_port),
         }
-    return local_rank | {
+    return {
         "RANK": "0",
         "WORLD_SIZE": "1",
+        "LOCAL_RANK": str(launch.local_rank),
         "LOCAL_WORLD_SIZE": "1",
         "TORCHELASTIC_USE_AGENT_STORE": "False",
         "MASTER_ADDR": "127.0.0.1",
@@ -186,6 +226,9 @@ def role_environment(role: Role) -> dict[str, str]:
 
 
 def leads_node(role: Role) -> bool:
-    """Whether this rank starts what the ranks of its role share on a node: it is the role's first there, as long as the launcher gives
-    neighbouring ranks to a node (all do, unless told otherwise)."""
+    """Return whether this rank starts what the ranks of its role share on a node.
+
+    It is the first rank of its role on the node, if the launcher gives neighbouring ranks to a
+    node. All launchers do, unless told otherwise.
+    """
     return role.rank == 0 or role.launch.local_rank == 0

@@ -6,13 +6,13 @@ Weights are copied tensor by tensor from file to file, so a 70B model needs no m
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
 from dskd_ds.errors import InputError
+from dskd_ds.files.atomic import atomic_folder
 from dskd_ds.models.cut import cut
 from dskd_ds.models.layers import check_layers
 from dskd_ds.models.named import NamedModel, RunModels
@@ -50,12 +50,10 @@ def _cut_student(spec: RunSpec, teacher: NamedModel, target: Path, origin: dict[
     """Write the teacher with some of its layers; whole or not at all."""
     check_layers(teacher)
     kept, impact = kept_layers(spec, teacher)
-    partial = target.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    cut(teacher, kept, partial)
     content = {"made_from": origin, "kept_layers": kept, "impact": impact}
-    (partial / ORIGIN_FILE).write_text(json.dumps(content, indent=1))
-    partial.rename(target)
+    with atomic_folder(target) as partial:
+        cut(teacher, kept, partial)
+        (partial / ORIGIN_FILE).write_text(json.dumps(content, indent=1))
 
 
 def _check_origin(target: Path, origin: dict[str, Any]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dskd_ds.errors import InputError
+from dskd_ds.files.atomic import atomic_folder
 from dskd_ds.models.named import NamedModel, RunModels
 from dskd_ds.spec import RunSpec
 from dskd_ds.student.depth import student_init
@@ -103,9 +103,6 @@ def write_student(
         weights.pop("lm_head.weight", None)
     missing = {name for name, _ in model.named_parameters()} - set(weights)
     assert not missing, f"the export lacks {sorted(missing)[:5]}"
-    partial = target.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial, state_dict=weights)
-    tokenizer.save_pretrained(partial)
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
+    with atomic_folder(target) as partial:
+        model.save_pretrained(partial, state_dict=weights)
+        tokenizer.save_pretrained(partial)

@@ -14,6 +14,7 @@ from dskd_ds.link import Answer
 from dskd_ds.link.messages import Array, Wanted
 from dskd_ds.losses.sense import SenseTargets
 from dskd_ds.objective.targets import TeacherTargets
+from dskd_ds.runtime.seeds import epoch_seed
 from dskd_ds.senses.choose.retrieve import Selection, SenseRetriever
 from dskd_ds.signals.kind import Ints, Part, SignalKind, signal_kind
 from dskd_ds.signals.reply import ReplyParts, ReplyShape, read_reply
@@ -74,7 +75,7 @@ class RequestBuilder:
                 },
                 **selection_arrays(batch if self._wanted.senses else None),
             },
-            wanted=self._wanted.model_copy(update={"draw_seed": self._seed * 1_000_003 + epoch}),
+            wanted=self._wanted.model_copy(update={"draw_seed": epoch_seed(self._seed, epoch)}),
         )
 
     def read(self, request: TeacherRequest, answer: Answer) -> ReplyParts:

@@ -1,4 +1,7 @@
-"""`python -m dskd_ds.teacher --spec FILE.toml`: a teacher as a job step of its own; it may join and leave a running training."""
+"""`python -m dskd_ds.teacher --spec FILE.toml`: a teacher as a job step of its own.
+
+It may join and leave a running training at any time.
+"""
 
 from __future__ import annotations
 
@@ -10,34 +13,32 @@ from dskd_ds.models.named import RunModels
 from dskd_ds.runtime.arguments import add_overrides, exit_code_of, spec_of
 from dskd_ds.runtime.console import quiet_libraries, quiet_progress
 
+LOCAL_RANK_VARIABLES = ("SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK")
+"""Set by srun and mpirun; the first that is set names the device if a node has several teachers."""
+
 
 def main() -> int:
-    """Parse, serve, and say in one line what went wrong, if anything did."""
+    """Parse the command line, serve, and return the exit code."""
     quiet_libraries()
-    step_rank = (
-        os.environ.get("SLURM_LOCALID") or os.environ.get("OMPI_COMM_WORLD_LOCAL_RANK") or "0"
-    )
-    os.environ.setdefault(
-        "LOCAL_RANK", step_rank
-    )  # names the device, where several teachers are on a node
+    values = (os.environ.get(name) for name in LOCAL_RANK_VARIABLES)
+    os.environ.setdefault("LOCAL_RANK", next(filter(None, values), "0"))
     parser = argparse.ArgumentParser(prog="python -m dskd_ds.teacher", description=__doc__)
     parser.add_argument(
-        "--spec", required=True, help="the run's TOML spec, the same that the students have"
+        "--spec", required=True, help="the run's TOML spec, the same as the students'"
     )
     add_overrides(parser)
     parser.add_argument(
-        "--replica", type=int, default=0, help="a number for messages, where several teachers run"
+        "--replica", type=int, default=0, help="a number that names this teacher in messages"
     )
     args = parser.parse_args()
     return exit_code_of(lambda: run(args))
 
 
 def run(args: argparse.Namespace) -> None:
-    """Serve the spec's run."""
+    """Serve the spec's run until all students have said goodbye. Raises DskdError."""
     spec = spec_of(args)
-    from dskd_ds.runtime.devices import (
-        use_threads,  # with what it imports, only now: a wrong spec is refused at once
-    )
+    # These import torch, which takes seconds: an invalid spec is reported before.
+    from dskd_ds.runtime.devices import use_threads
     from dskd_ds.teacher.service import serve
 
     quiet_progress()

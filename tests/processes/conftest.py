@@ -1,4 +1,4 @@
-"""Starting real launches, and making sure that none of their processes outlives them."""
+"""Starts real launches, and checks that none of their processes outlives them."""
 
 from __future__ import annotations
 
@@ -18,40 +18,54 @@ from tests.conftest import TinyWorld
 Launch = Callable[..., "Ended"]
 Start = Callable[..., subprocess.Popen[str]]
 PATIENCE_SECONDS = 200
-"""For what must happen, on a busy machine too."""
+"""Timeout for an event that must happen, also on a busy machine."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A launch that came to its end."""
+    """Exit code and output of a launch that has ended."""
 
     code: int
     output: str
 
 
 def children_with(marker: str) -> list[int]:
-    """Processes whose command line mentions `marker`."""
+    """Return the ids of the processes whose command line contains `marker`."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            if marker.encode() in path.read_bytes() and int(path.parent.name) != os.getpid():
-                found.append(int(path.parent.name))
+            command_line = path.read_bytes()
         except OSError:
-            continue
+            continue  # the process ended in this moment
+        process_id = int(path.parent.name)
+        if marker.encode() in command_line and process_id != os.getpid():
+            found.append(process_id)
     return found
+
+
+def environment_of(tiny: TinyWorld) -> dict[str, str]:
+    """Return the environment of a launch in the tiny world."""
+    return child_environment(os.environ) | {
+        "OMP_NUM_THREADS": "1",
+        "DSKD_HOME": str(tiny.folder / "home"),
+    }
 
 
 @pytest.fixture
 def launch(tiny: TinyWorld) -> Launch:
-    """launch(command words ...) -> Ended; asserts that nothing is left running."""
+    """launch(argument, ...) runs a command to its end and checks that no process of it is left.
 
-    def run(*words: str, marker: str | None = None) -> Ended:
-        env = child_environment(os.environ) | {
-            "OMP_NUM_THREADS": "1",
-            "DSKD_HOME": str(tiny.folder / "home"),
-        }
+    marker: part of the command line of all of its processes, if it is not the tiny world's folder.
+    """
+
+    def run(*argv: str, marker: str | None = None) -> Ended:
         done = subprocess.run(
-            words, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=240
+            argv,
+            env=environment_of(tiny),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=240,
         )
         print(done.stdout[-6000:])
         assert not children_with(marker or str(tiny.folder)), "a process was left behind"
@@ -62,20 +76,19 @@ def launch(tiny: TinyWorld) -> Launch:
 
 @pytest.fixture
 def start(tiny: TinyWorld) -> Iterator[Start]:
-    """start(command words ...) -> a running process; none outlives the test."""
+    """start(argument, ...) starts a process, which is terminated after the test at the latest."""
     started: list[subprocess.Popen[str]] = []
 
-    def run(*words: str) -> subprocess.Popen[str]:
-        env = child_environment(os.environ) | {
-            "OMP_NUM_THREADS": "1",
-            "DSKD_HOME": str(tiny.folder / "home"),
-        }
-        started.append(
-            subprocess.Popen(
-                words, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-            )
+    def run(*argv: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            argv,
+            env=environment_of(tiny),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
-        return started[-1]
+        started.append(process)
+        return process
 
     yield run
     for process in started:
@@ -84,8 +97,8 @@ def start(tiny: TinyWorld) -> Iterator[Start]:
         print(process.communicate(timeout=30)[0][-3000:])
 
 
-def deepspeed(num_ranks: int, script: str, *words: str) -> list[str]:
-    """The real launcher's command line."""
+def deepspeed(num_ranks: int, script: str, *argv: str) -> list[str]:
+    """Return a command line of the deepspeed launcher."""
     return [
         tool("deepspeed"),
         "--num_gpus",
@@ -93,12 +106,15 @@ def deepspeed(num_ranks: int, script: str, *words: str) -> list[str]:
         "--master_port",
         str(free_port()),
         script,
-        *words,
+        *argv,
     ]
 
 
-def torchrun(num_ranks: int, script: str, *words: str) -> list[str]:
-    """The same under torchrun, for tests that are not about a launcher: deepspeed's imports itself twice before the first rank starts."""
+def torchrun(num_ranks: int, script: str, *argv: str) -> list[str]:
+    """Return a command line of torchrun, for tests that do not depend on the launcher.
+
+    It is faster: the deepspeed launcher imports deepspeed twice before the first rank starts.
+    """
     return [
         tool("torchrun"),
         "--nproc_per_node",
@@ -106,12 +122,12 @@ def torchrun(num_ranks: int, script: str, *words: str) -> list[str]:
         "--master_port",
         str(free_port()),
         script,
-        *words,
+        *argv,
     ]
 
 
-def mpirun(num_ranks: int, script: str, *words: str) -> list[str]:
-    """The same under mpirun, which hands on a rank's exit code as deepspeed does."""
+def mpirun(num_ranks: int, script: str, *argv: str) -> list[str]:
+    """Return a command line of mpirun, which passes on a rank's exit code as deepspeed does."""
     return [
         tool("mpirun"),
         "-n",
@@ -123,18 +139,18 @@ def mpirun(num_ranks: int, script: str, *words: str) -> list[str]:
         f"MASTER_PORT={free_port()}",
         sys.executable,
         script,
-        *words,
+        *argv,
     ]
 
 
-def dskd(*words: str) -> list[str]:
-    """The command as a user calls it."""
-    return [tool("dskd"), *words]
+def dskd(*argv: str) -> list[str]:
+    """Return a command line of the dskd command."""
+    return [tool("dskd"), *argv]
 
 
 @pytest.fixture
 def dictionary(tiny: TinyWorld, launch: Launch) -> Path:
-    """The tiny world's dictionary, built under mpirun by two ranks (once a session)."""
+    """The tiny world's dictionary, built by two ranks under mpirun, once per session."""
     folder = tiny.folder / "senses"
     if not folder.is_dir():
         assert launch(*dskd("senses", "build", str(tiny.spec_file), "--ranks", "2")).code == 0

@@ -1,9 +1,10 @@
-"""One rank of the fp16 test: real steps of the loop under ZeRO-3, in float32 and in float16; norms and skipped steps are stored.
+"""One rank of the fp16 test: steps of the training loop under ZeRO-3, in float32 and in float16.
 
     deepspeed --num_gpus 1 --module tests.processes.fp16_worker --model FOLDER --out FILE
 
-DeepSpeed refuses fp16 on a CPU without such instructions because it is slow there, not because it is wrong: the question whether it is
-supported is answered with yes, everything else is real.
+It stores gradient norms and the number of skipped steps. DeepSpeed refuses fp16 on a CPU without
+fp16 instructions, because it is slow there, not because it is wrong. So this worker overrides
+DeepSpeed's check; everything else is real.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ from tests.processes.parity_worker import LENGTH, block
 
 
 def run(model: str, dtype: str, tokens: int) -> dict[str, float]:
-    """Two micro-batches and one update, losses divided by `tokens`: few make gradients overflow in fp16, many make them vanish."""
+    """Train two micro-batches and one update, and return what happened to the gradients.
+
+    tokens: divides the losses; few tokens make gradients overflow in fp16, many make them vanish.
+    """
     spec = load_spec(
         "ds_configs/runs/quickstart.toml",
         [
@@ -69,7 +73,7 @@ def run(model: str, dtype: str, tokens: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """All four runs."""
+    """Run both number formats with few and with many tokens."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--local_rank", type=int)
     parser.add_argument("--model", required=True)

@@ -1,9 +1,9 @@
-"""Computes the golden values: a build, a run, gradients and a reply of the tiny world, with instructions that every x86-64 CPU has.
+"""Computes the golden values of the tiny world: a dictionary, a run, gradients and replies.
 
     python -m tests.processes.golden_worker FOLDER > tests/processes/golden.json
 
-FOLDER is made anew. `test_golden.py` runs this and compares. Record again only when a result is meant to change, and say why in the
-commit.
+FOLDER must not exist. Only instructions that every x86-64 CPU has are used. `test_golden.py` runs
+this and compares. Record again only if a result is meant to change, and say why in the commit.
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ PINNED = {
     "MKL_CBWR": "COMPATIBLE",
     "DNNL_MAX_CPU_ISA": "SSE41",
     "OPENBLAS_CORETYPE": "PRESCOTT",
-    "NPY_DISABLE_CPU_FEATURES": "AVX2 FMA3 AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL AVX512_SPR",
+    "NPY_DISABLE_CPU_FEATURES": (
+        "AVX2 FMA3 AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL AVX512_SPR"
+    ),
 }
-"""Without these, sums are added in another order on another type of CPU."""
+"""Without these variables, other types of CPU add in another order."""
 
 
 def main(folder: Path) -> None:
-    """Everything, printed as one JSON object."""
+    """Compute all values and print them as one JSON object."""
     import torch
     import transformers
 
@@ -63,18 +65,18 @@ def main(folder: Path) -> None:
     )
 
 
-def run(words: list[str]) -> None:
-    """A command; what it prints goes to stderr. Raises CalledProcessError if it fails."""
-    subprocess.run(words, check=True, stdout=sys.stderr)
+def run(argv: list[str]) -> None:
+    """Run a command with its output on stderr. Raises CalledProcessError if it fails."""
+    subprocess.run(argv, check=True, stdout=sys.stderr)
 
 
 def file_digest(path: Path) -> str:
-    """Of a file's bytes."""
+    """Return the SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def steps(metrics: Path) -> list[dict[str, str]]:
-    """What each step computed, to the last bit."""
+    """Return the exact losses and metrics of each step, as hexadecimal floats."""
     exact = (
         "loss",
         "loss_ce",
@@ -90,7 +92,7 @@ def steps(metrics: Path) -> list[dict[str, str]]:
 
 
 def gradients(folder: Path) -> dict[str, dict[str, str]]:
-    """Of one optimiser step on two ZeRO-3 ranks: each parameter's digest, and its norm."""
+    """Return digest and norm of each parameter's gradient in a step on two ZeRO-3 ranks."""
     import torch
 
     case = {
@@ -124,7 +126,7 @@ def gradients(folder: Path) -> dict[str, dict[str, str]]:
 
 
 def replies(spec_file: Path) -> dict[str, dict[str, str]]:
-    """A reply's frames for the positions that each signal asks for, as the teacher sends them."""
+    """Return a digest of the teacher's reply frames for each signal and hidden format."""
     import numpy as np
     import torch
 

@@ -1,4 +1,4 @@
-"""One rank of the generation test: a student under ZeRO-3 that trains a step, writes, and trains another.
+"""One rank of the on-policy test: a student under ZeRO-3 trains, generates text, trains again.
 
 torchrun --nproc_per_node R on_policy_worker.py --spec FILE --out FILE [--write]
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 import deepspeed
 import torch
-from parity_worker import LENGTH, block  # a script's own folder is where Python looks first
+from parity_worker import LENGTH, block  # Python looks in the script's folder first
 
 from dskd_ds.data.batches import open_source
 from dskd_ds.models.generation import continue_tokens
@@ -24,7 +24,7 @@ from dskd_ds.student.on_policy import OnPolicyBlocks, plain_student
 
 
 def weights_of(engine: Any) -> dict[str, torch.Tensor]:
-    """Every parameter, whole."""
+    """Return all parameters, gathered from all ranks."""
     found = {}
     for name, parameter in engine.module.named_parameters():
         with deepspeed.zero.GatheredParameters([parameter]):
@@ -33,7 +33,7 @@ def weights_of(engine: Any) -> dict[str, torch.Tensor]:
 
 
 def train_step(engine: Any, number: int) -> None:
-    """One forward, backward and update on a block of the parity test."""
+    """Train one step on a block of the parity test."""
     config = engine.module.language_model.config
     ids, teacher, senses = block(number, config.vocab_size, config.hidden_size)
     loss, _ = engine(ids, torch.arange(LENGTH)[None], teacher, senses, Scales(0.01, 0.01))
@@ -42,7 +42,7 @@ def train_step(engine: Any, number: int) -> None:
 
 
 def main() -> None:
-    """Train two steps; in between, with --write, generate from the student as it is now."""
+    """Train two steps; with --write, generate text from the student between them."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--local_rank", type=int)
     parser.add_argument("--spec", required=True)
@@ -66,11 +66,10 @@ def main() -> None:
     if args.write:
         before = weights_of(engine)
         blocks = OnPolicyBlocks(spec, models.teacher.tokenizer, rank, corpus, engine)
-        result["row"] = blocks.get(
-            spec.train.global_batch_blocks + rank * spec.train.micro_batch_blocks
-        )[1]["input_ids"]  # step 1
+        in_step_1 = spec.train.global_batch_blocks + rank * spec.train.micro_batch_blocks
+        result["row"] = blocks.get(in_step_1)[1]["input_ids"]
         with plain_student(engine) as model:
-            # Ranks may ask for different numbers of forward calls.
+            # The ranks generate different numbers of tokens, so their numbers of forwards differ.
             result["short"] = continue_tokens(model, [[5, 6, 7, 8]], [(0,)], 2 + 6 * rank, 0.0, [0])
         after = weights_of(engine)
         assert all(torch.equal(before[name], after[name]) for name in before)

@@ -1,9 +1,10 @@
-"""One rank of the gradient parity test: a step of the real loop under real ZeRO-3, gradients gathered and stored by rank 0.
+"""One rank of the gradient parity test: a step of the training loop under ZeRO-3.
 
     torchrun --nproc_per_node R parity_worker.py --cases FILE.json
 
-The file lists cases, one after the other in the same launch: `model` (a folder), `out` (a file), `frozen`, `compiled`, and `teacher`:
-null, or a model of another hidden size, so that the student's states go through a map.
+Rank 0 stores the gathered gradients. The file lists cases, which run one after the other: `model`
+(a folder), `out` (a file), `frozen`, `compiled`, and `teacher`: null, or a model of another hidden
+size, which makes the student's states go through a map.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ NUM_BLOCKS, LENGTH = 6, 16
 def block(
     number: int, vocab_size: int, size: int
 ) -> tuple[torch.Tensor, TeacherTargets, SenseTargets]:
-    """Block `number` with a teacher's word and senses drawn from its number alone; blocks differ in how much is supervised.
+    """Return a block with a teacher's signal and senses, all drawn from its number.
 
-    size: of the senses' space.
+    Blocks differ in the number of positions that are trained. size: dimensions of the senses.
     """
     draw = torch.Generator().manual_seed(number)
     ids = torch.randint(1, vocab_size, (1, LENGTH), generator=draw)
@@ -64,7 +65,7 @@ def block(
 def spec_of(
     model: str, teacher: str | None, frozen: bool, num_students: int = 1, compiled: bool = False
 ) -> RunSpec:
-    """The run that this worker and the single process have in common."""
+    """Return the run spec that this worker and the single process share."""
     return load_spec(
         "ds_configs/runs/quickstart.toml",
         [
@@ -81,20 +82,20 @@ def spec_of(
 
 
 def sizes(spec: RunSpec) -> tuple[int, int]:
-    """Vocabulary, and size of the senses' space: both the teacher's."""
+    """Return the vocabulary size and the dimensions of the senses; both are the teacher's."""
     teacher = NamedModel.of_teacher(spec.teacher)
     return teacher.vocab_size, teacher.hidden_size
 
 
 def start_map(student: DistillStudent) -> None:
-    """A map that is not zero, so that senses reach the student through it."""
+    """Set the map to random numbers: it starts at zero, and then passes no gradient."""
     mapping = student.objective.sense_map
     if mapping is not None:
         mapping.data = torch.randn(mapping.shape, generator=torch.Generator().manual_seed(0)) * 0.1
 
 
 def main() -> None:
-    """All cases."""
+    """Run all cases of the file."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--local_rank", type=int)
     parser.add_argument("--cases", type=Path, required=True)
@@ -107,7 +108,7 @@ def main() -> None:
 
 
 def run(case: dict[str, Any]) -> None:
-    """One optimiser step; store every gradient that it is made with."""
+    """Train one step and store the gradients that the optimiser uses."""
     rank, size = deepspeed.comm.get_rank(), deepspeed.comm.get_world_size()
     spec = spec_of(case["model"], case["teacher"], case["frozen"], size, case["compiled"])
     config = {
@@ -144,19 +145,18 @@ def run(case: dict[str, Any]) -> None:
 
 
 def record_gradients(engine: Any) -> dict[str, torch.Tensor]:
-    """Filled with every gradient, by name, when the optimiser is about to use them; afterwards they are gone."""
+    """Return a table that is filled with all gradients, by name, just before the optimiser's step.
+
+    After the step DeepSpeed has freed them.
+    """
     found: dict[str, torch.Tensor] = {}
     step = engine.step
 
     def record_and_step() -> None:
         if engine.is_gradient_accumulation_boundary():
-            found.update(
-                {
-                    name: safe_get_full_grad(p).clone()
-                    for name, p in engine.module.named_parameters()
-                    if p.requires_grad
-                }
-            )
+            for name, parameter in engine.module.named_parameters():
+                if parameter.requires_grad:
+                    found[name] = safe_get_full_grad(parameter).clone()
         step()
 
     engine.step = record_and_step

@@ -1,4 +1,4 @@
-"""The benches of the whole step on the tiny world: every launch starts, makes steps and ends."""
+"""The benchmarks of whole steps, on the tiny world: every launch starts, trains and ends."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.process, pytest.mark.slow]
 
 
 @pytest.mark.timeout(900)  # five launches, one after the other
-def test_launches_are_followed_and_ended(tiny: TinyWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_launches_are_measured_and_ended(tiny: TinyWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     quiet_libraries()
     monkeypatch.setenv("DSKD_HOME", str(tiny.folder / "home"))
     overrides = [

@@ -1,4 +1,4 @@
-"""`dskd data continue` under mpirun: the same file from any number of ranks, also after a kill."""
+"""`dskd data continue` writes the same file with any number of ranks and after a kill."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 import tomli_w
 
 from dskd_ds.runtime import launch as launchers
+from dskd_ds.runtime.arguments import override_argv
 from dskd_ds.runtime.console import child_environment
 from dskd_ds.spec import load_spec
 from tests.conftest import WORDS, TinyWorld
@@ -25,24 +26,17 @@ SAMPLED = ("--new-tokens", "80", "--temperature", "1.0", "--batch", "2")
 
 @pytest.fixture
 def chat_spec(tiny: TinyWorld) -> Path:
-    """The tiny spec with 61 conversations, one of which asks nothing."""
-    rows = [
-        {
-            "title": str(i),
-            "messages": [
-                {"role": "user", "content": f"what is {' '.join(WORDS[i % 20 :][: 1 + i % 7])}?"},
-                {"role": "assistant", "content": "a word"},
-            ],
-        }
-        for i in range(60)
-    ]
+    """The tiny spec with 61 conversations, one of which has no question."""
+    answer = {"role": "assistant", "content": "a word"}
+    rows = []
+    for i in range(60):
+        first, num_words = i % 20, 1 + i % 7
+        words = " ".join(WORDS[first : first + num_words])
+        question = {"role": "user", "content": f"what is {words}?"}
+        rows.append({"title": str(i), "messages": [question, answer]})
+    rows.append({"title": "none", "messages": [answer]})
     source = tiny.folder / "chats.jsonl"
-    source.write_text(
-        "".join(
-            json.dumps(row) + "\n"
-            for row in [*rows, {"title": "none", "messages": rows[0]["messages"][1:]}]
-        )
-    )
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     tree = tiny.spec_tree()
     tree["data"] = {
         "block_tokens": 128,
@@ -57,7 +51,7 @@ def chat_spec(tiny: TinyWorld) -> Path:
 
 @pytest.fixture
 def reference(tiny: TinyWorld, launch: Launch, chat_spec: Path) -> Path:
-    """What one rank writes (once a session)."""
+    """The file that one rank writes, once per session."""
     output = tiny.folder / "continued.jsonl"
     if not output.exists():
         ended = launch(*dskd("data", "continue", str(chat_spec), "--output", str(output), *SAMPLED))
@@ -66,34 +60,19 @@ def reference(tiny: TinyWorld, launch: Launch, chat_spec: Path) -> Path:
     return output
 
 
-def test_the_file_does_not_depend_on_ranks_and_trains(
+def test_two_ranks_write_the_same_file_and_a_run_reads_it(
     tiny: TinyWorld, launch: Launch, chat_spec: Path, reference: Path
 ) -> None:
     output = tiny.folder / "continued_by_two.jsonl"
-    # Here by a spec whose own sources are texts, as README has it.
-    settings = [
-        word
-        for key in ("data.block_tokens=128", "data.chat_template=plain")
-        for word in ("--set", key)
+    # As in the README, the sources of this spec are texts and the conversations are an argument.
+    chats = str(tiny.folder / "chats.jsonl")
+    argv = [
+        str(tiny.spec_file),
+        *("--input", chats, "--output", str(output), "--ranks", "2"),
+        *SAMPLED,
+        *override_argv(["data.block_tokens=128", "data.chat_template=plain"]),
     ]
-    assert (
-        launch(
-            *dskd(
-                "data",
-                "continue",
-                str(tiny.spec_file),
-                "--input",
-                str(tiny.folder / "chats.jsonl"),
-                "--output",
-                str(output),
-                "--ranks",
-                "2",
-                *SAMPLED,
-                *settings,
-            )
-        ).code
-        == 0
-    )
+    assert launch(*dskd("data", "continue", *argv)).code == 0
     assert output.read_bytes() == reference.read_bytes()
     rows = [json.loads(line) for line in reference.read_text().splitlines()]
     assert len(rows) > 50
@@ -104,19 +83,18 @@ def test_the_file_does_not_depend_on_ranks_and_trains(
 
 
 def num_written(output: Path) -> int:
-    """Batches that are in the parts of an output."""
-    return sum(
-        path.read_bytes().count(b'"batch"') for path in output.parent.glob(f"{output.name}.part-*")
-    )
+    """Return the number of batches in the parts of an output."""
+    parts = output.parent.glob(f"{output.name}.part-*")
+    return sum(part.read_bytes().count(b'"batch"') for part in parts)
 
 
 @pytest.mark.slow
-def test_a_killed_job_goes_on(
+def test_a_killed_job_is_continued(
     tiny: TinyWorld, launch: Launch, chat_spec: Path, reference: Path
 ) -> None:
     output = tiny.folder / "killed.jsonl"
-    words = ["--output", str(output), *SAMPLED]
-    command = launchers.continue_command(str(chat_spec), [], 2, words)
+    argv = ["--output", str(output), *SAMPLED]
+    command = launchers.continue_command(str(chat_spec), [], 2, argv)
     process = subprocess.Popen(
         command,
         env=child_environment(os.environ) | {"OMP_NUM_THREADS": "1"},
@@ -124,7 +102,7 @@ def test_a_killed_job_goes_on(
         stderr=subprocess.STDOUT,
     )
     while num_written(output) < 3:
-        assert process.poll() is None, "it ended before it wrote three batches"
+        assert process.poll() is None, "the job ended before it had written three batches"
         time.sleep(0.01)
     for rank in set(children_with(str(output))) - {process.pid}:
         os.kill(rank, signal.SIGKILL)
@@ -133,14 +111,13 @@ def test_a_killed_job_goes_on(
     assert 3 <= num_written(output) < 30
     torn = next(iter(tiny.folder.glob("killed.jsonl.part-*")))
     torn.write_bytes(torn.read_bytes() + b'{"batch": 29, "ro')
-    other = launch(*dskd("data", "continue", str(chat_spec), *words, "--whole"))
+    other = launch(*dskd("data", "continue", str(chat_spec), *argv, "--whole"))
     assert other.code == 2
     assert "written with other settings" in other.output
-    ended = launch(
-        *dskd("data", "continue", str(chat_spec), *words)
-    )  # one rank goes on with what two began
+    # One rank continues what two ranks began.
+    ended = launch(*dskd("data", "continue", str(chat_spec), *argv))
     assert ended.code == 0
     assert output.read_bytes() == reference.read_bytes()
-    again = launch(*dskd("data", "continue", str(chat_spec), *words))
+    again = launch(*dskd("data", "continue", str(chat_spec), *argv))
     assert again.code == 2
     assert "there is such a file already" in again.output

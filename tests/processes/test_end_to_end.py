@@ -1,4 +1,4 @@
-"""A tiny run through every real launcher: mpirun, deepspeed, the commands; then what came out, and resuming it."""
+"""A tiny run through all launchers and commands: its results, its resumption and its export."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pytest
 from safetensors.torch import load_file
 
 from dskd_ds.observe.metrics import CHARTS, read_metrics
+from dskd_ds.runtime.arguments import override_argv
 from dskd_ds.senses.dictionary.dictionary import SENSES_FILE, open_dictionary
 from dskd_ds.spec import load_spec
 from tests.conftest import TinyWorld
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.process
 
 @pytest.fixture
 def run_dir(tiny: TinyWorld, launch: Launch, dictionary: Path) -> Path:
-    """A finished run of 6 steps with a checkpoint in the middle (once a session)."""
+    """A finished run of 6 steps with a checkpoint after step 3, trained once per session."""
     folder = tiny.folder / "run"
     if not (folder / "student").is_dir():
         assert dictionary.is_dir()
@@ -37,12 +38,8 @@ def test_dictionary_is_the_same_for_any_number_of_ranks(
     tiny: TinyWorld, launch: Launch, dictionary: Path
 ) -> None:
     alone = tiny.folder / "senses_alone"
-    assert (
-        launch(
-            *dskd("senses", "build", str(tiny.spec_file), "--set", f"senses.dictionary={alone}")
-        ).code
-        == 0
-    )
+    argv = [str(tiny.spec_file), "--set", f"senses.dictionary={alone}"]
+    assert launch(*dskd("senses", "build", *argv)).code == 0
     assert (alone / SENSES_FILE).read_bytes() == (dictionary / SENSES_FILE).read_bytes()
     assert (alone / "index" / "graph.bin").read_bytes() == (
         dictionary / "index" / "graph.bin"
@@ -52,7 +49,7 @@ def test_dictionary_is_the_same_for_any_number_of_ranks(
     assert facts["num_tokens"] > 20
 
 
-def test_a_run_leaves_what_design_promises(tiny: TinyWorld, run_dir: Path) -> None:
+def test_a_run_leaves_all_its_files_and_no_shared_memory(tiny: TinyWorld, run_dir: Path) -> None:
     for name in (
         "spec.toml",
         "metrics.jsonl",
@@ -75,9 +72,7 @@ def test_a_run_leaves_what_design_promises(tiny: TinyWorld, run_dir: Path) -> No
     assert not list((run_dir / "link").glob("student-*.json"))  # addresses are withdrawn at the end
     buffers = Path("/dev/shm").glob(f"deepspeed_allreduce_buffer_{os.getuid()}_*")
     before = tiny.spec_file.stat().st_mtime
-    assert not [
-        buffer for buffer in buffers if buffer.stat().st_mtime > before
-    ]  # nor is memory kept that nobody has
+    assert not [buffer for buffer in buffers if buffer.stat().st_mtime > before]
 
 
 def test_the_student_loads_without_this_package(run_dir: Path) -> None:
@@ -105,18 +100,19 @@ def test_eval_report_and_export(tiny: TinyWorld, launch: Launch, run_dir: Path) 
     assert launch(*dskd("export", str(tiny.spec_file))).code == 0
     again = load_file(run_dir / "student" / "model.safetensors")
     assert exported.keys() == again.keys()
-    assert all(
-        (exported[name] == again[name]).all() for name in exported
-    )  # gathered from ranks, and from the checkpoint's files
+    # Training gathers the weights from the ranks; the command reads the checkpoint's files.
+    assert all((exported[name] == again[name]).all() for name in exported)
 
 
 def test_resume_is_bitwise(tiny: TinyWorld, launch: Launch, run_dir: Path) -> None:
-    """A run that ended after step 3 goes on to the very same losses and weights."""
+    """A run that is resumed after step 3 gets exactly the same losses and weights."""
     second = tiny.folder / "resumed"
     shutil.copytree(run_dir, second)
     shutil.rmtree(second / "checkpoints" / "step-00000006")
     shutil.rmtree(second / "student")
-    (second / "checkpoints" / "step-00000005").mkdir()  # a save that a crash cut short: no manifest
+    (
+        second / "checkpoints" / "step-00000005"
+    ).mkdir()  # a crash cut this save short: it has no manifest
     assert launch(*dskd("train", str(tiny.spec_file), "--set", f"run_dir={second}")).code == 0
     exact = (
         "loss",
@@ -148,26 +144,22 @@ def test_exact_signal_trains(tiny: TinyWorld, launch: Launch, dictionary: Path) 
         "student.layers=first",
         "train.global_batch_blocks=8",
     )
-    overrides = [word for key in keys for word in ("--set", key)]
-    assert (
-        launch(*torchrun(3, "dskd_ds/train.py", "--spec", str(tiny.spec_file), *overrides)).code
-        == 0
-    )
+    argv = ["--spec", str(tiny.spec_file), *override_argv(keys)]
+    assert launch(*torchrun(3, "dskd_ds/train.py", *argv)).code == 0
     assert len(read_metrics(folder)) == 2
-    (copy,) = (
-        path for path in (folder / "node").iterdir() if path.is_dir()
-    )  # two students, one copy
+    # The two students share one copy.
+    (copy,) = (path for path in (folder / "node").iterdir() if path.is_dir())
     assert (copy / SENSES_FILE).read_bytes() == (dictionary / SENSES_FILE).read_bytes()
     assert load_spec(folder / "spec.toml").num_accumulation_steps == 4
 
 
 @pytest.mark.parametrize("launcher", [mpirun, torchrun])
-def test_other_launchers_train_as_deepspeed_does(
+def test_other_launchers_train_to_the_same_losses(
     tiny: TinyWorld, launch: Launch, run_dir: Path, launcher: Callable[..., list[str]]
 ) -> None:
-    """The same entry, the same roles, the very same losses."""
+    """The entry and the roles are the same as under deepspeed, and the losses equal bit for bit."""
     folder = tiny.folder / launcher.__name__
-    words = ["dskd_ds/train.py", "--spec", str(tiny.spec_file), "--set", f"run_dir={folder}"]
-    assert launch(*launcher(3, *words)).code == 0
+    argv = ["dskd_ds/train.py", "--spec", str(tiny.spec_file), "--set", f"run_dir={folder}"]
+    assert launch(*launcher(3, *argv)).code == 0
     for mine, theirs in zip(read_metrics(folder), read_metrics(run_dir), strict=True):
         assert (mine["loss"], mine["grad_norm"]) == (theirs["loss"], theirs["grad_norm"])

@@ -1,4 +1,4 @@
-"""Results are what they were, to the last bit: a dictionary, a run's losses, gradients under ZeRO-3, a teacher's replies."""
+"""Results equal the recorded ones bit for bit: dictionary, losses, gradients, replies."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GOLDEN = Path(__file__).with_name("golden.json")
 
 
 def floats(values: Any) -> Any:
-    """The same tree with numbers for hexadecimal floats, and without digests."""
+    """Return the tree with hexadecimal floats parsed, and without digests."""
     if isinstance(values, dict):
         return {key: floats(value) for key, value in values.items() if key != "digest"}
     if isinstance(values, list):
@@ -26,10 +26,10 @@ def floats(values: Any) -> Any:
 
 
 def test_results_are_the_recorded_ones(tmp_path: Path) -> None:
-    """With other versions of torch or transformers than were recorded, numbers need only be close."""
-    words = [sys.executable, "-m", "tests.processes.golden_worker", str(tmp_path / "golden")]
+    """With other versions of torch or transformers than recorded, numbers only need to be close."""
+    argv = [sys.executable, "-m", "tests.processes.golden_worker", str(tmp_path / "golden")]
     done = subprocess.run(
-        words, stdout=subprocess.PIPE, text=True, timeout=280, env=dict(os.environ), check=True
+        argv, stdout=subprocess.PIPE, text=True, timeout=280, env=dict(os.environ), check=True
     )
     found, expected = json.loads(done.stdout), json.loads(GOLDEN.read_text())
     if found["made_with"] == expected["made_with"]:
@@ -40,7 +40,7 @@ def test_results_are_the_recorded_ones(tmp_path: Path) -> None:
 
 
 def close_to(found: Any, expected: Any) -> None:
-    """Compare two trees of numbers."""
+    """Assert that two trees of numbers are close."""
     if isinstance(expected, dict):
         assert found.keys() == expected.keys()
         for key, value in expected.items():

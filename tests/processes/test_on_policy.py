@@ -1,4 +1,4 @@
-"""The student writes while it trains: weights stay what they are, and a run counts what it wrote."""
+"""The student generates text while it trains: weights stay the same, and metrics count it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,7 @@ pytestmark = [pytest.mark.process, pytest.mark.slow]
 ON_POLICY = {"on_policy_fraction": 0.5, "on_policy_prompt_tokens": 8, "on_policy_new_tokens": 6}
 
 
-def test_generation_leaves_the_weights_and_the_training_alone(
-    tiny: TinyWorld, launch: Launch
-) -> None:
+def test_generation_changes_neither_weights_nor_training(tiny: TinyWorld, launch: Launch) -> None:
     tree = tiny.spec_tree()
     tree |= {
         "student": {"layers": "first", "num_layers": 2, "dtype": "float32"},
@@ -36,22 +34,10 @@ def test_generation_leaves_the_weights_and_the_training_alone(
     }
     path = tiny.folder / "writes.toml"
     path.write_text(tomli_w.dumps(tree))
-    for name, words in (("written", ["--write"]), ("plain", [])):
+    for name, flags in (("written", ["--write"]), ("plain", [])):
         out = tiny.folder / name
-        assert (
-            launch(
-                *torchrun(
-                    2,
-                    "tests/processes/on_policy_worker.py",
-                    "--spec",
-                    str(path),
-                    "--out",
-                    str(out),
-                    *words,
-                )
-            ).code
-            == 0
-        )
+        argv = ["--spec", str(path), "--out", str(out), *flags]
+        assert launch(*torchrun(2, "tests/processes/on_policy_worker.py", *argv)).code == 0
     written = [torch.load(tiny.folder / f"written.{rank}", weights_only=True) for rank in range(2)]
     plain = torch.load(tiny.folder / "plain.0", weights_only=True)
     for name, weight in plain["weights"].items():
@@ -61,7 +47,7 @@ def test_generation_leaves_the_weights_and_the_training_alone(
         not torch.equal(weight, written[0]["before"][name])
         for name, weight in plain["weights"].items()
     )
-    # The text is what the gathered weights say, in one process without DeepSpeed.
+    # One process without DeepSpeed generates the same text from the gathered weights.
     spec = load_spec(path)
     from transformers import AutoModelForCausalLM
 
@@ -80,18 +66,17 @@ def test_generation_leaves_the_weights_and_the_training_alone(
         assert written[rank]["short"] == continue_tokens(
             model, [[5, 6, 7, 8]], [(0,)], 2 + 6 * rank, 0.0, [0]
         )
-        prompts = [
-            prompt.tokens for prompt in prompts_of(corpus.get(2 + rank)[1], spec.train, 32, 0, [])
-        ]
+        block = corpus.get(2 + rank)[1]
+        prompts = [prompt.tokens for prompt in prompts_of(block, spec.train, 32, 0, [])]
         texts = continue_tokens(model, prompts, [(0,)] * len(prompts), 6, 0.0, [0])
-        expected = [
-            token for prompt, text in zip(prompts, texts, strict=True) for token in (*prompt, *text)
-        ]
+        expected: list[int] = []
+        for prompt, text in zip(prompts, texts, strict=True):
+            expected += [*prompt, *text]
         assert written[rank]["row"][: len(expected)] == expected
 
 
 @pytest.mark.usefixtures("dictionary")
-def test_a_run_counts_what_the_student_wrote(tiny: TinyWorld, launch: Launch) -> None:
+def test_metrics_count_the_text_that_the_student_wrote(tiny: TinyWorld, launch: Launch) -> None:
     tree = tiny.spec_tree()
     tree |= {
         "run_dir": str(tiny.folder / "on_policy"),
@@ -106,16 +91,16 @@ def test_a_run_counts_what_the_student_wrote(tiny: TinyWorld, launch: Launch) ->
     for record in records:
         assert all(math.isfinite(value) for value in record.values())
         assert record["loss_kd"] > 0
-    assert (
-        sum(record["sense_positions"] for record in records if record["on_policy_share"]) > 0
-    )  # senses of what the student wrote
+    on_policy_records = [record for record in records if record["on_policy_share"]]
+    assert sum(record["sense_positions"] for record in on_policy_records) > 0
     assert (tiny.folder / "on_policy" / "student" / "model.safetensors").is_file()
 
 
-def test_a_stream_that_ends_for_one_rank_first_ends_for_all(
-    tiny: TinyWorld, launch: Launch
-) -> None:
-    """Of the third step's blocks only rank 1's last is missing: rank 0 must not wait for it with its weights half gathered."""
+def test_a_stream_that_ends_on_one_rank_ends_on_all(tiny: TinyWorld, launch: Launch) -> None:
+    """Only the last block of rank 1 is missing in the third step.
+
+    Rank 0 must not start to gather weights and wait for rank 1 forever.
+    """
     assert len(train_blocks_of(load_spec(tiny.spec_file))) % 44 == 43
     tree = tiny.spec_tree()
     tree["data"] |= {"stream": True}  # type: ignore[operator]

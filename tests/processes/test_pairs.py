@@ -1,4 +1,4 @@
-"""A student that is not cut from its teacher: another hidden size, more rows of padding, through training, evaluation and export."""
+"""A student whose hidden size and vocabulary padding differ from its teacher's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ pytestmark = [pytest.mark.process, pytest.mark.slow]
 
 
 @pytest.mark.usefixtures("dictionary")
-def test_a_wider_student_with_more_rows(tiny: TinyWorld, launch: Launch, tmp_path: Path) -> None:
+def test_a_wider_student_with_more_padding_rows(
+    tiny: TinyWorld, launch: Launch, tmp_path: Path
+) -> None:
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
     student = write_model(
@@ -40,10 +42,8 @@ def test_a_wider_student_with_more_rows(tiny: TinyWorld, launch: Launch, tmp_pat
     }
     spec = tmp_path / "pair.toml"
     spec.write_text(tomli_w.dumps(tree))
-    assert (
-        launch(*torchrun(3, "dskd_ds/train.py", "--spec", str(spec)), marker=str(tmp_path)).code
-        == 0
-    )
+    command = torchrun(3, "dskd_ds/train.py", "--spec", str(spec))
+    assert launch(*command, marker=str(tmp_path)).code == 0
     for record in read_metrics(tmp_path / "run"):
         assert all(math.isfinite(value) for value in record.values())
         assert record["sense_positions"] > 0
@@ -52,13 +52,12 @@ def test_a_wider_student_with_more_rows(tiny: TinyWorld, launch: Launch, tmp_pat
         str(tmp_path / "run" / "checkpoints"), "step-00000002"
     )
     assert state["objective.sense_map"].shape == (32, 48)
-    assert state["objective.sense_map"].abs().sum() > 0  # it began at zero
+    assert state["objective.sense_map"].abs().sum() > 0  # it starts at zero
     exported = load_file(tmp_path / "run" / "student" / "model.safetensors")
     assert not [name for name in exported if "sense_map" in name]
-    assert (
-        exported["model.embed_tokens.weight"].shape
-        == load_file(student / "model.safetensors")["model.embed_tokens.weight"].shape
-    )
+    initial = load_file(student / "model.safetensors")
+    name = "model.embed_tokens.weight"
+    assert exported[name].shape == initial[name].shape
     assert launch(*dskd("eval", str(spec)), marker=str(tmp_path)).code == 0
     scores = json.loads((tmp_path / "run" / "evaluation.json").read_text())["scores"]
     assert scores["teacher"]["kl"] == 0

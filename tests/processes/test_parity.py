@@ -1,4 +1,4 @@
-"""Under ZeRO-3, with accumulation and small buckets, gradients are those of one process without DeepSpeed."""
+"""ZeRO-3 with accumulation and small buckets gives the gradients of one process without it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.process
 
 
 def single_process(model: str, teacher: str | None, frozen: bool) -> dict[str, torch.Tensor]:
-    """The same blocks through plain autograd."""
+    """Return the gradients of the same blocks from plain autograd."""
     from transformers import AutoModelForCausalLM
 
     from dskd_ds.objective.fused import DistillObjective
@@ -39,12 +39,12 @@ def single_process(model: str, teacher: str | None, frozen: bool) -> dict[str, t
         parity_worker.block(n, *parity_worker.sizes(spec)) for n in range(parity_worker.NUM_BLOCKS)
     ]
     tokens, senses = (sum(len(b[part].positions) for b in blocks) for part in (1, 2))
-    for ids, word, sense in blocks:
+    for ids, teacher_targets, sense_targets in blocks:
         loss, _ = student(
             ids,
             torch.arange(parity_worker.LENGTH)[None],
-            word,
-            sense,
+            teacher_targets,
+            sense_targets,
             Scales(1 / tokens, 1 / senses),
         )
         loss.backward()
@@ -71,21 +71,16 @@ PLAIN = {"tied": True, "frozen": False, "other_size": False, "compiled": False}
         "3 ranks, tied, a map",
     ],
 )
-def test_gradients(
+def test_gradients_equal_those_of_a_single_process(
     tiny: TinyWorld, launch: Launch, tmp_path: Path, num_ranks: int, changes: list[dict[str, bool]]
 ) -> None:
-    """6, 3 or 2 accumulation steps; buckets smaller than most parameters."""
+    """With 6, 3 or 2 accumulation steps, and buckets smaller than most parameters."""
     wanted = [PLAIN | change for change in changes]
     cases = [prepare(tiny, tmp_path / str(number), **case) for number, case in enumerate(wanted)]
     file = tmp_path / "cases.json"
     file.write_text(json.dumps(cases))
-    assert (
-        launch(
-            *torchrun(num_ranks, "tests/processes/parity_worker.py", "--cases", str(file)),
-            marker=str(file),
-        ).code
-        == 0
-    )
+    command = torchrun(num_ranks, "tests/processes/parity_worker.py", "--cases", str(file))
+    assert launch(*command, marker=str(file)).code == 0
     for case, want in zip(cases, wanted, strict=True):
         found = torch.load(case["out"], weights_only=True)
         expected = single_process(case["model"], case["teacher"], case["frozen"])
@@ -108,7 +103,7 @@ def test_gradients(
 def prepare(
     tiny: TinyWorld, folder: Path, tied: bool, frozen: bool, other_size: bool, compiled: bool
 ) -> dict[str, Any]:
-    """Models of a case, and the case as the worker reads it."""
+    """Write the models of a case, and return the case as the worker reads it."""
     model = write_model(folder / "model", tiny.folder, num_layers=2, seed=5, tied=tied)
     teacher = (
         write_model(folder / "teacher", tiny.folder, num_layers=1, seed=6, hidden_size=48)

@@ -1,4 +1,4 @@
-"""Dictionaries made by real mpirun launches: any number of ranks, a kill in the middle, a second corpus; all to the last byte."""
+"""Dictionaries built under mpirun are the same with any number of ranks, and after a kill."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ from tests.processes.conftest import Launch, children_with, dskd, mpirun
 pytestmark = pytest.mark.process
 
 SETTINGS = ("senses.collect_tokens=32768", "senses.vectors_per_token=20000")
-"""So many vectors that the token ids fall into several ranges, which the ranks share."""
+"""So many vectors that the token ids are divided into several ranges, which the ranks share."""
 
 
 def write_corpus(path: Path, seed: int, words: list[str]) -> None:
+    """Write 2000 documents of random words."""
     draw = random.Random(seed)
-    rows = [
-        {"title": f"{path.stem} {i}", "text": " ".join(draw.choices(words, k=draw.randint(20, 60)))}
-        for i in range(2000)
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines = []
+    for i in range(2000):
+        text = " ".join(draw.choices(words, k=draw.randint(20, 60)))
+        lines.append(json.dumps({"title": f"{path.stem} {i}", "text": text}))
+    path.write_text("\n".join(lines) + "\n")
 
 
 def launch_of(
@@ -43,12 +44,14 @@ def launch_of(
     flags: tuple[str, ...] = (),
     settings: tuple[str, ...] = (),
 ) -> list[str]:
-    """The mpirun line that `dskd senses build` (or refresh, by the flags) starts, for a dictionary of some corpus."""
+    """Return the mpirun command line that `dskd senses build` runs, for a dictionary of a corpus.
+
+    flags: `--refresh` makes it the command line of `dskd senses refresh`.
+    """
     path = tiny.folder / f"{corpus}.jsonl"
     if not path.is_file():
-        write_corpus(
-            path, len(corpus), WORDS if corpus == "first" else [*WORDS[:20], "zebra", "quark"]
-        )
+        words = WORDS if corpus == "first" else [*WORDS[:20], "zebra", "quark"]
+        write_corpus(path, seed=len(corpus), words=words)
     chosen = (
         f"senses.dictionary={dictionary}",
         f'data.train=[{{path="{path}", title_field="title"}}]',
@@ -59,6 +62,7 @@ def launch_of(
 
 
 def digests(folder: Path) -> dict[str, str]:
+    """Return the digests of all files below a folder."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in folder.rglob("*")
@@ -68,7 +72,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 @pytest.fixture
 def whole(tiny: TinyWorld, launch: Launch) -> Path:
-    """A dictionary that one rank built without interruption (once a session)."""
+    """A dictionary that one rank built without interruption, once per session."""
     folder = tiny.folder / "whole"
     if not folder.is_dir():
         assert launch(*launch_of(tiny, folder, 1)).code == 0
@@ -76,7 +80,7 @@ def whole(tiny: TinyWorld, launch: Launch) -> Path:
 
 
 @pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_any_number_of_ranks_builds_the_same(
+def test_any_number_of_ranks_builds_the_same_dictionary(
     tiny: TinyWorld, launch: Launch, whole: Path, ranks: int
 ) -> None:
     folder = tiny.folder / f"by-{ranks}"
@@ -85,7 +89,7 @@ def test_any_number_of_ranks_builds_the_same(
     assert not Path(f"{folder}.work").exists()
 
 
-def test_a_killed_build_goes_on_with_another_number_of_ranks(
+def test_a_killed_build_is_continued_with_another_number_of_ranks(
     tiny: TinyWorld, launch: Launch, whole: Path
 ) -> None:
     folder = tiny.folder / "killed"
@@ -99,8 +103,8 @@ def test_a_killed_build_goes_on_with_another_number_of_ranks(
     work = Path(f"{folder}.work")
     try:
         while not (found := sorted(work.glob("*/rank-*/progress.json"))):
-            assert running.poll() is None, "it ended before anything was committed"
-            time.sleep(0.01)  # between looks: the file's appearing is what is waited for
+            assert running.poll() is None, "the build ended before anything was committed"
+            time.sleep(0.01)
     finally:
         for process in children_with(str(folder)):
             os.kill(process, signal.SIGKILL)
@@ -116,7 +120,7 @@ def test_a_killed_build_goes_on_with_another_number_of_ranks(
 def test_a_collection_that_is_kept_serves_other_dictionaries(
     tiny: TinyWorld, launch: Launch, whole: Path
 ) -> None:
-    """The second one adds nothing to it, and deletes nothing but its own parts."""
+    """The second build adds nothing to it and deletes only its own parts."""
     kept = tiny.folder / "kept"
     first, second = tiny.folder / "from-kept-1", tiny.folder / "from-kept-2"
     assert launch(*launch_of(tiny, first, 2, settings=(f"senses.collection_dir={kept}",))).code == 0
@@ -124,20 +128,14 @@ def test_a_collection_that_is_kept_serves_other_dictionaries(
     collected = digests(kept)
     assert any("rank-" in name for name in collected)
     assert not any("parts-" in name for name in collected)
-    assert (
-        launch(
-            *launch_of(
-                tiny, second, 1, settings=(f"senses.collection_dir={kept}", "senses.num_senses=2")
-            )
-        ).code
-        == 0
-    )
+    settings = (f"senses.collection_dir={kept}", "senses.num_senses=2")
+    assert launch(*launch_of(tiny, second, 1, settings=settings)).code == 0
     assert digests(kept) == collected
     assert len(open_dictionary(second).senses) < len(open_dictionary(first).senses)
 
 
 @pytest.mark.slow
-def test_refresh_takes_in_another_corpus_once(tiny: TinyWorld, launch: Launch, whole: Path) -> None:
+def test_refresh_adds_another_corpus_once(tiny: TinyWorld, launch: Launch, whole: Path) -> None:
     alone, shared = tiny.folder / "refreshed-1", tiny.folder / "refreshed-2"
     for folder, ranks in ((alone, 1), (shared, 2)):
         shutil.copytree(whole, folder)
@@ -153,15 +151,19 @@ def test_refresh_takes_in_another_corpus_once(tiny: TinyWorld, launch: Launch, w
         for row, texts in after.contexts_of(range(50)).items()
         if after.sense_counts[row] >= 3
     )
-    left = Path(f"{alone}.work")  # as by a kill after the dictionary was whole
+    left = Path(
+        f"{alone}.work"
+    )  # as after a kill between the dictionary's rename and the cleaning up
     left.mkdir()
-    os.utime(tiny.folder / "second.jsonl")  # copied or touched, it is the same text still
+    os.utime(tiny.folder / "second.jsonl")  # another time stamp, but the same text
     assert launch(*launch_of(tiny, alone, 1, "second", ("--refresh",))).code == 0
     assert digests(alone) == digests(shared)
     assert not left.exists()
 
 
-def test_refresh_refuses_what_does_not_mix(tiny: TinyWorld, launch: Launch, whole: Path) -> None:
+def test_refresh_refuses_states_of_another_layer(
+    tiny: TinyWorld, launch: Launch, whole: Path
+) -> None:
     before = digests(whole)
     path = tiny.folder / "train.jsonl"
     ended = launch(
@@ -184,7 +186,7 @@ def test_refresh_refuses_what_does_not_mix(tiny: TinyWorld, launch: Launch, whol
 
 
 @pytest.mark.slow
-def test_a_dictionary_of_another_layer_is_not_trained_with(tiny: TinyWorld, launch: Launch) -> None:
+def test_training_refuses_a_dictionary_of_another_layer(tiny: TinyWorld, launch: Launch) -> None:
     folder = tiny.folder / "layer-2"
     settings = ("--set", f"senses.dictionary={folder}", "--set", "senses.hidden_layer=2")
     assert launch(*senses_command(str(tiny.spec_file), settings[1::2], 1)).code == 0
@@ -199,7 +201,7 @@ def test_a_dictionary_of_another_layer_is_not_trained_with(tiny: TinyWorld, laun
     assert "the teacher has 4 layers" in ended.output
 
 
-def test_two_builds_of_one_dictionary_do_not_meet(tiny: TinyWorld, launch: Launch) -> None:
+def test_two_builds_of_one_dictionary_do_not_run_at_once(tiny: TinyWorld, launch: Launch) -> None:
     from filelock import FileLock
 
     folder = tiny.folder / "taken"
@@ -209,26 +211,28 @@ def test_two_builds_of_one_dictionary_do_not_meet(tiny: TinyWorld, launch: Launc
     assert "another process is making it" in ended.output
 
 
-def test_ranks_with_different_files_notice_it(tiny: TinyWorld, launch: Launch) -> None:
+def test_ranks_with_different_digests_notice_it(tiny: TinyWorld, launch: Launch) -> None:
     code = (
         "from dskd_ds.runtime.mpi import Communicator\n"
         f"marker, comm = {str(tiny.folder)!r}, Communicator()\n"
-        "assert comm.all_alike(b'the same') and not comm.all_alike(b'rank %d' % comm.rank)\n"
-        "print('both said so', comm.rank)"
+        "assert comm.all_ranks_equal(b'the same')\n"
+        "assert not comm.all_ranks_equal(b'rank %d' % comm.rank)\n"
+        "print('both answers are right', comm.rank)"
     )
     ended = launch(*mpirun(2, "-c", code))
     assert ended.code == 0
-    assert all(f"both said so {rank}" in ended.output for rank in (0, 1))
+    assert all(f"both answers are right {rank}" in ended.output for rank in (0, 1))
 
 
 @pytest.mark.fault
-def test_an_error_of_one_rank_ends_all(tiny: TinyWorld, launch: Launch) -> None:
-    """Otherwise this rank would wait in MPI's end for the others, and they in the barrier for it."""
+def test_an_error_on_one_rank_ends_all(tiny: TinyWorld, launch: Launch) -> None:
+    """Without an abort rank 1 would wait in MPI's finalisation, and rank 0 in the barrier."""
     code = (
-        "import sys\nfrom dskd_ds.runtime.mpi import Communicator, end_together\n"
+        "import sys\nfrom dskd_ds.runtime.mpi import Communicator, run_or_abort_all_ranks\n"
         f"marker = {str(tiny.folder)!r}\n"
-        "def work():\n    comm = Communicator()\n    assert comm.rank == 0, 'rank 1 breaks'\n    comm.barrier()\n"
-        "sys.exit(end_together(work))"
+        "def work():\n    comm = Communicator()\n"
+        "    assert comm.rank == 0, 'rank 1 breaks'\n    comm.barrier()\n"
+        "sys.exit(run_or_abort_all_ranks(work))"
     )
     ended = launch(*mpirun(2, "-c", code))
     assert ended.code != 0

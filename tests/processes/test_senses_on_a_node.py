@@ -1,4 +1,4 @@
-"""What several processes of a node share: the index service, and the node's copy of the dictionary, made under mpirun."""
+"""The processes of a node share an index service and a local copy of the dictionary."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.conftest import TinyWorld
 from tests.processes.conftest import Launch, mpirun
 
 pytestmark = pytest.mark.process
-NUM_ASKING = 4
+NUM_CLIENTS = 4
 
 SERVICE = """
 import sys
@@ -35,7 +35,7 @@ print("ready", flush=True)
 sys.stdin.read()
 service.close()
 """
-ASKING = """
+CLIENT = """
 import sys
 import numpy as np
 import torch
@@ -45,7 +45,8 @@ from dskd_ds.senses.index.service import IndexClient
 client = IndexClient(sys.argv[2])
 projection = load_projection(open_dictionary(sys.argv[1], verify=False))
 for step in range(20):
-    states = torch.randn(50, 16, generator=torch.Generator().manual_seed(int(sys.argv[3]) * 100 + step))
+    generator = torch.Generator().manual_seed(int(sys.argv[3]) * 100 + step)
+    states = torch.randn(50, 16, generator=generator)
     np.save(f"{sys.argv[4]}/{sys.argv[3]}-{step}.npy", client.search(projection(states), 20))
 client.close()
 """
@@ -73,7 +74,7 @@ def senses(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def service(senses: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A process that answers for the index, and its address."""
+    """A process that serves the index, and its address."""
     address = f"ipc://{tmp_path}/index"
     process = subprocess.Popen(
         [sys.executable, "-c", SERVICE, str(senses), address],
@@ -88,19 +89,19 @@ def service(senses: Path, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str
     process.communicate()
 
 
-def test_several_processes_ask_one_index(
+def test_several_processes_query_one_index(
     senses: Path, service: tuple[subprocess.Popen[str], str], tmp_path: Path
 ) -> None:
-    asking = [
+    clients = [
         subprocess.Popen(
-            [sys.executable, "-c", ASKING, str(senses), service[1], str(n), str(tmp_path)]
+            [sys.executable, "-c", CLIENT, str(senses), service[1], str(n), str(tmp_path)]
         )
-        for n in range(NUM_ASKING)
+        for n in range(NUM_CLIENTS)
     ]
-    assert [process.wait() for process in asking] == [0] * NUM_ASKING
+    assert [process.wait() for process in clients] == [0] * NUM_CLIENTS
     dictionary = open_dictionary(senses)
     graph, projection = load_graph(dictionary), load_projection(dictionary)
-    for number in range(NUM_ASKING):
+    for number in range(NUM_CLIENTS):
         for step in range(20):
             states = torch.randn(
                 50, 16, generator=torch.Generator().manual_seed(number * 100 + step)
@@ -112,9 +113,8 @@ def test_several_processes_ask_one_index(
 
 @pytest.mark.fault
 def test_a_dead_service_is_noticed_at_once(service: tuple[subprocess.Popen[str], str]) -> None:
-    client = IndexClient(
-        service[1], answer_seconds=3600
-    )  # only the notice of its death can end the wait
+    # With this timeout only a notice of the service's death can end the wait.
+    client = IndexClient(service[1], answer_seconds=3600)
     queries = np.zeros((3, 8), np.float32)
     assert client.search(queries, 20).shape == (3, 20)
     service[0].kill()
@@ -126,14 +126,14 @@ def test_a_dead_service_is_noticed_at_once(service: tuple[subprocess.Popen[str],
 
 
 @pytest.mark.fault
-def test_a_frozen_service_has_a_deadline_and_may_come_back(
+def test_a_stopped_service_hits_a_deadline_and_serves_again_when_continued(
     service: tuple[subprocess.Popen[str], str],
 ) -> None:
     client = IndexClient(service[1], answer_seconds=0.3)
     queries = np.zeros((3, 8), np.float32)
     assert client.search(queries, 20).shape == (3, 20)
     service[0].send_signal(signal.SIGSTOP)
-    os.waitpid(service[0].pid, os.WUNTRACED)  # returns when it has stopped
+    os.waitpid(service[0].pid, os.WUNTRACED)  # waits until it has stopped
     with pytest.raises(IndexServiceError, match=r"did not answer within 0\.3 s"):
         client.search(queries, 20)
     service[0].send_signal(signal.SIGCONT)
@@ -146,6 +146,7 @@ def test_a_frozen_service_has_a_deadline_and_may_come_back(
 def replicate(
     tiny: TinyWorld, launch: Launch, senses: Path, local: Path, num_ranks: int
 ) -> tuple[int, str]:
+    """Copy a dictionary under mpirun, and return exit code and output."""
     ended = launch(
         *mpirun(
             num_ranks, "-m", "dskd_ds.commands.replicate_senses", "--spec", str(tiny.spec_file)
@@ -192,11 +193,13 @@ def test_an_altered_dictionary_is_not_copied(
 
 @pytest.mark.fault
 def test_a_reading_process_outlives_the_files(senses: Path, tmp_path: Path) -> None:
-    """Deleted, then others put in their place, while another process goes on reading what it has mapped."""
+    """The files are deleted and replaced while another process reads its mapping of them."""
     code = (
         "import sys; from dskd_ds.senses.dictionary.dictionary import open_dictionary\n"
-        "dictionary = open_dictionary(sys.argv[1]); print('open', flush=True); sys.stdin.readline()\n"
-        "print(dictionary.senses.double().sum().item(), dictionary.squared_norms.double().sum().item())"
+        "dictionary = open_dictionary(sys.argv[1])\n"
+        "print('open', flush=True); sys.stdin.readline()\n"
+        "senses, norms = dictionary.senses.double(), dictionary.squared_norms.double()\n"
+        "print(senses.sum().item(), norms.sum().item())"
     )
     mapped = open_dictionary(senses)
     expected = (

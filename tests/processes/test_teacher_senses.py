@@ -1,4 +1,4 @@
-"""Trainings whose teachers choose the senses: the very same steps as with students that do, fewer bytes, no index at the students."""
+"""Runs whose teachers choose the senses: the same steps as with students, with fewer bytes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dskd_ds.observe.metrics import read_metrics
+from dskd_ds.runtime.arguments import override_argv
 from dskd_ds.senses.index.graph import INDEX_FOLDER
 from tests.conftest import TinyWorld
 from tests.processes.conftest import PATIENCE_SECONDS, Launch, Start, dskd, mpirun, torchrun
@@ -31,8 +32,8 @@ EXACT = (
 ON_TEACHER = "senses.retrieve_on=teacher"
 
 
-def words_for(run_dir: Path, *more: str) -> list[str]:
-    """A teacher in bfloat16, whose states lose nothing on the way."""
+def overrides_of(run_dir: Path, *more: str) -> list[str]:
+    """Return overrides as arguments; the teacher is in bfloat16, so the wire loses nothing."""
     keys = (
         f"run_dir={run_dir}",
         "teacher.dtype=bfloat16",
@@ -42,36 +43,39 @@ def words_for(run_dir: Path, *more: str) -> list[str]:
         "checkpoint.every_steps=0",
         *more,
     )
-    return [word for key in keys for word in ("--set", key)]
+    return override_argv(keys)
 
 
 @pytest.fixture
 def by_students(tiny: TinyWorld, launch: Launch, dictionary: Path) -> list[dict[str, float]]:
-    """The steps of a run whose students choose (once a session)."""
+    """The steps of a run whose students choose the senses, trained once per session."""
     folder = tiny.folder / "students_choose"
     if not folder.is_dir():
         assert dictionary.is_dir()
-        assert (
-            launch(
-                *torchrun(3, "dskd_ds/train.py", "--spec", str(tiny.spec_file), *words_for(folder))
-            ).code
-            == 0
-        )
+        argv = ["--spec", str(tiny.spec_file), *overrides_of(folder)]
+        assert launch(*torchrun(3, "dskd_ds/train.py", *argv)).code == 0
     return read_metrics(folder)
 
 
 def same_steps(mine: list[dict[str, float]], theirs: list[dict[str, float]]) -> bool:
-    return [[record[key] for key in EXACT] for record in mine] == [
-        [record[key] for key in EXACT] for record in theirs
-    ]
+    """Return whether two runs have exactly the same losses and sense metrics."""
+
+    def exact(records: list[dict[str, float]]) -> list[list[float]]:
+        return [[record[key] for key in EXACT] for record in records]
+
+    return exact(mine) == exact(theirs)
 
 
-def test_one_launch(tiny: TinyWorld, launch: Launch, by_students: list[dict[str, float]]) -> None:
-    """Two teachers of the launch share one index."""
+def test_teachers_of_the_launch_choose_the_same_senses(
+    tiny: TinyWorld, launch: Launch, by_students: list[dict[str, float]]
+) -> None:
+    """The two teachers of the launch share one index."""
     folder = tiny.folder / "teacher_chooses"
     ended = launch(
         *dskd(
-            "train", str(tiny.spec_file), *words_for(folder, ON_TEACHER, "topology.num_teachers=2")
+            "train",
+            str(tiny.spec_file),
+            *overrides_of(folder, ON_TEACHER, "topology.num_teachers=2"),
         )
     )
     assert ended.code == 0
@@ -86,17 +90,17 @@ def test_one_launch(tiny: TinyWorld, launch: Launch, by_students: list[dict[str,
     )
 
 
-def test_a_teacher_elsewhere_has_the_only_index(
+def test_a_separate_teacher_has_the_only_index(
     tiny: TinyWorld, start: Start, dictionary: Path, by_students: list[dict[str, float]]
 ) -> None:
-    """Its students' dictionary has no index beside it."""
+    """The students' dictionary has no index."""
     assert by_students
     folder, copy = tiny.folder / "teacher_elsewhere", tiny.folder / "senses_without_index"
     shutil.copytree(dictionary, copy, ignore=shutil.ignore_patterns(INDEX_FOLDER))
     spec = [
         "--spec",
         str(tiny.spec_file),
-        *words_for(folder, ON_TEACHER, "topology.num_teachers=0"),
+        *overrides_of(folder, ON_TEACHER, "topology.num_teachers=0"),
     ]
     students = start(*torchrun(2, "dskd_ds/train.py", *spec, "--set", f"senses.dictionary={copy}"))
     alone = start(sys.executable, "-m", "dskd_ds.teacher", *spec)
@@ -106,14 +110,14 @@ def test_a_teacher_elsewhere_has_the_only_index(
 
 
 @pytest.mark.fault
-def test_a_teacher_with_other_senses_ends_the_run_by_name(
+def test_a_teacher_with_other_sense_settings_ends_the_run_with_a_reason(
     tiny: TinyWorld, start: Start, dictionary: Path
 ) -> None:
     assert dictionary.is_dir()
     spec = [
         "--spec",
         str(tiny.spec_file),
-        *words_for(tiny.folder / "other_senses", ON_TEACHER, "topology.num_teachers=0"),
+        *overrides_of(tiny.folder / "other_senses", ON_TEACHER, "topology.num_teachers=0"),
     ]
     students = start(*mpirun(2, "dskd_ds/train.py", *spec))
     stranger = start(sys.executable, "-m", "dskd_ds.teacher", *spec, "--set", "senses.kappa=3")
@@ -122,11 +126,11 @@ def test_a_teacher_with_other_senses_ends_the_run_by_name(
     assert "could not answer a request: ValueError: the student's senses are dictionary" in output
     assert "start it with the students' spec" in output
     assert "Traceback" not in output
-    assert stranger.wait(30) == 0  # the students said goodbye
+    assert stranger.wait(30) == 0  # after the students' goodbye
 
 
 @pytest.mark.fault
-def test_a_teacher_without_the_dictionary_says_so(tiny: TinyWorld, launch: Launch) -> None:
+def test_a_teacher_without_the_dictionary_is_refused(tiny: TinyWorld, launch: Launch) -> None:
     nowhere = tiny.folder / "no_senses"
     ended = launch(
         sys.executable,
@@ -134,7 +138,7 @@ def test_a_teacher_without_the_dictionary_says_so(tiny: TinyWorld, launch: Launc
         "dskd_ds.teacher",
         "--spec",
         str(tiny.spec_file),
-        *words_for(tiny.folder / "no_run", ON_TEACHER, f"senses.dictionary={nowhere}"),
+        *overrides_of(tiny.folder / "no_run", ON_TEACHER, f"senses.dictionary={nowhere}"),
     )
     assert ended.code == 2
     assert f'[senses] dictionary = "{nowhere}", but there is no such folder' in ended.output

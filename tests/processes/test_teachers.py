@@ -1,4 +1,4 @@
-"""Trainings whose teachers are processes of their own: one that joins late, and two of which one is killed."""
+"""Runs whose teachers are separate processes: one joins late, and one of two is killed."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 
 from dskd_ds.link.keys import read_addresses
 from dskd_ds.observe.metrics import METRICS_FILE, read_lines, read_metrics
+from dskd_ds.runtime.arguments import override_argv
 from tests.conftest import TinyWorld
 from tests.processes.conftest import PATIENCE_SECONDS, Launch, Start, deepspeed, dskd, torchrun
 
@@ -22,8 +23,8 @@ NUM_STEPS = 24
 EXACT = ("loss", "loss_ce", "loss_kd", "loss_sense", "grad_norm", "sense_positions")
 
 
-def words_for(tiny: TinyWorld, run_dir: Path) -> list[str]:
-    """The spec and the overrides that students and teachers share."""
+def arguments_of(tiny: TinyWorld, run_dir: Path) -> list[str]:
+    """Return the spec and the overrides that students and teachers share, as arguments."""
     overrides = (
         f"run_dir={run_dir}",
         "topology.num_teachers=0",
@@ -33,72 +34,74 @@ def words_for(tiny: TinyWorld, run_dir: Path) -> list[str]:
         "link.heartbeat_seconds=0.5",
         "link.dead_after_seconds=3.0",
     )
-    return ["--spec", str(tiny.spec_file), *(word for key in overrides for word in ("--set", key))]
+    return ["--spec", str(tiny.spec_file), *override_argv(overrides)]
 
 
-def teacher(words: list[str], replica: int) -> list[str]:
-    return [sys.executable, "-m", "dskd_ds.teacher", *words, "--replica", str(replica)]
+def teacher(argv: list[str], replica: int) -> list[str]:
+    """Return the command line of a separate teacher."""
+    return [sys.executable, "-m", "dskd_ds.teacher", *argv, "--replica", str(replica)]
 
 
-def wait_for(what: Callable[[], object], process: subprocess.Popen[str]) -> None:
-    """Until `what` is there; fails if the process ends before that."""
+def wait_until(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    """Wait until a condition holds; fails if the process ends before that."""
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while not what():
+    while not condition():
         assert process.poll() is None, "the training ended too early"
-        assert time.monotonic() < deadline, "it never came"
+        assert time.monotonic() < deadline, "the condition never held"
         time.sleep(0.02)
 
 
 @pytest.fixture
 def one_teacher(tiny: TinyWorld, start: Start, dictionary: Path) -> Path:
-    """A finished run whose only teacher was started when the students were already waiting (once a session)."""
+    """A finished run whose only teacher started after the students; trained once per session."""
     run_dir = tiny.folder / "one_teacher"
     if not run_dir.is_dir():
         assert dictionary.is_dir()
-        words = words_for(tiny, run_dir)
-        students = start(*torchrun(2, "dskd_ds/train.py", *words))
-        wait_for(lambda: len(read_addresses(run_dir)) == 2, students)
-        late = start(*teacher(words, 0))
+        argv = arguments_of(tiny, run_dir)
+        students = start(*torchrun(2, "dskd_ds/train.py", *argv))
+        wait_until(lambda: len(read_addresses(run_dir)) == 2, students)
+        late = start(*teacher(argv, 0))
         assert students.wait(PATIENCE_SECONDS) == 0
-        assert late.wait(30) == 0  # the students said goodbye
+        assert late.wait(30) == 0  # after the students' goodbye
     return run_dir
 
 
-def test_a_teacher_of_its_own_may_come_late(one_teacher: Path) -> None:
+def test_a_separate_teacher_may_start_late(one_teacher: Path) -> None:
     records = read_metrics(one_teacher)
     assert [record["step"] for record in records] == list(range(1, NUM_STEPS + 1))
     assert all(record["loss_kd"] > 0 for record in records)
     assert (one_teacher / "student" / "model.safetensors").is_file()
 
 
-def test_the_plan_says_what_will_be_sent(
+def test_the_dry_run_predicts_the_bytes_that_are_sent(
     tiny: TinyWorld, launch: Launch, one_teacher: Path
 ) -> None:
     ended = launch(*dskd("train", str(tiny.spec_file), "--dry-run"))
     assert ended.code == 0
-    promised = re.search(
+    predicted = re.search(
         r"teacher signal: top-16 \+ hidden states at ~\d+% of positions = (\d+) bytes per token",
         ended.output,
     )
-    assert promised
-    sent = read_metrics(one_teacher)[0][
-        "link_bytes_per_token"
-    ]  # blocks of 32 tokens: half of it is headers
-    assert float(promised[1]) < sent < float(promised[1]) + 2000 / 32
+    assert predicted
+    sent = read_metrics(one_teacher)[0]["link_bytes_per_token"]
+    # With blocks of 32 tokens the headers, which are not predicted, are half of it.
+    assert float(predicted[1]) < sent < float(predicted[1]) + 2000 / 32
 
 
-def test_a_killed_teacher_costs_nothing(tiny: TinyWorld, start: Start, one_teacher: Path) -> None:
+def test_a_killed_teacher_does_not_change_the_losses(
+    tiny: TinyWorld, start: Start, one_teacher: Path
+) -> None:
     run_dir = tiny.folder / "two_teachers"
-    words = words_for(tiny, run_dir)
-    doomed, other = (start(*teacher(words, replica)) for replica in (0, 1))
-    students = start(*deepspeed(2, "dskd_ds/train.py", *words))
-    wait_for(lambda: len(read_lines(run_dir / METRICS_FILE)) >= 2, students)
+    argv = arguments_of(tiny, run_dir)
+    doomed, other = (start(*teacher(argv, replica)) for replica in (0, 1))
+    students = start(*deepspeed(2, "dskd_ds/train.py", *argv))
+    wait_until(lambda: len(read_lines(run_dir / METRICS_FILE)) >= 2, students)
     doomed.send_signal(signal.SIGKILL)
     assert doomed.wait(30) == -signal.SIGKILL
-    assert len(read_lines(run_dir / METRICS_FILE)) < NUM_STEPS, "it was killed too late to matter"
+    assert len(read_lines(run_dir / METRICS_FILE)) < NUM_STEPS, (
+        "the teacher was killed after the last step"
+    )
     assert students.wait(PATIENCE_SECONDS) == 0
     assert other.wait(30) == 0
-    before, after = (read_metrics(folder) for folder in (one_teacher, run_dir))
-    assert [[record[key] for key in EXACT] for record in before] == [
-        [record[key] for key in EXACT] for record in after
-    ]
+    for expected, found in zip(read_metrics(one_teacher), read_metrics(run_dir), strict=True):
+        assert {key: found[key] for key in EXACT} == {key: expected[key] for key in EXACT}

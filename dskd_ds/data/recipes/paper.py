@@ -21,6 +21,7 @@ from tqdm import tqdm
 from dskd_ds.data.documents import load_source
 from dskd_ds.data.recipes.question_sets import SETS, MalformedRowError, Question, QuestionSet
 from dskd_ds.errors import InputError
+from dskd_ds.files.atomic import write_text
 
 Malformed = dict[str, list[int]]
 """The rows, counted from 1, that were left out for each reason."""
@@ -66,11 +67,7 @@ def write_mixture(
         chats += made
     random.Random(f"{seed} order").shuffle(chats)
     output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_suffix(".partial")
-    partial.write_text(
-        "".join(json.dumps(chat, ensure_ascii=False) + "\n" for chat in chats), encoding="utf-8"
-    )
-    partial.replace(output)
+    write_text(output, "".join(json.dumps(chat, ensure_ascii=False) + "\n" for chat in chats))
     return counts
 
 

@@ -78,7 +78,7 @@ def build(
     facts = existing(spec, key) if comm.rank == 0 and not force else None
     if comm.rank == 0 and not force and facts is None:
         refuse_to_forget(spec)
-    if comm.from_first(facts is not None):
+    if comm.broadcast_flag_from_rank_0(facts is not None):
         return finish(spec, key, comm)
     return make(spec, teacher, blocks, key, key | {"history": []}, comm)
 

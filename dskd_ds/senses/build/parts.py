@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from dskd_ds.data.block import Blocks
+from dskd_ds.files.atomic import atomic_folder
 from dskd_ds.runtime.devices import local_device
 from dskd_ds.runtime.mpi import Communicator
 from dskd_ds.senses.build.cluster import Points, cluster
@@ -66,13 +66,10 @@ def cluster_parts(
         rows = collected.rows(bucket)
         held_out = is_held_out(rows)
         senses = cluster_bucket(rows[~held_out], spec, bucket, collected.layout, old)
-        partial = target.with_suffix(".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        _write_part(partial, senses, rows[held_out])
-        texts = contexts_of(senses, blocks, spec, tokenizer, old)
-        pq.write_table(texts, partial / CONTEXTS_FILE)
-        partial.rename(target)
+        with atomic_folder(target) as partial:
+            _write_part(partial, senses, rows[held_out])
+            texts = contexts_of(senses, blocks, spec, tokenizer, old)
+            pq.write_table(texts, partial / CONTEXTS_FILE)
     comm.barrier()
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from dskd_ds.files.atomic import flush_to_disk, write_json
 from dskd_ds.senses.build.vectors import Rows, record_type, smallest
 
 PROGRESS_FILE = "progress.json"
@@ -81,15 +82,10 @@ class Spill:
         """Make everything that was added part of the collection, for good."""
         self._append()
         for bucket in self._touched:
-            with self._path(bucket).open("rb") as file:
-                os.fsync(file.fileno())
+            flush_to_disk(self._path(bucket))
         self._batches += self._fresh_batches
-        partial = self.folder / f"{PROGRESS_FILE}.partial"
-        with partial.open("w") as file:
-            json.dump({"batches": self._batches, "buckets": self._buckets}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self.folder / PROGRESS_FILE)
+        progress = {"batches": self._batches, "buckets": self._buckets}
+        write_json(self.folder / PROGRESS_FILE, progress, sync=True)
         for path in self._stale:
             path.unlink()
         self._fresh_batches, self._touched, self._stale = [], set(), []

@@ -20,7 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dskd_ds.errors import InputError
-from dskd_ds.files.manifest import partial_folder, read_manifest, replace_folder, write_manifest
+from dskd_ds.files.atomic import partial_folder, replace_folder
+from dskd_ds.files.manifest import read_manifest, write_manifest
 from dskd_ds.lexicon.relations import Ragged, TokenRelations
 from dskd_ds.models.named import NamedModel
 from dskd_ds.senses.dictionary.contexts import CONTEXTS_FILE, Context, read_contexts, write_contexts

@@ -53,7 +53,7 @@ def dictionary_key(
         "lexicon": lexicon_digest(spec.senses),
         "settings": {name: getattr(spec.senses, name) for name in BUILD_SETTINGS},
     }
-    if not comm.all_alike(digest_of(key).encode()):
+    if not comm.all_ranks_equal(digest_of(key).encode()):
         raise InputError(
             "[data] train, [teacher] model or [senses] lexicons: what they name is not the same on every rank.\n"
             "  name files on a disk that all nodes share, or copy the same ones to all."

@@ -19,14 +19,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dskd_ds.errors import InputError
-from dskd_ds.files.manifest import (
-    MANIFEST_FILE,
-    parse_manifest,
-    partial_folder,
-    read_manifest,
-    replace_folder,
-    write_manifest,
-)
+from dskd_ds.files.atomic import atomic_folder
+from dskd_ds.files.manifest import MANIFEST_FILE, parse_manifest, read_manifest, write_manifest
 from dskd_ds.senses.dictionary.dictionary import SENSES_FILE, SenseDictionary
 from dskd_ds.senses.dictionary.distances import exact_nearest, rerank
 from dskd_ds.spec.senses import SensesSpec
@@ -111,14 +105,11 @@ def build_index(dictionary: SenseDictionary, spec: SensesSpec, queries: Tensor) 
         "num_rows": len(rows),
         **_search_facts(graph, projection, dictionary, spec, queries),
     }
-    folder = dictionary.folder / INDEX_FOLDER
-    partial = partial_folder(folder)
-    graph.save_index(str(partial / GRAPH_FILE))
-    save_file(
-        {"mean": projection.mean, "components": projection.components}, partial / PROJECTION_FILE
-    )
-    write_manifest(partial, facts)
-    replace_folder(partial, folder)
+    matrices = {"mean": projection.mean, "components": projection.components}
+    with atomic_folder(dictionary.folder / INDEX_FOLDER) as partial:
+        graph.save_index(str(partial / GRAPH_FILE))
+        save_file(matrices, partial / PROJECTION_FILE)
+        write_manifest(partial, facts)
     return facts
 
 

@@ -15,14 +15,15 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from dskd_ds.errors import InputError
-from dskd_ds.files.manifest import MANIFEST_FILE, parse_manifest
+from dskd_ds.files.atomic import atomic_folder
+from dskd_ds.files.manifest import MANIFEST_FILE, FileEntry, parse_manifest
 from dskd_ds.senses.index.graph import INDEX_FOLDER
 from dskd_ds.spec import RunSpec
 
@@ -40,7 +41,7 @@ class Contents:
 
     manifests: dict[str, bytes]
     """Content of each manifest, read once, so that a concurrent build cannot change it."""
-    files: dict[str, dict[str, Any]]
+    files: dict[str, FileEntry]
     """All files that the manifests list, with their `bytes` and `sha256`."""
 
     @property
@@ -115,7 +116,7 @@ def _contents(source: Path) -> Contents:
     if (source / INDEX_FOLDER / MANIFEST_FILE).is_file():
         folders.append(Path(INDEX_FOLDER))
     manifests: dict[str, bytes] = {}
-    files: dict[str, dict[str, Any]] = {}
+    files: dict[str, FileEntry] = {}
     for folder in folders:
         _, entries = parse_manifest(source / folder)
         files |= {str(folder / name): entry for name, entry in entries.items()}
@@ -143,8 +144,6 @@ def _copy(source: Path, target: Path, contents: Contents) -> None:
 
     Raises InputError if a file differs from its manifest.
     """
-    partial = target.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
     progress = tqdm(
         total=contents.num_bytes,
         desc=f"copying senses to {target.parent}",
@@ -152,7 +151,7 @@ def _copy(source: Path, target: Path, contents: Contents) -> None:
         unit_scale=True,
         disable=contents.num_bytes < PIECE_BYTES,
     )
-    try:
+    with atomic_folder(target) as partial:
         with progress:
             for name, entry in contents.files.items():
                 (partial / name).parent.mkdir(parents=True, exist_ok=True)
@@ -170,9 +169,6 @@ def _copy(source: Path, target: Path, contents: Contents) -> None:
             name: _identity(partial / name) for name in (*contents.files, *contents.manifests)
         }
         (partial / CHECKED_FILE).write_text(json.dumps(identities))
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _copy_file(source: Path, target: Path, progress: Progress) -> str:

@@ -1,4 +1,4 @@
-"""Peers that fall silent, come back, or are replaced: who is greeted again, and whose words no longer count."""
+"""Peers that fall silent, come back or are replaced: new hellos, and messages that are dropped."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from tests.unit.link.test_link import ARRAYS, QUICK, WANTED, hello, reply_arrays
 
 OPEN = QUICK.model_copy(update={"encrypt": False})
 PATIENT = QUICK.model_copy(update={"dead_after_seconds": 3600.0})
-"""Does not find out by itself, within a test, that the other side has given it up."""
+"""Too patient to notice, within a test, that the other side counts it as lost."""
 
 
 class BareStudent:
-    """A student's end made by hand, which says only what it is told to."""
+    """A student's socket without a StudentLink: it sends only what a test sends."""
 
     def __init__(self, run_dir: Path) -> None:
         self.router = zmq.Context.instance().socket(zmq.ROUTER)
@@ -45,29 +45,29 @@ class BareStudent:
         keys.publish_address(run_dir, 0, f"tcp://127.0.0.1:{port}")
         self.teacher = b""
 
-    def hear(self) -> Message:
-        """The next message but pings; `teacher` is then who said it."""
+    def receive(self) -> Message:
+        """Return the next message that is not a ping, and remember its sender in `teacher`."""
         while True:
-            assert self.router.poll(20_000), "nothing came"
+            assert self.router.poll(20_000), "no message came"
             self.teacher, *frames = self.router.recv_multipart()
             message, _ = codec.decode(frames, "teacher")
             if not isinstance(message, Ping):
                 return message
 
-    def say(self, message: Message, arrays: dict[str, Array] | None = None) -> None:
-        """To the teacher that was heard last."""
+    def send(self, message: Message, arrays: dict[str, Array] | None = None) -> None:
+        """Send a message to the teacher whose message was received last."""
         self.router.send_multipart([self.teacher, *codec.encode(message, arrays)])
 
-    def be_welcome(self) -> None:
-        """Until the first credits are there."""
-        assert isinstance(self.hear(), Hello)
-        self.say(Welcome(student="student 0"))
-        assert self.hear() == Credit(num_requests=QUICK.credits)
+    def welcome_teacher(self) -> None:
+        """Receive a hello, answer it, and receive the first credits."""
+        assert isinstance(self.receive(), Hello)
+        self.send(Welcome(student="student 0"))
+        assert self.receive() == Credit(num_requests=QUICK.credits)
 
 
 @pytest.fixture
 def bare(tmp_path: Path) -> Iterator[Callable[[], BareStudent]]:
-    """bare() -> a student by hand; a second call replaces the first, as a restart does."""
+    """bare() makes a BareStudent; a second call replaces the first, as a restart does."""
     made: list[BareStudent] = []
 
     def make() -> BareStudent:
@@ -79,84 +79,83 @@ def bare(tmp_path: Path) -> Iterator[Callable[[], BareStudent]]:
         student.router.close()
 
 
-def ask(student: BareStudent, number: int) -> None:
-    student.say(Request(request_id=number, wanted=WANTED), ARRAYS)
+def ask(student: BareStudent, request_id: int) -> None:
+    student.send(Request(request_id=request_id, wanted=WANTED), ARRAYS)
 
 
-def test_a_restarted_student_gets_no_replies_and_no_credits_of_the_one_before(
+def test_a_restarted_student_gets_no_replies_and_no_credits_of_its_predecessor(
     tmp_path: Path, bare: Callable[[], BareStudent]
 ) -> None:
     before = bare()
     link = TeacherLink(tmp_path, OPEN, hello("a"), num_students=1)
-    before.be_welcome()
-    for number in (1, 2, 3):
-        ask(before, number)
-    taken = [link.next_request(), link.next_request()]  # the third waits
+    before.welcome_teacher()
+    for request_id in (1, 2, 3):
+        ask(before, request_id)
+    taken = [link.next_request(), link.next_request()]
     after = bare()
-    after.be_welcome()
+    after.welcome_teacher()
     ask(after, 4)
     work = link.next_request()
     assert work is not None
-    assert work.request.request_id == 4  # nobody waits for the third
-    for late in (*taken, work):
-        assert late is not None
-        link.reply(late, reply_arrays(1), 0.0)
-    heard = after.hear()
-    assert isinstance(heard, Reply)
-    assert heard.request_id == 4
-    assert after.hear() == Credit(num_requests=1)
+    assert work.request.request_id == 4  # request 3 is dropped: no student waits for its reply
+    for done in (*taken, work):
+        assert done is not None
+        link.reply(done, reply_arrays(1), 0.0)
+    reply = after.receive()
+    assert isinstance(reply, Reply)
+    assert reply.request_id == 4
+    assert after.receive() == Credit(num_requests=1)
     link.close()
 
 
-def test_a_student_that_did_not_hear_the_hello_is_greeted_again(
+def test_a_student_that_does_not_answer_a_hello_gets_another(
     tmp_path: Path, bare: Callable[[], BareStudent]
 ) -> None:
     student = bare()
     link = TeacherLink(tmp_path, OPEN, hello("a"), num_students=1)
-    assert isinstance(student.hear(), Hello)
-    student.be_welcome()
+    assert isinstance(student.receive(), Hello)
+    student.welcome_teacher()
     link.close()
 
 
-def test_a_teacher_that_is_not_known_any_more_says_hello_once(
+def test_a_teacher_that_counts_as_lost_sends_one_hello(
     tmp_path: Path, bare: Callable[[], BareStudent]
 ) -> None:
     student = bare()
-    link = TeacherLink(
-        tmp_path, PATIENT.model_copy(update={"encrypt": False}), hello("a"), num_students=1
-    )
-    student.be_welcome()
+    spec = PATIENT.model_copy(update={"encrypt": False})
+    link = TeacherLink(tmp_path, spec, hello("a"), num_students=1)
+    student.welcome_teacher()
     for _ in range(3):
-        student.say(WhoAreYou())
-    student.be_welcome()
+        student.send(WhoAreYou())
+    student.welcome_teacher()
     ask(student, 1)
     serve(link, 5)
-    assert isinstance(student.hear(), Reply)  # no other hello came before it
-    student.say(Bye())
+    assert isinstance(student.receive(), Reply)  # no second hello came before it
+    student.send(Bye())
     link.close()
 
 
-def be_teacher(run_dir: Path, spec: LinkSpec) -> None:
-    """A teacher process."""
+def run_teacher(run_dir: Path, spec: LinkSpec) -> None:
+    """Serve in this process until the students say goodbye."""
     serve(TeacherLink(run_dir, spec, hello("stopped"), num_students=1), 6).join()
 
 
-def test_a_teacher_that_was_stopped_goes_on_as_soon_as_it_is_continued(
+def test_a_stopped_teacher_serves_again_when_it_is_continued(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     student = StudentLink(tmp_path, 0, QUICK, 9, 4)
     process = multiprocessing.get_context("spawn").Process(
-        target=be_teacher, args=(tmp_path, PATIENT), daemon=True
+        target=run_teacher, args=(tmp_path, PATIENT), daemon=True
     )
     process.start()
     assert process.pid
     try:
         assert student.submit(ARRAYS, WANTED).result(60).teacher == "stopped"
         os.kill(process.pid, signal.SIGSTOP)
-        future, heard = student.submit(ARRAYS, WANTED), ""
-        while "requests go to another" not in heard:
+        future, printed = student.submit(ARRAYS, WANTED), ""
+        while "requests go to another" not in printed:
             time.sleep(0.02)
-            heard += capfd.readouterr().err
+            printed += capfd.readouterr().err
         assert not future.done()
         os.kill(process.pid, signal.SIGCONT)
         assert (future.result(20).arrays["top_k_ids"] == 6).all()
@@ -164,5 +163,5 @@ def test_a_teacher_that_was_stopped_goes_on_as_soon_as_it_is_continued(
         os.kill(process.pid, signal.SIGCONT)
         student.close()
         process.join(20)
-        print(heard, file=sys.stderr)
+        print(printed, file=sys.stderr)
     assert process.exitcode == 0

@@ -21,16 +21,8 @@ from dskd_ds.signals.exact import TeacherStates
 from dskd_ds.signals.parts.draws import take_draws as teacher_draws
 from dskd_ds.signals.parts.top_k import take_top_k
 from dskd_ds.spec.loss import Divergence, LossSpec
-from tests.unit.losses.test_losses import (
-    KINDS,
-    D,
-    V,
-    draw,
-    drawn,
-    sense_targets,
-    slow_divergence,
-    slow_sense,
-)
+from tests.unit.losses.test_sense import D, sense_targets, slow_sense
+from tests.unit.losses.test_token import KINDS, V, draw, drawn, slow_divergence
 
 POSITIONS = torch.tensor([0, 1, 2, 4, 5, 6, 8])
 TARGETS = torch.randint(0, V, (7,), generator=torch.Generator().manual_seed(0))

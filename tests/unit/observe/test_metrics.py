@@ -1,4 +1,4 @@
-"""metrics.jsonl and TensorBoard: complete, and continued after a crash."""
+"""metrics.jsonl and TensorBoard hold every metric, and are continued after a crash."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 
-from dskd_ds.observe.metrics import CHARTS, TOGETHER, MetricsWriter, read_metrics
+from dskd_ds.observe.metrics import CHARTS, COMBINED_CHARTS, MetricsWriter, read_metrics
 from dskd_ds.spec import load_spec
 
 QUICKSTART = "ds_configs/runs/quickstart.toml"
 
 
 def record(step: int) -> dict[str, float]:
-    return {"step": step, "tokens": step * 10, **dict.fromkeys(CHARTS, float(step)), "skipped": 0.0}
+    """Return a step's metrics, most of which are the step's number."""
+    charted = dict.fromkeys(CHARTS, float(step))
+    return {"step": step, "tokens": step * 10, **charted, "skipped": 0.0}
 
 
-def test_every_metric_has_a_chart_and_every_layout_curve_exists(tmp_path: Path) -> None:
+def test_every_metric_has_a_curve_and_every_combined_chart_has_its_curves(tmp_path: Path) -> None:
     spec = load_spec(QUICKSTART, [f'run_dir="{tmp_path}"'])
     writer = MetricsWriter(spec, 0, 2)
     for step in (1, 2):
@@ -38,15 +40,14 @@ def test_every_metric_has_a_chart_and_every_layout_curve_exists(tmp_path: Path) 
         for chart in category.chart
         for pattern in chart.multiline.tag
     ]
-    found = [
-        tag for pattern in patterns for tag in board.Tags()["scalars"] if re.match(pattern, tag)
-    ]  # as TensorBoard does it
-    assert found == [
-        CHARTS[key] for charts in TOGETHER.values() for keys in charts.values() for key in keys
-    ]
+    # TensorBoard matches patterns and tags in the same way.
+    tags = board.Tags()["scalars"]
+    found = [tag for pattern in patterns for tag in tags if re.match(pattern, tag)]
+    charts = [keys for tab in COMBINED_CHARTS.values() for keys in tab.values()]
+    assert found == [CHARTS[key] for keys in charts for key in keys]
 
 
-def test_metrics_go_on_where_the_checkpoint_was(tmp_path: Path) -> None:
+def test_a_resumed_run_replaces_the_records_after_its_checkpoint(tmp_path: Path) -> None:
     spec = load_spec(QUICKSTART, [f'run_dir="{tmp_path}"', "monitor.tensorboard=false"])
     writer = MetricsWriter(spec, 0, 3)
     for step in (1, 2, 3):
@@ -60,9 +61,10 @@ def test_metrics_go_on_where_the_checkpoint_was(tmp_path: Path) -> None:
     assert [r["step"] for r in read_metrics(tmp_path)] == [1, 2, 3]
 
 
-def test_a_run_that_starts_anew_leaves_nothing_of_the_one_that_crashed(tmp_path: Path) -> None:
+def test_a_run_that_starts_again_replaces_all_records_of_the_crashed_one(tmp_path: Path) -> None:
     for last in (3, 1):
-        writer = MetricsWriter(load_spec(QUICKSTART, [f'run_dir="{tmp_path}"']), 0, 10)
+        spec = load_spec(QUICKSTART, [f'run_dir="{tmp_path}"'])
+        writer = MetricsWriter(spec, 0, 10)
         for step in range(1, last + 1):
             writer.write(record(step) | {"loss": float(last)})
         writer.close()
@@ -72,7 +74,9 @@ def test_a_run_that_starts_anew_leaves_nothing_of_the_one_that_crashed(tmp_path:
 
 
 @pytest.mark.parametrize(("every", "steps"), [(1, [1, 2, 3, 4, 5]), (2, [2, 4, 5]), (9, [5])])
-def test_the_last_step_is_always_written(tmp_path: Path, every: int, steps: list[int]) -> None:
+def test_the_last_step_is_written_whatever_the_interval(
+    tmp_path: Path, every: int, steps: list[int]
+) -> None:
     keys = [
         f'run_dir="{tmp_path}"',
         "monitor.tensorboard=false",
@@ -85,23 +89,26 @@ def test_the_last_step_is_always_written(tmp_path: Path, every: int, steps: list
     assert [r["step"] for r in read_metrics(tmp_path)] == steps
 
 
-def test_an_idle_push_is_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def said(active: float, antonyms: float) -> int:
-        writer = MetricsWriter(
-            load_spec(QUICKSTART, [f'run_dir="{tmp_path}"', "monitor.tensorboard=false"]), 0, 39
-        )
-        for step in range(1, 40):
-            writer.write(
-                record(step)
-                | {
-                    "sense_push_active": active,
-                    "sense_with_antonyms": antonyms,
-                    "sense_with_neighbours": 0.0,
-                }
-            )
-        writer.close()
-        return capsys.readouterr().err.count("the push hardly ever acts")
-
-    assert said(active=0.01, antonyms=0.1) == 1
-    assert said(active=0.5, antonyms=0.1) == 0
-    assert said(active=0.0, antonyms=0.0) == 0  # nothing to push from is another matter
+@pytest.mark.parametrize(
+    ("active_share", "with_antonyms", "num_warnings"),
+    [(0.01, 0.1, 1), (0.5, 0.1, 0), (0.0, 0.0, 0)],
+    ids=["idle", "active", "no antonyms"],
+)
+def test_an_idle_push_is_reported_once(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    active_share: float,
+    with_antonyms: float,
+    num_warnings: int,
+) -> None:
+    spec = load_spec(QUICKSTART, [f'run_dir="{tmp_path}"', "monitor.tensorboard=false"])
+    writer = MetricsWriter(spec, 0, 39)
+    senses = {
+        "sense_push_active": active_share,
+        "sense_with_antonyms": with_antonyms,
+        "sense_with_neighbours": 0.0,
+    }
+    for step in range(1, 40):
+        writer.write(record(step) | senses)
+    writer.close()
+    assert capsys.readouterr().err.count("the push hardly ever acts") == num_warnings

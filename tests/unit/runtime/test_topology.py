@@ -1,4 +1,4 @@
-"""Rank maths, from the environments that each launcher makes."""
+"""Roles and worlds of ranks, from the environment that each launcher sets."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ TOPOLOGY = TopologySpec(num_students=2, num_teachers=1)
 
 
 def environment(launcher: str, rank: int) -> dict[str, str]:
-    """What each launcher sets for rank `rank` of 3 on one node."""
-    return {
+    """Return the variables that a launcher sets for rank `rank` of 3 on one node."""
+    environments = {
         "deepspeed": {
             "RANK": str(rank),
             "WORLD_SIZE": "3",
@@ -45,7 +45,8 @@ def environment(launcher: str, rank: int) -> dict[str, str]:
             "SLURM_NODEID": "0",
             "SLURM_STEP_TASKS_PER_NODE": "3",
         },
-    }[launcher]
+    }
+    return environments[launcher]
 
 
 @pytest.mark.parametrize("launcher", ["deepspeed", "torch", "mpirun", "srun"])
@@ -57,11 +58,10 @@ def test_roles_are_the_same_under_every_launcher(launcher: str) -> None:
         ("teacher", 0, 1),
     ]
     assert roles[0].launch.launcher == launcher
-    assert [role.is_first for role in roles] == [True, False, False]
 
 
 @pytest.mark.parametrize("launcher", ["deepspeed", "torch", "mpirun", "srun"])
-def test_each_role_gets_a_world_of_its_own(launcher: str) -> None:
+def test_students_share_a_world_and_each_teacher_has_its_own(launcher: str) -> None:
     worlds = [
         role_environment(assign(read_launch(environment(launcher, rank)), TOPOLOGY))
         for rank in range(3)
@@ -72,32 +72,25 @@ def test_each_role_gets_a_world_of_its_own(launcher: str) -> None:
         ("0", "1", "2"),
     ]
     assert worlds[0]["MASTER_PORT"] == worlds[1]["MASTER_PORT"] != worlds[2]["MASTER_PORT"]
-    assert all(
-        "TORCHELASTIC_USE_AGENT_STORE" not in world for world in worlds[:2]
-    )  # torchrun's agent has the students' port
+    # Students use the store of torchrun's agent, which listens on their port; teachers do not.
+    assert all("TORCHELASTIC_USE_AGENT_STORE" not in world for world in worlds[:2])
     assert worlds[2]["TORCHELASTIC_USE_AGENT_STORE"] == "False"
 
 
 def test_every_rank_of_a_larger_launch_has_one_role() -> None:
     topology = TopologySpec(num_students=6, num_teachers=2)
-    roles = [
-        assign(
-            read_launch(
-                {
-                    "RANK": str(r),
-                    "WORLD_SIZE": "8",
-                    "LOCAL_RANK": str(r % 4),
-                    "LOCAL_WORLD_SIZE": "4",
-                    "MASTER_ADDR": "node0",
-                }
-            ),
-            topology,
-        )
-        for r in range(8)
-    ]
-    assert [(role.kind, role.rank) for role in roles] == [("student", i) for i in range(6)] + [
-        ("teacher", i) for i in range(2)
-    ]
+    roles = []
+    for rank in range(8):
+        env = {
+            "RANK": str(rank),
+            "WORLD_SIZE": "8",
+            "LOCAL_RANK": str(rank % 4),
+            "LOCAL_WORLD_SIZE": "4",
+            "MASTER_ADDR": "node0",
+        }
+        roles.append(assign(read_launch(env), topology))
+    expected = [("student", rank) for rank in range(6)] + [("teacher", rank) for rank in range(2)]
+    assert [(role.kind, role.rank) for role in roles] == expected
     ports = [role_environment(role)["MASTER_PORT"] for role in roles if role.kind == "teacher"]
     assert len(set(ports)) == 2
 
@@ -117,7 +110,10 @@ def test_every_rank_of_a_larger_launch_has_one_role() -> None:
 def test_srun_over_nodes_needs_an_address(
     tasks: str, num_tasks: int, node: int, local: int
 ) -> None:
-    """As a real srun (22.05) says it without --ntasks-per-node, and with a value of it that is the whole job's."""
+    """The variables are those that a real srun (22.05) sets without --ntasks-per-node.
+
+    With that option SLURM_NTASKS_PER_NODE may be the whole job's.
+    """
     env = {
         "SLURM_PROCID": "0",
         "SLURM_NTASKS": str(num_tasks),
@@ -125,18 +121,16 @@ def test_srun_over_nodes_needs_an_address(
         "SLURM_NODEID": str(node),
         "SLURM_STEP_TASKS_PER_NODE": tasks,
     }
-    for found in (env, env | {"SLURM_NTASKS_PER_NODE": str(num_tasks)}):
+    for variant in (env, env | {"SLURM_NTASKS_PER_NODE": str(num_tasks)}):
         with pytest.raises(InputError, match="-x MASTER_ADDR"):
-            read_launch(found)
-        launch = read_launch(found | {"MASTER_ADDR": "node0"})
-        assert (launch.master_addr, launch.local_world_size, launch.spans_nodes) == (
-            "node0",
-            local,
-            True,
-        )
+            read_launch(variant)
+        launch = read_launch(variant | {"MASTER_ADDR": "node0"})
+        assert launch.master_addr == "node0"
+        assert launch.local_world_size == local
+        assert launch.spans_nodes
 
 
-def test_a_batch_script_is_no_task_of_srun() -> None:
+def test_a_batch_script_is_not_a_task_of_srun() -> None:
     script = {
         "SLURM_PROCID": "0",
         "SLURM_NTASKS": "3",
@@ -149,18 +143,17 @@ def test_a_batch_script_is_no_task_of_srun() -> None:
     assert read_launch(script | {"SLURM_NTASKS": "1"}).world_size == 1
 
 
-def test_contradictions_are_refused() -> None:
+def test_contradicting_variables_are_refused() -> None:
     with pytest.raises(InputError, match="MPI's world has 5"):
         read_launch(environment("deepspeed", 0) | {"OMPI_COMM_WORLD_SIZE": "5"})
     with pytest.raises(InputError, match="not below"):
         read_launch(environment("deepspeed", 3))
     with pytest.raises(InputError, match="start ranks with"):
         read_launch(environment("deepspeed", 0) | {"RANK": "first"})
+    launch = read_launch(environment("deepspeed", 0))
     with pytest.raises(InputError, match=r"launch has 3 ranks, but .* make 5"):
-        assign(
-            read_launch(environment("deepspeed", 0)), TopologySpec(num_students=4, num_teachers=1)
-        )
+        assign(launch, TopologySpec(num_students=4, num_teachers=1))
 
 
-def test_without_a_launcher_there_is_one_rank() -> None:
+def test_a_process_without_a_launcher_is_a_launch_of_one_rank() -> None:
     assert read_launch({}).world_size == 1
