@@ -43,7 +43,7 @@ def tracked() -> list[Path]:
 
 
 def one_line(path: Path) -> str:
-    """The file's text with line breaks, indentation and comment marks as single spaces; JSON without escapes."""
+    """The file's text on one line, without comment marks and JSON's escapes."""
     text = path.read_text()
     if path.suffix == ".json":
         text = text.replace('\\"', '"')
