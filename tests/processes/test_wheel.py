@@ -61,13 +61,15 @@ def test_the_wheels_package_is_what_runs(installed: Path, empty: Path) -> None:
     assert ended.stdout.strip() == str(installed / "dskd_ds" / "__init__.py")
 
 
-def test_it_holds_every_configuration(installed: Path) -> None:
+def test_it_holds_every_configuration_and_page(installed: Path) -> None:
     shipped = Path("ds_configs")
     wanted = {path.relative_to(shipped) for path in shipped.rglob("*") if path.is_file()}
     unpacked = installed / "dskd_ds" / "ds_configs"
     found = {path.relative_to(unpacked) for path in unpacked.rglob("*") if path.is_file()}
     assert found == wanted
     assert (installed / "dskd_ds" / "commands" / "report_template.html").is_file()
+    docs = {path.name for path in Path("dskd_ds/docs").iterdir()}
+    assert {path.name for path in (installed / "dskd_ds" / "docs").iterdir()} == docs
 
 
 def test_init_and_schema_work(installed: Path, empty: Path) -> None:

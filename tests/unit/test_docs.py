@@ -43,8 +43,11 @@ def tracked() -> list[Path]:
 
 
 def one_line(path: Path) -> str:
-    """The file's text with line breaks, indentation and comment marks as single spaces."""
-    return re.sub(r"\s*\n\s*(?:#+ )?", " ", path.read_text())
+    """The file's text on one line, without comment marks and JSON's escapes."""
+    text = path.read_text()
+    if path.suffix == ".json":
+        text = text.replace('\\"', '"')
+    return re.sub(r"\s*\n\s*(?:#+ )?", " ", text)
 
 
 def headings(page: Path) -> set[str]:
