@@ -1,6 +1,7 @@
 """The run specs and DeepSpeed configurations that ship with the package, and how a file is found.
 
-A checkout has them in `ds_configs/`; a wheel has the same folder inside of the package.
+A checkout has them in `ds_configs/`, to which `dskd_ds/ds_configs` is a link; a wheel has copies
+inside of the package.
 """
 
 from __future__ import annotations
@@ -80,10 +81,8 @@ DEEPSPEED_CONFIGS = FileKind(
 
 
 def shipped_folder() -> Path:
-    """Return the installed folder: inside of the package, or beside it in a checkout."""
-    package = Path(__file__).parents[1]
-    installed = package / FOLDER
-    return installed if installed.is_dir() else package.parent / FOLDER
+    """Return the folder inside of the package; in a checkout it is a link to the top-level one."""
+    return Path(__file__).parents[1] / FOLDER
 
 
 def shipped_files(kind: FileKind) -> dict[str, Path]:

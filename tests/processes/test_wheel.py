@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 pytestmark = pytest.mark.process
-SOURCES = ("pyproject.toml", "setup.py", "README.md", "LICENSE", "dskd_ds", "ds_configs")
+SOURCES = ("pyproject.toml", "README.md", "LICENSE", "dskd_ds", "ds_configs")
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source.mkdir()
     for name in SOURCES:
         if Path(name).is_dir():
-            shutil.copytree(name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+            caches = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(name, source / name, symlinks=True, ignore=caches)
         else:
             shutil.copy(name, source / name)
     # No isolation and no index: the build uses this environment's setuptools and no network.
