@@ -27,13 +27,14 @@ from dskd_ds.runtime.mpi import Communicator
 from dskd_ds.senses.build.collect import collect
 from dskd_ds.senses.build.parts import Parts, cluster_parts
 from dskd_ds.senses.build.refresh import check_refresh, has_read
-from dskd_ds.senses.dictionary.dictionary import SenseDictionary, open_dictionary, write_dictionary
+from dskd_ds.senses.dictionary.dictionary import SenseDictionary, open_dictionary
 from dskd_ds.senses.dictionary.identity import (
     CLUSTER_SETTINGS,
     collection_digest,
     dictionary_key,
     digest_of,
 )
+from dskd_ds.senses.dictionary.write import write_dictionary
 from dskd_ds.senses.index.graph import ensure_index
 from dskd_ds.spec import RunSpec
 from dskd_ds.spec.data import DataSpec
