@@ -59,7 +59,7 @@ def bench_collection(spec: RunSpec) -> list[Figure]:
 
         def collecting() -> None:
             for batch in batches:
-                spill.add(attributed(teacher, blocks, batch, spec, begin), batch.number)
+                spill.add(attributed(teacher, blocks, batch, spec, begin), batch.index)
 
         seconds = interleaved_seconds({"bare": bare, "collecting": collecting})
         spill.close()

@@ -20,7 +20,7 @@ def bench_refresh(spec: RunSpec) -> list[Figure]:
     both.
     """
     kept, held_out = split(bench_rows(spec))
-    in_first = kept["place"] // spec.data.block_tokens % 2 == 0
+    in_first = kept["position"] // spec.data.block_tokens % 2 == 0
     first, second = Points.of_rows(kept[in_first]), Points.of_rows(kept[~in_first])
     device = torch.device("cpu")
     figures = []

@@ -81,7 +81,9 @@ def make_engine(
     config = deepspeed_config(spec)
     margin = spec.loss.margin
     if spec.loss.margin_unit == "median_antonym" and dictionary is not None:
-        margin *= float(dictionary.facts["median_antonym_distance"])
+        distance = dictionary.facts["median_antonym_distance"]
+        assert distance is not None  # preflight refuses this unit without antonyms
+        margin *= distance
     student = load_student(spec, models, init, config, margin)
     student.train()
     trainable = [parameter for parameter in student.parameters() if parameter.requires_grad]

@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from dskd_ds.lexicon.relations import TokenRelations
-from dskd_ds.senses.dictionary.dictionary import SENSES_FILE, open_dictionary, write_dictionary
+from dskd_ds.senses.dictionary.dictionary import SENSES_FILE, open_dictionary
 from dskd_ds.senses.dictionary.senses import Senses
+from dskd_ds.senses.dictionary.write import write_dictionary
 from dskd_ds.senses.index.graph import build_index, knn, load_graph, load_projection
 from dskd_ds.senses.index.service import IndexClient, IndexServiceError
 from dskd_ds.spec.senses import SensesSpec

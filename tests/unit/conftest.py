@@ -13,8 +13,9 @@ import torch
 from dskd_ds.lexicon.relations import TokenRelations
 from dskd_ds.models.frozen import TeacherModel
 from dskd_ds.models.head import PLAIN
-from dskd_ds.senses.dictionary.dictionary import SenseDictionary, open_dictionary, write_dictionary
+from dskd_ds.senses.dictionary.dictionary import SenseDictionary, open_dictionary
 from dskd_ds.senses.dictionary.senses import Senses
+from dskd_ds.senses.dictionary.write import write_dictionary
 from dskd_ds.senses.index.graph import build_index
 from dskd_ds.spec.senses import SensesSpec
 

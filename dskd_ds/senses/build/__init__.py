@@ -1,1 +1,1 @@
-"""Building a dictionary: the teacher reads, vectors are kept, clustered and put together."""
+"""Builds a dictionary: collect the teacher's states, cluster them per token, write the result."""

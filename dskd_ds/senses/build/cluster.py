@@ -1,7 +1,8 @@
-"""The vectors of each token -> its senses, thousands of tokens at a time.
+"""Clusters the vectors of each token into its senses, thousands of tokens at a time.
 
-Tokens with about as many vectors are padded to one tensor and clustered together. With `fixed`, a token with at most `num_senses`
-vectors keeps them as they are (paper); with `adaptive`, polysemy.py says how many senses a token gets.
+Tokens with similar numbers of vectors are padded to one tensor and clustered together. With
+`fixed`, a token with at most `num_senses` vectors keeps them as they are (paper). With `adaptive`,
+polysemy.py chooses how many senses a token gets.
 """
 
 from __future__ import annotations
@@ -21,181 +22,199 @@ from dskd_ds.senses.dictionary.senses import Senses
 from dskd_ds.spec.senses import SensesSpec
 
 GROUP_ELEMENTS = 1 << 20
-"""Numbers in a padded group (4 MB of float32): enough work for one call, little enough for a cache. Part of what makes a result."""
+"""Numbers in a padded group (4 MB of float32): enough work for one call, and small enough for a
+cache. The result depends on it."""
+
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Points:
     """What is clustered: vectors, and in a refresh the old senses too. Sorted by token."""
 
-    tokens: NDArray[np.int64]
+    tokens: Ints
     """[M]"""
     states: Tensor
     """[M, D] bfloat16"""
-    counts: NDArray[np.int64]
-    """[M] vectors that a point stands for."""
+    counts: Ints
+    """[M] number of vectors that a point stands for."""
     spreads: NDArray[np.float32]
     """[M] mean squared distance per dimension of those vectors from the point."""
-    sources: NDArray[np.int64]
-    """[M] where a vector was found (see vectors.py); -1 - row for a sense of the dictionary that is refreshed."""
+    sources: Ints
+    """[M] the position of a vector in the corpus (see vectors.py), or -1 - row for a sense of the
+    dictionary that is refreshed."""
 
     @staticmethod
     def of_rows(rows: Rows) -> Points:
-        """Collected vectors."""
+        """Return collected vectors as points."""
         return Points(
-            rows["token"].copy(),
-            states_of(rows),
-            np.ones(len(rows), np.int64),
-            np.zeros(len(rows), np.float32),
-            rows["place"].copy(),
+            tokens=rows["token"].copy(),
+            states=states_of(rows),
+            counts=np.ones(len(rows), np.int64),
+            spreads=np.zeros(len(rows), np.float32),
+            sources=rows["position"].copy(),
         )
 
     @staticmethod
     def join(parts: list[Points]) -> Points:
-        """All points of several parts."""
-        tokens = np.concatenate([part.tokens for part in parts])
-        every = Points(
-            tokens,
-            torch.cat([part.states for part in parts]),
-            *(
-                np.concatenate([getattr(part, name) for part in parts])
-                for name in ("counts", "spreads", "sources")
-            ),
+        """Return the points of all parts."""
+        joined = Points(
+            tokens=np.concatenate([part.tokens for part in parts]),
+            states=torch.cat([part.states for part in parts]),
+            counts=np.concatenate([part.counts for part in parts]),
+            spreads=np.concatenate([part.spreads for part in parts]),
+            sources=np.concatenate([part.sources for part in parts]),
         )
-        return every.where(np.argsort(tokens, kind="stable"))
+        return joined.where(np.argsort(joined.tokens, kind="stable"))
 
-    def where(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> Points:
-        """The points that a mask admits, or that are numbered."""
+    def where(self, rows: NDArray[np.bool_] | Ints) -> Points:
+        """Return the points that a mask or a list of indices selects."""
         return Points(
-            self.tokens[rows],
-            self.states[torch.from_numpy(rows)],
-            self.counts[rows],
-            self.spreads[rows],
-            self.sources[rows],
+            tokens=self.tokens[rows],
+            states=self.states[torch.from_numpy(rows)],
+            counts=self.counts[rows],
+            spreads=self.spreads[rows],
+            sources=self.sources[rows],
         )
 
     def as_senses(self, with_sources: bool) -> Senses:
-        """Each point as a sense of its own."""
+        """Return each point as one sense."""
         return Senses(
-            self.tokens,
-            self.states.float(),
-            self.counts,
-            self.spreads,
-            tuple(self.sources[:, None]) if with_sources else (),
+            owners=self.tokens,
+            centroids=self.states.float(),
+            counts=self.counts,
+            spreads=self.spreads,
+            sources=tuple(self.sources[:, None]) if with_sources else (),
         )
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """Tokens whose points are clustered."""
+
+    ids: Ints
+    """[G]"""
+    starts: Ints
+    """[G] index of each token's first point."""
+    counts: Ints
+    """[G] number of points of each token."""
+
+    def where(self, selected: Ints | slice) -> _Tokens:
+        """Return some of the tokens."""
+        return _Tokens(self.ids[selected], self.starts[selected], self.counts[selected])
 
 
 def cluster(
     points: Points, spec: SensesSpec, seed: int, device: torch.device, quiet: bool = True
 ) -> Senses:
-    """Cluster each token's points into its senses."""
-    tokens, starts, counts = np.unique(points.tokens, return_index=True, return_counts=True)
+    """Cluster each token's points into its senses. quiet: show no progress bar."""
+    ids, starts, counts = np.unique(points.tokens, return_index=True, return_counts=True)
     few = counts <= (spec.num_senses if spec.clustering == "fixed" else 1)
-    parts = [points.where(np.repeat(few, counts)).as_senses(spec.contexts_per_sense > 0)]
+    points_of_few = points.where(np.repeat(few, counts))
+    parts = [points_of_few.as_senses(spec.contexts_per_sense > 0)]
     many = np.flatnonzero(~few)
-    many = many[np.argsort(counts[many], kind="stable")]
+    by_count = many[np.argsort(counts[many], kind="stable")]
+    tokens = _Tokens(ids, starts, counts).where(by_count)
     with tqdm(total=len(many), desc="clustering tokens", disable=quiet, unit="token") as bar:
-        while len(many):
-            group = many[: max(1, _fitting(counts[many], points.states.shape[1]))]
-            many = many[len(group) :]
+        start = 0
+        while start < len(by_count):
+            end = start + max(1, _fitting(tokens.counts[start:], points.states.shape[1]))
             parts.append(
-                _cluster_group(
-                    points, tokens[group], starts[group], counts[group], spec, seed, device
-                )
+                _cluster_group(points, tokens.where(slice(start, end)), spec, seed, device)
             )
-            bar.update(len(group))
+            bar.update(min(end, len(by_count)) - start)
+            start = end
     return Senses.join(parts)
 
 
-def _fitting(counts: NDArray[np.int64], hidden_size: int) -> int:
-    """How many of the next tokens (counts ascending) fit into one padded group."""
-    return int(((np.arange(len(counts)) + 1) * counts * hidden_size <= GROUP_ELEMENTS).sum())
+def _fitting(counts: Ints, hidden_size: int) -> int:
+    """Return how many of the next tokens (counts ascending) fit into one padded group."""
+    elements = (np.arange(len(counts)) + 1) * counts * hidden_size
+    return int((elements <= GROUP_ELEMENTS).sum())
 
 
 def _cluster_group(
-    points: Points,
-    tokens: NDArray[np.int64],
-    starts: NDArray[np.int64],
-    counts: NDArray[np.int64],
-    spec: SensesSpec,
-    seed: int,
-    device: torch.device,
+    points: Points, tokens: _Tokens, spec: SensesSpec, seed: int, device: torch.device
 ) -> Senses:
-    longest = int(counts.max())
+    """Cluster the points of G tokens, padded to n points each. `points` are those of all tokens."""
+    longest = int(tokens.counts.max())
     k = min(spec.num_senses, longest)
-    mask = np.arange(longest) < counts[:, None]
-    index = np.minimum(starts[:, None] + np.arange(longest), len(points.tokens) - 1)
+    mask = np.arange(longest) < tokens.counts[:, None]
+    index = np.minimum(tokens.starts[:, None] + np.arange(longest), len(points.tokens) - 1)
     states = points.states[torch.from_numpy(index)].to(device).float()
     weights = torch.from_numpy(np.where(mask, points.counts[index], 0)).float().to(device)
-    within = torch.from_numpy(points.spreads[index]).to(device)
+    own_spreads = torch.from_numpy(points.spreads[index]).to(device)
+    # Distances are more exact between points that are centred.
     middle = torch.bmm((weights / weights.sum(dim=1, keepdim=True))[:, None], states)
     states.sub_(middle)
     if not mask.all():
         states.mul_((weights > 0)[:, :, None])
     sets = PointSets(states, weights)
-    clusters = kmeans(
-        sets,
-        k,
-        torch.from_numpy(_draws(tokens, spec.num_senses, seed)[:, :k, : num_trials(k)]).to(device),
-    )
+    draws = _draws(tokens.ids, spec.num_senses, seed)[:, :k, : num_trials(k)]
+    clusters = kmeans(sets, k, torch.from_numpy(draws).to(device))
     if spec.clustering == "adaptive":
-        clusters = _adapted(sets, clusters, k, within, spec)
+        clusters = _adapted(sets, clusters, k, own_spreads, spec)
     shares, sizes = shares_of(clusters, weights, k)
     means = sets.means(shares)
     distances = sets.own_distances(shares, clusters, means)
-    spreads = torch.bmm(shares, (distances / states.shape[2] + within)[:, :, None]).squeeze(2)
+    point_spreads = distances / states.shape[2] + own_spreads
+    spreads = torch.bmm(shares, point_spreads[:, :, None]).squeeze(2)
     real = (sizes > 0).cpu()
+    sources = _nearest_sources(
+        clusters.cpu().numpy()[mask],
+        distances=distances.cpu().numpy()[mask],
+        sources=points.sources[index][mask],
+        offsets=np.nonzero(mask)[0] * k,
+        count=spec.contexts_per_sense,
+    )
     return Senses(
-        np.repeat(tokens, real.sum(dim=1).numpy()),
-        means.add_(middle).cpu()[real],
-        sizes.cpu()[real].round().long().numpy(),
-        spreads.cpu()[real].numpy(),
-        _nearest(
-            clusters.cpu().numpy()[mask],
-            distances.cpu().numpy()[mask],
-            points.sources[index][mask],
-            np.nonzero(mask)[0] * k,
-            spec.contexts_per_sense,
-        ),
+        owners=np.repeat(tokens.ids, real.sum(dim=1).numpy()),
+        centroids=means.add_(middle).cpu()[real],
+        counts=sizes.cpu()[real].round().long().numpy(),
+        spreads=spreads.cpu()[real].numpy(),
+        sources=sources,
     )
 
 
-def _draws(tokens: NDArray[np.int64], num_senses: int, seed: int) -> NDArray[np.float32]:
-    """[G, num_senses, num_trials] uniform in [0, 1), keyed by the token: they do not depend on which others are in its group."""
+def _draws(tokens: Ints, num_senses: int, seed: int) -> NDArray[np.float32]:
+    """Return numbers uniform in [0, 1), [G, num_senses, num_trials].
+
+    They are keyed by the token, so they do not depend on the other tokens of its group.
+    """
     shape = (num_senses, num_trials(num_senses))
-    numbers = mixed(tokens.astype(np.uint64)[:, None] ^ mixed(np.uint64(seed))) ^ np.arange(
-        shape[0] * shape[1], dtype=np.uint64
-    )
-    draws: NDArray[np.float32] = (mixed(numbers) >> np.uint64(40)).astype(np.float32) / np.float32(
-        1 << 24
-    )
+    keys = mixed(tokens.astype(np.uint64)[:, None] ^ mixed(np.uint64(seed)))
+    bits = mixed(keys ^ np.arange(shape[0] * shape[1], dtype=np.uint64)) >> np.uint64(40)
+    draws: NDArray[np.float32] = bits.astype(np.float32) / np.float32(1 << 24)
     return draws.reshape(-1, *shape)
 
 
-def _adapted(sets: PointSets, clusters: Tensor, k: int, within: Tensor, spec: SensesSpec) -> Tensor:
-    """Clusters merged to each token's own number, then moved to where they are best. within [G, n]: the points' own spreads."""
+def _adapted(
+    sets: PointSets, clusters: Tensor, k: int, own_spreads: Tensor, spec: SensesSpec
+) -> Tensor:
+    """Merge clusters to the best number for each token, then run Lloyd's iterations again.
+
+    own_spreads: [G, n] spreads of the points themselves.
+    """
     shares, sizes = shares_of(clusters, sets.weights, k)
-    errors = (
-        sets.weights * (sets.own_distances(shares, clusters) + within * sets.points.shape[2])
-    ).sum(dim=1)
-    merged = choose(sets.gaps(shares), sizes, errors, spec.min_senses, spec.sense_cost).gather(
-        1, clusters
-    )
+    squared = sets.own_distances(shares, clusters) + own_spreads * sets.points.shape[2]
+    errors = (sets.weights * squared).sum(dim=1)
+    labels = choose(sets.gaps(shares), sizes, errors, spec.min_senses, spec.sense_cost)
+    merged = labels.gather(1, clusters)
     shares, sizes = shares_of(merged, sets.weights, k)
     return lloyd(sets, shares, sizes > 0)
 
 
-def _nearest(
-    clusters: NDArray[np.int64],
-    distances: NDArray[np.float32],
-    sources: NDArray[np.int64],
-    offsets: NDArray[np.int64],
-    number: int,
-) -> tuple[NDArray[np.int64], ...]:
-    """The sources of the points nearest to each cluster's mean. offsets: first cluster number of each point's token."""
-    if not number:
+def _nearest_sources(
+    clusters: Ints, distances: NDArray[np.float32], sources: Ints, offsets: Ints, count: int
+) -> tuple[Ints, ...]:
+    """Return for each cluster the sources of the `count` points nearest to its mean.
+
+    clusters, distances, sources, offsets: [M] of each point; `offsets` is added to the cluster, so
+    that clusters of different tokens differ.
+    """
+    if not count:
         return ()
-    numbers = offsets + clusters
-    order = np.lexsort((distances, numbers))
-    starts = np.unique(numbers[order], return_index=True)[1]
-    return tuple(part[:number] for part in np.split(sources[order], starts[1:]))
+    labels = offsets + clusters
+    order = np.lexsort((distances, labels))
+    starts = np.unique(labels[order], return_index=True)[1]
+    return tuple(part[:count] for part in np.split(sources[order], starts[1:]))

@@ -1,8 +1,9 @@
-"""The teacher reads a corpus; each of its states, with the token it belongs to, goes to the collection on disk.
+"""The teacher reads a corpus, and its states with the tokens they belong to go to the collection.
 
-A position's hidden state belongs to the token it predicts. Forward batches are fixed globally and then dealt to ranks, so what is
-collected does not depend on their number; what a killed launch had committed is not read again.
-All ranks must see the folder that the others write: whether every batch is in it is looked at before anything is made of it.
+A position's hidden state belongs to the token it predicts. Forward batches are fixed globally and
+then divided among the ranks, so what is collected does not depend on their number. What a killed
+launch committed is not read again. All ranks must see the folder that the others write: before the
+collection is used, each rank checks that it sees every batch.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import math
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,9 +35,10 @@ from dskd_ds.spec import RunSpec
 from dskd_ds.spec.senses import SensesSpec
 
 FORWARD_TOKENS = 1024
-"""About how many tokens a forward pass reads; part of what makes a dictionary, so not a setting of the machine."""
+"""Approximate number of tokens per forward pass. It is not a setting of the machine, because the
+content of a dictionary depends on it."""
 VISIBLE_SECONDS = 90.0
-"""How long what one node wrote may stay unseen by another (NFS keeps a folder's listing for up to 60 s)."""
+"""How long a rank waits to see another node's files. NFS caches a folder's listing up to 60 s."""
 HEAD_POSITIONS = 512
 """Logits exist for this many positions at a time."""
 
@@ -44,71 +47,81 @@ HEAD_POSITIONS = 512
 class ForwardBatch:
     """One forward pass."""
 
-    number: int
+    index: int
     blocks: tuple[int, ...]
-    """Which of the corpus's blocks it reads."""
+    """Indices of the corpus's blocks that it reads."""
 
 
 def forward_batches(
     num_blocks: int, block_tokens: int, num_tokens: int, seed: int
 ) -> list[ForwardBatch]:
-    """The forward passes that read about `num_tokens`, from blocks drawn over the whole corpus; the same for any number of ranks."""
+    """Return the forward passes that read about `num_tokens`, for all ranks together.
+
+    Their blocks are drawn over the whole corpus. All batches have the same number of blocks.
+    """
     generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(num_blocks, generator=generator)[
-        : max(1, num_tokens // block_tokens)
-    ].tolist()
-    at_once = max(1, min(FORWARD_TOKENS // block_tokens, len(order)))
+    num_read = max(1, num_tokens // block_tokens)
+    order = torch.randperm(num_blocks, generator=generator)[:num_read].tolist()
+    batch_blocks = max(1, min(FORWARD_TOKENS // block_tokens, len(order)))
+    starts = range(0, len(order) - batch_blocks + 1, batch_blocks)
     return [
-        ForwardBatch(number, tuple(order[start : start + at_once]))
-        for number, start in enumerate(range(0, len(order) - at_once + 1, at_once))
+        ForwardBatch(index, tuple(order[start : start + batch_blocks]))
+        for index, start in enumerate(starts)
     ]
 
 
 def collection_layout(teacher: NamedModel, vectors_per_token: int) -> Layout:
-    """Return how a collection of this teacher's states lies on disk."""
+    """Return how a collection of this teacher's states is divided into buckets."""
     return Layout(teacher.hidden_size, teacher.vocab_size, vectors_per_token)
 
 
 def collect(
     spec: RunSpec, teacher: NamedModel, blocks: Blocks, work: Path, comm: Communicator
 ) -> Collected:
-    """Read what the collection in `work` still lacks. Every rank returns the whole collection.
+    """Read what is missing in the collection in `work`. Collective.
 
-    Raises InputError if a rank does not see what the others collected, or the disk is full.
+    Returns the whole collection on every rank.
+    Raises InputError if a rank does not see what the others collected, or if the disk is full.
     """
     layout = collection_layout(teacher, spec.senses.vectors_per_token)
     done = Collected(work, layout).batches
-    comm.barrier()  # nobody writes before all have read what is there
+    comm.barrier()  # no rank writes before all have read what exists
     batches = forward_batches(
         len(blocks), spec.data.block_tokens, spec.senses.collect_tokens, spec.seed
     )
-    left = [batch for batch in batches if batch.number not in done]
-    mine = left[comm.rank :: comm.size]
-    tokens = [len(batch.blocks) * spec.data.block_tokens for batch in batches]
-    with tqdm(
-        total=sum(tokens),
-        initial=sum(tokens[number] for number in done),
+    missing = [batch for batch in batches if batch.index not in done]
+    own_batches = missing[comm.rank :: comm.size]
+    num_tokens = [len(batch.blocks) * spec.data.block_tokens for batch in batches]
+    bar = tqdm(
+        total=sum(num_tokens),
+        initial=sum(num_tokens[index] for index in done),
         unit="tokens",
         disable=comm.rank > 0,
         desc=f"collecting states on {comm.size} ranks",
-    ) as bar:
-        try:
-            for place, _ in enumerate(
-                read_batches(spec, teacher, blocks, mine, rank_folder(work, comm.rank), layout)
-            ):
-                together = left[
-                    place * comm.size : (place + 1) * comm.size
-                ]  # the other ranks keep step, about
-                bar.update(sum(tokens[other.number] for other in together))
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise InputError(
-                f"{work}: the collection cannot be written: {error.strerror}.\n"
-                "  make room, or name a larger disk in [senses] collection_dir; what was read is kept."
-            ) from None
+    )
+    folder = rank_folder(work, comm.rank)
+    with bar, _full_disk_as_input_error(work):
+        for step, _ in enumerate(read_batches(spec, teacher, blocks, own_batches, folder, layout)):
+            # The other ranks read about as fast: count their batches too.
+            of_all_ranks = missing[step * comm.size : (step + 1) * comm.size]
+            bar.update(sum(num_tokens[batch.index] for batch in of_all_ranks))
     comm.barrier()
     return whole_collection(work, layout, len(batches))
+
+
+@contextmanager
+def _full_disk_as_input_error(work: Path) -> Iterator[None]:
+    """Raise InputError in place of an OSError that says that the disk or the quota is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError(
+            f"{work}: the collection cannot be written: {error.strerror}.\n"
+            "  make room, or name a larger disk in [senses] collection_dir;"
+            " what was read is kept."
+        ) from None
 
 
 def read_batches(
@@ -119,27 +132,32 @@ def read_batches(
     folder: Path,
     layout: Layout,
 ) -> Iterator[None]:
-    """This rank's share of the reading, a batch at a time."""
+    """Read this rank's batches into its folder; yield after each batch."""
     if not batches:
         return
     teacher = load_teacher(named)
     begin = begin_ids(named.tokenizer)
     spill = BackgroundSpill(Spill(folder, layout))
     for batch in batches:
-        spill.add(attributed(teacher, blocks, batch, spec, begin), batch.number)
+        spill.add(attributed(teacher, blocks, batch, spec, begin), batch.index)
         yield
     spill.close()
 
 
 def whole_collection(work: Path, layout: Layout, num_batches: int) -> Collected:
-    """The collection, once this rank sees all of it: a network file system may show what others wrote a while later."""
+    """Wait until this rank sees all batches of the collection, and return it.
+
+    A network file system may show what others wrote only after a while.
+    Raises InputError after VISIBLE_SECONDS.
+    """
     deadline = time.monotonic() + VISIBLE_SECONDS
     while len((collected := Collected(work, layout)).batches) < num_batches:
         if time.monotonic() > deadline:
             raise InputError(
-                f"{work}: {len(collected.batches)} of {num_batches} forward batches are there, seen from "
-                f"{socket.gethostname()}.\n  all ranks write below [senses] dictionary (or collection_dir): name a folder on "
-                "a disk that all nodes share."
+                f"{work}: {socket.gethostname()} sees only {len(collected.batches)} of"
+                f" {num_batches} forward batches.\n"
+                "  all ranks write below [senses] dictionary (or collection_dir):"
+                " name a folder on a disk that all nodes share."
             )
         time.sleep(1)
     return collected
@@ -149,23 +167,33 @@ def whole_collection(work: Path, layout: Layout, num_batches: int) -> Collected:
 def attributed(
     teacher: TeacherModel, blocks: Blocks, batch: ForwardBatch, spec: RunSpec, begin: list[int]
 ) -> Rows:
-    """The records of one forward pass. begin: the BOS token, if the tokenizer sets one (data/packing.py)."""
+    """Run one forward pass and return its records.
+
+    begin: the BOS token, if the tokenizer sets one (data/packing.py).
+    """
     size = spec.data.block_tokens
-    rows = [blocks[number] for number in batch.blocks]
-    inputs = make_batch(rows, [Sample(0, number) for number in batch.blocks])
+    rows = [blocks[index] for index in batch.blocks]
+    inputs = make_batch(rows, [Sample(0, index) for index in batch.blocks])
     states, last = teacher.states_of_layer(
         inputs.input_ids, inputs.position_ids, spec.senses.hidden_layer
     )
-    tokens = attribution(teacher, last.flatten(0, 1), inputs.targets.flatten(), spec.senses).numpy()
+    targets = inputs.targets.flatten()
+    tokens = attribution(teacher, last.flatten(0, 1), targets, spec.senses).numpy()
     hashes = np.concatenate([position_hashes(spec.seed, row, size) for row in rows])
-    places = np.concatenate([number * size + np.arange(size) for number in batch.blocks])
-    bits = states.flatten(0, 1).to(torch.bfloat16).view(torch.int16).cpu().numpy().view(np.uint16)
-    kept = (tokens != IGNORE) & np.concatenate([is_text(row, size, begin) for row in rows])
-    return make_rows(tokens[kept], hashes[kept], places[kept], bits[kept])
+    positions = np.concatenate([index * size + np.arange(size) for index in batch.blocks])
+    rounded = states.flatten(0, 1).to(torch.bfloat16)
+    bits = rounded.view(torch.int16).cpu().numpy().view(np.uint16)
+    text = np.concatenate([is_text(row, size, begin) for row in rows])
+    kept = (tokens != IGNORE) & text
+    return make_rows(tokens[kept], hashes[kept], positions[kept], bits[kept])
 
 
 def attribution(teacher: TeacherModel, last: Tensor, targets: Tensor, senses: SensesSpec) -> Tensor:
-    """The token that each of N states [N, D] belongs to; IGNORE where none does, or the teacher is less sure of it than wanted."""
+    """Return the token [N] that each state belongs to; IGNORE if it belongs to none.
+
+    last: [N, D] what the teacher's head reads. targets: [N] the tokens that follow.
+    A state belongs to none if the teacher's probability of the token is below min_confidence.
+    """
     if senses.attribution == "next" and not senses.min_confidence:
         return targets
     parts = []
@@ -173,15 +201,14 @@ def attribution(teacher: TeacherModel, last: Tensor, targets: Tensor, senses: Se
         last.split(HEAD_POSITIONS), targets.split(HEAD_POSITIONS), strict=True
     ):
         logits = teacher.logits(hidden)
-        tokens = (
-            logits.argmax(dim=1) if senses.attribution == "argmax" else following.to(logits.device)
-        )
+        if senses.attribution == "argmax":
+            tokens = logits.argmax(dim=1)
+        else:
+            tokens = following.to(logits.device)
         if senses.min_confidence:
             chosen = logits.gather(1, tokens.clamp_min(0)[:, None]).squeeze(1).float()
-            tokens = torch.where(
-                chosen - logits.float().logsumexp(dim=1) >= math.log(senses.min_confidence),
-                tokens,
-                IGNORE,
-            )
+            logprobs = chosen - logits.float().logsumexp(dim=1)
+            confident = logprobs >= math.log(senses.min_confidence)
+            tokens = torch.where(confident, tokens, IGNORE)
         parts.append(tokens)
     return torch.cat(parts).cpu()

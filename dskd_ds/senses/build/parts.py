@@ -1,4 +1,7 @@
-"""Clustering a collection bucket by bucket, each by one rank, and putting the results together; nobody holds all of it."""
+"""Clusters a collection bucket by bucket, each bucket on one rank, and joins the results.
+
+No process holds all of the vectors.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ from dskd_ds.senses.dictionary.senses import Senses
 from dskd_ds.spec import RunSpec
 
 MAX_HELD_OUT = 4096
-"""Held-out states that are stored with a dictionary."""
+"""Maximum number of held-out states that are stored with a dictionary."""
 
 
 def cluster_parts(
@@ -48,12 +51,16 @@ def cluster_parts(
     comm: Communicator,
     old: SenseDictionary | None = None,
 ) -> None:
-    """Cluster every bucket into a part of its own below `folder`; parts that are there already stay. old: what is refreshed."""
+    """Cluster every bucket into a part below `folder`. Collective.
+
+    Parts that exist are kept. old: the dictionary that is refreshed.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     buckets = collected.buckets
     if old:
-        owners = old.row_owners[: old.num_token_rows]
-        buckets = sorted({*buckets, *np.unique(owners // collected.layout.bucket_tokens).tolist()})
+        token_owners = old.row_owners[: old.num_token_rows]
+        old_buckets = np.unique(token_owners // collected.layout.bucket_tokens)
+        buckets = sorted({*buckets, *old_buckets.tolist()})
     for bucket in tqdm(
         buckets[comm.rank :: comm.size],
         desc=f"clustering on {comm.size} ranks",
@@ -76,114 +83,121 @@ def cluster_parts(
 def cluster_bucket(
     rows: Rows, spec: RunSpec, bucket: int, layout: Layout, old: SenseDictionary | None
 ) -> Senses:
-    """The senses of a bucket's tokens, from their new vectors and, in a refresh, their old senses."""
+    """Return the senses of a bucket's tokens.
+
+    rows: its new vectors. old: the dictionary that is refreshed; its senses of these tokens are
+    clustered together with the vectors.
+    """
     points = Points.of_rows(rows)
     if old is None:
         return cluster(points, spec.senses, spec.seed, local_device())
-    first = bucket * layout.bucket_tokens
-    before = old_points(old, first, min(first + layout.bucket_tokens, layout.vocab_size))
+    first_token = bucket * layout.bucket_tokens
+    end_token = min(first_token + layout.bucket_tokens, layout.vocab_size)
+    before = old_points(old, first_token, end_token)
     return refreshed(before, points, spec.senses, spec.seed, local_device())
 
 
 def contexts_of(
     senses: Senses, blocks: Blocks, spec: RunSpec, tokenizer: Any, old: SenseDictionary | None
 ) -> pa.Table:
-    """The text snippets of each sense; rows count from 0 within these senses."""
-    wanted = spec.senses.contexts_per_sense
-    sources = (
-        np.concatenate([*senses.sources, np.zeros(0, np.int64)])
-        if wanted
-        else np.zeros(0, np.int64)
-    )
-    places = sources[sources >= 0]
-    found = dict(
-        zip(
-            places.tolist(),
-            snippets(blocks, places, spec.data.block_tokens, tokenizer),
-            strict=True,
-        )
-    )
-    earlier = old.contexts_of((-1 - sources[sources < 0]).tolist()) if old else {}
+    """Return the contexts of each sense as a table; rows are indices into these senses.
+
+    old: the dictionary that is refreshed, which has the contexts of its own senses.
+    """
+    max_contexts = spec.senses.contexts_per_sense
+    if not max_contexts:
+        return contexts_table([], [], [])
+    sources = np.concatenate([*senses.sources, np.zeros(0, np.int64)])
+    positions = sources[sources >= 0]
+    texts = snippets(blocks, positions, spec.data.block_tokens, tokenizer)
+    contexts_at = {
+        position: [text] for position, text in zip(positions.tolist(), texts, strict=True)
+    }
+    if old:
+        old_rows = -1 - sources[sources < 0]
+        contexts_at |= {-1 - row: near for row, near in old.contexts_of(old_rows.tolist()).items()}
     rows: list[int] = []
     ranks: list[int] = []
     contexts: list[Context] = []
-    for row, near in enumerate(senses.sources if wanted else ()):
-        texts = [
-            text
-            for source in near.tolist()
-            for text in ([found[source]] if source >= 0 else earlier[-1 - source])
-        ][:wanted]
-        rows += [row] * len(texts)
-        ranks += range(len(texts))
-        contexts += texts
+    for row, nearest in enumerate(senses.sources):
+        of_row = [context for source in nearest.tolist() for context in contexts_at[source]]
+        of_row = of_row[:max_contexts]
+        rows += [row] * len(of_row)
+        ranks += range(len(of_row))
+        contexts += of_row
     return contexts_table(rows, ranks, contexts)
 
 
 def _write_part(folder: Path, senses: Senses, held_out: Rows) -> None:
+    """Write the senses and held-out states of one bucket."""
     assert senses.spreads is not None
-    save_file(
-        {
-            "owners": torch.from_numpy(senses.owners),
-            "centroids": senses.centroids.to(torch.bfloat16).contiguous(),
-            "counts": torch.from_numpy(senses.counts),
-            "spreads": torch.from_numpy(senses.spreads),
-        },
-        folder / SENSES_FILE,
-    )
+    tensors = {
+        "owners": torch.from_numpy(senses.owners),
+        "centroids": senses.centroids.to(torch.bfloat16).contiguous(),
+        "counts": torch.from_numpy(senses.counts),
+        "spreads": torch.from_numpy(senses.spreads),
+    }
+    save_file(tensors, folder / SENSES_FILE)
     save_file(vars(held_out_of(held_out)), folder / HELDOUT_FILE)
 
 
 def held_out_of(rows: Rows) -> HeldOut:
-    """Records -> held-out states."""
+    """Return records as held-out states."""
     return HeldOut(
-        torch.from_numpy(rows["token"].copy()),
-        torch.from_numpy(rows["hash"].copy()),
-        states_of(rows),
+        tokens=torch.from_numpy(rows["token"].copy()),
+        hashes=torch.from_numpy(rows["hash"].copy()),
+        states=states_of(rows),
     )
 
 
 @dataclass(frozen=True)
 class Parts:
-    """All parts of a clustering, as one."""
+    """All parts of a clustering, read as one."""
 
     folder: Path
 
     @property
     def folders(self) -> list[Path]:
-        """In order of their tokens."""
+        """Folders of the parts, in order of their tokens."""
         return sorted(path for path in self.folder.iterdir() if path.is_dir() and not path.suffix)
 
     def senses(self) -> Senses:
-        """All senses; the centroids lie in a file beside the parts and are mapped."""
-        columns: dict[str, list[NDArray[Any]]] = {"owners": [], "counts": [], "spreads": []}
-        path, hidden_size, num_rows = self.folder / "centroids.bf16", 0, 0
+        """Return all senses; their centroids are mapped from a file beside the parts."""
+        owners: list[NDArray[np.int64]] = []
+        counts: list[NDArray[np.int64]] = []
+        spreads: list[NDArray[np.float32]] = []
+        hidden_size, num_rows = 0, 0
+        path = self.folder / "centroids.bf16"
         with path.open("wb") as file:
             for folder in self.folders:
                 part = load_file(folder / SENSES_FILE)
-                for name, column in columns.items():
-                    column.append(part[name].numpy())
-                hidden_size, num_rows = (
-                    part["centroids"].shape[1],
-                    num_rows + len(part["centroids"]),
-                )
-                part["centroids"].view(torch.int16).numpy().tofile(file)
+                owners.append(part["owners"].numpy())
+                counts.append(part["counts"].numpy())
+                spreads.append(part["spreads"].numpy())
+                centroids = part["centroids"]
+                hidden_size = centroids.shape[1]
+                num_rows += len(centroids)
+                centroids.view(torch.int16).numpy().tofile(file)
         mapped = torch.from_file(str(path), size=num_rows * hidden_size, dtype=torch.bfloat16)
-        owners, counts, spreads = (np.concatenate(column) for column in columns.values())
-        return Senses(owners, mapped.view(num_rows, hidden_size), counts, spreads)
+        return Senses(
+            owners=np.concatenate(owners),
+            centroids=mapped.view(num_rows, hidden_size),
+            counts=np.concatenate(counts),
+            spreads=np.concatenate(spreads),
+        )
 
     def contexts(self) -> Iterator[pa.Table]:
-        """The contexts, with rows of the whole."""
-        first = 0
+        """Yield the contexts of each part, with rows counted over all parts."""
+        first_row = 0
         for folder in self.folders:
             table = pq.read_table(folder / CONTEXTS_FILE)
-            yield table.set_column(
-                0, SCHEMA.field("row"), pa.array(table["row"].to_numpy() + first, pa.int64())
-            )
+            rows = pa.array(table["row"].to_numpy() + first_row, pa.int64())
+            yield table.set_column(0, SCHEMA.field("row"), rows)
             with safe_open(folder / SENSES_FILE, framework="pt") as file:
-                first += file.get_slice("owners").get_shape()[0]
+                first_row += file.get_slice("owners").get_shape()[0]
 
     def held_out(self, others: HeldOut | None = None) -> HeldOut:
-        """A uniform sample of all held-out states (and of others), those with the smallest hashes."""
+        """Return a uniform sample of all held-out states (and `others`): the smallest hashes."""
         kept = [others] if others else []
         for folder in self.folders:
             kept = [_smallest([*kept, HeldOut(**load_file(folder / HELDOUT_FILE))])]
@@ -191,10 +205,10 @@ class Parts:
 
 
 def _smallest(parts: list[HeldOut]) -> HeldOut:
-    tokens, hashes, states = (
-        torch.cat([getattr(part, name) for part in parts])
-        for name in ("tokens", "hashes", "states")
-    )
-    _, first = np.unique(hashes.numpy(), return_index=True)  # sorted, each once
+    """Return the MAX_HELD_OUT states with the smallest hashes, sorted, each hash once."""
+    tokens = torch.cat([part.tokens for part in parts])
+    hashes = torch.cat([part.hashes for part in parts])
+    states = torch.cat([part.states for part in parts])
+    _, first = np.unique(hashes.numpy(), return_index=True)
     order = torch.from_numpy(first[:MAX_HELD_OUT])
     return HeldOut(tokens[order], hashes[order], states[order])

@@ -1,1 +1,1 @@
-"""The dictionary on disk, and what it says of itself."""
+"""The sense dictionary on disk: its files, what it was built from, and distances to its rows."""

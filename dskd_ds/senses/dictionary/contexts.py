@@ -1,4 +1,4 @@
-"""Where a sense was found: snippets of text around the states nearest to its centroid, beside the dictionary as Parquet."""
+"""Contexts of senses: text around the states nearest to a centroid, stored as Parquet."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from dskd_ds.data.block import Block, Blocks
+
 CONTEXTS_FILE = "contexts.parquet"
 SCHEMA = pa.schema(
     [
@@ -22,53 +24,49 @@ SCHEMA = pa.schema(
         ("right", pa.string()),
     ]
 )
-"""Sorted by row and rank; rank 0 is the state nearest to the sense."""
+"""Sorted by row and rank. Rank 0 is the state nearest to the sense."""
 ROW_GROUP = 8192
 LEFT_TOKENS, RIGHT_TOKENS = 16, 8
 
 
 @dataclass(frozen=True)
 class Context:
-    """One place in the corpus. `token` is the text's own next token there, which an arg-max attribution may differ from."""
+    """The text around one position of the corpus."""
 
     left: str
-    """The text up to the state, which predicts what follows."""
+    """The text up to the position of the state, which predicts the token that follows."""
     token: str
+    """The token that follows in the text. An arg-max attribution may have predicted another one."""
     right: str
+    """The text after that token."""
 
 
 def contexts_table(rows: Iterable[int], ranks: Iterable[int], contexts: list[Context]) -> pa.Table:
-    """Contexts with the dictionary row and rank of each -> a table of SCHEMA."""
-    columns = [
-        list(rows),
-        list(ranks),
-        *([getattr(c, name) for c in contexts] for name in ("left", "token", "right")),
-    ]
-    return pa.table(
-        [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)],
-        schema=SCHEMA,
-    )
+    """Return a table of SCHEMA: the contexts, and the dictionary row and rank of each."""
+    columns: dict[str, list[Any]] = {
+        "row": list(rows),
+        "rank": list(ranks),
+        "left": [context.left for context in contexts],
+        "token": [context.token for context in contexts],
+        "right": [context.right for context in contexts],
+    }
+    arrays = [pa.array(columns[field.name], field.type) for field in SCHEMA]
+    return pa.table(arrays, schema=SCHEMA)
 
 
 def snippets(
-    blocks: Any, places: NDArray[np.int64], block_tokens: int, tokenizer: Any
+    blocks: Blocks, positions: NDArray[np.int64], block_tokens: int, tokenizer: Any
 ) -> list[Context]:
-    """The text around some places (block number * block_tokens + position). A snippet stays within its document's part of the block."""
+    """Return the text around positions of the corpus (block index * block_tokens + offset).
+
+    A snippet stays within its document's segment of the block.
+    """
     pieces: list[list[int]] = []
-    for place in places.tolist():
-        number, position = divmod(place, block_tokens)
-        block = blocks[number]
-        bounds = np.append(block["segment_starts"], block_tokens)
-        segment = int(np.searchsorted(bounds, position, side="right"))
-        start, end, after = int(bounds[segment - 1]), int(bounds[segment]), position + 1
-        ids = block["input_ids"]
-        pieces += [
-            ids[max(start, after - LEFT_TOKENS) : after],
-            ids[after : min(end, after + 1)],
-            ids[after + 1 : min(end, after + 1 + RIGHT_TOKENS)],
-        ]
+    for position in positions.tolist():
+        block_index, offset = divmod(position, block_tokens)
+        pieces += _pieces(blocks[block_index], offset, block_tokens)
     if not pieces:
-        return []  # transformers makes one text of no pieces
+        return []  # transformers returns one text for an empty list
     texts = tokenizer.batch_decode(pieces, skip_special_tokens=True)
     # A character of several tokens may be cut at the outer ends.
     return [
@@ -77,22 +75,33 @@ def snippets(
     ]
 
 
+def _pieces(block: Block, offset: int, block_tokens: int) -> list[list[int]]:
+    """Return the token ids to the left of, at, and to the right of the token after `offset`."""
+    bounds = np.append(block["segment_starts"], block_tokens)
+    segment = int(np.searchsorted(bounds, offset, side="right"))
+    start, end, after = int(bounds[segment - 1]), int(bounds[segment]), offset + 1
+    ids = block["input_ids"]
+    return [
+        ids[max(start, after - LEFT_TOKENS) : after],
+        ids[after : min(end, after + 1)],
+        ids[after + 1 : min(end, after + 1 + RIGHT_TOKENS)],
+    ]
+
+
 def write_contexts(path: Path, tables: Iterable[pa.Table]) -> None:
-    """Tables of SCHEMA, in order of their rows -> one file."""
+    """Write tables of SCHEMA, in order of their rows, into one file."""
     with pq.ParquetWriter(path, SCHEMA) as writer:
         for table in tables:
             writer.write_table(table, row_group_size=ROW_GROUP)
 
 
 def read_contexts(path: Path, rows: Iterable[int]) -> dict[int, list[Context]]:
-    """The contexts of some rows, nearest first; only the parts of the file that hold them are read."""
+    """Return row -> contexts, nearest first. Only the needed parts of the file are read."""
     wanted = sorted(set(rows))
     found: dict[int, list[Context]] = {row: [] for row in wanted}
-    table = (
-        pq.read_table(path, filters=[("row", "in", wanted)], memory_map=True)
-        if wanted
-        else SCHEMA.empty_table()
-    )
+    if not wanted:
+        return found
+    table = pq.read_table(path, filters=[("row", "in", wanted)], memory_map=True)
     for entry in table.to_pylist():
         found[entry["row"]].append(Context(entry["left"], entry["token"], entry["right"]))
     return found

@@ -1,9 +1,13 @@
-"""What a dictionary is made of, in digests: builds with equal keys are equal, and a refresh knows what has been read already."""
+"""Digests of what a dictionary depends on.
+
+Builds with equal digests give equal dictionaries, and a refresh knows which corpora were read.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +17,7 @@ from dskd_ds.lexicon.sources import lexicon_digest
 from dskd_ds.models.named import NamedModel
 from dskd_ds.runtime.mpi import Communicator
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
+from dskd_ds.senses.dictionary.facts import DictionaryKey
 from dskd_ds.spec import RunSpec
 from dskd_ds.spec.problems import show
 
@@ -33,18 +38,20 @@ CLUSTER_SETTINGS = (
     "max_span_tokens",
     "paper_exact",
 )
-"""Those that decide what is made of it. The index has settings of its own (sense/index.py)."""
+"""The fields of [senses] that decide what is made of a collection. Those of the index are in
+senses/index/graph.py."""
 BUILD_SETTINGS = (*COLLECT_SETTINGS, *CLUSTER_SETTINGS)
 
 
 def dictionary_key(
     spec: RunSpec, teacher: NamedModel, blocks: Any, comm: Communicator
-) -> dict[str, Any]:
-    """Everything a dictionary depends on. All ranks call it.
+) -> DictionaryKey:
+    """Return everything that a dictionary depends on. Collective.
 
-    Raises InputError if they have different text or teachers (nodes that each have a copy).
+    blocks: of the corpus, a `datasets.Dataset`.
+    Raises InputError if ranks have different text, teachers or lexicons (nodes with own copies).
     """
-    key = {
+    key: DictionaryKey = {
         "teacher": teacher.fingerprint,
         "tokenizer": teacher.tokenizer_fingerprint,
         "corpus": corpus_digest(blocks),
@@ -55,47 +62,55 @@ def dictionary_key(
     }
     if not comm.all_ranks_equal(digest_of(key).encode()):
         raise InputError(
-            "[data] train, [teacher] model or [senses] lexicons: what they name is not the same on every rank.\n"
-            "  name files on a disk that all nodes share, or copy the same ones to all."
+            "[data] train, [teacher] model or [senses] lexicons:"
+            " the content differs between the ranks.\n"
+            "  name files on a disk that all nodes share, or copy the same files to all nodes."
         )
     return key
 
 
 def corpus_digest(blocks: Any) -> str:
-    """16 hex digits: of the tokens of all blocks and of what is a document and a target in them, wherever their files lie.
+    """Return 16 hex digits of the tokens, segments, documents and targets of all blocks.
 
-    It reads all of them, about a second for 250 million tokens.
+    They do not depend on where the files are. All blocks are read: about a second for 250 million
+    tokens. blocks: a `datasets.Dataset`.
     """
     digest = hashlib.sha256()
     for name in ("input_ids", "segment_starts", "doc_digests", "unsupervised"):
         for chunk in blocks.data.column(name).chunks:
             values = chunk.flatten()
-            digest.update(
-                np.ascontiguousarray(values.flatten() if name == "unsupervised" else values).data
-            )
+            if name == "unsupervised":  # lists of lists
+                values = values.flatten()
+            digest.update(np.ascontiguousarray(values).data)
     return digest.hexdigest()[:16]
 
 
-def collection_digest(key: dict[str, Any]) -> str:
-    """Of what a collection depends on, out of a dictionary's key: what the teacher reads, not what its states are added to."""
+def collection_digest(key: DictionaryKey) -> str:
+    """Return 16 hex digits of the part of a dictionary's key that its collection depends on.
+
+    A collection does not depend on the lexicons, nor on the dictionary that is refreshed with it.
+    """
     settings = {name: key["settings"][name] for name in COLLECT_SETTINGS}
-    return digest_of(
-        {name: value for name, value in key.items() if name not in ("lexicon", "refreshes")}
-        | {"settings": settings}
-    )
+    kept = {name: value for name, value in key.items() if name not in ("lexicon", "refreshes")}
+    return digest_of(kept | {"settings": settings})
 
 
-def digest_of(content: dict[str, Any]) -> str:
-    """16 hex digits, of anything JSON can say."""
+def digest_of(content: Mapping[str, object]) -> str:
+    """Return 16 hex digits of the content as JSON with sorted keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def check_settings(dictionary: SenseDictionary, spec: RunSpec) -> None:
-    """Refuse to say in a run's spec what is not true of its dictionary. Raises InputError that names the first key that differs."""
+    """Check that the spec has the settings that the dictionary was built with.
+
+    Raises InputError that names the first setting that differs.
+    """
     for name, found in dictionary.facts.get("settings", {}).items():
         wanted = getattr(spec.senses, name)
         if found != wanted:
             raise InputError(
-                f"[senses] {name} = {show(wanted)}, but {dictionary.folder} was built with {show(found)}.\n"
-                f"  build it with this (dskd senses build SPEC.toml), or write {name} = {show(found)}."
+                f"[senses] {name} = {show(wanted)},"
+                f" but {dictionary.folder} was built with {show(found)}.\n"
+                "  build it with the new value (dskd senses build SPEC.toml),"
+                f" or write {name} = {show(found)}."
             )

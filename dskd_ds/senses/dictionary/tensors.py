@@ -1,4 +1,7 @@
-"""A safetensors file that is filled through a mapping, so that its content need not fit into memory (`save_file` copies all of it)."""
+"""A safetensors file that is filled through a memory mapping.
+
+Its content need not fit into memory; safetensors' `save_file` copies all of it.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,13 @@ NAMES = {torch.bfloat16: "BF16", torch.float32: "F32", torch.int64: "I64", torch
 
 
 class TensorFile:
-    """A new file of tensors whose shapes are known and whose content comes piece by piece."""
+    """A new file of tensors whose shapes are known and whose content is written piece by piece."""
 
     def __init__(
         self, path: Path, shapes: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
     ) -> None:
-        """Create the file, full of zeros. shapes: number format and shape of each tensor."""
-        # The widest numbers first: then every tensor begins where its numbers may.
+        """Create the file, full of zeros. shapes: dtype and shape of each tensor."""
+        # The widest dtype first: then every tensor starts at a multiple of its item size.
         ordered = sorted(shapes.items(), key=lambda item: (-item[1][0].itemsize, item[0]))
         entries: dict[str, Any] = {}
         end = 0
@@ -36,23 +39,21 @@ class TensorFile:
             }
         header = json.dumps(entries, separators=(",", ":")).encode()
         header += b" " * (-len(header) % 8)
-        self._mapped: NDArray[np.uint8] = np.memmap(
-            path, np.uint8, "w+", shape=(8 + len(header) + end,)
-        )
-        self._mapped[: 8 + len(header)] = np.frombuffer(
-            len(header).to_bytes(8, "little") + header, np.uint8
-        )
-        body = torch.from_numpy(self._mapped[8 + len(header) :])
-        self._tensors = {
-            name: body[slice(*entries[name]["data_offsets"])].view(dtype).view(shape)
-            for name, (dtype, shape) in ordered
-        }
+        prefix = len(header).to_bytes(8, "little") + header
+        size = len(prefix) + end
+        self._mapped: NDArray[np.uint8] = np.memmap(path, np.uint8, "w+", shape=(size,))
+        self._mapped[: len(prefix)] = np.frombuffer(prefix, np.uint8)
+        body = torch.from_numpy(self._mapped[len(prefix) :])
+        self._tensors: dict[str, Tensor] = {}
+        for name, (dtype, shape) in ordered:
+            content = body[slice(*entries[name]["data_offsets"])]
+            self._tensors[name] = content.view(dtype).view(shape)
 
     def __getitem__(self, name: str) -> Tensor:
-        """One of the tensors, to be written to in place."""
+        """Return a tensor of the file. Writing to it in place writes to the file."""
         return self._tensors[name]
 
     def close(self) -> None:
-        """Hand everything to the file."""
+        """Write everything to the file, and forget the tensors."""
         self._tensors = {}
         self._mapped.flush()  # type: ignore[attr-defined]  # it is a memmap

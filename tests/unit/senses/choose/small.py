@@ -12,8 +12,9 @@ from dskd_ds.data.batches import Batch, Sample, make_batch
 from dskd_ds.lexicon.relations import TokenRelations
 from dskd_ds.losses.distributions import TopK
 from dskd_ds.senses.choose.retrieve import Selection, SenseRetriever
-from dskd_ds.senses.dictionary.dictionary import SenseDictionary, open_dictionary, write_dictionary
+from dskd_ds.senses.dictionary.dictionary import SenseDictionary, open_dictionary
 from dskd_ds.senses.dictionary.senses import Senses
+from dskd_ds.senses.dictionary.write import write_dictionary
 from dskd_ds.senses.index.graph import build_index, knn, load_graph, load_projection
 from dskd_ds.signals.parts.top_k import take_top_k
 from dskd_ds.spec.loss import LossSpec

@@ -12,9 +12,10 @@ from dskd_ds.bench.lookup import as_sets, loop_over_positions, loop_over_positio
 from dskd_ds.lexicon.relations import Ragged, TokenRelations
 from dskd_ds.senses.choose import candidates as sets
 from dskd_ds.senses.choose.retrieve import Selection, SenseRetriever
-from dskd_ds.senses.dictionary.dictionary import SenseDictionary, open_dictionary, write_dictionary
+from dskd_ds.senses.dictionary.dictionary import SenseDictionary, open_dictionary
 from dskd_ds.senses.dictionary.distances import pair_distances, rerank
 from dskd_ds.senses.dictionary.senses import Senses
+from dskd_ds.senses.dictionary.write import write_dictionary
 from dskd_ds.spec.loss import LossSpec
 from dskd_ds.spec.senses import SensesSpec
 

@@ -23,11 +23,11 @@ from dskd_ds.senses.dictionary.dictionary import (
     HeldOut,
     check_belongs,
     open_dictionary,
-    write_dictionary,
 )
 from dskd_ds.senses.dictionary.senses import Senses
 from dskd_ds.senses.dictionary.spans import compose_spans, span_lengths
 from dskd_ds.senses.dictionary.tensors import TensorFile
+from dskd_ds.senses.dictionary.write import write_dictionary
 from tests.conftest import TinyWorld
 
 FACTS: dict[str, Any] = {"vocab_size": 40, "layer": -1, "teacher": "t", "tokenizer": "z"}

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dskd_ds.lexicon.relations import TokenRelations
-from dskd_ds.senses.dictionary.dictionary import open_dictionary, write_dictionary
+from dskd_ds.senses.dictionary.dictionary import open_dictionary
 from dskd_ds.senses.dictionary.senses import Senses
+from dskd_ds.senses.dictionary.write import write_dictionary
 from dskd_ds.senses.index.graph import (
     build_index,
     ensure_index,

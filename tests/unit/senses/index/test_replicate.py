@@ -16,8 +16,9 @@ import torch
 
 from dskd_ds.errors import InputError
 from dskd_ds.lexicon.relations import TokenRelations
-from dskd_ds.senses.dictionary.dictionary import SENSES_FILE, open_dictionary, write_dictionary
+from dskd_ds.senses.dictionary.dictionary import SENSES_FILE, open_dictionary
 from dskd_ds.senses.dictionary.senses import Senses
+from dskd_ds.senses.dictionary.write import write_dictionary
 from dskd_ds.senses.index.graph import build_index, knn, load_graph, load_projection
 from dskd_ds.senses.index.replicate import local_copy
 from dskd_ds.spec.senses import SensesSpec

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 from dskd_ds.lexicon.relations import TokenRelations
-from dskd_ds.senses.dictionary.dictionary import SenseDictionary, open_dictionary, write_dictionary
+from dskd_ds.senses.dictionary.dictionary import SenseDictionary, open_dictionary
 from dskd_ds.senses.dictionary.senses import Senses
+from dskd_ds.senses.dictionary.write import write_dictionary
 from dskd_ds.senses.intrinsic.separation import pair_distances, separation
 
 

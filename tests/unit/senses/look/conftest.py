@@ -11,8 +11,9 @@ import torch
 from dskd_ds.lexicon.relations import TokenRelations
 from dskd_ds.models.resolve import load_tokenizer, model_fingerprint, tokenizer_fingerprint
 from dskd_ds.senses.dictionary.contexts import Context, contexts_table
-from dskd_ds.senses.dictionary.dictionary import SenseDictionary, open_dictionary, write_dictionary
+from dskd_ds.senses.dictionary.dictionary import SenseDictionary, open_dictionary
 from dskd_ds.senses.dictionary.senses import Senses
+from dskd_ds.senses.dictionary.write import write_dictionary
 from tests.conftest import TinyWorld
 from tests.unit.senses.look.known import COUNTS, POSITIONS, owner_of
 

@@ -1,0 +1,71 @@
+"""Types of what the manifest of a dictionary records."""
+
+from __future__ import annotations
+
+from typing import Any, NotRequired, TypedDict
+
+
+class HistoryEntry(TypedDict):
+    """One corpus whose states are in a dictionary."""
+
+    corpus: str
+    """Fingerprint of its blocks (identity.corpus_digest)."""
+    sources: list[str]
+    """Paths of its `[data] train`."""
+    tokens: int
+    """Tokens that the teacher read, at most."""
+    vectors: int
+    """Vectors of this corpus that are in the senses."""
+    seed: int
+
+
+class DictionaryKey(TypedDict):
+    """Everything that a dictionary depends on: two builds with equal keys write equal files."""
+
+    teacher: str
+    """Fingerprint of the teacher's weights."""
+    tokenizer: str
+    """Fingerprint of the vocabulary."""
+    corpus: str
+    """Fingerprint of the corpus's blocks."""
+    block_tokens: int
+    seed: int
+    lexicon: str
+    """Fingerprint of all lexicon files."""
+    settings: dict[str, Any]
+    """The fields of [senses] that decide the content (identity.BUILD_SETTINGS)."""
+    refreshes: NotRequired[str]
+    """SHA-256 of the manifest of the dictionary that is refreshed; only the work folders use it."""
+
+
+class Facts(TypedDict, total=False):
+    """The facts in a dictionary's manifest."""
+
+    teacher: str
+    tokenizer: str
+    corpus: str
+    block_tokens: int
+    seed: int
+    lexicon: str
+    settings: dict[str, Any]
+    """The fields from `teacher` to `settings` are those of DictionaryKey."""
+    history: list[HistoryEntry]
+    """The corpus of the build, then the corpus of each refresh."""
+    vocab_size: int
+    """Number of token ids; owners from here on are spans."""
+    layer: int
+    """The teacher's layer whose states were clustered; -1 is the input of its head."""
+    num_vectors: int
+    """Vectors that all senses of tokens were made from."""
+    made_by: str
+    format: int
+    """Version of the file format."""
+    num_rows: int
+    num_spans: int
+    """Spans with senses."""
+    num_tokens: int
+    """Tokens with senses."""
+    num_related_tokens: int
+    """Tokens with synonyms or antonyms."""
+    median_antonym_distance: float | None
+    """Median squared distance per dimension between antonyms' senses; None without antonyms."""
