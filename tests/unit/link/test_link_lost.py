@@ -143,16 +143,19 @@ def run_teacher(run_dir: Path, spec: LinkSpec) -> None:
 def test_a_stopped_teacher_serves_again_when_it_is_continued(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    student = StudentLink(tmp_path, 0, QUICK, 9, 4)
+    # On a busy machine the teacher process may need long to start.
+    spec = QUICK.model_copy(update={"teacher_wait_seconds": 200.0})
+    student = StudentLink(tmp_path, 0, spec, 9, 4)
+    printed = ""
     process = multiprocessing.get_context("spawn").Process(
         target=run_teacher, args=(tmp_path, PATIENT), daemon=True
     )
     process.start()
     assert process.pid
     try:
-        assert student.submit(ARRAYS, WANTED).result(60).teacher == "stopped"
+        assert student.submit(ARRAYS, WANTED).result(200).teacher == "stopped"
         os.kill(process.pid, signal.SIGSTOP)
-        future, printed = student.submit(ARRAYS, WANTED), ""
+        future = student.submit(ARRAYS, WANTED)
         while "requests go to another" not in printed:
             time.sleep(0.02)
             printed += capfd.readouterr().err
