@@ -1,4 +1,5 @@
-"""Cross-entropy and divergence of one chunk of positions, with the gradient of the student's logits.
+"""Cross-entropy and divergence of one chunk of positions, with the gradient of the student's
+logits.
 
 Logits of student and teacher live in buffers that all chunks share.
 """
@@ -19,13 +20,13 @@ AGREEMENT_STRIDE = 8
 vocabulary is expensive."""
 
 BLOCK_ROWS = 32
-"""Rows of a chunk's logits that a CPU works on at a time: the many passes over them then stay in its
-cache, and what they need beside the buffers stays small. On other devices a chunk is one block, as smaller
-ones would launch more kernels (not measured). A multiple of AGREEMENT_STRIDE."""
+"""Rows of a chunk's logits that a CPU works on at a time: the many passes over them then stay in
+its cache, and what they need beside the buffers stays small. On other devices a chunk is one block,
+as smaller ones would launch more kernels (not measured). A multiple of AGREEMENT_STRIDE."""
 
 STATS = ("ce", "kd", *token.AGREEMENT, "agreement_positions")
-"""Names of a chunk's sums. All but the first two are over `agreement_positions`, and stay 0 for signal
-kinds without a top k."""
+"""Names of a chunk's sums. All but the first two are over `agreement_positions`, and stay 0 for
+signal kinds without a top k."""
 
 
 class Chunks:
@@ -49,8 +50,8 @@ class Chunks:
     def loss(self, states: Tensor, teacher: TeacherTargets, scale: float) -> tuple[Tensor, Tensor]:
         """Compute one chunk.
 
-        states: [C, D] of the student. Returns d(scale * (CE + alpha tau^2 KL)) / d(product) [C, V], and
-        the sums named in STATS.
+        states: [C, D] of the student. Returns d(scale * (CE + alpha tau^2 KL)) / d(product) [C, V],
+        and the sums named in STATS.
         """
         logits = self._product("student", states, self._weight)
         teacher_logits = self._teacher_product(teacher)
@@ -108,7 +109,8 @@ class Chunks:
         ids, teacher_masses = top_k
         per_row = [*teacher_masses, *token.agreement(logits[some], ids, taus)]
         sums = torch.stack(per_row).double()
-        # new_full fills on the device; a tensor made from a Python number would be copied, and waited for.
+        # new_full fills on the device; a tensor made from a Python number would be copied, and
+        # waited for.
         return torch.cat([sums.sum(dim=1), sums.new_full((1,), len(ids))])
 
     def _product(self, name: str, states: Tensor, weight: Tensor) -> Tensor:

@@ -1,14 +1,15 @@
-"""The whole objective from the student's last hidden state and the head's weight, one chunk of positions at a time.
+"""The whole objective from the student's last hidden state and the head's weight, one chunk of
+positions at a time.
 
-Logits exist for one chunk only, in buffers that all chunks share. All gradients (hidden state, weight, map)
-are formed in the forward pass, while the chunk's logits exist. Forming them in backward would compute the
-logits a second time (1.41 times the time: 2,048 positions, top-k signal, one thread) and save nothing:
-backward follows at once, and the gradients must exist then.
+Logits exist for one chunk only, in buffers that all chunks share. All gradients (hidden state,
+weight, map) are formed in the forward pass, while the chunk's logits exist. Forming them in
+backward would compute the logits a second time (1.41 times the time: 2,048 positions, top-k signal,
+one thread) and save nothing: backward follows at once, and the gradients must exist then.
 
-Under ZeRO-3 the head's weight is partitioned. The objective is therefore a module that owns the parameter (the
-same object as the LM head's, and with tied embeddings as the embedding's): DeepSpeed gathers it around this
-module's forward and backward, and autograd adds all its gradients before they are reduced (docs/deepspeed.md,
-"Fused losses and partitioned weights").
+Under ZeRO-3 the head's weight is partitioned. The objective is therefore a module that owns the
+parameter (the same object as the LM head's, and with tied embeddings as the embedding's): DeepSpeed
+gathers it around this module's forward and backward, and autograd adds all its gradients before
+they are reduced (docs/deepspeed.md, "Fused losses and partitioned weights").
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ STATS = (*TOKEN_STATS, *sense.SUMS, "sense_positions")
 """Names of the sums that a forward returns, in order; the caller all-reduces and divides them."""
 
 PRODUCT_ROWS = 4_096
-"""Rows of the head whose gradient from one chunk exists in a half format at a time, before it is added in
-float32: 32 MiB at D = 4,096. For the whole head of Llama-3-8B it would be 1 GiB."""
+"""Rows of the head whose gradient from one chunk exists in a half format at a time, before it is
+added in float32: 32 MiB at D = 4,096. For the whole head of Llama-3-8B it would be 1 GiB."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,9 @@ class DistillObjective(nn.Module):
     ) -> None:
         """Make the objective of a student.
 
-        head_weight: [V, D] of the student's LM head; `form` is what it does to the product. margin: squared
-        distance per dimension. teacher_head: [V, D_teacher], for kinds that need it (signals/kind.py).
-        sense_map: [D_teacher, D], where the senses' space is not the student's.
+        head_weight: [V, D] of the student's LM head; `form` is what it does to the product. margin:
+        squared distance per dimension. teacher_head: [V, D_teacher], for kinds that need it
+        (signals/kind.py). sense_map: [D_teacher, D], where the senses' space is not the student's.
         """
         super().__init__()
         self.weight, self.form = head_weight, form

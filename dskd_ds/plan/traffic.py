@@ -52,8 +52,9 @@ def signal_bytes(
 ) -> SignalBytes:
     """Return the bytes per token if every position has a target.
 
-    sense_share: share of positions with the sense term, 0..1 (`sense_share`). num_rows: rows of the dictionary.
-    Headers add about 1,000 bytes per message. The bytes of chosen senses are an upper bound.
+    sense_share: share of positions with the sense term, 0..1 (`sense_share`). num_rows: rows of the
+    dictionary. Headers add about 1,000 bytes per message. The bytes of chosen senses are an upper
+    bound.
     """
     loss, kind = spec.loss, signal_kind(spec.loss)
     teacher_chooses = spec.uses_senses and spec.senses.retrieve_on == "teacher"
@@ -74,19 +75,22 @@ def signal_bytes(
 def _chosen_bytes(senses: SensesSpec, num_rows: int) -> float:
     """Upper bound of the bytes of the chosen senses at a position: weight, flag, two lengths, rows.
 
-    Half of the positions have S+ and S-, half have S+ alone. Word relations give at most kappa senses per set. The
-    index adds as many to S- in the first half, and to S+ in the second half, whose targets may have no relations.
-    Without word relations the index alone fills S+ everywhere and S- in the first half.
+    Half of the positions have S+ and S-, half have S+ alone. Word relations give at most kappa
+    senses per set. The index adds as many to S- in the first half, and to S+ in the second half,
+    whose targets may have no relations. Without word relations the index alone fills S+ everywhere
+    and S- in the first half.
     """
     num_senses = senses.kappa * (1.5 if senses.candidates == "lexical" else 2.5)
     return 5 + 2 * byte_width(2 * senses.kappa + 1) + num_senses * byte_width(num_rows)
 
 
 def held_sense_bytes(senses: SensesSpec, hidden_size: int) -> int:
-    """Upper bound of the bytes that one position's senses take until its step is done (losses/sense.py).
+    """Upper bound of the bytes that one position's senses take until its step is done
+    (losses/sense.py).
 
-    The mean of S+ in float32; the senses of S- in bfloat16, with a norm and a mask entry each, as many as at the
-    fullest position: kappa from word relations or from the index, 2 kappa with `hybrid`; and 17 bytes.
+    The mean of S+ in float32; the senses of S- in bfloat16, with a norm and a mask entry each, as
+    many as at the fullest position: kappa from word relations or from the index, 2 kappa with
+    `hybrid`; and 17 bytes.
     """
     num_push = senses.kappa * (2 if senses.candidates == "hybrid" else 1)
     return 4 * hidden_size + num_push * (2 * hidden_size + 5) + 17
@@ -95,7 +99,8 @@ def held_sense_bytes(senses: SensesSpec, hidden_size: int) -> int:
 def held_bytes(spec: RunSpec, size: SignalBytes, hidden_size: int) -> float:
     """Upper bound of what one student holds, in main memory or on its device, for prefetched steps.
 
-    Replies as they came, what unpacking adds to them (signals/kind.py), and senses (student/feed.py).
+    Replies as they came, what unpacking adds to them (signals/kind.py), and senses
+    (student/feed.py).
     """
     unpacked = signal_kind(spec.loss).unpacked_bytes(hidden_size)
     senses = size.sense_share * held_sense_bytes(spec.senses, hidden_size)
@@ -106,7 +111,8 @@ def held_bytes(spec: RunSpec, size: SignalBytes, hidden_size: int) -> float:
 
 
 def sense_share(spec: RunSpec, related_fraction: float) -> float:
-    """Return the share of a block's positions that get the sense term (docs/method.md, "Positions").
+    """Return the share of a block's positions that get the sense term (docs/method.md,
+    "Positions").
 
     related_fraction: share of positions whose target has relations.
     """
@@ -119,7 +125,8 @@ def sense_share(spec: RunSpec, related_fraction: float) -> float:
 
 
 def related_fraction(spec: RunSpec, dictionary: SenseDictionary | None) -> float:
-    """Estimate how often a target has relations, in the text that the dictionary was collected from.
+    """Estimate how often a target has relations, in the text that the dictionary was collected
+    from.
 
     0 if there is no dictionary; 1 if candidates come from the index alone.
     """

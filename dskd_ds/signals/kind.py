@@ -1,8 +1,8 @@
 """What a kind of teacher signal is, and how the kind that [loss] signal names is found.
 
 A kind says which part of a reply it needs at every supervised position, what that part costs, which
-targets the loss gets from it, and which loss that is. Its module has the name that the spec uses and
-defines `KIND`. Importing a kind loads no torch, because the plan asks it for bytes.
+targets the loss gets from it, and which loss that is. Its module has the name that the spec uses
+and defines `KIND`. Importing a kind loads no torch, because the plan asks it for bytes.
 """
 
 from __future__ import annotations
@@ -112,8 +112,8 @@ class SignalKind(ABC, Generic[T]):
     ) -> RowLoss:
         """Compute the divergence at C positions and its gradient (losses/token.py).
 
-        logits: [C, V] of the student at the loss's temperature, overwritten. teacher_logits: [C, Vt] at
-        temperature 1, overwritten; there only if `teacher_states` gave states.
+        logits: [C, V] of the student at the loss's temperature, overwritten. teacher_logits: [C,
+        Vt] at temperature 1, overwritten; there only if `teacher_states` gave states.
         """
 
     def agreement(
@@ -136,7 +136,8 @@ class SignalKind(ABC, Generic[T]):
     def log_probs_at(
         self, rows: Tensor, reply: ReplyParts, vocab_size: int, teacher_head: FrozenHead | None
     ) -> LogProbs:
-        """Return the function from one token per row of `tested_part` to its log-probability at tau 1.
+        """Return the function from one token per row of `tested_part` to its log-probability at tau
+        1.
 
         rows: [R] indices into the part. teacher_head: given if `needs_teacher_head`.
         """

@@ -8,8 +8,8 @@ from dskd_ds.spec.processes import HiddenFormat
 BLOCK = 64
 """Numbers of a float8 state that share a scale; the last block of a row may be shorter."""
 TOKENS_PER_DRAW = 0.31
-"""Different tokens per draw: 100 draws at a position fell on 31 different tokens (SmolLM2 on held-out
-Wikipedia; `dskd bench` counts again)."""
+"""Different tokens per draw: 100 draws at a position fell on 31 different tokens (SmolLM2 on
+held-out Wikipedia; `dskd bench` counts again)."""
 DRAWS_BYTES = 6
 """The number of drawn tokens at a position (uint16) and their mean log-probability (float32)."""
 

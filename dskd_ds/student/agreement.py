@@ -43,7 +43,8 @@ def all_reduce_counts(source: StepSource) -> Counts:
 
 
 def next_input_on_every_rank(source: StepSource) -> StepInput:
-    """Return the next step's input on all ranks, or raise DskdError on all of them. A collective call.
+    """Return the next step's input on all ranks, or raise DskdError on all of them. A collective
+    call.
 
     A rank whose teacher is lost must not leave the others waiting in the step's collectives.
     """

@@ -1,8 +1,9 @@
-"""Start-up self-test: do the replies to the first batch belong to the positions that were asked for?
+"""Start-up self-test: do the replies to the first batch belong to the positions that were asked
+for?
 
-A reply that is shifted by one position trains without an error, towards the wrong token. A language model predicts
-the next token far better than the tokens beside it. So the targets' mean log-probability is compared at the right
-position and one position to either side.
+A reply that is shifted by one position trains without an error, towards the wrong token. A language
+model predicts the next token far better than the tokens beside it. So the targets' mean
+log-probability is compared at the right position and one position to either side.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ MIN_POSITIONS = 16
 CLEARLY_NATS = 0.5
 """How much better another position must be to count as a shift."""
 KNOWLEDGE_NATS = 1.0
-"""How much better than 1 / V a teacher must be, somewhere, to be more than noise: a random model can prefer the
-token that it has just read."""
+"""How much better than 1 / V a teacher must be, somewhere, to be more than noise: a random model
+can prefer the token that it has just read."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,8 @@ class Alignment:
 class AlignmentTest:
     """Runs the self-test once, on the first batch whose text the student did not write.
 
-    The text of an untrained student is noise, for which a teacher may know the wrong position better. If the student
-    writes every batch, the result is printed and not judged.
+    The text of an untrained student is noise, for which a teacher may know the wrong position
+    better. If the student writes every batch, the result is printed and not judged.
     """
 
     def __init__(
@@ -151,7 +152,8 @@ def measure_alignment(
 
 
 def _rows_with_neighbours(targets: Tensor, positions: Tensor) -> Tensor:
-    """Rows of `positions` at which the targets of this and both neighbouring positions are supervised.
+    """Rows of `positions` at which the targets of this and both neighbouring positions are
+    supervised.
 
     A block's last target is IGNORE, so three supervised targets in a row lie in one block.
     """

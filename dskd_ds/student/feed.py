@@ -1,10 +1,10 @@
 """Prefetches micro-batches together with the teacher's signal and the senses.
 
-Requests for the next `prefetch_depth` steps, with all their micro-batches, are sent while a step computes. A
-background thread decodes replies, looks up senses and copies everything to the device. The training thread waits
-only for what is not ready yet, and reports how long it waited. The memory is bounded: replies of
-`prefetch_depth + 1` steps of this rank, and the senses at their positions, in the dictionary's format until a
-loss uses them (plan/traffic.py counts the bytes).
+Requests for the next `prefetch_depth` steps, with all their micro-batches, are sent while a step
+computes. A background thread decodes replies, looks up senses and copies everything to the device.
+The training thread waits only for what is not ready yet, and reports how long it waited. The memory
+is bounded: replies of `prefetch_depth + 1` steps of this rank, and the senses at their positions,
+in the dictionary's format until a loss uses them (plan/traffic.py counts the bytes).
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ class Feed:
         self._failure: DskdError | None = None
 
     def counts(self) -> tuple[int, int]:
-        """Return the supervised and sense positions of this rank's next step; (0, 0) if `next` will raise.
+        """Return the supervised and sense positions of this rank's next step; (0, 0) if `next` will
+        raise.
 
         They are known before any reply has come.
         """

@@ -32,7 +32,8 @@ def all_reduce_record(
     counts: Counts,
     seconds: float,
 ) -> dict[str, float]:
-    """Return the step's record, the same on all ranks: sums over ranks, the longest times. A collective call.
+    """Return the step's record, the same on all ranks: sums over ranks, the longest times. A
+    collective call.
 
     local_sums: of this rank, in the order of STATS. seconds: of the step on this rank.
     """

@@ -1,8 +1,8 @@
 """One request -> the arrays of its reply: a forward pass, then the parts that the request names.
 
-The teacher never learns which kind of signal the run uses (signals/kind.py): a request names the positions
-of each part. Everything a reply depends on is in the request, so that any identical teacher answers it
-bit for bit the same.
+The teacher never learns which kind of signal the run uses (signals/kind.py): a request names the
+positions of each part. Everything a reply depends on is in the request, so that any identical
+teacher answers it bit for bit the same.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from dskd_ds.teacher.senses import selection_of
 LOGIT_ROWS = 128
 """Positions whose logits exist at a time (draws need three more arrays of that size)."""
 CACHE_ROWS = 16
-"""Rows that parts are taken from at a time on a CPU. At 49,152 tokens one thread took 0.18 ms per position
-for 50 draws and 0.22 for the top 64, against 0.85 and 0.33 from 128 rows, which do not fit the cache
-(best of 4)."""
+"""Rows that parts are taken from at a time on a CPU. At 49,152 tokens one thread took 0.18 ms per
+position for 50 draws and 0.22 for the top 64, against 0.85 and 0.33 from 128 rows, which do not fit
+the cache (best of 4)."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ def compute(
 ) -> Computed:
     """Do one forward pass of the request's shape and take the parts, all but the senses.
 
-    retriever: for requests that want senses chosen. Raises ValueError if ids or positions are out of range,
-    positions do not ascend, or the request wants senses that this teacher does not have.
+    retriever: for requests that want senses chosen. Raises ValueError if ids or positions are out
+    of range, positions do not ascend, or the request wants senses that this teacher does not have.
     """
     asked = read_request(arrays, teacher.vocab_size)
     selection = selection_of(retriever, arrays, wanted, asked.input_ids, asked.position_ids)

@@ -24,9 +24,9 @@ from dskd_ds.teacher.answer import Computed, compute, finish
 def serve(spec: RunSpec, models: RunModels, replica: int, role: Role | None = None) -> None:
     """Serve the run of `spec` as teacher number `replica`; return when its students are done.
 
-    role: this rank's role in a launch; None for a teacher that was started on its own.
-    Raises NoTeacherError if no student listens, LinkError if one breaks the protocol, InputError if the model,
-    or a dictionary or index that is needed here, cannot be opened.
+    role: this rank's role in a launch; None for a teacher that was started on its own. Raises
+    NoTeacherError if no student listens, LinkError if one breaks the protocol, InputError if the
+    model, or a dictionary or index that is needed here, cannot be opened.
     """
     with ExitStack() as cleanup:
         retriever, senses_name = open_on_teacher(spec, role, cleanup)
@@ -52,10 +52,11 @@ def serve(spec: RunSpec, models: RunModels, replica: int, role: Role | None = No
 def serve_requests(
     teacher: TeacherModel, retriever: SenseRetriever | None, link: TeacherLink
 ) -> tuple[int, float]:
-    """Answer until all students have left. Senses are chosen during the next request's forward pass.
+    """Answer until all students have left. Senses are chosen during the next request's forward
+    pass.
 
-    Returns the number of requests, and the seconds that this thread worked on them. Raises the errors of
-    `TeacherLink.next_request`.
+    Returns the number of requests, and the seconds that this thread worked on them. Raises the
+    errors of `TeacherLink.next_request`.
     """
     num_requests, busy_seconds = 0, 0.0
     finishing: Future[None] | None = None

@@ -1,7 +1,8 @@
-"""The top-k part: the k largest logits at a position, and the log-sum-exp of all others per temperature.
+"""The top-k part: the k largest logits at a position, and the log-sum-exp of all others per
+temperature.
 
-The receiver normalises both together (docs/method.md, "On the wire"): rounded logits against an exact
-total would give probabilities that add up to more than 1.
+The receiver normalises both together (docs/method.md, "On the wire"): rounded logits against an
+exact total would give probabilities that add up to more than 1.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ def take_top_k(logits: Tensor, k: int, temperatures: tuple[float, ...]) -> TopK:
     values, ids = logits.float().topk(min(k, logits.shape[1]), dim=1)
     peak = values[:, :1]
     others = (logits.float() - peak).scatter_(1, ids, -torch.inf)
-    # Not torch.logsumexp: a row of -inf (k = V) must give -inf and not NaN, and no entry is above 0.
+    # Not torch.logsumexp: a row of -inf (k = V) must give -inf and not NaN, and no entry is above
+    # 0.
     tails = [(others / tau).exp_().sum(dim=1).log() for tau in temperatures]
     no_tail = logits.new_empty(len(logits), 0, dtype=torch.float32)
     tail = torch.stack(tails, dim=1) if tails else no_tail
