@@ -1,3 +1,3 @@
-"""Distil large language models with word senses (Decoder-based Sense Knowledge Distillation, arXiv 2602.22351)."""
+"""Distils large language models with word senses (DSKD, arXiv 2602.22351)."""
 
 __version__ = "0.1.0"

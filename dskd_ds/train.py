@@ -68,7 +68,7 @@ def prepare(spec: RunSpec, models: RunModels, role: Role) -> None:
     Raises InputError.
     """
     os.environ.update(role_environment(role))
-    # Imports torch, which must come after the environment is set.
+    # These import torch and transformers, so the environment must be set before.
     from dskd_ds.plan.preflight import preflight
     from dskd_ds.runtime.devices import use_threads
 

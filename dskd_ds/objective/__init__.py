@@ -1,1 +1,1 @@
-"""The training objective: cross-entropy, divergence and sense term, fused over chunks of positions."""
+"""The training objective: cross-entropy, divergence and sense term, fused over chunks."""

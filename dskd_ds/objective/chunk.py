@@ -30,7 +30,7 @@ signal kinds without a top k."""
 
 
 class Chunks:
-    """Losses of chunks, one after another. What `loss` returns lies in a buffer and holds until the next call."""
+    """Losses of chunks, one after another. A returned gradient is valid until the next call."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class Chunks:
         teacher_head: Tensor | None,
         teacher_form: HeadForm,
     ) -> None:
-        """weight: [V, D] of the student's head. teacher_head: [Vt, Dt]; rows that the student lacks are left out."""
+        """weight: [V, D], the student's head. teacher_head: [Vt, Dt]; its first V rows are used."""
         self._spec, self._form, self._weight = spec, form, weight
         self._kind = signal_kind(spec)
         self._teacher_head = None if teacher_head is None else teacher_head[: len(weight)]
@@ -101,7 +101,7 @@ class Chunks:
     def _agreement(
         self, logits: Tensor, teacher_logits: Tensor | None, teacher: TeacherTargets
     ) -> Tensor:
-        """The sums of STATS after the first two, over some of the rows. Both logits are at temperature 1."""
+        """Return the sums of STATS after the first two, over some rows. Logits: at tau 1."""
         some, taus = slice(None, None, AGREEMENT_STRIDE), (self._spec.temperature, 1.0)
         top_k = self._kind.agreement(teacher.signal, teacher_logits, some)
         if top_k is None:
@@ -114,7 +114,7 @@ class Chunks:
         return torch.cat([sums.sum(dim=1), sums.new_full((1,), len(ids))])
 
     def _product(self, name: str, states: Tensor, weight: Tensor) -> Tensor:
-        """states @ weight.T [C, V] as float32, in the buffer `name`, which the first (largest) chunk makes."""
+        """Return states @ weight.T [C, V] in the float32 buffer `name`, made by the first chunk."""
         if name not in self._buffers:
             shape = len(states), len(weight)
             self._buffers[name] = states.new_empty(shape, dtype=torch.float32)

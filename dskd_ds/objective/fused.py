@@ -38,7 +38,7 @@ added in float32: 32 MiB at D = 4,096. For the whole head of Llama-3-8B it would
 
 @dataclass(frozen=True)
 class Scales:
-    """Factors on the sums before they become the loss: 1 / global count, times what DeepSpeed divides by."""
+    """Factors on the sums of a loss: 1 / global count, times what DeepSpeed divides by."""
 
     token: float
     sense: float
@@ -121,7 +121,7 @@ class _Gradients:
 
 
 class _Fused(torch.autograd.Function):
-    """The loss and its sums. Backward multiplies the gradients that forward formed by the incoming one."""
+    """The loss and its sums; backward scales the gradients that forward formed."""
 
     @staticmethod
     def forward(
@@ -172,7 +172,7 @@ def _token_terms(
     scale: float,
     grads: _Gradients,
 ) -> Tensor:
-    """Add CE's and KL's gradients over all supervised positions; return the sums named in TOKEN_STATS."""
+    """Add the gradients of CE and KL; return the sums named in TOKEN_STATS."""
     spec = objective.spec
     chunks = Chunks(spec, objective.form, weight, objective.teacher_head, objective.teacher_form)
     sums = torch.zeros(len(TOKEN_STATS), dtype=torch.float64, device=hidden.device)
@@ -206,7 +206,7 @@ def _sense_term(
     scale: float,
     grads: _Gradients,
 ) -> Tensor:
-    """Add the sense term's gradients over all its positions; return the sums named in sense.SUMS."""
+    """Add the gradients of the sense term; return the sums named in sense.SUMS."""
     spec = objective.spec
     sums = torch.zeros(len(sense.SUMS), dtype=torch.float64, device=hidden.device)
     for start in range(0, len(senses.positions), spec.chunk_positions):

@@ -1,4 +1,4 @@
-"""Bytes of the teacher's signal per token, known from the spec and the models' sizes before anything runs."""
+"""Bytes of the teacher's signal per token, from the spec and the sizes of the models alone."""
 
 from __future__ import annotations
 
@@ -151,8 +151,8 @@ def plan_line(spec: RunSpec, teacher: NamedModel) -> str:
     number_format = f" ({spec.link.hidden_format})" if size.hidden else ""
     and_senses = " and senses" if size.sense_share else ""
     return (
-        f"teacher signal: {_contents(spec, size)} = {size.total:,.0f} bytes per token{number_format};"
-        f" at most {held:,.1f} MiB of replies{and_senses} in each student's memory"
+        f"teacher signal: {_contents(spec, size)} = {size.total:,.0f} bytes per token"
+        f"{number_format}; at most {held:,.1f} MiB of replies{and_senses} in each student's memory"
     )
 
 

@@ -1,4 +1,4 @@
-"""Signal `exact`: hidden states at every supervised position, from which students rebuild full logits."""
+"""Signal `exact`: hidden states, from which students rebuild the teacher's full logits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signal `hidden`: nothing for a divergence; hidden states and the top k serve the sense term alone."""
+"""Signal `hidden`: no divergence; hidden states and top k serve the sense term alone."""
 
 from __future__ import annotations
 

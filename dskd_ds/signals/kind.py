@@ -55,7 +55,7 @@ class SignalKind(ABC, Generic[T]):
     """One kind of teacher signal under the settings of one run."""
 
     main: ClassVar[Part | None]
-    """The part that is asked for at every supervised position; None: no divergence is computed."""
+    """The part asked for at every supervised position; None: no divergence is computed."""
     needs_teacher_head: ClassVar[bool] = False
     """Whether students keep a frozen copy of the teacher's head."""
 
@@ -64,7 +64,7 @@ class SignalKind(ABC, Generic[T]):
 
     @property
     def temperatures(self) -> tuple[float, ...]:
-        """Temperatures that the top-k part's tails are computed at; 1 is the last, as senses need it."""
+        """Temperatures of the top-k part's tails; the last is 1, because senses need it."""
         return (1.0,)
 
     def positions(self, supervised: Ints, sense: Ints) -> dict[Part, Ints]:
@@ -76,7 +76,7 @@ class SignalKind(ABC, Generic[T]):
         return {part: chosen[self.asked_at(part)] for part in PARTS}
 
     def share(self, part: Part, sense_share: float) -> float:
-        """Share of positions at which a part is asked for, 0..1, if every position is supervised."""
+        """Share of positions that a part is asked for, 0..1, if all positions are supervised."""
         return {"supervised": 1.0, "sense": sense_share, "nowhere": 0.0}[self.asked_at(part)]
 
     def asked_at(self, part: Part) -> Literal["supervised", "sense", "nowhere"]:
@@ -148,7 +148,7 @@ class SignalKind(ABC, Generic[T]):
 
 
 def signal_kind(spec: LossSpec) -> SignalKind[Any]:
-    """Return the kind that [loss] signal names: `KIND` of the module of that name in this package."""
+    """Return the kind that [loss] signal names: `KIND` of the module with that name."""
     module = importlib.import_module(f"dskd_ds.signals.{spec.signal}")
     kind: type[SignalKind[Any]] = module.KIND
     return kind(spec)

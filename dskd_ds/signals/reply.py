@@ -1,4 +1,4 @@
-"""The parts of one reply, and their arrays (link/messages.py). Teachers write them, students read and check."""
+"""The parts of one reply and their arrays (link/messages.py): teachers write, students check."""
 
 from __future__ import annotations
 

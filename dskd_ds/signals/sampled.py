@@ -1,4 +1,4 @@
-"""Signal `sampled`: draws from the teacher's distribution at every supervised position; unbiased for forward KL."""
+"""Signal `sampled`: draws from the teacher's distribution, unbiased for forward KL."""
 
 from __future__ import annotations
 

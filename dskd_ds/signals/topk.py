@@ -1,4 +1,4 @@
-"""Signal `topk`: the teacher's k likeliest tokens at every supervised position, and one bucket for the rest."""
+"""Signal `topk`: the teacher's k likeliest tokens, and one bucket for all others."""
 
 from __future__ import annotations
 

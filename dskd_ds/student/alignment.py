@@ -97,7 +97,7 @@ class AlignmentTest:
         on_policy_fraction: float,
         is_printing: bool,
     ) -> None:
-        """teacher_head: for kinds that need it. is_printing: whether this rank prints the result."""
+        """teacher_head: for kinds that need it. is_printing: whether this rank prints."""
         self._requests, self._teacher_head = requests, teacher_head
         self._on_policy_fraction, self._is_printing = on_policy_fraction, is_printing
         self._is_done = False

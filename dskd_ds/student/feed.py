@@ -95,7 +95,7 @@ class Feed:
         return num_supervised, num_sense
 
     def next(self) -> StepInput:
-        """Wait for the next step's input. Raises NoTeacherError, LinkError or InputError if it cannot come."""
+        """Wait for the next step's input. Raises NoTeacherError, LinkError or InputError."""
         self._plan_ahead()
         if self._failure and not self._planned:
             raise self._failure
@@ -114,7 +114,7 @@ class Feed:
         )
 
     def close(self) -> None:
-        """Stop preparing. The link closes first: the background thread then stops waiting for replies."""
+        """Stop preparing. The link closes first, which ends the wait for replies."""
         self._link.close()
         self._pool.shutdown(wait=True, cancel_futures=True)
 

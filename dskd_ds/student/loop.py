@@ -128,7 +128,7 @@ def open_requests(
 
 
 def run_steps(training: Training) -> None:
-    """Run the steps that are left, with metrics and checkpoints. Saves before it raises DskdError."""
+    """Run the remaining steps, with metrics and checkpoints. Saves before it raises DskdError."""
     spec, is_first_rank = training.spec, training.rank == 0
     with ExitStack() as cleanup:
         metrics: MetricsWriter | None = None

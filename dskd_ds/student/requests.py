@@ -132,7 +132,7 @@ class RequestBuilder:
 
 
 def selection_arrays(batch: Batch | None) -> dict[str, Array]:
-    """What a teacher needs to draw the same sense positions as this side; None: it chooses no senses."""
+    """Return what a teacher draws the same sense positions from; None: it chooses no senses."""
     if batch is None:
         return {
             "targets": np.zeros((0, 0), np.int32),

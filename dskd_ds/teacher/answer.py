@@ -42,7 +42,7 @@ class Asked:
     position_ids: Tensor
     """[B, T] int64"""
     top_k: Tensor
-    """[K] int64: positions with a top k, ascending through the flattened B * T; so are the other two."""
+    """[K] int64: positions with a top k, ascending; positions count through the flat B * T."""
     draws: Tensor
     """[S] int64"""
     hidden: Tensor

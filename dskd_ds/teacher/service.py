@@ -1,4 +1,4 @@
-"""A teacher's process: load the model, find the students, answer requests until every student has left."""
+"""A teacher's process: load the model, find the students, answer until they have left."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def serve_requests(
 def _compute_or_fail(
     teacher: TeacherModel, retriever: SenseRetriever | None, link: TeacherLink, work: Work
 ) -> Computed | None:
-    """Compute; on an error in the request, or out of memory, tell the student, who decides what follows."""
+    """Compute; report an error in the request, or out of memory, to the student, who decides."""
     try:
         return compute(teacher, work.arrays, work.request.wanted, retriever)
     except (ValueError, IndexError, RuntimeError) as error:
@@ -93,7 +93,7 @@ def _finish_or_fail(
     work: Work,
     started: float,
 ) -> None:
-    """Finish and reply; on any error tell the student, because nothing else looks at this thread's errors."""
+    """Finish and reply; report any error to the student, as nothing else sees this thread's."""
     try:
         link.reply(work, finish(computed, retriever), time.monotonic() - started)
     except Exception as error:

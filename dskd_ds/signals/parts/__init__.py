@@ -1,1 +1,1 @@
-"""The parts of a reply. Each module takes its part from the teacher, packs it, and reads it again."""
+"""The parts of a reply: each module takes, packs and reads one."""

@@ -26,12 +26,16 @@ def check_shape(name: str, array: NDArray[Any], expected: tuple[int, ...]) -> No
 def check_range(
     name: str, values: Tensor, least: float | None = None, most: float | None = None
 ) -> None:
-    """No value may be NaN, below `least` or above `most`, which are the ends of what is finite if not given. Raises ValueError."""
+    """Raise ValueError if a value is NaN, below `least` or above `most`.
+
+    A limit that is not given is the end of the finite numbers.
+    """
     if not values.numel():
         return
     finite = torch.finfo(values.dtype)
-    least, most = finite.min if least is None else least, finite.max if most is None else most
-    low, high = (float(end) for end in torch.aminmax(values))  # one pass, and NaN comes through
+    least = finite.min if least is None else least
+    most = finite.max if most is None else most
+    low, high = (float(end) for end in torch.aminmax(values))  # one pass; NaN is not lost
     if not least <= low <= high <= most:
         raise ValueError(
             f"{name} has values from {low:g} to {high:g}, expected {least:g} to {most:g}"

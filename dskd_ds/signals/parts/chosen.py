@@ -1,7 +1,8 @@
-"""What was chosen at the sense positions of a batch, as dictionary rows; and the same as arrays of a reply (link/messages.py).
+"""The chosen-senses part: S+ and S- at the sense positions, as rows of the dictionary.
 
-Whoever has the teacher's states chooses; whoever has the dictionary can tell what was chosen from row numbers alone. So where the
-teacher chooses, a sense position costs some tens of bytes on the wire, and not the thousands of its state.
+Choosing needs the teacher's states; looking up what was chosen needs only the dictionary and row
+numbers. So where the teacher chooses, a sense position costs some tens of bytes on the wire, and
+not the thousands of a hidden state.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from dskd_ds.link.messages import Array, SensesWanted
 from dskd_ds.link.packing import pack, unpack
+from dskd_ds.signals.parts.checks import check_shape
 
 Ints = NDArray[np.int64]
 Mask = NDArray[np.bool_]
@@ -22,7 +24,7 @@ SETS = ("pull", "push")
 
 @dataclass(frozen=True)
 class Candidates:
-    """Senses of each position, as pairs (position number, dictionary row), sorted by position."""
+    """Senses at P positions, as pairs (position number, dictionary row), sorted by position."""
 
     positions: Ints
     """[M] which of the P positions."""
@@ -30,13 +32,13 @@ class Candidates:
     """[M]"""
 
     def present(self, num_positions: int) -> Mask:
-        """[P] whether a position has any."""
+        """Return [P]: whether a position has any sense."""
         return np.bincount(self.positions, minlength=num_positions) > 0
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """S+ and S- at P positions, and what else is known only where the teacher's states are."""
+    """S+ and S- at P positions, and what is known only where the teacher's states are."""
 
     weights: NDArray[np.float32]
     """[P] weight of each position's term."""
@@ -52,17 +54,17 @@ class Chosen:
 
     @staticmethod
     def nothing() -> Chosen:
-        """At no positions."""
+        """Return what was chosen at no positions."""
         none = Candidates(np.zeros(0, np.int64), np.zeros(0, np.int64))
         return Chosen(np.zeros(0, np.float32), none, none, np.zeros(0, bool))
 
 
 UNWANTED = SensesWanted(key="", num_rows=1, most=1)
-"""The form of the arrays of a reply to a request that wants no senses: all have 0 rows."""
+"""The form of the arrays in a reply to a request that wants no senses: all have 0 rows."""
 
 
 def chosen_arrays(chosen: Chosen, wanted: SensesWanted) -> dict[str, Array]:
-    """The reply's arrays. Raises ValueError if a set is larger than `wanted` allows."""
+    """Return the reply's arrays. Raises ValueError if a set is larger than `wanted` allows."""
     arrays: dict[str, Array] = {
         "sense_weights": chosen.weights,
         "sense_neighbours": chosen.with_neighbours.astype(np.uint8),
@@ -80,10 +82,12 @@ def chosen_arrays(chosen: Chosen, wanted: SensesWanted) -> dict[str, Array]:
 
 
 def read_chosen(arrays: dict[str, Array], wanted: SensesWanted, num_positions: int) -> Chosen:
-    """A reply's arrays -> what was chosen. Raises ValueError if shapes or values do not fit the request."""
-    for name in ("sense_weights", "sense_neighbours"):
-        if arrays[name].shape != (num_positions,):
-            raise ValueError(f"{name} has shape {arrays[name].shape}, expected {(num_positions,)}")
+    """Return what the arrays of a reply say was chosen.
+
+    Raises ValueError if shapes or values do not fit the request.
+    """
+    check_shape("sense_weights", arrays["sense_weights"], (num_positions,))
+    check_shape("sense_neighbours", arrays["sense_neighbours"], (num_positions,))
     weights = np.asarray(arrays["sense_weights"], np.float32)
     if not (np.isfinite(weights) & (weights >= 0)).all():
         raise ValueError("sense_weights has values that are no weights")
@@ -103,6 +107,7 @@ def _read_set(
         raise ValueError(f"{name}: {error}") from None
     if len(lengths) != num_positions or int(lengths.sum()) != len(rows):
         raise ValueError(
-            f"{name} has {len(rows)} rows, {len(lengths)} lengths that sum to {lengths.sum()}, and {num_positions} positions"
+            f"{name} has {len(rows)} rows, {len(lengths)} lengths that sum to {lengths.sum()},"
+            f" and {num_positions} positions"
         )
     return Candidates(np.repeat(np.arange(num_positions), lengths), rows)

@@ -14,12 +14,12 @@ from dskd_ds.losses.distributions import Sampled
 from dskd_ds.signals.parts.checks import as_tensor, check_shape
 
 LARGEST_LOG_PROB = 1e-5
-"""Log-probability of a certain token: the softmax of some devices rounds to slightly more than 1."""
+"""Upper bound of a log-probability: the softmax of some devices rounds to slightly more than 1."""
 
 
 @dataclass(frozen=True)
 class Draws:
-    """Draws at N positions as they travel: row after row, each token once."""
+    """Draws at N positions in the form of the wire: row after row, each token once."""
 
     lengths: Tensor
     """[N] int64: different tokens at each position."""
@@ -28,26 +28,28 @@ class Draws:
     counts: Tensor
     """[sum of lengths] int64: draws that fell on each."""
     log_probs: Tensor
-    """[N] float32: the mean over each position's draws of the teacher's log-probability of what was drawn."""
+    """[N] float32: mean of the drawn tokens' log-probabilities, over the draws of each position."""
 
     def sampled(self) -> Sampled:
-        """As a rectangle of shares."""
+        """Return the draws as rows of equal width, with each token's share of the draws."""
         width = int(self.lengths.max()) if len(self.lengths) else 0
-        there = torch.arange(width) < self.lengths[:, None]
-        ids = torch.zeros(there.shape, dtype=torch.int64)
-        weights = torch.zeros(there.shape)
-        ids[there], weights[there] = self.ids, self.counts.float()
+        is_drawn = torch.arange(width) < self.lengths[:, None]
+        ids = torch.zeros(is_drawn.shape, dtype=torch.int64)
+        weights = torch.zeros(is_drawn.shape)
+        ids[is_drawn], weights[is_drawn] = self.ids, self.counts.float()
         return Sampled(ids, weights / weights.sum(dim=1, keepdim=True), self.log_probs)
 
 
 def take_draws(logits: Tensor, tau: float, uniforms: Tensor) -> Draws:
-    """m draws at each of N positions from softmax(logits / tau), one from each of m equal slices of the cumulative distribution.
+    """Draw m tokens at each of N positions from softmax(logits / tau).
 
-    logits: [N, V]. uniforms: [N, m] float64 in [0, 1), on the CPU. A token's expected share of the draws is its probability, as with
-    independent draws (Sparse Logit Sampling, arXiv 2503.16870), but slices scatter less about it. Probabilities are summed as whole
-    numbers of 2^-40: the sum does not depend on the device's order of adding.
+    logits: [N, V]. uniforms: [N, m] float64 in [0, 1), on the CPU. One token is drawn from each of
+    m equal slices of the cumulative distribution. A token's expected share of the draws is its
+    probability, as with independent draws (Sparse Logit Sampling, arXiv 2503.16870), but with less
+    variance.
     """
     num_draws = uniforms.shape[1]
+    # Probabilities as whole multiples of 2^-40: their sum does not depend on the order of adding.
     scaled = torch.softmax(logits.float() / tau, dim=1).mul_(2.0**40)
     cumulative = scaled.long().cumsum_(dim=1)
     share = (torch.arange(num_draws, dtype=torch.float64) + uniforms) / num_draws
@@ -56,15 +58,12 @@ def take_draws(logits: Tensor, tau: float, uniforms: Tensor) -> Draws:
     drawn = torch.searchsorted(cumulative, points, right=True)
     log_probs = scaled.gather(1, drawn).mul_(2.0**-40).log_().mean(dim=1).cpu()
     drawn = drawn.cpu()
-    first = torch.ones_like(drawn, dtype=torch.bool)
-    first[:, 1:] = drawn[:, 1:] != drawn[:, :-1]
-    starts = first.flatten().nonzero().squeeze(1)
-    return Draws(
-        first.sum(dim=1),
-        drawn[first],
-        torch.diff(starts, append=torch.tensor([first.numel()])),
-        log_probs,
-    )
+    # Slices ascend, so draws of one token stand side by side: each run of equal draws is a token.
+    is_first = torch.ones_like(drawn, dtype=torch.bool)
+    is_first[:, 1:] = drawn[:, 1:] != drawn[:, :-1]
+    starts = is_first.flatten().nonzero().squeeze(1)
+    counts = torch.diff(starts, append=torch.tensor([is_first.numel()]))
+    return Draws(is_first.sum(dim=1), drawn[is_first], counts, log_probs)
 
 
 def draw_arrays(draws: Draws, num_draws: int, vocab_size: int) -> dict[str, Array]:
@@ -90,10 +89,12 @@ def read_draws(arrays: dict[str, Array], num_rows: int, num_draws: int, vocab_si
 
 
 def _check_draws(draws: Draws, num_draws: int) -> None:
-    """Every row must hold `num_draws` draws on tokens that ascend, and their mean log-probability. Raises ValueError."""
-    if not int(draws.lengths.sum()) == len(draws.ids) == len(draws.counts):
+    """Raise ValueError unless every row has `num_draws` draws of ascending tokens."""
+    num_entries = int(draws.lengths.sum())
+    if not num_entries == len(draws.ids) == len(draws.counts):
         raise ValueError(
-            f"{len(draws.ids)} tokens and {len(draws.counts)} counts for rows of {int(draws.lengths.sum())} draws"
+            f"{len(draws.ids)} tokens and {len(draws.counts)} counts"
+            f" for rows of {num_entries} draws"
         )
     row = torch.repeat_interleave(torch.arange(len(draws.lengths)), draws.lengths)
     totals = torch.zeros(len(draws.lengths), dtype=torch.int64).index_add_(0, row, draws.counts)
@@ -106,6 +107,9 @@ def _check_draws(draws: Draws, num_draws: int) -> None:
 
 
 def drawn_log_probs(sampled: Sampled, tokens: Tensor, num_draws: int, vocab_size: int) -> Tensor:
-    """[R] log-probability of one token a row, from its share of the draws and one more draw that is spread over all tokens."""
+    """Estimate the log-probability [R] of one token per row.
+
+    From its share of the draws, and one more draw that is spread evenly over all tokens.
+    """
     share = (sampled.weights * (sampled.ids == tokens[:, None])).sum(dim=1)
     return torch.log((num_draws * share + 1 / vocab_size) / (num_draws + 1))

@@ -1,7 +1,8 @@
-"""Hidden states as bytes: the bits of bfloat16, or float8 (e4m3) with a bfloat16 scale for each block of 64 numbers.
+"""The hidden-states part: the bits of bfloat16, or float8 (e4m3) with a bfloat16 scale per block.
 
-Why blocks: SmolLM2's rows have outliers ten times their root mean square. One scale a row gave the teacher rebuilt from float8 states a
-KL of 0.0057 nats to itself, 64 numbers a scale 0.0030 (1,024 Wikipedia positions); e4m3 rounds to 4 significant bits either way.
+Why blocks of 64 numbers: SmolLM2's rows have outliers of ten times their root mean square. The KL
+of the teacher to itself, rebuilt from float8 states, was 0.0057 nats with one scale per row and
+0.0030 with one per 64 numbers (1,024 Wikipedia positions). e4m3 rounds to 4 significant bits either way.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from dskd_ds.signals.widths import BLOCK, hidden_width
 from dskd_ds.spec.processes import HiddenFormat
 
 LARGEST = torch.finfo(torch.float8_e4m3fn).max
-"""448; what is larger becomes NaN."""
+"""448; a larger number becomes NaN."""
 
 
 def read_states(
     arrays: dict[str, Array], num_rows: int, hidden_format: HiddenFormat, hidden_size: int
 ) -> Tensor:
-    """Return the states [P, D] that the arrays hold. Raises ValueError if shapes or values do not fit."""
+    """Return the states [P, D] of a reply. Raises ValueError if shapes or values do not fit."""
     num_bytes, num_scales = hidden_width(hidden_format, hidden_size)
     numbers, scales = arrays["hidden"], arrays["hidden_scales"]
     check_shape("hidden", numbers, (num_rows, num_bytes))
@@ -35,30 +36,27 @@ def read_states(
 
 
 def pack_hidden(hidden: Tensor, hidden_format: HiddenFormat) -> tuple[Array, Array]:
-    """[P, D] floats -> bytes [P, D * 2 or 1] uint8 and the bits of the scales [P, blocks] uint16."""
+    """Return the bytes [P, D * 2 or 1] uint8 of states [P, D], and scales [P, blocks]."""
     if hidden_format == "bfloat16":
         return _bytes(hidden.to(torch.bfloat16)), np.zeros((len(hidden), 0), np.uint16)
     blocks = _blocks(hidden.float())
     scales = blocks.abs().amax(dim=2) / LARGEST
-    # Rounded up to bfloat16, so that no quotient exceeds LARGEST; a block of zeros keeps a scale that can be divided by.
+    # Rounded up to bfloat16, so that no quotient exceeds LARGEST. The scale of a block of zeros
+    # stays above 0, because it is divided by.
     scales = (scales * (1 + 2.0**-7)).clamp_min(2.0**-120).to(torch.bfloat16)
-    numbers = (
-        (blocks / scales.float()[:, :, None])
-        .to(torch.float8_e4m3fn)
-        .flatten(1)[:, : hidden.shape[1]]
-    )
+    quotients = blocks / scales.float()[:, :, None]
+    numbers = quotients.to(torch.float8_e4m3fn).flatten(1)[:, : hidden.shape[1]]
     return _bytes(numbers), _bytes(scales).view(np.uint16)
 
 
 def unpack_hidden(numbers: Array, scales: Array, hidden_format: HiddenFormat) -> Tensor:
-    """[P, D * 2 or 1] uint8 and the bits of the scales [P, blocks] uint16 -> [P, D] bfloat16. The bits of bfloat16 are not copied."""
+    """Return states [P, D] in bfloat16 from bytes and scales; bfloat16 is not copied."""
     if hidden_format == "bfloat16":
         return as_tensor(numbers.view(np.int16)).view(torch.bfloat16)
     values = as_tensor(numbers).view(torch.float8_e4m3fn).float()
     factors = as_tensor(scales.view(np.int16)).view(torch.bfloat16).float()
-    return (
-        (_blocks(values) * factors[:, :, None]).flatten(1)[:, : values.shape[1]].to(torch.bfloat16)
-    )
+    products = (_blocks(values) * factors[:, :, None]).flatten(1)
+    return products[:, : values.shape[1]].to(torch.bfloat16)
 
 
 def _blocks(values: Tensor) -> Tensor:

@@ -19,12 +19,11 @@ from dskd_ds.signals.parts.checks import as_tensor, check_range, check_shape
 
 
 def take_top_k(logits: Tensor, k: int, temperatures: tuple[float, ...]) -> TopK:
-    """Return the top k of logits [N, V]. The tail is summed over the other tokens, not a difference of totals."""
+    """Return the top k of logits [N, V]; the tail is summed over the other tokens themselves."""
     values, ids = logits.float().topk(min(k, logits.shape[1]), dim=1)
     peak = values[:, :1]
     others = (logits.float() - peak).scatter_(1, ids, -torch.inf)
-    # Not torch.logsumexp: a row of -inf (k = V) must give -inf and not NaN, and no entry is above
-    # 0.
+    # Not torch.logsumexp: a row of -inf (k = V) must give -inf, not NaN. No entry is above 0.
     tails = [(others / tau).exp_().sum(dim=1).log() for tau in temperatures]
     no_tail = logits.new_empty(len(logits), 0, dtype=torch.float32)
     tail = torch.stack(tails, dim=1) if tails else no_tail
@@ -56,10 +55,12 @@ def read_top_k(
 
 
 def top_k_log_probs(top_k: TopK, tokens: Tensor, vocab_size: int) -> Tensor:
-    """[R] log-probability at temperature 1 (the tail's last column) of one token a row; the bucket is shared evenly by its tokens."""
+    """Return the log-probability [R] of one token per row, at temperature 1 (the last tail).
+
+    A token outside the top k gets an even share of the bucket.
+    """
     inside, tail = top_k.log_probs(1.0, -1)
-    match = top_k.ids == tokens[:, None]
+    is_token = top_k.ids == tokens[:, None]
     outside = tail - math.log(max(vocab_size - top_k.ids.shape[1], 1))
-    return torch.where(
-        match.any(dim=1), torch.where(match, inside, -torch.inf).amax(dim=1), outside
-    )
+    in_top_k = torch.where(is_token, inside, -torch.inf).amax(dim=1)
+    return torch.where(is_token.any(dim=1), in_top_k, outside)
