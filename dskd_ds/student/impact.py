@@ -69,7 +69,7 @@ def _sample_batch(data: DataSpec, named: NamedModel, num_tokens: int) -> Batch:
 def _record_calls(
     teacher: TeacherModel, layers: list[Any], batch: Batch
 ) -> tuple[Tensor, list[LayerCall]]:
-    """Run one forward pass; return the states [B, T, D] that the head reads, and each layer's call."""
+    """Return the states [B, T, D] that the head reads, and each layer's call, from one pass."""
     calls: list[LayerCall] = []
 
     def record(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
