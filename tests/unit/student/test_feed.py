@@ -66,7 +66,7 @@ def spec_of(kind: str, *changes: str) -> RunSpec:
 
 
 class ShiftedLink(TeacherLink):
-    """A teacher's link that shifts each request's tokens, so that replies are for other positions."""
+    """A teacher's link that shifts each request's tokens, so that replies are shifted too."""
 
     shift = 0
 

@@ -19,7 +19,7 @@ from dskd_ds.spec import load_spec
 from dskd_ds.spec.training import TrainSpec
 from dskd_ds.student.on_policy import is_on_policy, prompts_of
 from tests.conftest import TinyWorld
-from tests.unit.data.test_chat import CHATML
+from tests.unit.data.chats import CHATML
 
 END = 0
 
