@@ -20,7 +20,7 @@ from dskd_ds.data.blocks import heldout_blocks
 from dskd_ds.data.documents import heldout_documents
 from dskd_ds.data.packing import begin_ids
 from dskd_ds.errors import InputError
-from dskd_ds.models.frozen import TeacherModel, load_teacher
+from dskd_ds.models.frozen import FrozenModel, load_frozen
 from dskd_ds.models.named import NamedModel, RunModels
 from dskd_ds.runtime.devices import local_device, resolve_dtype
 from dskd_ds.spec import RunSpec
@@ -49,8 +49,8 @@ def evaluate(spec: RunSpec, models: RunModels, students: dict[str, NamedModel]) 
 
     Raises InputError if a student has fewer rows in its head than the teacher.
     """
-    teacher = load_teacher(models.teacher, vocab_size=models.shared_vocab_size)
-    loaded = {name: load_teacher(student) for name, student in students.items()}
+    teacher = load_frozen(models.teacher, vocab_size=models.shared_vocab_size)
+    loaded = {name: load_frozen(student) for name, student in students.items()}
     for name, model in loaded.items():
         _check_rows(name, model, teacher)
     totals = {name: torch.zeros(2, dtype=torch.float64) for name in ("teacher", *loaded)}
@@ -69,7 +69,7 @@ def evaluate(spec: RunSpec, models: RunModels, students: dict[str, NamedModel]) 
     return scores
 
 
-def _check_rows(name: str, model: TeacherModel, teacher: TeacherModel) -> None:
+def _check_rows(name: str, model: FrozenModel, teacher: FrozenModel) -> None:
     """Raise InputError if a model's head has fewer rows than the teacher's: KL needs them all."""
     if model.vocab_size < teacher.vocab_size:
         raise InputError(
@@ -89,15 +89,15 @@ def _heldout_batches(spec: RunSpec, models: RunModels) -> list[Batch]:
     return [make_batch([blocks[index]], [Sample(0, index)]) for index in indices]
 
 
-def _supervised_states(model: TeacherModel, batch: Batch) -> Tensor:
+def _supervised_states(model: FrozenModel, batch: Batch) -> Tensor:
     """Return the states [N, D] at the batch's supervised positions."""
     hidden = model.hidden_states(batch.input_ids, batch.position_ids).flatten(0, 1)
     return hidden[batch.supervised.to(model.device)]
 
 
 def _sums(
-    teacher: TeacherModel,
-    model: TeacherModel,
+    teacher: FrozenModel,
+    model: FrozenModel,
     teacher_states: Tensor,
     model_states: Tensor,
     batch: Batch,

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from dskd_ds.data.batches import Batch, Sample, make_batch
 from dskd_ds.data.blocks import train_blocks
-from dskd_ds.models.frozen import TeacherModel, load_teacher
+from dskd_ds.models.frozen import FrozenModel, load_frozen
 from dskd_ds.models.layers import layers_of
 from dskd_ds.models.named import NamedModel
 from dskd_ds.spec.data import DataSpec
@@ -40,7 +40,7 @@ def removal_losses(data: DataSpec, named: NamedModel, num_tokens: int) -> list[f
 
     num_tokens: how many tokens of the training text to measure on, rounded up to whole blocks.
     """
-    teacher = load_teacher(named)
+    teacher = load_frozen(named)
     batch = _sample_batch(data, named, num_tokens)
     layers = list(layers_of(teacher.trunk, named.key))
     complete, calls = _record_calls(teacher, layers, batch)
@@ -67,7 +67,7 @@ def _sample_batch(data: DataSpec, named: NamedModel, num_tokens: int) -> Batch:
 
 
 def _record_calls(
-    teacher: TeacherModel, layers: list[Any], batch: Batch
+    teacher: FrozenModel, layers: list[Any], batch: Batch
 ) -> tuple[Tensor, list[LayerCall]]:
     """Return the states [B, T, D] that the head reads, and each layer's call, from one pass."""
     calls: list[LayerCall] = []
@@ -82,7 +82,7 @@ def _record_calls(
     return hidden, calls
 
 
-def _mean_loss(teacher: TeacherModel, hidden: Tensor, batch: Batch) -> float:
+def _mean_loss(teacher: FrozenModel, hidden: Tensor, batch: Batch) -> float:
     """Return the mean next-token loss in nats over the batch's supervised positions.
 
     hidden: [B, T, D] after the final norm.

@@ -78,9 +78,9 @@ def test_blocks_hold_the_texts_in_order_and_targets_stay_in_their_document(tiny:
 
 def test_no_attention_crosses_documents(tiny: TinyWorld) -> None:
     """A document's states do not depend on what is packed before it."""
-    from dskd_ds.models.frozen import load_teacher
+    from dskd_ds.models.frozen import load_frozen
 
-    teacher = load_teacher(teacher_of(load_spec(tiny.spec_file)))
+    teacher = load_frozen(teacher_of(load_spec(tiny.spec_file)))
     ids = torch.randint(1, 200, (2, 20), generator=torch.Generator().manual_seed(0))
     packed = teacher.hidden_states(ids, torch.tensor([position_ids([0, 8], 20)] * 2))
     alone = teacher.hidden_states(ids[:, 8:], torch.arange(12).repeat(2, 1))

@@ -10,7 +10,7 @@ import torch
 
 from dskd_ds.errors import InputError
 from dskd_ds.models.cut import cut
-from dskd_ds.models.frozen import load_teacher
+from dskd_ds.models.frozen import load_frozen
 from dskd_ds.models.layers import (
     check_compiler,
     check_layers,
@@ -184,7 +184,7 @@ def test_a_missing_compiler_is_reported_before_anything_starts(
 def test_a_compiled_teacher_answers_the_same_under_another_fingerprint(tiny: TinyWorld) -> None:
     """For each shape of a request."""
     plain, compiled = (
-        load_teacher(NamedModel(str(tiny.folder / "teacher"), dtype="float32", compiled=flag))
+        load_frozen(NamedModel(str(tiny.folder / "teacher"), dtype="float32", compiled=flag))
         for flag in (False, True)
     )
     assert compiled.fingerprint == f"{plain.fingerprint}-compiled"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dskd_ds.models.frozen import TeacherModel
+from dskd_ds.models.frozen import FrozenModel
 from dskd_ds.plan.traffic import MANY_ROWS, signal_bytes
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.teacher.answer import answer
@@ -21,7 +21,7 @@ from tests.unit.teacher.sense_requests import (
 @pytest.mark.parametrize("candidates", ["lexical", "neighbours", "hybrid"])
 @pytest.mark.parametrize("kind", ["topk", "sampled"])
 def test_the_plan_counts_at_least_what_is_sent(
-    dictionary: SenseDictionary, teacher: TeacherModel, candidates: str, kind: str
+    dictionary: SenseDictionary, teacher: FrozenModel, candidates: str, kind: str
 ) -> None:
     """Bytes of chosen senses: a bound, which full sets reach."""
     settings = senses(candidates=candidates, retrieve_on="teacher")

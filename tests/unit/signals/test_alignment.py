@@ -10,7 +10,7 @@ import torch
 
 from dskd_ds.errors import LinkError
 from dskd_ds.losses.distributions import TopK
-from dskd_ds.models.frozen import TeacherModel
+from dskd_ds.models.frozen import FrozenModel
 from dskd_ds.models.head import FrozenHead
 from dskd_ds.signals.kind import signal_kind
 from dskd_ds.signals.parts.draws import Draws
@@ -55,7 +55,7 @@ def shifted(reply: ReplyParts, by: int) -> ReplyParts:
 
 
 @pytest.mark.parametrize("kind", ["topk", "exact", "sampled", "hidden"])
-def test_self_test_tells_right_from_one_off(teacher: TeacherModel, kind: str) -> None:
+def test_self_test_tells_right_from_one_off(teacher: FrozenModel, kind: str) -> None:
     request = known_request(kind)
     arrays = answer(teacher, request.arrays, WANTED)
     reply = read_reply(arrays, WANTED, request.reply_shape)
@@ -81,7 +81,7 @@ def test_self_test_does_not_fail_if_it_is_not_conclusive() -> None:
     assert "left out" in few.line()
 
 
-def test_drawn_log_probabilities_tend_to_the_true_ones(teacher: TeacherModel) -> None:
+def test_drawn_log_probabilities_tend_to_the_true_ones(teacher: FrozenModel) -> None:
     """The self-test's estimate from draws, against the teacher's own softmax in float64."""
     request = known_request("sampled")
     wanted = WANTED.model_copy(update={"num_draws": 5_000})

@@ -18,7 +18,7 @@ from dskd_ds.errors import LinkError
 from dskd_ds.link import StudentLink, TeacherLink, Work
 from dskd_ds.link.messages import Hello
 from dskd_ds.losses.distributions import Sampled, TopK
-from dskd_ds.models.frozen import TeacherModel
+from dskd_ds.models.frozen import FrozenModel
 from dskd_ds.models.head import FrozenHead
 from dskd_ds.senses.choose.retrieve import SenseRetriever
 from dskd_ds.signals.exact import TeacherStates
@@ -81,7 +81,7 @@ class ShiftedLink(TeacherLink):
 @contextmanager
 def feed_of(
     spec: RunSpec,
-    model: TeacherModel,
+    model: FrozenModel,
     folder: Path,
     shift: int = 0,
     student_senses: SenseRetriever | None = None,
@@ -124,7 +124,7 @@ def feed_of(
 
 @pytest.mark.parametrize("kind", ["topk", "exact", "sampled"])
 def test_each_signal_arrives_at_its_positions(
-    tmp_path: Path, teacher: TeacherModel, kind: str, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, teacher: FrozenModel, kind: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with feed_of(spec_of(kind), teacher, tmp_path) as feed:
         steps: list[StepInput] = []
@@ -154,7 +154,7 @@ def test_each_signal_arrives_at_its_positions(
 @pytest.mark.parametrize("kind", ["topk", "exact", "sampled"])
 @pytest.mark.parametrize("shift", [1, -1])
 def test_a_teacher_that_is_off_by_one_is_refused_before_the_first_step(
-    tmp_path: Path, teacher: TeacherModel, kind: str, shift: int
+    tmp_path: Path, teacher: FrozenModel, kind: str, shift: int
 ) -> None:
     with (
         feed_of(spec_of(kind), teacher, tmp_path, shift) as feed,
@@ -167,7 +167,7 @@ ON_POLICY = ("train.on_policy_prompt_tokens=4", "train.on_policy_new_tokens=4")
 
 
 def test_text_of_the_student_is_not_judged(
-    tmp_path: Path, teacher: TeacherModel, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, teacher: FrozenModel, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """An untrained student writes noise, which no teacher predicts best at the right position."""
     with feed_of(
@@ -181,7 +181,7 @@ def test_text_of_the_student_is_not_judged(
 
 
 def test_the_self_test_waits_for_text_that_the_student_did_not_write(
-    tmp_path: Path, teacher: TeacherModel
+    tmp_path: Path, teacher: FrozenModel
 ) -> None:
     """Every second step is on-policy, so a run that is resumed after one step starts with one."""
     spec = spec_of("topk", *ON_POLICY, "train.on_policy_fraction=0.5")

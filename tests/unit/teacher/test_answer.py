@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dskd_ds.models.frozen import TeacherModel
+from dskd_ds.models.frozen import FrozenModel
 from dskd_ds.teacher.answer import answer
 from tests.unit.conftest import T, V
 from tests.unit.signals.known_request import WANTED, known_request
 
 
-def test_the_same_request_is_drawn_alike_and_another_is_not(teacher: TeacherModel) -> None:
+def test_the_same_request_is_drawn_alike_and_another_is_not(teacher: FrozenModel) -> None:
     arrays = known_request("sampled").arrays
     first, second = answer(teacher, arrays, WANTED), answer(teacher, arrays, WANTED)
     assert all((first[name] == second[name]).all() for name in first)
@@ -29,7 +29,7 @@ def test_the_same_request_is_drawn_alike_and_another_is_not(teacher: TeacherMode
     ],
 )
 def test_an_invalid_request_is_refused(
-    teacher: TeacherModel, name: str, value: list[int], message: str
+    teacher: FrozenModel, name: str, value: list[int], message: str
 ) -> None:
     arrays = known_request("topk").arrays | {name: np.array(value, np.int32)}
     with pytest.raises(ValueError, match=message):

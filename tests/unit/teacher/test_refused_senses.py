@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dskd_ds.models.frozen import TeacherModel
+from dskd_ds.models.frozen import FrozenModel
 from dskd_ds.senses.choose.retrieve import DECIDING, SenseRetriever
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.spec.loss import LossSpec
@@ -17,7 +17,7 @@ from tests.unit.teacher.sense_requests import WEIGHTED, batch, on_teacher, sense
 
 
 def test_a_teacher_with_other_senses_refuses(
-    dictionary: SenseDictionary, teacher: TeacherModel, tmp_path: Path
+    dictionary: SenseDictionary, teacher: FrozenModel, tmp_path: Path
 ) -> None:
     students = SenseRetriever(dictionary, senses(), WEIGHTED, 0)
     request = sense_request(batch(), "topk", students.wanted)
@@ -44,7 +44,7 @@ def test_a_teacher_with_other_senses_refuses(
     ],
 )
 def test_a_request_with_invalid_senses_is_refused(
-    dictionary: SenseDictionary, teacher: TeacherModel, name: str, change: Any, message: str
+    dictionary: SenseDictionary, teacher: FrozenModel, name: str, change: Any, message: str
 ) -> None:
     retriever = on_teacher(dictionary, senses())
     request = sense_request(batch(), "topk", retriever.wanted)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dskd_ds.data.batches import places, read_batch
-from dskd_ds.models.frozen import TeacherModel
+from dskd_ds.models.frozen import FrozenModel
 from dskd_ds.senses.choose.retrieve import Selection, SenseRetriever
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.signals.parts.chosen import Chosen
@@ -31,7 +31,7 @@ from tests.unit.teacher.sense_requests import (
 )
 
 
-def states_at(teacher: TeacherModel, selection: Selection) -> torch.Tensor:
+def states_at(teacher: FrozenModel, selection: Selection) -> torch.Tensor:
     """The teacher's unrounded states [P, D] at the sense positions of `batch()`."""
     read = batch()
     hidden = teacher.hidden_states(read.input_ids, read.position_ids).flatten(0, 1)
@@ -51,7 +51,7 @@ def states_at(teacher: TeacherModel, selection: Selection) -> torch.Tensor:
     ids=["lexical", "paper-exact", "neighbours", "hybrid", "sets-of-hundreds"],
 )
 def test_the_student_gets_what_it_would_have_chosen(
-    dictionary: SenseDictionary, teacher: TeacherModel, settings: SensesSpec, kind: str
+    dictionary: SenseDictionary, teacher: FrozenModel, settings: SensesSpec, kind: str
 ) -> None:
     """The result from unrounded states, to the last bit; and no states are sent."""
     teachers = on_teacher(dictionary, settings)
@@ -71,7 +71,7 @@ def test_the_student_gets_what_it_would_have_chosen(
     assert 0 < expected.weights.min() < expected.weights.max() <= 1
 
 
-def test_states_decide_before_they_are_rounded(teacher: TeacherModel, tmp_path: Path) -> None:
+def test_states_decide_before_they_are_rounded(teacher: FrozenModel, tmp_path: Path) -> None:
     """With so many senses, rounded states would choose others."""
     settings = senses(candidates="lexical", kappa=20)
     retriever = on_teacher(dictionary_in(tmp_path / "dense", per_token=100), settings)
@@ -87,7 +87,7 @@ def test_states_decide_before_they_are_rounded(teacher: TeacherModel, tmp_path: 
 
 
 def test_a_step_is_the_same_wherever_senses_are_chosen(
-    dictionary: SenseDictionary, teacher: TeacherModel, tmp_path: Path
+    dictionary: SenseDictionary, teacher: FrozenModel, tmp_path: Path
 ) -> None:
     """Over the real link; the teacher's states are bfloat16, so the wire rounds nothing."""
     forward = teacher.trunk.forward
@@ -123,7 +123,7 @@ def test_a_step_is_the_same_wherever_senses_are_chosen(
 
 def test_senses_are_chosen_during_the_next_forward_pass(
     dictionary: SenseDictionary,
-    teacher: TeacherModel,
+    teacher: FrozenModel,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
