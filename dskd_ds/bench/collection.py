@@ -12,7 +12,7 @@ from dskd_ds.bench.measure import Figure, interleaved_seconds
 from dskd_ds.data.batches import Sample, make_batch
 from dskd_ds.data.blocks import train_blocks
 from dskd_ds.data.packing import begin_ids
-from dskd_ds.models.frozen import load_teacher
+from dskd_ds.models.frozen import load_frozen
 from dskd_ds.models.named import NamedModel
 from dskd_ds.senses.build.collect import (
     HEAD_POSITIONS,
@@ -33,7 +33,7 @@ def bench_collection(spec: RunSpec) -> list[Figure]:
     in a long build.
     """
     named = NamedModel.of_teacher(spec.teacher)
-    teacher, blocks = load_teacher(named), train_blocks(spec.data, named.tokenizer)
+    teacher, blocks = load_frozen(named), train_blocks(spec.data, named.tokenizer)
     batches = forward_batches(
         len(blocks), spec.data.block_tokens, spec.senses.collect_tokens, spec.seed
     )[:NUM_BATCHES]

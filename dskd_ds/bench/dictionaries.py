@@ -14,7 +14,7 @@ from torch import Tensor
 from dskd_ds.data.batches import Batch, Sample, make_batch
 from dskd_ds.data.blocks import heldout_blocks
 from dskd_ds.errors import DskdError, InputError
-from dskd_ds.models.frozen import load_teacher
+from dskd_ds.models.frozen import load_frozen
 from dskd_ds.models.named import NamedModel
 from dskd_ds.runtime import launch
 from dskd_ds.runtime.console import child_environment
@@ -58,7 +58,7 @@ def held_out(spec: RunSpec, num_blocks: int) -> HeldOut:
     batch = make_batch(
         [blocks[i] for i in range(num_blocks)], [Sample(0, i) for i in range(num_blocks)]
     )
-    teacher = load_teacher(named)
+    teacher = load_frozen(named)
     states = [
         teacher.hidden_states(ids, positions).float().cpu()
         for ids, positions in zip(

@@ -14,7 +14,7 @@ from torch import Tensor
 from dskd_ds.data.batches import Batch, Sample, make_batch
 from dskd_ds.data.blocks import heldout_blocks
 from dskd_ds.losses.distributions import TopK
-from dskd_ds.models.frozen import TeacherModel, load_teacher
+from dskd_ds.models.frozen import FrozenModel, load_frozen
 from dskd_ds.models.named import NamedModel, RunModels
 from dskd_ds.signals.parts.chunks import concatenate
 from dskd_ds.signals.parts.top_k import take_top_k
@@ -33,7 +33,7 @@ class TeacherOnText:
     """The quickstart's teacher in float32, and its states on held-out text."""
 
     spec: RunSpec
-    teacher: TeacherModel
+    teacher: FrozenModel
     batch: Batch
     states: Tensor
     """[B * T, D] float32"""
@@ -60,7 +60,7 @@ def teacher_on_text() -> TeacherOnText:
     """
     spec = load_spec(QUICKSTART)
     named = NamedModel(spec.teacher.model, dtype="float32", compiled=spec.teacher.compile)
-    teacher = load_teacher(named, torch.device("cpu"))
+    teacher = load_frozen(named, torch.device("cpu"))
     blocks = heldout_blocks(spec.data, named.tokenizer)
     num_blocks = NUM_POSITIONS // spec.data.block_tokens
     stride = len(blocks) // num_blocks
@@ -100,7 +100,7 @@ def both_on_text(num_positions: int) -> BothOnText:
     spec = load_spec(QUICKSTART, [])
     models = RunModels.of(spec)
     teacher, student = (
-        load_teacher(NamedModel(path, dtype="float32"), torch.device("cpu"))
+        load_frozen(NamedModel(path, dtype="float32"), torch.device("cpu"))
         for path in (spec.teacher.model, student_init(spec, models).path)
     )
     blocks = heldout_blocks(spec.data, models.teacher.tokenizer)

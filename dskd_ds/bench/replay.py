@@ -20,7 +20,7 @@ from pathlib import Path
 from dskd_ds.files.atomic import atomic_file
 from dskd_ds.link import TeacherLink, Work, codec
 from dskd_ds.link.messages import Array, Hello, Reply
-from dskd_ds.models.frozen import TeacherModel, load_teacher
+from dskd_ds.models.frozen import FrozenModel, load_frozen
 from dskd_ds.models.named import RunModels
 from dskd_ds.runtime.arguments import add_overrides, exit_code_of, spec_of
 from dskd_ds.runtime.console import quiet_progress
@@ -80,12 +80,12 @@ def serve(spec: RunSpec, store: ReplyStore) -> None:
     The model is loaded only if the store lacks a reply.
     """
     with ExitStack() as cleanup:
-        teacher: TeacherModel | None = None
+        teacher: FrozenModel | None = None
         models = RunModels.of(spec)
         retriever, senses_name = open_on_teacher(spec, None, cleanup)
         hello_path = store.folder / HELLO_FILE
         if not hello_path.is_file():
-            teacher = load_teacher(models.teacher, vocab_size=models.shared_vocab_size)
+            teacher = load_frozen(models.teacher, vocab_size=models.shared_vocab_size)
             hello = Hello(
                 teacher="replay",
                 fingerprint=teacher.fingerprint + senses_name,
@@ -105,7 +105,7 @@ def serve(spec: RunSpec, store: ReplyStore) -> None:
             begun = time.monotonic()
             arrays = store.get(work)
             if arrays is None:
-                teacher = teacher or load_teacher(
+                teacher = teacher or load_frozen(
                     models.teacher, vocab_size=models.shared_vocab_size
                 )
                 arrays = answer(teacher, work.arrays, work.request.wanted, retriever)

@@ -1,4 +1,4 @@
-"""The frozen teacher: trunk and head are separate, so that logits are formed only where needed."""
+"""A frozen model: trunk and head are separate, so that logits are formed only where needed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dskd_ds.runtime.devices import local_device, resolve_dtype
 
 
 @dataclass(frozen=True)
-class TeacherModel:
+class FrozenModel:
     """A causal language model in inference."""
 
     trunk: Any
@@ -24,10 +24,10 @@ class TeacherModel:
     """[V, D], from a hidden state to logits, together with `form`."""
     form: HeadForm
     vocab_size: int
-    """V: rows of the head, or as many of them as the student has."""
+    """V: rows of the head; of a teacher only as many as the student has too."""
     hidden_size: int
     fingerprint: str
-    """What replies depend on to the last bit: weights, dtype, kind of device, compiled or not."""
+    """What results depend on to the last bit: weights, dtype, kind of device, compiled or not."""
     device: torch.device
 
     @torch.inference_mode()
@@ -71,10 +71,10 @@ class TeacherModel:
         return self.form.apply_(hidden @ self.head.T)
 
 
-def load_teacher(
+def load_frozen(
     named: NamedModel, device: torch.device | None = None, vocab_size: int | None = None
-) -> TeacherModel:
-    """Load a model frozen, as a teacher.
+) -> FrozenModel:
+    """Load a causal language model for inference.
 
     device: None takes this rank's. vocab_size: use only the rows of the first so many tokens
     (`RunModels.shared_vocab_size`); None: all rows.
@@ -101,7 +101,7 @@ def load_teacher(
         fingerprint += "-compiled"
     if vocab_size is not None and vocab_size < len(head):
         head, fingerprint = head[:vocab_size], f"{fingerprint}-{vocab_size}"
-    return TeacherModel(
+    return FrozenModel(
         model.base_model,
         head,
         form,

@@ -1,6 +1,6 @@
-"""What can be known to be wrong before anything starts: missing files, vocabularies that differ, sizes that do not fit.
+"""Checks before a run starts: missing files, different vocabularies, sizes that do not fit.
 
-Cheap, and alike on every rank, so that all ranks stop together with one message.
+The checks are cheap and give the same result on every rank, so all ranks stop with one message.
 """
 
 from __future__ import annotations
@@ -11,21 +11,24 @@ from dskd_ds.models.layers import check_compiler, check_layers
 from dskd_ds.models.named import RunModels
 from dskd_ds.models.vocabulary import check_same_tokens
 from dskd_ds.senses.choose.open import check_index
-from dskd_ds.senses.dictionary.dictionary import open_own
+from dskd_ds.senses.dictionary.dictionary import SenseDictionary, open_own
 from dskd_ds.senses.dictionary.identity import check_settings
 from dskd_ds.spec import RunSpec
 from dskd_ds.student.ds_config import deepspeed_config
 
 
 def preflight(spec: RunSpec, models: RunModels, with_senses: bool = True) -> None:
-    """Check what a run needs. with_senses: the dictionary must be there already.
+    """Check what a run needs. Raises InputError for the first problem.
 
-    Raises InputError for the first thing that is wrong.
+    with_senses: whether the dictionary must exist already.
     """
     deepspeed_config(spec)
-    for key, compiled in (("[student]", spec.student.compile), ("[teacher]", spec.teacher.compile)):
+    for section, compiled in (
+        ("[student]", spec.student.compile),
+        ("[teacher]", spec.teacher.compile),
+    ):
         if compiled:
-            check_compiler(key)
+            check_compiler(section)
     for source in (*spec.data.train, *spec.data.heldout):
         matching_files(source.path)
     _check_teacher(spec, models)
@@ -36,25 +39,30 @@ def preflight(spec: RunSpec, models: RunModels, with_senses: bool = True) -> Non
         check_layers(models.teacher)
     if with_senses and spec.uses_senses:
         dictionary = open_own(spec.senses.dictionary, models.teacher, verify=False)
-        if dictionary.layer != -1:
-            raise InputError(
-                f'[senses] dictionary = "{spec.senses.dictionary}", but it holds states of layer {dictionary.layer}, and the '
-                "sense term compares with the states that the student's head reads.\n"
-                "  build one with [senses] hidden_layer = -1, or set [loss] sense_weight = 0."
-            )
-        check_settings(dictionary, spec)
-        if (
-            spec.senses.retrieve_on == "student" or spec.topology.num_teachers
-        ):  # else it is the business of teachers elsewhere
-            check_index(spec, dictionary)
-        if (
-            spec.loss.margin_unit == "median_antonym"
-            and dictionary.facts["median_antonym_distance"] is None
-        ):
-            raise InputError(
-                '[loss] margin_unit = "median_antonym", but the dictionary has no two antonyms with senses.\n'
-                '  collect from more text ([senses] collect_tokens), or set margin_unit = "absolute".'
-            )
+        _check_senses(spec, dictionary)
+
+
+def _check_senses(spec: RunSpec, dictionary: SenseDictionary) -> None:
+    """Check that the dictionary fits the run's settings, and that its index exists if needed."""
+    if dictionary.layer != -1:
+        raise InputError(
+            f'[senses] dictionary = "{spec.senses.dictionary}", but it holds states of layer'
+            f" {dictionary.layer}, and the sense term compares senses with the states that the"
+            " student's head reads.\n"
+            "  build a dictionary with [senses] hidden_layer = -1, or set [loss] sense_weight = 0."
+        )
+    check_settings(dictionary, spec)
+    # Otherwise only teachers that are started on their own need the index, and they check it.
+    if spec.senses.retrieve_on == "student" or spec.topology.num_teachers:
+        check_index(spec, dictionary)
+    has_antonyms = dictionary.facts["median_antonym_distance"] is not None
+    if spec.loss.margin_unit == "median_antonym" and not has_antonyms:
+        raise InputError(
+            '[loss] margin_unit = "median_antonym", but no two antonyms in the dictionary both'
+            " have senses.\n"
+            "  collect from more text ([senses] collect_tokens), or set"
+            ' margin_unit = "absolute".'
+        )
 
 
 def _check_teacher(spec: RunSpec, models: RunModels) -> None:
@@ -63,17 +71,21 @@ def _check_teacher(spec: RunSpec, models: RunModels) -> None:
     num_tokens = models.shared_vocab_size
     if spec.loss.top_k > num_tokens:
         raise InputError(
-            f"[loss] top_k = {spec.loss.top_k}, but teacher and student share {num_tokens} tokens.\n"
+            f"[loss] top_k = {spec.loss.top_k}, but teacher and student share"
+            f" {num_tokens} tokens.\n"
             f"  use at most {num_tokens}."
         )
-    if spec.senses.hidden_layer > config.num_hidden_layers:
+    num_layers = config.num_hidden_layers
+    if spec.senses.hidden_layer > num_layers:
         raise InputError(
-            f"[senses] hidden_layer = {spec.senses.hidden_layer}, but the teacher has {config.num_hidden_layers} layers.\n"
-            f"  use 0 (embeddings) to {config.num_hidden_layers}, or -1 for the state that its head reads."
+            f"[senses] hidden_layer = {spec.senses.hidden_layer}, but the teacher has"
+            f" {num_layers} layers.\n"
+            f"  use 0 (embeddings) to {num_layers}, or -1 for the state that its head reads."
         )
     limit = getattr(config, "max_position_embeddings", None)
     if limit and spec.data.block_tokens > limit:
         raise InputError(
-            f"[data] block_tokens = {spec.data.block_tokens}, but the teacher reads at most {limit}.\n"
+            f"[data] block_tokens = {spec.data.block_tokens}, but the teacher reads at most"
+            f" {limit} tokens.\n"
             f"  use at most {limit}."
         )

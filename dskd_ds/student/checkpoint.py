@@ -1,6 +1,8 @@
-"""Checkpoints that are whole or not there: DeepSpeed's files, then a manifest with every file's size and hash, by rename.
+"""Saves and loads checkpoints that are complete or ignored.
 
-DeepSpeed reads its files with an unpickler (docs/deepspeed.md, "Checkpoints"), so nothing is read whose hash our manifest does not vouch for.
+A checkpoint is complete when it has a manifest, which rank 0 writes last and by rename, with the
+size and hash of every file. DeepSpeed unpickles its files (docs/deepspeed.md, "Checkpoints"), so
+no file is loaded before its hash was compared with the manifest.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from dskd_ds.errors import InputError
 from dskd_ds.files.manifest import MANIFEST_FILE, read_manifest, write_manifest
 from dskd_ds.runtime.devices import local_device
 from dskd_ds.spec import SPEC_FILE, RunSpec, load_spec
+from dskd_ds.student.deepspeed_engine import Engine
 
 FOLDER = "checkpoints"
 
@@ -30,100 +33,109 @@ MAY_CHANGE_ON_RESUME: dict[str, bool | set[str]] = {
     "student": {"activation_checkpointing", "compile"},
     "teacher": {"compile"},
 }
-"""Sections and keys that a resumed run may have different from the run it goes on with. Another length stretches the learning rate's
-schedule from then on; computing layers in another way changes no more than rounding."""
+"""Sections and keys that may differ when a run is resumed.
+
+Another length stretches the learning rate's schedule for the remaining steps. Compiling layers or
+recomputing activations changes results by rounding only.
+"""
 
 
 def checkpoint_dir(spec: RunSpec) -> Path:
-    """Where a run's checkpoints are."""
+    """Return the folder of a run's checkpoints."""
     return Path(spec.run_dir) / FOLDER
 
 
-def save(engine: Any, spec: RunSpec, step: int, tokens: int) -> None:
-    """Save after `step` steps, unless that was done already; all ranks call it. Keeps the newest `checkpoint.keep`."""
+def save(engine: Engine, spec: RunSpec, step: int, tokens: int) -> None:
+    """Save a checkpoint after `step` steps, unless a complete one exists. A collective call.
+
+    Deletes all but the newest `[checkpoint] keep` checkpoints. tokens: read by all ranks so far.
+    """
     folder = checkpoint_dir(spec)
     tag = f"step-{step:08d}"
-    if _is_complete(spec, tag):
+    if _broadcast_is_complete(spec, tag):
         return
     if dist.get_rank() == 0:
-        _remove(folder / tag)  # what a save left that did not come to its end
+        _remove(folder / tag)  # what an interrupted save left
     dist.barrier()
-    engine.save_checkpoint(
-        str(folder), tag=tag, client_state={"step": step, "tokens": tokens}, save_latest=False
-    )
+    progress = {"step": step, "tokens": tokens}
+    engine.save_checkpoint(str(folder), tag=tag, client_state=progress, save_latest=False)
     dist.barrier()
     if dist.get_rank() == 0:
-        write_manifest(
-            folder / tag,
-            {"step": step, "tokens": tokens, "num_students": spec.topology.num_students},
-        )
+        write_manifest(folder / tag, {**progress, "num_students": spec.topology.num_students})
         for old in complete_tags(spec)[: -spec.checkpoint.keep]:
             _remove(folder / old)
     dist.barrier()
 
 
-def _is_complete(spec: RunSpec, tag: str) -> bool:
-    """Whether a checkpoint is there. Rank 0 looks for all: a shared folder may look different from another node for a while."""
-    found = torch.tensor(
-        [int(dist.get_rank() == 0 and tag in complete_tags(spec))], device=local_device()
-    )
+def _broadcast_is_complete(spec: RunSpec, tag: str) -> bool:
+    """Return whether rank 0 finds the complete checkpoint. A collective call.
+
+    Rank 0 decides for all ranks, because another node may see new files of a shared folder late.
+    """
+    is_complete = dist.get_rank() == 0 and tag in complete_tags(spec)
+    found = torch.tensor([int(is_complete)], device=local_device())
     dist.broadcast(found, 0)
     return bool(found)
 
 
 def _remove(checkpoint: Path) -> None:
-    """Delete a checkpoint, if it is there. First its manifest: a half-deleted one must not look whole."""
+    """Delete a checkpoint if it exists; its manifest first, so that the rest is not complete."""
     (checkpoint / MANIFEST_FILE).unlink(missing_ok=True)
     if checkpoint.exists():
         shutil.rmtree(checkpoint)
 
 
 def complete_tags(spec: RunSpec) -> list[str]:
-    """Tags that have a manifest, oldest first."""
+    """Return the folder names of the checkpoints that have a manifest, oldest first."""
     return sorted(path.parent.name for path in checkpoint_dir(spec).glob(f"step-*/{MANIFEST_FILE}"))
 
 
 def refuse_another_run(spec: RunSpec) -> None:
-    """Raise InputError if the run directory has checkpoints that were made with other settings than these."""
+    """Raise InputError if the run directory has checkpoints of a run with other settings."""
     path = Path(spec.run_dir) / SPEC_FILE
     if not path.is_file() or not complete_tags(spec):
         return
-    before, now = _settings(load_spec(path)), _settings(spec)
+    before = _fixed_settings(load_spec(path))
+    now = _fixed_settings(spec)
     changed = [name for name in now if now[name] != before[name]]
     if changed:
         raise InputError(
             f"{path}: this run was started with other values of {', '.join(changed)}.\n"
-            "  give the run another run_dir, or delete this one to start anew."
+            "  set another run_dir, or delete this one to start again."
         )
 
 
-def _settings(spec: RunSpec) -> dict[str, Any]:
-    """`key` or `section.key` -> value, of all that must stay."""
-    flat: dict[str, Any] = {}
+def _fixed_settings(spec: RunSpec) -> dict[str, Any]:
+    """Return `key` or `section.key` -> value, for every setting that a resumed run must keep."""
+    settings: dict[str, Any] = {}
     for name, value in spec.model_dump(mode="json", exclude=MAY_CHANGE_ON_RESUME).items():
-        flat |= (
-            {f"{name}.{key}": of_key for key, of_key in value.items()}
-            if isinstance(value, dict)
-            else {name: value}
-        )
-    return flat
+        if isinstance(value, dict):
+            settings |= {f"{name}.{key}": key_value for key, key_value in value.items()}
+        else:
+            settings[name] = value
+    return settings
 
 
-def resume(engine: Any, spec: RunSpec) -> tuple[int, int]:
-    """Load the newest complete checkpoint, if there is one. Returns steps and tokens done: (0, 0) for a new run.
+def resume(engine: Engine, spec: RunSpec) -> tuple[int, int]:
+    """Load the newest complete checkpoint, if any. A collective call.
 
-    Raises InputError if its files differ from its manifest, or another number of students wrote it.
+    Returns the steps and tokens done; (0, 0) for a new run. Raises InputError if the checkpoint's
+    files differ from its manifest, or if it was saved with another number of students.
     """
     tags = complete_tags(spec)
     if not tags:
         return 0, 0
     folder = checkpoint_dir(spec)
-    facts = read_manifest(folder / tags[-1])
-    if facts["num_students"] != spec.topology.num_students:
+    newest = folder / tags[-1]
+    facts = read_manifest(newest)
+    num_students = facts["num_students"]
+    if num_students != spec.topology.num_students:
         raise InputError(
-            f"{folder / tags[-1]}: {facts['num_students']} students wrote it, [topology] num_students is "
-            f"{spec.topology.num_students}.\n  go on with {facts['num_students']}, or export it and start a new run from it."
+            f"{newest}: it was saved by {num_students} students, but [topology] num_students ="
+            f" {spec.topology.num_students}.\n"
+            f"  resume with {num_students} students, or export the checkpoint and start a new run"
+            " from it."
         )
     loaded, _ = engine.load_checkpoint(str(folder), tag=tags[-1])
-    assert loaded is not None, f"DeepSpeed found nothing in {folder / tags[-1]}"
+    assert loaded is not None, f"DeepSpeed found nothing in {newest}"
     return int(facts["step"]), int(facts["tokens"])

@@ -1,4 +1,7 @@
-"""The DeepSpeed configuration: the user's JSON, completed from the spec. What both could say, only the spec may."""
+"""Builds the DeepSpeed configuration from the user's JSON file and the run spec.
+
+A setting that both could contain is allowed in the run spec only.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,9 @@ from dskd_ds.spec.shipped import DEEPSPEED_CONFIGS, shipped_file
 OWNED_BY_SPEC = {
     "train_batch_size": "[train] global_batch_blocks",
     "train_micro_batch_size_per_gpu": "[train] micro_batch_blocks",
-    "gradient_accumulation_steps": "[train] global_batch_blocks, micro_batch_blocks and [topology] num_students",
+    "gradient_accumulation_steps": (
+        "[train] global_batch_blocks, micro_batch_blocks and [topology] num_students"
+    ),
     "gradient_clipping": "[optimizer] max_grad_norm",
     "optimizer": "[optimizer]",
     "scheduler": "[optimizer] warmup_fraction and min_lr_fraction",
@@ -24,48 +29,54 @@ OWNED_BY_SPEC = {
     "activation_checkpointing": "[student] activation_checkpointing",
     "compile": "[student] compile",
 }
-"""DeepSpeed key -> where the spec says it."""
+"""DeepSpeed key -> the keys of the run spec that set it."""
 
-QUANTISED = (
+CUDA_ONLY = (
     "zero_quantized_weights",
     "zero_quantized_gradients",
     "zero_quantized_nontrainable_weights",
 )
-"""ZeRO++'s quantised communication: DeepSpeed has kernels for it in CUDA only."""
+"""ZeRO++'s quantised communication: DeepSpeed has its kernels for CUDA only."""
 
 
 def read_deepspeed_json(path: str) -> dict[str, Any]:
-    """Return the content of the user's file, or of the shipped file that `path` names.
+    """Return the content of the user's DeepSpeed file, or of the shipped file that `path` names.
 
-    Raises InputError if it is missing, is not JSON, or sets what the spec sets.
+    Raises InputError if the file is missing or not JSON, sets a key that the run spec owns, or
+    names no valid ZeRO stage.
     """
     file = shipped_file(path, DEEPSPEED_CONFIGS, f'deepspeed = "{path}", but ')
     try:
-        content = json.loads(file.read_text())
+        content: dict[str, Any] = json.loads(file.read_text())
     except json.JSONDecodeError as error:
-        raise InputError(f"{path}: this is not JSON: {error}.") from None
+        raise InputError(f"{path}: the file is not valid JSON: {error}.") from None
     for key, owner in OWNED_BY_SPEC.items():
         if key in content:
             raise InputError(
-                f"{path}: {key} = {json.dumps(content[key])}, but the run spec sets this in {owner}.\n"
-                f"  remove {key} from {path}, and set it there."
+                f"{path}: {key} = {json.dumps(content[key])}, but the run spec sets this"
+                f" in {owner}.\n"
+                f"  remove {key} from {path}, and set it in the run spec."
             )
     stage = content.get("zero_optimization", {}).get("stage")
     if stage not in (0, 1, 2, 3):
         raise InputError(
-            f"{path}: zero_optimization.stage = {stage}.\n  give a stage of 0 to 3, as ds_configs/zero3.json does."
+            f"{path}: zero_optimization.stage = {stage} is invalid.\n"
+            "  set it to 0, 1, 2 or 3, as ds_configs/zero3.json does."
         )
-    result: dict[str, Any] = content
-    return result
+    return content
 
 
 def deepspeed_config(spec: RunSpec) -> dict[str, Any]:
-    """The complete configuration for `deepspeed.initialize`. Raises InputError for what cannot run here, or not with this spec."""
+    """Return the complete configuration for `deepspeed.initialize`.
+
+    Raises InputError if it cannot run on this machine, or contradicts the run spec.
+    """
     config = read_deepspeed_json(spec.deepspeed)
-    zero, dtype = config["zero_optimization"], resolve_dtype(spec.student.dtype)
+    zero = config["zero_optimization"]
+    dtype = resolve_dtype(spec.student.dtype)
     _check_groups(spec, zero)
     _check_machine(spec, zero, dtype)
-    return config | {
+    config |= {
         "train_batch_size": spec.train.global_batch_blocks,
         "train_micro_batch_size_per_gpu": spec.train.micro_batch_blocks,
         "gradient_accumulation_steps": spec.num_accumulation_steps,
@@ -73,13 +84,19 @@ def deepspeed_config(spec: RunSpec) -> dict[str, Any]:
         "bf16": {"enabled": dtype == torch.bfloat16},
         "fp16": {"enabled": dtype == torch.float16, "loss_scale": 0},  # 0: dynamic
         "optimizer": {"type": "AdamW", "params": _adam(spec)},
-        # Offloading without a GPU: torch's Adam is as near to the data as DeepSpeed's own CPU kernel, which takes a minute to compile.
-        **({} if torch.accelerator.is_available() else {"zero_force_ds_cpu_optimizer": False}),
     }
+    if not torch.accelerator.is_available():
+        # With offloading DeepSpeed would insist on its own CPU kernel, which takes a minute to
+        # compile. Without a GPU, torch's Adam works on the same memory.
+        config["zero_force_ds_cpu_optimizer"] = False
+    return config
 
 
 def _adam(spec: RunSpec) -> dict[str, Any]:
-    """AdamW's settings. On a GPU DeepSpeed takes its own fused kernel, or its own CPU kernel where the state is offloaded."""
+    """Return AdamW's parameters, and without a GPU the choice of torch's implementation.
+
+    On a GPU, DeepSpeed uses its own fused kernel, or its own CPU kernel for offloaded state.
+    """
     optimizer = spec.optimizer
     params: dict[str, Any] = {
         "lr": spec.peak_lr,
@@ -87,45 +104,54 @@ def _adam(spec: RunSpec) -> dict[str, Any]:
         "eps": optimizer.eps,
         "weight_decay": optimizer.weight_decay,
     }
-    if torch.accelerator.is_available():
-        return params
-    # On a CPU it is torch's, fused: one pass over the state. Unfused it took 3.8 times as long (10 million parameters, one thread).
-    return params | {"torch_adam": True, "fused": True}
+    if not torch.accelerator.is_available():
+        # Fused makes one pass over the state; unfused took 3.8 times as long (10 million
+        # parameters, one thread).
+        params |= {"torch_adam": True, "fused": True}
+    return params
 
 
 def _check_groups(spec: RunSpec, zero: dict[str, Any]) -> None:
-    """ZeRO++ splits the students into groups of one size: they must come out even."""
-    group, students = zero.get("zero_hpz_partition_size", 1), spec.topology.num_students
-    if students % min(group, students):
+    """Check that ZeRO++ can split the students into groups of equal size."""
+    group_size = zero.get("zero_hpz_partition_size", 1)
+    num_students = spec.topology.num_students
+    if num_students % min(group_size, num_students):
         raise InputError(
-            f"{spec.deepspeed}: zero_hpz_partition_size = {group}, but it does not divide [topology] num_students = "
-            f"{students}.\n  set it to the GPUs that students have on each node, and give students whole nodes."
+            f"{spec.deepspeed}: zero_hpz_partition_size = {group_size}, but it does not divide"
+            f" [topology] num_students = {num_students}.\n"
+            "  set it to the number of GPUs per node that students use,"
+            " and let students use whole nodes."
         )
-    local = torch.accelerator.device_count()
-    if zero.get("zero_quantized_gradients") and local and students > local and students % local:
+    num_gpus = torch.accelerator.device_count()
+    spans_nodes = 0 < num_gpus < num_students
+    if zero.get("zero_quantized_gradients") and spans_nodes and num_students % num_gpus:
         raise InputError(
-            f"{spec.deepspeed}: zero_quantized_gradients = true, but [topology] num_students = {students} is no multiple "
-            f"of the {local} GPUs of a node.\n  give students whole nodes, or set zero_quantized_gradients to false."
+            f"{spec.deepspeed}: zero_quantized_gradients = true, but [topology] num_students ="
+            f" {num_students} is not a multiple of the {num_gpus} GPUs of a node.\n"
+            "  let students use whole nodes, or set zero_quantized_gradients to false."
         )
 
 
 def _check_machine(spec: RunSpec, zero: dict[str, Any], dtype: torch.dtype) -> None:
-    """What DeepSpeed cannot do without a GPU, said before it starts."""
+    """Check that DeepSpeed supports the number format and the communication on this machine."""
     if dtype == torch.float16 and zero["stage"] == 0:
         raise InputError(
-            f'[student] dtype = "float16", but {spec.deepspeed} has ZeRO stage 0, which scales losses in another way.\n'
+            f'[student] dtype = "float16", but {spec.deepspeed} has ZeRO stage 0, whose loss'
+            " scaling is not supported.\n"
             '  use stage 1, 2 or 3, or dtype = "bfloat16".'
         )
     if torch.accelerator.is_available():
         return
-    for key in QUANTISED:
+    for key in CUDA_ONLY:
         if zero.get(key):
             raise InputError(
-                f"{spec.deepspeed}: {key} = true, but this machine has no GPU, and the kernels it needs are CUDA's.\n"
-                f"  set {key} to false, or take another file of ds_configs/."
+                f"{spec.deepspeed}: {key} = true, but this machine has no GPU, and DeepSpeed has"
+                " the kernels for CUDA only.\n"
+                f"  set {key} to false, or use another file of ds_configs/."
             )
     if dtype == torch.float16 and not torch.ops.mkldnn._is_mkldnn_fp16_supported():
         raise InputError(
-            '[student] dtype = "float16", but this machine has no GPU, and its CPU no fp16 instructions.\n'
-            '  set dtype = "float32" here ("auto" takes what the machine is good at).'
+            '[student] dtype = "float16", but this machine has no GPU, and its CPU has no fp16'
+            " instructions.\n"
+            '  set dtype = "float32", or "auto" to use the best format of the machine.'
         )

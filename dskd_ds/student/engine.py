@@ -2,73 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import deepspeed
 import torch
 from torch import Tensor
 
-from dskd_ds.losses.sense import SenseTargets
 from dskd_ds.models.named import NamedModel, RunModels
 from dskd_ds.objective.fused import STATS, Scales
-from dskd_ds.objective.targets import TeacherTargets
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.spec import RunSpec
 from dskd_ds.student.agreement import Counts
+from dskd_ds.student.deepspeed_engine import Engine
 from dskd_ds.student.ds_config import deepspeed_config
 from dskd_ds.student.feed import StepInput
-from dskd_ds.student.model import DistillStudent, load_student
-
-
-class Engine(Protocol):
-    """What this project uses of DeepSpeed's engine, which has no types of its own."""
-
-    module: DistillStudent
-    optimizer: Any
-    device: torch.device
-    global_rank: int
-    skipped_steps: int
-
-    def __call__(
-        self,
-        input_ids: Tensor,
-        position_ids: Tensor,
-        teacher: TeacherTargets,
-        senses: SenseTargets,
-        scales: Scales,
-    ) -> tuple[Tensor, Tensor]:
-        """Run `DistillStudent.forward`."""
-        ...
-
-    def backward(self, loss: Tensor) -> Any:
-        """Compute gradients of one micro-batch, and reduce them at the accumulation boundary."""
-        ...
-
-    def step(self) -> Any:
-        """Update the weights at the accumulation boundary."""
-        ...
-
-    def is_gradient_accumulation_boundary(self) -> bool:
-        """Whether the current micro-batch is the step's last."""
-        ...
-
-    def get_global_grad_norm(self) -> Any:
-        """The norm of the last step's gradients over all ranks, before clipping."""
-        ...
-
-    def get_lr(self) -> list[float]:
-        """The rate of each parameter group."""
-        ...
-
-    def save_checkpoint(
-        self, save_dir: str, tag: str, client_state: dict[str, Any], save_latest: bool
-    ) -> Any:
-        """Write this rank's files; a collective call."""
-        ...
-
-    def load_checkpoint(self, load_dir: str, tag: str) -> tuple[Any, Any]:
-        """Read this rank's files; a collective call."""
-        ...
+from dskd_ds.student.model import load_student
 
 
 def make_engine(

@@ -25,9 +25,10 @@ from dskd_ds.spec import SPEC_FILE, RunSpec, write_spec
 from dskd_ds.student import checkpoint
 from dskd_ds.student.agreement import StepSource, all_reduce_counts, next_input_on_every_rank
 from dskd_ds.student.alignment import AlignmentTest
+from dskd_ds.student.deepspeed_engine import Engine
 from dskd_ds.student.depth import student_init
-from dskd_ds.student.engine import Engine, make_engine, set_lr, take_step
-from dskd_ds.student.export import export_engine
+from dskd_ds.student.engine import make_engine, set_lr, take_step
+from dskd_ds.student.export import gather_and_export
 from dskd_ds.student.feed import Feed
 from dskd_ds.student.on_policy import OnPolicyBlocks
 from dskd_ds.student.record import all_reduce_record, tokens_per_step
@@ -92,7 +93,7 @@ def train(spec: RunSpec, models: RunModels, role: Role) -> None:
         run_steps(training)
         if total_steps > num_done:
             training.save()
-        export_engine(engine, spec, models)
+        gather_and_export(engine, spec, models)
     deepspeed.comm.destroy_process_group()
 
 

@@ -1,4 +1,4 @@
-"""The student as DeepSpeed sees it: one module whose forward is the trunk and then the whole objective."""
+"""The module that DeepSpeed trains: the student's trunk, followed by the whole objective."""
 
 from __future__ import annotations
 
@@ -37,12 +37,13 @@ class DistillStudent(nn.Module):
         senses: SenseTargets,
         scales: Scales,
     ) -> tuple[Tensor, Tensor]:
-        """[B, T] ids and positions -> the loss to backpropagate and the sums of objective/fused.py."""
+        """Return the loss to backpropagate, and the sums that `objective.fused.STATS` names.
+
+        input_ids, position_ids: [B, T].
+        """
         trunk = self.language_model.base_model
-        hidden = trunk(
-            input_ids=input_ids, position_ids=position_ids, use_cache=False
-        ).last_hidden_state
-        loss, stats = self.objective(hidden, teacher, senses, scales)
+        output = trunk(input_ids=input_ids, position_ids=position_ids, use_cache=False)
+        loss, stats = self.objective(output.last_hidden_state, teacher, senses, scales)
         return loss, stats
 
 
@@ -55,17 +56,10 @@ def load_student(
 ) -> DistillStudent:
     """Load the student from `init`; under ZeRO-3 its weights are partitioned as they are read.
 
-    Raises InputError for a head with a bias, or where more layers are to be trained than there are.
+    margin: squared distance per dimension, as `DistillObjective` takes it.
+    Raises InputError if the LM head has a bias, or if more layers are to be trained than exist.
     """
-    from transformers import AutoModelForCausalLM
-    from transformers.integrations.deepspeed import HfDeepSpeedConfig
-
-    # transformers looks for a live object of this class and then loads under zero.Init.
-    live = HfDeepSpeedConfig(deepspeed_config)
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        init.path, dtype=resolve_dtype(init.dtype), trust_remote_code=False
-    )
-    del live
+    model = _load_language_model(init, deepspeed_config)
     freeze(model, spec.student.train_last_layers)
     if spec.student.activation_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -73,41 +67,57 @@ def load_student(
         compile_layers(model)
     head: Any = model.get_output_embeddings()
     refuse_bias(head, "[student] model")
-    # ZeRO-3 gathers and releases whole layers: fetching each Linear on its own costs a Python walk over all of them every time.
+    # ZeRO-3 then gathers and releases whole layers. Otherwise each Linear fetches its own weights,
+    # and each fetch walks over all weights in Python.
     set_z3_leaf_modules(model, [type(layers_of(model)[0])])
     config = model.config.get_text_config()
-    return DistillStudent(
-        model,
-        DistillObjective(
-            head.weight,
-            spec.loss,
-            margin,
-            HeadForm.of(config),
-            teacher_head(spec, models),
-            sense_map(spec, models.teacher.hidden_size, config.hidden_size),
-        ),
+    objective = DistillObjective(
+        head.weight,
+        spec.loss,
+        margin,
+        form=HeadForm.of(config),
+        teacher_head=teacher_head(spec, models),
+        sense_map=sense_map(spec, models.teacher.hidden_size, config.hidden_size),
     )
+    return DistillStudent(model, objective)
+
+
+def _load_language_model(init: NamedModel, deepspeed_config: dict[str, Any]) -> Any:
+    """Return the model as transformers loads it under this DeepSpeed configuration."""
+    from transformers import AutoModelForCausalLM
+    from transformers.integrations.deepspeed import HfDeepSpeedConfig
+
+    # transformers loads under zero.Init while an object of this class exists.
+    active_config = HfDeepSpeedConfig(deepspeed_config)
+    model = AutoModelForCausalLM.from_pretrained(
+        init.path, dtype=resolve_dtype(init.dtype), trust_remote_code=False
+    )
+    del active_config
+    return model
 
 
 def teacher_head(spec: RunSpec, models: RunModels) -> FrozenHead | None:
-    """A copy of the teacher's head, for signal `exact`; None for the others. Raises InputError if there is none to be found.
+    """Return a copy of the teacher's head if the signal kind needs one (`exact`), else None.
 
-    On this rank's device from the start: DeepSpeed does not move a module that was loaded partitioned.
+    The copy is loaded onto this rank's device, because DeepSpeed does not move a module that was
+    loaded partitioned. Raises InputError if the teacher's files contain no head.
     """
     if not signal_kind(spec.loss).needs_teacher_head:
         return None
     teacher = models.teacher
     weight = read_head_weight(teacher.path)[: models.shared_vocab_size]
-    return FrozenHead(
-        weight.to(local_device(), resolve_dtype(teacher.dtype)), HeadForm.of(teacher.text_config)
-    )
+    weight = weight.to(local_device(), resolve_dtype(teacher.dtype))
+    return FrozenHead(weight, HeadForm.of(teacher.text_config))
 
 
 def sense_map(spec: RunSpec, teacher_size: int, size: int) -> nn.Parameter | None:
-    """[D_teacher, D] from the student's states into the senses' space, to be trained; None where the student's size is the teacher's.
+    """Return the trainable map [D_teacher, D] from the student's states to the senses' space.
 
-    It begins at zero: the senses then teach the map before they teach the student. From a random map they would pull its states in
-    random directions first. It belongs to the objective, so that the exported student does not have it.
+    None if the run uses no senses, or if the student's hidden size is the teacher's.
+
+    The map starts at zero, so the senses first train the map and then the student. A random map
+    would first pull the student's states in random directions. The map is part of the objective,
+    so the exported student does not contain it.
     """
     if not spec.uses_senses or size == teacher_size:
         return None
@@ -115,23 +125,32 @@ def sense_map(spec: RunSpec, teacher_size: int, size: int) -> nn.Parameter | Non
 
 
 def freeze(model: Any, train_last_layers: int | None) -> None:
-    """Leave only the last layers trainable: embeddings, norm, head and earlier layers stay as they are (paper). None: train all."""
+    """Train only the last layers: freeze embeddings, final norm, head and earlier layers.
+
+    None trains everything. Raises InputError if the model has fewer layers.
+    Source: docs/method.md, "The paper's student".
+    """
     if train_last_layers is None:
         return
     layers = layers_of(model)
     if train_last_layers > len(layers):
         raise InputError(
-            f"[student] train_last_layers = {train_last_layers}, but the student has {len(layers)} layers.\n"
-            f"  train at most {len(layers)}, or leave it out to train everything."
+            f"[student] train_last_layers = {train_last_layers}, but the student has"
+            f" {len(layers)} layers.\n"
+            f"  train at most {len(layers)}, or leave the key out to train everything."
         )
     model.requires_grad_(False)
     for layer in layers[-train_last_layers:]:
         layer.requires_grad_(True)
-    layers[-train_last_layers].register_forward_pre_hook(_want_input_gradient)
+    layers[-train_last_layers].register_forward_pre_hook(_require_input_gradient)
 
 
-def _want_input_gradient(_: nn.Module, args: tuple[Any, ...]) -> None:
-    """ZeRO-3 lets go of a layer's weights when the gradient of its input is there; where the input comes from frozen layers and wants
-    none, that hook fires before the layer's backward has run. So the first trained layer's input wants one."""
+def _require_input_gradient(_: nn.Module, args: tuple[Any, ...]) -> None:
+    """Make the input of the first trained layer require a gradient.
+
+    ZeRO-3 releases a layer's weights when the gradient of its input is ready. If the input comes
+    from frozen layers and requires no gradient, that hook fires before the layer's backward pass.
+    Source: docs/deepspeed.md, "Frozen layers".
+    """
     if torch.is_grad_enabled() and not args[0].requires_grad:
         args[0].requires_grad_()

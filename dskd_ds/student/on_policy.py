@@ -1,12 +1,14 @@
-"""On-policy batches (GKD, arXiv 2306.13649): in a share of the steps the student learns from its own continuations.
+"""On-policy batches: in a share of the steps the student trains on text that it wrote itself.
 
-The beginnings come from the blocks that the step would have trained on; the student continues them, the teacher scores what it
-wrote like any other text. A step's requests leave `prefetch_depth` steps ahead, so its text is written by the student as it was
-that many steps before: slightly stale, as in asynchronous RL. A resumed run writes its first such steps with the weights it loaded.
+Source: GKD, arXiv 2306.13649. The prompts come from the blocks that the step would have trained
+on. The student continues them, and the teacher scores the result like any other text. A step's
+requests are sent `prefetch_depth` steps ahead, so the student writes the text with weights that
+are this many steps old, as in asynchronous RL. A resumed run writes the text of its first
+on-policy steps with the weights it loaded.
 
-Generation under ZeRO-3: the whole student is gathered once and lent to a plain copy of the module, which has none of DeepSpeed's
-hooks. So ranks need not make the same number of forward calls, and the coordinator's record of module calls, which taking hooks
-off and putting them back corrupts (DeepSpeed 8043), never sees any of it.
+Under ZeRO-3 the whole student is gathered once per on-policy step and lent to a plain copy of the
+module, which has none of DeepSpeed's hooks (docs/deepspeed.md, "Roles and worlds"). So ranks may
+make different numbers of forward calls, and DeepSpeed's record of module calls stays correct.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import deepspeed
@@ -27,47 +30,69 @@ from dskd_ds.models.generation import continue_tokens, end_ids_of
 from dskd_ds.runtime.devices import local_device
 from dskd_ds.spec import RunSpec
 from dskd_ds.spec.training import TrainSpec
+from dskd_ds.student.deepspeed_engine import Engine
 
 MIN_PROMPT_TOKENS = 4
-"""A shorter beginning says too little to go on from."""
+"""Shorter prompts are not used: they do not determine what follows."""
 
 
 def is_on_policy(fraction: float, step: int) -> bool:
-    """Whether the student writes the text of a step (from 0): that share of the steps, evenly spread, the same on every rank."""
+    """Return whether the student writes the text of a step (steps count from 0).
+
+    The share `fraction` of the steps is spread evenly, and is the same on every rank.
+    """
     return int((step + 1) * fraction) > int(step * fraction)
 
 
+@dataclass(frozen=True)
+class Generated:
+    """What one rank wrote for one step."""
+
+    num_tokens: int
+    seconds: float
+
+
 class OnPolicyBlocks:
-    """A BlockSource whose blocks are the student's own continuations in a share of the steps. All ranks ask for the same steps."""
+    """A BlockSource that replaces the blocks of some steps by the student's own continuations.
+
+    All ranks must ask for blocks of the same steps in the same order.
+    """
 
     def __init__(
-        self, spec: RunSpec, tokenizer: Any, rank: int, source: BlockSource, engine: Any
+        self, spec: RunSpec, tokenizer: Any, rank: int, source: BlockSource, engine: Engine
     ) -> None:
-        self._spec, self._rank, self._source, self._engine = spec, rank, source, engine
-        self._pad_id, self._begin = end_of_text_id(tokenizer), begin_ids(tokenizer)
-        self._end_ids = list(
-            dict.fromkeys([self._pad_id, *end_ids_of(engine.module.language_model, tokenizer)])
-        )
+        self._spec = spec
+        self._rank = rank
+        self._source = source
+        self._engine = engine
+        self._pad_id = end_of_text_id(tokenizer)
+        self._begin = begin_ids(tokenizer)
+        end_ids = [self._pad_id, *end_ids_of(engine.module.language_model, tokenizer)]
+        self._end_ids = list(dict.fromkeys(end_ids))
         self._written: dict[int, tuple[Sample, Block]] = {}
-        self._reports: dict[int, tuple[int, float]] = {}
+        self._generated: dict[int, Generated] = {}
 
-    def get(self, place: int) -> tuple[Sample, Block]:
-        """See BlockSource. The first place of an on-policy step writes all of this rank's: a collective call."""
-        step = place // self._spec.train.global_batch_blocks
+    def get(self, block_index: int) -> tuple[Sample, Block]:
+        """Return a block, as `BlockSource.get` does.
+
+        The first block of an on-policy step makes the student write all blocks of this rank in
+        that step, which is a collective call.
+        """
+        step = block_index // self._spec.train.global_batch_blocks
         if not is_on_policy(self._spec.train.on_policy_fraction, step):
-            return self._source.get(place)
-        if place not in self._written:
-            self._write(step)
-        return self._written.pop(place)
+            return self._source.get(block_index)
+        if block_index not in self._written:
+            self._write_step(step)
+        return self._written.pop(block_index)
 
     def all_reduce_report(self, step: int, num_supervised: int) -> dict[str, float]:
         """Return the metrics of a step. A collective call. num_supervised: over all ranks."""
         if not is_on_policy(self._spec.train.on_policy_fraction, step):
             return {"on_policy_share": 0.0, "generate_seconds": 0.0}
-        tokens, seconds = (
-            torch.tensor(value, dtype=torch.float64, device=local_device())
-            for value in self._reports.pop(step)
-        )
+        generated = self._generated.pop(step)
+        device = local_device()
+        tokens = torch.tensor(generated.num_tokens, dtype=torch.float64, device=device)
+        seconds = torch.tensor(generated.seconds, dtype=torch.float64, device=device)
         deepspeed.comm.all_reduce(tokens)
         deepspeed.comm.all_reduce(seconds, op=deepspeed.comm.ReduceOp.MAX)
         return {
@@ -75,119 +100,133 @@ class OnPolicyBlocks:
             "generate_seconds": float(seconds),
         }
 
-    def _write(self, step: int) -> None:
-        """Write this rank's blocks of a step, a micro-batch at a time."""
-        started, num_tokens = time.monotonic(), 0
-        # Read before the weights are gathered: a stream may end here, on every rank alike (data/batches.py).
+    def _write_step(self, step: int) -> None:
+        """Write this rank's blocks of a step, one micro-batch at a time. A collective call."""
+        started = time.monotonic()
+        # The source is read before the weights are gathered, because a stream may end here. It
+        # then ends on every rank (data/batches.py).
         micro_batches = [
-            [
-                (place, self._source.get(place))
-                for place in places(self._spec, step, micro, self._rank)
-            ]
+            self._read_micro_batch(step, micro)
             for micro in range(self._spec.num_accumulation_steps)
         ]
-        with plain_student(self._engine) as model:
+        num_tokens = 0
+        with gathered_student(self._engine) as model:
             for micro_batch in micro_batches:
-                wanted, given = zip(*micro_batch, strict=True)
-                for place, (sample, row), own in zip(
-                    wanted, given, self._continue(model, given), strict=True
-                ):
-                    # A block without a beginning to go on from (all of it too short) stays what it is.
-                    self._written[place] = (
-                        sample,
-                        block_row(own, self._spec.data.block_tokens, self._pad_id) if own else row,
-                    )
-                    num_tokens += sum(
-                        len(segment.tokens) - segment.unsupervised[0][1] for segment in own
-                    )
-        self._reports[step] = num_tokens, time.monotonic() - started
+                num_tokens += self._write_micro_batch(model, micro_batch)
+        self._generated[step] = Generated(num_tokens, time.monotonic() - started)
+
+    def _read_micro_batch(self, step: int, micro: int) -> dict[int, tuple[Sample, Block]]:
+        """Return this rank's source blocks of a micro-batch by their block index."""
+        block_indices = places(self._spec, step, micro, self._rank)
+        return {index: self._source.get(index) for index in block_indices}
+
+    def _write_micro_batch(self, model: Any, given: dict[int, tuple[Sample, Block]]) -> int:
+        """Store what the student writes for some blocks, and return how many tokens it wrote."""
+        num_tokens = 0
+        continued = self._continue(model, list(given.values()))
+        for (index, (sample, block)), segments in zip(given.items(), continued, strict=True):
+            if segments:  # a block without a usable prompt stays as it is
+                block = block_row(segments, self._spec.data.block_tokens, self._pad_id)
+            self._written[index] = sample, block
+            num_tokens += sum(_num_written(segment) for segment in segments)
+        return num_tokens
 
     def _continue(self, model: Any, given: Sequence[tuple[Sample, Block]]) -> list[list[Segment]]:
-        """For each block, its beginnings with what the student writes after them."""
-        train, block_tokens = self._spec.train, self._spec.data.block_tokens
+        """Return, for each block, its prompts with what the student writes after them."""
+        train = self._spec.train
+        block_tokens = self._spec.data.block_tokens
         prompts = [
-            prompts_of(row, train, block_tokens, self._pad_id, self._begin) for _, row in given
+            prompts_of(block, train, block_tokens, self._pad_id, self._begin) for _, block in given
         ]
-        keys = [
-            (self._spec.seed, sample.epoch, sample.block, number)
-            for (sample, _), of_block in zip(given, prompts, strict=True)
-            for number in range(len(of_block))
-        ]
-        flat = [prompt.tokens for of_block in prompts for prompt in of_block]
-        texts = iter(
-            continue_tokens(
-                model,
-                flat,
-                keys,
-                train.on_policy_new_tokens,
-                train.on_policy_temperature,
-                self._end_ids,
-            )
-            if flat
-            else []
+        prompt_tokens: list[list[int]] = []
+        keys: list[tuple[int, int, int, int]] = []
+        for (sample, _), block_prompts in zip(given, prompts, strict=True):
+            for number, prompt in enumerate(block_prompts):
+                prompt_tokens.append(prompt.tokens)
+                keys.append((self._spec.seed, sample.epoch, sample.block, number))
+        if not prompt_tokens:
+            return [[] for _ in given]
+        texts = continue_tokens(
+            model,
+            prompt_tokens,
+            keys,
+            train.on_policy_new_tokens,
+            train.on_policy_temperature,
+            self._end_ids,
         )
+        remaining = iter(texts)
         return [
-            [
-                Segment(
-                    [*prompt.tokens, *next(texts)],
-                    [(0, len(prompt.tokens))],
-                    prompt.digest,
-                    prompt.offset,
-                )
-                for prompt in of_block
-            ]
-            for of_block in prompts
+            [_continued(prompt, next(remaining)) for prompt in block_prompts]
+            for block_prompts in prompts
         ]
+
+
+def _continued(prompt: Segment, written: list[int]) -> Segment:
+    """Return a prompt with its continuation, of which only the continuation is supervised."""
+    tokens = [*prompt.tokens, *written]
+    return Segment(tokens, [(0, len(prompt.tokens))], prompt.digest, prompt.offset)
+
+
+def _num_written(segment: Segment) -> int:
+    """Return how many tokens of a segment from `_continued` the student wrote."""
+    prompt_end = segment.unsupervised[0][1]
+    return len(segment.tokens) - prompt_end
 
 
 def prompts_of(
-    row: Block, train: TrainSpec, block_tokens: int, end_id: int, begin: list[int]
+    block: Block, train: TrainSpec, block_tokens: int, end_id: int, begin: list[int]
 ) -> list[Segment]:
-    """The beginnings that a block offers, as many as fit a block together with what will follow them.
+    """Return the prompts that a block offers.
 
-    Of a text: every `on_policy_prompt_tokens` tokens, with room for as many new ones between. Of a conversation of whose tokens only
-    completions are targets: what stands before its last completion; of a longer prompt the end. begin: the BOS token that each starts
-    with, in place of its first, where the tokenizer sets one (data/packing.py).
+    With `on_policy_new_tokens` after each of them, they fit into one block together.
+
+    A text gives a prompt of `on_policy_prompt_tokens` tokens, then leaves out as many tokens as
+    will be written, and so on. A conversation in which only completions are targets gives what
+    comes before its last completion; if that is too long, its end. begin: the BOS token that
+    replaces the first token of each prompt, if the tokenizer sets one (data/packing.py).
     """
-    starts = row["segment_starts"]
-    ends = [*starts[1:], block_tokens]
     prompts: list[Segment] = []
     room = block_tokens
-    for start, end, digest, offset in zip(
-        starts, ends, row["doc_digests"], row["doc_offsets"], strict=True
-    ):
-        quiet = [last for first, last in row["unsupervised"] if start <= first and last <= end]
-        if quiet:
-            spans = [
-                (max(start, last - train.on_policy_prompt_tokens), last)
-                for last in quiet
-                if last < end
-            ][-1:]
-        else:
-            stride = train.on_policy_prompt_tokens + train.on_policy_new_tokens
-            spans = [
-                (first, min(first + train.on_policy_prompt_tokens, end))
-                for first in range(start, end, stride)
-            ]
-        for first, last in spans:
-            tokens = row["input_ids"][first:last]
+    min_tokens = min(MIN_PROMPT_TOKENS, train.on_policy_prompt_tokens)
+    segments = zip(
+        block["segment_starts"],
+        [*block["segment_starts"][1:], block_tokens],
+        block["doc_digests"],
+        block["doc_offsets"],
+        strict=True,
+    )
+    for start, end, digest, offset in segments:
+        for first, last in _prompt_spans(block, train, start, end):
+            tokens = block["input_ids"][first:last]
             if tokens[-1] == end_id:  # nothing follows the end of a text
                 tokens = tokens[:-1]
             tokens = [*begin, *tokens[len(begin) :]]
-            if (
-                len(tokens) >= min(MIN_PROMPT_TOKENS, train.on_policy_prompt_tokens)
-                and len(tokens) + train.on_policy_new_tokens <= room
-            ):
-                room -= len(tokens) + train.on_policy_new_tokens
+            needed = len(tokens) + train.on_policy_new_tokens
+            if len(tokens) >= min_tokens and needed <= room:
+                room -= needed
                 prompts.append(Segment(tokens, [], digest, offset + first - start))
     return prompts
 
 
-@contextmanager
-def plain_student(engine: Any) -> Iterator[Any]:
-    """The student whole and without hooks, in evaluation mode; a collective call. It is valid within the context only.
+def _prompt_spans(block: Block, train: TrainSpec, start: int, end: int) -> list[tuple[int, int]]:
+    """Return the ranges [first, last) of a segment's prompts. start, end: of the segment."""
+    length = train.on_policy_prompt_tokens
+    unsupervised_ends = [
+        last for first, last in block["unsupervised"] if start <= first and last <= end
+    ]
+    if unsupervised_ends:
+        completion_starts = [last for last in unsupervised_ends if last < end]
+        return [(max(start, last - length), last) for last in completion_starts[-1:]]
+    stride = length + train.on_policy_new_tokens
+    return [(first, min(first + length, end)) for first in range(start, end, stride)]
 
-    Its parameters are the gathered ones themselves: nothing is copied, and nothing may be changed.
+
+@contextmanager
+def gathered_student(engine: Engine) -> Iterator[Any]:
+    """Gather the student's weights and yield it without hooks, in evaluation mode.
+
+    A collective call. The model is valid within the context only. Its parameters are the gathered
+    ones, not copies, so they must not be changed.
     """
     from transformers import AutoModelForCausalLM
 
@@ -195,17 +234,20 @@ def plain_student(engine: Any) -> Iterator[Any]:
     with torch.device("meta"):
         plain: Any = AutoModelForCausalLM.from_config(trained.config)
     with deepspeed.zero.GatheredParameters(list(trained.parameters())):
-        weights = {name: parameter.detach() for name, parameter in trained.named_parameters()}
-        plain.load_state_dict(weights, strict=False, assign=True)  # a tied head is not among them
-        plain.tie_weights()
-        for name, buffer in trained.named_buffers():
-            module, _, leaf = name.rpartition(".")
-            setattr(plain.get_submodule(module), leaf, buffer)
-        missing = [
-            name
-            for name, tensor in (*plain.named_parameters(), *plain.named_buffers())
-            if tensor.is_meta
-        ]
-        assert not missing, f"the copy lacks {missing[:5]}"
+        _share_tensors(trained, plain)
         yield plain.eval()
-        del plain, weights
+        del plain
+
+
+def _share_tensors(trained: Any, plain: Any) -> None:
+    """Make the parameters and buffers of one model those of another of the same architecture."""
+    weights = {name: parameter.detach() for name, parameter in trained.named_parameters()}
+    # Not strict: `named_parameters` leaves out a head that is tied to the embedding.
+    plain.load_state_dict(weights, strict=False, assign=True)
+    plain.tie_weights()
+    for name, buffer in trained.named_buffers():
+        module_name, _, leaf = name.rpartition(".")
+        setattr(plain.get_submodule(module_name), leaf, buffer)
+    tensors = (*plain.named_parameters(), *plain.named_buffers())
+    missing = [name for name, tensor in tensors if tensor.is_meta]
+    assert not missing, f"the copy lacks {missing[:5]}"

@@ -12,7 +12,7 @@ from dskd_ds.objective.fused import STATS
 from dskd_ds.spec import RunSpec
 from dskd_ds.spec.loss import LossSpec
 from dskd_ds.student.agreement import Counts
-from dskd_ds.student.engine import Engine
+from dskd_ds.student.deepspeed_engine import Engine
 from dskd_ds.student.feed import StepInput
 
 MEANS = {

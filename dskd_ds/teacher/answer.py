@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dskd_ds.link.messages import Array, Wanted
 from dskd_ds.losses.distributions import TopK
-from dskd_ds.models.frozen import TeacherModel
+from dskd_ds.models.frozen import FrozenModel
 from dskd_ds.senses.choose.retrieve import Selection, SenseRetriever
 from dskd_ds.signals.parts.chosen import chosen_arrays
 from dskd_ds.signals.parts.chunks import concatenate
@@ -65,7 +65,7 @@ class Computed:
 
 
 def answer(
-    teacher: TeacherModel,
+    teacher: FrozenModel,
     arrays: dict[str, Array],
     wanted: Wanted,
     retriever: SenseRetriever | None = None,
@@ -75,7 +75,7 @@ def answer(
 
 
 def compute(
-    teacher: TeacherModel,
+    teacher: FrozenModel,
     arrays: dict[str, Array],
     wanted: Wanted,
     retriever: SenseRetriever | None = None,
@@ -149,7 +149,7 @@ def read_request(arrays: dict[str, Array], vocab_size: int) -> Asked:
 
 
 def _take(
-    teacher: TeacherModel,
+    teacher: FrozenModel,
     hidden: Tensor,
     ranked_positions: Tensor,
     draw_positions: Tensor,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dskd_ds.link import TeacherLink, Work
 from dskd_ds.link.messages import Hello
-from dskd_ds.models.frozen import TeacherModel, load_teacher
+from dskd_ds.models.frozen import FrozenModel, load_frozen
 from dskd_ds.models.named import RunModels
 from dskd_ds.runtime.topology import Role
 from dskd_ds.senses.choose.open import open_on_teacher
@@ -30,7 +30,7 @@ def serve(spec: RunSpec, models: RunModels, replica: int, role: Role | None = No
     """
     with ExitStack() as cleanup:
         retriever, senses_name = open_on_teacher(spec, role, cleanup)
-        teacher = load_teacher(models.teacher, vocab_size=models.shared_vocab_size)
+        teacher = load_frozen(models.teacher, vocab_size=models.shared_vocab_size)
         name = f"{replica} ({socket.gethostname()}, process {os.getpid()})"
         hello = Hello(
             teacher=name,
@@ -50,7 +50,7 @@ def serve(spec: RunSpec, models: RunModels, replica: int, role: Role | None = No
 
 
 def serve_requests(
-    teacher: TeacherModel, retriever: SenseRetriever | None, link: TeacherLink
+    teacher: FrozenModel, retriever: SenseRetriever | None, link: TeacherLink
 ) -> tuple[int, float]:
     """Answer until all students have left. Senses are chosen during the next request's forward
     pass.
@@ -76,7 +76,7 @@ def serve_requests(
 
 
 def _compute_or_fail(
-    teacher: TeacherModel, retriever: SenseRetriever | None, link: TeacherLink, work: Work
+    teacher: FrozenModel, retriever: SenseRetriever | None, link: TeacherLink, work: Work
 ) -> Computed | None:
     """Compute; report an error in the request, or out of memory, to the student, who decides."""
     try:

@@ -132,12 +132,12 @@ def replies(spec_file: Path) -> dict[str, dict[str, str]]:
 
     from dskd_ds.link import codec
     from dskd_ds.link.messages import Reply, Wanted
-    from dskd_ds.models.frozen import load_teacher
+    from dskd_ds.models.frozen import load_frozen
     from dskd_ds.models.named import NamedModel
     from dskd_ds.spec import load_spec
     from dskd_ds.teacher.answer import answer
 
-    teacher = load_teacher(NamedModel.of_teacher(load_spec(spec_file).teacher), torch.device("cpu"))
+    teacher = load_frozen(NamedModel.of_teacher(load_spec(spec_file).teacher), torch.device("cpu"))
     ids = np.random.default_rng(0).integers(1, teacher.vocab_size, (2, 32)).astype(np.int32)
     everywhere, some, nowhere = (
         np.arange(0, 64, stride, dtype=np.int32)[:stop]

@@ -20,7 +20,7 @@ from dskd_ds.runtime.world import open_world
 from dskd_ds.spec import load_spec
 from dskd_ds.student.depth import student_init
 from dskd_ds.student.engine import make_engine
-from dskd_ds.student.on_policy import OnPolicyBlocks, plain_student
+from dskd_ds.student.on_policy import OnPolicyBlocks, gathered_student
 
 
 def weights_of(engine: Any) -> dict[str, torch.Tensor]:
@@ -68,7 +68,7 @@ def main() -> None:
         blocks = OnPolicyBlocks(spec, models.teacher.tokenizer, rank, corpus, engine)
         in_step_1 = spec.train.global_batch_blocks + rank * spec.train.micro_batch_blocks
         result["row"] = blocks.get(in_step_1)[1]["input_ids"]
-        with plain_student(engine) as model:
+        with gathered_student(engine) as model:
             # The ranks generate different numbers of tokens, so their numbers of forwards differ.
             result["short"] = continue_tokens(model, [[5, 6, 7, 8]], [(0,)], 2 + 6 * rank, 0.0, [0])
         after = weights_of(engine)

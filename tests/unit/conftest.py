@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dskd_ds.lexicon.relations import TokenRelations
-from dskd_ds.models.frozen import TeacherModel
+from dskd_ds.models.frozen import FrozenModel
 from dskd_ds.models.head import PLAIN
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary, open_dictionary
 from dskd_ds.senses.dictionary.senses import Senses
@@ -44,8 +44,8 @@ HEAD = 3 * torch.nn.functional.normalize(
 
 
 @pytest.fixture
-def teacher() -> TeacherModel:
-    return TeacherModel(NextToken(HEAD), HEAD, PLAIN, V, D, "f", torch.device("cpu"))
+def teacher() -> FrozenModel:
+    return FrozenModel(NextToken(HEAD), HEAD, PLAIN, V, D, "f", torch.device("cpu"))
 
 
 PER_TOKEN, NUM_SPANS = 3, 1

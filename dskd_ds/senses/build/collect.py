@@ -26,7 +26,7 @@ from dskd_ds.data.batches import IGNORE, Sample, make_batch
 from dskd_ds.data.block import Blocks
 from dskd_ds.data.packing import begin_ids
 from dskd_ds.errors import InputError
-from dskd_ds.models.frozen import TeacherModel, load_teacher
+from dskd_ds.models.frozen import FrozenModel, load_frozen
 from dskd_ds.models.named import NamedModel
 from dskd_ds.runtime.mpi import Communicator
 from dskd_ds.senses.build.spill import BackgroundSpill, Collected, Layout, Spill, rank_folder
@@ -135,7 +135,7 @@ def read_batches(
     """Read this rank's batches into its folder; yield after each batch."""
     if not batches:
         return
-    teacher = load_teacher(named)
+    teacher = load_frozen(named)
     begin = begin_ids(named.tokenizer)
     spill = BackgroundSpill(Spill(folder, layout))
     for batch in batches:
@@ -165,7 +165,7 @@ def whole_collection(work: Path, layout: Layout, num_batches: int) -> Collected:
 
 @torch.inference_mode()
 def attributed(
-    teacher: TeacherModel, blocks: Blocks, batch: ForwardBatch, spec: RunSpec, begin: list[int]
+    teacher: FrozenModel, blocks: Blocks, batch: ForwardBatch, spec: RunSpec, begin: list[int]
 ) -> Rows:
     """Run one forward pass and return its records.
 
@@ -188,7 +188,7 @@ def attributed(
     return make_rows(tokens[kept], hashes[kept], positions[kept], bits[kept])
 
 
-def attribution(teacher: TeacherModel, last: Tensor, targets: Tensor, senses: SensesSpec) -> Tensor:
+def attribution(teacher: FrozenModel, last: Tensor, targets: Tensor, senses: SensesSpec) -> Tensor:
     """Return the token [N] that each state belongs to; IGNORE if it belongs to none.
 
     last: [N, D] what the teacher's head reads. targets: [N] the tokens that follow.

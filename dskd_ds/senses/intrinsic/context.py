@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dskd_ds.errors import InputError
-from dskd_ds.models.frozen import TeacherModel
+from dskd_ds.models.frozen import FrozenModel
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.senses.intrinsic.assignment import Candidates, PairStates, pair_scores
 from dskd_ds.senses.intrinsic.examples import Occurrence, Pair, build_pairs
@@ -49,7 +49,7 @@ def context_pairs(occurrences: Sequence[Occurrence], tokenizer: Any, max_pairs: 
 
 
 def word_in_context(
-    teacher: TeacherModel,
+    teacher: FrozenModel,
     tokenizer: Any,
     pairs: Sequence[Pair],
     dictionaries: Dictionaries,
@@ -109,7 +109,7 @@ class ScoredPairs:
 
     @staticmethod
     def read(
-        teacher: TeacherModel, tokenizer: Any, pairs: Sequence[Pair], layers: Sequence[int]
+        teacher: FrozenModel, tokenizer: Any, pairs: Sequence[Pair], layers: Sequence[int]
     ) -> ScoredPairs:
         """Let the teacher read every occurrence once."""
         occurrences = sorted(

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from dskd_ds.errors import InputError
 from dskd_ds.files import packages
-from dskd_ds.models.frozen import load_teacher
+from dskd_ds.models.frozen import load_frozen
 from dskd_ds.models.named import NamedModel
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.senses.intrinsic.context import context_pairs, word_in_context
@@ -53,7 +53,7 @@ def evaluate_senses(
     if "context" in parts:
         pairs = context_pairs(read_occurrences(wordnet_folder(spec)), tokenizer, max_pairs)
     ratings = _ratings() if "similarity" in parts else {}
-    teacher = load_teacher(named)
+    teacher = load_frozen(named)
     shown = resolve_layers(layers, num_layers(teacher))
     context = similarity = None
     if pairs:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dskd_ds.errors import InputError
-from dskd_ds.models.frozen import TeacherModel
+from dskd_ds.models.frozen import FrozenModel
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.senses.intrinsic.ranks import Floats, spearman
 from dskd_ds.senses.intrinsic.results import Correlation, SimilarityResult, StateCorrelation
@@ -59,7 +59,7 @@ def read_ratings(path: Path) -> list[RatedPair]:
 
 
 def word_similarity(
-    teacher: TeacherModel,
+    teacher: FrozenModel,
     tokenizer: Any,
     ratings: Mapping[str, Sequence[RatedPair]],
     dictionaries: Dictionaries,

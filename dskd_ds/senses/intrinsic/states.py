@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dskd_ds.data.packing import begin_ids
-from dskd_ds.models.frozen import TeacherModel
+from dskd_ds.models.frozen import FrozenModel
 
 TEXTS_PER_BATCH = 32
 
@@ -56,14 +56,14 @@ class _EncodedWord:
     """Index of the token before the word."""
 
 
-def num_layers(teacher: TeacherModel) -> int:
+def num_layers(teacher: FrozenModel) -> int:
     """Return the index of the last layer that can be read: the state after the final norm."""
     return int(teacher.trunk.config.get_text_config().num_hidden_layers)
 
 
 @torch.inference_mode()
 def word_states(
-    teacher: TeacherModel,
+    teacher: FrozenModel,
     tokenizer: Any,
     words: Sequence[WordInText],
     layers: Sequence[int],
@@ -105,7 +105,7 @@ def _encode(tokenizer: Any, begin: list[int], word: WordInText) -> _EncodedWord:
 
 
 def _forward(
-    teacher: TeacherModel, batch: Sequence[_EncodedWord], layers: Sequence[int]
+    teacher: FrozenModel, batch: Sequence[_EncodedWord], layers: Sequence[int]
 ) -> list[Tensor]:
     """Return [B, 2, D] for each layer: the states before and on the words.
 

@@ -77,18 +77,17 @@ def test_blocks_hold_the_texts_in_order_and_targets_stay_in_their_document(tiny:
 
 
 def test_no_attention_crosses_documents(tiny: TinyWorld) -> None:
-    """What a document's states are does not depend on what is packed before it."""
-    from dskd_ds.models.frozen import load_teacher
+    """A document's states do not depend on what is packed before it."""
+    from dskd_ds.models.frozen import load_frozen
 
-    teacher = load_teacher(teacher_of(load_spec(tiny.spec_file)))
+    teacher = load_frozen(teacher_of(load_spec(tiny.spec_file)))
     ids = torch.randint(1, 200, (2, 20), generator=torch.Generator().manual_seed(0))
     packed = teacher.hidden_states(ids, torch.tensor([position_ids([0, 8], 20)] * 2))
     alone = teacher.hidden_states(ids[:, 8:], torch.arange(12).repeat(2, 1))
     torch.testing.assert_close(packed[:, 8:], alone, rtol=1e-4, atol=1e-4)
     joined = teacher.hidden_states(ids, torch.arange(20).repeat(2, 1))
-    assert (
-        joined[:, 8:] - alone
-    ).abs().max() > 0.01  # the check can fail: with attention across, states differ
+    # The check can fail: with attention across documents, the states differ.
+    assert (joined[:, 8:] - alone).abs().max() > 0.01
 
 
 @given(ranks=st.sampled_from([1, 2, 3, 4, 6]), step=st.integers(0, 5))
@@ -123,7 +122,7 @@ def test_a_stream_gives_each_place_its_block_once(tiny: TinyWorld) -> None:
         assert source.get(place)[1]["input_ids"] == mapped[place]["input_ids"]
 
 
-def test_wrong_sources_are_named(tiny: TinyWorld, tmp_path: Path) -> None:
+def test_wrong_sources_are_reported(tiny: TinyWorld, tmp_path: Path) -> None:
     def message(*overrides: str) -> str:
         with pytest.raises(InputError) as error:
             train_blocks_of(load_spec(tiny.spec_file, overrides))
@@ -175,16 +174,17 @@ def test_text_and_parquet_files_are_read(tiny: TinyWorld, tmp_path: Path) -> Non
         ]
 
 
-def test_the_end_of_a_stream_is_told(tiny: TinyWorld) -> None:
+def test_the_end_of_a_stream_is_reported(tiny: TinyWorld) -> None:
     source = source_of(load_spec(tiny.spec_file, ["data.stream=true", "student.layers=first"]))
-    number = len(train_blocks_of(load_spec(tiny.spec_file)))
-    source.get(number // 4 * 4 - 1)  # the last of a whole step
-    with pytest.raises(InputError, match=f"the text ends after {number} blocks"):
-        source.get(number // 4 * 4)
+    num_blocks = len(train_blocks_of(load_spec(tiny.spec_file)))
+    end_of_whole_steps = num_blocks // 4 * 4
+    source.get(end_of_whole_steps - 1)
+    with pytest.raises(InputError, match=f"the text ends after {num_blocks} blocks"):
+        source.get(end_of_whole_steps)
 
 
-def test_a_line_that_breaks_a_stream_is_told(tiny: TinyWorld, tmp_path: Path) -> None:
-    """Hours after the start it is one message, and a checkpoint is there to go on from."""
+def test_an_invalid_line_in_a_stream_is_reported(tiny: TinyWorld, tmp_path: Path) -> None:
+    """It may come hours after the start: one message then names the checkpoint to resume from."""
     (tmp_path / "1.jsonl").write_text((tiny.folder / "train.jsonl").read_text())
     (tmp_path / "2.jsonl").write_text('{"title": "half a li\n')
     settings = ["data.stream=true", "student.layers=first"]
@@ -213,7 +213,7 @@ def test_a_stream_that_ends_within_a_step_ends_before_it_on_every_rank() -> None
             source.get(places(spec, 2, 0, rank)[0])
 
 
-def test_a_stream_is_gone_on_with_in_the_middle() -> None:
+def test_a_stream_can_start_in_the_middle() -> None:
     source = StreamedBlocks([{"number": i} for i in range(40)], step_blocks=4)
     assert [source.get(place)[1]["number"] for place in (30, 31, 33)] == [30, 31, 33]
     with pytest.raises(AssertionError, match="cannot go back"):

@@ -44,11 +44,11 @@ def test_a_draw_depends_on_its_key_and_nothing_else(model: Any) -> None:
     assert together == continue_tokens(model, prompts, keys, 12, 1.0, [0])
 
 
-def test_padding_does_not_change_what_is_likeliest(model: Any) -> None:
-    """The slow, obvious way: append the arg-max, one forward a token, no cache, no padding."""
+def test_padding_does_not_change_the_likeliest_tokens(model: Any) -> None:
+    """Against the slow, obvious way: one forward pass per token, no cache, no padding."""
     prompts = [[5, 6, 7, 8, 9, 10, 11], [12, 13]]
-    got = continue_tokens(model, prompts, [(0,), (1,)], 6, 0.0, [0])
-    for prompt, tokens in zip(prompts, got, strict=True):
+    continued = continue_tokens(model, prompts, [(0,), (1,)], 6, 0.0, [0])
+    for prompt, tokens in zip(prompts, continued, strict=True):
         ids = list(prompt)
         for _ in range(6):
             ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
@@ -59,10 +59,8 @@ def test_padding_does_not_change_what_is_likeliest(model: Any) -> None:
 
 def test_it_stops_at_any_end_token(model: Any) -> None:
     free = continue_tokens(model, [[5, 6, 7]], [(0,)], 6, 0.0, [0])[0]
-    assert (
-        continue_tokens(model, [[5, 6, 7]], [(0,)], 6, 0.0, [0, free[2]])[0]
-        == free[: free.index(free[2]) + 1]
-    )
+    stopped = continue_tokens(model, [[5, 6, 7]], [(0,)], 6, 0.0, [0, free[2]])[0]
+    assert stopped == free[: free.index(free[2]) + 1]
 
 
 def test_end_tokens_are_collected(tiny: TinyWorld, model: Any) -> None:

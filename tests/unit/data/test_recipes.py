@@ -152,22 +152,15 @@ def test_published_rows_are_read(name: str) -> None:
 
 
 def write_sets(folder: Path, copies: int) -> list[str]:
-    """A file a set: many questions, and one malformed row. Returns the options that name them."""
+    """Write a file per set: many questions and one malformed row. Return the options for them."""
     options = []
     for name, rows in ROWS.items():
         row = rows[0][0]
-        field = {
-            "csqa": "question",
-            "arc": "question",
-            "piqa": "goal",
-            "mmlu": "question",
-            "squad": "question",
-        }[name]
+        field = "goal" if name == "piqa" else "question"
         many = [row | {field: f"{row[field]} ({i})"} for i in range(copies)]
-        (folder / f"{name}.jsonl").write_text(
-            "".join(json.dumps(r) + "\n" for r in [*many, BAD[name]])
-        )
-        options += [f"--{name}", str(folder / f"{name}.jsonl")]
+        path = folder / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in [*many, BAD[name]]))
+        options += [f"--{name}", str(path)]
     return options
 
 
@@ -196,27 +189,20 @@ def test_the_mixture_has_the_papers_shares_and_shots(
     assert main(["data", "paper", "--output", str(output), *options, "--seed", "1"]) == 0
     assert output.read_bytes() != first
     source = f'{{path="{output}", format="chat", title_field="title"}}'
-    blocks = train_blocks_of(
-        load_spec(
-            tiny.spec_file,
-            [
-                f"data.train=[{source}]",
-                "data.heldout=[]",
-                "data.heldout_fraction=0.0",
-                "data.chat_template=plain",
-                "data.block_tokens=1024",
-            ],
-        )
-    )
-    assert len(blocks) > 10
+    settings = [
+        f"data.train=[{source}]",
+        "data.heldout=[]",
+        "data.heldout_fraction=0.0",
+        "data.chat_template=plain",
+        "data.block_tokens=1024",
+    ]
+    assert len(train_blocks_of(load_spec(tiny.spec_file, settings))) > 10
 
 
-def test_too_few_questions_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_too_few_questions_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = write_sets(tmp_path, 3)
-    assert (
-        main(["data", "paper", "--output", str(tmp_path / "out.jsonl"), *options, "--only", "piqa"])
-        == 2
-    )
+    output = str(tmp_path / "out.jsonl")
+    assert main(["data", "paper", "--output", output, *options, "--only", "piqa"]) == 2
     error = capsys.readouterr().err
     assert (
         "3 questions are too few for 5-shot conversations; left out: 1 rows (the first is row 4): "

@@ -1,4 +1,4 @@
-"""A model's fingerprint: alike for copies, different wherever a layer differs."""
+"""A model's fingerprint: equal for copies, different if any layer differs."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def model(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_copy_has_the_same(model: Path, tmp_path: Path) -> None:
+def test_a_copy_has_the_same_fingerprint(model: Path, tmp_path: Path) -> None:
     copy = tmp_path / "elsewhere" / "copy"
     shutil.copytree(model, copy)
     assert model_fingerprint(str(copy)) == model_fingerprint(str(model))
 
 
 @pytest.mark.parametrize("start", [*range(0, 24 * MB, 3 * MB), 23 * MB])
-def test_a_change_of_a_layer_anywhere_shows(model: Path, start: int) -> None:
-    """A layer of 1 MB of 24, as is one of a real model of 24 layers."""
+def test_a_change_in_any_layer_changes_the_fingerprint(model: Path, start: int) -> None:
+    """1 MB of 24 is changed: the share of one layer in a model of 24 layers."""
     before = model_fingerprint(str(model))
     with (model / "model.safetensors").open("r+b") as file:
         file.seek(start)
@@ -38,12 +38,13 @@ def test_a_change_of_a_layer_anywhere_shows(model: Path, start: int) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 70_000, 4 * MB - 1])
-def test_small_files_count_whole(model: Path, size: int) -> None:
+def test_small_files_are_read_whole(model: Path, size: int) -> None:
     path = model / "model.safetensors"
     path.write_bytes(bytes(size))
     before = model_fingerprint(str(model))
-    for place in {size // 2, size - 1} if size else set():
-        path.write_bytes(bytes(place) + b"\1" + bytes(size - place - 1))
+    offsets = {size // 2, size - 1} if size else set()
+    for offset in offsets:
+        path.write_bytes(bytes(offset) + b"\1" + bytes(size - offset - 1))
         assert model_fingerprint(str(model)) != before
     path.write_bytes(bytes(size + 1))
     assert model_fingerprint(str(model)) != before

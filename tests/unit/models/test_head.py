@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from dskd_ds.errors import InputError
-from dskd_ds.models.frozen import load_teacher
+from dskd_ds.models.frozen import load_frozen
 from dskd_ds.models.head import PLAIN, HeadForm, check_own_logits
 from dskd_ds.models.named import NamedModel, RunModels
 from dskd_ds.models.resolve import read_config
@@ -84,7 +84,7 @@ def test_a_saved_model_with_a_soft_cap_is_loaded_as_a_teacher(tmp_path: Path) ->
     model = model_of(CAPPED)
     model.save_pretrained(tmp_path)
     ids = torch.arange(12)[None]
-    teacher = load_teacher(NamedModel(str(tmp_path), dtype="float32"), torch.device("cpu"))
+    teacher = load_frozen(NamedModel(str(tmp_path), dtype="float32"), torch.device("cpu"))
     logits = teacher.logits(teacher.hidden_states(ids, ids))
     torch.testing.assert_close(logits, model(ids).logits)
     assert logits.abs().max() <= 2.0
@@ -92,9 +92,8 @@ def test_a_saved_model_with_a_soft_cap_is_loaded_as_a_teacher(tmp_path: Path) ->
 
 def test_a_teacher_cut_to_the_shared_tokens(tiny: TinyWorld) -> None:
     named = NamedModel(str(tiny.folder / "teacher"), dtype="float32")
-    whole, part = (
-        load_teacher(named, torch.device("cpu"), vocab_size=size) for size in (None, 100)
-    )
+    device = torch.device("cpu")
+    whole, part = (load_frozen(named, device, vocab_size=size) for size in (None, 100))
     hidden = torch.randn(3, whole.hidden_size)
     torch.testing.assert_close(part.logits(hidden), whole.logits(hidden)[:, :100])
     assert (part.vocab_size, whole.vocab_size) == (100, len(whole.head))
@@ -142,11 +141,11 @@ def test_fewer_rows_than_tokens_are_refused(tiny: TinyWorld, tmp_path: Path) -> 
         check(spec_with(tiny, teacher, short))
 
 
-def test_a_map_where_the_sizes_differ_and_senses_are_used(tiny: TinyWorld, tmp_path: Path) -> None:
-    teacher, student = (
-        tiny.folder / "teacher",
-        write_model(tmp_path / "wide", tiny.folder, num_layers=1, seed=1, hidden_size=48),
-    )
+def test_a_map_exists_if_the_sizes_differ_and_senses_are_used(
+    tiny: TinyWorld, tmp_path: Path
+) -> None:
+    teacher = tiny.folder / "teacher"
+    student = write_model(tmp_path / "wide", tiny.folder, num_layers=1, seed=1, hidden_size=48)
     mapping = sense_map(spec_with(tiny, teacher, student), 32, 48)
     assert mapping is not None
     assert mapping.shape == (32, 48)

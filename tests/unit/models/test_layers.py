@@ -10,7 +10,7 @@ import torch
 
 from dskd_ds.errors import InputError
 from dskd_ds.models.cut import cut
-from dskd_ds.models.frozen import load_teacher
+from dskd_ds.models.frozen import load_frozen
 from dskd_ds.models.layers import (
     check_compiler,
     check_layers,
@@ -38,13 +38,8 @@ def gpt2(tiny: TinyWorld, folder: Path) -> str:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     size = len(load_tokenizer(str(tiny.folder / "teacher")))
-    return save(
-        GPT2LMHeadModel(
-            GPT2Config(vocab_size=size, n_positions=64, n_embd=16, n_layer=2, n_head=2)
-        ),
-        tiny,
-        folder,
-    )
+    config = GPT2Config(vocab_size=size, n_positions=64, n_embd=16, n_layer=2, n_head=2)
+    return save(GPT2LMHeadModel(config), tiny, folder)
 
 
 def test_a_student_without_rope_in_some_layers_is_what_was_measured(
@@ -97,7 +92,9 @@ def test_lists_of_each_layer_and_of_layer_numbers_follow_and_others_stay() -> No
     assert (experts.num_hidden_layers, experts.mlp_only_layers) == (3, [2])
 
 
-def test_layers_that_are_elsewhere_are_named(tiny: TinyWorld, tmp_path: Path) -> None:
+def test_an_architecture_without_a_list_of_layers_is_reported(
+    tiny: TinyWorld, tmp_path: Path
+) -> None:
     from transformers import AutoModelForCausalLM, T5Config
 
     folder = gpt2(tiny, tmp_path / "gpt2")
@@ -168,7 +165,7 @@ def test_compiled_layers_share_their_code_and_keep_less(tiny: TinyWorld) -> None
         torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)
 
 
-def test_a_missing_compiler_is_named_before_anything_starts(
+def test_a_missing_compiler_is_reported_before_anything_starts(
     tiny: TinyWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
@@ -184,23 +181,20 @@ def test_a_missing_compiler_is_named_before_anything_starts(
     check_compiler("[student]")
 
 
-def test_a_compiled_teacher_says_the_same_and_is_known_as_another(tiny: TinyWorld) -> None:
-    """For each shape that it is asked about."""
+def test_a_compiled_teacher_answers_the_same_under_another_fingerprint(tiny: TinyWorld) -> None:
+    """For each shape of a request."""
     plain, compiled = (
-        load_teacher(NamedModel(str(tiny.folder / "teacher"), dtype="float32", compiled=flag))
+        load_frozen(NamedModel(str(tiny.folder / "teacher"), dtype="float32", compiled=flag))
         for flag in (False, True)
     )
     assert compiled.fingerprint == f"{plain.fingerprint}-compiled"
     for num_blocks in (2, 3):
-        ids, positions = (
-            torch.arange(12 * num_blocks).view(num_blocks, 12),
-            torch.arange(12).repeat(num_blocks, 1),
-        )
+        ids = torch.arange(12 * num_blocks).view(num_blocks, 12)
+        positions = torch.arange(12).repeat(num_blocks, 1)
         found, expected = (teacher.hidden_states(ids, positions) for teacher in (compiled, plain))
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    assert all(
-        hasattr(layer.forward, "_torchdynamo_orig_callable") for layer in layers_of(compiled.trunk)
-    )
+    for layer in layers_of(compiled.trunk):
+        assert hasattr(layer.forward, "_torchdynamo_orig_callable")
 
 
 def test_a_teacher_that_cannot_be_compiled_is_refused_beside_any_student(

@@ -1,4 +1,4 @@
-"""The models of a spec are resolved once, and what is wrong with them keeps its message."""
+"""The models of a spec are resolved once, and errors name the key that names the model."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_run_reads_each_model_once(
     }
 
 
-def test_a_student_of_its_own_is_read_once_too(
+def test_a_student_with_its_own_model_is_read_once_too(
     tiny: TinyWorld, tmp_path: Path, reads: Counter[tuple[str, str]]
 ) -> None:
     folder = write_model(tmp_path / "student", tiny.folder, num_layers=1, seed=1, extra_rows=3)
@@ -78,7 +78,7 @@ def test_a_student_of_its_own_is_read_once_too(
     assert ("read_config", str(folder)) in reads
 
 
-def test_what_a_named_model_says(tiny: TinyWorld) -> None:
+def test_a_named_model_has_the_properties_of_its_files(tiny: TinyWorld) -> None:
     model = RunModels.of(load_spec(tiny.spec_file)).teacher
     folder = str(tiny.folder / "teacher")
     assert model.path == folder

@@ -1,4 +1,4 @@
-"""The bytes that the plan promises are those of the real codec, in every mode."""
+"""The bytes that the plan promises are those of the real codec, for every signal kind."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_signal_bytes_are_the_codecs(
         *(["loss.kd_weight=0.0"] if kind == "hidden" else []),
     )
     promised = traffic.signal_bytes(spec, vocab_size, hidden_size, SENSE / TOKENS)
-    at = signal_kind(spec.loss).positions(np.arange(TOKENS), np.arange(SENSE))
+    positions = signal_kind(spec.loss).positions(np.arange(TOKENS), np.arange(SENSE))
     wanted = Wanted(
         top_k=64,
         temperatures=(1.0,),
@@ -46,31 +46,28 @@ def test_signal_bytes_are_the_codecs(
         hidden_format=hidden_format,
     )
     drawn = round(TOKENS_PER_DRAW * spec.loss.num_draws)
-    lengths = torch.full((len(at["draw"]),), drawn)
-    parts = ReplyParts(
-        TopK(
-            torch.zeros(len(at["top_k"]), 64, dtype=torch.int64),
-            torch.zeros(len(at["top_k"]), 64, dtype=torch.float16),
-            torch.zeros(len(at["top_k"]), 1),
-        ),
-        Draws(
-            lengths,
-            torch.arange(drawn).repeat(len(lengths)),
-            torch.ones(drawn * len(lengths), dtype=torch.int64),
-            torch.zeros(len(lengths)),
-        ),
-        torch.randn(len(at["hidden"]), hidden_size),
+    lengths = torch.full((len(positions["draw"]),), drawn)
+    num_top_k, num_hidden = len(positions["top_k"]), len(positions["hidden"])
+    top_k = TopK(
+        torch.zeros(num_top_k, 64, dtype=torch.int64),
+        torch.zeros(num_top_k, 64, dtype=torch.float16),
+        torch.zeros(num_top_k, 1),
     )
+    draws = Draws(
+        lengths,
+        torch.arange(drawn).repeat(len(lengths)),
+        torch.ones(drawn * len(lengths), dtype=torch.int64),
+        torch.zeros(len(lengths)),
+    )
+    parts = ReplyParts(top_k, draws, torch.randn(num_hidden, hidden_size))
     ids = np.zeros((1, TOKENS), np.int32)
-    request = codec.encode(
-        Request(request_id=0, wanted=wanted),
-        {
-            "input_ids": ids,
-            "position_ids": ids,
-            **{f"{name}_positions": positions.astype(np.int32) for name, positions in at.items()},
-            **selection_arrays(None),
-        },
-    )
+    request_arrays = {
+        "input_ids": ids,
+        "position_ids": ids,
+        **{f"{name}_positions": rows.astype(np.int32) for name, rows in positions.items()},
+        **selection_arrays(None),
+    }
+    request = codec.encode(Request(request_id=0, wanted=wanted), request_arrays)
     reply = codec.encode(
         Reply(request_id=0, forward_seconds=0.0), reply_arrays(parts, wanted, vocab_size)
     )
@@ -85,12 +82,15 @@ def test_signal_bytes_are_the_codecs(
     ("related", "share"), [(0.0, 0.0), (0.05, 25.6 / 256), (0.2, 50 / 256), (0.5, 0.4), (1.0, 0.8)]
 )
 def test_share_of_sense_positions_follows_the_rule(related: float, share: float) -> None:
-    """Blocks of 256: all of few, 25 of some, 40 % of many; and as many again."""
+    """In blocks of 256: all positions if they are few, else 25 or 40 %; and as many again."""
     assert traffic.sense_share(spec_with(), related) == pytest.approx(share)
 
 
-def test_what_waits_for_its_step_is_replies_and_senses() -> None:
-    """Two blocks of 256 tokens for each of two students, three steps of them; a quarter of the tokens get a sense term."""
+def test_replies_and_senses_wait_for_their_step() -> None:
+    """Each of two students holds three steps of two blocks of 256 tokens.
+
+    A quarter of the tokens gets a sense term.
+    """
     spec = spec_with(
         "train.global_batch_blocks=4",
         "topology.num_students=2",

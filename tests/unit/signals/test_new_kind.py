@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from dskd_ds.losses.sense import SenseTargets
-from dskd_ds.models.frozen import TeacherModel
+from dskd_ds.models.frozen import FrozenModel
 from dskd_ds.objective.fused import STATS, DistillObjective, Scales
 from dskd_ds.plan.traffic import held_bytes, signal_bytes
 from dskd_ds.signals.kind import signal_kind
@@ -43,7 +43,7 @@ def run_spec(loss: LossSpec) -> RunSpec:
 
 
 def test_a_new_kind_goes_over_the_link_and_trains(
-    top1: LossSpec, teacher: TeacherModel, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    top1: LossSpec, teacher: FrozenModel, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Its divergence is the student's cross-entropy on the teacher's likeliest token."""
     with feed_of(run_spec(top1), teacher, tmp_path) as feed:

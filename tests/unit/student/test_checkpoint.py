@@ -1,4 +1,4 @@
-"""Checkpoints: one that is complete is not written again, a half-deleted one does not look whole, a whole file is read without pickle."""
+"""Checkpoints: written once, complete or ignored, read safely; which runs may be resumed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from dskd_ds.student import checkpoint
 from dskd_ds.student.export import WHOLE_FILE, read_weights
 
 
-class Engine:
-    """Writes one file where DeepSpeed writes its own, and counts."""
+class FakeEngine:
+    """Writes one file where DeepSpeed writes its own, and counts the calls."""
 
     num_saved = 0
 
@@ -30,8 +30,8 @@ class Engine:
         self.num_saved += 1
 
 
-def world(rank: int, found: int) -> SimpleNamespace:
-    """deepspeed.comm as a rank sees it; found: what rank 0 says is there (for rank 0 itself: what it found)."""
+def fake_comm(rank: int, found: int) -> SimpleNamespace:
+    """deepspeed.comm on one rank. found: what rank 0 broadcasts, 1 if it found a checkpoint."""
 
     def broadcast(tensor: torch.Tensor, source: int) -> None:
         assert source == 0
@@ -46,8 +46,8 @@ def world(rank: int, found: int) -> SimpleNamespace:
 
 @pytest.fixture
 def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunSpec:
-    """Of a run with one student, whose torch world is left out."""
-    monkeypatch.setattr(checkpoint, "dist", world(0, 0))
+    """The spec of a run with one student, without torch.distributed."""
+    monkeypatch.setattr(checkpoint, "dist", fake_comm(0, 0))
     return load_spec(
         "ds_configs/runs/quickstart.toml",
         [f"run_dir={tmp_path}", "checkpoint.keep=1", "topology.num_students=1"],
@@ -55,10 +55,9 @@ def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunSpec:
 
 
 def test_a_complete_checkpoint_is_not_written_again(spec: RunSpec) -> None:
-    engine = Engine()
-    (checkpoint.checkpoint_dir(spec) / "step-00000003").mkdir(
-        parents=True
-    )  # a save that a crash cut short
+    engine = FakeEngine()
+    interrupted = checkpoint.checkpoint_dir(spec) / "step-00000003"
+    interrupted.mkdir(parents=True)
     for _ in range(2):
         checkpoint.save(engine, spec, 3, 30)
         assert checkpoint.complete_tags(spec) == ["step-00000003"]
@@ -68,26 +67,26 @@ def test_a_complete_checkpoint_is_not_written_again(spec: RunSpec) -> None:
     assert [path.name for path in checkpoint.checkpoint_dir(spec).iterdir()] == ["step-00000004"]
 
 
-def test_every_rank_does_what_rank_0_found(spec: RunSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rank that does not see the manifest yet must not wait at a barrier to which nobody comes; nor the other way round."""
-    monkeypatch.setattr(checkpoint, "dist", world(1, found=1))
-    checkpoint.save(Engine(), spec, 3, 30)
-    monkeypatch.setattr(checkpoint, "dist", world(1, found=0))
+def test_rank_0_decides_for_all_ranks(spec: RunSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a rank that sees the manifest late would wait alone at a barrier."""
+    monkeypatch.setattr(checkpoint, "dist", fake_comm(1, found=1))
+    checkpoint.save(FakeEngine(), spec, 3, 30)
+    monkeypatch.setattr(checkpoint, "dist", fake_comm(1, found=0))
     with pytest.raises(AssertionError, match="a barrier"):
-        checkpoint.save(Engine(), spec, 3, 30)
+        checkpoint.save(FakeEngine(), spec, 3, 30)
 
 
-def test_a_half_deleted_checkpoint_does_not_look_whole(
+def test_a_half_deleted_checkpoint_is_not_complete(
     spec: RunSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checkpoint.save(Engine(), spec, 3, 30)
+    checkpoint.save(FakeEngine(), spec, 3, 30)
 
     def fail(path: Path) -> None:
         raise OSError(f"cannot delete {path}")
 
     monkeypatch.setattr(shutil, "rmtree", fail)
     with pytest.raises(OSError, match="cannot delete"):
-        checkpoint.save(Engine(), spec, 4, 40)
+        checkpoint.save(FakeEngine(), spec, 4, 40)
     assert checkpoint.complete_tags(spec) == ["step-00000004"]
 
 
@@ -104,20 +103,20 @@ def test_the_file_with_the_whole_model_is_read_without_unpickling(tmp_path: Path
     assert torch.equal(read_weights(tmp_path)["weight"], weight)
     torch.save({"module": {"weight": weight}, "more": Path("/")}, tmp_path / WHOLE_FILE)
     with pytest.raises(
-        InputError, match="it holds more than tensors and plain values, so it is not read"
+        InputError, match="the file holds more than tensors and plain values, so it is not read"
     ):
         read_weights(tmp_path)
 
 
-def test_a_run_goes_on_as_itself_only(spec: RunSpec) -> None:
-    """Where there is a checkpoint. What is computed must stay; how long, and by which code, may change."""
+def test_only_the_same_run_is_resumed(spec: RunSpec) -> None:
+    """Settings that decide results must stay; the length and how layers are computed may change."""
 
     def changed(*overrides: str) -> RunSpec:
         return load_spec(Path(spec.run_dir) / SPEC_FILE, overrides)
 
     write_spec(spec, Path(spec.run_dir) / SPEC_FILE)
     checkpoint.refuse_another_run(changed("optimizer.lr=0.5"))  # nothing was saved yet
-    checkpoint.save(Engine(), spec, 3, 30)
+    checkpoint.save(FakeEngine(), spec, 3, 30)
     checkpoint.refuse_another_run(
         changed(
             "train.num_steps=77",

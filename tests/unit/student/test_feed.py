@@ -1,4 +1,4 @@
-"""The feed over a real link: each signal arrives at its positions, several micro-batches at a time; one that is off by one does not."""
+"""The feed over a real link: signals arrive at their positions, and shifted replies are refused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dskd_ds.errors import LinkError
 from dskd_ds.link import StudentLink, TeacherLink, Work
 from dskd_ds.link.messages import Hello
 from dskd_ds.losses.distributions import Sampled, TopK
-from dskd_ds.models.frozen import TeacherModel
+from dskd_ds.models.frozen import FrozenModel
 from dskd_ds.models.head import FrozenHead
 from dskd_ds.senses.choose.retrieve import SenseRetriever
 from dskd_ds.signals.exact import TeacherStates
@@ -31,13 +31,16 @@ from tests.unit.conftest import HEAD, D, T, V
 
 
 class Text:
-    """Blocks that the fixture's teacher knows; each begins with another token and has two documents."""
+    """Blocks that the fixture `teacher` predicts; each starts with another token.
 
-    def get(self, place: int) -> tuple[Sample, dict[str, Any]]:
-        ids = [place % V]
+    A block has two documents.
+    """
+
+    def get(self, block_index: int) -> tuple[Sample, dict[str, Any]]:
+        ids = [block_index % V]
         while len(ids) < T:
             ids.append((7 * ids[-1] + 1) % V)
-        return Sample(0, place), {
+        return Sample(0, block_index), {
             "input_ids": ids,
             "segment_starts": [0, T // 2],
             "unsupervised": [],
@@ -63,44 +66,43 @@ def spec_of(kind: str, *changes: str) -> RunSpec:
 
 
 class ShiftedLink(TeacherLink):
-    """A teacher's link that moves each request's tokens, so that its model answers for other positions."""
+    """A teacher's link that shifts each request's tokens, so that replies are shifted too."""
 
     shift = 0
 
     def next_request(self) -> Work | None:
         work = super().next_request()
-        return work and replace(
-            work,
-            arrays={
-                **work.arrays,
-                "input_ids": np.roll(work.arrays["input_ids"], self.shift, axis=1),
-            },
-        )
+        if work is None:
+            return None
+        shifted_ids = np.roll(work.arrays["input_ids"], self.shift, axis=1)
+        return replace(work, arrays={**work.arrays, "input_ids": shifted_ids})
 
 
 @contextmanager
 def feed_of(
     spec: RunSpec,
-    model: TeacherModel,
+    model: FrozenModel,
     folder: Path,
     shift: int = 0,
-    mine: SenseRetriever | None = None,
-    theirs: SenseRetriever | None = None,
+    student_senses: SenseRetriever | None = None,
+    teacher_senses: SenseRetriever | None = None,
     first_step: int = 0,
 ) -> Iterator[Feed]:
-    """A feed whose teacher answers in a thread; `shift`: by how many positions it is off.
+    """A feed whose teacher answers in a thread.
 
-    mine: the student's senses; theirs: the teacher's.
+    shift: by how many positions the teacher's replies are shifted.
     """
     student = StudentLink(folder, 0, spec.link, V, D)
     link = ShiftedLink(
         folder, spec.link, Hello(teacher="a", fingerprint="f", vocab_size=V, hidden_size=D), 1
     )
     link.shift = shift
-    thread = threading.Thread(target=serve_requests, args=(model, theirs, link), daemon=True)
+    thread = threading.Thread(
+        target=serve_requests, args=(model, teacher_senses, link), daemon=True
+    )
     thread.start()
     head = FrozenHead(HEAD) if spec.loss.signal == "exact" else None
-    requests = RequestBuilder(spec, mine, V, D)
+    requests = RequestBuilder(spec, student_senses, V, D)
     feed = Feed(
         spec,
         rank=0,
@@ -122,7 +124,7 @@ def feed_of(
 
 @pytest.mark.parametrize("kind", ["topk", "exact", "sampled"])
 def test_each_signal_arrives_at_its_positions(
-    tmp_path: Path, teacher: TeacherModel, kind: str, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, teacher: FrozenModel, kind: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with feed_of(spec_of(kind), teacher, tmp_path) as feed:
         steps: list[StepInput] = []
@@ -132,13 +134,12 @@ def test_each_signal_arrives_at_its_positions(
     for step in steps:
         assert len(step.micro_batches) == 3
         for batch in step.micro_batches:
-            found = batch.teacher
-            hidden = teacher.hidden_states(batch.input_ids, batch.position_ids)[0][found.positions]
+            positions, signal = batch.teacher.positions, batch.teacher.signal
+            hidden = teacher.hidden_states(batch.input_ids, batch.position_ids)[0][positions]
             probs = torch.softmax(teacher.logits(hidden), dim=1)
-            assert (found.targets == batch.input_ids[0][found.positions + 1]).all()
-            signal = found.signal
-            expected = {"topk": TopK, "exact": TeacherStates, "sampled": Sampled}[kind]
-            assert isinstance(signal, expected)
+            assert (batch.teacher.targets == batch.input_ids[0][positions + 1]).all()
+            signal_class = {"topk": TopK, "exact": TeacherStates, "sampled": Sampled}[kind]
+            assert isinstance(signal, signal_class)
             if isinstance(signal, TopK):
                 assert (signal.ids == probs.topk(4, dim=1).indices).all()
             if isinstance(signal, TeacherStates):
@@ -152,8 +153,8 @@ def test_each_signal_arrives_at_its_positions(
 
 @pytest.mark.parametrize("kind", ["topk", "exact", "sampled"])
 @pytest.mark.parametrize("shift", [1, -1])
-def test_a_teacher_that_is_off_by_one_is_noticed_before_the_first_step(
-    tmp_path: Path, teacher: TeacherModel, kind: str, shift: int
+def test_a_teacher_that_is_off_by_one_is_refused_before_the_first_step(
+    tmp_path: Path, teacher: FrozenModel, kind: str, shift: int
 ) -> None:
     with (
         feed_of(spec_of(kind), teacher, tmp_path, shift) as feed,
@@ -165,27 +166,24 @@ def test_a_teacher_that_is_off_by_one_is_noticed_before_the_first_step(
 ON_POLICY = ("train.on_policy_prompt_tokens=4", "train.on_policy_new_tokens=4")
 
 
-def test_what_the_student_wrote_is_not_judged(
-    tmp_path: Path, teacher: TeacherModel, capfd: pytest.CaptureFixture[str]
+def test_text_of_the_student_is_not_judged(
+    tmp_path: Path, teacher: FrozenModel, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A beginner's text is noise, of which no teacher can know the right position best."""
+    """An untrained student writes noise, which no teacher predicts best at the right position."""
     with feed_of(
         spec_of("topk", *ON_POLICY, "train.on_policy_fraction=1.0"), teacher, tmp_path, shift=1
     ) as feed:
         for _ in range(5):
             feed.next()
-    said = capfd.readouterr().err
-    assert (
-        said.count("alignment self-test")
-        == said.count("not judged, because the student wrote this text")
-        == 1
-    )
+    printed = capfd.readouterr().err
+    assert printed.count("alignment self-test") == 1
+    assert printed.count("not judged, because the student wrote this text") == 1
 
 
 def test_the_self_test_waits_for_text_that_the_student_did_not_write(
-    tmp_path: Path, teacher: TeacherModel
+    tmp_path: Path, teacher: FrozenModel
 ) -> None:
-    """Of every two steps the second is on-policy, so a run that goes on after one step begins with it."""
+    """Every second step is on-policy, so a run that is resumed after one step starts with one."""
     spec = spec_of("topk", *ON_POLICY, "train.on_policy_fraction=0.5")
     with feed_of(spec, teacher, tmp_path, shift=1, first_step=1) as feed:
         feed.next()

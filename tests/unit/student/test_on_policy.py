@@ -1,4 +1,4 @@
-"""Which steps are on-policy, and what the student is given to go on from."""
+"""Which steps are on-policy, and which prompts the student continues."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dskd_ds.spec import load_spec
 from dskd_ds.spec.training import TrainSpec
 from dskd_ds.student.on_policy import is_on_policy, prompts_of
 from tests.conftest import TinyWorld
-from tests.unit.data.test_chat import CHATML
+from tests.unit.data.chats import CHATML
 
 END = 0
 
@@ -44,7 +44,7 @@ def test_half_of_the_steps() -> None:
     assert all(is_on_policy(1.0, step) for step in range(100))
 
 
-def test_a_text_gives_a_beginning_every_stride() -> None:
+def test_a_text_gives_a_prompt_every_stride() -> None:
     text = Segment(list(range(1, 26)), [], digest=7, offset=100)
     short = Segment([50, 51, 52, 53, 54, END], [], digest=8, offset=0)
     row = block_row([text, short], 31, END)
@@ -55,17 +55,14 @@ def test_a_text_gives_a_beginning_every_stride() -> None:
         [21, 22, 23, 24, 25],
     ]
     assert [(prompt.digest, prompt.offset) for prompt in prompts] == [(7, 100), (7, 110), (7, 120)]
-    assert [
-        prompt.tokens
-        for prompt in prompts_of(block_row([short], 6, END), settings(6, 1), 6, END, [])
-    ] == [[50, 51, 52, 53, 54]]
+    (prompt,) = prompts_of(block_row([short], 6, END), settings(6, 1), 6, END, [])
+    assert prompt.tokens == [50, 51, 52, 53, 54]
 
 
-def test_a_conversation_gives_what_stands_before_its_last_answer() -> None:
+def test_a_conversation_gives_what_comes_before_its_last_answer() -> None:
     ids = list(range(1, 21))
-    chat = Segment(
-        [*ids, END], [(0, 5), (8, 14), (20, 21)], digest=1, offset=0
-    )  # answers are 6 to 8 and 15 to 20
+    unsupervised = [(0, 5), (8, 14), (20, 21)]  # answers are 6 to 8 and 15 to 20
+    chat = Segment([*ids, END], unsupervised, digest=1, offset=0)
     row = block_row([chat], 40, END)  # the rest of the block is padding
     assert [p.tokens for p in prompts_of(row, settings(30, 10), 40, END, [])] == [ids[:14]]
     assert [p.tokens for p in prompts_of(row, settings(5, 10), 40, END, [])] == [ids[9:14]]
@@ -73,29 +70,20 @@ def test_a_conversation_gives_what_stands_before_its_last_answer() -> None:
 
 @pytest.mark.parametrize("template", [CHATML, PLAIN_TEMPLATE])
 def test_no_template_lets_the_answer_into_its_prompt(tiny: TinyWorld, template: str) -> None:
-    """ChatML and plain write a line's end after the last answer, and packing the end of the text."""
+    """ChatML and plain end the last answer with a newline; packing adds the end-of-text token."""
     tokenizer = load_tokenizer(str(tiny.folder / "teacher"))
     chat = ChatFormat(tokenizer, template)
-    asked = [{"role": "user", "content": "big river"}]
-    rows = {"messages": [[*asked, {"role": "assistant", "content": "old town"}]]}
-    blocks = pack(
-        render_rows(rows, chat, None, True, Tally("x")),
-        tokenizer,
-        128,
-        end_of_text_id(tokenizer),
-        Tally("x"),
-    )
-    (prompt,) = prompts_of(
-        {name: values[0] for name, values in blocks.items()},
-        settings(64, 16),
-        128,
-        end_of_text_id(tokenizer),
-        [],
-    )
-    assert tokenizer.decode(prompt.tokens) == chat.render(asked, generation_prompt=True)
+    end_id = end_of_text_id(tokenizer)
+    question = [{"role": "user", "content": "big river"}]
+    rows = {"messages": [[*question, {"role": "assistant", "content": "old town"}]]}
+    documents = render_rows(rows, chat, None, True, Tally("x"))
+    blocks = pack(documents, tokenizer, 128, end_id, Tally("x"))
+    block = {name: values[0] for name, values in blocks.items()}
+    (prompt,) = prompts_of(block, settings(64, 16), 128, end_id, [])
+    assert tokenizer.decode(prompt.tokens) == chat.render(question, generation_prompt=True)
 
 
-def test_each_beginning_starts_as_the_model_knows_texts_to() -> None:
+def test_each_prompt_starts_with_bos_if_texts_do() -> None:
     row = block_row([Segment([77, *range(1, 25)], [], digest=7, offset=0)], 31, END)
     prompts = prompts_of(row, settings(6, 4), 31, END, [77])
     assert [prompt.tokens for prompt in prompts] == [
@@ -110,7 +98,7 @@ def test_each_beginning_starts_as_the_model_knows_texts_to() -> None:
     prompt=st.integers(1, 20),
     new=st.integers(1, 20),
 )
-def test_what_is_written_fits_the_block_and_is_all_that_is_supervised(
+def test_continuations_fit_the_block_and_nothing_else_is_supervised(
     lengths: list[int], prompt: int, new: int
 ) -> None:
     size = sum(lengths)
@@ -124,14 +112,11 @@ def test_what_is_written_fits_the_block_and_is_all_that_is_supervised(
     assert batch.targets[batch.targets != IGNORE].tolist() == [99] * (new * len(prompts))
 
 
-def test_what_cannot_fit_a_block_is_refused() -> None:
+def test_prompts_and_new_tokens_longer_than_a_block_are_refused() -> None:
     spec = "ds_configs/runs/quickstart.toml"
-    wrong = [
-        "train.on_policy_fraction=0.5",
-        "train.on_policy_new_tokens=200",
-    ]  # and 64 of the text make 264; a block has 256
+    # A prompt of 64 tokens is the default, so that is 264 tokens; a block has 256.
+    wrong = ["train.on_policy_fraction=0.5", "train.on_policy_new_tokens=200"]
     with pytest.raises(InputError, match="that is 264 tokens, and a block has 256"):
         load_spec(spec, wrong)
-    assert (
-        load_spec(spec, wrong[1:]).train.on_policy_fraction == 0
-    )  # without on-policy steps it does not matter
+    without_on_policy_steps = load_spec(spec, wrong[1:])
+    assert without_on_policy_steps.train.on_policy_fraction == 0

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from dskd_ds.data.batches import IGNORE
 from dskd_ds.data.packing import Segment, block_row
 from dskd_ds.errors import InputError
-from dskd_ds.models.frozen import TeacherModel
+from dskd_ds.models.frozen import FrozenModel
 from dskd_ds.runtime.mpi import Communicator
 from dskd_ds.senses.build.collect import (
     ForwardBatch,
@@ -203,7 +203,7 @@ def test_position_hashes_name_a_position_of_a_document_wherever_it_is_packed() -
     )
 
 
-def test_no_state_is_collected_from_padding(teacher: TeacherModel) -> None:
+def test_no_state_is_collected_from_padding(teacher: FrozenModel) -> None:
     """Of a chat that leaves most of its block free; the arg-max belongs to some token there too."""
     row = block_row([Segment([3, 4, 5], [(0, 1)], digest=9, offset=0)], T, 0)
     spec: Any = SimpleNamespace(

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from dskd_ds.models.frozen import load_teacher
+from dskd_ds.models.frozen import load_frozen
 from dskd_ds.senses.intrinsic.states import WordInText, word_states
 from dskd_ds.spec import load_spec
 from tests.conftest import TinyWorld
@@ -21,7 +21,7 @@ WORDS_IN_TEXTS = [
 
 
 def test_states_are_those_of_whole_texts_read_alone(tiny: TinyWorld, tokenizer: Any) -> None:
-    teacher = load_teacher(teacher_of(load_spec(tiny.spec_file)), torch.device("cpu"))
+    teacher = load_frozen(teacher_of(load_spec(tiny.spec_file)), torch.device("cpu"))
     words = []
     for text, word in WORDS_IN_TEXTS:
         start = text.index(word)

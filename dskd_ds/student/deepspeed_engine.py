@@ -1,0 +1,67 @@
+"""The part of DeepSpeed's engine that this project calls, as a type.
+
+The modules that `engine.py` imports use this type, so it has a module of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from dskd_ds.losses.sense import SenseTargets
+from dskd_ds.objective.fused import Scales
+from dskd_ds.objective.targets import TeacherTargets
+from dskd_ds.student.model import DistillStudent
+
+
+class Engine(Protocol):
+    """What this project uses of DeepSpeed's engine, which has no types of its own."""
+
+    module: DistillStudent
+    optimizer: Any
+    device: torch.device
+    global_rank: int
+    skipped_steps: int
+
+    def __call__(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        teacher: TeacherTargets,
+        senses: SenseTargets,
+        scales: Scales,
+    ) -> tuple[Tensor, Tensor]:
+        """Run `DistillStudent.forward`."""
+        ...
+
+    def backward(self, loss: Tensor) -> Any:
+        """Compute gradients of one micro-batch, and reduce them at the accumulation boundary."""
+        ...
+
+    def step(self) -> Any:
+        """Update the weights at the accumulation boundary."""
+        ...
+
+    def is_gradient_accumulation_boundary(self) -> bool:
+        """Whether the current micro-batch is the step's last."""
+        ...
+
+    def get_global_grad_norm(self) -> Any:
+        """The norm of the last step's gradients over all ranks, before clipping."""
+        ...
+
+    def get_lr(self) -> list[float]:
+        """The rate of each parameter group."""
+        ...
+
+    def save_checkpoint(
+        self, save_dir: str, tag: str, client_state: dict[str, Any], save_latest: bool
+    ) -> Any:
+        """Write this rank's files; a collective call."""
+        ...
+
+    def load_checkpoint(self, load_dir: str, tag: str) -> tuple[Any, Any]:
+        """Read this rank's files; a collective call."""
+        ...
