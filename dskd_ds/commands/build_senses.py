@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
 
 from dskd_ds.models.named import RunModels
 from dskd_ds.plan.preflight import preflight
@@ -16,6 +15,7 @@ from dskd_ds.runtime.console import quiet_progress
 from dskd_ds.runtime.devices import use_threads
 from dskd_ds.runtime.mpi import Communicator, run_or_abort_all_ranks
 from dskd_ds.senses.build.build import build, refresh
+from dskd_ds.senses.dictionary.facts import Facts
 from dskd_ds.spec import load_spec
 
 TEXT = """\
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
         print(f"{spec.senses.dictionary}: {summary(facts)}")
 
 
-def summary(facts: dict[str, Any]) -> str:
+def summary(facts: Facts) -> str:
     """Return one sentence about a dictionary. facts: of its manifest."""
     num_corpora = len(facts["history"])
     corpora = f"{num_corpora} {'corpus' if num_corpora == 1 else 'corpora'}"
