@@ -1,4 +1,4 @@
-"""What a spec's data section becomes, for tests that do not care how the teacher's tokenizer is found."""
+"""The blocks of a spec, for tests that do not care how the teacher's tokenizer is found."""
 
 from __future__ import annotations
 

@@ -45,9 +45,7 @@ def run(args: argparse.Namespace) -> None:
         args.output,
         args.input,
         settings_of(args),
-        comm.rank,
-        comm.size,
-        comm.barrier,
+        comm,
     )
 
 

@@ -25,6 +25,7 @@ from dskd_ds.errors import InputError
 from dskd_ds.models.generation import continue_tokens, end_ids_of, keyed_seed
 from dskd_ds.models.named import NamedModel
 from dskd_ds.runtime.devices import local_device, resolve_dtype
+from dskd_ds.runtime.mpi import Communicator
 from dskd_ds.spec import RunSpec
 from dskd_ds.spec.data import SourceSpec
 
@@ -114,83 +115,94 @@ def continued(
     }
 
 
+class Continuer:
+    """A loaded teacher that continues prompts, batch by batch."""
+
+    def __init__(self, spec: RunSpec, teacher: NamedModel, settings: Settings, tokenizer: Any):
+        from transformers import AutoModelForCausalLM
+
+        self._seed, self._settings, self._tokenizer = spec.seed, settings, tokenizer
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            teacher.path, dtype=resolve_dtype(teacher.dtype), trust_remote_code=False
+        )
+        self._model = model.to(local_device()).eval()
+        self._end_ids = end_ids_of(self._model, tokenizer)
+
+    def rows(self, batch: list[Prompt]) -> list[tuple[int, dict[str, Any]]]:
+        """Return (prompt's number, row) of each prompt whose continuation is not empty."""
+        settings = self._settings
+        continuations = continue_tokens(
+            self._model,
+            [prompt.tokens for prompt in batch],
+            keys=[(self._seed, prompt.number, 0) for prompt in batch],
+            new_tokens=settings.new_tokens,
+            temperature=settings.temperature,
+            end_ids=self._end_ids,
+        )
+        rows = []
+        for prompt, tokens in zip(batch, continuations, strict=True):
+            row = continued(
+                prompt, tokens, self._end_ids, self._tokenizer, settings.whole, self._seed
+            )
+            if row is not None:
+                rows.append((prompt.number, row))
+        return rows
+
+
 def write_continuations(
     spec: RunSpec,
     teacher: NamedModel,
     output: Path,
     inputs: list[str],
     settings: Settings,
-    rank: int,
-    size: int,
-    barrier: Any,
+    comm: Communicator,
 ) -> None:
     """Do one rank's share of the work; all ranks call it.
 
     It continues where an earlier call with the same settings stopped. Raises InputError if `output`
     exists, or if parts of it were written with other settings.
     """
-    from transformers import AutoModelForCausalLM
-
     if output.exists():
         raise InputError(
             f"--output {output}: there is such a file already.\n"
             "  delete it to write it anew, or give another name."
         )
     chat = chat_format(spec.data.chat_template, teacher.tokenizer)
-    batches = batches_of(
-        read_prompts(spec, inputs, settings, chat, is_printing=rank == 0), settings.batch
-    )
+    prompts = read_prompts(spec, inputs, settings, chat, is_printing=comm.rank == 0)
+    batches = batches_of(prompts, settings.batch)
     if not batches:
         raise InputError(
             "[data] train: there is no conversation to continue.\n"
             "  give more, or raise [data] block_tokens."
         )
-    dtype = resolve_dtype(teacher.dtype)
-    made_of = [
+    parts = Parts(output, _made_of(spec, teacher, settings, chat, batches), comm.rank)
+    todo = [number for number in range(len(batches)) if number not in parts.done]
+    mine = todo[comm.rank :: comm.size]
+    comm.barrier()  # no rank writes before all ranks have read the existing parts
+    continuer = Continuer(spec, teacher, settings, chat.tokenizer)
+    title = f"continuing on {comm.size} ranks"
+    with parts, tqdm(total=len(mine), desc=title, unit="batch", disable=comm.rank > 0) as bar:
+        for number in mine:
+            parts.write(number, continuer.rows(batches[number]))
+            bar.update()
+    comm.barrier()
+    if comm.rank == 0:
+        print(f"{output}: {parts.join()} conversations, of {len(prompts)} prompts.")
+
+
+def _made_of(
+    spec: RunSpec,
+    teacher: NamedModel,
+    settings: Settings,
+    chat: ChatFormat,
+    batches: list[list[Prompt]],
+) -> list[Any]:
+    """Everything that the continuations depend on; parts made of something else are refused."""
+    return [
         asdict(settings),
         spec.seed,
         teacher.fingerprint,
-        str(dtype),
+        str(resolve_dtype(teacher.dtype)),
         chat.fingerprint,
         [[prompt.number, prompt.title, prompt.tokens] for batch in batches for prompt in batch],
     ]
-    parts = Parts(output, made_of, rank)
-    todo = [number for number in range(len(batches)) if number not in parts.done]
-    barrier()  # no rank writes before all ranks have read the existing parts
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        teacher.path, dtype=dtype, trust_remote_code=False
-    )
-    model = model.to(local_device()).eval()
-    end_ids = end_ids_of(model, chat.tokenizer)
-    with (
-        parts,
-        tqdm(
-            total=len(todo[rank::size]),
-            desc=f"continuing on {size} ranks",
-            unit="batch",
-            disable=rank > 0,
-        ) as bar,
-    ):
-        for number in todo[rank::size]:
-            batch = batches[number]
-            keys = [(spec.seed, prompt.number, 0) for prompt in batch]
-            texts = continue_tokens(
-                model,
-                [prompt.tokens for prompt in batch],
-                keys,
-                settings.new_tokens,
-                settings.temperature,
-                end_ids,
-            )
-            rows = [
-                continued(prompt, tokens, end_ids, chat.tokenizer, settings.whole, spec.seed)
-                for prompt, tokens in zip(batch, texts, strict=True)
-            ]
-            parts.write(
-                number,
-                [(prompt.number, row) for prompt, row in zip(batch, rows, strict=True) if row],
-            )
-            bar.update()
-    barrier()
-    if rank == 0:
-        print(f"{output}: {parts.join()} conversations, of {sum(map(len, batches))} prompts.")

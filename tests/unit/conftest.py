@@ -23,7 +23,10 @@ T, V, D = 40, 60, 8
 
 
 class NextToken(torch.nn.Module):
-    """A trunk that knows the text: token t is followed by (7 t + 1) mod V; its state is that token's row of the head."""
+    """A trunk that knows the text: token t is followed by (7 t + 1) mod V.
+
+    Its state at t is the head's row of that next token.
+    """
 
     def __init__(self, head: torch.Tensor) -> None:
         super().__init__()

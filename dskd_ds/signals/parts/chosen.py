@@ -90,9 +90,9 @@ def read_chosen(arrays: dict[str, Array], wanted: SensesWanted, num_positions: i
     check_shape("sense_neighbours", arrays["sense_neighbours"], (num_positions,))
     weights = np.asarray(arrays["sense_weights"], np.float32)
     if not (np.isfinite(weights) & (weights >= 0)).all():
-        raise ValueError("sense_weights has values that are no weights")
+        raise ValueError("sense_weights has values that are negative or not finite")
     if arrays["sense_neighbours"].max(initial=0) > 1:
-        raise ValueError("sense_neighbours has values beside 0 and 1")
+        raise ValueError("sense_neighbours has values other than 0 and 1")
     pull, push = (_read_set(arrays, name, wanted, num_positions) for name in SETS)
     return Chosen(weights.copy(), pull, push, arrays["sense_neighbours"].astype(bool))
 

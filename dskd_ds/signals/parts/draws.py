@@ -99,11 +99,11 @@ def _check_draws(draws: Draws, num_draws: int) -> None:
     row = torch.repeat_interleave(torch.arange(len(draws.lengths)), draws.lengths)
     totals = torch.zeros(len(draws.lengths), dtype=torch.int64).index_add_(0, row, draws.counts)
     if (totals != num_draws).any() or (draws.counts == 0).any():
-        raise ValueError(f"a row's counts do not make {num_draws} draws")
+        raise ValueError(f"a row's counts do not sum to {num_draws} draws")
     if ((row[1:] == row[:-1]) & (draws.ids[1:] <= draws.ids[:-1])).any():
         raise ValueError("a row's drawn tokens do not ascend")
     if not (draws.log_probs.isfinite() & (draws.log_probs <= LARGEST_LOG_PROB)).all():
-        raise ValueError("draw_log_probs has values that are no log-probabilities")
+        raise ValueError("draw_log_probs has values above 0 or not finite")
 
 
 def drawn_log_probs(sampled: Sampled, tokens: Tensor, num_draws: int, vocab_size: int) -> Tensor:

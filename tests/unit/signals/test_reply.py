@@ -135,7 +135,7 @@ def first_bits_of(array: np.ndarray, bits: int) -> np.ndarray:
         ("hidden", lambda a: a[:, :-1], "hidden has shape"),
         ("hidden_scales", lambda a: np.zeros((len(a), 1), np.uint16), "hidden_scales has shape"),
         ("draw_lengths", lambda a: a + 1, "tokens and"),
-        ("draw_counts", lambda a: np.full_like(a, 2), "do not make 20 draws"),
+        ("draw_counts", lambda a: np.full_like(a, 2), "do not sum to 20 draws"),
         ("draw_ids", lambda a: a[::-1], "do not ascend"),
         ("top_k_logits", lambda a: first_of(a, np.nan), "top_k_logits has values from nan"),
         ("top_k_logits", lambda a: first_of(a, -np.inf), "top_k_logits has values from -inf"),
@@ -149,8 +149,8 @@ def first_bits_of(array: np.ndarray, bits: int) -> np.ndarray:
         ("hidden", lambda a: first_bits_of(a, NAN_BITS), "hidden has values from nan"),
         ("hidden", lambda a: first_bits_of(a, INF_BITS), "hidden has values from .* to inf"),
         ("draw_log_probs", lambda a: a[:2], "draw_log_probs has shape"),
-        ("draw_log_probs", lambda a: a + np.float32(9), "no log-probabilities"),
-        ("draw_log_probs", lambda a: a * np.float32(np.nan), "no log-probabilities"),
+        ("draw_log_probs", lambda a: a + np.float32(9), "above 0 or not finite"),
+        ("draw_log_probs", lambda a: a * np.float32(np.nan), "above 0 or not finite"),
     ],
 )
 def test_an_invalid_reply_is_refused(
