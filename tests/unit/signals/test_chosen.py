@@ -74,10 +74,10 @@ def test_what_was_chosen_survives_the_wire(
             "8 lengths that sum to .* and 7 positions",
         ),
         ("sense_weights", lambda a: a[1:], "sense_weights has shape"),
-        ("sense_weights", lambda a: np.full_like(a, np.nan), "no weights"),
-        ("sense_weights", lambda a: -1 - a, "no weights"),
+        ("sense_weights", lambda a: np.full_like(a, np.nan), "negative or not finite"),
+        ("sense_weights", lambda a: -1 - a, "negative or not finite"),
         ("sense_neighbours", lambda a: a[1:], "sense_neighbours has shape"),
-        ("sense_neighbours", lambda a: a + 2, "beside 0 and 1"),
+        ("sense_neighbours", lambda a: a + 2, "other than 0 and 1"),
     ],
 )
 def test_an_invalid_choice_is_refused(name: str, change: Any, message: str) -> None:
