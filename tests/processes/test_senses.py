@@ -208,7 +208,7 @@ def test_two_builds_of_one_dictionary_do_not_run_at_once(tiny: TinyWorld, launch
     with FileLock(f"{folder}.lock"):
         ended = launch(*launch_of(tiny, folder, 1))
     assert ended.code == 2
-    assert "another process is making it" in ended.output
+    assert "another process is building it" in ended.output
 
 
 def test_ranks_with_different_digests_notice_it(tiny: TinyWorld, launch: Launch) -> None:
