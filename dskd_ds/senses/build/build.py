@@ -52,6 +52,7 @@ def build(
     """
     blocks = corpus_blocks(spec.data, teacher.tokenizer)
     key = dictionary_key(spec, teacher, blocks, comm)
+    # Rank 0 decides for all: the ranks must take the same branch, because both are collective.
     is_complete = False
     if comm.rank == 0 and not force:
         is_complete = has_key(spec, key)
@@ -60,7 +61,8 @@ def build(
     if comm.broadcast_flag_from_rank_0(is_complete):
         return finish(spec, key, comm)
     facts = cast(Facts, key | {"history": []})
-    return Making(spec, teacher, blocks, key, facts, comm).make()
+    making = Making(spec=spec, teacher=teacher, blocks=blocks, key=key, facts=facts, comm=comm)
+    return making.make()
 
 
 def refresh(spec: RunSpec, teacher: NamedModel, comm: Communicator) -> Facts | None:
@@ -75,12 +77,24 @@ def refresh(spec: RunSpec, teacher: NamedModel, comm: Communicator) -> Facts | N
     check_refresh(old, key)
     if has_read(old, key["corpus"]):
         return finish(spec, key, comm)
-    old_manifest = file_sha256(old.folder / MANIFEST_FILE)
+    # The manifest keeps what the first build recorded of its corpus and its collection; this
+    # corpus is added to the history. All tokens get the relations of the new spec's lexicons.
     new_settings = {name: key["settings"][name] for name in CLUSTER_SETTINGS}
     settings = old.facts["settings"] | new_settings
     facts: Facts = old.facts | {"lexicon": key["lexicon"], "settings": settings}
+    # The parts hold old senses too, so parts made from another old dictionary must not be used.
+    old_manifest = file_sha256(old.folder / MANIFEST_FILE)
     work_key: DictionaryKey = key | {"refreshes": old_manifest}
-    return Making(spec, teacher, blocks, work_key, facts, comm, old).make()
+    making = Making(
+        spec=spec,
+        teacher=teacher,
+        blocks=blocks,
+        key=work_key,
+        facts=facts,
+        comm=comm,
+        old=old,
+    )
+    return making.make()
 
 
 @dataclass(frozen=True)
@@ -105,11 +119,11 @@ class Making:
         with ExitStack() as locks:
             locks.enter_context(RankZeroLock("dictionary", spec.senses.dictionary, comm))
             if (folder := spec.senses.collection_dir) is not None:
-                lock = RankZeroLock("collection_dir", folder, comm, collection.name)
+                lock = RankZeroLock("collection_dir", folder, comm, name=collection.name)
                 locks.enter_context(lock)
-            # Before the long work, so that a wrong path is reported at once.
+            # Read before the long work, so that a wrong path is reported at once.
             relations = read_lexicons(spec) if comm.rank == 0 else None
-            collected = collect(spec, self.teacher, self.blocks, collection, comm)
+            collected = collect(spec, self.teacher, self.blocks, work=collection, comm=comm)
             _refuse_empty(spec, collected)
             cluster_parts(
                 collected,
@@ -143,6 +157,8 @@ class Making:
 
     def _write(self, parts: Parts, related: TokenRelations, vocab_size: int) -> None:
         """Write the dictionary: its senses, held-out states, contexts and facts."""
+        # The senses map a file of the work folder. As locals of this method they are released
+        # before that folder is deleted.
         spec, old = self.spec, self.old
         senses = parts.senses()
         num_vectors = int(senses.counts.sum())

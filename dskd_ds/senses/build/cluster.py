@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from dskd_ds.senses.build.kmeans import PointSets, kmeans, lloyd, num_trials, shares_of
 from dskd_ds.senses.build.polysemy import choose
@@ -57,7 +56,7 @@ class Points:
 
     @staticmethod
     def join(parts: list[Points]) -> Points:
-        """Return the points of all parts."""
+        """Return the points of all parts, sorted by token; the order within a token stays."""
         joined = Points(
             tokens=np.concatenate([part.tokens for part in parts]),
             states=torch.cat([part.states for part in parts]),
@@ -104,26 +103,23 @@ class _Tokens:
         return _Tokens(self.ids[selected], self.starts[selected], self.counts[selected])
 
 
-def cluster(
-    points: Points, spec: SensesSpec, seed: int, device: torch.device, quiet: bool = True
-) -> Senses:
-    """Cluster each token's points into its senses. quiet: show no progress bar."""
+def cluster(points: Points, spec: SensesSpec, seed: int, device: torch.device) -> Senses:
+    """Cluster each token's points into its senses."""
     ids, starts, counts = np.unique(points.tokens, return_index=True, return_counts=True)
     few = counts <= (spec.num_senses if spec.clustering == "fixed" else 1)
     points_of_few = points.where(np.repeat(few, counts))
     parts = [points_of_few.as_senses(spec.contexts_per_sense > 0)]
     many = np.flatnonzero(~few)
+    # Tokens of one group have similar counts, which keeps padding low.
     by_count = many[np.argsort(counts[many], kind="stable")]
     tokens = _Tokens(ids, starts, counts).where(by_count)
-    with tqdm(total=len(many), desc="clustering tokens", disable=quiet, unit="token") as bar:
-        start = 0
-        while start < len(by_count):
-            end = start + max(1, _fitting(tokens.counts[start:], points.states.shape[1]))
-            parts.append(
-                _cluster_group(points, tokens.where(slice(start, end)), spec, seed, device)
-            )
-            bar.update(min(end, len(by_count)) - start)
-            start = end
+    start = 0
+    while start < len(by_count):
+        # A token that fills more than a group by itself is clustered alone.
+        group_size = max(1, _fitting(tokens.counts[start:], points.states.shape[1]))
+        group = tokens.where(slice(start, start + group_size))
+        parts.append(_cluster_group(points, group, spec=spec, seed=seed, device=device))
+        start += group_size
     return Senses.join(parts)
 
 
@@ -140,6 +136,7 @@ def _cluster_group(
     longest = int(tokens.counts.max())
     k = min(spec.num_senses, longest)
     mask = np.arange(longest) < tokens.counts[:, None]
+    # Padding takes points of later tokens; they get weight 0 and are set to zero below.
     index = np.minimum(tokens.starts[:, None] + np.arange(longest), len(points.tokens) - 1)
     states = points.states[torch.from_numpy(index)].to(device).float()
     weights = torch.from_numpy(np.where(mask, points.counts[index], 0)).float().to(device)
@@ -153,10 +150,11 @@ def _cluster_group(
     draws = _draws(tokens.ids, spec.num_senses, seed)[:, :k, : num_trials(k)]
     clusters = kmeans(sets, k, torch.from_numpy(draws).to(device))
     if spec.clustering == "adaptive":
-        clusters = _adapted(sets, clusters, k, own_spreads, spec)
+        clusters = _adapted(sets, clusters, k=k, own_spreads=own_spreads, spec=spec)
     shares, sizes = shares_of(clusters, weights, k)
     means = sets.means(shares)
     distances = sets.own_distances(shares, clusters, means)
+    # In a refresh a point may be an old sense, whose vectors already lie around it.
     point_spreads = distances / states.shape[2] + own_spreads
     spreads = torch.bmm(shares, point_spreads[:, :, None]).squeeze(2)
     real = (sizes > 0).cpu()
@@ -198,7 +196,13 @@ def _adapted(
     shares, sizes = shares_of(clusters, sets.weights, k)
     squared = sets.own_distances(shares, clusters) + own_spreads * sets.points.shape[2]
     errors = (sets.weights * squared).sum(dim=1)
-    labels = choose(sets.gaps(shares), sizes, errors, spec.min_senses, spec.sense_cost)
+    labels = choose(
+        sets.gaps(shares),
+        sizes=sizes,
+        errors=errors,
+        min_senses=spec.min_senses,
+        sense_cost=spec.sense_cost,
+    )
     merged = labels.gather(1, clusters)
     shares, sizes = shares_of(merged, sets.weights, k)
     return lloyd(sets, shares, sizes > 0)

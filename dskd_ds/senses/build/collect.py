@@ -1,9 +1,9 @@
-"""The teacher reads a corpus, and its states with the tokens they belong to go to the collection.
+"""Collects the states of a teacher that reads a corpus, each with the token it belongs to.
 
 A position's hidden state belongs to the token it predicts. Forward batches are fixed globally and
-then divided among the ranks, so what is collected does not depend on their number. What a killed
-launch committed is not read again. All ranks must see the folder that the others write: before the
-collection is used, each rank checks that it sees every batch.
+then divided among the ranks, so the collection does not depend on the number of ranks. What a
+killed launch committed is not read again. All ranks must see the folder that the others write:
+before the collection is used, each rank checks that it sees every batch.
 """
 
 from __future__ import annotations
@@ -63,6 +63,8 @@ def forward_batches(
     num_read = max(1, num_tokens // block_tokens)
     order = torch.randperm(num_blocks, generator=generator)[:num_read].tolist()
     batch_blocks = max(1, min(FORWARD_TOKENS // block_tokens, len(order)))
+    # An incomplete last batch is left out: with one shape for all batches, no state depends on
+    # which rank computes it.
     starts = range(0, len(order) - batch_blocks + 1, batch_blocks)
     return [
         ForwardBatch(index, tuple(order[start : start + batch_blocks]))
@@ -87,7 +89,10 @@ def collect(
     done = Collected(work, layout).batches
     comm.barrier()  # no rank writes before all have read what exists
     batches = forward_batches(
-        len(blocks), spec.data.block_tokens, spec.senses.collect_tokens, spec.seed
+        num_blocks=len(blocks),
+        block_tokens=spec.data.block_tokens,
+        num_tokens=spec.senses.collect_tokens,
+        seed=spec.seed,
     )
     missing = [batch for batch in batches if batch.index not in done]
     own_batches = missing[comm.rank :: comm.size]
@@ -99,9 +104,16 @@ def collect(
         disable=comm.rank > 0,
         desc=f"collecting states on {comm.size} ranks",
     )
-    folder = rank_folder(work, comm.rank)
+    reading = read_batches(
+        spec=spec,
+        named=teacher,
+        blocks=blocks,
+        batches=own_batches,
+        folder=rank_folder(work, comm.rank),
+        layout=layout,
+    )
     with bar, _full_disk_as_input_error(work):
-        for step, _ in enumerate(read_batches(spec, teacher, blocks, own_batches, folder, layout)):
+        for step, _ in enumerate(reading):
             # The other ranks read about as fast: count their batches too.
             of_all_ranks = missing[step * comm.size : (step + 1) * comm.size]
             bar.update(sum(num_tokens[batch.index] for batch in of_all_ranks))
@@ -134,12 +146,13 @@ def read_batches(
 ) -> Iterator[None]:
     """Read this rank's batches into its folder; yield after each batch."""
     if not batches:
-        return
+        return  # a complete collection is used without loading the teacher
     teacher = load_frozen(named)
     begin = begin_ids(named.tokenizer)
     spill = BackgroundSpill(Spill(folder, layout))
     for batch in batches:
-        spill.add(attributed(teacher, blocks, batch, spec, begin), batch.index)
+        rows = attributed(teacher, blocks, batch=batch, spec=spec, begin=begin)
+        spill.add(rows, batch.index)
         yield
     spill.close()
 
@@ -177,15 +190,23 @@ def attributed(
     states, last = teacher.states_of_layer(
         inputs.input_ids, inputs.position_ids, spec.senses.hidden_layer
     )
-    targets = inputs.targets.flatten()
-    tokens = attribution(teacher, last.flatten(0, 1), targets, spec.senses).numpy()
+    # The states may be of any layer, but only the head's input tells what the teacher predicts.
+    tokens = attribution(
+        teacher,
+        last=last.flatten(0, 1),
+        targets=inputs.targets.flatten(),
+        senses=spec.senses,
+    ).numpy()
     hashes = np.concatenate([position_hashes(spec.seed, row, size) for row in rows])
     positions = np.concatenate([index * size + np.arange(size) for index in batch.blocks])
+    # NumPy has no bfloat16, so the records hold its bits.
     rounded = states.flatten(0, 1).to(torch.bfloat16)
     bits = rounded.view(torch.int16).cpu().numpy().view(np.uint16)
     text = np.concatenate([is_text(row, size, begin) for row in rows])
     kept = (tokens != IGNORE) & text
-    return make_rows(tokens[kept], hashes[kept], positions[kept], bits[kept])
+    return make_rows(
+        tokens=tokens[kept], hashes=hashes[kept], positions=positions[kept], states=bits[kept]
+    )
 
 
 def attribution(teacher: FrozenModel, last: Tensor, targets: Tensor, senses: SensesSpec) -> Tensor:
@@ -206,6 +227,7 @@ def attribution(teacher: FrozenModel, last: Tensor, targets: Tensor, senses: Sen
         else:
             tokens = following.to(logits.device)
         if senses.min_confidence:
+            # A target of IGNORE is no index; it stays IGNORE whatever is read in its place.
             chosen = logits.gather(1, tokens.clamp_min(0)[:, None]).squeeze(1).float()
             logprobs = chosen - logits.float().logsumexp(dim=1)
             confident = logprobs >= math.log(senses.min_confidence)

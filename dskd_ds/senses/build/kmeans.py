@@ -2,7 +2,7 @@
 
 All that k-means needs are inner products of points: a centroid is a mean of points (its `shares` of
 each point). If a set has far fewer points than dimensions, the Gram matrix of its points holds all
-of them, so the many small sets of a dictionary cost next to nothing.
+of them, which makes the many small sets of a dictionary cheap.
 Tensors are [G, k, n], points last: a product of few rows with many columns is twice as fast as
 the other way round.
 """
@@ -111,8 +111,7 @@ def shares_of(clusters: Tensor, weights: Tensor, k: int) -> tuple[Tensor, Tensor
 
     Both are 0 where a cluster is empty. clusters, weights: [G, n].
     """
-    members = torch.zeros(len(clusters), k, clusters.shape[1], device=clusters.device)
-    members.scatter_(1, clusters[:, None], weights[:, None])
+    members = _memberships(clusters, weights, k)
     sizes = members.sum(dim=2)
     return members.div_(sizes.clamp_min(1e-30)[:, :, None]), sizes
 
@@ -129,7 +128,7 @@ def kmeans(sets: PointSets, k: int, draws: Tensor) -> Tensor:
 
 
 def lloyd(sets: PointSets, shares: Tensor, alive: Tensor) -> Tensor:
-    """Run Lloyd's iterations until hardly a point moves. Return the clusters [G, n].
+    """Run Lloyd's iterations until few points move (STILL_SHARE). Return the clusters [G, n].
 
     shares: [G, k, n] of the first means. alive: [G, k]; a mean that is not alive takes no points.
     """
@@ -164,13 +163,21 @@ def lloyd(sets: PointSets, shares: Tensor, alive: Tensor) -> Tensor:
             means = torch.where(sizes[:, :, None] > 0, new_shares, means)
         else:
             known = previous if step else None
-            means, sizes = moved_means(sets, means, sizes, known, clusters, changed)
+            means, sizes = moved_means(
+                sets,
+                means=means,
+                sizes=sizes,
+                previous=known,
+                clusters=clusters,
+                changed=changed,
+            )
     return result
 
 
 def _nearest_means(sets: PointSets, means: Tensor, alive: Tensor) -> Tensor:
-    """Return the nearest mean that is alive [G, k] of each point [G, n].
+    """Return the index [G, n] of the mean that is nearest to each point.
 
+    alive: [G, k] the means to choose from.
     means: shares of the points [G, k, n] if there is a Gram matrix, else [G, k, D].
     """
     if sets.gram is None:
@@ -231,7 +238,9 @@ def greedy_starts(sets: PointSets, k: int, draws: Tensor) -> Tensor:
     for step in range(k):
         cumulative = mass.cumsum(dim=1)
         drawn = draws[:, step] * cumulative[:, -1:]
+        # right=True skips points without mass: starts so far, and padding.
         candidates = torch.searchsorted(cumulative, drawn, right=True)
+        # A draw equal to the total mass is found behind the last point.
         candidates.clamp_max_(mass.shape[1] - 1)
         products = sets.with_points(candidates)
         distances = sets.distances(products, sets.squares.gather(1, candidates))

@@ -57,6 +57,7 @@ def cluster_parts(
     """
     folder.mkdir(parents=True, exist_ok=True)
     buckets = collected.buckets
+    # A refresh rewrites the whole dictionary, so it also needs buckets without new vectors.
     if old:
         token_owners = old.row_owners[: old.num_token_rows]
         old_buckets = np.unique(token_owners // collected.layout.bucket_tokens)
@@ -69,13 +70,15 @@ def cluster_parts(
     ):
         target = folder / f"{bucket:06d}"
         if target.is_dir():
-            continue
+            continue  # an earlier launch completed this part
         rows = collected.rows(bucket)
         held_out = is_held_out(rows)
-        senses = cluster_bucket(rows[~held_out], spec, bucket, collected.layout, old)
+        senses = cluster_bucket(
+            rows[~held_out], spec=spec, bucket=bucket, layout=collected.layout, old=old
+        )
         with atomic_folder(target) as partial:
             _write_part(partial, senses, rows[held_out])
-            texts = contexts_of(senses, blocks, spec, tokenizer, old)
+            texts = contexts_of(senses, blocks, spec=spec, tokenizer=tokenizer, old=old)
             pq.write_table(texts, partial / CONTEXTS_FILE)
     comm.barrier()
 
@@ -90,11 +93,11 @@ def cluster_bucket(
     """
     points = Points.of_rows(rows)
     if old is None:
-        return cluster(points, spec.senses, spec.seed, local_device())
+        return cluster(points, spec=spec.senses, seed=spec.seed, device=local_device())
     first_token = bucket * layout.bucket_tokens
     end_token = min(first_token + layout.bucket_tokens, layout.vocab_size)
     before = old_points(old, first_token, end_token)
-    return refreshed(before, points, spec.senses, spec.seed, local_device())
+    return refreshed(before, points, spec=spec.senses, seed=spec.seed, device=local_device())
 
 
 def contexts_of(
@@ -109,11 +112,12 @@ def contexts_of(
         return contexts_table([], [], [])
     sources = np.concatenate([*senses.sources, np.zeros(0, np.int64)])
     positions = sources[sources >= 0]
-    texts = snippets(blocks, positions, spec.data.block_tokens, tokenizer)
+    texts = snippets(blocks, positions, block_tokens=spec.data.block_tokens, tokenizer=tokenizer)
     contexts_at = {
         position: [text] for position, text in zip(positions.tolist(), texts, strict=True)
     }
     if old:
+        # An old sense is a point with several contexts; its source is -1 - row (cluster.Points).
         old_rows = -1 - sources[sources < 0]
         contexts_at |= {-1 - row: near for row, near in old.contexts_of(old_rows.tolist()).items()}
     rows: list[int] = []
@@ -167,6 +171,7 @@ class Parts:
         counts: list[NDArray[np.int64]] = []
         spreads: list[NDArray[np.float32]] = []
         hidden_size, num_rows = 0, 0
+        # The centroids of all parts go to one file that is mapped: they need not fit into memory.
         path = self.folder / "centroids.bf16"
         with path.open("wb") as file:
             for folder in self.folders:

@@ -48,7 +48,8 @@ def refreshed(
     touched = np.isin(before.tokens, new.tokens)
     unchanged = before.where(~touched).as_senses(spec.contexts_per_sense > 0)
     changed = Points.join([before.where(touched), new])
-    return Senses.join([unchanged, cluster(changed, spec, seed, device)])
+    clustered = cluster(changed, spec=spec, seed=seed, device=device)
+    return Senses.join([unchanged, clustered])
 
 
 def check_refresh(old: SenseDictionary, key: DictionaryKey) -> None:

@@ -119,6 +119,8 @@ class Spill:
     def commit(self) -> None:
         """Make everything that was added a permanent part of the collection."""
         self._append()
+        # The order makes a kill harmless: rows are on disk before the progress counts them, and
+        # the old file of a cut bucket stays until the progress names the new one.
         for bucket in self._changed_buckets:
             flush_to_disk(self._path(bucket))
         self._progress.batches += self._new_batches
@@ -137,6 +139,7 @@ class Spill:
         if not len(rows):
             return
         max_rows = 2 * self.layout.bucket_tokens * self.layout.per_token
+        # Sorted by bucket, so that each file is opened once.
         buckets = rows["token"] // self.layout.bucket_tokens
         order = np.argsort(buckets, kind="stable")
         bucket_ids, starts = np.unique(buckets[order], return_index=True)
@@ -158,6 +161,7 @@ class Spill:
         self._stale_files.append(old_path)
         self._buckets[bucket] = BucketFile(file.generation + 1, len(kept))
         kept.tofile(self._path(bucket))
+        # `kept` is sorted by token and hash, so a token's last row has its largest hash.
         tokens, counts = np.unique(kept["token"], return_counts=True)
         full, ends = counts == self.layout.per_token, np.cumsum(counts)
         self._max_hashes[tokens[full]] = kept["hash"][ends[full] - 1]

@@ -80,7 +80,10 @@ def nearest(
     position i and is compared with the same state.
     """
     distances = pair_distances(
-        dictionary, hidden, candidates.positions % len(hidden), candidates.rows
+        dictionary,
+        queries=hidden,
+        query_indices=candidates.positions % len(hidden),
+        rows=candidates.rows,
     ).astype(np.float64)
     # Distances are scaled to below 1 and added to the position's index:
     # one sort then orders the candidates of every position.

@@ -37,7 +37,8 @@ def open_retriever(spec: RunSpec, role: Role, cleanup: ExitStack) -> SenseRetrie
     dictionary = _open(spec, verify=leads_node(role))
     if spec.senses.candidates == "lexical" or spec.senses.retrieve_on == "teacher":
         return _retriever(spec, dictionary)
-    return _retriever(spec, dictionary, _node_index(spec, dictionary, role, cleanup))
+    search = _node_index(spec, dictionary, role=role, cleanup=cleanup)
+    return _retriever(spec, dictionary, search)
 
 
 def open_on_teacher(
@@ -67,7 +68,7 @@ def open_on_teacher(
     if role is None:
         search = partial(knn, load_graph(dictionary), num_threads=torch.get_num_threads())
     else:
-        search = _node_index(spec, dictionary, role, cleanup)
+        search = _node_index(spec, dictionary, role=role, cleanup=cleanup)
     return _retriever(spec, dictionary, search), f"-index-{index_digest(dictionary)[:16]}"
 
 
@@ -93,6 +94,7 @@ def _node_index(
     Only one role, student or teacher, has an index in a run, so their addresses cannot collide.
     """
     address = service_address(spec.run_dir, role.launch.master_port)
+    # One worker per rank that may ask. A node can also hold ranks of the other role, which do not.
     if leads_node(role):
         service = IndexService(
             address=address,

@@ -92,6 +92,7 @@ class SenseRetriever:
         """
         self.dictionary, self.spec, self.loss, self.seed = dictionary, spec, loss, seed
         self.projection, self.search = projection, search
+        # `neighbours` does not use related words, so no target counts as related.
         if spec.candidates == "neighbours":
             empty = Ragged(np.zeros(dictionary.vocab_size + 1, np.int64), np.zeros(0, np.int64))
             self.synonyms, self.antonyms = empty, empty
@@ -113,8 +114,11 @@ class SenseRetriever:
             generator = np.random.default_rng([self.seed, sample.epoch, sample.block])
             in_block, full = self._draw_positions(targets[block_index], generator)
             tokens = targets[block_index, in_block]
-            synonyms.append(sets.draw_related(self.synonyms, tokens, full, limit, generator))
-            antonyms.append(sets.draw_related(self.antonyms, tokens, full, limit, generator))
+            for table, drawn in ((self.synonyms, synonyms), (self.antonyms, antonyms)):
+                related = sets.draw_related(
+                    table, tokens, enabled=full, limit=limit, generator=generator
+                )
+                drawn.append(related)
             positions.append(in_block + block_index * block_length)
             fulls.append(full)
         flat = np.concatenate(positions)
@@ -137,6 +141,7 @@ class SenseRetriever:
         eligible = supervised
         if self.spec.candidates != "neighbours":
             eligible = supervised[self.has_relations[targets[supervised]]]
+        # Rounded up; the paper's scripts round down (docs/method.md, "Positions").
         at_least = min(self.spec.min_positions, len(eligible))
         count = max(at_least, int(np.ceil(self.spec.position_fraction * len(eligible))))
         full = generator.choice(eligible, count, replace=False)
@@ -166,7 +171,8 @@ class SenseRetriever:
         self, selection: Selection, hidden: Tensor, top_k: TopK, column: int
     ) -> SenseTargets:
         """Run `choose`, then `pack`; see there for the arguments."""
-        return self.pack(selection, self.choose(selection, hidden, top_k, column))
+        chosen = self.choose(selection, hidden, top_k=top_k, column=column)
+        return self.pack(selection, chosen)
 
     def choose(self, selection: Selection, hidden: Tensor, top_k: TopK, column: int) -> Chosen:
         """Find S+ and S- at the selected positions.
@@ -183,14 +189,15 @@ class SenseRetriever:
         pull, push = self.lexical(selection, hidden)
         with_neighbours = np.zeros(len(selection), bool)
         if self.spec.candidates != "lexical":
-            more_pull, more_push = self._neighbours(selection, hidden, top_ids, probs)
+            more_pull, more_push = self._neighbours(selection, hidden, top_ids=top_ids, probs=probs)
             with_neighbours = more_pull.present(len(selection)) | more_push.present(len(selection))
             pull, push = sets.merge(pull, more_pull), sets.merge(push, more_push)
         weights = np.ones(len(selection), np.float32)
         if self.loss.sense_weighting == "teacher_probability":
+            # At most one of the top k is the target, so the sum is its probability, or 0.
             of_target = np.where(top_ids == selection.targets[:, None], probs, 0.0)
             weights = of_target.sum(axis=1).astype(np.float32)
-        return Chosen(weights, pull, push, with_neighbours)
+        return Chosen(weights=weights, pull=pull, push=push, with_neighbours=with_neighbours)
 
     def lexical(self, selection: Selection, hidden: Tensor) -> tuple[Candidates, Candidates]:
         """Return S+ and S- from the word relations alone: the kappa senses nearest to the state.
@@ -203,7 +210,7 @@ class SenseRetriever:
             push_owners = sets.prepend(selection.targets, selection.antonyms)
         # One search serves both sides: rows P to 2P - 1 are the S- of positions 0 to P - 1.
         both = sets.senses_of(self.dictionary, sets.stack([pull_owners, push_owners]))
-        kept = sets.nearest(self.dictionary, hidden, both, self.spec.kappa)
+        kept = sets.nearest(self.dictionary, hidden, candidates=both, keep=self.spec.kappa)
         pull, push = sets.split_at(kept, len(selection))
         if self.spec.paper_exact:
             pull = sets.keep_where(pull, (selection.synonyms.lengths() > 0) | ~selection.full)
@@ -222,8 +229,9 @@ class SenseRetriever:
         assert self.search is not None, "neighbours need an index"
         assert self.projection is not None
         found = self.search(self.projection(hidden), self.spec.index_search_effort)
-        rows, _ = rerank(self.dictionary, hidden, found, self.spec.num_neighbours)
+        rows, _ = rerank(self.dictionary, hidden, candidates=found, keep=self.spec.num_neighbours)
         owners = self.dictionary.row_owners[rows]
+        # [P, R, k]. An owner outside the teacher's top k gets the probability 0.
         same = owners[:, :, None] == top_ids[:, None, :]
         in_top_k = same.any(axis=2)
         probability = (same * probs[:, None, :]).sum(axis=2)

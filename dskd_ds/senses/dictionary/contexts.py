@@ -26,7 +26,9 @@ SCHEMA = pa.schema(
 )
 """Sorted by row and rank. Rank 0 is the state nearest to the sense."""
 ROW_GROUP = 8192
+"""Rows per Parquet row group. Groups without a wanted row are not read."""
 LEFT_TOKENS, RIGHT_TOKENS = 16, 8
+"""Maximum number of tokens on each side of a context."""
 
 
 @dataclass(frozen=True)

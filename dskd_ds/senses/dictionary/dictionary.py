@@ -95,6 +95,11 @@ class SenseDictionary:
         """The teacher's layer whose states were clustered; -1 is the input of its head."""
         return self.facts["layer"]
 
+    def owner_rows(self, owner: int) -> slice:
+        """Return the rows of `senses` that belong to a token or span."""
+        first, end = self.owner_offsets[owner : owner + 2].tolist()
+        return slice(first, end)
+
     def owner_name(self, owner: int, tokenizer: Any) -> str:
         """Return the text of a token or span, with its leading space if it has one."""
         tokens = [owner]
@@ -103,12 +108,8 @@ class SenseDictionary:
         name: str = tokenizer.decode(tokens)
         return name
 
-    def contexts(self, row: int) -> list[Context]:
-        """Read where the states nearest to a sense were found, and return them nearest first."""
-        return self.contexts_of([row])[row]
-
     def contexts_of(self, rows: Iterable[int]) -> dict[int, list[Context]]:
-        """Read the contexts of several rows at once; return row -> contexts, nearest first."""
+        """Return row -> the contexts of its nearest states, nearest first; read from disk."""
         return read_contexts(self.folder / CONTEXTS_FILE, rows)
 
     def held_out(self) -> HeldOut:
@@ -143,6 +144,7 @@ def open_dictionary(folder: str | Path, verify: bool = True) -> SenseDictionary:
         senses=tensors["senses"],
         squared_norms=tensors["squared_norms"],
         owner_offsets=offsets,
+        # Not stored: it follows from the offsets. The other arrays are views of the mapped file.
         row_owners=np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)),
         sense_counts=arrays["sense_counts"],
         sense_spread=tensors["sense_spread"],

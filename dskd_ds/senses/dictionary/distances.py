@@ -32,6 +32,7 @@ def pair_distances(
     queries: [P, D] float32. query_indices, rows: [M]; pair i is queries[query_indices[i]] and the
     dictionary's row rows[i].
     """
+    # |r - q|^2 = |r|^2 - 2 r.q + |q|^2: the dictionary stores |r|^2, so only r.q needs the rows.
     states = queries.numpy()
     query_index, row_index = torch.from_numpy(query_indices), torch.from_numpy(rows)
     products = np.empty(len(rows), np.float32)
@@ -45,7 +46,7 @@ def pair_distances(
     row_norms = dictionary.squared_norms.numpy()[rows]
     query_norms = np.vecdot(states, states)[query_indices]
     distances: NDArray[np.float32] = row_norms - 2 * products + query_norms
-    return np.maximum(distances, 0)
+    return np.maximum(distances, 0)  # rounding can give small negative numbers
 
 
 def rerank(
@@ -58,6 +59,7 @@ def rerank(
     """
     rows, queries, size = torch.from_numpy(candidates), queries.float(), candidates.shape[1]
     distances = torch.empty(rows.shape)
+    # Each query has `size` rows, and a chunk has about CHUNK_ROWS.
     queries_per_chunk = max(1, CHUNK_ROWS // max(1, size))
     for start in range(0, len(rows), queries_per_chunk):
         chunk = slice(start, start + queries_per_chunk)

@@ -36,6 +36,7 @@ def compose_spans(
     (docs/method.md, "Spans").
     Returns rows [R, D] float32, and how many rows each span has: 0 if a token of it has no senses.
     """
+    # Senses are sorted by owner, so the rows of a token are contiguous.
     owners, starts, counts = np.unique(senses.owners, return_index=True, return_counts=True)
     ends = starts + counts
     rows_of = {
@@ -48,6 +49,7 @@ def compose_spans(
         if any(token not in rows_of for token in span):
             lengths.append(0)
             continue
+        # One running mean per sense of the first token, [n, D].
         mean = senses.centroids[rows_of[span[0]]][:num_senses].float()
         for num_averaged, token in enumerate(span[1:], start=1):
             candidates = senses.centroids[rows_of[token]].float()

@@ -49,10 +49,11 @@ def write_dictionary(
     """
     partial = partial_folder(folder)
     vocab_size = facts["vocab_size"]
+    # The file is created with its full size, so all lengths are needed before a span is composed.
     token_lengths = np.bincount(senses.owners, minlength=vocab_size)
     composed_lengths = span_lengths(relations.spans, token_lengths, num_senses)
     lengths = np.concatenate([token_lengths, composed_lengths])
-    small = _small_tensors(senses, relations, lengths, vocab_size)
+    small = _small_tensors(senses, relations, lengths=lengths, vocab_size=vocab_size)
     distance = _write_senses(
         partial / SENSES_FILE,
         senses=senses,
@@ -132,6 +133,7 @@ def _small_tensors(
     spans = Ragged.from_dict(dict(enumerate(map(list, relations.spans))), len(relations.spans))
     synonyms = Ragged.from_dict(_with_senses(relations.synonyms, lengths), vocab_size)
     antonyms = Ragged.from_dict(_with_senses(relations.antonyms, lengths), vocab_size)
+    # Senses of spans are composed of other senses: they have no vectors, hence no spread.
     num_span_rows = int(lengths[vocab_size:].sum())
     spreads = senses.spreads
     if spreads is None:

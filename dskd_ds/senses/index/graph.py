@@ -72,12 +72,13 @@ def ensure_index(dictionary: SenseDictionary, spec: SensesSpec, queries: Tensor)
     """
     folder = dictionary.folder / INDEX_FOLDER
     settings = graph_settings(dictionary, spec)
+    # Only the manifest is read here; load_graph compares the digests of the files.
     facts = parse_manifest(folder)[0] if (folder / MANIFEST_FILE).is_file() else {}
     if any(facts.get(name) != value for name, value in settings.items()):
         return build_index(dictionary, spec, queries)
     if facts.get("search_effort") != spec.index_search_effort:
         graph, projection = load_graph(dictionary), load_projection(dictionary)
-        facts |= _search_facts(graph, projection, dictionary, spec, queries)
+        facts |= _search_facts(graph, projection, dictionary=dictionary, spec=spec, queries=queries)
         write_manifest(folder, facts)
     return facts
 
@@ -100,10 +101,13 @@ def build_index(dictionary: SenseDictionary, spec: SensesSpec, queries: Tensor) 
     rows = dictionary.senses[: dictionary.num_token_rows]
     projection = fit_projection(rows, spec.index_dims)
     graph = _build_graph(rows, projection, spec)
+    search_facts = _search_facts(
+        graph, projection, dictionary=dictionary, spec=spec, queries=queries
+    )
     facts = {
         **graph_settings(dictionary, spec),
         "num_rows": len(rows),
-        **_search_facts(graph, projection, dictionary, spec, queries),
+        **search_facts,
     }
     matrices = {"mean": projection.mean, "components": projection.components}
     with atomic_folder(dictionary.folder / INDEX_FOLDER) as partial:
@@ -141,10 +145,11 @@ def _search_facts(
     queries: Tensor,
 ) -> dict[str, Any]:
     """Return the search effort and the recall measured with it."""
+    recall = _recall(graph, projection, dictionary=dictionary, spec=spec, queries=queries)
     return {
         "search_effort": spec.index_search_effort,
         "num_queries": len(queries),
-        "recall_at_10": _recall(graph, projection, dictionary, spec, queries),
+        "recall_at_10": recall,
     }
 
 
@@ -161,8 +166,8 @@ def _recall(
     if not len(queries) or not keep:
         return None
     candidates = knn(graph, projection(queries), spec.index_search_effort)
-    found, _ = rerank(dictionary, queries, candidates, keep)
-    exact, _ = exact_nearest(dictionary, queries, np.arange(num_rows), keep)
+    found, _ = rerank(dictionary, queries, candidates=candidates, keep=keep)
+    exact, _ = exact_nearest(dictionary, queries, among=np.arange(num_rows), keep=keep)
     return share_found(exact, found)
 
 

@@ -30,6 +30,7 @@ from dskd_ds.spec import RunSpec
 CHECKED_FILE = "checked.json"
 """In a copy: sizes, modification times and inodes of its files when their digests were compared."""
 PIECE_BYTES = 8 << 20
+"""Bytes that are copied at a time. A smaller dictionary is copied without a progress bar."""
 SLOWEST_BYTES_PER_SECOND = 20e6
 """A copy that is slower than this, after GRACE_SECONDS, counts as stuck."""
 GRACE_SECONDS = 60.0
@@ -76,6 +77,7 @@ def local_copy(source: Path, local_dir: Path) -> tuple[Path, int]:
     try:
         local_dir.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock", timeout=seconds):
+            # Checked under the lock: the process that this one waited for may have made the copy.
             if _is_intact(target):
                 return target, 0
             shutil.rmtree(target, ignore_errors=True)
@@ -163,6 +165,7 @@ def _copy(source: Path, target: Path, contents: Contents) -> None:
                         "  wait for the build to end, or build it again: "
                         "dskd senses build SPEC.toml --force"
                     )
+        # From memory: the manifests beside the source may be those of a newer build by now.
         for name, content in contents.manifests.items():
             (partial / name).write_bytes(content)
         identities = {

@@ -71,7 +71,7 @@ class IndexService:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         front, back = self._context.socket(zmq.ROUTER), self._context.socket(zmq.DEALER)
         for socket in (front, back):
-            socket.setsockopt(zmq.LINGER, 0)
+            socket.setsockopt(zmq.LINGER, 0)  # `close` does not wait for undelivered answers
         back.bind(WORKERS_ADDRESS)
         front.bind(address)
         proxy = threading.Thread(
@@ -110,7 +110,12 @@ class IndexService:
             header, body = frames
             num_rows, num_columns, num_candidates = HEADER.unpack(header)
             reduced = np.frombuffer(body, np.float32).reshape(num_rows, num_columns)
-            rows = knn(self._graph, reduced, num_candidates, self._threads_per_search)
+            rows = knn(
+                self._graph,
+                reduced,
+                num_candidates=num_candidates,
+                num_threads=self._threads_per_search,
+            )
         except (ValueError, struct.error, RuntimeError) as error:
             return [b"error", str(error).encode()]
         return [b"rows", HEADER.pack(*rows.shape, num_candidates), rows.data]
@@ -126,6 +131,7 @@ class IndexClient:
     """Searches in the node's index. Each thread needs its own client."""
 
     def __init__(self, address: str, answer_seconds: float = ANSWER_SECONDS) -> None:
+        """Connect. answer_seconds: how long `search` waits for an answer."""
         self._address, self._answer_seconds = address, answer_seconds
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.REQ)
@@ -160,11 +166,11 @@ class IndexClient:
         return rows.copy()  # the frame is read-only, and torch needs writable memory
 
     def _no_answer(self, has_ended: bool) -> IndexServiceError:
-        what = (
-            "is gone: its process ended"
-            if has_ended
-            else f"did not answer within {self._answer_seconds:g} s"
-        )
+        """Return the error for a request without an answer."""
+        if has_ended:
+            what = "is gone: its process ended"
+        else:
+            what = f"did not answer within {self._answer_seconds:g} s"
         return IndexServiceError(
             f"the node's sense index at {self._address} {what}.\n"
             "  look at the log of the first student on this node "

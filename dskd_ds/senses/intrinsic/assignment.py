@@ -49,10 +49,8 @@ def candidate_rows(dictionary: SenseDictionary, token: int, candidates: Candidat
     owners = [token]
     if candidates == "lexical":
         owners += dictionary.synonyms.row(token).tolist()
-    offsets = dictionary.owner_offsets
-    return torch.cat(
-        [torch.arange(int(offsets[owner]), int(offsets[owner + 1])) for owner in owners]
-    )
+    spans = [dictionary.owner_rows(owner) for owner in owners]
+    return torch.cat([torch.arange(span.start, span.stop) for span in spans])
 
 
 def pair_scores(
@@ -67,10 +65,11 @@ def pair_scores(
         left, right = squared.argmin(dim=1).tolist()
         distances.append(squared)
         same.append(float(left == right))
-        cosines.append(_cosine(senses[left], senses[right]))
+        cosines.append(cosine(senses[left], senses[right]))
     soft = {t: soft_scores(distances, t) for t in TEMPERATURES}
 
     def tuning_auc(temperature: float) -> float:
+        # NaN (pairs of one kind only) would compare as neither larger nor smaller.
         scores = soft[temperature][pairs.is_tuning]
         return float(np.nan_to_num(auc(scores, pairs.labels[pairs.is_tuning]), nan=0.0))
 
@@ -88,9 +87,9 @@ def soft_scores(distances: Sequence[Tensor], temperature: float) -> Floats:
     nearest = torch.cat([squared.min(dim=1).values for squared in distances])
     unit = nearest.median().clamp_min(1e-9)
     shares = [torch.softmax(-squared / (unit * temperature), dim=1) for squared in distances]
-    return np.array([_cosine(left, right) for left, right in shares])
+    return np.array([cosine(left, right) for left, right in shares])
 
 
-def _cosine(left: Tensor, right: Tensor) -> float:
+def cosine(left: Tensor, right: Tensor) -> float:
     """Return the cosine of two vectors [D]."""
     return float(torch.cosine_similarity(left, right, dim=0))

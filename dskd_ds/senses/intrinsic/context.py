@@ -63,19 +63,23 @@ def word_in_context(
     # Layers of dictionaries may count from the end; -1 becomes the last layer.
     layer_of = {name: dictionary.layer % (last + 1) for name, dictionary in dictionaries.items()}
     needed_layers = sorted({*layers, *layer_of.values()})
-    scored = ScoredPairs.read(teacher, tokenizer, pairs, needed_layers)
+    scored = ScoredPairs.read(teacher, tokenizer, pairs=pairs, layers=needed_layers)
     tokens = word_tokens(tokenizer, sorted({pair.lemma for pair in pairs}))
     for dictionary in dictionaries.values():
         tokens = with_senses(dictionary, tokens)
     has_senses = np.array([pair.lemma in tokens for pair in pairs])
     held_out = ~scored.is_tuning
     common = held_out & has_senses
-    by_senses = {
-        name: _sense_areas(scored, dictionary, layer_of[name], tokens, has_senses)
-        for name, dictionary in tqdm(
-            dictionaries.items(), desc="assigning senses", unit="dictionary"
+    by_senses: dict[str, list[SenseArea]] = {}
+    progress = tqdm(dictionaries.items(), desc="assigning senses", unit="dictionary")
+    for name, dictionary in progress:
+        by_senses[name] = _sense_areas(
+            scored,
+            dictionary,
+            layer=layer_of[name],
+            tokens=tokens,
+            has_senses=has_senses,
         )
-    }
     return ContextResult(
         num_pairs=int(held_out.sum()),
         num_lemmas=len({pair.lemma for pair in pairs if not pair.for_tuning}),
@@ -104,6 +108,7 @@ class ScoredPairs:
         self._right = torch.tensor([index[pair.right] for pair in pairs])
         self.labels: Bools = np.array([pair.same_synset for pair in pairs])
         self.is_tuning: Bools = np.array([pair.for_tuning for pair in pairs])
+        # The standard error draws whole words (ranks.auc_error).
         lemmas = [pair.lemma for pair in pairs]
         self._groups: NDArray[np.int64] = np.unique(lemmas, return_inverse=True)[1]
 
@@ -117,7 +122,13 @@ class ScoredPairs:
             key=lambda item: (item.text, item.start, item.synset, item.lemma),
         )
         words = [WordInText(item.text, item.start, item.end) for item in occurrences]
-        states = word_states(teacher, tokenizer, words, layers, "reading WordNet's examples")
+        states = word_states(
+            teacher,
+            tokenizer,
+            words=words,
+            layers=layers,
+            description="reading WordNet's examples",
+        )
         return ScoredPairs(pairs, occurrences, states)
 
     def sides(self, layer: int, position: Position) -> tuple[Tensor, Tensor]:
@@ -172,6 +183,7 @@ def _sense_areas(
         )
         for candidates in CANDIDATES:
             for name, values in pair_scores(dictionary, pairs, candidates).items():
+                # Pairs without senses keep the score 0; they are not among those compared.
                 scores = np.zeros(len(scored.pairs))
                 scores[has_senses] = values
                 area, error = scored.auc_and_error(scores, has_senses & ~scored.is_tuning)

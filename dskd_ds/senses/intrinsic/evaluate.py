@@ -57,10 +57,16 @@ def evaluate_senses(
     shown = resolve_layers(layers, num_layers(teacher))
     context = similarity = None
     if pairs:
-        context = word_in_context(teacher, tokenizer, pairs, dictionaries, shown)
+        context = word_in_context(
+            teacher, tokenizer, pairs=pairs, dictionaries=dictionaries, layers=shown
+        )
     if ratings:
-        similarity = word_similarity(teacher, tokenizer, ratings, dictionaries, shown)
-    return SenseEvaluation(facts, separations, context, similarity)
+        similarity = word_similarity(
+            teacher, tokenizer, ratings=ratings, dictionaries=dictionaries, layers=shown
+        )
+    return SenseEvaluation(
+        dictionaries=facts, separation=separations, context=context, similarity=similarity
+    )
 
 
 def describe(dictionary: SenseDictionary) -> DictionaryFacts:

@@ -81,6 +81,7 @@ def related_pairs(
 
     A pair appears once, in one direction. At most MAX_PAIRS pairs are drawn, all equally likely.
     """
+    # A pair can be in the rows of both its tokens.
     tokens = np.repeat(np.arange(len(table.offsets) - 1), table.lengths())
     ordered = np.sort(np.stack([tokens, table.values], axis=1), axis=1)
     pairs = np.unique(ordered, axis=0)
@@ -97,29 +98,29 @@ def _paired_anew(
 ) -> NDArray[np.int64]:
     """Return the same tokens in new pairs [Q, 2]; pairs that happen to be related are dropped."""
     mixed = np.stack([pairs[:, 0], generator.permutation(pairs[:, 1])], axis=1)
-    is_unrelated = [
+    is_unrelated = [_are_unrelated(dictionary, left, right) for left, right in mixed]
+    return np.asarray(mixed[np.array(is_unrelated, bool)], np.int64)
+
+
+def _are_unrelated(dictionary: SenseDictionary, left: int, right: int) -> bool:
+    """Return whether two tokens differ and the dictionary has no relation between them."""
+    return (
         left != right
         and right not in dictionary.synonyms.row(left)
         and right not in dictionary.antonyms.row(left)
         and left not in dictionary.synonyms.row(right)
-        for left, right in mixed
-    ]
-    return np.asarray(mixed[np.array(is_unrelated, bool)], np.int64)
+    )
 
 
 def nearest_distances(dictionary: SenseDictionary, pairs: NDArray[np.int64]) -> Floats:
     """Return [P], the squared distance per dimension of the nearest senses of each pair [P, 2]."""
     result = np.empty(len(pairs))
     for index, (left, right) in enumerate(pairs):
-        distances = torch.cdist(_senses_of(dictionary, left), _senses_of(dictionary, right))
+        senses_of_left = dictionary.senses[dictionary.owner_rows(left)].float()
+        senses_of_right = dictionary.senses[dictionary.owner_rows(right)].float()
+        distances = torch.cdist(senses_of_left, senses_of_right)
         result[index] = float(distances.min().square()) / dictionary.hidden_size
     return result
-
-
-def _senses_of(dictionary: SenseDictionary, owner: int) -> torch.Tensor:
-    """Return the senses [K, D] of an owner, in float32."""
-    first, end = dictionary.owner_offsets[owner : owner + 2].tolist()
-    return dictionary.senses[first:end].float()
 
 
 def _median(values: Floats) -> float:

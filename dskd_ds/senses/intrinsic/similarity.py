@@ -19,6 +19,7 @@ from torch import Tensor
 from dskd_ds.errors import InputError
 from dskd_ds.models.frozen import FrozenModel
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
+from dskd_ds.senses.intrinsic.assignment import cosine
 from dskd_ds.senses.intrinsic.ranks import Floats, spearman
 from dskd_ds.senses.intrinsic.results import Correlation, SimilarityResult, StateCorrelation
 from dskd_ds.senses.intrinsic.states import WordInText, word_states
@@ -68,7 +69,14 @@ def word_similarity(
     """Return for each list of ratings how well the states at each layer and the senses agree."""
     all_pairs = [pair for pairs in ratings.values() for pair in pairs]
     words = sorted({word for pair in all_pairs for word in (pair.left, pair.right)})
-    states = word_states(teacher, tokenizer, carried(words), layers, "reading rated words")
+    states = word_states(
+        teacher,
+        tokenizer,
+        words=carried(words),
+        layers=layers,
+        description="reading rated words",
+    )
+    # Only `on`: the state before the word has read only the carrier, so all words share it.
     vectors = {layer: dict(zip(words, states[layer].on, strict=True)) for layer in layers}
     tokens = word_tokens(tokenizer, words)
     result: dict[str, SimilarityResult] = {}
@@ -100,7 +108,7 @@ def by_states(pairs: Sequence[RatedPair], vectors: Mapping[str, Tensor]) -> Corr
     mean = torch.stack(list(vectors.values())).mean(dim=0)
 
     def similarity(left: str, right: str) -> float:
-        return _cosine(vectors[left] - mean, vectors[right] - mean)
+        return cosine(vectors[left] - mean, vectors[right] - mean)
 
     return _correlate(pairs, similarity)
 
@@ -117,9 +125,8 @@ def by_senses(
     known = [pair for pair in pairs if pair.left in tokens and pair.right in tokens]
     if not known:
         return dict.fromkeys(("nearest", "mean"), Correlation(float("nan"), 0))
-    offsets = dictionary.owner_offsets
     senses = {
-        word: dictionary.senses[int(offsets[token]) : int(offsets[token + 1])].float()
+        word: dictionary.senses[dictionary.owner_rows(token)].float()
         for word, token in tokens.items()
     }
     centre = dictionary.senses[: dictionary.num_token_rows].float().mean(dim=0)
@@ -128,7 +135,7 @@ def by_senses(
         return -float(torch.cdist(senses[left], senses[right]).min())
 
     def mean(left: str, right: str) -> float:
-        return _cosine(senses[left].mean(dim=0) - centre, senses[right].mean(dim=0) - centre)
+        return cosine(senses[left].mean(dim=0) - centre, senses[right].mean(dim=0) - centre)
 
     return {"nearest": _correlate(known, nearest), "mean": _correlate(known, mean)}
 
@@ -138,8 +145,3 @@ def _correlate(pairs: Sequence[RatedPair], similarity: Callable[[str, str], floa
     scores: Floats = np.array([similarity(pair.left, pair.right) for pair in pairs])
     ratings = np.array([pair.rating for pair in pairs])
     return Correlation(spearman(scores, ratings), len(pairs))
-
-
-def _cosine(left: Tensor, right: Tensor) -> float:
-    """Return the cosine of two vectors [D]."""
-    return float(torch.cosine_similarity(left, right, dim=0))

@@ -29,8 +29,8 @@ class Form:
 
     def rows(self, dictionary: SenseDictionary) -> NDArray[np.int64]:
         """Return the dictionary rows of the form's senses, the most frequent first."""
-        first, end = dictionary.owner_offsets[self.owner : self.owner + 2]
-        rows = np.arange(first, end)
+        span = dictionary.owner_rows(self.owner)
+        rows = np.arange(span.start, span.stop)
         return rows[np.argsort(-dictionary.sense_counts[rows], kind="stable")]
 
 
@@ -48,9 +48,11 @@ def forms_of(dictionary: SenseDictionary, tokenizer: Any, word: str) -> list[For
     for spelling, tokens in zip(spellings, encoded, strict=True):
         owner = tokens[0] if len(tokens) == 1 else spans.get(tokens)
         if owner is not None and num_senses[owner]:
+            # A tokenizer that ignores case gives two spellings one owner; the typed one is kept.
             found.setdefault(owner, Form(spelling, owner))
     if not found:
-        raise InputError(_no_senses_message(dictionary, tokenizer, word, encoded[0]))
+        message = _no_senses_message(dictionary, tokenizer, word=word, tokens=encoded[0])
+        raise InputError(message)
     return list(found.values())
 
 

@@ -57,7 +57,7 @@ def choose_points(dictionary: SenseDictionary, tokenizer: Any, words: Sequence[s
     forms = [forms_of(dictionary, tokenizer, word)[0] for word in dict.fromkeys(words)]
     own = _own_points(dictionary, forms)
     names = words_with_senses(dictionary, tokenizer)
-    return own + _neighbour_points(dictionary, forms, own, names)
+    return own + _neighbour_points(dictionary, forms, own=own, names=names)
 
 
 def _own_points(dictionary: SenseDictionary, forms: Sequence[Form]) -> list[Point]:
@@ -92,10 +92,11 @@ def _neighbour_points(
     own: the senses of the forms. names: token -> word, of the tokens to choose from.
     """
     points: list[Point] = []
+    # A sense that is near several others is shown once, beside the first of them.
     taken = {point.row for point in own}
     rows = np.array([point.row for point in own])
     among = rows_of(dictionary, names.keys() - {form.owner for form in forms})
-    near = neighbours(dictionary, rows, among, MAX_NEIGHBOURS)
+    near = neighbours(dictionary, rows, among=among, max_neighbours=MAX_NEIGHBOURS)
     for index, (point, found) in enumerate(zip(own, near, strict=True)):
         for neighbour in found:
             if neighbour.row in taken:

@@ -37,12 +37,16 @@ CONTEXT_CHARACTERS = 62
 def draw_map(
     dictionary: SenseDictionary, tokenizer: Any, words: Sequence[str], output: Path
 ) -> list[Point]:
-    """Write a map of the words' senses as a PNG and return its points. Raises InputError."""
+    """Write a map of the words' senses as a PNG and return its points.
+
+    Raises InputError as `choose_points` does.
+    """
     points = choose_points(dictionary, tokenizer, words)
     rows = torch.tensor([point.row for point in points])
     plane = layout(dictionary.senses[rows].float())
     output.parent.mkdir(parents=True, exist_ok=True)
-    write_picture(points, plane, f"{dictionary.folder}, layer {dictionary.layer}", output)
+    source = f"{dictionary.folder}, layer {dictionary.layer}"
+    write_picture(points, plane, source=source, output=output)
     return points
 
 
@@ -66,8 +70,8 @@ def write_picture(
     words = list(dict.fromkeys(point.label.rpartition(" ")[0] for point in senses))
     axes.set_title(f"senses of {', '.join(words)}", fontsize=13, loc="left")
     axes.set_title(source, fontsize=8, loc="right", color="0.4")
-    _draw_labels(axes, points, plane, scatter)
-    _draw_list(figure, senses, bottom, height_inches)
+    _draw_labels(axes, points, plane=plane, scatter=scatter)
+    _draw_list(figure, senses, bottom=bottom, height_inches=height_inches)
     with warnings.catch_warnings():
         # A script that the font lacks is drawn as boxes.
         warnings.filterwarnings("ignore", "Glyph .* missing")
@@ -87,10 +91,12 @@ def _draw_points(axes: Axes, points: Sequence[Point], plane: NDArray[np.float64]
             linewidth=0.8,
             zorder=1,
         )
+    # Even the circle of a rare sense is larger than a neighbour's dot.
+    areas = [14 if point.share is None else 60 + 1100 * point.share for point in points]
     scatter = axes.scatter(
         plane[:, 0],
         plane[:, 1],
-        s=[14 if point.share is None else 60 + 1100 * point.share for point in points],
+        s=areas,
         color=[_fill_colour(point) for point in points],
         zorder=3,
     )
@@ -118,11 +124,12 @@ def _draw_labels(
     """
     import textalloc
 
+    labels = [point.label for point in points]
     textalloc.allocate(
         axes,
         plane[:, 0],
         plane[:, 1],
-        [point.label for point in points],
+        labels,
         scatter_plot=scatter,
         textsize=[8 if point.share is None else 10 for point in points],
         textcolor=[COLOURS[point.word_index] for point in points],

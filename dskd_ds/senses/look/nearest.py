@@ -39,22 +39,18 @@ def neighbours(
     """
     senses = dictionary.senses[torch.from_numpy(rows)]
     num_searched = ROWS_PER_OWNER * (max_neighbours + 1)
-    found, distances = exact_nearest(dictionary, senses, among, num_searched)
+    found, distances = exact_nearest(dictionary, senses, among=among, keep=num_searched)
     result = []
     for row_owner, near_rows, squared in zip(
         dictionary.row_owners[rows], found, distances, strict=True
     ):
         owners = dictionary.row_owners[near_rows]
+        # np.unique sorts by owner; sorting the indices restores the order by distance.
         first_of_each_owner = np.sort(np.unique(owners, return_index=True)[1])
         kept = [i for i in first_of_each_owner if owners[i] != row_owner][:max_neighbours]
-        result.append(
-            [
-                Neighbour(
-                    row=int(near_rows[i]),
-                    owner=int(owners[i]),
-                    distance=float(squared[i]) / dictionary.hidden_size,
-                )
-                for i in kept
-            ]
-        )
+        near: list[Neighbour] = []
+        for i in kept:
+            distance = float(squared[i]) / dictionary.hidden_size
+            near.append(Neighbour(int(near_rows[i]), int(owners[i]), distance))
+        result.append(near)
     return result

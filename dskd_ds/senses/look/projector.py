@@ -27,6 +27,7 @@ COLUMNS = ("sense", "word", "number", "vectors", "share", "spread", "context")
 CHUNK_ROWS = 256
 """Rows that are converted to text at a time."""
 CONTEXT_CHARACTERS = 60
+"""Characters of text on each side of a token."""
 
 
 def export_projector(
@@ -39,11 +40,14 @@ def export_projector(
     """
     words = words_with_senses(dictionary, tokenizer)
     rows = rows_of(dictionary, words)
+    # A word's frequent senses may be exported without its rare ones.
     by_count = np.argsort(-dictionary.sense_counts[rows], kind="stable")
     rows = rows[by_count][:max_senses]
     if not len(rows):
         raise InputError(
-            f"{dictionary.folder}: none of its tokens is a whole word, so no sense can be labelled."
+            f"{dictionary.folder}: none of its tokens is a whole word,"
+            " so no sense can be labelled.\n"
+            "  build it from more text ([senses] collect_tokens), or name another dictionary."
         )
     if folder.exists() and any(path.name not in FILES for path in folder.iterdir()):
         raise InputError(
@@ -79,9 +83,9 @@ def _labels(
     labels: list[tuple[str, ...]] = []
     for row in rows.tolist():
         owner = int(dictionary.row_owners[row])
-        first, end = dictionary.owner_offsets[owner : owner + 2].tolist()
-        counts = dictionary.sense_counts[first:end]
-        sense_index = row - first
+        rows_of_owner = dictionary.owner_rows(owner)
+        counts = dictionary.sense_counts[rows_of_owner]
+        sense_index = row - rows_of_owner.start
         # Senses are numbered as `dskd senses show` numbers them: the most frequent is 1.
         ranks = np.argsort(np.argsort(-counts, kind="stable"))
         number = int(ranks[sense_index]) + 1

@@ -63,26 +63,32 @@ def look_up(dictionary: SenseDictionary, tokenizer: Any, word: str) -> list[Form
     """Return what is shown of each form of a word. Raises InputError if the word has no senses."""
     words = words_with_senses(dictionary, tokenizer)
     forms = forms_of(dictionary, tokenizer, word)
-    return [
-        FormView(
+    views: list[FormView] = []
+    for form in forms:
+        view = FormView(
             form=form.text,
             owner=form.owner,
             num_vectors=int(dictionary.sense_counts[form.rows(dictionary)].sum()),
             senses=_senses(dictionary, form, words),
-            synonyms=_related(dictionary, tokenizer, form, dictionary.synonyms),
-            antonyms=_related(dictionary, tokenizer, form, dictionary.antonyms),
+            synonyms=_related(dictionary, tokenizer, form=form, table=dictionary.synonyms),
+            antonyms=_related(dictionary, tokenizer, form=form, table=dictionary.antonyms),
         )
-        for form in forms
-    ]
+        views.append(view)
+    return views
 
 
 def _senses(dictionary: SenseDictionary, form: Form, words: dict[int, str]) -> list[SenseView]:
     """Return what is shown of each sense. words: token -> word, of the possible neighbours."""
     rows = form.rows(dictionary)
     counts = dictionary.sense_counts[rows]
-    num_vectors = max(1, int(counts.sum()))
+    num_vectors = max(1, int(counts.sum()))  # the senses of a phrase have no vectors
     contexts = dictionary.contexts_of(rows.tolist())
-    near = neighbours(dictionary, rows, rows_of(dictionary, words), MAX_NEIGHBOURS)
+    near = neighbours(
+        dictionary,
+        rows,
+        among=rows_of(dictionary, words),
+        max_neighbours=MAX_NEIGHBOURS,
+    )
     senses: list[SenseView] = []
     for number, (row, nearest) in enumerate(zip(rows.tolist(), near, strict=True), 1):
         count = int(dictionary.sense_counts[row])

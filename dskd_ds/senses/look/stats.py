@@ -160,24 +160,25 @@ def most_polysemous(
         columns.vectors[listed],
     )
     dispersions = dispersion(dictionary, tokens)
+    # lexsort sorts by its last key first.
     order = np.lexsort((-dispersions, -senses))[:MAX_POLYSEMOUS]
-    return [
-        Polysemous(
+    found: list[Polysemous] = []
+    for i in order:
+        item = Polysemous(
             word=words[int(tokens[i])],
             num_senses=int(senses[i]),
             num_vectors=int(vectors[i]),
             dispersion=float(dispersions[i]),
         )
-        for i in order
-    ]
+        found.append(item)
+    return found
 
 
 def dispersion(dictionary: SenseDictionary, tokens: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return [T], the dispersion of each token's senses (see Polysemous)."""
-    offsets = dictionary.owner_offsets
     result = np.zeros(len(tokens))
-    for index, token in enumerate(tokens):
-        rows = slice(int(offsets[token]), int(offsets[token + 1]))
+    for index, token in enumerate(tokens.tolist()):
+        rows = dictionary.owner_rows(token)
         weights = torch.from_numpy(dictionary.sense_counts[rows]).float()
         weights = weights / weights.sum()
         senses = dictionary.senses[rows].float()

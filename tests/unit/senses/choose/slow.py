@@ -20,15 +20,17 @@ def slow_targets(
     hidden: torch.Tensor,
     top_k: TopK,
 ) -> list[Sets]:
-    """S+ and S- of every selected position."""
+    """Return S+ and S- of every selected position."""
     log_probs = top_k.log_probs(1.0, 0)[0]
     result = []
     for i, state in enumerate(hidden):
-        plus, minus = _lexical(dictionary, settings, selection, i, state)
+        plus, minus = _lexical(dictionary, settings, selection, i=i, state=state)
         if settings.candidates != "lexical":
             probabilities = log_probs[i].exp().tolist()
             by_token = dict(zip(top_k.ids[i].tolist(), probabilities, strict=True))
-            more_plus, more_minus = _neighbours(dictionary, settings, selection, i, state, by_token)
+            more_plus, more_minus = _neighbours(
+                dictionary, settings, selection, i=i, state=state, probability=by_token
+            )
             plus, minus = plus | more_plus, minus | more_minus
         result.append((plus, minus))
     return result

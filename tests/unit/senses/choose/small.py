@@ -34,12 +34,12 @@ DEFAULTS: dict[str, Any] = {
 
 
 def spec(**settings: Any) -> SensesSpec:
-    """Settings for a dictionary of this size."""
+    """Return settings that suit a dictionary of this size, and some others."""
     return SensesSpec(**(DEFAULTS | settings))
 
 
 def dictionary_in(folder: Path) -> SenseDictionary:
-    """Random senses of every token, with relations and an index."""
+    """Write random senses of every token, with relations and an index; return the dictionary."""
     senses = Senses(
         np.repeat(np.arange(V), PER_TOKEN),
         torch.randn(V * PER_TOKEN, D, generator=torch.Generator().manual_seed(0)),
@@ -49,10 +49,10 @@ def dictionary_in(folder: Path) -> SenseDictionary:
     antonyms = {token: [token + 20] for token in range(8)}
     write_dictionary(
         folder,
-        senses,
-        TokenRelations(synonyms, antonyms, [(3, 4)]),
-        {"vocab_size": V, "layer": -1, "teacher": "t", "tokenizer": "z"},
-        PER_TOKEN,
+        senses=senses,
+        relations=TokenRelations(synonyms, antonyms, [(3, 4)]),
+        facts={"vocab_size": V, "layer": -1, "teacher": "t", "tokenizer": "z"},
+        num_senses=PER_TOKEN,
     )
     opened = open_dictionary(folder)
     build_index(opened, spec(), torch.randn(4, D))
@@ -60,21 +60,17 @@ def dictionary_in(folder: Path) -> SenseDictionary:
 
 
 def batch(seed: int = 0, blocks: int = 2) -> Batch:
-    """Blocks of random tokens, of two texts each."""
+    """Return blocks of random tokens, of two texts each."""
     draw = np.random.default_rng(seed)
-    rows = [
-        {
-            "input_ids": draw.integers(0, V, BLOCK_TOKENS).tolist(),
-            "segment_starts": [0, 13],
-            "unsupervised": [],
-        }
-        for _ in range(blocks)
-    ]
+    rows: list[Any] = []
+    for _ in range(blocks):
+        ids = draw.integers(0, V, BLOCK_TOKENS).tolist()
+        rows.append({"input_ids": ids, "segment_starts": [0, 13], "unsupervised": []})
     return make_batch(rows, [Sample(0, block) for block in range(blocks)])
 
 
 def teacher_signal(selection: Selection, seed: int = 0) -> tuple[torch.Tensor, TopK]:
-    """Random states [P, D] and top 8 of random logits at the selected positions."""
+    """Return random states [P, D], and the top 8 of random logits, at the selected positions."""
     generator = torch.Generator().manual_seed(seed)
     hidden = torch.randn(len(selection), D, generator=generator)
     logits = torch.randn(len(selection), V, generator=generator) * 2
@@ -84,7 +80,7 @@ def teacher_signal(selection: Selection, seed: int = 0) -> tuple[torch.Tensor, T
 def retriever(
     dictionary: SenseDictionary, settings: SensesSpec, loss: LossSpec | None = None
 ) -> SenseRetriever:
-    """A retriever with the dictionary's index."""
+    """Return a retriever that searches the dictionary's index."""
     graph, projection = load_graph(dictionary), load_projection(dictionary)
     return SenseRetriever(
         dictionary=dictionary,

@@ -24,7 +24,7 @@ V, D = 60, 12
 
 @pytest.fixture(scope="module")
 def dictionary(tmp_path_factory: pytest.TempPathFactory) -> SenseDictionary:
-    """A dictionary of owners with 0 to 9 senses, with relations among all of them."""
+    """Return a dictionary of owners with 0 to 9 senses, with relations among all of them."""
     draw = np.random.default_rng(0)
     counts = draw.integers(0, 10, V)
     counts[0] = 3
@@ -37,15 +37,16 @@ def dictionary(tmp_path_factory: pytest.TempPathFactory) -> SenseDictionary:
     folder = tmp_path_factory.mktemp("candidates") / "senses"
     write_dictionary(
         folder,
-        Senses(owners, rows, np.ones(len(owners), np.int64)),
-        TokenRelations(related, {t: v[:4] for t, v in related.items()}, []),
-        {"vocab_size": V},
-        9,
+        senses=Senses(owners, rows, np.ones(len(owners), np.int64)),
+        relations=TokenRelations(related, {t: v[:4] for t, v in related.items()}, []),
+        facts={"vocab_size": V},
+        num_senses=9,
     )
     return open_dictionary(folder)
 
 
 def selection_of(dictionary: SenseDictionary, targets: np.ndarray, seed: int) -> Selection:
+    """Return a selection with these targets, of which about 7 in 10 get pull and push."""
     draw = np.random.default_rng(seed)
     full = draw.random(len(targets)) < 0.7
     related = [
@@ -99,7 +100,11 @@ def test_draws_are_uniform() -> None:
     """
     table = sets.ragged(np.array([6]), np.arange(6))
     drawn = sets.draw_related(
-        table, np.zeros(6000, np.int64), np.ones(6000, bool), 2, np.random.default_rng(0)
+        table,
+        tokens=np.zeros(6000, np.int64),
+        enabled=np.ones(6000, bool),
+        limit=2,
+        generator=np.random.default_rng(0),
     )
     counts = np.bincount(drawn.values, minlength=6)
     assert counts.sum() == 12_000

@@ -142,8 +142,12 @@ def test_what_format_2_holds(tmp_path: Path) -> None:
     assert dictionary.sense_counts[120:].tolist() == [0] * 6
     torch.testing.assert_close(dictionary.sense_spread[:120], torch.linspace(0, 1, 120))
     assert dictionary.spans.row(1).tolist() == [5, 39]
-    assert dictionary.contexts(0) == [TEXTS[0][2], TEXTS[1][2]]
-    assert dictionary.contexts_of([7, 8]) == {7: [TEXTS[2][2]], 8: []}
+    assert dictionary.contexts_of([0, 7, 8]) == {
+        0: [TEXTS[0][2], TEXTS[1][2]],
+        7: [TEXTS[2][2]],
+        8: [],
+    }
+    assert dictionary.owner_rows(39) == slice(117, 120)
     assert dictionary.held_out().hashes.tolist() == [5, 9]
     assert [dictionary.owner_name(owner, Letters()) for owner in (2, 40)] == ["C", "DE"]
 

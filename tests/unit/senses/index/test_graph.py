@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from dskd_ds.lexicon.relations import TokenRelations
 from dskd_ds.senses.dictionary.dictionary import open_dictionary
+from dskd_ds.senses.dictionary.distances import rerank
 from dskd_ds.senses.dictionary.senses import Senses
 from dskd_ds.senses.dictionary.write import write_dictionary
 from dskd_ds.senses.index.graph import (
@@ -21,7 +22,6 @@ from dskd_ds.senses.index.graph import (
     knn,
     load_graph,
     load_projection,
-    rerank,
 )
 from dskd_ds.spec.senses import SensesSpec
 
@@ -29,6 +29,7 @@ SPEC = SensesSpec(dictionary="-", index_dims=8, index_search_effort=100)
 
 
 def make_dictionary(folder: Path, num_tokens: int = 40, size: int = 16) -> Path:
+    """Write a dictionary of 3 random senses per token and 2 spans. Return its folder."""
     generator = torch.Generator().manual_seed(0)
     owners = np.repeat(np.arange(num_tokens), 3)
     senses = Senses(
@@ -37,10 +38,10 @@ def make_dictionary(folder: Path, num_tokens: int = 40, size: int = 16) -> Path:
     relations = TokenRelations({0: [1, num_tokens]}, {0: [2], 2: [0]}, [(3, 4), (5, 39)])
     write_dictionary(
         folder / "senses",
-        senses,
-        relations,
-        {"vocab_size": num_tokens, "layer": -1, "teacher": "t", "tokenizer": "z"},
-        4,
+        senses=senses,
+        relations=relations,
+        facts={"vocab_size": num_tokens, "layer": -1, "teacher": "t", "tokenizer": "z"},
+        num_senses=4,
     )
     return folder / "senses"
 
@@ -86,7 +87,6 @@ def test_an_index_is_rebuilt_only_if_its_settings_or_senses_change(
     other = ensure_index(dictionary, SPEC.model_copy(update={"index_links": 5}), queries)
     assert (other["links"], built) == (5, [SPEC.index_links, 5])
     folder = make_dictionary(tmp_path / "other", size=12)
-    shutil.rmtree(folder / "index", ignore_errors=True)
     shutil.copytree(dictionary.folder / "index", folder / "index")
     rebuilt = ensure_index(open_dictionary(folder), SPEC, torch.randn(4, 12))
     assert rebuilt["of_senses"] != other["of_senses"]

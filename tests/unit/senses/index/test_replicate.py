@@ -1,6 +1,6 @@
 """Node-local copies: made once, refused or made again if something differs.
 
-Readers keep working when the files that they opened are refoldersd or deleted.
+Readers keep working when the files that they opened are replaced or deleted.
 """
 
 from __future__ import annotations
@@ -32,19 +32,18 @@ class Folders(NamedTuple):
 
 
 def build(folder: Path, seed: int) -> None:
-    """A dictionary of 90 senses with an index."""
+    """Write a dictionary of 90 senses and its index."""
     owners = np.repeat(np.arange(30), 3)
     rows = torch.randn(90, 16, generator=torch.Generator().manual_seed(seed))
     write_dictionary(
         folder,
-        Senses(owners, rows, np.ones(90, np.int64)),
-        TokenRelations({}, {}, []),
-        {"vocab_size": 30},
-        3,
+        senses=Senses(owners, rows, np.ones(90, np.int64)),
+        relations=TokenRelations({}, {}, []),
+        facts={"vocab_size": 30},
+        num_senses=3,
     )
-    build_index(
-        open_dictionary(folder), SensesSpec(dictionary="-", index_dims=8), torch.randn(4, 16)
-    )
+    spec = SensesSpec(dictionary="-", index_dims=8)
+    build_index(open_dictionary(folder), spec, torch.randn(4, 16))
 
 
 @pytest.fixture

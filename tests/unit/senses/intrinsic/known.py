@@ -55,9 +55,9 @@ def known_dictionary(
     antonyms = {token: [tokens[-1 - i]] for i, token in enumerate(tokens)}
     write_dictionary(
         folder,
-        Senses(np.repeat(tokens, 2), centroids, np.full(2 * len(tokens), 3)),
-        TokenRelations(synonyms, antonyms, []),
-        {"vocab_size": 500, "layer": -1, **facts},
-        4,
+        senses=Senses(np.repeat(tokens, 2), centroids, np.full(2 * len(tokens), 3)),
+        relations=TokenRelations(synonyms, antonyms, []),
+        facts={"vocab_size": 500, "layer": -1, **facts},
+        num_senses=4,
     )
     return open_dictionary(folder)

@@ -28,7 +28,13 @@ def paired_dictionary(folder: Path) -> SenseDictionary:
     synonyms = {token: [token ^ 1] for token in range(40)}
     antonyms = {token: [(token + 7) % 40] for token in range(0, 40, 4)}
     relations = TokenRelations(synonyms, antonyms, [])
-    write_dictionary(folder, senses, relations, {"vocab_size": 40, "layer": -1}, 4)
+    write_dictionary(
+        folder,
+        senses=senses,
+        relations=relations,
+        facts={"vocab_size": 40, "layer": -1},
+        num_senses=4,
+    )
     return open_dictionary(folder)
 
 

@@ -35,10 +35,10 @@ def dictionary(
     centroids = torch.zeros(len(owners), 32)
     centroids[:, :2] = torch.tensor(positions, dtype=torch.float32)
     senses = Senses(
-        owners,
-        centroids,
-        np.array([count for word in words for count in COUNTS[word]]),
-        np.linspace(0.1, 1.0, len(owners)).astype(np.float32),
+        owners=owners,
+        centroids=centroids,
+        counts=np.array([count for word in words for count in COUNTS[word]]),
+        spreads=np.linspace(0.1, 1.0, len(owners)).astype(np.float32),
     )
     relations = TokenRelations(
         synonyms={token["happy"]: [token["glad"], 500]},
@@ -54,5 +54,12 @@ def dictionary(
     contexts = [Context(f"text\tbefore {row}", " word", "\nafter") for row in range(len(owners))]
     table = contexts_table(range(len(owners)), [0] * len(owners), contexts)
     folder = tmp_path_factory.mktemp("look") / "senses"
-    write_dictionary(folder, senses, relations, facts, 4, [table])
+    write_dictionary(
+        folder,
+        senses=senses,
+        relations=relations,
+        facts=facts,
+        num_senses=4,
+        contexts=[table],
+    )
     return open_dictionary(folder)
