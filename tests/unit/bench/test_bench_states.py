@@ -1,4 +1,4 @@
-"""The measures of the clustering benches."""
+"""The clustering benches' error, rank correlation and counts of WordNet's senses."""
 
 from __future__ import annotations
 
