@@ -96,6 +96,7 @@ def bench_chosen_bytes() -> list[Figure]:
         sizes[candidates] = _chosen_bytes(text, rule)
         senses = rule.model_copy(update={"retrieve_on": "teacher"})
         spec = text.spec.model_copy(update={"senses": senses})
+        # Upper bounds: with full sets, at the measured and at the largest share of sense positions.
         for share in (sizes[candidates].sense_share, MOST_SENSE_POSITIONS):
             key = f"{candidates}, were all sets full at {share:.0%} sense positions"
             full[key] = signal_bytes(spec, LARGE_VOCABULARY, LARGE_HIDDEN, share, LARGE_ROWS)

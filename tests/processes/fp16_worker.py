@@ -80,6 +80,7 @@ def main() -> None:
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
+    # DeepSpeed would refuse fp16 on a CPU without fp16 instructions; see the module's docstring.
     get_accelerator().is_fp16_supported = lambda: True
     open_world()
     found = {

@@ -100,6 +100,7 @@ def test_a_killed_build_is_continued_with_another_number_of_ranks(
     running = subprocess.Popen(
         launch_of(tiny, folder, 2), env=environment, stdout=subprocess.DEVNULL
     )
+    # Killed as soon as a batch is committed: before that, nothing could be continued.
     work = Path(f"{folder}.work")
     try:
         while not (found := sorted(work.glob("*/rank-*/progress.json"))):

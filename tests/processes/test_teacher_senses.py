@@ -33,7 +33,7 @@ ON_TEACHER = "senses.retrieve_on=teacher"
 
 
 def overrides_of(run_dir: Path, *more: str) -> list[str]:
-    """Return overrides as arguments. The teacher computes in bfloat16, so the wire loses nothing."""
+    """Return overrides as arguments. The teacher is in bfloat16, so the wire loses nothing."""
     keys = (
         f"run_dir={run_dir}",
         "teacher.dtype=bfloat16",

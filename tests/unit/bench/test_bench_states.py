@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from dskd_ds.bench.adaptive import spearman, wordnet_sense_counts
+from dskd_ds.bench.adaptive import wordnet_sense_counts
 from dskd_ds.bench.states import quantisation_error
 from dskd_ds.senses.dictionary.senses import Senses
+from dskd_ds.senses.intrinsic.ranks import spearman
 
 
 def test_quantisation_error_uses_the_senses_of_a_states_token_only() -> None:

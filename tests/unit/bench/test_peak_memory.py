@@ -32,7 +32,7 @@ def test_workspace_is_the_peak_less_the_gradients() -> None:
 
 
 def bfloat16_head() -> Work:
-    """Return the objective's forward pass in two chunks; the head's gradient is summed in float32."""
+    """Return the objective's forward pass in two chunks; it sums the head's gradient in float32."""
     generator = torch.Generator().manual_seed(0)
     head = torch.nn.Parameter(
         torch.randn(VOCAB, SIZE, generator=generator, dtype=torch.bfloat16) / 16
