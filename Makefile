@@ -1,5 +1,7 @@
-# Two commands do everything: `make quickstart` runs the main job on real input, `make test` passes the tests.
-# Both make the environment at .venv themselves; nothing outside of it and of $DSKD_HOME (default ~/.cache/dskd) is written.
+# `make quickstart` runs the main job on real input, and `make test` runs the tests.
+# Both create the environment at .venv if it does not exist. Outside of this folder they keep files only in
+# $DSKD_HOME (default ~/.cache/dskd) and in caches of the libraries.
+# `make quickstart STEPS=4` trains only 4 steps.
 
 PYTHON ?= python3
 BIN := .venv/bin

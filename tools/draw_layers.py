@@ -59,6 +59,7 @@ def layers() -> list[list[str]]:
     contracts = settings["tool"]["importlinter"]["contracts"]
     [contract] = [contract for contract in contracts if contract["type"] == "layers"]
     return [
+        # Import-linter separates the packages of a layer by `|` or `:`.
         sorted(name.strip() for name in layer.replace(":", "|").split("|"))
         for layer in contract["layers"]
     ]
@@ -102,6 +103,7 @@ def row(names: list[str], y: int) -> list[str]:
         purpose = PURPOSES.get(name, "").replace("`", "")
         assert len(purpose) * CHARACTER_WIDTH < width - 12, f"too long for its box: {purpose}"
         middle = x + width / 2
+        # Without a purpose below it, the name is in the middle of the box.
         name_y = y + (21 if purpose else 31)
         parts += [
             f'<rect class="box" x="{x:.1f}" y="{y}" width="{width:.1f}" height="{BOX_HEIGHT}"'

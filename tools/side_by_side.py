@@ -1,6 +1,6 @@
 """Compares this project with TRL's GKD trainer.
 
-Student, teacher, blocks of tokens, micro-batch and the two cores are the same.
+Both sides use the same student, teacher, blocks of tokens, micro-batch and two cores.
 
     python tools/side_by_side.py [--json] [--work-dir DIR] [--batch-blocks 4] [--processes 1]
                                  [--rounds 5]
@@ -11,12 +11,12 @@ clipping at 1. Different:
 
 - Ours adds cross-entropy, and its KL is over the teacher's top k and a bucket for the rest
   (--signal exact: over all tokens, as TRL's is).
-- A TRL process uses its cores for teacher and student in turn; ours runs --processes students and
-  one teacher more. Every process has 2 / --processes threads. One student takes ZeRO stage 0,
-  because a single rank has nothing to shard; two take stage 2.
+- A TRL process runs teacher and student in turn; our side runs --processes students and one more
+  process for the teacher. Every process has 2 / --processes threads. One student uses ZeRO stage 0,
+  because a single rank has nothing to shard; two use stage 2.
 - TRL runs three times per round: as installed, with our launcher's allocator settings, and with
   these and its `torch_compile`. Its best time and its smallest memory count, whichever run they
-  come from. Ours has `compile = true` for student and teacher.
+  come from. Our side has `compile = true` for student and teacher.
 
 Memory is the peak without mapped files (heap, stacks, shared memory), added over all processes and
 the launcher.
@@ -37,7 +37,8 @@ from trl_side import PINS, TrlSide, trl_python
 
 from dskd_ds.bench.follow import Followed, follow
 from dskd_ds.bench.measure import Figure, as_json, table
-from dskd_ds.bench.step import ENDLESS, QUICKSTART
+from dskd_ds.bench.real_text import QUICKSTART
+from dskd_ds.bench.step import ENDLESS
 from dskd_ds.errors import InputError
 from dskd_ds.runtime.arguments import exit_code_of
 from dskd_ds.runtime.console import CPU_ALLOCATOR, quiet_libraries, quiet_progress
@@ -51,7 +52,7 @@ TRL_ARMS = ("trl", "trl_allocator", "trl_compile")
 
 
 def main() -> int:
-    """Parse the arguments, run both sides and print the figures; returns the exit code."""
+    """Parse the arguments, run both sides, print the figures and return the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -94,7 +95,7 @@ def show(figures: list[Figure], json_wanted: bool) -> None:
 
 
 def compare(args: argparse.Namespace) -> list[Figure]:
-    """Run both sides in turn; returns the figures.
+    """Run both sides in turn and return the figures.
 
     Raises InputError if the quickstart was not run or the blocks cannot be shared evenly,
     BenchError if a side fails.
@@ -116,6 +117,7 @@ def compare(args: argparse.Namespace) -> list[Figure]:
     with tempfile.TemporaryDirectory(prefix="dskd-side-") as name:
         folder = Path(name)
         blocks = folder / "blocks.json"
+        # Both sides read the same blocks: TRL gets token ids, so it neither tokenizes nor packs.
         token_ids = [source.get(index)[1]["input_ids"] for index in range(NUM_BLOCKS)]
         blocks.write_text(json.dumps(token_ids))
         trl_side = TrlSide(
@@ -129,6 +131,7 @@ def compare(args: argparse.Namespace) -> list[Figure]:
             learning_rate=spec.optimizer.lr,
             max_steps=ENDLESS,
         )
+        # In turn, so that a drift of the machine's speed meets all arms alike.
         arms = [arm for _ in range(args.rounds) for arm in found]
         for arm in tqdm(arms, desc="runs", unit="run"):
             run_dir = Path(tempfile.mkdtemp(prefix=f"{arm}-", dir=folder))
@@ -162,8 +165,7 @@ def run_arm(arm: str, args: argparse.Namespace, trl_side: TrlSide, run_dir: Path
         command = trl_side.command(run_dir)
         if arm == "trl_compile":
             command.append("--compile")
-        # None unsets a variable, so that plain `trl` runs without our launcher's allocator
-        # settings.
+        # None unsets a variable: plain `trl` runs without our launcher's allocator settings.
         env = dict.fromkeys(CPU_ALLOCATOR) if arm == "trl" else CPU_ALLOCATOR
     return follow(
         commands=[command],
@@ -184,7 +186,7 @@ def print_run(arm: str, followed: Followed) -> None:
 
 
 def num_threads(args: argparse.Namespace) -> int:
-    """Return the number of threads of every process."""
+    """Return the number of threads of every process; the comparison is on two cores."""
     return 2 // int(args.processes)
 
 
@@ -200,7 +202,7 @@ def our_command(args: argparse.Namespace, run_dir: Path) -> list[str]:
         f"train.micro_batch_blocks={args.batch_blocks // args.processes}",
         f"deepspeed=ds_configs/{config}.json",
         f"topology.threads_per_rank={num_threads(args)}",
-        "loss.sense_weight=0",
+        "loss.sense_weight=0",  # TRL has no such term
         f"loss.signal={args.signal}",
         "student.dtype=float32",
         "teacher.dtype=float32",
@@ -225,6 +227,7 @@ def figures(
     memory = {
         arm: statistics.median(run.peak_bytes for run in runs) / 1e6 for arm, runs in found.items()
     }
+    # Each figure compares with the TRL run that is best at it.
     best_speed = max(speed[arm] for arm in TRL_ARMS)
     least_memory = min(memory[arm] for arm in TRL_ARMS)
     setting = (

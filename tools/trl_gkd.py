@@ -1,6 +1,6 @@
 """Runs TRL's GKD trainer on given blocks.
 
-side_by_side.py runs this in a separate environment, in which this project is not installed.
+side_by_side.py runs this in TRL's own environment, in which this project is not installed.
 Settings: forward KL (TRL's beta 0), no on-policy texts (lmbda 0), float32. Each step writes one
 line to metrics.jsonl.
 """
@@ -53,6 +53,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, required=True)
     parser.add_argument("--max-steps", type=int, required=True)
     parser.add_argument("--compile", action="store_true")
+    # Not read here: bench/follow.py recognises the processes to measure by this option.
     parser.add_argument("--local_rank", type=int)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

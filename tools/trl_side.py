@@ -48,6 +48,7 @@ class TrlSide:
             "--max-steps": self.max_steps,
         }
         script = str(Path(__file__).with_name("trl_gkd.py"))
+        # bench/follow.py finds the process to measure by --local_rank; trl_gkd.py does not read it.
         command = [self.python, *launcher, script, "--local_rank=0"]
         for option, value in options.items():
             command += [option, str(value)]
@@ -61,6 +62,7 @@ def trl_python(work_dir: Path) -> str:
     """
     folder = work_dir.resolve() / "trl-venv"
     python = folder / "bin" / "python"
+    # The marker is written last: an environment without it is incomplete and is created anew.
     if not (folder / ".ready").is_file():
         print(f"creating {folder} with {', '.join(PINS)} ...", file=sys.stderr, flush=True)
         venv.create(folder, with_pip=True, clear=True)

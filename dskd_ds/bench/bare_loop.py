@@ -55,9 +55,9 @@ def main() -> None:
 
 
 def load_model(spec: RunSpec, use_deepspeed: bool) -> Any:
-    """Return the student; ZeRO-3 partitions it while it is loaded.
+    """Return the student.
 
-    With use_deepspeed false it is a plain, unpartitioned model.
+    ZeRO-3 partitions it while it is loaded; with use_deepspeed false it is an unpartitioned model.
     """
     from transformers import AutoModelForCausalLM
     from transformers.integrations.deepspeed import HfDeepSpeedConfig
@@ -75,7 +75,7 @@ def load_model(spec: RunSpec, use_deepspeed: bool) -> Any:
 
 
 def train(spec: RunSpec, model: Any, use_deepspeed: bool) -> None:
-    """Train for [train] num_steps; writes one line to metrics.jsonl after each step."""
+    """Train for [train] num_steps and write one line to metrics.jsonl after each step."""
     engine: Any = model
     if use_deepspeed:
         engine, *_ = deepspeed.initialize(
@@ -97,8 +97,10 @@ def train(spec: RunSpec, model: Any, use_deepspeed: bool) -> None:
                     engine.backward(loss)
                     engine.step()
                 else:
+                    # The floor has no optimiser: forward and backward only.
                     loss.backward()
                     model.zero_grad()
+            # bench/follow.py takes the moment at which this line appears as the end of the step.
             log.write(json.dumps({"step": step + 1, "loss": loss.item()}) + "\n")
             log.flush()
 

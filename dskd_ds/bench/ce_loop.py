@@ -62,6 +62,7 @@ class CrossEntropyStudent(nn.Module):
         ).logits
         targets = torch.full_like(input_ids, -100).flatten()
         targets[teacher.positions] = teacher.targets
+        # As in the objective, the sum is scaled by one over the positions of all ranks.
         total = F.cross_entropy(logits.flatten(0, 1).float(), targets, reduction="sum")
         stats = torch.zeros(len(STATS), dtype=torch.float64, device=total.device)
         stats[STATS.index("ce")] = total.detach()
@@ -75,6 +76,7 @@ class TextFeed:
         self._spec, self._rank, self._source = spec, rank, source
         self._hidden_size = hidden_size
         self._step = 0
+        # One step is planned ahead: the loop asks for the counts of a step before its batches.
         self._planned = self._plan(step=0)
 
     def counts(self) -> tuple[int, int]:
@@ -101,10 +103,10 @@ class TextFeed:
         ]
         return [
             MicroBatch(
-                batch.input_ids,
-                batch.position_ids,
-                TeacherTargets(batch.supervised, batch.targets.flatten()[batch.supervised]),
-                SenseTargets.empty(self._hidden_size),
+                input_ids=batch.input_ids,
+                position_ids=batch.position_ids,
+                teacher=TeacherTargets(batch.supervised, batch.targets.flatten()[batch.supervised]),
+                senses=SenseTargets.empty(self._hidden_size),
             )
             for batch in batches
         ]
@@ -136,15 +138,18 @@ def main() -> None:
         seed=spec.seed,
         step_blocks=spec.train.global_batch_blocks,
     )
-    feed: Any = TextFeed(
-        spec, role.rank, source, model.language_model.config.get_text_config().hidden_size
+    text_config = model.language_model.config.get_text_config()
+    feed: Any = TextFeed(spec, role.rank, source, hidden_size=text_config.hidden_size)
+    # The loop takes the on-policy metrics from it; the feed reads the source directly.
+    blocks = OnPolicyBlocks(
+        spec, tokenizer=teacher.tokenizer, rank=role.rank, source=source, engine=engine
     )
     training = Training(
         spec,
         role.rank,
         engine,
         feed,
-        OnPolicyBlocks(spec, teacher.tokenizer, role.rank, source, engine),
+        blocks,
         num_done=0,
         num_steps=num_steps(spec, source),
         tokens=0,

@@ -47,12 +47,14 @@ def bench_collection(spec: RunSpec) -> list[Figure]:
         for batch in batches
     ]
 
+    # The arg-max is part of the floor: with attribution = "argmax" each vector needs it.
     def bare() -> None:
         for batch in inputs:
             hidden = teacher.hidden_states(batch.input_ids, batch.position_ids).flatten(0, 1)
             chunks = hidden.split(HEAD_POSITIONS)
             torch.cat([teacher.logits(chunk).argmax(dim=1) for chunk in chunks]).cpu()
 
+    # Not in /tmp, which is in memory on some machines: a build writes to a disk.
     Path(spec.run_dir).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=Path(spec.run_dir)) as folder:
         spill = BackgroundSpill(Spill(Path(folder), layout))

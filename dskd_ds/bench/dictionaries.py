@@ -14,6 +14,7 @@ from torch import Tensor
 from dskd_ds.data.batches import Batch, Sample, make_batch
 from dskd_ds.data.blocks import heldout_blocks
 from dskd_ds.errors import DskdError, InputError
+from dskd_ds.files.manifest import MANIFEST_FILE
 from dskd_ds.models.frozen import load_frozen
 from dskd_ds.models.named import NamedModel
 from dskd_ds.runtime import launch
@@ -55,9 +56,8 @@ def held_out(spec: RunSpec, num_blocks: int) -> HeldOut:
             f"[data] heldout has {len(blocks)} blocks, but this bench needs {num_blocks}.\n"
             "  add more text."
         )
-    batch = make_batch(
-        [blocks[i] for i in range(num_blocks)], [Sample(0, i) for i in range(num_blocks)]
-    )
+    indices = range(num_blocks)
+    batch = make_batch([blocks[i] for i in indices], [Sample(0, i) for i in indices])
     teacher = load_frozen(named)
     states = [
         teacher.hidden_states(ids, positions).float().cpu()
@@ -83,15 +83,13 @@ def large_dictionary(spec: RunSpec) -> SenseDictionary:
         if dictionary.num_token_rows >= LARGE_ROWS:
             return dictionary
     except InputError:
-        pass
+        pass  # it does not exist or is of another teacher
     folder = dskd_home() / "bench" / f"senses-{teacher.fingerprint}"
-    large = spec.model_copy(
-        update={
-            "senses": spec.senses.model_copy(update={**LARGE_SETTINGS, "dictionary": str(folder)})
-        }
-    )
-    if not (folder / "manifest.json").is_file():
-        _build(large, folder)
+    # The manifest is written last, so a folder with a manifest holds a complete dictionary.
+    if not (folder / MANIFEST_FILE).is_file():
+        settings = LARGE_SETTINGS | {"dictionary": str(folder)}
+        senses = spec.senses.model_copy(update=settings)
+        _build(spec.model_copy(update={"senses": senses}), folder)
     dictionary = open_own(folder, teacher, verify=False)
     if dictionary.num_token_rows < LARGE_ROWS:
         raise InputError(

@@ -109,15 +109,21 @@ def follow(
             **(env or {}),
         }
         processes = [cleanup.enter_context(_running(argv, log, variables)) for argv in commands]
-        marks = _watch(processes, run_dir / METRICS_FILE, dropped + num_steps, cores, log)
+        marks = _watch(
+            processes,
+            metrics=run_dir / METRICS_FILE,
+            num_lines=dropped + num_steps,
+            cores=cores,
+            log=log,
+        )
+        # Read while the processes run: their records in /proc are gone as soon as they end.
         student_bytes = peak_bytes(_student(processes))
         all_bytes = sum(peak_bytes(member) for process in processes for member in _family(process))
     steps = [
         Step(after.seconds - before.seconds, after.cpu_seconds - before.cpu_seconds)
         for before, after in itertools.pairwise(marks)
     ]
-    # n marks enclose n - 1 steps: the first step has no mark at its start, so it is dropped
-    # already.
+    # n marks enclose n - 1 steps: the first step has no mark at its start and is dropped already.
     return Followed(steps[dropped - 1 :], student_bytes, all_bytes)
 
 
@@ -135,18 +141,18 @@ def peak_bytes(process: psutil.Process) -> int:
 def _watch(
     processes: Sequence[subprocess.Popen[str]],
     metrics: Path,
-    lines: int,
+    num_lines: int,
     cores: tuple[int, int] | None,
     log: IO[str],
 ) -> list[Mark]:
-    """Wait for this many lines of `metrics`; returns a mark for each.
+    """Wait for this many lines of `metrics` and return a mark for each.
 
-    cores: of the student and of everything else; None does not pin. Raises BenchError if a process
-    ends.
+    cores: those of the student and of everything else; None does not pin.
+    Raises BenchError if a process ends.
     """
     marks: list[Mark] = []
     polls = 0
-    while len(marks) < lines:
+    while len(marks) < num_lines:
         if any(process.poll() is not None for process in processes):
             log.seek(0)
             raise BenchError(
@@ -193,6 +199,7 @@ def _ranks(processes: Sequence[subprocess.Popen[str]]) -> dict[psutil.Process, i
 
 
 def _student(processes: Sequence[subprocess.Popen[str]]) -> psutil.Process:
+    """Return the process of local rank 0."""
     return next(process for process, rank in _ranks(processes).items() if rank == 0)
 
 
@@ -220,7 +227,7 @@ def _other_core() -> Iterator[tuple[int, int]]:
 def _running(
     argv: Sequence[str], log: IO[str], env: Mapping[str, str | None]
 ) -> Iterator[subprocess.Popen[str]]:
-    """Run a command; it is ended with all its descendants when the block ends."""
+    """Run a command, and end it and all its descendants when the block ends."""
     process = subprocess.Popen(
         argv,
         env={name: value for name, value in env.items() if value is not None},
@@ -231,6 +238,8 @@ def _running(
     try:
         yield process
     finally:
+        # Listed before any of them ends: descendants are found through their parents. Each gets
+        # its own signal, so that nothing waits until the launcher has ended its ranks.
         family = _family(process) if process.poll() is None else []
         for member in reversed(family):
             with suppress(psutil.NoSuchProcess):

@@ -1,12 +1,13 @@
 """Measures the index on 100,000 or more senses.
 
-Recall and speed, with re-ranking, are compared with exact search by BLAS, and a search through the
-node's socket with the same search in the process.
+Recall and speed, with re-ranking, are compared with an exact search by BLAS. A search through the
+node's socket is compared with the same search in this process.
 """
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,7 @@ NUM_QUERIES = 200
 """About as many as a rank has sense positions in a step."""
 NUM_BLOCKS = 4
 KEEP = 10
+"""Number of nearest senses that a search returns."""
 
 Rows = np.ndarray[tuple[int, int], np.dtype[np.int64]]
 
@@ -48,16 +50,16 @@ class Searched:
     num_threads: int
 
     def candidates(self, queries: Tensor) -> Rows:
-        """Search the graph for queries [Q, D]; returns candidate rows."""
+        """Search the graph for queries [Q, D] and return the candidate rows."""
         return knn(self.graph, self.projection(queries), self.effort, self.num_threads)
 
     def search(self, queries: Tensor) -> Rows:
-        """Search for queries [Q, D] and re-rank; returns rows [Q, KEEP]."""
+        """Search for queries [Q, D], re-rank, and return rows [Q, KEEP]."""
         return rerank(self.dictionary, queries, self.candidates(queries), KEEP)[0]
 
 
 def bench_index(spec: RunSpec) -> list[Figure]:
-    """Return recall, speed and the cost of the service.
+    """Return the index's recall and speed, and the cost of the service.
 
     Queries are the teacher's states on held-out text, from which no sense was made.
     """
@@ -67,10 +69,11 @@ def bench_index(spec: RunSpec) -> list[Figure]:
         graph=load_graph(dictionary),
         projection=load_projection(dictionary),
         effort=spec.senses.index_search_effort,
-        num_threads=torch.get_num_threads(),
+        num_threads=torch.get_num_threads(),  # as many as the exact search has
     )
     text = held_out(spec, NUM_BLOCKS)
     states = text.states[text.batch.supervised]
+    # The queries are spread over all blocks.
     stride = max(1, len(states) // NUM_QUERIES)
     queries = states[::stride][:NUM_QUERIES].contiguous()
     return [_recall(searched, states), _speed(searched, queries), _service(searched, queries)]
@@ -117,6 +120,7 @@ def _speed(searched: Searched, queries: Tensor) -> Figure:
 
 def _service(searched: Searched, queries: Tensor) -> Figure:
     reduced = searched.projection(queries)
+    # Both sides get projected queries, so that only the way through the socket differs.
     seconds = time_service(searched.graph, reduced, searched.effort, searched.num_threads)
     return Figure(
         key="index_service_ratio",
@@ -157,4 +161,4 @@ def time_service(
     return seconds
 
 
-BENCHES = {"index": bench_index}
+BENCHES: dict[str, Callable[[RunSpec], list[Figure]]] = {"index": bench_index}

@@ -27,9 +27,9 @@ CPU = torch.device("cpu")
 def bench_kmeans(spec: RunSpec) -> list[Figure]:
     """Return speed and inertia over all tokens with more than K vectors, with one start each.
 
-    Both use as many threads as torch has in this process. Each stops by its own rule (scikit-learn
-    when the means hardly move), so the two figures belong together. Raises InputError if
-    scikit-learn is not installed.
+    Both sides use as many threads as torch has in this process. Each stops by its own rule
+    (scikit-learn when the means hardly move), so neither figure means much without the other.
+    Raises InputError if scikit-learn is not installed.
     """
     _check_sklearn()
     from threadpoolctl import threadpool_limits
@@ -50,6 +50,7 @@ def bench_kmeans(spec: RunSpec) -> list[Figure]:
         )
         centroids = torch.from_numpy(sklearn_centroids(per_token, spec.seed))
     owners = np.repeat(np.unique(points.tokens), K)
+    # The error does not depend on the counts.
     theirs = Senses(owners, centroids, counts=np.zeros(0, np.int64))
     ours = cluster(points, settings, spec.seed, CPU)
     return [_speed(points, seconds, num_threads), _inertia(points, ours, theirs)]

@@ -29,6 +29,7 @@ def negation_figures(wordnet: Path, other: LexiconSpec | None = None) -> list[Fi
     truth = relations_of(source.table())
     seen = relations_of(read_source(other).table()) if other else truth
     known = set(truth.words())
+    # Words that the other lexicon lacks are left out: the rule would see nothing of them.
     words = sorted(known & set(seen.words()))
     tested = [(word, base) for word in words if (base := base_of(word)) in known]
     by_pointer = {word for word, base in tested if base in truth.antonyms.get(word, ())}
@@ -42,7 +43,7 @@ def negation_figures(wordnet: Path, other: LexiconSpec | None = None) -> list[Fi
 def _figures(
     tested: list[tuple[str, str]], marked: set[str], seen: Relations, reference: str
 ) -> list[Figure]:
-    """Return precision and recall over pairs (word, base); `marked` are the words WordNet marks."""
+    """Return precision and recall over pairs (word, base). marked: the words that WordNet marks."""
     found = {word for word, base in tested if looks_negated(word, base, seen.synonyms)}
     notes = {"asked": len(tested), "marked": len(marked), "found": len(found)}
     num_correct = len(found & marked)

@@ -21,6 +21,7 @@ import torch
 from dskd_ds.errors import InputError
 
 REPEATS = 5
+"""Number of measured runs of each variant."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,9 @@ class Figure:
         """Whether the target is reached; None if there is no target."""
         if self.target is None:
             return None
-        return self.value >= self.target if self.better == "higher" else self.value <= self.target
+        if self.better == "higher":
+            return self.value >= self.target
+        return self.value <= self.target
 
 
 def interleaved_seconds(
@@ -127,8 +130,8 @@ def as_json(figures: Sequence[Figure]) -> str:
         for figure in figures
     }
     setup = {"torch_threads": torch.get_num_threads(), "torch": torch.__version__}
-    # JSON has no NaN or infinity.
-    values = {
-        figure.key: figure.value if math.isfinite(figure.value) else None for figure in figures
-    }
+    values: dict[str, float | None] = {}
+    for figure in figures:
+        # JSON has no NaN or infinity.
+        values[figure.key] = figure.value if math.isfinite(figure.value) else None
     return json.dumps({**values, "details": details, "setup": setup}, indent=1)

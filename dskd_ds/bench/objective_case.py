@@ -64,6 +64,7 @@ def random_case(signal: SignalName, num_positions: int) -> Case:
     hidden, teacher_hidden = (
         torch.randn(num_positions, SIZE, generator=generator) for _ in range(2)
     )
+    # The logits get a standard deviation of 3.
     head, teacher_head = (
         torch.randn(VOCAB, SIZE, generator=generator) * (3 / math.sqrt(SIZE)) for _ in range(2)
     )
@@ -115,6 +116,7 @@ def dense(case: Case, signal: SignalName) -> None:
         assert isinstance(case.targets.signal, TopK)
         ids = case.targets.signal.ids
         log_p, log_p_rest = case.targets.signal.log_probs(1.0, 0)
+        # The k tokens are masked, so that the rest is not the difference of two near numbers.
         log_q_rest = torch.logsumexp(log_q.scatter(1, ids, -torch.inf), dim=1)
         kd_top = (log_p.exp() * (log_p - log_q.gather(1, ids))).sum(1)
         kd_rest = log_p_rest.exp() * (log_p_rest - log_q_rest)

@@ -21,6 +21,7 @@ from dskd_ds.spec.loss import LossSpec
 
 COSINE_POSITIONS = 256
 DRAWS = (12, 25, 50, 100)
+"""Numbers of draws per position that are tried."""
 
 
 def bench_gradients() -> list[Figure]:
@@ -40,6 +41,7 @@ def bench_gradients() -> list[Figure]:
     reference_case = _case(text, reference, text.teacher_head)
     exact_case = _case(text, exact, text.teacher_head)
     tail_case = _case(text, tail, teacher_head=None)
+    # With k = V nothing is left for the tail, so `topk` must give the gradient of the full KL.
     dense(reference_case, "exact")
     fused(exact_case, "exact")
     fused(tail_case, "topk")
@@ -60,6 +62,7 @@ def _case(text: BothOnText, targets: TeacherTargets, teacher_head: Tensor | None
 
 
 def _cosine_figure(key: str, what: str, case: Case, reference: Case) -> Figure:
+    """Return the smaller cosine of the gradients of states and head with those of `reference`."""
     cosines = [
         functional.cosine_similarity(flat(gradient), flat(expected), dim=0).item()
         for gradient, expected in zip(case.gradients(), reference.gradients(), strict=True)

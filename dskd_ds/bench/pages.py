@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from dskd_ds.bench.measure import Figure
@@ -25,7 +26,7 @@ dictionary.squared_norms[::512].double().sum()
 print("ready", dictionary.row_owners.nbytes, flush=True)
 sys.stdin.read()
 """
-"""A reader: opens the dictionary and touches every page, then prints "ready" and the bytes of its
+"""A reader opens the dictionary and touches every page. It then prints "ready" and the bytes of its
 private arrays, and stays until its stdin is closed."""
 
 
@@ -38,6 +39,8 @@ def bench_pages(spec: RunSpec) -> list[Figure]:
     one_copy = (folder / SENSES_FILE).stat().st_size
     readers = [_start_reader(folder) for _ in range(NUM_READERS)]
     try:
+        # All readers must be ready before the first is measured: PSS divides a page by the number
+        # of processes that map it.
         private = sum(_private_bytes(reader, folder) for reader in readers)
         resident, proportional = (
             sum(mapped_bytes(reader.pid, folder / SENSES_FILE, kind) for reader in readers)
@@ -66,6 +69,7 @@ def bench_pages(spec: RunSpec) -> list[Figure]:
 
 
 def _start_reader(folder: Path) -> subprocess.Popen[str]:
+    """Start a process that maps the dictionary in `folder`."""
     return subprocess.Popen(
         [sys.executable, "-c", READER, str(folder)],
         stdin=subprocess.PIPE,
@@ -75,7 +79,7 @@ def _start_reader(folder: Path) -> subprocess.Popen[str]:
 
 
 def _private_bytes(reader: subprocess.Popen[str], folder: Path) -> int:
-    """Wait until a reader is ready; returns the bytes of its private arrays.
+    """Wait until a reader is ready and return the bytes of its private arrays.
 
     Raises DskdError if the reader ends instead.
     """
@@ -103,4 +107,4 @@ def mapped_bytes(pid: int, path: Path, kind: str) -> int:
     return total
 
 
-BENCHES = {"pages": bench_pages}
+BENCHES: dict[str, Callable[[RunSpec], list[Figure]]] = {"pages": bench_pages}

@@ -28,7 +28,7 @@ class Work:
     run: Callable[[], object]
     """Does the work."""
     gradients: Callable[[], int]
-    """Returns the bytes of gradients that `run` left behind; they are no workspace."""
+    """Returns the bytes of gradients that `run` left behind; they do not count as workspace."""
 
 
 def workspace_bytes(make: Callable[..., Work], *arguments: Any) -> int:
@@ -39,6 +39,7 @@ def workspace_bytes(make: Callable[..., Work], *arguments: Any) -> int:
         target=_measure, args=(sender, torch.get_num_threads(), make, arguments)
     )
     process.start()
+    # With this copy closed, `recv` raises EOFError if the process ends without a result.
     sender.close()
     try:
         return int(receiver.recv())
@@ -53,9 +54,10 @@ def _measure(
     torch.set_num_threads(num_threads)
     work = make(*arguments)
     work.warm_up()
+    # Freed memory that the allocator still holds would be reused, and the work's peak look smaller.
     gc.collect()
     give_back_memory()
-    Path("/proc/self/clear_refs").write_text("5")
+    Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM to VmRSS
     before = _status_bytes("VmRSS")
     work.run()
     sender.send(_status_bytes("VmHWM") - before - work.gradients())

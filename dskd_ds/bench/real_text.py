@@ -54,7 +54,7 @@ class TeacherOnText:
 
 @lru_cache(maxsize=1)
 def teacher_on_text() -> TeacherOnText:
-    """Run the teacher on blocks spread over the held-out text; the result is kept for all benches.
+    """Run the teacher on blocks spread over the held-out text, once for all benches.
 
     Raises InputError if the quickstart's input does not exist.
     """
@@ -68,6 +68,7 @@ def teacher_on_text() -> TeacherOnText:
         [blocks[index * stride] for index in range(num_blocks)],
         [Sample(0, index) for index in range(num_blocks)],
     )
+    # One block at a time, which bounds the memory of the forward pass.
     states = [
         teacher.hidden_states(ids[None], positions[None])[0].float()
         for ids, positions in zip(batch.input_ids, batch.position_ids, strict=True)
@@ -97,14 +98,15 @@ def both_on_text(num_positions: int) -> BothOnText:
 
     Raises InputError if the quickstart's input does not exist.
     """
-    spec = load_spec(QUICKSTART, [])
+    spec = load_spec(QUICKSTART)
     models = RunModels.of(spec)
     teacher, student = (
         load_frozen(NamedModel(path, dtype="float32"), torch.device("cpu"))
         for path in (spec.teacher.model, student_init(spec, models).path)
     )
     blocks = heldout_blocks(spec.data, models.teacher.tokenizer)
-    # A block of T tokens has at most T - 1 targets; documents that start inside have one less each.
+    # A block of T tokens has at most T - 1 targets, and one less for each document that starts
+    # inside it; one more block makes up for those.
     num_blocks = -(-num_positions // (spec.data.block_tokens - 1)) + 1
     batch = make_batch(
         [blocks[index] for index in range(num_blocks)],

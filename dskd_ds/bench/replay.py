@@ -15,6 +15,7 @@ import struct
 import sys
 import time
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 from dskd_ds.files.atomic import atomic_file
@@ -65,7 +66,7 @@ class ReplyStore:
                 file.write(frame)
 
     def _path(self, work: Work) -> Path:
-        """Return the file for this request; the key ignores the request's id."""
+        """Return the file for this request. Its name does not depend on the request's id."""
         fields = work.request.model_dump(exclude={"request_id"})
         digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode())
         for name, array in sorted(work.arrays.items()):
@@ -77,15 +78,20 @@ class ReplyStore:
 def serve(spec: RunSpec, store: ReplyStore) -> None:
     """Serve the run of `spec` until its students are done.
 
-    The model is loaded only if the store lacks a reply.
+    The model is loaded only if the store lacks the hello or a reply.
     """
+    models = RunModels.of(spec)
+
+    @cache
+    def load_teacher() -> FrozenModel:
+        return load_frozen(models.teacher, vocab_size=models.shared_vocab_size)
+
     with ExitStack() as cleanup:
-        teacher: FrozenModel | None = None
-        models = RunModels.of(spec)
         retriever, senses_name = open_on_teacher(spec, None, cleanup)
+        # The hello is stored too: without it, every replay would load the model to know its sizes.
         hello_path = store.folder / HELLO_FILE
         if not hello_path.is_file():
-            teacher = load_frozen(models.teacher, vocab_size=models.shared_vocab_size)
+            teacher = load_teacher()
             hello = Hello(
                 teacher="replay",
                 fingerprint=teacher.fingerprint + senses_name,
@@ -105,10 +111,7 @@ def serve(spec: RunSpec, store: ReplyStore) -> None:
             begun = time.monotonic()
             arrays = store.get(work)
             if arrays is None:
-                teacher = teacher or load_frozen(
-                    models.teacher, vocab_size=models.shared_vocab_size
-                )
-                arrays = answer(teacher, work.arrays, work.request.wanted, retriever)
+                arrays = answer(load_teacher(), work.arrays, work.request.wanted, retriever)
                 store.put(work, arrays)
                 num_stored += 1
             num_answered += 1
@@ -120,7 +123,7 @@ def serve(spec: RunSpec, store: ReplyStore) -> None:
 
 
 def main() -> int:
-    """Parse the arguments and serve; returns the exit code."""
+    """Parse the arguments, serve, and return the exit code."""
     quiet_progress()
     parser = argparse.ArgumentParser(
         prog="python -m dskd_ds.bench.replay",

@@ -30,21 +30,18 @@ HELD_OUT = 8
 
 def bench_rows(spec: RunSpec) -> Rows:
     """Return the vectors of NUM_TOKENS tokens of the spec's corpus, sorted by token and hash."""
-    smaller = spec.model_copy(
-        update={"senses": spec.senses.model_copy(update={"collect_tokens": NUM_TOKENS})}
-    )
+    senses = spec.senses.model_copy(update={"collect_tokens": NUM_TOKENS})
+    smaller = spec.model_copy(update={"senses": senses})
     teacher, comm = NamedModel.of_teacher(spec.teacher), Communicator()
     blocks = train_blocks(spec.data, teacher.tokenizer)
-    folder = (
-        Path(spec.run_dir)
-        / "bench"
-        / f"states-{collection_digest(dictionary_key(smaller, teacher, blocks, comm))}"
-    )
+    digest = collection_digest(dictionary_key(smaller, teacher, blocks, comm))
+    folder = Path(spec.run_dir) / "bench" / f"states-{digest}"
     return np.concatenate(list(collect(smaller, teacher, blocks, folder, comm)))
 
 
 def split(rows: Rows) -> tuple[Rows, Rows]:
-    """Split vectors by their hash; returns (vectors to cluster, held-out vectors)."""
+    """Split vectors by their hash into (vectors to cluster, held-out vectors)."""
+    # By the hash, not by the order, so that every run holds out the same vectors.
     held_out = (rows["hash"] >> np.uint64(20)) % np.uint64(HELD_OUT) == 0
     return rows[~held_out], rows[held_out]
 
@@ -55,6 +52,7 @@ def quantisation_error(senses: Senses, tokens: NDArray[np.int64], states: Tensor
     tokens: [Q]; states: [Q, D]. States whose token has no sense are left out: dictionaries built
     from the same vectors leave out the same states.
     """
+    # Senses are sorted by token, so those of a token are one range.
     starts, ends = (np.searchsorted(senses.owners, tokens, side) for side in ("left", "right"))
     total, count = 0.0, 0
     for state, start, end in zip(states.float(), starts.tolist(), ends.tolist(), strict=True):

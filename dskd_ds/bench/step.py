@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from dskd_ds.bench.follow import Followed, follow, two_cores
 from dskd_ds.bench.measure import REPEATS, Figure
+from dskd_ds.bench.real_text import QUICKSTART
 from dskd_ds.bench.step_figures import figures
 from dskd_ds.errors import InputError
 from dskd_ds.runtime.console import CPU_ALLOCATOR
@@ -31,7 +32,6 @@ from dskd_ds.runtime.launch import free_port, tool
 from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.student.depth import INIT_FOLDER
 
-QUICKSTART = "ds_configs/runs/quickstart.toml"
 TRAIN = str(Path(__file__).parents[1] / "train.py")
 ARMS = ("bare", "loop", "replay", "kd", "sense", "kd_memory", "sense_memory")
 LIVE_ALLOCATOR = dict.fromkeys(CPU_ALLOCATOR) | {"MALLOC_MMAP_THRESHOLD_": str(1 << 18)}
@@ -77,6 +77,7 @@ class Arms:
 
     def run(self, arm: str, num_steps: int, dropped: int) -> Followed:
         """Launch an arm and measure num_steps steps after `dropped` ones."""
+        # A new folder per launch, so that nothing is resumed; only the initial student is shared.
         run_dir = Path(tempfile.mkdtemp(prefix=f"{arm}-", dir=self.folder))
         (run_dir / INIT_FOLDER).symlink_to(self.student.resolve())
         return follow(
@@ -89,6 +90,7 @@ class Arms:
 
     def commands(self, arm: str, run_dir: Path) -> list[list[str]]:
         """Return the commands (argv) that an arm starts."""
+        # A live teacher is rank 1 of the launch; the replaying one is a separate process.
         num_ranks = 2 if arm in ("kd", "sense") else 1
         launcher = [
             tool("deepspeed"),
@@ -136,21 +138,24 @@ def measure(
     num_steps: int = NUM_STEPS,
     dropped: int = NUM_DROPPED,
 ) -> dict[str, list[Followed]]:
-    """Run the arms in turn, `rounds` times; returns the measured launches of each arm.
+    """Run the arms in turn, `rounds` times, and return the measured launches of each arm.
 
     Before that it runs the floor once and, if needed, records the replies for the replaying
-    teacher. Raises InputError if the quickstart was not run or there is only one core, BenchError
-    if a launch fails.
+    teacher. dropped: number of first steps that are not measured.
+    Raises InputError if the quickstart was not run or there is only one core, BenchError if a
+    launch fails.
     """
-    two_cores()
+    two_cores()  # raises here, before anything is launched, if there is only one
     with tempfile.TemporaryDirectory(prefix="dskd-bench-") as folder:
         launches = Arms(spec_file, overrides, Path(folder))
         launches.check(arms)
-        # A run requests this many steps ahead, and is ended before it needs their replies.
+        # A measured run requests this many steps ahead and is ended before it needs their replies.
+        # The recording run takes as many more steps, so that these replies are stored too.
         num_ahead = launches.spec.link.prefetch_depth + 1
         found: dict[str, list[Followed]] = {arm: [] for arm in ("floor", *arms)}
         for arm, counts in tqdm(turns(arms, rounds), desc="launches", unit="run"):
-            followed = launches.run(arm, num_steps if counts else num_steps + num_ahead, dropped)
+            steps = num_steps if counts else num_steps + num_ahead
+            followed = launches.run(arm, steps, dropped)
             if counts:
                 found[arm].append(followed)
     return found

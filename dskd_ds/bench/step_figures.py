@@ -38,6 +38,7 @@ def _sense_time(found: Found, notes: dict[str, str]) -> Figure:
 
 
 def _sense_memory(found: Found) -> Figure:
+    # From launches with LIVE_ALLOCATOR, where equal runs need equal memory; see bench/step.py.
     ratios = _ratios(found, "sense_memory", "kd_memory", lambda followed: followed.student_bytes)
     with_live_allocator = f"{_megabytes(found['sense_memory'])} / {_megabytes(found['kd_memory'])}"
     as_in_a_run = f"{_megabytes(found['sense'])} / {_megabytes(found['kd'])}"
@@ -85,7 +86,7 @@ def _loop(found: Found, tokens: int, notes: dict[str, str]) -> Figure:
     return Figure(
         key="loop_ratio",
         what="tokens/s: this project's loop / a bare DeepSpeed loop, both with cross-entropy",
-        value=1 / statistics.median(ratios),
+        value=1 / statistics.median(ratios),  # speeds are the inverse of times
         target=0.95,
         better="higher",
         notes={
@@ -114,6 +115,7 @@ def _time_ratios(found: Found, arm: str, reference: str) -> list[float]:
 def _time_notes(found: Found, arm: str, reference: str) -> dict[str, str]:
     """Return absolute times, the ratio of every round, and the ratio in the student's CPU time."""
     ratios = _time_ratios(found, arm, reference)
+    # Another process on the core lengthens a step, but does not add to its CPU time.
     cpu_ratios = _ratios(found, arm, reference, _cpu_seconds)
     seconds, reference_seconds = (
         statistics.median(_seconds(followed) for followed in found[name])
@@ -141,13 +143,16 @@ def _cpu_seconds(followed: Followed) -> float:
 
 
 def _speed(launches: Sequence[Followed], tokens: int) -> float:
-    """Return the median tokens per second."""
+    """Return the median number of tokens per second. tokens: number of tokens per step."""
     return tokens / statistics.median(_seconds(followed) for followed in launches)
 
 
 def _megabytes(launches: Sequence[Followed]) -> str:
-    return f"{statistics.median(followed.student_bytes for followed in launches) / 1e6:.1f}"
+    """Return the median of the student's peak memory as text."""
+    student_bytes = statistics.median(followed.student_bytes for followed in launches)
+    return f"{student_bytes / 1e6:.1f}"
 
 
 def _list(values: Sequence[float]) -> str:
+    """Return ratios as text."""
     return ", ".join(f"{value:.3f}" for value in values)

@@ -38,7 +38,7 @@ LARGE_VOCABULARY, LARGE_HIDDEN = 128_256, 4096
 LARGE_ROWS = 10 * LARGE_VOCABULARY
 """Rows of a dictionary with ten senses per token of LARGE_VOCABULARY."""
 MOST_SENSE_POSITIONS = 0.8
-"""Share of sense positions if every target has relations: 40 % with the whole term, 40 % others."""
+"""Share of sense positions if every target has relations: 40 % pull and push, 40 % only pull."""
 TOP_K = 64
 
 
@@ -48,7 +48,7 @@ def bench_hidden_bytes() -> list[Figure]:
     text = teacher_on_text()
     spec = text.spec
     dictionary = open_dictionary(spec.senses.dictionary, verify=False)
-    # At least 25 positions per block or 40 % get pull and push; as many others get the pull alone.
+    # Not the spec's rule: the defaults are the paper's numbers (docs/method.md, "Positions").
     rule = SensesSpec(dictionary=spec.senses.dictionary, candidates="lexical")
     selection = SenseRetriever(dictionary, rule, spec.loss, seed=0).select(text.batch)
     formats: tuple[HiddenFormat, ...] = ("bfloat16", "float8")
@@ -96,6 +96,7 @@ def bench_chosen_bytes() -> list[Figure]:
         sizes[candidates] = _chosen_bytes(text, rule)
         senses = rule.model_copy(update={"retrieve_on": "teacher"})
         spec = text.spec.model_copy(update={"senses": senses})
+        # Upper bounds: with full sets, at the measured and at the largest share of sense positions.
         for share in (sizes[candidates].sense_share, MOST_SENSE_POSITIONS):
             key = f"{candidates}, were all sets full at {share:.0%} sense positions"
             full[key] = signal_bytes(spec, LARGE_VOCABULARY, LARGE_HIDDEN, share, LARGE_ROWS)
@@ -114,7 +115,7 @@ def bench_chosen_bytes() -> list[Figure]:
 
 
 def _chosen_bytes(text: TeacherOnText, rule: SensesSpec) -> SignalBytes:
-    """Choose senses by a rule as the teacher does, and measure the bytes."""
+    """Choose senses by a rule, as the teacher does, and return the bytes per token."""
     dictionary = open_dictionary(rule.dictionary, verify=False)
     retriever = SenseRetriever(
         dictionary=dictionary,
@@ -127,8 +128,9 @@ def _chosen_bytes(text: TeacherOnText, rule: SensesSpec) -> SignalBytes:
     selection = retriever.select(text.batch)
     states = text.states[torch.from_numpy(selection.positions)]
     chosen = retriever.choose(selection, states, text.top_k(states), 0)
-    form = retriever.wanted.model_copy(update={"num_rows": LARGE_ROWS})
-    return measured_bytes(text.batch, selection, "bfloat16", chosen=chosen, senses=form)
+    # Row numbers get as many bytes as a dictionary of Llama-3-8B would need.
+    senses_wanted = retriever.wanted.model_copy(update={"num_rows": LARGE_ROWS})
+    return measured_bytes(text.batch, selection, "bfloat16", chosen=chosen, senses=senses_wanted)
 
 
 def describe(size: SignalBytes) -> str:
@@ -152,9 +154,10 @@ def measured_bytes(
     chosen: Chosen | None = None,
     senses: SensesWanted | None = None,
 ) -> SignalBytes:
-    """Encode a request and its reply; returns their bytes per token of the batch.
+    """Encode a request and its reply, and return their bytes per token of the batch.
 
-    chosen, senses: the senses that the teacher chose, which then replace the hidden states.
+    chosen: the senses that the teacher chose; they replace the hidden states. senses: how the
+    request asks for them.
     """
     wanted = Wanted(
         top_k=TOP_K,
@@ -165,6 +168,7 @@ def measured_bytes(
         hidden_format=hidden_format,
         senses=senses,
     )
+    # If the teacher chooses, it draws the sense positions itself, and no states are sent for them.
     at_sense_positions = selection.positions[:0] if senses else selection.positions
     positions = signal_kind(LossSpec()).positions(batch.supervised.numpy(), at_sense_positions)
     parts = _random_parts(len(positions["top_k"]), len(positions["hidden"]), chosen)
@@ -172,26 +176,26 @@ def measured_bytes(
     reply_frames = codec.encode(Reply(request_id=0, forward_seconds=0.1), arrays)
     request_frames = codec.encode(
         Request(request_id=0, wanted=wanted),
-        _request_arrays(batch, positions, draws_senses=senses is not None),
+        _request_arrays(batch, positions, teacher_chooses=senses is not None),
     )
     total = codec.num_bytes(reply_frames) + codec.num_bytes(request_frames)
-    top_k = sum(arrays[name].nbytes for name in ("top_k_ids", "top_k_logits", "tail"))
-    hidden = arrays["hidden"].nbytes + arrays["hidden_scales"].nbytes
+    top_k_bytes = sum(arrays[name].nbytes for name in ("top_k_ids", "top_k_logits", "tail"))
+    hidden_bytes = arrays["hidden"].nbytes + arrays["hidden_scales"].nbytes
     sense_arrays = [name for name in arrays if name.startswith(("sense_", "pull_", "push_"))]
-    rows = sum(arrays[name].nbytes for name in sense_arrays)
+    sense_bytes = sum(arrays[name].nbytes for name in sense_arrays)
     num_tokens = batch.input_ids.numel()
     return SignalBytes(
-        top_k=top_k / num_tokens,
+        top_k=top_k_bytes / num_tokens,
         draws=0.0,
-        hidden=hidden / num_tokens,
-        senses=rows / num_tokens,
-        request=(total - hidden - top_k - rows) / num_tokens,
+        hidden=hidden_bytes / num_tokens,
+        senses=sense_bytes / num_tokens,
+        request=(total - hidden_bytes - top_k_bytes - sense_bytes) / num_tokens,
         sense_share=len(selection) / num_tokens,
     )
 
 
 def _random_parts(num_top_k: int, num_hidden: int, chosen: Chosen | None) -> ReplyParts:
-    """Return a reply with random numbers, which do not change its size, and no draws."""
+    """Return a reply without draws. Its numbers are random: they do not change its size."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(LARGE_VOCABULARY, (num_top_k, TOP_K), generator=generator)
     none = torch.zeros(0, dtype=torch.int64)
@@ -204,7 +208,7 @@ def _random_parts(num_top_k: int, num_hidden: int, chosen: Chosen | None) -> Rep
 
 
 def _request_arrays(
-    batch: Batch, positions: dict[Part, Ints], draws_senses: bool
+    batch: Batch, positions: dict[Part, Ints], teacher_chooses: bool
 ) -> dict[str, Array]:
     """Return the arrays of a request for a batch."""
     arrays: dict[str, Array] = {
@@ -213,7 +217,7 @@ def _request_arrays(
     }
     for part, indices in positions.items():
         arrays[f"{part}_positions"] = indices.astype(np.int32)
-    return arrays | selection_arrays(batch if draws_senses else None)
+    return arrays | selection_arrays(batch if teacher_chooses else None)
 
 
 @torch.inference_mode()
@@ -222,6 +226,7 @@ def bench_sampled_bytes() -> list[Figure]:
     text = teacher_on_text()
     num_draws = text.spec.loss.num_draws
     generator = torch.Generator().manual_seed(0)
+    # Only draws are sent, so the bytes of a reply are theirs.
     wanted = Wanted(
         top_k=1,
         temperatures=(),
@@ -233,15 +238,18 @@ def bench_sampled_bytes() -> list[Figure]:
     num_bytes = num_tokens = 0
     draw_seconds = top_k_seconds = 0.0
     logits = torch.cat([text.teacher.logits(rows) for rows in text.supervised.split(ROWS)])
+    # The teacher takes as many rows at a time (teacher/answer.py), so the times are its own.
     for rows in logits.split(CACHE_ROWS):
         uniforms = torch.rand(len(rows), num_draws, dtype=torch.float64, generator=generator)
         started = time.perf_counter()
         draws = take_draws(rows, 1.0, uniforms)
         drawn = time.perf_counter()
-        no_top_k = take_top_k(rows, TOP_K, (1.0,)).rows(slice(0, 0))
+        top_k = take_top_k(rows, TOP_K, (1.0,))
         draw_seconds += drawn - started
         top_k_seconds += time.perf_counter() - drawn
-        parts = ReplyParts(no_top_k, draws, text.states[:0])
+        # The top k is timed for comparison, but not sent.
+        no_top_k, no_states = top_k.rows(slice(0, 0)), text.states[:0]
+        parts = ReplyParts(no_top_k, draws, no_states)
         arrays = reply_arrays(parts, wanted, text.teacher.vocab_size)
         draw_arrays = ("draw_lengths", "draw_ids", "draw_counts", "draw_log_probs")
         num_bytes += sum(arrays[name].nbytes for name in draw_arrays)

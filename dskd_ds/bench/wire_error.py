@@ -27,7 +27,8 @@ def as_received(states: Tensor, hidden_format: HiddenFormat) -> Tensor:
 def bench_kl_error() -> list[Figure]:
     """Return the KL divergence from the teacher to a teacher whose head reads received states."""
     text = teacher_on_text()
-    float8, bfloat16 = kl_to_received(text, "float8"), kl_to_received(text, "bfloat16")
+    float8 = kl_to_received(text, "float8")
+    bfloat16 = kl_to_received(text, "bfloat16")  # only for comparison
     return [
         Figure(
             key="fp8_kl_error",
@@ -76,6 +77,7 @@ def bench_sense_error() -> list[Figure]:
     selection = retriever.select(text.batch)
     exact = text.states[torch.from_numpy(selection.positions)]
     top_k = text.top_k(exact)
+    # The quickstart's margin is in units of this distance ([loss] margin_unit).
     margin = text.spec.loss.margin * float(dictionary.facts["median_antonym_distance"] or 1.0)
 
     def sense_term(states: Tensor) -> float:

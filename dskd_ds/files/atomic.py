@@ -1,8 +1,8 @@
 """Writes files and folders that appear whole or not at all.
 
 The content is written under another name beside the target (`NAME.partial`) and then renamed. So a
-reader never sees half of it. A killed process leaves only a `.partial`, which the next write to
-the same target replaces. Two processes must not write the same target at the same time.
+reader never sees a half-written file. A killed process leaves only a `.partial`, which the next
+write to the same target replaces. Two processes must not write the same target at the same time.
 """
 
 from __future__ import annotations

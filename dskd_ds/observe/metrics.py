@@ -1,4 +1,4 @@
-"""Writes and reads metrics.jsonl, and writes TensorBoard: one record per step, from rank 0."""
+"""Writes metrics.jsonl and TensorBoard, one record per step from rank 0; reads metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -77,9 +77,9 @@ COMBINED_CHARTS: dict[str, dict[str, tuple[str, ...]]] = {
 """Layout of TensorBoard's custom scalars: tab -> chart -> keys whose curves share the chart."""
 
 PUSH_STEPS = 10
-"""Number of steps with senses in S- after which an idle push is reported."""
+"""Number of steps with senses in S- whose mean decides whether the push is idle."""
 IDLE_PUSH_SHARE = 0.05
-"""The push is idle if a smaller share of S- was within the margin."""
+"""The push is idle if a smaller share of S- than this was within the margin."""
 
 
 class MetricsWriter:
@@ -113,7 +113,7 @@ class MetricsWriter:
                 self._board.add_scalar(tag, record[key], step)
 
     def _report_idle_push(self, record: dict[str, float]) -> None:
-        """Warn once if hardly any sense of S- is within the margin: the push then teaches nothing.
+        """Warn once if hardly any sense of S- is within the margin: the push then has no effect.
 
         Source: docs/method.md, "Scale".
         """
@@ -121,6 +121,7 @@ class MetricsWriter:
         if not (self._push_weight > 0 and has_push_senses):
             return
         self._active_shares.append(record["sense_push_active"])
+        # Equal only once, so the warning is printed at most once.
         if len(self._active_shares) != PUSH_STEPS:
             return
         share = sum(self._active_shares) / PUSH_STEPS

@@ -1,1 +1,1 @@
-"""What the quickstart and the other languages fetch and prepare: packages, texts, thesauri."""
+"""Fetches and prepares the input of the quickstart and of the French and Spanish specs."""

@@ -1,4 +1,4 @@
-"""The files that the quickstart fetches, and the texts that it makes of them."""
+"""Lists the quickstart's files, fetches them, and makes its texts from them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dskd_ds.spec import RunSpec, dskd_home
 
 @dataclass(frozen=True)
 class Inputs:
-    """Where the quickstart's files are."""
+    """Paths of the quickstart's files."""
 
     teacher: Path
     """The teacher as a GGUF file."""
@@ -29,7 +29,7 @@ class Inputs:
 
     @classmethod
     def of(cls, spec: RunSpec) -> Inputs:
-        """Return the files of a spec, and make their folder."""
+        """Return the files of the quickstart's spec, and create the folder for what is fetched."""
         home = dskd_home() / "quickstart"
         home.mkdir(parents=True, exist_ok=True)
         return cls(
@@ -43,7 +43,7 @@ class Inputs:
 
     @property
     def by_package(self) -> dict[packages.Package, Path]:
-        """Return where the content of each package goes."""
+        """The path for the content of each package."""
         return {
             packages.TEACHER: self.teacher,
             packages.LEADS: self.leads,

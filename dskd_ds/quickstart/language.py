@@ -1,4 +1,6 @@
-"""`python -m dskd_ds.quickstart.language fr`: fetches text and thesaurus of another language.
+"""Fetches the text and the thesaurus of another language.
+
+    python -m dskd_ds.quickstart.language fr
 
 Wikipedia's lead sections and a thesaurus go to `$DSKD_HOME/quickstart/<language>/`, where the specs
 ds_configs/runs/french.toml and spanish.toml read them.
@@ -51,6 +53,7 @@ def prepare(code: str) -> None:
     home = dskd_home() / "quickstart"
     folder = home / code
     folder.mkdir(parents=True, exist_ok=True)
+    # All languages and the quickstart share the teacher, so it is beside their folders.
     target_by_package = {
         packages.TEACHER: home / Path(packages.TEACHER.content).name,
         language.leads: folder / "leads.json",
@@ -67,7 +70,7 @@ def prepare(code: str) -> None:
 
 
 def main() -> int:
-    """Parse the arguments and prepare a language; returns the exit code."""
+    """Parse the arguments, prepare a language, and return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m dskd_ds.quickstart.language",
         description="Fetch what a dictionary of another language is built from.",

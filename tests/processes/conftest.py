@@ -36,7 +36,7 @@ def children_with(marker: str) -> list[int]:
         try:
             command_line = path.read_bytes()
         except OSError:
-            continue  # the process ended in this moment
+            continue  # the process has just ended
         process_id = int(path.parent.name)
         if marker.encode() in command_line and process_id != os.getpid():
             found.append(process_id)
@@ -53,9 +53,9 @@ def environment_of(tiny: TinyWorld) -> dict[str, str]:
 
 @pytest.fixture
 def launch(tiny: TinyWorld) -> Launch:
-    """launch(argument, ...) runs a command to its end and checks that no process of it is left.
+    """`launch(argument, ...)` runs a command to its end; none of its processes may be left.
 
-    marker: part of the command line of all of its processes, if it is not the tiny world's folder.
+    marker: part of the command line of all its processes, by default the tiny world's folder.
     """
 
     def run(*argv: str, marker: str | None = None) -> Ended:
@@ -76,7 +76,7 @@ def launch(tiny: TinyWorld) -> Launch:
 
 @pytest.fixture
 def start(tiny: TinyWorld) -> Iterator[Start]:
-    """start(argument, ...) starts a process, which is terminated after the test at the latest."""
+    """`start(argument, ...)` starts a process, which is terminated when the test ends."""
     started: list[subprocess.Popen[str]] = []
 
     def run(*argv: str) -> subprocess.Popen[str]:

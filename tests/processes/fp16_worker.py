@@ -3,8 +3,8 @@
     deepspeed --num_gpus 1 --module tests.processes.fp16_worker --model FOLDER --out FILE
 
 It stores gradient norms and the number of skipped steps. DeepSpeed refuses fp16 on a CPU without
-fp16 instructions, because it is slow there, not because it is wrong. So this worker overrides
-DeepSpeed's check; everything else is real.
+fp16 instructions, where it is slow but correct. So this worker overrides DeepSpeed's check;
+everything else is as in a run.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from tests.processes.parity_worker import LENGTH, block
 
 
 def run(model: str, dtype: str, tokens: int) -> dict[str, float]:
-    """Train two micro-batches and one update, and return what happened to the gradients.
+    """Train two micro-batches and one update, and return the gradient norm and the loss scale.
 
-    tokens: divides the losses; few tokens make gradients overflow in fp16, many make them vanish.
+    tokens: divides the losses. Few tokens make gradients overflow in fp16, many make them vanish.
     """
     spec = load_spec(
         "ds_configs/runs/quickstart.toml",
@@ -80,6 +80,7 @@ def main() -> None:
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
+    # DeepSpeed would refuse fp16 on a CPU without fp16 instructions; see the module's docstring.
     get_accelerator().is_fp16_supported = lambda: True
     open_world()
     found = {

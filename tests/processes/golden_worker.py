@@ -33,6 +33,7 @@ PINNED = {
 
 def main(folder: Path) -> None:
     """Compute all values and print them as one JSON object."""
+    # Not at the top: the first process lacks the variables of PINNED and only starts a second one.
     import torch
     import transformers
 

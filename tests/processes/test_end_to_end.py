@@ -110,9 +110,8 @@ def test_resume_is_bitwise(tiny: TinyWorld, launch: Launch, run_dir: Path) -> No
     shutil.copytree(run_dir, second)
     shutil.rmtree(second / "checkpoints" / "step-00000006")
     shutil.rmtree(second / "student")
-    (
-        second / "checkpoints" / "step-00000005"
-    ).mkdir()  # a crash cut this save short: it has no manifest
+    # As after a crash while this checkpoint was saved: it has no manifest.
+    (second / "checkpoints" / "step-00000005").mkdir()
     assert launch(*dskd("train", str(tiny.spec_file), "--set", f"run_dir={second}")).code == 0
     exact = (
         "loss",
@@ -157,7 +156,7 @@ def test_exact_signal_trains(tiny: TinyWorld, launch: Launch, dictionary: Path) 
 def test_other_launchers_train_to_the_same_losses(
     tiny: TinyWorld, launch: Launch, run_dir: Path, launcher: Callable[..., list[str]]
 ) -> None:
-    """The entry and the roles are the same as under deepspeed, and the losses equal bit for bit."""
+    """Entry and roles are those under deepspeed, and the losses are equal bit for bit."""
     folder = tiny.folder / launcher.__name__
     argv = ["dskd_ds/train.py", "--spec", str(tiny.spec_file), "--set", f"run_dir={folder}"]
     assert launch(*launcher(3, *argv)).code == 0

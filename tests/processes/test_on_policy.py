@@ -47,7 +47,7 @@ def test_generation_changes_neither_weights_nor_training(tiny: TinyWorld, launch
         not torch.equal(weight, written[0]["before"][name])
         for name, weight in plain["weights"].items()
     )
-    # One process without DeepSpeed generates the same text from the gathered weights.
+    # A single process without DeepSpeed generates the same text from the gathered weights.
     spec = load_spec(path)
     from transformers import AutoModelForCausalLM
 

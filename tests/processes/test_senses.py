@@ -23,7 +23,7 @@ from tests.processes.conftest import Launch, children_with, dskd, mpirun
 pytestmark = pytest.mark.process
 
 SETTINGS = ("senses.collect_tokens=32768", "senses.vectors_per_token=20000")
-"""So many vectors that the token ids are divided into several ranges, which the ranks share."""
+"""So many vectors that the token ids are divided into several ranges, which ranks share out."""
 
 
 def write_corpus(path: Path, seed: int, words: list[str]) -> None:
@@ -100,6 +100,7 @@ def test_a_killed_build_is_continued_with_another_number_of_ranks(
     running = subprocess.Popen(
         launch_of(tiny, folder, 2), env=environment, stdout=subprocess.DEVNULL
     )
+    # Killed as soon as a batch is committed: before that, nothing could be continued.
     work = Path(f"{folder}.work")
     try:
         while not (found := sorted(work.glob("*/rank-*/progress.json"))):
@@ -120,7 +121,7 @@ def test_a_killed_build_is_continued_with_another_number_of_ranks(
 def test_a_collection_that_is_kept_serves_other_dictionaries(
     tiny: TinyWorld, launch: Launch, whole: Path
 ) -> None:
-    """The second build adds nothing to it and deletes only its own parts."""
+    """The second build adds nothing to the collection and deletes only its own parts."""
     kept = tiny.folder / "kept"
     first, second = tiny.folder / "from-kept-1", tiny.folder / "from-kept-2"
     assert launch(*launch_of(tiny, first, 2, settings=(f"senses.collection_dir={kept}",))).code == 0
@@ -151,9 +152,8 @@ def test_refresh_adds_another_corpus_once(tiny: TinyWorld, launch: Launch, whole
         for row, texts in after.contexts_of(range(50)).items()
         if after.sense_counts[row] >= 3
     )
-    left = Path(
-        f"{alone}.work"
-    )  # as after a kill between the dictionary's rename and the cleaning up
+    # As after a kill between the rename of the dictionary and the deletion of the work folder.
+    left = Path(f"{alone}.work")
     left.mkdir()
     os.utime(tiny.folder / "second.jsonl")  # another time stamp, but the same text
     assert launch(*launch_of(tiny, alone, 1, "second", ("--refresh",))).code == 0

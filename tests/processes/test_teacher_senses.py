@@ -33,7 +33,7 @@ ON_TEACHER = "senses.retrieve_on=teacher"
 
 
 def overrides_of(run_dir: Path, *more: str) -> list[str]:
-    """Return overrides as arguments; the teacher is in bfloat16, so the wire loses nothing."""
+    """Return overrides as arguments. The teacher is in bfloat16, so the wire loses nothing."""
     keys = (
         f"run_dir={run_dir}",
         "teacher.dtype=bfloat16",
@@ -124,7 +124,7 @@ def test_a_teacher_with_other_sense_settings_ends_the_run_with_a_reason(
     output, _ = students.communicate(timeout=PATIENCE_SECONDS)
     assert students.returncode == 1
     assert "could not answer a request: ValueError: the student's senses are dictionary" in output
-    assert "start it with the students' spec" in output
+    assert "start the teacher with the students' spec" in output
     assert "Traceback" not in output
     assert stranger.wait(30) == 0  # after the students' goodbye
 

@@ -96,6 +96,7 @@ def test_a_killed_teacher_does_not_change_the_losses(
     doomed, other = (start(*teacher(argv, replica)) for replica in (0, 1))
     students = start(*deepspeed(2, "dskd_ds/train.py", *argv))
     wait_until(lambda: len(read_lines(run_dir / METRICS_FILE)) >= 2, students)
+    # Without a goodbye: the students notice it by missing heartbeats.
     doomed.send_signal(signal.SIGKILL)
     assert doomed.wait(30) == -signal.SIGKILL
     assert len(read_lines(run_dir / METRICS_FILE)) < NUM_STEPS, (

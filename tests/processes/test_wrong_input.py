@@ -39,6 +39,7 @@ def test_a_wrong_number_of_ranks_is_refused(launch: Launch, tiny: TinyWorld) -> 
 def test_a_student_with_another_vocabulary_is_refused(launch: Launch, tiny: TinyWorld) -> None:
     other = tiny.folder / "other"
     write_model(other, tiny.folder, num_layers=1, seed=1)
+    # The same tokens, so the same size, but in the reverse order of ids.
     content = json.loads((other / "tokenizer.json").read_text())
     vocabulary = content["model"]["vocab"]
     last_id = len(vocabulary) - 1

@@ -19,6 +19,7 @@ import pytest
 from dskd_ds.bench import step
 from dskd_ds.bench.follow import Followed, Step, peak_bytes, two_cores
 from dskd_ds.bench.measure import REPEATS, as_json, run_benches, table
+from dskd_ds.bench.real_text import QUICKSTART
 from dskd_ds.bench.replay import ReplyStore
 from dskd_ds.bench.step_figures import figures as step_figures
 from dskd_ds.commands import bench as commands
@@ -69,7 +70,7 @@ def test_figures_are_medians_of_ratios_within_a_round() -> None:
 def test_an_unknown_bench_and_a_missing_quickstart_are_errors(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"--only stp.*\n.*step"):
         run_benches(step.BENCHES, ["stp"])
-    arms = step.Arms(step.QUICKSTART, [f"run_dir={tmp_path}"], tmp_path)
+    arms = step.Arms(QUICKSTART, [f"run_dir={tmp_path}"], tmp_path)
     with pytest.raises(InputError, match="make quickstart first"):
         arms.check(["bare"])
 
@@ -87,7 +88,7 @@ def test_both_sides_of_the_comparison_with_trl_are_float32(
     side_by_side = import_module("side_by_side")
     argv = side_by_side.our_command(Namespace(processes=1, batch_blocks=4, signal="topk"), tmp_path)
     overrides = [value for option, value in itertools.pairwise(argv) if option == "--set"]
-    spec = load_spec(step.QUICKSTART, overrides)
+    spec = load_spec(QUICKSTART, overrides)
     assert (spec.student.dtype, spec.teacher.dtype) == ("float32", "float32")
 
 
@@ -110,7 +111,7 @@ def test_mapped_files_do_not_count_as_memory(tmp_path: Path) -> None:
     mapped = np.memmap(file, mode="r")
     assert mapped.max() > 0  # reads every page
     assert peak_bytes(process) - before == pytest.approx(0, abs=8 << 20)
-    kept = np.ones(64 << 17)
+    kept = np.ones(64 << 17)  # 64 MiB in float64
     assert peak_bytes(process) - before == pytest.approx(kept.nbytes, abs=8 << 20)
 
 
@@ -136,6 +137,7 @@ def test_the_reply_store_returns_what_was_stored(tmp_path: Path) -> None:
     assert store.get(work) is None
     reply = random_arrays(Reply)
     store.put(work, reply)
+    # The student and the request's id do not matter, everything else does.
     equal_request = Work(1, Request(request_id=8, wanted=wanted), arrays)
     found = store.get(equal_request)
     assert found is not None

@@ -1,4 +1,4 @@
-"""The measures of the clustering benches."""
+"""The clustering benches' error and counts of WordNet's senses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from dskd_ds.bench.adaptive import spearman, wordnet_sense_counts
+from dskd_ds.bench.adaptive import wordnet_sense_counts
 from dskd_ds.bench.states import quantisation_error
 from dskd_ds.senses.dictionary.senses import Senses
 
@@ -25,11 +25,6 @@ def test_quantisation_error_uses_the_senses_of_a_states_token_only() -> None:
     assert error == pytest.approx((1.0 + 0.0) / 2)
     # Token 5 has a sense equal to this state, but token 2 has not.
     assert quantisation_error(senses, np.array([2]), states[1:2]) == pytest.approx(1.0)
-
-
-def test_spearman_averages_tied_ranks() -> None:
-    assert spearman(np.array([1, 2, 3, 4]), np.array([10, 20, 30, 90])) == pytest.approx(1.0)
-    assert spearman(np.array([1, 2, 2, 3]), np.array([4, 3, 1, 2])) == pytest.approx(-0.6324555)
 
 
 def test_wordnet_sense_counts_add_parts_of_speech(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ VOCAB, SIZE, POSITIONS = 65_536, 512, 8
 
 
 def known_work(megabytes: int) -> Work:
-    """Work that touches this many megabytes and keeps half of them as gradients."""
+    """Return work that touches this many mebibytes and keeps half of them as gradients."""
     kept: list[torch.Tensor] = []
 
     def run() -> None:
@@ -32,7 +32,7 @@ def test_workspace_is_the_peak_less_the_gradients() -> None:
 
 
 def bfloat16_head() -> Work:
-    """The objective's forward in two chunks; it sums the head's gradient in a float32 buffer."""
+    """Return the objective's forward pass in two chunks; it sums the head's gradient in float32."""
     generator = torch.Generator().manual_seed(0)
     head = torch.nn.Parameter(
         torch.randn(VOCAB, SIZE, generator=generator, dtype=torch.bfloat16) / 16
@@ -55,8 +55,9 @@ def bfloat16_head() -> Work:
 
 
 def test_a_bfloat16_head_needs_workspace_for_the_sum_of_its_gradient_only() -> None:
-    """Measured: 29 MiB.
+    """It needed 29 MiB when this was written.
 
-    It was 202 MiB with the whole product of a chunk, of which the CPU library makes a float32 copy.
+    It needs 202 MiB if a chunk's whole product is computed at once: the CPU library makes a float32
+    copy of it.
     """
     assert workspace_bytes(bfloat16_head) < 48 << 20

@@ -108,6 +108,7 @@ def test_an_idle_push_is_reported_once(
         "sense_with_antonyms": with_antonyms,
         "sense_with_neighbours": 0.0,
     }
+    # Several times as many steps as the decision needs, so a second warning would show.
     for step in range(1, 40):
         writer.write(record(step) | senses)
     writer.close()
