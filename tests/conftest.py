@@ -99,7 +99,7 @@ class TinyWorld:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyWorld:
-    """The tiny world of this session."""
+    """Write the tiny world of this session."""
     folder = tmp_path_factory.mktemp("tiny")
     os.environ["DSKD_HOME"] = str(folder / "home")
     os.environ["HF_DATASETS_CACHE"] = str(folder / "datasets")
@@ -112,7 +112,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyWorld:
 
 
 def spec_tree(folder: Path) -> dict[str, object]:
-    """A spec with hybrid candidates, the top-k signal, two students and a teacher."""
+    """Return a spec with hybrid candidates, the top-k signal, two students and a teacher."""
     return {
         "name": "tiny",
         "run_dir": str(folder / "run"),
@@ -176,6 +176,7 @@ def write_wordnet(folder: Path) -> None:
                 fields += ["000"]
             else:
                 fields += ["001", "!", f"{opposite:08d}", letters[part], "0101"]
+            # A gloss that denies something makes `unhappy` a negation.
             gloss = "not happy" if "unhappy" in words else f"the meaning of {words[0]}"
             lines.append(" ".join(fields) + f" | {gloss}")
         (folder / f"data.{part}").write_text("\n".join(lines) + "\n")

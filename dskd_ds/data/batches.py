@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dskd_ds.data.block import Block, Blocks
 from dskd_ds.data.blocks import position_ids, train_blocks
+from dskd_ds.data.documents import short_reason
 from dskd_ds.errors import DskdError, InputError
 from dskd_ds.runtime.seeds import epoch_seed
 from dskd_ds.spec import RunSpec
@@ -24,7 +25,7 @@ IGNORE = -100
 
 @dataclass(frozen=True)
 class Sample:
-    """Which block of which epoch: the key of every random draw for it."""
+    """A block in an epoch. The two numbers are the key of every random draw for it."""
 
     epoch: int
     block: int
@@ -79,6 +80,7 @@ class MappedBlocks:
 
     def __init__(self, blocks: Blocks, seed: int) -> None:
         self.blocks, self.seed = blocks, seed
+        # Two are kept, because a step can begin in one epoch and end in the next.
         self._permutation = lru_cache(maxsize=2)(self._make_permutation)
 
     def __len__(self) -> int:
@@ -117,6 +119,7 @@ class StreamedBlocks:
         """See BlockSource. Raises InputError if the stream ends or breaks within this step."""
         step, index = divmod(place, self._step_blocks)
         assert step >= self._step, "a stream cannot go back"
+        # A resumed run reads the steps before its own and drops them: a stream has no other way in.
         while self._step < step:
             self._of_step = self._ahead.result()
             self._step += 1
@@ -124,6 +127,10 @@ class StreamedBlocks:
         return Sample(0, place), self._of_step[index]
 
     def _read_step(self) -> list[Block]:
+        """Return the blocks of the next step.
+
+        Raises InputError, which the reading thread keeps until `get` asks for this step.
+        """
         rows: list[Block] = []
         while len(rows) < self._step_blocks:
             row = self._next_row()
@@ -137,16 +144,16 @@ class StreamedBlocks:
         return rows
 
     def _next_row(self) -> Block | None:
+        """Return the next block, or None at the end. Raises InputError if the text is damaged."""
         try:
             return next(self._rows, None)
         except DskdError:
             raise
         except Exception as error:  # datasets raises a dozen unrelated classes
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
             raise InputError(
                 f"[data] stream = true, but the text cannot be read further than {self._num_read}"
-                f" blocks: {reason}\n"
-                "  mend the source, then call again: the run goes on from its last checkpoint."
+                f" blocks: {short_reason(error)}\n"
+                "  repair the source and start again: the run resumes from its last checkpoint."
             ) from None
 
 
@@ -168,9 +175,8 @@ def places(spec: RunSpec, step: int, micro: int, rank: int) -> range:
     step is the same for any number of ranks.
     """
     size = spec.train.micro_batch_blocks
-    start = (
-        step * spec.train.global_batch_blocks + (micro * spec.topology.num_students + rank) * size
-    )
+    step_start = step * spec.train.global_batch_blocks
+    start = step_start + (micro * spec.topology.num_students + rank) * size
     return range(start, start + size)
 
 
@@ -184,6 +190,8 @@ def num_steps(spec: RunSpec, source: BlockSource) -> int:
     """Return the number of optimiser steps of the run; epochs are rounded down to whole steps."""
     if spec.train.num_steps is not None:
         return spec.train.num_steps
+    # The spec requires num_steps for a stream, whose length is unknown.
     assert isinstance(source, MappedBlocks)
     assert spec.train.num_epochs is not None
-    return max(1, int(spec.train.num_epochs * len(source) / spec.train.global_batch_blocks))
+    num_blocks = spec.train.num_epochs * len(source)
+    return max(1, int(num_blocks / spec.train.global_batch_blocks))

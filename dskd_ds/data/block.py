@@ -35,6 +35,10 @@ class Block(TypedDict):
     """Ranges [start, end) of positions that are no targets, ascending."""
 
 
+DOCUMENT_COLUMNS = tuple(Document.__annotations__)
+BLOCK_COLUMNS = tuple(Block.__annotations__)
+
+
 class Blocks(Protocol):
     """Blocks that are read by their number, e.g. a mapped `datasets.Dataset`."""
 

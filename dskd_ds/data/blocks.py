@@ -13,6 +13,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from dskd_ds.data.block import DOCUMENT_COLUMNS
 from dskd_ds.data.documents import heldout_documents, train_documents
 from dskd_ds.data.packing import pack
 from dskd_ds.data.tally import Tally
@@ -42,19 +43,19 @@ def end_of_text_id(tokenizer: Any) -> int:
 
 
 def train_blocks(data: DataSpec, tokenizer: Any) -> Any:
-    """Return the training blocks, a `datasets.Dataset`, or `IterableDataset` if streamed.
+    """Return the training blocks: a `datasets.Dataset`, or an `IterableDataset` if streamed.
 
     Raises InputError if there is not one block.
     """
-    return _blocks(data, tokenizer, train_documents, "train", data.stream)
+    return _blocks(data, tokenizer, train_documents, part="train", stream=data.stream)
 
 
 def heldout_blocks(data: DataSpec, tokenizer: Any) -> Any:
-    """Return the held-out blocks, a `datasets.Dataset`.
+    """Return the held-out blocks as a `datasets.Dataset`.
 
     Raises InputError if there is not one block.
     """
-    return _blocks(data, tokenizer, heldout_documents, "heldout", stream=False)
+    return _blocks(data, tokenizer, heldout_documents, part="heldout", stream=False)
 
 
 def _blocks(
@@ -64,6 +65,7 @@ def _blocks(
     part: str,
     stream: bool,
 ) -> Any:
+    """Pack the documents of a part. documents_of: train_documents or heldout_documents."""
     end_id = end_of_text_id(tokenizer)
     tally = Tally(f"[data] {part}", live=stream)
     settings = {
@@ -80,10 +82,12 @@ def _blocks(
             "batched": True,
             "batch_size": PACK_DOCUMENTS,
             "features": _features(),
-            "remove_columns": ["text", "title", "chat", "open_end", "completions"],
+            "remove_columns": list(DOCUMENT_COLUMNS),
         }
         if stream:
             return documents.map(pack, fn_kwargs=settings, **options)
+        # By default `datasets` hashes the arguments, with the tally's counts and the whole
+        # tokenizer. This key names what blocks depend on; raise its version if packing changes.
         vocabulary = tokenizer_fingerprint(tokenizer)
         key = f"{documents._fingerprint} {vocabulary} {data.block_tokens} {end_id} v3"
         blocks = documents.map(
@@ -93,7 +97,7 @@ def _blocks(
             **options,
             new_fingerprint=hashlib.sha256(key.encode()).hexdigest()[:16],
         )
-    tally.say()
+    tally.print_counts()
     if len(blocks) == 0:
         raise InputError(
             f"[data] {part}: its {len(documents)} documents do not fill one block of"
@@ -104,7 +108,7 @@ def _blocks(
 
 
 def _features() -> Any:
-    """Return the columns of blocks; `datasets` cannot guess the type of empty lists."""
+    """Return the types of a block's columns; `datasets` cannot guess the type of empty lists."""
     from datasets import Features, List, Value
 
     return Features(
@@ -124,8 +128,5 @@ def position_ids(segment_starts: list[int], block_tokens: int) -> list[int]:
     Example: starts [0, 3] of 5 tokens give [0, 1, 2, 0, 1].
     """
     ends = [*segment_starts[1:], block_tokens]
-    return list(
-        itertools.chain.from_iterable(
-            range(end - start) for start, end in zip(segment_starts, ends, strict=True)
-        )
-    )
+    lengths = (end - start for start, end in zip(segment_starts, ends, strict=True))
+    return list(itertools.chain.from_iterable(map(range, lengths)))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dskd_ds.data.block import DOCUMENT_COLUMNS, Document
 from dskd_ds.data.tally import Tally
 from dskd_ds.errors import InputError
 from dskd_ds.models.resolve import tokenizer_fingerprint
@@ -89,9 +90,10 @@ class ChatFormat:
                 add_generation_prompt=generation_prompt,
                 continue_final_message=open_end,
             )
+        # ValueError: `continue_final_message`, if the template changes the last message.
         except (TemplateError, ValueError) as error:
             raise MalformedError(
-                f"the chat template refuses it ({str(error).strip().splitlines()[0]})"
+                f"the chat template rejects it ({str(error).strip().splitlines()[0]})"
             ) from None
         return text
 
@@ -132,8 +134,9 @@ def read_conversation(row: dict[str, Any]) -> Conversation:
         messages = [*prompt, *_messages(row["completion"], "assistant")]
     else:
         raise MalformedError("no messages, nor prompt and completion")
+    # Without `prompt`, every message of the assistant is a completion.
     if not any(message["role"] == "assistant" for message in messages[len(prompt) :]):
-        raise MalformedError("the assistant says nothing")
+        raise MalformedError("no answer of the assistant")
     open_end = bool(row.get("open_end"))
     if open_end and messages[-1]["role"] != "assistant":
         raise MalformedError("open_end, but the last message is not the assistant's")
@@ -154,7 +157,7 @@ def read_prompt(row: dict[str, Any]) -> list[Message]:
     else:
         raise MalformedError("no messages, nor prompt")
     if not messages:
-        raise MalformedError("it asks nothing")
+        raise MalformedError("no question before the answer")
     return messages
 
 
@@ -163,9 +166,10 @@ def _messages(value: Any, role: str) -> list[Message]:
     if isinstance(value, str):
         value = [{"role": role, "content": value}]
     if not isinstance(value, list) or not value:
-        raise MalformedError("messages that are no list")
+        raise MalformedError("messages that are not a list")
     messages = []
     for message in value:
+        # Content as a list of parts (text, images) is not supported either.
         if (
             not isinstance(message, dict)
             or not isinstance(message.get("role"), str)
@@ -185,19 +189,21 @@ def completions(chat: ChatFormat, conversation: Conversation, text: str) -> list
     the completions cannot be found.
     """
     messages, first = conversation.messages, conversation.first_completion
+    # `_marked` renders whole turns, and so cannot find the end of a message that was cut.
     if chat.marks_completions and not conversation.open_end:
         begin = len(_prefix(chat, messages[:first], text)) if first else 0
         marked = [span for span in _marked(chat, messages) if span[0] >= begin]
         if len(marked) == sum(message["role"] == "assistant" for message in messages[first:]):
             return marked  # else marks were lost where a character and a token do not coincide
     spans = []
-    for number in range(first, len(messages)):
-        if messages[number]["role"] == "assistant":
-            start = len(_prefix(chat, messages[:number], text, generation_prompt=True))
-            last = number == len(messages) - 1
-            end = len(text) if last else len(_prefix(chat, messages[: number + 1], text))
-            # White space that the template writes between turns belongs to no completion.
-            spans.append((start, start + len(text[start:end].rstrip())))
+    for index in range(first, len(messages)):
+        if messages[index]["role"] != "assistant":
+            continue
+        start = len(_prefix(chat, messages[:index], text, generation_prompt=True))
+        is_last = index == len(messages) - 1
+        end = len(text) if is_last else len(_prefix(chat, messages[: index + 1], text))
+        # White space that the template writes between turns belongs to no completion.
+        spans.append((start, start + len(text[start:end].rstrip())))
     return spans
 
 
@@ -223,16 +229,17 @@ def _marked(chat: ChatFormat, messages: list[Message]) -> list[Range]:
         return_assistant_tokens_mask=True,
         tokenizer_kwargs={"return_offsets_mapping": True},
     )
+    # The mask is one flag per token; consecutive flagged tokens are one completion.
     spans: list[Range] = []
-    before = 0
-    for flag, (start, end) in zip(
+    was_marked = 0
+    for is_marked, (start, end) in zip(
         encoded["assistant_masks"], encoded["offset_mapping"], strict=True
     ):
-        if flag and before:
+        if is_marked and was_marked:
             spans[-1] = (spans[-1][0], end)
-        elif flag:
+        elif is_marked:
             spans.append((start, end))
-        before = flag
+        was_marked = is_marked
     return spans
 
 
@@ -247,32 +254,28 @@ def render_rows(
 
     Malformed rows are left out and counted in `tally`.
     """
-    documents: dict[str, list[Any]] = {
-        "text": [],
-        "title": [],
-        "chat": [],
-        "open_end": [],
-        "completions": [],
-    }
-    for number in range(len(next(iter(rows.values())))):
-        row = {name: values[number] for name, values in rows.items()}
+    documents: dict[str, list[Any]] = {name: [] for name in DOCUMENT_COLUMNS}
+    num_rows = len(next(iter(rows.values())))
+    for index in range(num_rows):
+        row = {name: values[index] for name, values in rows.items()}
         try:
             conversation = read_conversation(row)
             text = chat.render(conversation.messages, open_end=conversation.open_end)
             spans = completions(chat, conversation, text) if only_completions else []
+            # An empty list would mean that the whole text is a target (see Document).
             if only_completions and not spans:
                 raise MalformedError("no completion is found in it")
         except MalformedError as error:
             tally.add(f"left out: {error}")
             continue
         title = str(row[title_field] or "") if title_field else ""
-        values = (
-            text,
-            title or conversation.digest,
-            True,
-            conversation.open_end,
-            [list(span) for span in spans],
+        document = Document(
+            text=text,
+            title=title or conversation.digest,
+            chat=True,
+            open_end=conversation.open_end,
+            completions=[list(span) for span in spans],
         )
-        for name, value in zip(documents, values, strict=True):
+        for name, value in document.items():
             documents[name].append(value)
     return documents

@@ -8,6 +8,7 @@ runs.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -49,46 +50,58 @@ def read_prompts(
     The files may have a column `title`. Prompts that leave no room in a block are left out and
     counted; is_printing: print the counts. Raises InputError if a source has no conversations.
     """
-    sources = [
-        SourceSpec(path=path, format="chat", title_field="title") for path in inputs
-    ] or list(spec.data.train)
-    begin = begin_ids(chat.tokenizer)
+    sources = list(spec.data.train)
+    if inputs:
+        sources = [SourceSpec(path=path, format="chat", title_field="title") for path in inputs]
+    max_tokens = spec.data.block_tokens - settings.new_tokens
     prompts: list[Prompt] = []
-    number = 0
+    numbers = itertools.count()
     for i, source in enumerate(sources):
         key = "--input" if inputs else f"data.train.{i}"
-        if source.format != "chat":
-            raise InputError(
-                f'[{key}] format = "{source.format}", but only conversations can be continued.\n'
-                '  set format = "chat", or name files of conversations: --input FILE.jsonl.'
-            )
+        _check_is_chat(source, key)
         tally = Tally(f"[{key}] {source.path}")
         for row in load_source(source, key, stream=False):
-            number += 1
+            # Every row has a number: a prompt's draws do not depend on which rows are left out.
+            number = next(numbers)
             try:
                 messages = read_prompt(row)
                 text = chat.render(messages, generation_prompt=True)
             except MalformedError as error:
                 tally.add(f"left out: {error}")
                 continue
-            tokens = chat.tokenizer(text, add_special_tokens=False)["input_ids"]
-            if tokens[:1] != begin:  # many templates write the BOS token themselves
-                tokens = [*begin, *tokens]
-            if len(tokens) + settings.new_tokens > spec.data.block_tokens:
+            tokens = _prompt_tokens(text, chat.tokenizer)
+            if len(tokens) > max_tokens:
                 tally.add(
                     f"left out: the prompt and {settings.new_tokens} tokens are longer than a block"
                     f" of {spec.data.block_tokens}"
                 )
                 continue
             title = str(row.get(source.title_field) or "") if source.title_field else ""
-            prompts.append(Prompt(number - 1, title, messages, tokens))
+            prompts.append(Prompt(number, title, messages, tokens))
         if is_printing:
-            tally.say()
+            tally.print_counts()
     return prompts
 
 
+def _check_is_chat(source: SourceSpec, key: str) -> None:
+    """Raise InputError if a source does not hold conversations."""
+    if source.format != "chat":
+        raise InputError(
+            f'[{key}] format = "{source.format}", but only conversations can be continued.\n'
+            '  set format = "chat", or name files of conversations: --input FILE.jsonl.'
+        )
+
+
+def _prompt_tokens(text: str, tokenizer: Any) -> list[int]:
+    """Return the tokens of a rendered prompt, with one BOS token if the tokenizer uses it."""
+    begin = begin_ids(tokenizer)
+    tokens: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    # Many templates write the BOS token themselves.
+    return tokens if tokens[:1] == begin else [*begin, *tokens]
+
+
 def batches_of(prompts: list[Prompt], size: int) -> list[list[Prompt]]:
-    """Return batches of prompts of similar length."""
+    """Return batches of prompts of similar length, which need little padding; the longest first."""
     ordered = sorted(prompts, key=lambda prompt: (-len(prompt.tokens), prompt.number))
     return [ordered[start : start + size] for start in range(0, len(ordered), size)]
 
@@ -100,8 +113,11 @@ def continued(
 
     The row has `title`, `prompt`, `completion` and `open_end`.
     """
-    share = 1.0 if whole else np.random.default_rng(keyed_seed((seed, prompt.number, 1))).random()
-    kept = tokens if whole else tokens[: 1 + int(share * len(tokens))]
+    kept = tokens
+    if not whole:
+        # The 1 keeps this draw apart from those of the tokens, whose key ends with 0.
+        share = np.random.default_rng(keyed_seed((seed, prompt.number, 1))).random()
+        kept = tokens[: 1 + int(share * len(tokens))]
     ended = len(kept) == len(tokens) and kept[-1] in end_ids
     # A cut within a character leaves a replacement mark.
     text = tokenizer.decode(kept, skip_special_tokens=True).strip().rstrip("\ufffd")
@@ -142,7 +158,12 @@ class Continuer:
         rows = []
         for prompt, tokens in zip(batch, continuations, strict=True):
             row = continued(
-                prompt, tokens, self._end_ids, self._tokenizer, settings.whole, self._seed
+                prompt,
+                tokens,
+                end_ids=self._end_ids,
+                tokenizer=self._tokenizer,
+                whole=settings.whole,
+                seed=self._seed,
             )
             if row is not None:
                 rows.append((prompt.number, row))
@@ -164,8 +185,8 @@ def write_continuations(
     """
     if output.exists():
         raise InputError(
-            f"--output {output}: there is such a file already.\n"
-            "  delete it to write it anew, or give another name."
+            f"--output {output}: the file exists already.\n"
+            "  delete it to write it again, or give another name."
         )
     chat = chat_format(spec.data.chat_template, teacher.tokenizer)
     prompts = read_prompts(spec, inputs, settings, chat, is_printing=comm.rank == 0)
@@ -175,7 +196,8 @@ def write_continuations(
             "[data] train: there is no conversation to continue.\n"
             "  give more, or raise [data] block_tokens."
         )
-    parts = Parts(output, _made_of(spec, teacher, settings, chat, batches), comm.rank)
+    made_of = _made_of(spec, teacher, settings, chat=chat, batches=batches)
+    parts = Parts(output, made_of, comm.rank)
     todo = [number for number in range(len(batches)) if number not in parts.done]
     mine = todo[comm.rank :: comm.size]
     comm.barrier()  # no rank writes before all ranks have read the existing parts
@@ -197,12 +219,16 @@ def _made_of(
     chat: ChatFormat,
     batches: list[list[Prompt]],
 ) -> list[Any]:
-    """Everything that the continuations depend on; parts made of something else are refused."""
+    """Return everything that the continuations depend on, as JSON.
+
+    Parts that were made of something else are refused.
+    """
     return [
         asdict(settings),
         spec.seed,
         teacher.fingerprint,
-        str(resolve_dtype(teacher.dtype)),
+        str(resolve_dtype(teacher.dtype)),  # "auto" differs between machines
         chat.fingerprint,
+        # In the order of the batches, because padding changes results through rounding.
         [[prompt.number, prompt.title, prompt.tokens] for batch in batches for prompt in batch],
     ]

@@ -20,15 +20,19 @@ READERS = {".txt": "text", ".jsonl": "json", ".json": "json", ".parquet": "parqu
 
 
 def train_documents(data: DataSpec, tokenizer: Any) -> Any:
-    """Return the documents to train on, a `datasets.Dataset`, or `IterableDataset` if streamed."""
+    """Return the training documents: a `datasets.Dataset`, or an `IterableDataset` if streamed.
+
+    A document that shares its title with a held-out one is left out.
+    """
     documents = _load(data, tokenizer, "train", data.stream)
     if data.heldout:
         titles = {title for title in heldout_documents(data, tokenizer)["title"] if title}
-        return (
-            documents.filter(_title_not_in, fn_kwargs={"titles": dict.fromkeys(sorted(titles))})
-            if titles
-            else documents
-        )
+        if not titles:
+            return documents
+        # `datasets` hashes the arguments to find its cache; a dict of sorted titles has one order
+        # in every process and is searched as fast as a set.
+        sorted_titles = dict.fromkeys(sorted(titles))
+        return documents.filter(_title_not_in, fn_kwargs={"titles": sorted_titles})
     return documents.filter(_is_train, fn_kwargs={"heldout_fraction": data.heldout_fraction})
 
 
@@ -41,8 +45,8 @@ def heldout_documents(data: DataSpec, tokenizer: Any) -> Any:
         return _load(data, tokenizer, "heldout", stream=False)
     if data.stream:
         raise InputError(
-            "[data] heldout = (not given), and stream = true: what is kept out of training is"
-            " spread over the whole corpus.\n"
+            "[data] stream = true, but heldout is not given: the documents that are kept out of"
+            " training are spread over the whole corpus, which would have to be read first.\n"
             "  name other documents to evaluate on in [[data.heldout]]."
         )
     documents = _load(data, tokenizer, "train", stream=False)
@@ -70,24 +74,26 @@ def load_source(source: SourceSpec, key: str, stream: bool) -> Any:
     files = matching_files(source.path)
     try:
         if files:
+            reader = READERS[Path(files[0]).suffix]
             # By default each line of a .txt file would be a document.
-            options = {"sample_by": "paragraph"} if READERS[Path(files[0]).suffix] == "text" else {}
+            options = {"sample_by": "paragraph"} if reader == "text" else {}
             return datasets.load_dataset(
-                READERS[Path(files[0]).suffix],
-                data_files=files,
-                split="train",
-                streaming=stream,
-                **options,
+                reader, data_files=files, split="train", streaming=stream, **options
             )
         return datasets.load_dataset(
             source.path, source.subset, split=source.split, streaming=stream
         )
     except Exception as error:  # datasets raises a dozen unrelated classes
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         raise InputError(
-            f'[{key}] path = "{source.path}", but it cannot be loaded: {reason}\n'
+            f'[{key}] path = "{source.path}", but it cannot be loaded: {short_reason(error)}\n'
             f"  name a hub dataset, or a file or glob ending in {', '.join(READERS)}."
         ) from None
+
+
+def short_reason(error: Exception) -> str:
+    """Return the first line of an error's message, or the name of its class if it has none."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:300]
 
 
 def matching_files(path: str) -> list[str]:
@@ -99,8 +105,9 @@ def matching_files(path: str) -> list[str]:
     suffix = Path(path).suffix
     if files and all(Path(file).suffix == suffix for file in files) and suffix in READERS:
         return files
+    # None of these is taken for a hub name, which would be looked up in the network.
     if files or suffix in READERS or path.startswith(("/", ".", "~")):
-        problem = "it is of no known kind" if files else "there is no such file"
+        problem = "its kind of file is unknown" if files else "there is no such file"
         raise InputError(
             f'[data] path = "{path}", but {problem}.\n'
             f"  name a file or glob ending in {', '.join(READERS)}, or a hub dataset."
@@ -118,26 +125,13 @@ def _as_documents(
             f'[{key}] path = "{source.path}", but its first rows cannot be read, so its columns are'
             " unknown.\n  look at its first line: it is empty or damaged."
         )
-    wanted = {"title_field": source.title_field} | (
-        {"text_field": source.text_field} if source.format == "text" else {}
-    )
-    for field, name in wanted.items():
-        if name is not None and name not in columns:
-            raise InputError(
-                f'[{key}] {field} = "{name}", but {source.path} has the columns {columns}.\n'
-                "  name one of those."
-            )
+    _check_fields(source, key, columns)
     options = {"batched": True, "remove_columns": columns, "features": _features()}
     if source.format == "text":
         return loaded.map(
             _pick,
             fn_kwargs={"text_field": source.text_field, "title_field": source.title_field},
             **options,
-        )
-    if "messages" not in columns and not {"prompt", "completion"} <= set(columns):
-        raise InputError(
-            f'[{key}] format = "chat", but {source.path} has the columns {columns}.\n'
-            "  a conversation is a row with `messages`, or with `prompt` and `completion`."
         )
     assert chat is not None
     tally = Tally(f"[{key}] {source.path}", live=stream)
@@ -149,6 +143,8 @@ def _as_documents(
     }
     if stream:
         return loaded.map(render_rows, fn_kwargs=settings, **options)
+    # As in data/blocks.py, the key names what the documents depend on. Raise its version if
+    # rendering changes.
     content = f"{loaded._fingerprint} {chat.fingerprint} {source.title_field} {source.supervise} v1"
     documents = loaded.map(
         render_rows,
@@ -157,12 +153,31 @@ def _as_documents(
         **options,
         new_fingerprint=hashlib.sha256(content.encode()).hexdigest()[:16],
     )
-    tally.say()
+    tally.print_counts()
     return documents
 
 
+def _check_fields(source: SourceSpec, key: str, columns: list[str]) -> None:
+    """Raise InputError if a source lacks a column that its spec names or its format needs."""
+    wanted = {"title_field": source.title_field}
+    if source.format == "text":
+        wanted["text_field"] = source.text_field
+    for field, name in wanted.items():
+        if name is not None and name not in columns:
+            raise InputError(
+                f'[{key}] {field} = "{name}", but {source.path} has the columns {columns}.\n'
+                "  name one of those."
+            )
+    has_conversations = "messages" in columns or {"prompt", "completion"} <= set(columns)
+    if source.format == "chat" and not has_conversations:
+        raise InputError(
+            f'[{key}] format = "chat", but {source.path} has the columns {columns}.\n'
+            "  a conversation is a row with `messages`, or with `prompt` and `completion`."
+        )
+
+
 def _features() -> Any:
-    """Return the columns of documents; `datasets` cannot guess the type of empty lists."""
+    """Return the types of a document's columns; `datasets` cannot guess the type of empty lists."""
     from datasets import Features, List, Value
 
     return Features(
@@ -183,12 +198,12 @@ def _pick(
     texts = [str(text or "") for text in rows[text_field]]
     titles = [str(title or "") for title in rows[title_field]] if title_field else [""] * len(texts)
     kept = [i for i, text in enumerate(texts) if text.strip()]
-    no = [False] * len(kept)
+    all_false = [False] * len(kept)
     return {
         "text": [texts[i] for i in kept],
         "title": [titles[i] for i in kept],
-        "chat": no,
-        "open_end": no,
+        "chat": all_false,
+        "open_end": all_false,
         "completions": [[] for _ in kept],
     }
 
@@ -198,11 +213,13 @@ def _title_not_in(row: Document, titles: Container[str]) -> bool:
 
 
 def _heldout_by_hash(row: Document, heldout_fraction: float) -> bool:
-    """Return whether a document is held out, by the hash of its title, or of its text without one.
+    """Return whether a document is held out.
 
-    So documents of one title stay together.
+    The hash of its title decides, so that documents with one title stay together. A document
+    without a title is decided by its text.
     """
-    return text_digest(row["title"] or row["text"]) % 1_000_000 < heldout_fraction * 1_000_000
+    digest = text_digest(row["title"] or row["text"])
+    return digest % 1_000_000 < heldout_fraction * 1_000_000
 
 
 def _is_train(row: Document, heldout_fraction: float) -> bool:

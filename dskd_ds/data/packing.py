@@ -17,14 +17,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dskd_ds.data.block import Block, Document
+from dskd_ds.data.block import BLOCK_COLUMNS, Block, Document
 from dskd_ds.data.tally import Tally
-
-BLOCK_COLUMNS = tuple(Block.__annotations__)
 
 
 def text_digest(text: str) -> int:
-    """Return 64 bits that identify a text on any machine; signed, as Arrow and torch store them."""
+    """Return 64 bits that identify a text on any machine, signed as Arrow and torch store them."""
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
 
@@ -79,6 +77,7 @@ def block_row(segments: Sequence[Segment], block_tokens: int, pad_id: int) -> Bl
     free = block_tokens - sum(len(segment.tokens) for segment in segments)
     assert free >= 0, "the segments are longer than the block"
     if free:
+        # Padding is a separate segment; building senses recognises it by the digest 0.
         segments = [*segments, Segment([pad_id] * free, [(0, free)], digest=0, offset=0)]
     input_ids: list[int] = []
     starts: list[int] = []
@@ -98,25 +97,31 @@ def block_row(segments: Sequence[Segment], block_tokens: int, pad_id: int) -> Bl
 
 
 def begin_ids(tokenizer: Any) -> list[int]:
-    """Return the BOS token in a list, if the tokenizer starts its output with it; else no token."""
+    """Return the BOS token in a list if the tokenizer starts its output with it; else no token.
+
+    An empty text is encoded to see it, because not every tokenizer with a BOS token sets it.
+    """
     return [token for token in tokenizer("")["input_ids"] if token == tokenizer.bos_token_id][:1]
 
 
 def _back_to_back(
     texts: list[str], tokenizer: Any, block_tokens: int, end_id: int
 ) -> Iterator[list[Segment]]:
+    """Yield the segments of each full block of texts."""
+    if not texts:  # transformers' fast tokenizers fail on an empty list
+        return
     begin = begin_ids(tokenizer)
     segments: list[Segment] = []
     room = block_tokens
-    for text, tokens in zip(
-        texts, tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else [], strict=True
-    ):
-        tokens = [*tokens, end_id]
+    encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    for text, text_tokens in zip(texts, encoded, strict=True):
+        tokens = [*text_tokens, end_id]
         digest, offset = text_digest(text), 0
         while offset < len(tokens):
             part = tokens[offset : offset + room - len(begin)]
             segments.append(Segment([*begin, *part], [], digest, offset))
-            offset, room = offset + len(part), room - len(begin) - len(part)
+            offset += len(part)
+            room -= len(begin) + len(part)
             if room <= len(begin):  # the rest has no room for a token of the text
                 yield segments
                 segments, room = [], block_tokens
@@ -125,34 +130,43 @@ def _back_to_back(
 def _conversations(
     chats: list[Document], tokenizer: Any, block_tokens: int, end_id: int, tally: Tally
 ) -> Iterator[Segment]:
+    """Yield each conversation as one segment, unless nothing of it is a target.
+
+    A conversation longer than a block loses its beginning. Both cases are counted in `tally`.
+    """
+    if not chats:  # transformers' fast tokenizers fail on an empty list
+        return
     texts, begin = [chat["text"] for chat in chats], begin_ids(tokenizer)
-    encoded = (
-        tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
-        if texts
-        else {"input_ids": [], "offset_mapping": []}
-    )
+    encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
     for chat, tokens, offsets in zip(
         chats, encoded["input_ids"], encoded["offset_mapping"], strict=True
     ):
-        if tokens[:1] != begin:  # many templates write it themselves, and a turn's end too
+        # Many templates write the BOS token and the end of the last turn themselves.
+        if tokens[:1] != begin:
             tokens, offsets = [*begin, *tokens], [*[(0, 0)] * len(begin), *offsets]
         if not chat["open_end"] and tokens[-1] != end_id:
-            tokens, offsets = [*tokens, end_id], [*offsets, (len(chat["text"]), len(chat["text"]))]
+            text_end = len(chat["text"])
+            tokens, offsets = [*tokens, end_id], [*offsets, (text_end, text_end)]
         unsupervised = outside(chat["completions"], offsets) if chat["completions"] else []
         cut = max(0, len(tokens) - block_tokens)
         if cut:
+            # BOS takes the place of the first kept token, which is never a target.
             tokens[cut : cut + len(begin)] = begin
             unsupervised = [
                 (max(0, start - cut), end - cut) for start, end in unsupervised if end > cut
             ]
             tally.add(f"longer than a block of {block_tokens} tokens: their beginnings are cut off")
         segment = Segment(tokens[cut:], unsupervised, text_digest(chat["text"]), cut)
-        if len(segment.tokens) - 1 > sum(
-            end - max(1, start) for start, end in unsupervised
-        ):  # the first token is no target anyway
+        if _num_targets(segment) > 0:
             yield segment
         else:
             tally.add("left out: no token to supervise in what fits a block")
+
+
+def _num_targets(segment: Segment) -> int:
+    """Return the number of targets in a segment. Its first token is never one."""
+    num_unsupervised = sum(end - max(1, start) for start, end in segment.unsupervised)
+    return len(segment.tokens) - 1 - num_unsupervised
 
 
 def outside(completions: list[list[int]], offsets: list[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -179,14 +193,15 @@ def best_fit(segments: Iterator[Segment], block_tokens: int) -> list[list[Segmen
     The longest segment comes first; each goes into the block where it leaves the least room.
     """
     blocks: list[list[Segment]] = []
-    rooms: list[tuple[int, int]] = []  # (room, block), ascending
+    rooms: list[tuple[int, int]] = []  # (room, index of the block), ascending
     for segment in sorted(segments, key=lambda s: -len(s.tokens)):
-        place = bisect.bisect_left(rooms, (len(segment.tokens), 0))
-        if place == len(rooms):
+        # The first block with enough room is the one where least is left.
+        best = bisect.bisect_left(rooms, (len(segment.tokens), 0))
+        if best == len(rooms):
             room, block = block_tokens, len(blocks)
             blocks.append([])
         else:
-            room, block = rooms.pop(place)
+            room, block = rooms.pop(best)
         blocks[block].append(segment)
         bisect.insort(rooms, (room - len(segment.tokens), block))
     return blocks

@@ -8,6 +8,7 @@ the order of their samples.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 from pathlib import Path
@@ -29,9 +30,9 @@ class Parts:
 
         Raises InputError if parts exist that were made of something else.
         """
-        self._output, self._own = output, output.with_name(f"{output.name}.part-{rank}")
+        self._output, self._own_path = output, output.with_name(f"{output.name}.part-{rank}")
         self._digest = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
-        self._own_bytes = 0
+        self._own_bytes = 0  # complete lines of the own part; `_read` below sets it
         self._file: IO[bytes] | None = None
         self.done: set[int] = {number for path in self._paths() for number, _ in self._read(path)}
         """Numbers of the batches that earlier calls wrote."""
@@ -39,7 +40,7 @@ class Parts:
     def __enter__(self) -> Parts:
         """Open this rank's part; an incomplete last line is dropped."""
         self._output.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._own.open("r+b" if self._own.exists() else "w+b")
+        self._file = self._own_path.open("r+b" if self._own_path.exists() else "w+b")
         self._file.truncate(self._own_bytes)
         self._file.seek(self._own_bytes)
         if not self._own_bytes:
@@ -66,10 +67,9 @@ class Parts:
         One rank calls it after all ranks have closed their parts. Returns the number of rows.
         """
         batches = {number: rows for path in self._paths() for number, rows in self._read(path)}
-        rows = sorted(
-            ((sample, row) for part in batches.values() for sample, row in part),
-            key=lambda pair: pair[0],
-        )
+        pairs = itertools.chain.from_iterable(batches.values())
+        rows = sorted(pairs, key=lambda pair: pair[0])
+        # The parts are deleted afterwards, so the output must be on disk first.
         with (
             atomic_file(self._output, sync=True) as partial,
             partial.open("w", encoding="utf-8") as file,
@@ -100,6 +100,6 @@ class Parts:
                 " conversations.\n"
                 f"  delete {self._output.name}.part-*, or give another --output."
             )
-        if path == self._own:
+        if path == self._own_path:
             self._own_bytes = len(whole) + 1
         return [(line["batch"], [(sample, row) for sample, row in line["rows"]]) for line in lines]

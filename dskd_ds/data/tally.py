@@ -20,7 +20,7 @@ class Tally:
         if self._live and self.counts[reason] == 1:
             print(f"{self._source}: a conversation {reason}", file=sys.stderr)
 
-    def say(self) -> None:
+    def print_counts(self) -> None:
         """Print one line with all counts to stderr, if there are any."""
         if self.counts and not self._live:
             counts = "; ".join(f"{count} {reason}" for reason, count in self.counts.most_common())

@@ -74,7 +74,9 @@ def merge(sources: Sequence[SourceRows], morpholex: Mapping[str, bool]) -> Merge
     """
     all_rows = pa.concat_tables([SCHEMA.empty_table(), *(source.table() for source in sources)])
     rows = _one_source_per_row(all_rows)
+    # Tables that were merged before bring derived rows, too.
     is_derived = pc.ends_with(rows["source"], DERIVED_SUFFIX)
+    # Conflicts of stated pairs are resolved first, so that nothing is derived from a losing pair.
     stated, num_stated_conflicts = resolve_conflicts(rows.filter(pc.invert(is_derived)))
     bases = _bases(stated, _merged_verdicts(sources), morpholex)
     with_derived = pa.concat_tables([stated, rows.filter(is_derived), _derived(stated, bases)])
@@ -159,9 +161,12 @@ def _bases(
     """Return negated word -> base of the English words in the stated rows."""
     english = _english(stated)
     words = set(english["word"].unique().to_pylist()) | set(english["other"].unique().to_pylist())
-    candidates = {word: base for word in words if (base := base_of(word)) in words}
     # Only the relations of these words matter, a small part of a large table.
-    needed = set(candidates) | {base for base in candidates.values() if base}
+    needed: set[str] = set()
+    for word in words:
+        base = base_of(word)
+        if base is not None and base in words:
+            needed |= {word, base}
     relations = relations_of(_rows_with(english, needed))
     return negations(
         synonyms=relations.synonyms,
@@ -185,13 +190,14 @@ def _rows_with(rows: pa.Table, words: set[str]) -> pa.Table:
 
 def _derived(stated: pa.Table, bases: Mapping[str, str]) -> pa.Table:
     """Return the rows that follow from negations, for every English pair with a negated word."""
-    derived: dict[tuple[str, ...], None] = {}
+    derived: dict[tuple[str, ...], None] = {}  # an ordered set of rows
     rows = _rows_with(_english(stated), set(bases))
     columns = (rows[name].to_pylist() for name in COLUMNS)
     for language, word, relation, other, pos, source in zip(*columns, strict=True):
         for first, kind, second in _implied_pairs(word, relation, other, bases):
             derived[language, first, kind, second, pos, source + DERIVED_SUFFIX] = None
-    return pa.table([[row[i] for row in derived] for i in range(len(COLUMNS))], schema=SCHEMA)
+    derived_columns = [[row[i] for row in derived] for i in range(len(COLUMNS))]
+    return pa.table(derived_columns, schema=SCHEMA)
 
 
 def _implied_pairs(

@@ -39,6 +39,7 @@ def read_morpholex(path: Path) -> tuple[dict[str, bool], LineCounts]:
     layout: _Layout | None = None
     for line_number, line in read_lines(path, line_counts):
         if layout is None:
+            # Spreadsheet programs may start an export with a byte order mark.
             layout = _layout(path, line.removeprefix("\ufeff"))
             continue
         fields = _split(line, layout.delimiter)

@@ -26,6 +26,7 @@ ANTONYM_TAG = re.compile(r"ant.{1,4}n[iy]m", re.IGNORECASE)
 characters in place of `ó`."""
 OTHER_RELATIONS = {"generic term", "related term", "oberbegriff", "unterbegriff"}
 MAX_MEANINGS = 1000
+"""A line that announces this many meanings or more is not taken for a head line."""
 
 
 def read_mythes(path: Path, source: SourceRows) -> None:
@@ -73,6 +74,7 @@ def _meanings(path: Path, line_counts: LineCounts, encoding: str) -> Iterator[tu
         if line_number == 1 or not line:
             continue
         num_meanings = _num_meanings(line)
+        # The announced number is not relied on: a head line is recognised wherever it stands.
         if num_missing and not num_meanings and "|" in line:
             num_missing -= 1
             yield head, line

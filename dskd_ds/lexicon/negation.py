@@ -86,6 +86,7 @@ def negations(
     found = {}
     for word in sorted(words):
         base = base_of(word)
+        # `uncle` begins with an affix, but `cle` is not a word of any source.
         if base is None or base not in words:
             continue
         if base in antonyms.get(word, ()):

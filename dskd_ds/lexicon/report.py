@@ -107,8 +107,8 @@ class _Line:
 
 def _lines(lexicon: Lexicon) -> Iterator[_Line]:
     """Yield a line for every source by itself, then one for all sources together."""
+    is_only_source = len(lexicon.sources) == 1
     for source in lexicon.sources:
-        is_only_source = len(lexicon.sources) == 1
         merged = lexicon.merged if is_only_source else merge([source], lexicon.morpholex)
         yield _Line(source.name, merged, source.line_counts.num_malformed, source.num_unusable)
     yield _Line(
@@ -123,6 +123,7 @@ def _format_line(line: _Line, covered: Coverage) -> str:
     """Return the columns of one line as text."""
     table = line.merged.table
     both_columns = [*table["word"].chunks, *table["other"].chunks]
+    # The sum over no rows is null.
     num_flipped = pc.sum(pc.match_substring(table["source"], DERIVED_SUFFIX)).as_py() or 0
     counts = (
         len(table),
@@ -135,11 +136,9 @@ def _format_line(line: _Line, covered: Coverage) -> str:
         line.num_unusable,
     )
     shares = (covered.either, covered.synonyms, covered.antonyms)
-    return (
-        f"{line.name[:29]:<30}"
-        + "".join(f"{count:>11,}" for count in counts)
-        + "".join(f"{share:>11.1%}" for share in shares)
-    )
+    count_columns = "".join(f"{count:>11,}" for count in counts)
+    share_columns = "".join(f"{share:>11.1%}" for share in shares)
+    return f"{line.name[:29]:<30}{count_columns}{share_columns}"
 
 
 def _num_pairs(table: pa.Table, relation: str) -> int:

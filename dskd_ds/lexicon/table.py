@@ -22,6 +22,7 @@ from dskd_ds.lexicon.lines import LineCounts
 from dskd_ds.lexicon.negation import base_of
 
 FORMAT = 1
+"""Version of the file; another version is refused."""
 METADATA_KEY = "dskd_lexicon"
 COLUMNS = ("language", "word", "relation", "other", "pos", "source")
 SCHEMA = pa.schema([(name, pa.string()) for name in COLUMNS])
@@ -173,6 +174,8 @@ def read_table(path: Path, source: SourceRows) -> None:
         ) from None
     source.line_counts.num_lines += len(table)
     words = {word for column in ("word", "other") for word in table[column].unique().to_pylist()}
+    # A word that was not a negation gets the verdict None, so that it is not judged by the rule
+    # for words without a gloss, which its glosses or MorphoLEX had overruled.
     for word in words:
         if base_of(word) in words:
             source.verdicts[word] = metadata["negations"].get(word)

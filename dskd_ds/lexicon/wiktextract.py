@@ -40,6 +40,7 @@ def read_wiktextract(path: Path, source: SourceRows) -> None:
     for line_number, line in read_lines(path, source.line_counts):
         try:
             entry = _parse(line, source.language)
+        # A damaged line can also be valid JSON of another shape, such as a list.
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             reason = f"not a Wiktextract entry ({type(error).__name__}): {line[:60]!r}"
             source.line_counts.add_malformed(path, line_number, reason)

@@ -26,7 +26,9 @@ TokenIds = tuple[int, ...]
 
 def is_unspaced(word: str) -> bool:
     """Return whether the word's script has no spaces between words."""
-    return unicodedata.name(word[:1], "").startswith(UNSPACED_SCRIPTS) if word else False
+    if not word:
+        return False
+    return unicodedata.name(word[0], "").startswith(UNSPACED_SCRIPTS)
 
 
 def capitalised(word: str) -> str:
@@ -62,6 +64,7 @@ class RunningText:
             (spaced, CARRIERS, " "),
             (unspaced, UNSPACED_CARRIERS, ""),
         ):
+            # Only words that the carriers before could not separate are encoded again.
             for carrier in carriers:
                 if missing:
                     found |= self._encode_after(carrier, space, missing)
@@ -74,6 +77,7 @@ class RunningText:
         carrier_ids, *encoded = self._encode([carrier, *texts])
         found: dict[str, TokenIds] = {}
         for word, ids in zip(words, encoded, strict=True):
+            # A token may cover the end of the carrier and the start of the word.
             if ids[: len(carrier_ids)] != carrier_ids:
                 continue
             word_ids = tuple(ids[len(carrier_ids) :])
@@ -97,22 +101,22 @@ class RunningText:
         ]
 
     def spacing_rule(self) -> str:
-        """Describe for people how a word inside a text is written.
+        """Return how a word inside a text is written, as the end of a sentence "a word is written".
 
-        The description compares it with the word alone and with the word after a space.
+        It is compared with the word alone and with the word after a space.
         """
         if self._space:
-            return "a space is a token of its own"
+            return "after a separate token for the space"
         inside = self.encode_words(PROBES)
         after_space = [tuple(ids) for ids in self._encode([f" {word}" for word in PROBES])]
         alone = [tuple(ids) for ids in self._encode(list(PROBES))]
         if after_space == inside and alone == inside:
-            return "alike with and without a space before it"
+            return "the same with and without a space before it"
         if after_space == inside:
             return "with its leading space"
         if alone == inside:
             return "as at the start of a text"
-        return "as inside of a text only"
+        return "in a way that occurs only inside a text"
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         """Return the token ids of each text, without special tokens."""

@@ -1,6 +1,6 @@
 """Copies a model with only some of its layers, tensor by tensor from file to file.
 
-So a 70B model needs no more memory than one shard of the copy.
+The model is never loaded as a whole: a 70B model needs no more memory than one shard of the copy.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dskd_ds.models.named import NamedModel
 
 LAYER_NAME = re.compile(r"^(.*\blayers\.)(\d+)(\..*)$")
 SHARD_BYTES = 4 << 30
+"""A shard of the copy is written once it holds at least this much."""
 
 
 def cut(model: NamedModel, kept: list[int], target: Path) -> None:
@@ -25,7 +26,7 @@ def cut(model: NamedModel, kept: list[int], target: Path) -> None:
     from safetensors import safe_open
     from safetensors.torch import save_file
 
-    config = copy.deepcopy(model.config)
+    config = copy.deepcopy(model.config)  # the original is shared (NamedModel.config)
     keep_in_config(config.get_text_config(), kept)
     target.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(target)
@@ -36,6 +37,7 @@ def cut(model: NamedModel, kept: list[int], target: Path) -> None:
     shards: list[Path] = []
 
     def flush() -> None:
+        # Final names contain the number of shards, so these are temporary (see _name_shards).
         shards.append(target / f"part-{len(shards)}.safetensors")
         save_file(shard, shards[-1], metadata={"format": "pt"})
         weight_map.update(dict.fromkeys(shard, shards[-1].name))
@@ -55,6 +57,10 @@ def cut(model: NamedModel, kept: list[int], target: Path) -> None:
 
 
 def _renamed(name: str, new_number: dict[int, int]) -> str | None:
+    """Return a tensor's name in the copy, or None if its layer is left out.
+
+    new_number: old -> new number of each kept layer.
+    """
     match = LAYER_NAME.match(name)
     if match is None:
         return name
@@ -73,7 +79,8 @@ def _name_shards(target: Path, shards: list[Path], weight_map: dict[str, str]) -
     }
     for path in shards:
         path.rename(target / names[path.name])
-    index = {"metadata": {}, "weight_map": {name: names[file] for name, file in weight_map.items()}}
+    new_map = {name: names[file] for name, file in weight_map.items()}
+    index = {"metadata": {}, "weight_map": new_map}
     (target / "model.safetensors.index.json").write_text(json.dumps(index, indent=1))
 
 
@@ -86,6 +93,7 @@ def weight_files(model: str) -> list[Path]:
     if not folder.is_dir():
         from huggingface_hub import snapshot_download
 
+        # Without a pattern the download would include other formats of the same weights.
         folder = Path(snapshot_download(model, allow_patterns=["*.safetensors", "*.json"]))
     files = sorted(folder.glob("*.safetensors"))
     if not files:
@@ -103,15 +111,16 @@ def read_head_weight(model: str) -> Any:
     """
     from safetensors import safe_open
 
-    def tensors(suffix: str) -> Iterator[Any]:
+    def tensors_ending_in(suffix: str) -> Iterator[Any]:
         for path in weight_files(model):
             with safe_open(path, framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118 (not a dict)
                     if name.endswith(suffix):
                         yield file.get_tensor(name)
 
+    # The head comes first: a model with a tied head has only the embedding in its files.
     for suffix in ("lm_head.weight", "embed_tokens.weight", "wte.weight"):
-        found = next(tensors(suffix), None)
+        found = next(tensors_ending_in(suffix), None)
         if found is not None:
             return found
     raise InputError(

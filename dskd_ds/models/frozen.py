@@ -24,7 +24,7 @@ class FrozenModel:
     """[V, D], from a hidden state to logits, together with `form`."""
     form: HeadForm
     vocab_size: int
-    """V: rows of the head; of a teacher only as many as the student has too."""
+    """V: rows of the head that are used; for a teacher, those that the student has too."""
     hidden_size: int
     fingerprint: str
     """What results depend on to the last bit: weights, dtype, kind of device, compiled or not."""
@@ -51,9 +51,10 @@ class FrozenModel:
         """Return the states [B, T, D] of one layer, and those [B, T, D] that the head reads.
 
         layer: -1 is the state that the head reads, 0 the embeddings, i the output of the i-th
-        layer. That is before the final norm, except for the last layer, of which transformers
-        keeps only the normalised state.
+        layer. These outputs are before the final norm, except that of the last layer, of which
+        transformers keeps only the normalised state.
         """
+        # Without output_hidden_states only the last state is kept in memory, not every layer's.
         if layer == -1:
             last = self.hidden_states(input_ids, position_ids)
             return last, last
@@ -98,15 +99,15 @@ def load_frozen(
     dtype_name = str(dtype).removeprefix("torch.")
     fingerprint = f"{named.fingerprint}-{dtype_name}-{device.type}"
     if named.compiled:
-        fingerprint += "-compiled"
+        fingerprint += "-compiled"  # compiled layers round differently
     if vocab_size is not None and vocab_size < len(head):
         head, fingerprint = head[:vocab_size], f"{fingerprint}-{vocab_size}"
     return FrozenModel(
-        model.base_model,
-        head,
-        form,
-        len(head),
-        model.config.get_text_config().hidden_size,
-        fingerprint,
-        device,
+        trunk=model.base_model,
+        head=head,
+        form=form,
+        vocab_size=len(head),
+        hidden_size=model.config.get_text_config().hidden_size,
+        fingerprint=fingerprint,
+        device=device,
     )

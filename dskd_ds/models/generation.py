@@ -13,6 +13,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 def keyed_seed(key: Sequence[int]) -> int:
     """Return a seed of 63 bits for a key, e.g. (seed of the run, sample)."""
+    # SeedSequence takes no negative numbers.
     sequence = np.random.SeedSequence([part % 2**64 for part in key])
     return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
@@ -31,6 +32,8 @@ class KeyedSampling(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # noqa: ARG002 (transformers' interface)
         """Return scores [B, V] whose arg-max is a draw from the logits [B, V]."""
+        # Minus the logarithm of an exponential draw is Gumbel noise. It is drawn on the CPU, where
+        # a seed gives the same numbers whatever the device of the model.
         draws = [
             torch.empty(scores.shape[1]).exponential_(generator=generator)
             for generator in self._generators
@@ -55,6 +58,7 @@ def continue_tokens(
     """
     longest = max(map(len, prompts))
     pad = end_ids[0]
+    # Padded on the left, so that every continuation begins in the same column.
     ids = torch.tensor(
         [[pad] * (longest - len(prompt)) + prompt for prompt in prompts], device=model.device
     )
@@ -71,11 +75,12 @@ def continue_tokens(
     output = model.generate(
         input_ids=ids, attention_mask=mask, generation_config=settings, logits_processor=processors
     )
+    # A row that ends before the others is padded with the first of `end_ids`.
     return [_up_to_end(row, set(end_ids)) for row in output[:, longest:].tolist()]
 
 
 def _up_to_end(tokens: list[int], end_ids: set[int]) -> list[int]:
-    """Cut the tokens behind the first of `end_ids`."""
+    """Return the tokens up to and including the first of `end_ids`."""
     for index, token in enumerate(tokens):
         if token in end_ids:
             return tokens[: index + 1]
@@ -89,6 +94,7 @@ def end_ids_of(model: Any, tokenizer: Any) -> list[int]:
     `continue_tokens`, which replaces the generation settings.
     """
     found: list[int] = []
+    # The end of turn of a chat model can be in its generation settings only.
     for value in (
         tokenizer.eos_token_id,
         model.generation_config.eos_token_id,

@@ -32,10 +32,12 @@ class HeadForm:
     @staticmethod
     def of(config: Any) -> HeadForm:
         """Return the form of a model with this text configuration (transformers)."""
-        scale = float(getattr(config, "logit_scale", None) or 1.0) * float(
-            getattr(config, "lm_head_multiplier", None) or 1.0
-        )
-        scaling = float(getattr(config, "logits_scaling", None) or 1.0)
+
+        def factor(name: str) -> float:
+            return float(getattr(config, name, None) or 1.0)
+
+        scale = factor("logit_scale") * factor("lm_head_multiplier")
+        scaling = factor("logits_scaling")
         # Granite divides by the number that HyperCLOVA X multiplies with, under the same name.
         if str(config.model_type).startswith("hyperclovax"):
             scale *= scaling
@@ -94,12 +96,13 @@ def check_own_logits(model: Any, form: HeadForm, name: str, key: str = "[teacher
     ids = torch.arange(2, device=model.device)[None]
     own = model(input_ids=ids, use_cache=False).logits.float()
     hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    ours = form.apply_(
-        torch.nn.functional.linear(hidden, model.get_output_embeddings().weight).float()
-    )
-    if own.shape != ours.shape or (own - ours).abs().max() > SAME_LOGITS * own.abs().max():
+    product = torch.nn.functional.linear(hidden, model.get_output_embeddings().weight)
+    ours = form.apply_(product.float())
+    tolerance = SAME_LOGITS * own.abs().max()
+    if own.shape != ours.shape or (own - ours).abs().max() > tolerance:
         raise InputError(
-            f'model "{name}": the logits of {type(model).__name__} are not its head applied to its'
-            " last hidden state; it computes something else in between, which is not supported.\n"
+            f'{key} = "{name}", but the logits of {type(model).__name__} are not its head applied'
+            " to its last hidden state: it computes something else in between, which is not"
+            " supported.\n"
             "  use a model of another architecture."
         )

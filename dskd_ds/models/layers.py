@@ -54,7 +54,8 @@ def keep_in_config(config: Any, kept: list[int]) -> None:
         if not isinstance(value, list | tuple):
             continue
         if name in LAYER_NUMBERS:
-            setattr(config, name, type(value)(new for new, old in enumerate(kept) if old in value))
+            new_numbers = [new for new, old in enumerate(kept) if old in value]
+            setattr(config, name, type(value)(new_numbers))
         elif len(value) == total and (name in PER_LAYER or name.endswith("layer_types")):
             setattr(config, name, type(value)(value[layer] for layer in kept))
 
@@ -95,8 +96,8 @@ def check_compiler(key: str) -> None:
     compiler = os.environ.get("CXX", "g++")
     if not torch.accelerator.is_available() and shutil.which(compiler) is None:
         raise InputError(
-            f"{key} compile = true, but there is no {compiler} here, which torch needs to compile"
-            " for a CPU.\n"
+            f"{key} compile = true, but there is no {compiler} here; torch needs it to compile for"
+            " a CPU.\n"
             "  install g++, name another compiler in $CXX, or set compile = false."
         )
 
@@ -107,7 +108,7 @@ def check_layers(model: NamedModel) -> None:
 
     config = copy.deepcopy(model.config)  # from_config may write into it
     try:
-        with torch.device("meta"):
+        with torch.device("meta"):  # no weights are allocated
             empty: Any = AutoModelForCausalLM.from_config(config)
     except ValueError:  # transformers' message lists every configuration that it supports
         raise InputError(

@@ -108,7 +108,7 @@ class RunModels:
 
     @staticmethod
     def of(spec: RunSpec) -> RunModels:
-        """Return the models of a spec. Nothing is read yet, so nothing can be wrong yet."""
+        """Return the models of a spec. It reads no file and raises no error."""
         teacher = NamedModel.of_teacher(spec.teacher)
         if spec.student.model is None:
             return RunModels(teacher, None)
@@ -116,7 +116,7 @@ class RunModels:
 
     @property
     def shared_vocab_size(self) -> int:
-        """How many tokens have a row in both heads: the first rows of each (vocabulary.py)."""
+        """Number of rows that both heads have: the first rows of each (models/vocabulary.py)."""
         if self.student is None:
             return self.teacher.vocab_size
         return min(self.teacher.vocab_size, self.student.vocab_size)

@@ -21,14 +21,13 @@ def check_same_tokens(teacher: NamedModel, student: NamedModel, divergence: Dive
     Raises InputError that names the model at fault, or the divergence if it does not allow the
     student more rows than the teacher has.
     """
-    tokenizer = teacher.tokenizer
     if student.tokenizer_fingerprint != teacher.tokenizer_fingerprint:
         raise InputError(
             f'{student.key} = "{student.name}", but its vocabulary is not the teacher\'s'
             f" ({teacher.name}).\n  name a student with the teacher's tokenizer, or leave"
             " [student] model out to cut it from the teacher."
         )
-    num_tokens = _num_tokens(tokenizer)
+    num_tokens = _num_tokens(teacher.tokenizer)  # equal for both, by the check above
     for model in (teacher, student):
         if model.vocab_size < num_tokens:
             raise InputError(
@@ -46,5 +45,5 @@ def check_same_tokens(teacher: NamedModel, student: NamedModel, divergence: Dive
 
 
 def _num_tokens(tokenizer: Any) -> int:
-    """Return one more than the highest token id."""
+    """Return one more than the highest token id; ids can have gaps, so `len` could be too small."""
     return int(max(tokenizer.get_vocab().values())) + 1

@@ -56,7 +56,7 @@ def reference(tiny: TinyWorld, launch: Launch, chat_spec: Path) -> Path:
     if not output.exists():
         ended = launch(*dskd("data", "continue", str(chat_spec), "--output", str(output), *SAMPLED))
         assert ended.code == 0
-        assert "1 left out: it asks nothing" in ended.output
+        assert "1 left out: no question before the answer" in ended.output
     return output
 
 
@@ -120,4 +120,4 @@ def test_a_killed_job_is_continued(
     assert output.read_bytes() == reference.read_bytes()
     again = launch(*dskd("data", "continue", str(chat_spec), *argv))
     assert again.code == 2
-    assert "there is such a file already" in again.output
+    assert "the file exists already" in again.output

@@ -48,36 +48,41 @@ HEAD = 3 * torch.nn.functional.normalize(
 
 @pytest.fixture
 def teacher() -> FrozenModel:
-    return FrozenModel(NextToken(HEAD), HEAD, PLAIN, V, D, "f", torch.device("cpu"))
+    return FrozenModel(
+        trunk=NextToken(HEAD),
+        head=HEAD,
+        form=PLAIN,
+        vocab_size=V,
+        hidden_size=D,
+        fingerprint="f",
+        device=torch.device("cpu"),
+    )
 
 
 PER_TOKEN, NUM_SPANS = 3, 1
 
 
 def senses(**settings: Any) -> SensesSpec:
-    """Settings for dictionaries of this size."""
-    return SensesSpec(
-        **(
-            {
-                "dictionary": "-",
-                "kappa": 2,
-                "min_positions": 6,
-                "index_dims": 8,
-                "index_search_effort": 100,
-                "num_neighbours": 30,
-            }
-            | settings
-        )
-    )
+    """Return settings for dictionaries of this size."""
+    defaults = {
+        "dictionary": "-",
+        "kappa": 2,
+        "min_positions": 6,
+        "index_dims": 8,
+        "index_search_effort": 100,
+        "num_neighbours": 30,
+    }
+    return SensesSpec(**(defaults | settings))
 
 
 def dictionary_in(folder: Path, seed: int = 0, per_token: int = PER_TOKEN) -> SenseDictionary:
-    """Random senses of every token and a span, with relations and an index."""
+    """Write random senses of every token and a span, with relations and an index; open them."""
     rows = torch.randn(V * per_token, D, generator=torch.Generator().manual_seed(seed))
+    # Tokens have synonyms only, antonyms only, both or neither. V is the id of the only span.
     relations = TokenRelations(
-        {t: [(t + 1) % V, V] for t in range(0, V, 2)},
-        {t: [(t + 20) % V] for t in range(0, V, 3)},
-        [(3, 4)],
+        synonyms={t: [(t + 1) % V, V] for t in range(0, V, 2)},
+        antonyms={t: [(t + 20) % V] for t in range(0, V, 3)},
+        spans=[(3, 4)],
     )
     write_dictionary(
         folder,

@@ -58,13 +58,17 @@ def write_mixture(
             raise InputError(
                 f"--{name} {source.path}: {len(questions)} questions are too few for"
                 f" {wanted.num_shots}-shot conversations;"
-                f" left out:{_reasons(malformed) or ' none'}.\n  {_documentation(wanted)}"
+                f" left out: {_reasons(malformed)}.\n  {_documentation(wanted)}"
             )
-        made = few_shot_chats(name, questions, wanted.share, wanted.num_shots, seed)
-        counts[name] = SetCount(len(questions), len(made), sum(map(len, malformed.values())))
+        set_chats = few_shot_chats(
+            name, questions, share=wanted.share, num_shots=wanted.num_shots, seed=seed
+        )
+        num_malformed = sum(len(row_numbers) for row_numbers in malformed.values())
+        counts[name] = SetCount(len(questions), len(set_chats), num_malformed)
         if malformed:
-            print(f"--{name} {source.path}: left out:{_reasons(malformed)}.", file=sys.stderr)
-        chats += made
+            print(f"--{name} {source.path}: left out: {_reasons(malformed)}.", file=sys.stderr)
+        chats += set_chats
+    # In the order of the sets, a block would hold questions of one set only.
     random.Random(f"{seed} order").shuffle(chats)
     output.parent.mkdir(parents=True, exist_ok=True)
     write_text(output, "".join(json.dumps(chat, ensure_ascii=False) + "\n" for chat in chats))
@@ -96,34 +100,33 @@ def few_shot_chats(
     for number, question in enumerate(questions):
         by_topic[question.topic].append(number)
     chats = []
-    for number in sorted(
-        random.Random(f"{seed} {name}").sample(range(len(questions)), round(share * len(questions)))
-    ):
+    num_chats = round(share * len(questions))
+    chosen = random.Random(f"{seed} {name}").sample(range(len(questions)), num_chats)
+    for number in sorted(chosen):
         pool = by_topic[questions[number].topic]
-        if len(pool) <= num_shots:
+        if len(pool) <= num_shots:  # too few others in its topic
             pool = list(range(len(questions)))
+        # One more than the shots, because the question itself may be among them.
         drawn = random.Random(f"{seed} {name} {number}").sample(pool, num_shots + 1)
         shots = [other for other in drawn if other != number][:num_shots]
-        messages = [
-            {"role": role, "content": content}
-            for other in (*shots, number)
-            for role, content in (
-                ("user", questions[other].text),
-                ("assistant", questions[other].answer),
-            )
-        ]
+        messages: list[dict[str, str]] = []
+        for shown in (*shots, number):
+            messages.append({"role": "user", "content": questions[shown].text})
+            messages.append({"role": "assistant", "content": questions[shown].answer})
         chats.append({"title": f"{name} {number}", "messages": messages})
     return chats
 
 
 def _reasons(malformed: Malformed) -> str:
-    told = [
+    """Return the reasons with their numbers of rows, for a message."""
+    if not malformed:
+        return "none"
+    return "; ".join(
         f"{len(rows)} rows (the first is row {rows[0]}): {reason}"
         for reason, rows in malformed.items()
-    ]
-    return f" {'; '.join(told)}" if told else ""
+    )
 
 
 def _documentation(wanted: QuestionSet) -> str:
-    """Return the columns that the rows of a set must have, from the docstring of its reader."""
+    """Return a line about the columns of a set's rows, from the docstring of its reader."""
     return f"columns it should have: {' '.join((wanted.read.__doc__ or '').split())}"

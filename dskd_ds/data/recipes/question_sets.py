@@ -39,7 +39,10 @@ class QuestionSet:
     source: SourceSpec
     """The default source."""
     read: Callable[[dict[str, Any]], Question]
-    """Turns a row into a question; raises MalformedRowError."""
+    """Turns a row into a question; raises MalformedRowError.
+
+    Its docstring lists the columns of a row. A message prints it if too few questions are read.
+    """
     share: float
     """The fraction of its questions that is taken."""
     num_shots: int
@@ -71,10 +74,8 @@ def read_mmlu(row: dict[str, Any]) -> Question:
         row = row["train"]
     topic = str(row.get("subject") or row.get("topic") or "")
     if "answer_a" in row:
-        choices, answer = (
-            [_text(row, f"answer_{letter}") for letter in "abcd"],
-            "ABCD".find(_text(row, "correct_answer")),
-        )
+        choices = [_text(row, f"answer_{letter}") for letter in "abcd"]
+        answer = "ABCD".find(_text(row, "correct_answer"))
     else:
         choices, answer = _texts(row.get("choices")), _number(row, "answer")
     return _multiple_choice(_text(row, "question"), choices, answer, topic)
@@ -90,37 +91,56 @@ def read_squad(row: dict[str, Any]) -> Question:
         f"{_text(row, 'context')}\n\nQuestion: {_text(row, 'question')}\n"
         f"Answer in the words of the text; if it does not tell, say: {UNANSWERABLE}."
     )
-    return Question(text, _texts(answers["text"])[0] if answers["text"] else UNANSWERABLE)
+    # A row can list several right answers; the first one is taken.
+    answer = _texts(answers["text"])[0] if answers["text"] else UNANSWERABLE
+    return Question(text, answer)
 
 
 SETS: dict[str, QuestionSet] = {
     "csqa": QuestionSet(
-        "CommonsenseQA", SourceSpec(path="tau/commonsense_qa"), read_commonsense_qa, 0.25, 5
+        title="CommonsenseQA",
+        source=SourceSpec(path="tau/commonsense_qa"),
+        read=read_commonsense_qa,
+        share=0.25,
+        num_shots=5,
     ),
-    "piqa": QuestionSet("PIQA", SourceSpec(path="baber/piqa"), read_piqa, 0.25, 5),
+    "piqa": QuestionSet(
+        title="PIQA",
+        source=SourceSpec(path="baber/piqa"),
+        read=read_piqa,
+        share=0.25,
+        num_shots=5,
+    ),
     "arc": QuestionSet(
-        "ARC-Challenge",
-        SourceSpec(path="allenai/ai2_arc", subset="ARC-Challenge"),
-        read_arc,
-        0.25,
-        5,
+        title="ARC-Challenge",
+        source=SourceSpec(path="allenai/ai2_arc", subset="ARC-Challenge"),
+        read=read_arc,
+        share=0.25,
+        num_shots=5,
     ),
     "mmlu": QuestionSet(
-        "MMLU",
-        SourceSpec(path="cais/mmlu", subset="all", split="auxiliary_train"),
-        read_mmlu,
-        0.25,
-        5,
+        title="MMLU",
+        source=SourceSpec(path="cais/mmlu", subset="all", split="auxiliary_train"),
+        read=read_mmlu,
+        share=0.25,
+        num_shots=5,
     ),
-    "squad": QuestionSet("SQuAD 2.0", SourceSpec(path="rajpurkar/squad_v2"), read_squad, 0.30, 1),
+    "squad": QuestionSet(
+        title="SQuAD 2.0",
+        source=SourceSpec(path="rajpurkar/squad_v2"),
+        read=read_squad,
+        share=0.30,
+        num_shots=1,
+    ),
 }
 """The paper's mixture: a quarter of four sets as 5-shot chats, 30 % of SQuAD 2.0 as 1-shot chats
 (docs/method.md, "The paper's student")."""
 
 
 def _labelled(row: dict[str, Any]) -> Question:
+    """Return a question whose choices have labels. Raises MalformedRowError."""
     question, choices = row.get("question"), row.get("choices")
-    if isinstance(question, dict):
+    if isinstance(question, dict):  # the authors' files
         row, choices = question | row, question.get("choices")
         stem = _text(question, "stem")
     else:
@@ -128,15 +148,14 @@ def _labelled(row: dict[str, Any]) -> Question:
     if isinstance(choices, dict):
         labels, texts = _texts(choices.get("label")), _texts(choices.get("text"))
     elif isinstance(choices, list) and all(isinstance(choice, dict) for choice in choices):
-        labels, texts = (
-            [_text(choice, "label") for choice in choices],
-            [_text(choice, "text") for choice in choices],
-        )
+        labels = [_text(choice, "label") for choice in choices]
+        texts = [_text(choice, "text") for choice in choices]
     else:
         raise MalformedRowError("no choices with label and text")
     key = _text(row, "answerKey")
     if key not in labels or len(labels) != len(texts):
         raise MalformedRowError("answerKey is none of the labels")
+    # Some labels of ARC are 1 to 4; all sets get the letters of `_multiple_choice`.
     return _multiple_choice(stem, texts, labels.index(key))
 
 
@@ -152,6 +171,7 @@ def _multiple_choice(stem: str, choices: list[str], answer: int, topic: str = ""
 
 
 def _text(row: dict[str, Any], name: str) -> str:
+    """Return the text in a column. Raises MalformedRowError if it is missing or empty."""
     value = row.get(name)
     if not isinstance(value, str) or not value.strip():
         raise MalformedRowError(f"no {name}")
@@ -159,6 +179,7 @@ def _text(row: dict[str, Any], name: str) -> str:
 
 
 def _texts(values: Any) -> list[str]:
+    """Return a list of texts. Raises MalformedRowError if the list or one of them is empty."""
     if (
         not isinstance(values, list)
         or not values
@@ -169,7 +190,8 @@ def _texts(values: Any) -> list[str]:
 
 
 def _number(row: dict[str, Any], name: str) -> int:
+    """Return the integer in a column. Raises MalformedRowError if there is none."""
     value = row.get(name)
-    if not isinstance(value, int) or isinstance(value, bool):
+    if not isinstance(value, int) or isinstance(value, bool):  # Python's bool is an int
         raise MalformedRowError(f"no {name} as a number")
     return value

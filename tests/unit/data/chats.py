@@ -53,14 +53,13 @@ def as_batch(
     block_tokens: int = 1024,
     tally: Tally | None = None,
 ) -> Batch:
+    """Return the batch of all blocks that a source with these rows becomes."""
     tally = tally or Tally("test")
     documents = render_rows(rows, ChatFormat(tokenizer, template), None, only_completions, tally)
-    blocks = pack(documents, tokenizer, block_tokens, end_of_text_id(tokenizer), tally)
-    number = len(blocks["input_ids"])
-    return make_batch(
-        [{name: values[i] for name, values in blocks.items()} for i in range(number)],
-        [Sample(0, i) for i in range(number)],
-    )
+    columns = pack(documents, tokenizer, block_tokens, end_of_text_id(tokenizer), tally)
+    num_blocks = len(columns["input_ids"])
+    blocks = [{name: values[i] for name, values in columns.items()} for i in range(num_blocks)]
+    return make_batch(blocks, [Sample(0, i) for i in range(num_blocks)])
 
 
 def supervised_text(tokenizer: Any, batch: Batch) -> str:

@@ -95,7 +95,7 @@ def test_malformed_rows_are_left_out_and_counted(
     documents = render_rows(rows, ChatFormat(tokenizer, CHATML), None, True, tally)
     assert len(documents["text"]) == 1
     assert sum(tally.counts.values()) == 6
-    tally.say()
+    tally.print_counts()
     line = capsys.readouterr().err
     assert line.count("\n") == 1
     assert "1 left out: no messages, nor prompt and completion" in line

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import tomli_w
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +21,8 @@ from dskd_ds.data.batches import (
 )
 from dskd_ds.data.blocks import position_ids
 from dskd_ds.errors import InputError
+from dskd_ds.models.frozen import load_frozen
+from dskd_ds.models.resolve import load_tokenizer
 from dskd_ds.spec import load_spec
 from tests.conftest import TinyWorld
 from tests.of_spec import (
@@ -43,8 +46,6 @@ def test_heldout_titles_are_never_trained_on(tiny: TinyWorld) -> None:
 def test_split_by_fraction_is_a_partition(tiny: TinyWorld) -> None:
     tree = tiny.spec_tree()
     del tree["data"]["heldout"]  # type: ignore[attr-defined]
-    import tomli_w
-
     path = tiny.folder / "fraction.toml"
     path.write_text(tomli_w.dumps(tree))
     spec = load_spec(path, ["data.heldout_fraction=0.3"])
@@ -57,9 +58,8 @@ def test_blocks_hold_the_texts_in_order_and_targets_stay_in_their_document(tiny:
     spec = load_spec(tiny.spec_file)
     blocks = train_blocks_of(spec)
     ids = [token for block in blocks for token in block["input_ids"]]
+    # Blocks laid end to end are the texts, each followed by the end-of-text token 0.
     assert all(len(block["input_ids"]) == 32 for block in blocks)
-    from dskd_ds.models.resolve import load_tokenizer
-
     tokenizer = load_tokenizer(spec.teacher.model)
     expected = [
         token
@@ -78,8 +78,6 @@ def test_blocks_hold_the_texts_in_order_and_targets_stay_in_their_document(tiny:
 
 def test_no_attention_crosses_documents(tiny: TinyWorld) -> None:
     """A document's states do not depend on what is packed before it."""
-    from dskd_ds.models.frozen import load_frozen
-
     teacher = load_frozen(teacher_of(load_spec(tiny.spec_file)))
     ids = torch.randint(1, 200, (2, 20), generator=torch.Generator().manual_seed(0))
     packed = teacher.hidden_states(ids, torch.tensor([position_ids([0, 8], 20)] * 2))

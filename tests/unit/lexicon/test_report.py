@@ -50,7 +50,7 @@ def test_the_command_counts_and_writes(
     assert first["tsv:own.tsv"][1:9] == ["2", "4", "1", "1", "0", "0", "1", "0"]
     assert first["wordnet:wordnet"][6] == "1"  # happy and sad, from unhappy and sad
     assert first["merged"][5] == "1"  # city and town: WordNet calls them synonyms
-    assert "with its leading space" in shown.out
+    assert "a word is written with its leading space;" in shown.out
     assert "own.tsv, line 3" in shown.err
 
     written = [{"kind": "table", "path": str(output)}]

@@ -93,8 +93,8 @@ def space_apart() -> Any:
 KINDS = {
     "byte-level": (byte_level, "with its leading space"),
     "tiktoken": (tiktoken_style, "with its leading space"),
-    "sentencepiece": (sentencepiece, "alike with and without a space before it"),
+    "sentencepiece": (sentencepiece, "the same with and without a space before it"),
     "llama-2": (llama2_style, "as at the start of a text"),
-    "apart": (space_apart, "a space is a token of its own"),
+    "apart": (space_apart, "after a separate token for the space"),
 }
 """Name -> how to make the tokenizer, and the rule that RunningText finds."""
