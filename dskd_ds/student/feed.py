@@ -100,6 +100,7 @@ class Feed:
         if self._failure and not self._planned:
             raise self._failure
         step = self._planned[0]
+        # First all replies, then all that is made of them: the two waits are metrics of their own.
         started = time.monotonic()
         answers = [planned.answer.result() for planned in step]
         answered = time.monotonic()
@@ -114,8 +115,8 @@ class Feed:
         )
 
     def close(self) -> None:
-        """Stop preparing. The link closes first, which ends the wait for replies."""
-        self._link.close()
+        """Stop preparing, and close the link."""
+        self._link.close()  # first, because it ends the thread's wait for replies
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _plan_ahead(self) -> None:

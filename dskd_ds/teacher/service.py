@@ -1,4 +1,4 @@
-"""A teacher's process: load the model, find the students, answer until they have left."""
+"""Runs a teacher: loads the model, finds the students, answers until they have left."""
 
 from __future__ import annotations
 
@@ -32,6 +32,8 @@ def serve(spec: RunSpec, models: RunModels, replica: int, role: Role | None = No
         retriever, senses_name = open_on_teacher(spec, role, cleanup)
         teacher = load_frozen(models.teacher, vocab_size=models.shared_vocab_size)
         name = f"{replica} ({socket.gethostname()}, process {os.getpid()})"
+        # Replies depend on weights and senses; students refuse a teacher with another fingerprint
+        # than the first one's.
         hello = Hello(
             teacher=name,
             fingerprint=teacher.fingerprint + senses_name,
