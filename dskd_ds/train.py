@@ -33,8 +33,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
     quiet_libraries()
     rank = 0
-    # Errors before the run are mostly the same on all ranks, so rank 0 reports them first. Errors of
-    # the run are this rank's own.
+    # Errors before the run are mostly the same on all ranks, so rank 0 reports them first. Errors
+    # of the run are this rank's own.
     try:
         launch = read_launch(os.environ)
         rank = launch.rank

@@ -79,7 +79,7 @@ class Chunks:
         teacher_logits = None
         if teacher_product is not None:
             teacher_logits = self._teacher_form.apply_(teacher_product)
-        # Slope, agreement and right logit are read first, because the divergence overwrites the logits.
+        # The divergence overwrites the logits, so everything else is read from them before it.
         slope = self._form.slope(logits)
         stats = self._agreement(logits, teacher_logits, teacher)
         right = logits.gather(1, teacher.targets[:, None]).squeeze(1)

@@ -146,7 +146,7 @@ def measure_alignment(
     if len(rows) < MIN_POSITIONS:
         return Alignment(0.0, 0.0, 0.0, len(rows), vocab_size)
     log_probs = kind.log_probs_at(rows, reply, vocab_size, teacher_head)
-    # One reply, three sets of targets: the one it predicts best shows which positions it belongs to.
+    # One reply, three sets of targets: the set it predicts best shows where the reply belongs.
     before, right, after = (
         float(log_probs(targets[positions[rows] + offset]).mean()) for offset in (-1, 0, 1)
     )

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dskd_ds.data.batches import BlockSource, places, read_batch
 from dskd_ds.errors import DskdError
-from dskd_ds.link import Answer, StudentLink
+from dskd_ds.link import Answer, StudentSide
 from dskd_ds.losses.sense import SenseTargets
 from dskd_ds.objective.targets import TeacherTargets
 from dskd_ds.runtime.devices import local_device, pinned
@@ -66,7 +66,7 @@ class Feed:
         *,
         rank: int,
         source: BlockSource,
-        link: StudentLink,
+        link: StudentSide,
         requests: RequestBuilder,
         self_test: AlignmentTest,
         device: torch.device,

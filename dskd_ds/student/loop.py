@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from dskd_ds.data.batches import num_steps, open_source
 from dskd_ds.errors import DskdError
-from dskd_ds.link import StudentLink
+from dskd_ds.link import StudentSide, open_student_side
 from dskd_ds.models.named import RunModels
 from dskd_ds.observe.metrics import MetricsWriter
 from dskd_ds.runtime.devices import give_back_memory, local_device
@@ -108,9 +108,9 @@ def train(spec: RunSpec, models: RunModels, role: Role) -> None:
     deepspeed.comm.destroy_process_group()
 
 
-def open_link(spec: RunSpec, models: RunModels, role: Role) -> StudentLink:
+def open_link(spec: RunSpec, models: RunModels, role: Role) -> StudentSide:
     """Listen for teachers of the expected sizes."""
-    return StudentLink(
+    return open_student_side(
         run_dir=Path(spec.run_dir),
         rank=role.rank,
         spec=spec.link,

@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
-from dskd_ds.link import TeacherLink, Work
+from dskd_ds.link import TeacherSide, Work, open_teacher_side
 from dskd_ds.link.messages import Hello
 from dskd_ds.models.frozen import FrozenModel, load_frozen
 from dskd_ds.models.named import RunModels
@@ -40,7 +40,8 @@ def serve(spec: RunSpec, models: RunModels, replica: int, role: Role | None = No
             vocab_size=teacher.vocab_size,
             hidden_size=teacher.hidden_size,
         )
-        link = TeacherLink(Path(spec.run_dir), spec.link, hello, spec.topology.num_students)
+        run_dir, num_students = Path(spec.run_dir), spec.topology.num_students
+        link = open_teacher_side(run_dir, spec.link, hello, num_students)
         cleanup.callback(link.close)
         started = time.monotonic()
         num_requests, busy_seconds = serve_requests(teacher, retriever, link)
@@ -52,7 +53,7 @@ def serve(spec: RunSpec, models: RunModels, replica: int, role: Role | None = No
 
 
 def serve_requests(
-    teacher: FrozenModel, retriever: SenseRetriever | None, link: TeacherLink
+    teacher: FrozenModel, retriever: SenseRetriever | None, link: TeacherSide
 ) -> tuple[int, float]:
     """Answer until all students have left. Senses are chosen during the next request's forward
     pass.
@@ -78,7 +79,7 @@ def serve_requests(
 
 
 def _compute_or_fail(
-    teacher: FrozenModel, retriever: SenseRetriever | None, link: TeacherLink, work: Work
+    teacher: FrozenModel, retriever: SenseRetriever | None, link: TeacherSide, work: Work
 ) -> Computed | None:
     """Compute; report an error in the request, or out of memory, to the student, who decides."""
     try:
@@ -91,7 +92,7 @@ def _compute_or_fail(
 def _finish_or_fail(
     computed: Computed,
     retriever: SenseRetriever | None,
-    link: TeacherLink,
+    link: TeacherSide,
     work: Work,
     started: float,
 ) -> None:
