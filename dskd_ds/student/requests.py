@@ -50,7 +50,7 @@ class RequestBuilder:
             temperatures=self.kind.temperatures,
             num_draws=spec.loss.num_draws,
             draw_temperature=spec.loss.temperature,
-            draw_seed=spec.seed,
+            draw_seed=spec.seed,  # `request` replaces it with the seed of the batch's epoch
             hidden_format=spec.link.hidden_format,
             senses=retriever.wanted if retriever is not None and teacher_chooses else None,
         )
