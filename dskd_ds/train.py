@@ -33,6 +33,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
     quiet_libraries()
     rank = 0
+    # Errors before the run are mostly the same on all ranks, so rank 0 reports them first. Errors
+    # of the run are this rank's own.
     try:
         launch = read_launch(os.environ)
         rank = launch.rank
@@ -82,7 +84,7 @@ def run(spec: RunSpec, models: RunModels, role: Role) -> None:
     if role.kind == "teacher":
         from dskd_ds.teacher.service import serve
 
-        serve(spec, models, role.rank, role)
+        serve(spec, models, replica=role.rank, role=role)
     else:
         from dskd_ds.student.loop import train
 

@@ -1,7 +1,17 @@
 """Messages between students and teachers over ZeroMQ: typed, checksummed, encrypted."""
 
 from dskd_ds.link.jobs import Answer
+from dskd_ds.link.sides import StudentSide, TeacherSide, open_student_side, open_teacher_side
 from dskd_ds.link.student import StudentLink
 from dskd_ds.link.teacher import TeacherLink, Work
 
-__all__ = ["Answer", "StudentLink", "TeacherLink", "Work"]
+__all__ = [
+    "Answer",
+    "StudentLink",
+    "StudentSide",
+    "TeacherLink",
+    "TeacherSide",
+    "Work",
+    "open_student_side",
+    "open_teacher_side",
+]

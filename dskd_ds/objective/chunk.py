@@ -1,5 +1,4 @@
-"""Cross-entropy and divergence of one chunk of positions, with the gradient of the student's
-logits.
+"""Computes cross-entropy and divergence of a chunk of positions, and their gradient by the logits.
 
 Logits of student and teacher live in buffers that all chunks share.
 """
@@ -30,7 +29,7 @@ signal kinds without a top k."""
 
 
 class Chunks:
-    """Losses of chunks, one after another. A returned gradient is valid until the next call."""
+    """Computes chunks, one after another. A returned gradient is valid until the next call."""
 
     def __init__(
         self,
@@ -48,10 +47,10 @@ class Chunks:
         self._buffers: dict[str, Tensor] = {}
 
     def loss(self, states: Tensor, teacher: TeacherTargets, scale: float) -> tuple[Tensor, Tensor]:
-        """Compute one chunk.
+        """Return one chunk's gradient and sums.
 
-        states: [C, D] of the student. Returns d(scale * (CE + alpha tau^2 KL)) / d(product) [C, V],
-        and the sums named in STATS.
+        states: [C, D] of the student. The gradient is d(scale * (CE + alpha tau^2 KL)) / d(product)
+        [C, V], where the product is `states @ weight.T`. The sums are those named in STATS.
         """
         logits = self._product("student", states, self._weight)
         teacher_logits = self._teacher_product(teacher)
@@ -64,7 +63,7 @@ class Chunks:
         return logits.to(self._weight.dtype), stats
 
     def _teacher_product(self, teacher: TeacherTargets) -> Tensor | None:
-        """The teacher's product [C, Vt], where the signal brings states to rebuild it from."""
+        """Return the teacher's product [C, Vt]; None if the signal brings no states for it."""
         states = self._kind.teacher_states(teacher.signal)
         if states is None:
             return None
@@ -75,10 +74,12 @@ class Chunks:
         self, product: Tensor, teacher_product: Tensor | None, teacher: TeacherTargets, scale: float
     ) -> Tensor:
         """Turn a few rows of the product into its gradient, in place; return the sums of STATS."""
-        tau, logits = self._spec.temperature, self._form.apply_(product)
+        tau = self._spec.temperature
+        logits = self._form.apply_(product)
         teacher_logits = None
         if teacher_product is not None:
             teacher_logits = self._teacher_form.apply_(teacher_product)
+        # The divergence overwrites the logits, so everything else is read from them before it.
         slope = self._form.slope(logits)
         stats = self._agreement(logits, teacher_logits, teacher)
         right = logits.gather(1, teacher.targets[:, None]).squeeze(1)
@@ -102,7 +103,8 @@ class Chunks:
         self, logits: Tensor, teacher_logits: Tensor | None, teacher: TeacherTargets
     ) -> Tensor:
         """Return the sums of STATS after the first two, over some rows. Logits: at tau 1."""
-        some, taus = slice(None, None, AGREEMENT_STRIDE), (self._spec.temperature, 1.0)
+        some = slice(None, None, AGREEMENT_STRIDE)
+        taus = (self._spec.temperature, 1.0)
         top_k = self._kind.agreement(teacher.signal, teacher_logits, some)
         if top_k is None:
             return logits.new_zeros(len(STATS) - 2, dtype=torch.float64)

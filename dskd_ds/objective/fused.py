@@ -1,5 +1,4 @@
-"""The whole objective from the student's last hidden state and the head's weight, one chunk of
-positions at a time.
+"""Computes the whole objective from the student's last hidden state and the head's weight.
 
 Logits exist for one chunk only, in buffers that all chunks share. All gradients (hidden state,
 weight, map) are formed in the forward pass, while the chunk's logits exist. Forming them in
@@ -68,6 +67,7 @@ class DistillObjective(nn.Module):
         self.sense_map = sense_map
         self.teacher_head: Tensor | None
         teacher_weight = teacher_head.weight if teacher_head else None
+        # Not persistent: checkpoints would otherwise hold the teacher's head.
         self.register_buffer("teacher_head", teacher_weight, persistent=False)
         self.teacher_form = teacher_head.form if teacher_head else PLAIN
 
@@ -106,7 +106,7 @@ class _Gradients:
     def zeros(
         hidden: Tensor, weight: Tensor, sense_map: Tensor | None, needed: tuple[bool, bool, bool]
     ) -> _Gradients:
-        """Zeros for the inputs that need a gradient."""
+        """Return zeros for the inputs that need a gradient."""
 
         def zeros_for(tensor: Tensor | None, is_needed: bool, dtype: torch.dtype) -> Tensor | None:
             if tensor is None or not is_needed:
@@ -182,6 +182,7 @@ def _token_terms(
         grad, stats = chunks.loss(states, chunk, scale)
         sums += stats
         if grads.hidden is not None:
+            # Each position comes once, and the sense term adds to it later: a copy is enough.
             grads.hidden.index_copy_(0, chunk.positions, grad @ weight)
         if grads.weight is not None:
             _add_product_(grads.weight, grad, states)
@@ -189,7 +190,7 @@ def _token_terms(
 
 
 def _add_product_(total: Tensor, grad: Tensor, states: Tensor) -> None:
-    """total [V, D] float32 += grad.T @ states, of [C, V] and [C, D] in the head's format."""
+    """Add grad.T @ states, of [C, V] and [C, D] in the head's format, to total [V, D] float32."""
     if grad.dtype == total.dtype:
         total.addmm_(grad.T, states)
         return
@@ -212,6 +213,7 @@ def _sense_term(
     for start in range(0, len(senses.positions), spec.chunk_positions):
         chunk = senses[start : start + spec.chunk_positions]
         states = hidden.index_select(0, chunk.positions).float()
+        # In float32, which holds the senses exactly; the student's states may be in a half format.
         mapped = states if sense_map is None else states @ sense_map.float().T
         loss = sense_loss(mapped, chunk, spec, objective.margin)
         sums += loss.sums()

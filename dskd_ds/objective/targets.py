@@ -22,7 +22,7 @@ class TeacherTargets:
     """The targets of the run's signal kind (signals/); None for a kind without a divergence."""
 
     def to(self, device: torch.device) -> TeacherTargets:
-        """The same on another device."""
+        """Return a copy on another device; the copies are asynchronous."""
         return TeacherTargets(
             self.positions.to(device, non_blocking=True),
             self.targets.to(device, non_blocking=True),

@@ -32,6 +32,7 @@ def preflight(spec: RunSpec, models: RunModels, with_senses: bool = True) -> Non
     for source in (*spec.data.train, *spec.data.heldout):
         matching_files(source.path)
     _check_teacher(spec, models)
+    # The teacher's own layers matter only if a student is cut from them, or if they are compiled.
     if models.student is not None:
         check_layers(models.student)
         check_same_tokens(models.teacher, models.student, spec.loss.divergence)
@@ -43,7 +44,7 @@ def preflight(spec: RunSpec, models: RunModels, with_senses: bool = True) -> Non
 
 
 def _check_senses(spec: RunSpec, dictionary: SenseDictionary) -> None:
-    """Check that the dictionary fits the run's settings, and that its index exists if needed."""
+    """Raise InputError if the dictionary does not fit the run, or lacks an index that it needs."""
     if dictionary.layer != -1:
         raise InputError(
             f'[senses] dictionary = "{spec.senses.dictionary}", but it holds states of layer'
@@ -52,7 +53,7 @@ def _check_senses(spec: RunSpec, dictionary: SenseDictionary) -> None:
             "  build a dictionary with [senses] hidden_layer = -1, or set [loss] sense_weight = 0."
         )
     check_settings(dictionary, spec)
-    # Otherwise only teachers that are started on their own need the index, and they check it.
+    # If neither holds, only teachers that are started on their own need the index. They check it.
     if spec.senses.retrieve_on == "student" or spec.topology.num_teachers:
         check_index(spec, dictionary)
     has_antonyms = dictionary.facts["median_antonym_distance"] is not None
@@ -66,7 +67,7 @@ def _check_senses(spec: RunSpec, dictionary: SenseDictionary) -> None:
 
 
 def _check_teacher(spec: RunSpec, models: RunModels) -> None:
-    """Check the settings whose limits follow from the teacher."""
+    """Raise InputError if a setting is above a limit that follows from the teacher."""
     config = models.teacher.text_config
     num_tokens = models.shared_vocab_size
     if spec.loss.top_k > num_tokens:

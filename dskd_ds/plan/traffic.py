@@ -1,4 +1,4 @@
-"""Bytes of the teacher's signal per token, from the spec and the sizes of the models alone."""
+"""Computes the bytes of the teacher's signal per token, from the spec and the models' sizes."""
 
 from __future__ import annotations
 
@@ -58,6 +58,7 @@ def signal_bytes(
     """
     loss, kind = spec.loss, signal_kind(spec.loss)
     teacher_chooses = spec.uses_senses and spec.senses.retrieve_on == "teacher"
+    # If the teacher chooses senses, no part of a reply is sent for the student to choose from.
     student_share = 0.0 if teacher_chooses else sense_share
     share = {part: kind.share(part, student_share) for part in PARTS}
     target_bytes = TARGET_BYTES if teacher_chooses else 0
@@ -134,6 +135,7 @@ def related_fraction(spec: RunSpec, dictionary: SenseDictionary | None) -> float
         return 1.0
     if dictionary is None:
         return 0.0
+    # A sense counts the states that it was made from, so its owner's states are their sum.
     vocab_size = dictionary.vocab_size
     counts = np.bincount(dictionary.row_owners, dictionary.sense_counts, minlength=vocab_size)
     token_counts = counts[:vocab_size]  # owners from vocab_size on are spans

@@ -1,4 +1,4 @@
-"""What a kind of teacher signal is, and how the kind that [loss] signal names is found.
+"""Defines what a kind of teacher signal is, and finds the kind that [loss] signal names.
 
 A kind says which part of a reply it needs at every supervised position, what that part costs, which
 targets the loss gets from it, and which loss that is. Its module has the name that the spec uses
@@ -76,7 +76,10 @@ class SignalKind(ABC, Generic[T]):
         return {part: chosen[self.asked_at(part)] for part in PARTS}
 
     def share(self, part: Part, sense_share: float) -> float:
-        """Share of positions that a part is asked for, 0..1, if all positions are supervised."""
+        """Return the share of positions that a part is asked for at, 0..1.
+
+        All positions count as supervised. sense_share: share of those where the student chooses.
+        """
         return {"supervised": 1.0, "sense": sense_share, "nowhere": 0.0}[self.asked_at(part)]
 
     def asked_at(self, part: Part) -> Literal["supervised", "sense", "nowhere"]:
@@ -113,7 +116,7 @@ class SignalKind(ABC, Generic[T]):
         """Compute the divergence at C positions and its gradient (losses/token.py).
 
         logits: [C, V] of the student at the loss's temperature, overwritten. teacher_logits: [C,
-        Vt] at temperature 1, overwritten; there only if `teacher_states` gave states.
+        Vt] at temperature 1, overwritten; None unless `teacher_states` gave states.
         """
 
     def agreement(
@@ -136,10 +139,9 @@ class SignalKind(ABC, Generic[T]):
     def log_probs_at(
         self, rows: Tensor, reply: ReplyParts, vocab_size: int, teacher_head: FrozenHead | None
     ) -> LogProbs:
-        """Return the function from one token per row of `tested_part` to its log-probability at tau
-        1.
+        """Return a function from one token per row to its log-probability at temperature 1.
 
-        rows: [R] indices into the part. teacher_head: given if `needs_teacher_head`.
+        rows: [R] indices into `tested_part`. teacher_head: given if `needs_teacher_head`.
         """
         from dskd_ds.signals.parts.top_k import top_k_log_probs
 

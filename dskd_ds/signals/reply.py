@@ -55,10 +55,10 @@ def reply_arrays(parts: ReplyParts, wanted: Wanted, vocab_size: int) -> dict[str
 
 
 def read_reply(arrays: dict[str, Array], wanted: Wanted, shape: ReplyShape) -> ReplyParts:
-    """Return the parts of a reply, on the CPU. Buffers that torch can use as they are are not
-    copied.
+    """Return the parts of a reply, on the CPU.
 
-    Raises ValueError if shapes or values do not fit what was asked.
+    Buffers that torch can use as they are stay where they are. Raises ValueError if shapes or
+    values do not fit what was asked.
     """
     vocab_size = shape.vocab_size
     num_temperatures = len(wanted.temperatures)

@@ -1,4 +1,4 @@
-"""Bytes of each part of a reply at one position; known without torch, for the plan."""
+"""Computes the bytes of each part of a reply at one position, without torch, for the plan."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ DRAWS_BYTES = 6
 
 
 def top_k_bytes(k: int, vocab_size: int, num_temperatures: int) -> int:
-    """Ids, float16 logits, and one float32 tail per temperature."""
+    """Return the bytes of ids, float16 logits, and one float32 tail per temperature."""
     return min(k, vocab_size) * (byte_width(vocab_size) + 2) + 4 * num_temperatures
 
 
 def draws_bytes(num_draws: int, vocab_size: int) -> float:
-    """Ids and counts of the different tokens that `num_draws` draws are expected to fall on."""
+    """Return the bytes of ids and counts of the tokens that `num_draws` draws should fall on."""
     num_tokens = max(1.0, TOKENS_PER_DRAW * num_draws)
     return DRAWS_BYTES + num_tokens * (byte_width(vocab_size) + byte_width(num_draws + 1))
 
 
 def states_bytes(hidden_format: HiddenFormat, hidden_size: int) -> int:
-    """One hidden state with its scales."""
+    """Return the bytes of one hidden state with its scales."""
     num_bytes, num_scales = hidden_width(hidden_format, hidden_size)
     return num_bytes + 2 * num_scales
 

@@ -1,4 +1,4 @@
-"""What all students must know of a step before any of them computes it."""
+"""Agrees over all students on a step's counts and input, before any of them computes the step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dskd_ds.student.feed import StepInput
 
 
 class StepSource(Protocol):
-    """Gives one rank's steps in their order; the feed is one."""
+    """Gives one rank's steps in their order; `Feed` does."""
 
     def counts(self) -> tuple[int, int]:
         """The supervised and sense positions of the next step on this rank."""
@@ -54,6 +54,7 @@ def next_input_on_every_rank(source: StepSource) -> StepInput:
         step_input = source.next()
     except DskdError as error:
         failure = error
+    # The ranks agree on the exit code: a rank without an error of its own ends with the same one.
     code = torch.tensor([int(failure.exit_code) if failure else 0], device=local_device())
     deepspeed.comm.all_reduce(code, op=deepspeed.comm.ReduceOp.MAX)
     if failure:

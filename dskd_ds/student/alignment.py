@@ -40,10 +40,11 @@ class Alignment:
     """Mean log-probability of the targets, in nats."""
 
     before: float
-    """At the position before the right one."""
+    """Of the targets one position before those that a reply is for."""
     right: float
+    """Of the targets that a reply is for."""
     after: float
-    """At the position after the right one."""
+    """Of the targets one position after them."""
     num_positions: int
     vocab_size: int
 
@@ -108,7 +109,7 @@ class AlignmentTest:
             return
         student_wrote = is_on_policy(self._on_policy_fraction, step)
         if student_wrote and self._on_policy_fraction < 1.0:
-            return
+            return  # a later step has other text
         self._is_done = True
         kind = self._requests.kind
         found = measure_alignment(
@@ -145,6 +146,7 @@ def measure_alignment(
     if len(rows) < MIN_POSITIONS:
         return Alignment(0.0, 0.0, 0.0, len(rows), vocab_size)
     log_probs = kind.log_probs_at(rows, reply, vocab_size, teacher_head)
+    # One reply, three sets of targets: the set it predicts best shows where the reply belongs.
     before, right, after = (
         float(log_probs(targets[positions[rows] + offset]).mean()) for offset in (-1, 0, 1)
     )

@@ -2,7 +2,7 @@
 
 A checkpoint is complete when it has a manifest, which rank 0 writes last and by rename, with the
 size and hash of every file. DeepSpeed unpickles its files (docs/deepspeed.md, "Checkpoints"), so
-no file is loaded before its hash was compared with the manifest.
+no file is loaded before its hash has been compared with the manifest.
 """
 
 from __future__ import annotations
@@ -128,6 +128,8 @@ def resume(engine: Engine, spec: RunSpec) -> tuple[int, int]:
     folder = checkpoint_dir(spec)
     newest = folder / tags[-1]
     facts = read_manifest(newest)
+    # Each rank's file holds that rank's share of weights and moments; another number of ranks would
+    # need a conversion (docs/deepspeed.md, "Checkpoints").
     num_students = facts["num_students"]
     if num_students != spec.topology.num_students:
         raise InputError(

@@ -40,6 +40,7 @@ def student_init(spec: RunSpec, models: RunModels) -> NamedModel:
     target.parent.mkdir(parents=True, exist_ok=True)
     settings = spec.student.model_dump(include=ORIGIN_SETTINGS, mode="json")
     origin = {"teacher": models.teacher.fingerprint, **settings}
+    # All ranks of a launch call this at the same time; the first one cuts, the others wait.
     with FileLock(f"{target}.lock"):
         if target.is_dir():
             _check_origin(target, origin)

@@ -57,6 +57,7 @@ def read_deepspeed_json(path: str) -> dict[str, Any]:
                 f" in {owner}.\n"
                 f"  remove {key} from {path}, and set it in the run spec."
             )
+    # DeepSpeed takes a missing stage for 0, which partitions nothing.
     stage = content.get("zero_optimization", {}).get("stage")
     if stage not in (0, 1, 2, 3):
         raise InputError(
@@ -112,9 +113,10 @@ def _adam(spec: RunSpec) -> dict[str, Any]:
 
 
 def _check_groups(spec: RunSpec, zero: dict[str, Any]) -> None:
-    """Check that ZeRO++ can split the students into groups of equal size."""
+    """Raise InputError if ZeRO++ cannot split the students into groups of equal size."""
     group_size = zero.get("zero_hpz_partition_size", 1)
     num_students = spec.topology.num_students
+    # A partition size above the number of students makes one group of all of them.
     if num_students % min(group_size, num_students):
         raise InputError(
             f"{spec.deepspeed}: zero_hpz_partition_size = {group_size}, but it does not divide"
@@ -133,7 +135,7 @@ def _check_groups(spec: RunSpec, zero: dict[str, Any]) -> None:
 
 
 def _check_machine(spec: RunSpec, zero: dict[str, Any], dtype: torch.dtype) -> None:
-    """Check that DeepSpeed supports the number format and the communication on this machine."""
+    """Raise InputError if DeepSpeed lacks the number format or the communication here."""
     if dtype == torch.float16 and zero["stage"] == 0:
         raise InputError(
             f'[student] dtype = "float16", but {spec.deepspeed} has ZeRO stage 0, whose loss'

@@ -58,6 +58,7 @@ def evaluate(spec: RunSpec, models: RunModels, students: dict[str, NamedModel]) 
     batches = _heldout_batches(spec, models)
     for batch in tqdm(batches, desc="evaluating on held-out text", unit="block"):
         num_tokens += len(batch.supervised)
+        # All models read a block before the next one, so only one block's states exist at a time.
         teacher_states = _supervised_states(teacher, batch)
         for name, model in {"teacher": teacher, **loaded}.items():
             states = teacher_states if model is teacher else _supervised_states(model, batch)
@@ -139,6 +140,7 @@ def continuations(
     tokenizer = models.teacher.tokenizer
     rows = [{"prompt": prompt} for prompt in _prompts(spec, tokenizer)]
     for name, named in {"teacher": models.teacher, **students}.items():
+        # Not `load_frozen`: a FrozenModel has no `generate`.
         model: Any = AutoModelForCausalLM.from_pretrained(
             named.path, dtype=resolve_dtype(spec.student.dtype)
         )

@@ -40,6 +40,7 @@ def gather_and_export(engine: Engine, spec: RunSpec, models: RunModels) -> Path:
     for name, parameter in engine.module.named_parameters():
         with deepspeed.zero.GatheredParameters([parameter]):
             if is_first_rank and name.startswith(PREFIX):
+                # Copied in any case: the gathered tensor is released at the end of this block.
                 weight = parameter.detach().to("cpu", torch.bfloat16, copy=True)
                 weights[name.removeprefix(PREFIX)] = weight
     target = Path(spec.run_dir) / FOLDER
@@ -85,20 +86,20 @@ def _existing_tag(spec: RunSpec, tag: str | None) -> str:
 def read_weights(checkpoint: Path) -> dict[str, Tensor]:
     """Return every parameter of a checkpoint whose manifest was verified.
 
-    Up to ZeRO stage 2 the parameters have the student's dtype; at stage 3 they are float32.
-
-    Up to stage 2 one file has all parameters and is read here without unpickling, because
-    DeepSpeed's reader fails at stage 0 and unpickles at the other stages. Raises InputError if
-    that file holds other objects than tensors and plain values.
+    Up to ZeRO stage 2 the parameters have the student's dtype; at stage 3 they are float32. Raises
+    InputError if a file of stages 0 to 2 holds other objects than tensors and plain values.
+    Source: docs/deepspeed.md, "Checkpoints".
     """
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
     path = checkpoint / WHOLE_FILE
-    if not path.is_file():
+    if not path.is_file():  # stage 3
         partitioned: dict[str, Tensor] = get_fp32_state_dict_from_zero_checkpoint(
             str(checkpoint.parent), checkpoint.name
         )
         return partitioned
+    # Up to stage 2 one file has all parameters. It is read here without unpickling, because
+    # DeepSpeed's reader fails at stage 0 and unpickles at the other stages.
     try:
         state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError as error:

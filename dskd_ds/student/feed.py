@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dskd_ds.data.batches import BlockSource, places, read_batch
 from dskd_ds.errors import DskdError
-from dskd_ds.link import Answer, StudentLink
+from dskd_ds.link import Answer, StudentSide
 from dskd_ds.losses.sense import SenseTargets
 from dskd_ds.objective.targets import TeacherTargets
 from dskd_ds.runtime.devices import local_device, pinned
@@ -66,7 +66,7 @@ class Feed:
         *,
         rank: int,
         source: BlockSource,
-        link: StudentLink,
+        link: StudentSide,
         requests: RequestBuilder,
         self_test: AlignmentTest,
         device: torch.device,
@@ -100,6 +100,7 @@ class Feed:
         if self._failure and not self._planned:
             raise self._failure
         step = self._planned[0]
+        # First all replies, then all that is made of them: the two waits are metrics of their own.
         started = time.monotonic()
         answers = [planned.answer.result() for planned in step]
         answered = time.monotonic()
@@ -114,8 +115,8 @@ class Feed:
         )
 
     def close(self) -> None:
-        """Stop preparing. The link closes first, which ends the wait for replies."""
-        self._link.close()
+        """Stop preparing, and close the link."""
+        self._link.close()  # first, because it ends the thread's wait for replies
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _plan_ahead(self) -> None:

@@ -51,6 +51,7 @@ def removal_losses(data: DataSpec, named: NamedModel, num_tokens: int) -> list[f
         for later in range(left_out + 1, len(layers)):
             output = layers[later](hidden, **calls[later].arguments)
             hidden = output[0] if isinstance(output, tuple) else output
+        # The layers were called without the trunk around them, so the final norm is still to come.
         loss = _mean_loss(teacher, teacher.trunk.norm(hidden), batch)
         rises.append(loss - complete_loss)
     return rises

@@ -1,4 +1,4 @@
-"""Training on one rank: set up what it needs, then step by step until done."""
+"""Trains on one rank: sets up what training needs, then runs one step after the other."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from dskd_ds.data.batches import num_steps, open_source
 from dskd_ds.errors import DskdError
-from dskd_ds.link import StudentLink
+from dskd_ds.link import StudentSide, open_student_side
 from dskd_ds.models.named import RunModels
 from dskd_ds.observe.metrics import MetricsWriter
 from dskd_ds.runtime.devices import give_back_memory, local_device
@@ -63,6 +63,7 @@ def train(spec: RunSpec, models: RunModels, role: Role) -> None:
     with ExitStack() as cleanup:
         init = student_init(spec, models)
         record_spec(spec, role)
+        # The link opens before the student is loaded, so that teachers can connect meanwhile.
         link = open_link(spec, models, role)
         cleanup.callback(link.close)
         retriever = open_retriever(spec, role, cleanup) if spec.uses_senses else None
@@ -88,8 +89,18 @@ def train(spec: RunSpec, models: RunModels, role: Role) -> None:
             device=local_device(),
             steps=range(num_done, total_steps),
         )
+        # Registered last, so called first: the preparing thread stops before the index closes.
         cleanup.callback(feed.close)
-        training = Training(spec, role.rank, engine, feed, blocks, num_done, total_steps, tokens)
+        training = Training(
+            spec=spec,
+            rank=role.rank,
+            engine=engine,
+            steps=feed,
+            blocks=blocks,
+            num_done=num_done,
+            num_steps=total_steps,
+            tokens=tokens,
+        )
         run_steps(training)
         if total_steps > num_done:
             training.save()
@@ -97,15 +108,15 @@ def train(spec: RunSpec, models: RunModels, role: Role) -> None:
     deepspeed.comm.destroy_process_group()
 
 
-def open_link(spec: RunSpec, models: RunModels, role: Role) -> StudentLink:
+def open_link(spec: RunSpec, models: RunModels, role: Role) -> StudentSide:
     """Listen for teachers of the expected sizes."""
-    return StudentLink(
-        Path(spec.run_dir),
-        role.rank,
-        spec.link,
-        models.shared_vocab_size,
-        models.teacher.hidden_size,
-        role.launch.spans_nodes,
+    return open_student_side(
+        run_dir=Path(spec.run_dir),
+        rank=role.rank,
+        spec=spec.link,
+        vocab_size=models.shared_vocab_size,
+        hidden_size=models.teacher.hidden_size,
+        spans_nodes=role.launch.spans_nodes,
     )
 
 
@@ -116,13 +127,13 @@ def open_requests(
     engine: Engine,
     role: Role,
 ) -> tuple[RequestBuilder, AlignmentTest]:
-    """Make what turns batches into requests, and what tests the first reply."""
+    """Return what turns batches into requests, and what tests the first reply."""
     vocab_size, hidden_size = models.shared_vocab_size, models.teacher.hidden_size
     requests = RequestBuilder(spec, retriever, vocab_size, hidden_size)
     self_test = AlignmentTest(
         requests,
-        engine.module.objective.frozen_head(),
-        spec.train.on_policy_fraction,
+        teacher_head=engine.module.objective.frozen_head(),
+        on_policy_fraction=spec.train.on_policy_fraction,
         is_printing=role.rank == 0,
     )
     return requests, self_test
@@ -161,6 +172,7 @@ def run_step(training: Training) -> dict[str, float]:
     try:
         step_input = next_input_on_every_rank(training.steps)
     except DskdError:
+        # All ranks raise together (agreement.py), so all of them take part in saving.
         training.save()
         raise
     set_lr(engine, lr_at(spec, step, training.num_steps))
@@ -168,7 +180,14 @@ def run_step(training: Training) -> dict[str, float]:
     training.num_done += 1
     training.tokens += tokens_per_step(spec)
     seconds = time.monotonic() - started
-    record = all_reduce_record(spec, engine, sums, step_input, counts, seconds)
+    record = all_reduce_record(
+        spec,
+        engine,
+        local_sums=sums,
+        step_input=step_input,
+        counts=counts,
+        seconds=seconds,
+    )
     record |= training.blocks.all_reduce_report(step, counts.tokens)
     return {"step": training.num_done, "tokens": training.tokens, **record}
 
@@ -196,6 +215,6 @@ def record_spec(spec: RunSpec, role: Role) -> None:
     Raises InputError if the run directory holds checkpoints of another run.
     """
     checkpoint.refuse_another_run(spec)
-    deepspeed.comm.barrier()
+    deepspeed.comm.barrier()  # every rank has read the earlier run's spec before it is replaced
     if role.rank == 0:
         write_spec(spec, Path(spec.run_dir) / SPEC_FILE)

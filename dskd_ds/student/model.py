@@ -41,6 +41,7 @@ class DistillStudent(nn.Module):
 
         input_ids, position_ids: [B, T].
         """
+        # The trunk alone: the objective forms the logits, a chunk of positions at a time.
         trunk = self.language_model.base_model
         output = trunk(input_ids=input_ids, position_ids=position_ids, use_cache=False)
         loss, stats = self.objective(output.last_hidden_state, teacher, senses, scales)
@@ -127,7 +128,7 @@ def sense_map(spec: RunSpec, teacher_size: int, size: int) -> nn.Parameter | Non
 def freeze(model: Any, train_last_layers: int | None) -> None:
     """Train only the last layers: freeze embeddings, final norm, head and earlier layers.
 
-    None trains everything. Raises InputError if the model has fewer layers.
+    None: train everything. Raises InputError if the model has fewer layers.
     Source: docs/method.md, "The paper's student".
     """
     if train_last_layers is None:

@@ -140,6 +140,7 @@ class OnPolicyBlocks:
         ]
         prompt_tokens: list[list[int]] = []
         keys: list[tuple[int, int, int, int]] = []
+        # The key decides a prompt's draws, so what is written does not depend on the ranks.
         for (sample, _), block_prompts in zip(given, prompts, strict=True):
             for number, prompt in enumerate(block_prompts):
                 prompt_tokens.append(prompt.tokens)
@@ -148,11 +149,11 @@ class OnPolicyBlocks:
             return [[] for _ in given]
         texts = continue_tokens(
             model,
-            prompt_tokens,
-            keys,
-            train.on_policy_new_tokens,
-            train.on_policy_temperature,
-            self._end_ids,
+            prompts=prompt_tokens,
+            keys=keys,
+            new_tokens=train.on_policy_new_tokens,
+            temperature=train.on_policy_temperature,
+            end_ids=self._end_ids,
         )
         remaining = iter(texts)
         return [

@@ -32,12 +32,12 @@ def all_reduce_record(
     counts: Counts,
     seconds: float,
 ) -> dict[str, float]:
-    """Return the step's record, the same on all ranks: sums over ranks, the longest times. A
-    collective call.
+    """Return the step's record, the same on all ranks. A collective call.
 
     local_sums: of this rank, in the order of STATS. seconds: of the step on this rank.
     """
     total = _all_reduce_sums(local_sums, step_input)
+    # A step takes as long as its slowest rank, so of each time the longest is recorded.
     local_times = [seconds, step_input.teacher_wait_seconds, step_input.sense_wait_seconds]
     times = local_sums.new_tensor(local_times)
     deepspeed.comm.all_reduce(times, op=deepspeed.comm.ReduceOp.MAX)

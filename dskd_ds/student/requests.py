@@ -1,4 +1,4 @@
-"""What a student asks of the teacher for a micro-batch, and what it makes of the reply."""
+"""Turns a student's micro-batches into requests, and the replies into targets for the loss."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class RequestBuilder:
     def __init__(
         self, spec: RunSpec, retriever: SenseRetriever | None, vocab_size: int, hidden_size: int
     ) -> None:
-        """vocab_size, hidden_size: the teacher's, as its replies have them."""
+        """vocab_size, hidden_size: the teacher's, which its replies are checked against."""
         self.kind: SignalKind[Any] = signal_kind(spec.loss)
         self.vocab_size, self.hidden_size = vocab_size, hidden_size
         self._retriever, self._seed = retriever, spec.seed
@@ -50,7 +50,7 @@ class RequestBuilder:
             temperatures=self.kind.temperatures,
             num_draws=spec.loss.num_draws,
             draw_temperature=spec.loss.temperature,
-            draw_seed=spec.seed,
+            draw_seed=spec.seed,  # `request` replaces it with the seed of the batch's epoch
             hidden_format=spec.link.hidden_format,
             senses=retriever.wanted if retriever is not None and teacher_chooses else None,
         )
@@ -62,7 +62,12 @@ class RequestBuilder:
         no_positions = np.zeros(0, np.int64)
         sense = selection.positions if selection is not None and student_chooses else no_positions
         positions = self.kind.positions(batch.supervised.numpy(), sense)
-        epoch = batch.samples[0].epoch
+        position_arrays = {
+            f"{part}_positions": where.astype(np.int32) for part, where in positions.items()
+        }
+        # A block comes again in the next epoch with the same content. With a seed per epoch, the
+        # teacher's draws for it differ.
+        draw_seed = epoch_seed(self._seed, batch.samples[0].epoch)
         return TeacherRequest(
             batch=batch,
             selection=selection,
@@ -70,12 +75,10 @@ class RequestBuilder:
             arrays={
                 "input_ids": batch.input_ids.numpy().astype(np.int32),
                 "position_ids": batch.position_ids.numpy().astype(np.int32),
-                **{
-                    f"{part}_positions": where.astype(np.int32) for part, where in positions.items()
-                },
+                **position_arrays,
                 **selection_arrays(batch if self._wanted.senses else None),
             },
-            wanted=self._wanted.model_copy(update={"draw_seed": epoch_seed(self._seed, epoch)}),
+            wanted=self._wanted.model_copy(update={"draw_seed": draw_seed}),
         )
 
     def read(self, request: TeacherRequest, answer: Answer) -> ReplyParts:

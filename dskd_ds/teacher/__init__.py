@@ -1,1 +1,1 @@
-"""The frozen teacher: its weights, the signal taken from it, the service that streams it."""
+"""The teacher's process: answers the students' requests with a frozen model."""

@@ -1,4 +1,4 @@
-"""One request -> the arrays of its reply: a forward pass, then the parts that the request names.
+"""Answers a request: a forward pass, then the parts of the reply that the request names.
 
 The teacher never learns which kind of signal the run uses (signals/kind.py): a request names the
 positions of each part. Everything a reply depends on is in the request, so that any identical
@@ -93,6 +93,7 @@ def compute(
     # Senses are chosen by the top k too, wherever the divergence gets its signal from.
     ranked_positions = torch.unique(torch.cat([asked.top_k, sense_positions]))
     hidden = teacher.hidden_states(asked.input_ids, asked.position_ids).flatten(0, 1)
+    # For all positions at once, so that the size of chunks does not change what is drawn.
     uniforms = torch.rand(
         len(asked.draws),
         wanted.num_draws,
@@ -162,7 +163,9 @@ def _take(
     """
     top_k: list[TopK] = []
     draws: list[Draws] = []
-    for chunk in torch.unique(torch.cat([ranked_positions, draw_positions])).split(LOGIT_ROWS):
+    # Both parts are taken from the same logits, so a position that is in both is computed once.
+    positions = torch.unique(torch.cat([ranked_positions, draw_positions]))
+    for chunk in positions.split(LOGIT_ROWS):
         logits = teacher.logits(hidden[chunk.to(hidden.device)])
         num_rows = CACHE_ROWS if logits.device.type == "cpu" else LOGIT_ROWS
         for rows, some in zip(chunk.split(num_rows), logits.split(num_rows), strict=True):
@@ -180,7 +183,7 @@ def _rows_where(logits: Tensor, mask: Tensor) -> Tensor:
 
 
 def _generator(arrays: dict[str, Array], wanted: Wanted) -> torch.Generator:
-    """A generator seeded with the request's content, so that every teacher draws the same."""
+    """Return a generator seeded with the request's content: every teacher draws the same."""
     digest = hashlib.blake2b(str(wanted.draw_seed).encode(), digest_size=7)
     for name in ("input_ids", "position_ids", "draw_positions"):
         digest.update(np.ascontiguousarray(arrays[name]).data)
@@ -188,6 +191,7 @@ def _generator(arrays: dict[str, Array], wanted: Wanted) -> torch.Generator:
 
 
 def _positions(arrays: dict[str, Array], name: str, limit: int) -> Tensor:
+    """Return the positions of one part. Raises ValueError if they are invalid."""
     positions = torch.tensor(arrays[name], dtype=torch.long)
     _check_range(name, positions, limit)
     if (positions.diff() <= 0).any():
@@ -196,5 +200,6 @@ def _positions(arrays: dict[str, Array], name: str, limit: int) -> Tensor:
 
 
 def _check_range(name: str, values: Tensor, limit: int) -> None:
+    """Raise ValueError unless all values are within 0..limit - 1."""
     if values.numel() and not (int(values.min()) >= 0 and int(values.max()) < limit):
         raise ValueError(f"{name} has values outside 0..{limit - 1}")

@@ -35,6 +35,7 @@ def selection_of(
             f"targets {tuple(targets.shape)} and sample_keys {sample_keys.shape} do not fit"
             f" input_ids {tuple(input_ids.shape)}"
         )
+    # Targets index the dictionary's tables, where a negative one would be taken from the end.
     limit = retriever.dictionary.vocab_size
     is_token = (targets >= 0) & (targets < limit)
     if not (is_token | (targets == IGNORE)).all():
@@ -44,7 +45,7 @@ def selection_of(
 
 
 def _retriever_for(retriever: SenseRetriever | None, wanted: SensesWanted) -> SenseRetriever:
-    """Return this teacher's retriever. Raises ValueError if it lacks the student's senses."""
+    """Return this teacher's retriever. Raises ValueError if its senses are not the student's."""
     if retriever is None:
         raise ValueError(
             "the request asks for senses, but this teacher has none:"

@@ -1,4 +1,4 @@
-"""A teacher's process: load the model, find the students, answer until they have left."""
+"""Runs a teacher: loads the model, finds the students, answers until they have left."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
-from dskd_ds.link import TeacherLink, Work
+from dskd_ds.link import TeacherSide, Work, open_teacher_side
 from dskd_ds.link.messages import Hello
 from dskd_ds.models.frozen import FrozenModel, load_frozen
 from dskd_ds.models.named import RunModels
@@ -32,13 +32,16 @@ def serve(spec: RunSpec, models: RunModels, replica: int, role: Role | None = No
         retriever, senses_name = open_on_teacher(spec, role, cleanup)
         teacher = load_frozen(models.teacher, vocab_size=models.shared_vocab_size)
         name = f"{replica} ({socket.gethostname()}, process {os.getpid()})"
+        # Replies depend on weights and senses; students refuse a teacher with another fingerprint
+        # than the first one's.
         hello = Hello(
             teacher=name,
             fingerprint=teacher.fingerprint + senses_name,
             vocab_size=teacher.vocab_size,
             hidden_size=teacher.hidden_size,
         )
-        link = TeacherLink(Path(spec.run_dir), spec.link, hello, spec.topology.num_students)
+        run_dir, num_students = Path(spec.run_dir), spec.topology.num_students
+        link = open_teacher_side(run_dir, spec.link, hello, num_students)
         cleanup.callback(link.close)
         started = time.monotonic()
         num_requests, busy_seconds = serve_requests(teacher, retriever, link)
@@ -50,7 +53,7 @@ def serve(spec: RunSpec, models: RunModels, replica: int, role: Role | None = No
 
 
 def serve_requests(
-    teacher: FrozenModel, retriever: SenseRetriever | None, link: TeacherLink
+    teacher: FrozenModel, retriever: SenseRetriever | None, link: TeacherSide
 ) -> tuple[int, float]:
     """Answer until all students have left. Senses are chosen during the next request's forward
     pass.
@@ -76,7 +79,7 @@ def serve_requests(
 
 
 def _compute_or_fail(
-    teacher: FrozenModel, retriever: SenseRetriever | None, link: TeacherLink, work: Work
+    teacher: FrozenModel, retriever: SenseRetriever | None, link: TeacherSide, work: Work
 ) -> Computed | None:
     """Compute; report an error in the request, or out of memory, to the student, who decides."""
     try:
@@ -89,7 +92,7 @@ def _compute_or_fail(
 def _finish_or_fail(
     computed: Computed,
     retriever: SenseRetriever | None,
-    link: TeacherLink,
+    link: TeacherSide,
     work: Work,
     started: float,
 ) -> None:

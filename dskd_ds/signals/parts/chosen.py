@@ -72,6 +72,7 @@ def chosen_arrays(chosen: Chosen, wanted: SensesWanted) -> dict[str, Array]:
     for name in SETS:
         candidates: Candidates = getattr(chosen, name)
         lengths = np.bincount(candidates.positions, minlength=len(chosen))
+        # A longer set does not fit the width of the lengths, which the student knows from `wanted`.
         if lengths.max(initial=0) > wanted.most:
             raise ValueError(
                 f"{name} has {lengths.max()} senses at a position, the request allows {wanted.most}"
@@ -100,6 +101,7 @@ def read_chosen(arrays: dict[str, Array], wanted: SensesWanted, num_positions: i
 def _read_set(
     arrays: dict[str, Array], name: str, wanted: SensesWanted, num_positions: int
 ) -> Candidates:
+    """Return S+ ("pull") or S- ("push") of a reply. Raises ValueError if it does not fit."""
     try:
         lengths: Ints = unpack(arrays[f"{name}_lengths"], wanted.most + 1)
         rows: Ints = unpack(arrays[f"{name}_rows"], wanted.num_rows)

@@ -1,4 +1,4 @@
-"""Parts that were taken chunk by chunk, put together."""
+"""Joins parts of a reply that were taken chunk by chunk."""
 
 from __future__ import annotations
 

@@ -96,6 +96,7 @@ def _check_draws(draws: Draws, num_draws: int) -> None:
             f"{len(draws.ids)} tokens and {len(draws.counts)} counts"
             f" for rows of {num_entries} draws"
         )
+    # Tokens that ascend are distinct, as `Sampled` promises.
     row = torch.repeat_interleave(torch.arange(len(draws.lengths)), draws.lengths)
     totals = torch.zeros(len(draws.lengths), dtype=torch.int64).index_add_(0, row, draws.counts)
     if (totals != num_draws).any() or (draws.counts == 0).any():
@@ -107,9 +108,9 @@ def _check_draws(draws: Draws, num_draws: int) -> None:
 
 
 def drawn_log_probs(sampled: Sampled, tokens: Tensor, num_draws: int, vocab_size: int) -> Tensor:
-    """Estimate the log-probability [R] of one token per row.
+    """Estimate the log-probability [R] of one token per row from its share of the draws.
 
-    From its share of the draws, and one more draw that is spread evenly over all tokens.
+    One more draw, spread evenly over all tokens, keeps it finite for a token that was not drawn.
     """
     share = (sampled.weights * (sampled.ids == tokens[:, None])).sum(dim=1)
     return torch.log((num_draws * share + 1 / vocab_size) / (num_draws + 1))

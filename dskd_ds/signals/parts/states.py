@@ -61,10 +61,11 @@ def unpack_hidden(numbers: Array, scales: Array, hidden_format: HiddenFormat) ->
 
 
 def _blocks(values: Tensor) -> Tensor:
-    """[P, D] -> [P, blocks, BLOCK], padded with zeros."""
+    """Return values [P, D] as [P, blocks, BLOCK], padded with zeros."""
     padded = torch.nn.functional.pad(values, (0, -values.shape[1] % BLOCK))
     return padded.view(len(values), padded.shape[1] // BLOCK, BLOCK)
 
 
 def _bytes(values: Tensor) -> Array:
+    """Return the memory of a tensor as uint8, its last dimension times the bytes per number."""
     return values.cpu().contiguous().view(torch.uint8).numpy()

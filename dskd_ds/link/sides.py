@@ -1,0 +1,73 @@
+"""Opens the two sides of the link, and says what the rest of the package uses of them.
+
+A transport other than ZeroMQ is a module with two such classes, and is chosen here.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Protocol
+
+from dskd_ds.link.jobs import Answer
+from dskd_ds.link.messages import Array, Hello, Wanted
+from dskd_ds.link.student import StudentLink
+from dskd_ds.link.teacher import TeacherLink, Work
+from dskd_ds.spec.processes import LinkSpec
+
+
+class StudentSide(Protocol):
+    """Takes requests and gives replies; `StudentLink` says more."""
+
+    @property
+    def fingerprint(self) -> str | None:
+        """What replies depend on besides their requests; None before the first teacher came."""
+        ...
+
+    def submit(self, arrays: dict[str, Array], wanted: Wanted) -> Future[Answer]:
+        """Queue one request and return at once."""
+        ...
+
+    def close(self) -> None:
+        """Say goodbye to the teachers. Unanswered requests fail. May be called twice."""
+        ...
+
+
+class TeacherSide(Protocol):
+    """Gives requests and takes replies; `TeacherLink` says more."""
+
+    def next_request(self) -> Work | None:
+        """Wait for a request and return it; None if all students have said goodbye."""
+        ...
+
+    def reply(self, work: Work, arrays: dict[str, Array], forward_seconds: float) -> None:
+        """Send the reply to a request."""
+        ...
+
+    def fail(self, work: Work, reason: str) -> None:
+        """Tell the student that its request cannot be answered."""
+        ...
+
+    def close(self) -> None:
+        """Say goodbye to all students."""
+        ...
+
+
+def open_student_side(
+    run_dir: Path,
+    rank: int,
+    spec: LinkSpec,
+    *,
+    vocab_size: int,
+    hidden_size: int,
+    spans_nodes: bool,
+) -> StudentSide:
+    """Listen for teachers of these sizes. The arguments and errors are those of `StudentLink`."""
+    return StudentLink(run_dir, rank, spec, vocab_size, hidden_size, spans_nodes)
+
+
+def open_teacher_side(
+    run_dir: Path, spec: LinkSpec, hello: Hello, num_students: int
+) -> TeacherSide:
+    """Find the run's students. The arguments are those of `TeacherLink`."""
+    return TeacherLink(run_dir, spec, hello, num_students)
