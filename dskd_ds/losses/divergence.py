@@ -31,10 +31,12 @@ def divergence(log_p: Tensor, log_q: Tensor, kind: Divergence) -> tuple[Tensor, 
     q = log_q.exp()
     if kind == "forward":
         p = log_p.exp()
+        # Here d = -p, and its sum is -1.
         return _expectation(p, log_p - log_q), q - p
     if kind == "reverse":
         log_ratio = log_q - log_p
         values = _expectation(q, log_ratio)
+        # At q = 0 the ratio is -inf or NaN, and its product with q would be NaN.
         return values, torch.where(q > 0, q * (log_ratio - values[:, None]), 0.0)
     log_m = torch.logaddexp(log_p, log_q) - math.log(2)
     log_ratio = log_q - log_m

@@ -113,7 +113,8 @@ def sense_loss(hidden: Tensor, targets: SenseTargets, spec: LossSpec, margin: fl
     hidden: [P, D] float32, the student's states at these positions in the space of the senses.
     margin: squared distance per dimension.
     """
-    size, negatives = hidden.shape[1], targets.push.float()
+    size = hidden.shape[1]
+    negatives = targets.push.float()
     offset = torch.where(targets.has_pull[:, None], hidden - targets.pull_mean, 0.0)
     distance = (offset.square().sum(dim=1) + targets.pull_spread) / size
     gaps = _squared_distances(hidden, negatives, targets.push_norms) / size

@@ -73,6 +73,7 @@ def tail_divergence_(
     ids, log_p: [C, k], log_p_rest: [C]; the probabilities add up to 1 at the logits' temperature.
     Raises IndexError (RuntimeError on some devices) if an id is outside the student's vocabulary.
     """
+    # Read before the k tokens are masked in place.
     inside = logits.gather(1, ids)
     # The logsumexp of the others, not log(1 - sum): where the k tokens hold nearly everything, the
     # latter is only rounding error.
@@ -99,6 +100,7 @@ def full_divergence_(
     logits: [C, V], teacher_logits: [C, Vt <= V], both float32 and overwritten.
     """
     if kind == "forward":
+        # The default. Its closed form needs no logarithm of either distribution, so less memory.
         return _full_forward_kl_(logits, teacher_logits, kd_scale, ce_scale)
     log_total = torch.logsumexp(logits, dim=1)
     log_p = torch.log_softmax(teacher_logits, dim=1)
@@ -134,6 +136,8 @@ def sampled_kl_(logits: Tensor, sampled: Sampled, kd_scale: float, ce_scale: flo
     logits: [C, V] float32, overwritten.
     Source of the gradient: Anshumann et al., arXiv 2503.16870.
     """
+    # Read before the logits are overwritten. Cross-entropy and forward KL have the gradients q - y
+    # and q - w: both share the term q.
     drawn = logits.gather(1, sampled.ids)
     result = own_softmax_(logits, kd_scale + ce_scale)
     cross_entropy = (sampled.weights * (result.log_total[:, None] - drawn)).sum(dim=1)

@@ -28,17 +28,17 @@ class SourceSpec(Part):
     trained on."""
     supervise: Literal["all", "completions"] = "all"
     """Which tokens are targets. `all`: every token (paper). `completions`, for format = "chat"
-    only: what the assistant says, or the column `completion`."""
+    only: the assistant's messages, or the column `completion`."""
 
 
 class DataSpec(Part):
     """Texts and conversations, and how they become blocks of tokens."""
 
     train: tuple[SourceSpec, ...] = Field(min_length=1)
-    """Sources of the training documents."""
+    """Sources of the training documents, one section [[data.train]] each."""
     heldout: tuple[SourceSpec, ...] = ()
-    """Sources of documents for evaluation only. Training documents with one of their titles are
-    dropped."""
+    """Sources of documents for evaluation only, one section [[data.heldout]] each. Training
+    documents with one of their titles are dropped."""
     heldout_fraction: Fraction = 0.02
     """Share of the training documents that is kept for evaluation if `heldout` names no source.
     A hash of the title (of the text, if there is no title) decides."""

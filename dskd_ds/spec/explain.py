@@ -11,6 +11,20 @@ from pydantic_core import ErrorDetails
 from dskd_ds.spec.problems import ProblemsError, show
 from dskd_ds.spec.run import RunSpec
 
+REASONS = {
+    "bool_parsing": "it must be true or false",
+    "bool_type": "it must be true or false",
+    "float_parsing": "it must be a number",
+    "float_type": "it must be a number",
+    "int_from_float": "it must be a whole number",
+    "int_parsing": "it must be a whole number",
+    "int_type": "it must be a whole number",
+    "model_type": "it must be a section",
+    "string_type": "it must be a string",
+    "tuple_type": "it must be a list",
+}
+"""Reasons by pydantic's error type, where its own message speaks of Python or of its parser."""
+
 
 def explain(error: ValidationError) -> list[str]:
     """Return one message for each thing that is wrong with a spec."""
@@ -37,9 +51,18 @@ def _message(details: ErrorDetails) -> str:
         return f"{where}{name}: unknown key.\n  {_nearest(section, name)}"
     if details["type"] == "missing":
         return f"{where}{name}{element} is missing.\n  add it: {_describe(section, name)}"
-    reason = details["msg"][0].lower() + details["msg"][1:]
     found = f"{where}{name}{element} = {show(details['input'])}"
-    return f"{found}, but {reason}.\n  {_describe(section, name)}"
+    return f"{found}, but {_reason(details)}.\n  {_describe(section, name)}"
+
+
+def _reason(details: ErrorDetails) -> str:
+    """Return why a value is invalid, as the end of the sentence "KEY = VALUE, but ..."."""
+    if details["type"] in REASONS:
+        return REASONS[details["type"]]
+    message = details["msg"].replace("Input should be", "it must be")
+    message = message.replace("greater than or equal to", "at least")
+    message = message.replace("less than or equal to", "at most")
+    return message[0].lower() + message[1:]
 
 
 def _section_model(annotation: Any) -> type[BaseModel] | None:
@@ -68,6 +91,7 @@ def _nearest(section: list[str], name: str) -> str:
     near = difflib.get_close_matches(name, known_keys, n=1, cutoff=0.5)
     if near:
         return f"did you mean {near[0]}?"
+    # A key in the wrong section is spelled correctly, so only exact names are looked for.
     for other, field in RunSpec.model_fields.items():
         model = _section_model(field.annotation)
         if model is not None and name in model.model_fields:

@@ -37,6 +37,7 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> RunSpec:
         _apply_override(tree, override)
     source = f"{path} with --set" if overrides else str(path)
     try:
+        # Expanded after the overrides, so that they too may contain ~ and $VARIABLES.
         return RunSpec.model_validate(expand(tree))
     except ValidationError as error:
         messages = [f"{source}: {message}" for message in explain(error)]
@@ -44,11 +45,14 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> RunSpec:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Return the file's content as a tree. Raises InputError if it is not TOML."""
+    """Return the file's content as a tree. Raises InputError if it is not TOML in UTF-8."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: this is not a TOML file: {error}.") from None
+        raise InputError(
+            f"{path}: this is not a TOML file: {error}.\n"
+            "  correct it, or write a new spec with `dskd init FILE.toml`."
+        ) from None
 
 
 def write_spec(spec: RunSpec, path: Path) -> None:
@@ -75,13 +79,15 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
+        # A bare word is not a TOML value. Quotes would have to be protected from the shell.
         value = text.strip()
     *sections, name = key.strip().split(".")
     for section in sections:
         tree = tree.setdefault(section, {})
         if not isinstance(tree, dict):
             raise InputError(
-                f"--set {override}: {section} is not a section.\n  give a key as section.key"
+                f"--set {override}: {section} is not a section.\n"
+                "  give a key of the form section.key, as in train.num_steps."
             )
     tree[name] = value
 

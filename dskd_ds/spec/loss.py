@@ -25,8 +25,8 @@ class LossSpec(Part):
     used by the sense term only."""
     divergence: Divergence = "forward"
     """Direction of the KL: `forward` is KL(teacher || student), `reverse` is KL(student ||
-    teacher), `jensen_shannon` is half of each to their mean. signal = "sampled" allows only
-    `forward`."""
+    teacher), `jensen_shannon` is half of each distribution's KL to their mean. signal = "sampled"
+    allows only `forward`."""
     top_k: PositiveInt = 64
     """Number of tokens that the teacher sends per position, for signal = "topk"."""
     num_draws: Annotated[int, Field(gt=0, le=65_535)] = 100

@@ -13,6 +13,7 @@ from dskd_ds.spec.student_rules import STUDENT_RULES
 
 def check_rules(spec: RunSections) -> Iterator[Problem]:
     """Yield every problem of a spec whose fields are valid one by one."""
+    # In the order of the messages.
     rules = (
         length_is_given_once,
         stream_has_no_epochs,
@@ -35,12 +36,13 @@ def length_is_given_once(spec: RunSections) -> Iterator[Problem]:
     """A run's length is given in steps or in epochs, not both."""
     train = spec.train
     if (train.num_steps is None) == (train.num_epochs is None):
-        state = "neither" if train.num_steps is None else "both"
+        neither = "num_epochs is not given either"
+        both = f"num_epochs = {train.num_epochs} is given too"
         yield Problem(
             "train.num_steps",
             train.num_steps,
-            f"{state} of num_steps and num_epochs is given",
-            "give one of num_steps or num_epochs",
+            neither if train.num_steps is None else both,
+            "give either [train] num_steps or num_epochs",
         )
 
 
@@ -60,6 +62,7 @@ def batch_divides(spec: RunSections) -> Iterator[Problem]:
     share = spec.train.micro_batch_blocks * spec.topology.num_students
     total = spec.train.global_batch_blocks
     if total % share:
+        # The neighbouring multiples; 0 blocks are no batch.
         lower = total // share * share
         upper = lower + share
         choices = f"{lower} or {upper}" if lower else str(upper)

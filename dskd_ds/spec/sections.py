@@ -19,7 +19,7 @@ class RunSections(Part):
     """All sections of a run spec, each valid by itself."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
-    """Name of the run, for titles and job names."""
+    """Name of the run, for titles and job names: letters, digits, `.`, `_` and `-`."""
     run_dir: str
     """Folder for everything that this run writes."""
     deepspeed: str

@@ -15,7 +15,7 @@ def own_model_keeps_all_layers(spec: RunSections) -> Iterator[Problem]:
         yield Problem(
             "student.layers",
             student.layers,
-            "it has no effect on a [student] model of its own",
+            "it has no effect if [student] model names a model",
             "remove [student] layers or [student] model",
         )
 
@@ -53,6 +53,7 @@ def chosen_layers_are_given(spec: RunSections) -> Iterator[Problem]:
 def layer_keys_have_an_effect(spec: RunSections) -> Iterator[Problem]:
     """`num_layers` and `keep_layers` may be given only where `layers` uses them."""
     student = spec.student
+    # Ignored silently, such a key would look as if it had chosen the layers.
     if student.keep_layers and student.layers != "list":
         yield Problem(
             "student.keep_layers",
