@@ -64,6 +64,7 @@ def encode(message: Message, arrays: Mapping[str, Array] | None = None) -> list[
         assert (buffer.dtype.name, buffer.ndim) == expected[name], (
             f"{name} is {buffer.dtype} {buffer.shape}"
         )
+    # A memoryview of an empty array cannot be cast.
     views = [buffer.data.cast("B") if buffer.size else memoryview(b"") for buffer in buffers]
     header = json.dumps(
         {
@@ -92,6 +93,7 @@ def decode(frames: Sequence[Frame], peer: str) -> tuple[Message, dict[str, Array
 def _checked_kind(frames: Sequence[Frame]) -> type[Message]:
     """Return the message's class. Raises ValueError if the prefix or the header is damaged."""
     if len(frames) < 2 or len(frames[0]) != PREFIX.size:
+        # The peer decides how many frames there are, so the message shows only the first.
         lengths = [len(frame) for frame in frames[:8]]
         raise ValueError(
             f"{len(frames)} frames of {lengths} bytes are not a message of this protocol"
@@ -99,6 +101,7 @@ def _checked_kind(frames: Sequence[Frame]) -> type[Message]:
     magic, protocol, kind, checksum = PREFIX.unpack(frames[0])
     if magic != MAGIC:
         raise ValueError("it does not start with DSKD")
+    # Before kind and header, whose meaning another version may have changed.
     if protocol != PROTOCOL:
         raise ValueError(
             f"it has protocol {protocol}, but this side has {PROTOCOL};"
@@ -152,6 +155,7 @@ def _read_array(
     shape = frame.shape
     if not _is_shape(shape) or len(shape) != num_dimensions:
         raise ValueError(f"shape of {name} is {shape}")
+    # Python's integers: the product of a peer's dimensions could overflow int64.
     expected_bytes = int(np.prod(shape, dtype=object)) * dtype.itemsize
     if expected_bytes != len(frame.buffer):
         raise ValueError(
@@ -165,6 +169,7 @@ def _read_array(
 def _is_shape(value: object) -> TypeGuard[list[int]]:
     if not isinstance(value, list):
         return False
+    # type() instead of isinstance: JSON's true would count as an integer.
     return all(type(length) is int and 0 <= length < MAX_DIMENSION for length in value)
 
 

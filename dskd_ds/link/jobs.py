@@ -97,6 +97,7 @@ class JobQueue:
         If this is called again, later jobs still fail with the first error.
         """
         with self._lock:
+            # The first error is the cause; a later one may only be that the link was closed.
             self._failure = self._failure or error
             jobs = [*self._waiting, *in_flight]
             self._waiting.clear()

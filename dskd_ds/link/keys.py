@@ -53,6 +53,7 @@ def run_keys(run_dir: Path) -> LinkKeys:
 def _key_pair(path: Path) -> KeyPair:
     if not path.exists():
         public, secret = zmq.curve_keypair()
+        # Created with its mode: before a later chmod other users could open the file.
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
         with os.fdopen(descriptor, "w") as file:
             json.dump({"public": public.decode(), "secret": secret.decode()}, file)

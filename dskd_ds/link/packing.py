@@ -39,9 +39,11 @@ def unpack(packed: Array, limit: int) -> NDArray[np.int64]:
         raise ValueError(
             f"numbers of {packed.shape[-1]} bytes, expected {width} (numbers below {limit})"
         )
+    # Padded to 8 bytes, so that every width becomes int64 without arithmetic.
     wide = np.zeros((*packed.shape[:-1], 8), np.uint8)
     wide[..., :width] = packed
     values = wide.view("<i8")[..., 0]
+    # The numbers come from another process and are used as indices.
     if values.size and int(values.max()) >= limit:
         raise ValueError(f"number {int(values.max())} is not below {limit}")
     return values

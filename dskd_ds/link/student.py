@@ -64,10 +64,12 @@ class StudentLink:
         self._run_dir, self._rank = run_dir, rank
         self._expected_sizes = (vocab_size, hidden_size)
         self._fingerprint: str | None = None
+        # Address and keys are checked first: if they are wrong, there is nothing to close.
         listen = listen_address(spec, spans_nodes)
         run_keys = keys.run_keys(run_dir) if spec.encrypt else None
         keys.link_dir(run_dir).mkdir(parents=True, exist_ok=True)
         self._context: sockets.Context = zmq.Context()
+        # Before the socket is bound: without an authenticator ZeroMQ admits any key.
         self._authenticator = (
             sockets.start_authenticator(self._context, run_keys) if run_keys else None
         )
@@ -83,6 +85,7 @@ class StudentLink:
         self._teachers: dict[bytes, _Teacher] = {}
         self._without_teacher_since = time.monotonic()
         self._closing = False
+        # Last: from now on teachers connect.
         keys.publish_address(run_dir, rank, self.address)
         self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
         self._thread.start()
@@ -126,6 +129,7 @@ class StudentLink:
             self._fail(LinkError(f"{self.name}: the link's thread stopped: {reason}"))
 
     def _serve_sockets(self) -> None:
+        """Exchange messages until the link closes, then say goodbye to all teachers."""
         poller = zmq.Poller()
         poller.register(self._router, zmq.POLLIN)
         poller.register(self._waker.reader, zmq.POLLIN)
@@ -190,6 +194,7 @@ class StudentLink:
                 f" {hello.hidden_size}; this run expects {vocab_size}, {hidden_size}.\n"
                 "  start it with this run's spec."
             )
+        # The first teacher's fingerprint holds for the whole run, also after that teacher has left.
         if self._fingerprint not in (None, hello.fingerprint):
             raise LinkError(
                 f"teacher {hello.teacher} is {hello.fingerprint}, an earlier one was"
@@ -221,6 +226,7 @@ class StudentLink:
                 self._lose(identity, f"has been silent for {self.spec.dead_after_seconds} s")
             else:
                 self._send(identity, Ping())
+        # Counts from the last moment with a teacher, or from the start if none has come yet.
         if self._teachers:
             self._without_teacher_since = now
         elif now - self._without_teacher_since > self.spec.teacher_wait_seconds:

@@ -75,7 +75,9 @@ class TeacherLink:
         self._sessions = itertools.count()
         self._finished: dict[int, str] = {}
         """Address of each student that said goodbye, by rank."""
+        # For the serving thread: work, the error that ended the link's thread, or None at the end.
         self._requests: queue.Queue[Work | DskdError | None] = queue.Queue()
+        # A ZeroMQ socket belongs to one thread, so replies are handed to the link's.
         self._outbox: queue.SimpleQueue[tuple[Work, list[codec.Frame]]] = queue.SimpleQueue()
         self._without_student_since = time.monotonic()
         self._closing = False
@@ -129,6 +131,7 @@ class TeacherLink:
 
     def _is_wanted(self, work: Work) -> bool:
         """Return whether the student that sent the request still waits for its reply."""
+        # The serving thread asks this too: a single look-up in a dict needs no lock.
         student = self._students.get(work.student_rank)
         return student is not None and student.session == work.session
 
@@ -144,6 +147,7 @@ class TeacherLink:
             self._requests.put(LinkError(f"teacher {self.hello.teacher}: {reason}"))
 
     def _serve_sockets(self) -> None:
+        """Exchange messages until the link closes or all students have said goodbye."""
         # Half a heartbeat, so that no heartbeat is late by more than that.
         poll_milliseconds = int(self.spec.heartbeat_seconds * 500)
         next_heartbeat = 0.0
@@ -152,6 +156,7 @@ class TeacherLink:
             if self._waker.reader in ready:
                 self._waker.drain()
             for rank, student in list(self._students.items()):
+                # A message may make `_handle` drop the student, or greet it over a new socket.
                 while self._students.get(rank) is student and student.socket.poll(0):
                     self._handle(rank, student, sockets.receive(student.socket))
             self._send_outbox()
@@ -174,6 +179,7 @@ class TeacherLink:
         elif isinstance(message, Request):
             self._requests.put(Work(rank, message, arrays, student.session))
         elif isinstance(message, Bye):
+            # Its address file may still exist; it must not be greeted again because of that.
             self._finished[rank] = student.address
             self._drop(rank)
         elif isinstance(message, WhoAreYou):
@@ -196,6 +202,7 @@ class TeacherLink:
             known = self._students.get(rank)
             if (known and known.address == address) or self._finished.get(rank) == address:
                 continue
+            # A new address is a restarted student: it trains on, even if its predecessor finished.
             self._finished.pop(rank, None)
             self._greet(rank, address)
 

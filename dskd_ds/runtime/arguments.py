@@ -1,4 +1,4 @@
-"""What the command lines share: the spec, its overrides, and exit codes."""
+"""Arguments that the command lines share: the spec and its overrides; and their exit codes."""
 
 from __future__ import annotations
 

@@ -64,6 +64,7 @@ def run_or_abort_all_ranks(work: Callable[[], None]) -> int:
     Without the abort the other ranks would wait for this one forever. A DskdError is printed
     without a traceback, any other error with it.
     """
+    # Importing this initialises MPI, so it waits until the arguments have been parsed.
     from mpi4py import MPI
 
     world = MPI.COMM_WORLD

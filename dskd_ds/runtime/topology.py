@@ -98,6 +98,8 @@ def read_launch(env: Mapping[str, str]) -> Launch:
 
 
 def _checked_launch(env: Mapping[str, str], launcher: str, names: LauncherVariables) -> Launch:
+    """Return the launch that one launcher's variables describe. Raises InputError."""
+    # The deepspeed launcher sets torch's variables, and CROSS_RANK besides.
     name = "deepspeed" if launcher == "torch" and "CROSS_RANK" in env else launcher
     try:
         launch = _parse_launch(env, name, names)
@@ -161,6 +163,7 @@ def _slurm_tasks_of_this_node(env: Mapping[str, str], world_size: int) -> int:
             )
         return 1
     counts: list[int] = []
+    # "4,2(x3)": four tasks on the first node, two on each of the next three.
     for entry in tasks_by_node.split(","):
         num_tasks, _, repeats = entry.partition("(x")
         counts += [int(num_tasks)] * int(repeats.rstrip(")") or 1)
@@ -193,6 +196,8 @@ def assign(launch: Launch, topology: TopologySpec) -> Role:
             f"  launch {num_ranks} ranks (deepspeed --num_gpus {num_ranks} ...),"
             " or change [topology]."
         )
+    # Students come first: MASTER_ADDR is the host of global rank 0, where rank 0 of their world
+    # must be.
     if launch.rank < students:
         return Role("student", launch.rank, students, launch)
     return Role("teacher", launch.rank - students, teachers, launch)
@@ -219,6 +224,7 @@ def role_environment(role: Role) -> dict[str, str]:
         "WORLD_SIZE": "1",
         "LOCAL_RANK": str(launch.local_rank),
         "LOCAL_WORLD_SIZE": "1",
+        # torchrun's agent listens on the students' port only.
         "TORCHELASTIC_USE_AGENT_STORE": "False",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(launch.master_port + 1 + role.rank),
