@@ -34,8 +34,10 @@ A run of your own, from its spec to its report:
   dskd eval my.toml             perplexity and KL on held-out text, before and after
   dskd report my.toml           writes runs/my/report.html
 
-Any key can be overridden: --set train.num_steps=100. All keys: dskd schema.
+Each command explains its options: dskd COMMAND --help.
+Any key of a spec can be overridden: --set train.num_steps=100. All keys: dskd schema.
 A complete example on a laptop: dskd quickstart.
+
 exit codes: 0 done, 2 the input is wrong, 3 saved (please requeue), 4 no teacher came,
   1 anything else
 """
@@ -65,6 +67,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
+    # --help lists them in this order: first what a new user needs first.
     quickstart.add_command(commands)
     init.add_command(commands)
     train.add_command(commands)

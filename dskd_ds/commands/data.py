@@ -9,11 +9,27 @@ from dskd_ds.data.continue_options import add_options, settings_of, words_of
 from dskd_ds.data.recipes.question_sets import SETS
 from dskd_ds.runtime.arguments import Commands, spec_command, spec_of
 
+DATA_TEXT = """\
+Make files of conversations to train on, in the way of the paper: `paper` writes few-shot chats
+from question sets, and `continue` lets the teacher write the last answer of each."""
+
+CONTINUE_TEXT = """\
+Let the teacher write the last answer of each conversation, and cut it at a random point
+(paper). The same command resumes a job that was killed.
+
+A source reads the file with: format = "chat". With supervise = "completions" only what the
+teacher wrote is a target."""
+
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     """Register every command of `dskd data`."""
-    text = "make training data: the paper's mixture, the teacher's continuations"
-    data = commands.add_parser("data", help=text).add_subparsers(required=True, metavar="COMMAND")
+    group = commands.add_parser(
+        "data",
+        help="make training data: the paper's mixture, the teacher's continuations",
+        description=DATA_TEXT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    data = group.add_subparsers(required=True, metavar="COMMAND")
     _add_paper(data)
     _add_continue(data)
 
@@ -47,7 +63,9 @@ def _add_paper(data: Commands[argparse.ArgumentParser]) -> None:
         metavar="SET",
         help=f"use only these sets; known sets: {', '.join(SETS)}",
     )
-    paper.add_argument("--seed", type=int, default=0, help="seed of the random draws (default 0)")
+    paper.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of the random draws (default 0)"
+    )
     paper.set_defaults(command=run_paper)
 
 
@@ -67,16 +85,13 @@ def run_paper(args: argparse.Namespace) -> int:
 
 def _add_continue(data: Commands[argparse.ArgumentParser]) -> None:
     text = "let the teacher write each conversation's last answer, cut at a random point (paper)"
-    command = spec_command(data, "continue", text)
-    command.epilog = (
-        "The same command resumes a job that was killed. A source reads the file with:"
-        ' format = "chat". With supervise = "completions" only what the teacher wrote is a target.'
-    )
+    command = spec_command(data, "continue", text, CONTINUE_TEXT)
     add_options(command)
     command.add_argument(
         "--ranks",
         type=int,
         default=1,
+        metavar="N",
         help="MPI ranks that write (default 1); the result is the same",
     )
     command.set_defaults(command=run_continue)

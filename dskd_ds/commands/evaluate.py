@@ -10,11 +10,23 @@ from dskd_ds.errors import InputError
 from dskd_ds.runtime.arguments import Commands, spec_command
 from dskd_ds.spec import load_spec
 
+TEXT = """\
+Measure the teacher and the student, before and after training, on text that was kept out of
+training ([data] heldout, or heldout_fraction of the documents): perplexity, and the KL of the
+teacher's to the student's distribution, in nats. Also let each model continue a few held-out
+texts.
+
+Prints a table, and stores it with the samples in evaluation.json in the run directory, where
+`dskd report` reads it. Length and number of samples are in [eval]."""
+
 
 def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
     """Register `dskd eval`."""
     command = spec_command(
-        commands, "eval", "measure held-out perplexity and KL of teacher and student; write samples"
+        commands,
+        "eval",
+        "measure held-out perplexity and KL of teacher and student; write samples",
+        TEXT,
     )
     command.add_argument(
         "--model",
@@ -46,20 +58,15 @@ def evaluate(spec_file: str, overrides: Sequence[str], models: Sequence[str] = (
             f"{trained}: there is no trained student yet.\n"
             f"  train first (dskd train {spec_file}), or give --model NAME=PATH."
         )
-    if wrong := [item for item in models if "=" not in item]:
-        raise InputError(
-            f"--model {wrong[0]}: this is not of the form NAME=PATH.\n"
-            "  example: --model mine=runs/mine/student"
-        )
+    paths = _named_paths(models)
     of_run = RunModels.of(spec)
-    paths = dict(item.split("=", 1) for item in models) or {
-        "before": student_init(spec, of_run).path,
-        "after": str(trained),
-    }
+    if not paths:
+        paths = {"before": student_init(spec, of_run).path, "after": str(trained)}
     students = {
         name: NamedModel(path, key="--model", dtype=spec.student.dtype)
         for name, path in paths.items()
     }
+    # A wrong name is reported before the teacher is loaded.
     for student in students.values():
         student.locate()
     scores = evaluation.evaluate(spec, of_run, students)
@@ -70,3 +77,17 @@ def evaluate(spec_file: str, overrides: Sequence[str], models: Sequence[str] = (
         print(f"{name:<12}{score.perplexity:>12.2f}{score.kl:>16.4f}{score.tokens:>10}")
     print(f"stored in {path}")
     return 0
+
+
+def _named_paths(models: Sequence[str]) -> dict[str, str]:
+    """Parse --model to name -> path. Raises InputError."""
+    paths: dict[str, str] = {}
+    for item in models:
+        name, separator, path = item.partition("=")
+        if not separator:
+            raise InputError(
+                f"--model {item}: this is not of the form NAME=PATH.\n"
+                "  example: --model mine=runs/mine/student"
+            )
+        paths[name] = path
+    return paths

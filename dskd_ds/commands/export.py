@@ -6,6 +6,13 @@ import argparse
 
 from dskd_ds.runtime.arguments import Commands, spec_command, spec_of
 
+TEXT = """\
+Write the student of a checkpoint to student/ in the run directory, as a Hugging Face folder
+with the teacher's tokenizer. Training does so at its end; this command does it for an earlier
+checkpoint, or for a run that was stopped. The folder loads without this package:
+
+  AutoModelForCausalLM.from_pretrained("runs/my/student")"""
+
 
 def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
     """Register `dskd export`."""
@@ -13,6 +20,7 @@ def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
         commands,
         "export",
         "write a checkpoint's student as a Hugging Face folder (training does so at its end)",
+        TEXT,
     )
     command.add_argument(
         "--tag", help="the checkpoint's folder name, e.g. step-00000100 (default: the newest)"

@@ -87,6 +87,8 @@ def init(path: Path, teacher: str | None, text: str | None) -> NewSpec:
     else:
         train, heldout = given_text(text), ()
     num_gpus = count_gpus()
+    # The cores that this process may use: a batch job may have fewer than the machine.
+    num_cores = len(os.sched_getaffinity(0))
     longest = GPU_BLOCK_TOKENS if num_gpus else CPU_BLOCK_TOKENS
     new = NewSpec(
         path=path,
@@ -96,7 +98,7 @@ def init(path: Path, teacher: str | None, text: str | None) -> NewSpec:
         heldout=heldout,
         wordnet=wordnet_folder(),
         block_tokens=min(longest, known_teacher.max_tokens or longest),
-        ranks=choose_ranks(num_gpus, len(os.sched_getaffinity(0))),
+        ranks=choose_ranks(num_gpus, num_cores),
     )
     _write_valid(new)
     return new
@@ -110,7 +112,7 @@ def _check_target(path: Path) -> None:
             "  give another name, or remove the file first."
         )
     if path.suffix != ".toml":
-        raise InputError(f"{path}: a spec's name ends in .toml.\n  use {path.name}.toml")
+        raise InputError(f"{path}: a spec's name ends in .toml.\n  use {path.with_suffix('.toml')}")
     if not path.parent.is_dir():
         raise InputError(
             f"{path}: the folder {path.parent} does not exist.\n  create it, or name another."
@@ -123,7 +125,10 @@ def _write_valid(new: NewSpec) -> None:
         with new.path.open("x", encoding="utf-8") as file:
             file.write(spec_text(new))
     except OSError as error:
-        raise InputError(f"{new.path}: it cannot be written: {error.strerror}.") from None
+        raise InputError(
+            f"{new.path}: it cannot be written: {error.strerror}.\n"
+            "  name a file in a folder that you may write to."
+        ) from None
     try:
         load_spec(new.path)
     except InputError:

@@ -35,6 +35,7 @@ def choose_ranks(num_gpus: int, num_cores: int) -> Ranks:
     """
     if num_gpus:
         num_teachers = max(1, num_gpus // 4)
+        # A single GPU is left with no rank to train: then both ranks share it.
         num_students = max(1, num_gpus - num_teachers)
         return Ranks(
             machine="1 GPU, shared by both ranks" if num_gpus == 1 else f"{num_gpus} GPUs",

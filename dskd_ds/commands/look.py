@@ -189,7 +189,10 @@ def run_projector(args: argparse.Namespace) -> int:
     spec = spec_of(args)
     folder = Path(args.output or Path(spec.run_dir) / "projector")
     if args.max_senses < 1:
-        raise InputError(f"--max-senses {args.max_senses} is invalid: it must be at least 1.")
+        raise InputError(
+            f"--max-senses {args.max_senses} is invalid: it must be at least 1.\n"
+            "  example: --max-senses 5000"
+        )
     dictionary, tokenizer = _opened(spec)
     num_senses = export_projector(dictionary, tokenizer, folder, args.max_senses)
     print(
@@ -229,6 +232,7 @@ def run_eval(args: argparse.Namespace) -> int:
     spec, layers = spec_of(args), _layers(args.layers)
     teacher = NamedModel.of_teacher(spec.teacher)
     paths = _named_paths(args.dictionary, spec)
+    # A wrong dictionary is reported before the teacher is loaded.
     dictionaries = {name: open_own(path, teacher) for name, path in paths.items()}
     quiet_progress()
     use_threads(spec.topology.threads_per_rank)

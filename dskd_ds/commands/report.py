@@ -6,11 +6,16 @@ import argparse
 
 from dskd_ds.runtime.arguments import Commands, spec_command, spec_of
 
+TEXT = """\
+Write report.html into the run directory: one page without other files, with the spec, the
+curves of metrics.jsonl, and the numbers of the dictionary. After `dskd eval` it also has
+perplexity, KL and samples. A run that is not finished can be reported too."""
+
 
 def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
     """Register `dskd report`."""
     command = spec_command(
-        commands, "report", "write report.html: curves, tables and samples of a run"
+        commands, "report", "write report.html: curves, tables and samples of a run", TEXT
     )
     command.set_defaults(command=run)
 

@@ -83,6 +83,7 @@ def write_report(spec: RunSpec) -> Path:
             f"{spec.run_dir}: there is no metrics.jsonl with any step.\n"
             "  train first: dskd train SPEC.toml"
         )
+    # A report may be written before `dskd eval`.
     evaluation = _read_json(Path(spec.run_dir) / EVALUATION_FILE) or {"scores": {}, "samples": []}
     template = resources.files("dskd_ds.commands").joinpath("report_template.html").read_text()
     environment = Environment(autoescape=True, undefined=StrictUndefined)
@@ -151,6 +152,7 @@ def plot(
     """
     import matplotlib
 
+    # Draws without a display; must be chosen before pyplot is imported.
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
@@ -178,6 +180,7 @@ def _sense_facts(spec: RunSpec) -> dict[str, str]:
     try:
         facts = open_dictionary(spec.senses.dictionary, verify=False).facts
     except InputError:
+        # It may have been moved or deleted since. The rest of the report does not need it.
         return {}
     distance = facts["median_antonym_distance"]
     tokens, spans = f"{facts['num_tokens']:,} tokens", f"{facts['num_spans']:,} spans"

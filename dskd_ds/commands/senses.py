@@ -9,12 +9,55 @@ from dskd_ds.commands.look import add_look_commands
 from dskd_ds.runtime.arguments import Commands, spec_command, spec_of
 from dskd_ds.spec import load_spec
 
+SENSES_TEXT = """\
+Build sense dictionaries, look at them, measure them.
+
+A sense of a token is the mean of a group of the teacher's hidden states that predict this
+token. A dictionary holds the senses of the tokens of a corpus; training with [loss]
+sense_weight above 0 reads it. The usual order: `lexicon` shows what the lexicons know, `build`
+makes the dictionary, `show` and `stats` show what it holds, then `dskd train`."""
+
+BUILD_TEXT = """\
+Let the teacher read the spec's corpus ([data] train, [senses] collect_tokens of it), cluster
+its hidden states into senses, and build an index of them. The folder is [senses] dictionary.
+
+A dictionary of the same text and settings is kept, unless --force is given. One of other
+settings is replaced, but not if text was added to it (dskd senses refresh): that needs --force.
+A build that was killed continues where it stopped."""
+
+LEXICON_TEXT = """\
+Read and merge the lexicons of a spec ([[senses.lexicons]]), and print what they hold and how
+many of the teacher's tokens they relate. Nothing is built. The columns:
+
+  rows               pairs, counted per part of speech
+  words              different words in these pairs
+  synonyms           pairs of synonyms
+  antonyms           pairs of antonyms
+  conflicts          pairs that are both: a stated relation outranks one derived from an affix; if
+                     both have the same rank, the antonym stays
+  flipped            rows derived from a negating affix
+  malformed          lines that were left out; the first are printed to stderr
+  unusable           words without letters, or with markup, that were left out
+  tokens, syn., ant. share of the vocabulary's words that has relations, synonyms, antonyms
+
+[[senses.lexicons]] kind in `dskd schema` lists the formats that can be read."""
+
+REFRESH_TEXT = """\
+Let the teacher read a spec's corpus ([data] train) and add it to the dictionary that its
+[senses] names. New tokens and senses are added and centroids move; the text that the dictionary
+was built from is not read again. Name only the new text in [data] train: a corpus that is in
+the dictionary is skipped. The manifest's history lists every corpus. The index is rebuilt."""
+
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     """Register every command of `dskd senses`."""
-    senses = commands.add_parser(
-        "senses", help="build sense dictionaries, look at them, measure them"
-    ).add_subparsers(required=True, metavar="COMMAND")
+    group = commands.add_parser(
+        "senses",
+        help="build sense dictionaries, look at them, measure them",
+        description=SENSES_TEXT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    senses = group.add_subparsers(required=True, metavar="COMMAND")
     _add_build(senses)
     _add_lexicon(senses)
     _add_refresh(senses)
@@ -27,11 +70,13 @@ def _add_build(senses: Commands[argparse.ArgumentParser]) -> None:
         senses,
         "build",
         "build the dictionary and index of a spec's [senses], unless they exist",
+        BUILD_TEXT,
     )
     build.add_argument(
         "--ranks",
         type=int,
         default=1,
+        metavar="N",
         help="MPI ranks that read the text (default 1); the result is the same",
     )
     build.add_argument("--force", action="store_true", help="replace an existing dictionary")
@@ -52,6 +97,7 @@ def build_senses(
     from dskd_ds.runtime import launch
 
     spec = load_spec(spec_file, overrides)
+    # The ranks check this too, but a mistake is reported here at once, without starting them.
     preflight(spec, RunModels.of(spec), with_senses=False)
     flags = ["--force"] if force else []
     return launch.run(launch.senses_command(spec_file, overrides, num_ranks, flags))
@@ -63,18 +109,12 @@ def _add_lexicon(senses: Commands[argparse.ArgumentParser]) -> None:
         "lexicon",
         "read and merge a spec's [[senses.lexicons]]; print their size and how many of the "
         "teacher's tokens they relate",
+        LEXICON_TEXT,
     )
     lexicon.add_argument(
         "--output",
         metavar="FILE.parquet",
         help='also write the merged table; a spec reads it as kind = "table"',
-    )
-    lexicon.epilog = (
-        "Columns: rows (pairs per part of speech), words, synonym pairs, antonym pairs, conflicts"
-        " (pairs that are both: a stated relation outranks one derived from an affix, then the"
-        " antonym stays), flipped (rows derived from a negating affix), malformed lines (left out;"
-        " the first are printed to stderr), unusable words (without letters, or with markup), and"
-        " the share of the vocabulary's words with relations. Kinds of lexicons: `dskd schema`."
     )
     lexicon.set_defaults(command=run_lexicon)
 
@@ -97,18 +137,14 @@ def _add_refresh(senses: Commands[argparse.ArgumentParser]) -> None:
         senses,
         "refresh",
         "add a spec's corpus ([data] train) to the dictionary that its [senses] names",
+        REFRESH_TEXT,
     )
     refresh.add_argument(
         "--ranks",
         type=int,
         default=1,
+        metavar="N",
         help="MPI ranks that read the text (default 1); the result is the same",
-    )
-    refresh.description = (
-        "The teacher reads the spec's corpus. New tokens and senses are added and centroids move;"
-        " the text that the dictionary was built from is not read again. Name only the new text in"
-        " [data] train: a corpus that is in the dictionary is skipped. The manifest's history"
-        " lists every corpus. The index is rebuilt."
     )
     refresh.set_defaults(command=run_refresh)
 

@@ -8,11 +8,25 @@ from collections.abc import Sequence
 from dskd_ds.runtime.arguments import Commands, spec_command
 from dskd_ds.spec import load_spec
 
+TEXT = """\
+Check the spec, cut the student from the teacher (unless [student] model names one), and start
+all ranks on this machine with the deepspeed launcher; its command line is printed. The same
+command resumes a run that was stopped from its newest checkpoint ([checkpoint] every_steps).
+
+[senses] dictionary must exist (dskd senses build), unless [loss] sense_weight = 0. The run
+directory (run_dir in the spec) gets metrics.jsonl, tensorboard/, checkpoints/ and, at the end,
+student/: the trained model as a Hugging Face folder.
+
+On a cluster, start dskd_ds/train.py with deepspeed, mpirun, torchrun or srun instead."""
+
 
 def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
     """Register `dskd train`."""
     command = spec_command(
-        commands, "train", "train a student on this machine; the same command resumes a stopped run"
+        commands,
+        "train",
+        "train a student on this machine; the same command resumes a stopped run",
+        TEXT,
     )
     command.add_argument(
         "--dry-run",
@@ -43,5 +57,6 @@ def train(spec_file: str, overrides: Sequence[str], dry_run: bool = False) -> in
     if dry_run:
         print(*command)
         return 0
+    # Cut here, once, so that a teacher that cannot be cut is reported before any rank starts.
     student_init(spec, models)
     return launch.run(command)

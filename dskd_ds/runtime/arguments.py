@@ -20,13 +20,16 @@ def spec_command(
     text: the command's line in the list of commands.
     description: printed by the command's --help, if it is more than `text`.
     """
+    # argparse's default formatter would join the lines of tables and examples.
     command = commands.add_parser(
         name,
         help=text,
         description=description or text,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("spec", help="the run's TOML spec")
+    command.add_argument(
+        "spec", help="the run's TOML spec: a file, or one that ships (dskd init --list)"
+    )
     add_overrides(command)
     return command
 
@@ -53,7 +56,7 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="override a key of the spec, e.g. train.num_steps=100",
+        help="override a key of the spec, e.g. train.num_steps=100 (may be given several times)",
     )
 
 

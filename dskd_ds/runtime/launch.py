@@ -56,8 +56,8 @@ def continue_command(
 
 
 def _mpirun_module(module: str, argv: Sequence[str], num_ranks: int) -> list[str]:
-    # Ranks may be more than cores, and use `threads_per_rank` cores each: mpirun must neither refuse
-    # them nor bind each to one core.
+    # There may be more ranks than cores, and a rank may use several threads: mpirun must neither
+    # refuse them nor bind each to one core.
     return [
         tool("mpirun"),
         "-n",

@@ -30,7 +30,7 @@ def open_world() -> None:
 def buffer_name(rank: int) -> str:
     """Return the name that DeepSpeed's csrc/cpu/comm/shm.cpp gives to a rank's buffer.
 
-    Like there, a missing address or port counts as empty.
+    As in that file, a missing address or port counts as empty.
     """
     address, port = (os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))
     return f"deepspeed_allreduce_buffer_{os.getuid()}_{address}_{port}_{rank}"

@@ -37,9 +37,9 @@ class SensesSpec(Part):
     another k or another clustering then needs no reading. Without it, the vectors are beside the
     dictionary and are deleted when it is complete."""
     lexicons: tuple[LexiconSpec, ...] = ()
-    """Sources of word relations, one section [[senses.lexicons]] each. Several are merged. If a pair
-    is both synonym and antonym, a stated relation outranks one derived from an affix; between equal
-    ranks the antonym stays."""
+    """Sources of word relations, one section [[senses.lexicons]] each. Several are merged. If a
+    pair is both synonym and antonym, a stated relation outranks one derived from an affix; if both
+    have the same rank, the antonym stays."""
     morpholex: str | None = None
     """MorphoLEX as CSV or TSV (columns Word, MorphoLexSegm): which English words are negations.
     Without it, a rule decides."""

@@ -110,6 +110,7 @@ def shipped_file(name: str | Path, kind: FileKind, prefix: str) -> Path:
 
 def _hint(path: Path, kind: FileKind, shipped: list[str]) -> str:
     """Return the way out for a missing file. Only files of the right kind are suggested."""
+    # The user's own files beside the missing one are suggested as well.
     neighbours = sorted(path.parent.glob(f"*{Path(kind.pattern).suffix}"))
     candidates = [str(file) for file in neighbours if kind.recognises(file)]
     by_stem = {Path(candidate).stem: candidate for candidate in [*shipped, *candidates]}

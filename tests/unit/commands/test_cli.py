@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 import pytest
 
 from dskd_ds.commands import cli
@@ -26,3 +28,27 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     ):
         assert command in text
     assert "exit codes" in text
+
+
+def commands_of(parser: argparse.ArgumentParser, words: tuple[str, ...] = ()) -> list[list[str]]:
+    """Return the words of every command that the parser knows, its own first."""
+    found = [list(words)]
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, command in action.choices.items():
+                found += commands_of(command, (*words, name))
+    return found
+
+
+@pytest.mark.parametrize("words", commands_of(cli.parser()), ids=" ".join)
+def test_every_command_has_a_description_that_fits_a_terminal(
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as end:
+        cli.main([*words, "--help"])
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    _, description, *_ = text.split("\n\n")
+    assert not description.startswith(("options:", "positional arguments:"))
+    assert max(map(len, text.splitlines())) <= 100

@@ -97,6 +97,7 @@ def test_the_file_is_short_has_comments_and_names_the_schema() -> None:
         (["mine.toml"], ["--teacher is not given", "give --teacher NAME", "dskd quickstart"]),
         (["mine.toml", "--teacher", "a/b"], ["--text is not given", "give --text PATH"]),
         (["mine"], ["ends in .toml", "use mine.toml"]),
+        (["away/mine.txt"], ["ends in .toml", "use away/mine.toml"]),
         (["away/mine.toml"], ["the folder away does not exist"]),
         (["mine.toml", "--teacher", "./nowhere"], ['--teacher = "./nowhere"', "no such folder"]),
         (["mine.toml", "--teacher", "nowhere.gguf"], ["--teacher", "no such file"]),
