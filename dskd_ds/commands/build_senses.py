@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
     if args.refresh:
         facts = refresh(spec, models.teacher, comm)
     else:
-        facts = build(spec, models.teacher, comm, args.force)
+        facts = build(spec, models.teacher, comm, force=args.force)
     if facts:
         print(f"{spec.senses.dictionary}: {summary(facts)}")
 

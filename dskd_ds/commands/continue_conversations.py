@@ -42,10 +42,10 @@ def run(args: argparse.Namespace) -> None:
     write_continuations(
         spec,
         NamedModel.of_teacher(spec.teacher),
-        args.output,
-        args.input,
-        settings_of(args),
-        comm,
+        output=args.output,
+        inputs=args.input,
+        settings=settings_of(args),
+        comm=comm,
     )
 
 

@@ -85,7 +85,7 @@ def run_paper(args: argparse.Namespace) -> int:
 
 def _add_continue(data: Commands[argparse.ArgumentParser]) -> None:
     text = "let the teacher write each conversation's last answer, cut at a random point (paper)"
-    command = spec_command(data, "continue", text, CONTINUE_TEXT)
+    command = spec_command(data, "continue", text, description=CONTINUE_TEXT)
     add_options(command)
     command.add_argument(
         "--ranks",
@@ -104,4 +104,6 @@ def run_continue(args: argparse.Namespace) -> int:
     # Wrong input is reported here, once, and not by every rank.
     spec_of(args)
     settings_of(args)
-    return launch.run(launch.continue_command(args.spec, args.set, args.ranks, words_of(args)))
+    return launch.run(
+        launch.continue_command(args.spec, args.set, num_ranks=args.ranks, flags=words_of(args))
+    )

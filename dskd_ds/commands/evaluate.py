@@ -26,7 +26,7 @@ def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
         commands,
         "eval",
         "measure held-out perplexity and KL of teacher and student; write samples",
-        TEXT,
+        description=TEXT,
     )
     command.add_argument(
         "--model",

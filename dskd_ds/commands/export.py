@@ -20,7 +20,7 @@ def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
         commands,
         "export",
         "write a checkpoint's student as a Hugging Face folder (training does so at its end)",
-        TEXT,
+        description=TEXT,
     )
     command.add_argument(
         "--tag", help="the checkpoint's folder name, e.g. step-00000100 (default: the newest)"

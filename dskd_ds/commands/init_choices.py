@@ -66,7 +66,9 @@ def quickstart_teacher() -> Teacher:
     tree = _quickstart_tree()
     model: str = tree["teacher"]["model"]
     if not Path(expand(model)).is_file():
-        raise InputError(_missing("--teacher", "model", expand(model), "NAME"))
+        raise InputError(
+            _missing(option="--teacher", noun="model", path=expand(model), value="NAME")
+        )
     return Teacher(model, num_kept_layers=tree["student"]["num_layers"], max_tokens=None)
 
 
@@ -75,7 +77,9 @@ def quickstart_text(part: str) -> tuple[SourceSpec, ...]:
     sources = tuple(SourceSpec(**source) for source in _quickstart_tree()["data"][part])
     for source in sources:
         if not Path(expand(source.path)).is_file():
-            raise InputError(_missing("--text", "texts", expand(source.path), "PATH"))
+            raise InputError(
+                _missing(option="--text", noun="texts", path=expand(source.path), value="PATH")
+            )
     return sources
 
 

@@ -194,7 +194,7 @@ def run_projector(args: argparse.Namespace) -> int:
             "  example: --max-senses 5000"
         )
     dictionary, tokenizer = _opened(spec)
-    num_senses = export_projector(dictionary, tokenizer, folder, args.max_senses)
+    num_senses = export_projector(dictionary, tokenizer, folder, max_senses=args.max_senses)
     print(
         f"{folder}: {num_senses:,} senses\n"
         f"to open them: tensorboard --logdir {folder}, then http://localhost:6006/#projector"

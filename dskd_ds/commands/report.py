@@ -15,7 +15,10 @@ perplexity, KL and samples. A run that is not finished can be reported too."""
 def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
     """Register `dskd report`."""
     command = spec_command(
-        commands, "report", "write report.html: curves, tables and samples of a run", TEXT
+        commands,
+        "report",
+        "write report.html: curves, tables and samples of a run",
+        description=TEXT,
     )
     command.set_defaults(command=run)
 

@@ -70,7 +70,7 @@ def _add_build(senses: Commands[argparse.ArgumentParser]) -> None:
         senses,
         "build",
         "build the dictionary and index of a spec's [senses], unless they exist",
-        BUILD_TEXT,
+        description=BUILD_TEXT,
     )
     build.add_argument(
         "--ranks",
@@ -81,7 +81,9 @@ def _add_build(senses: Commands[argparse.ArgumentParser]) -> None:
     )
     build.add_argument("--force", action="store_true", help="replace an existing dictionary")
     build.set_defaults(
-        command=lambda args: build_senses(args.spec, args.set, args.ranks, args.force)
+        command=lambda args: build_senses(
+            args.spec, args.set, num_ranks=args.ranks, force=args.force
+        )
     )
 
 
@@ -100,7 +102,7 @@ def build_senses(
     # The ranks check this too, but a mistake is reported here at once, without starting them.
     preflight(spec, RunModels.of(spec), with_senses=False)
     flags = ["--force"] if force else []
-    return launch.run(launch.senses_command(spec_file, overrides, num_ranks, flags))
+    return launch.run(launch.senses_command(spec_file, overrides, num_ranks=num_ranks, flags=flags))
 
 
 def _add_lexicon(senses: Commands[argparse.ArgumentParser]) -> None:
@@ -109,7 +111,7 @@ def _add_lexicon(senses: Commands[argparse.ArgumentParser]) -> None:
         "lexicon",
         "read and merge a spec's [[senses.lexicons]]; print their size and how many of the "
         "teacher's tokens they relate",
-        LEXICON_TEXT,
+        description=LEXICON_TEXT,
     )
     lexicon.add_argument(
         "--output",
@@ -137,7 +139,7 @@ def _add_refresh(senses: Commands[argparse.ArgumentParser]) -> None:
         senses,
         "refresh",
         "add a spec's corpus ([data] train) to the dictionary that its [senses] names",
-        REFRESH_TEXT,
+        description=REFRESH_TEXT,
     )
     refresh.add_argument(
         "--ranks",
@@ -157,7 +159,9 @@ def run_refresh(args: argparse.Namespace) -> int:
 
     spec = spec_of(args)
     preflight(spec, RunModels.of(spec), with_senses=False)
-    return launch.run(launch.senses_command(args.spec, args.set, args.ranks, ["--refresh"]))
+    return launch.run(
+        launch.senses_command(args.spec, args.set, num_ranks=args.ranks, flags=["--refresh"])
+    )
 
 
 BENCH_HELP = """\
@@ -182,7 +186,7 @@ def _add_bench(senses: Commands[argparse.ArgumentParser]) -> None:
         senses,
         "bench",
         "measure clustering, collection, look-up, index and shared memory, with targets",
-        BENCH_HELP,
+        description=BENCH_HELP,
     )
     bench.add_argument(
         "--only",

@@ -26,7 +26,7 @@ def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
         commands,
         "train",
         "train a student on this machine; the same command resumes a stopped run",
-        TEXT,
+        description=TEXT,
     )
     command.add_argument(
         "--dry-run",

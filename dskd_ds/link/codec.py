@@ -119,7 +119,9 @@ def _parse(model: type[Message], frames: Sequence[Frame]) -> tuple[Message, dict
     try:
         header = json.loads(bytes(frames[1]))
         message = model.model_validate(header["message"])
-        arrays = _read_arrays(model, frames[2:], header["shapes"], header["checksums"])
+        arrays = _read_arrays(
+            model, frames[2:], shapes=header["shapes"], checksums=header["checksums"]
+        )
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(
@@ -142,10 +144,10 @@ def _read_arrays(
     if len(buffers) != len(expected):
         raise ValueError(f"{len(buffers)} buffers, expected {len(expected)}")
     frames = [_ArrayFrame(*parts) for parts in zip(buffers, shapes, checksums, strict=True)]
-    return {
-        name: _read_array(name, np.dtype(dtype), num_dimensions, frame)
-        for (name, (dtype, num_dimensions)), frame in zip(expected.items(), frames, strict=True)
-    }
+    arrays: dict[str, Array] = {}
+    for (name, (dtype, num_dimensions)), frame in zip(expected.items(), frames, strict=True):
+        arrays[name] = _read_array(name, np.dtype(dtype), num_dimensions, frame)
+    return arrays
 
 
 def _read_array(

@@ -168,7 +168,7 @@ class StudentLink:
             if isinstance(message, Bye):
                 self._lose(identity, "left")
             elif isinstance(message, Reply):
-                self._finish(teacher, message, arrays, codec.num_bytes(frames))
+                self._finish(teacher, message, arrays, reply_bytes=codec.num_bytes(frames))
             else:
                 self._note(teacher, message)
 
@@ -216,7 +216,12 @@ class StudentLink:
         job = teacher.in_flight.pop(reply.request_id, None)
         if job:
             link_bytes = reply_bytes + codec.num_bytes(job.frames)
-            answer = Answer(arrays, teacher.name, reply.forward_seconds, link_bytes)
+            answer = Answer(
+                arrays=arrays,
+                teacher=teacher.name,
+                forward_seconds=reply.forward_seconds,
+                link_bytes=link_bytes,
+            )
             job.future.set_result(answer)
 
     def _heartbeat(self, now: float) -> None:
@@ -273,6 +278,8 @@ class StudentLink:
 
     def _fail(self, error: DskdError) -> None:
         """Fail all jobs and forget all teachers."""
-        teachers = list(self._teachers.values())
+        in_flight: list[Job] = []
+        for teacher in self._teachers.values():
+            in_flight += teacher.in_flight.values()
         self._teachers.clear()
-        self._jobs.fail(error, [job for teacher in teachers for job in teacher.in_flight.values()])
+        self._jobs.fail(error, in_flight)

@@ -177,7 +177,9 @@ class TeacherLink:
             student.welcomed = True
             self._send(rank, Credit(num_requests=self.spec.credits))
         elif isinstance(message, Request):
-            self._requests.put(Work(rank, message, arrays, student.session))
+            self._requests.put(
+                Work(student_rank=rank, request=message, arrays=arrays, session=student.session)
+            )
         elif isinstance(message, Bye):
             # Its address file may still exist; it must not be greeted again because of that.
             self._finished[rank] = student.address
@@ -200,7 +202,9 @@ class TeacherLink:
         """Greet every student whose published address is new."""
         for rank, address in keys.read_addresses(self._run_dir).items():
             known = self._students.get(rank)
-            if (known and known.address == address) or self._finished.get(rank) == address:
+            is_connected = known is not None and known.address == address
+            has_finished = self._finished.get(rank) == address
+            if is_connected or has_finished:
                 continue
             # A new address is a restarted student: it trains on, even if its predecessor finished.
             self._finished.pop(rank, None)
@@ -214,7 +218,9 @@ class TeacherLink:
         self._drop(rank)
         socket = sockets.teacher_socket(self._context, self.spec, self._keys, address)
         self._poller.register(socket, zmq.POLLIN)
-        self._students[rank] = _Student(address, socket, time.monotonic(), next(self._sessions))
+        self._students[rank] = _Student(
+            address=address, socket=socket, last_seen=time.monotonic(), session=next(self._sessions)
+        )
         self._send(rank, self.hello)
 
     def _heartbeat(self, now: float) -> None:

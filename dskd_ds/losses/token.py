@@ -81,7 +81,8 @@ def tail_divergence_(
     log_total = torch.logaddexp(torch.logsumexp(inside, dim=1), log_rest)
     log_q = torch.cat([inside, log_rest[:, None]], dim=1).sub_(log_total[:, None])
     log_p_bucket = log_p_rest.clamp_min(LEAST_LOG)[:, None]
-    values, slope = divergence(torch.cat([log_p, log_p_bucket], dim=1), log_q, kind)
+    log_p = torch.cat([log_p, log_p_bucket], dim=1)
+    values, slope = divergence(log_p, log_q, kind)
     slope = slope.mul_(kd_scale).add_(log_q.exp_(), alpha=ce_scale)
     # The bucket's gradient is divided among its tokens by their probability; at k = V it is empty.
     bucket_scale = torch.where(row_sum > 0, slope[:, -1] / row_sum, 0.0)
@@ -101,7 +102,7 @@ def full_divergence_(
     """
     if kind == "forward":
         # The default. Its closed form needs no logarithm of either distribution, so less memory.
-        return _full_forward_kl_(logits, teacher_logits, kd_scale, ce_scale)
+        return _full_forward_kl_(logits, teacher_logits, kd_scale=kd_scale, ce_scale=ce_scale)
     log_total = torch.logsumexp(logits, dim=1)
     log_p = torch.log_softmax(teacher_logits, dim=1)
     if num_missing := logits.shape[1] - log_p.shape[1]:

@@ -63,15 +63,23 @@ class LauncherVariables:
 # Tried in this order: a launcher that sets torch's own variables wins over the MPI or SLURM step
 # around it.
 LAUNCHERS = {
-    "torch": LauncherVariables("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),
+    "torch": LauncherVariables(
+        rank="RANK",
+        world_size="WORLD_SIZE",
+        local_rank="LOCAL_RANK",
+        local_world_size="LOCAL_WORLD_SIZE",
+    ),
     "mpirun": LauncherVariables(
-        "OMPI_COMM_WORLD_RANK",
-        "OMPI_COMM_WORLD_SIZE",
-        "OMPI_COMM_WORLD_LOCAL_RANK",
-        "OMPI_COMM_WORLD_LOCAL_SIZE",
+        rank="OMPI_COMM_WORLD_RANK",
+        world_size="OMPI_COMM_WORLD_SIZE",
+        local_rank="OMPI_COMM_WORLD_LOCAL_RANK",
+        local_world_size="OMPI_COMM_WORLD_LOCAL_SIZE",
     ),
     "srun": LauncherVariables(
-        "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE"
+        rank="SLURM_PROCID",
+        world_size="SLURM_NTASKS",
+        local_rank="SLURM_LOCALID",
+        local_world_size="SLURM_STEP_TASKS_PER_NODE",
     ),
 }
 
@@ -199,8 +207,8 @@ def assign(launch: Launch, topology: TopologySpec) -> Role:
     # Students come first: MASTER_ADDR is the host of global rank 0, where rank 0 of their world
     # must be.
     if launch.rank < students:
-        return Role("student", launch.rank, students, launch)
-    return Role("teacher", launch.rank - students, teachers, launch)
+        return Role(kind="student", rank=launch.rank, size=students, launch=launch)
+    return Role(kind="teacher", rank=launch.rank - students, size=teachers, launch=launch)
 
 
 def role_environment(role: Role) -> dict[str, str]:

@@ -36,13 +36,13 @@ def length_is_given_once(spec: RunSections) -> Iterator[Problem]:
     """A run's length is given in steps or in epochs, not both."""
     train = spec.train
     if (train.num_steps is None) == (train.num_epochs is None):
-        neither = "num_epochs is not given either"
-        both = f"num_epochs = {train.num_epochs} is given too"
+        neither_is_given = "num_epochs is not given either"
+        both_are_given = f"num_epochs = {train.num_epochs} is given too"
         yield Problem(
-            "train.num_steps",
-            train.num_steps,
-            neither if train.num_steps is None else both,
-            "give either [train] num_steps or num_epochs",
+            key="train.num_steps",
+            value=train.num_steps,
+            reason=neither_is_given if train.num_steps is None else both_are_given,
+            way_out="give either [train] num_steps or num_epochs",
         )
 
 
@@ -50,10 +50,10 @@ def stream_has_no_epochs(spec: RunSections) -> Iterator[Problem]:
     """The length of a stream is unknown, so a number of epochs means nothing."""
     if spec.data.stream and spec.train.num_epochs is not None:
         yield Problem(
-            "train.num_epochs",
-            spec.train.num_epochs,
-            "a streamed corpus has no known length",
-            "give [train] num_steps, or set [data] stream = false",
+            key="train.num_epochs",
+            value=spec.train.num_epochs,
+            reason="a streamed corpus has no known length",
+            way_out="give [train] num_steps, or set [data] stream = false",
         )
 
 
@@ -67,10 +67,11 @@ def batch_divides(spec: RunSections) -> Iterator[Problem]:
         upper = lower + share
         choices = f"{lower} or {upper}" if lower else str(upper)
         yield Problem(
-            "train.global_batch_blocks",
-            total,
-            f"micro_batch_blocks x num_students = {share} does not divide it",
-            f"use {choices}, or change [train] micro_batch_blocks or [topology] num_students",
+            key="train.global_batch_blocks",
+            value=total,
+            reason=f"micro_batch_blocks x num_students = {share} does not divide it",
+            way_out=f"use {choices},"
+            " or change [train] micro_batch_blocks or [topology] num_students",
         )
 
 
@@ -81,10 +82,10 @@ def topk_temperature(spec: RunSections) -> Iterator[Problem]:
     """
     if spec.loss.signal == "topk" and spec.loss.temperature > 4:
         yield Problem(
-            "loss.temperature",
-            spec.loss.temperature,
-            "above 4 the teacher's top k hold hardly any probability",
-            'set [loss] signal = "exact", or a temperature of at most 4',
+            key="loss.temperature",
+            value=spec.loss.temperature,
+            reason="above 4 the teacher's top k hold hardly any probability",
+            way_out='set [loss] signal = "exact", or a temperature of at most 4',
         )
 
 
@@ -92,10 +93,10 @@ def teacher_is_used(spec: RunSections) -> Iterator[Problem]:
     """At least one term of the loss needs the teacher."""
     if spec.loss.kd_weight == 0 and spec.loss.sense_weight == 0:
         yield Problem(
-            "loss.kd_weight",
-            0.0,
-            "sense_weight is 0 too, so no term of the loss uses the teacher",
-            "set [loss] kd_weight or sense_weight above 0",
+            key="loss.kd_weight",
+            value=0.0,
+            reason="sense_weight is 0 too, so no term of the loss uses the teacher",
+            way_out="set [loss] kd_weight or sense_weight above 0",
         )
 
 
@@ -103,10 +104,10 @@ def hidden_has_no_kl(spec: RunSections) -> Iterator[Problem]:
     """The `hidden` signal carries no probabilities, and a KL needs them."""
     if spec.loss.signal == "hidden" and spec.loss.kd_weight > 0:
         yield Problem(
-            "loss.kd_weight",
-            spec.loss.kd_weight,
-            'a KL cannot be computed from signal = "hidden"',
-            'set [loss] kd_weight = 0, or signal = "topk", "exact" or "sampled"',
+            key="loss.kd_weight",
+            value=spec.loss.kd_weight,
+            reason='a KL cannot be computed from signal = "hidden"',
+            way_out='set [loss] kd_weight = 0, or signal = "topk", "exact" or "sampled"',
         )
 
 
@@ -117,10 +118,10 @@ def draws_run_forward(spec: RunSections) -> Iterator[Problem]:
     """
     if spec.loss.signal == "sampled" and spec.loss.divergence != "forward":
         yield Problem(
-            "loss.divergence",
-            spec.loss.divergence,
-            'draws from the teacher are unbiased for "forward" only',
-            'set [loss] divergence = "forward", or signal = "exact" or "topk"',
+            key="loss.divergence",
+            value=spec.loss.divergence,
+            reason='draws from the teacher are unbiased for "forward" only',
+            way_out='set [loss] divergence = "forward", or signal = "exact" or "topk"',
         )
 
 
@@ -130,10 +131,10 @@ def deadlines_order(spec: RunSections) -> Iterator[Problem]:
     shortest = 3 * link.heartbeat_seconds
     if link.dead_after_seconds < shortest:
         yield Problem(
-            "link.dead_after_seconds",
-            link.dead_after_seconds,
-            f"that is less than three heartbeats of {link.heartbeat_seconds} s",
-            f"use at least {shortest}, or a shorter heartbeat_seconds",
+            key="link.dead_after_seconds",
+            value=link.dead_after_seconds,
+            reason=f"that is less than three heartbeats of {link.heartbeat_seconds} s",
+            way_out=f"use at least {shortest}, or a shorter heartbeat_seconds",
         )
 
 
@@ -147,10 +148,10 @@ def _completions_of(key: str, sources: tuple[SourceSpec, ...]) -> Iterator[Probl
     for index, source in enumerate(sources):
         if source.supervise == "completions" and source.format != "chat":
             yield Problem(
-                f"{key}.{index}.supervise",
-                "completions",
-                f'format = "{source.format}" has no completions',
-                'set format = "chat", or supervise = "all"',
+                key=f"{key}.{index}.supervise",
+                value="completions",
+                reason=f'format = "{source.format}" has no completions',
+                way_out='set format = "chat", or supervise = "all"',
             )
 
 
@@ -160,8 +161,9 @@ def on_policy_fits(spec: RunSections) -> Iterator[Problem]:
     wanted = train.on_policy_prompt_tokens + train.on_policy_new_tokens
     if train.on_policy_fraction > 0 and wanted > block:
         yield Problem(
-            "train.on_policy_new_tokens",
-            train.on_policy_new_tokens,
-            f"with on_policy_prompt_tokens that is {wanted} tokens, and a block has {block}",
-            "lower on_policy_prompt_tokens or on_policy_new_tokens, or raise [data] block_tokens",
+            key="train.on_policy_new_tokens",
+            value=train.on_policy_new_tokens,
+            reason=f"with on_policy_prompt_tokens that is {wanted} tokens, and a block has {block}",
+            way_out="lower on_policy_prompt_tokens or on_policy_new_tokens,"
+            " or raise [data] block_tokens",
         )

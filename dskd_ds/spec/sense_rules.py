@@ -12,10 +12,10 @@ def lexical_needs_lexicon(spec: RunSections) -> Iterator[Problem]:
     """Candidates from word relations need at least one lexicon."""
     if spec.uses_senses and spec.senses.candidates == "lexical" and not spec.senses.lexicons:
         yield Problem(
-            "senses.candidates",
-            "lexical",
-            "no [[senses.lexicons]] says which words are related",
-            'add a lexicon, or set [senses] candidates = "neighbours"',
+            key="senses.candidates",
+            value="lexical",
+            reason="no [[senses.lexicons]] says which words are related",
+            way_out='add a lexicon, or set [senses] candidates = "neighbours"',
         )
 
 
@@ -24,10 +24,10 @@ def sense_counts_fit(spec: RunSections) -> Iterator[Problem]:
     senses = spec.senses
     if senses.clustering == "adaptive" and senses.min_senses > senses.num_senses:
         yield Problem(
-            "senses.min_senses",
-            senses.min_senses,
-            f"num_senses = {senses.num_senses} is the maximum for each token",
-            f"use at most {senses.num_senses}, or a larger [senses] num_senses",
+            key="senses.min_senses",
+            value=senses.min_senses,
+            reason=f"num_senses = {senses.num_senses} is the maximum for each token",
+            way_out=f"use at most {senses.num_senses}, or a larger [senses] num_senses",
         )
 
 
@@ -36,10 +36,10 @@ def paper_exact_has_fixed_clusters(spec: RunSections) -> Iterator[Problem]:
     senses = spec.senses
     if senses.paper_exact and senses.clustering != "fixed":
         yield Problem(
-            "senses.paper_exact",
-            True,
-            f'clustering = "{senses.clustering}" is not the paper\'s',
-            'set [senses] clustering = "fixed", or paper_exact = false',
+            key="senses.paper_exact",
+            value=True,
+            reason=f'clustering = "{senses.clustering}" is not the paper\'s',
+            way_out='set [senses] clustering = "fixed", or paper_exact = false',
         )
 
 
@@ -49,10 +49,10 @@ def neighbours_are_fetched(spec: RunSections) -> Iterator[Problem]:
     if senses.candidates != "lexical" and senses.num_neighbours > senses.index_search_effort:
         effort = senses.index_search_effort
         yield Problem(
-            "senses.num_neighbours",
-            senses.num_neighbours,
-            f"the index returns only index_search_effort = {effort} candidates",
-            f"use at most {effort}, or a larger [senses] index_search_effort",
+            key="senses.num_neighbours",
+            value=senses.num_neighbours,
+            reason=f"the index returns only index_search_effort = {effort} candidates",
+            way_out=f"use at most {effort}, or a larger [senses] index_search_effort",
         )
 
 
@@ -61,10 +61,11 @@ def teacher_retrieval_saves_traffic(spec: RunSections) -> Iterator[Problem]:
     sends_states = spec.loss.signal in ("exact", "hidden")
     if spec.uses_senses and spec.senses.retrieve_on == "teacher" and sends_states:
         yield Problem(
-            "senses.retrieve_on",
-            "teacher",
-            f'[loss] signal = "{spec.loss.signal}" sends the student the hidden states anyway',
-            'set [loss] signal = "topk" or "sampled", or retrieve_on = "student"',
+            key="senses.retrieve_on",
+            value="teacher",
+            reason=f'[loss] signal = "{spec.loss.signal}" sends the student the hidden states'
+            " anyway",
+            way_out='set [loss] signal = "topk" or "sampled", or retrieve_on = "student"',
         )
 
 

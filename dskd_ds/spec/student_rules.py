@@ -13,10 +13,10 @@ def own_model_keeps_all_layers(spec: RunSections) -> Iterator[Problem]:
     student = spec.student
     if student.model is not None and student.layers != "all":
         yield Problem(
-            "student.layers",
-            student.layers,
-            "it has no effect if [student] model names a model",
-            "remove [student] layers or [student] model",
+            key="student.layers",
+            value=student.layers,
+            reason="it has no effect if [student] model names a model",
+            way_out="remove [student] layers or [student] model",
         )
 
 
@@ -24,10 +24,11 @@ def impact_needs_whole_corpus(spec: RunSections) -> Iterator[Problem]:
     """`by_impact` measures layers on random blocks of the corpus; a stream is read in order."""
     if spec.data.stream and spec.student.layers == "by_impact":
         yield Problem(
-            "student.layers",
-            "by_impact",
-            "layers are measured on blocks drawn over the whole corpus, and [data] stream = true",
-            "set [data] stream = false, or name the layers",
+            key="student.layers",
+            value="by_impact",
+            reason="layers are measured on blocks drawn over the whole corpus,"
+            " and [data] stream = true",
+            way_out="set [data] stream = false, or name the layers",
         )
 
 
@@ -36,17 +37,17 @@ def chosen_layers_are_given(spec: RunSections) -> Iterator[Problem]:
     student = spec.student
     if student.layers in ("first", "by_impact") and student.num_layers is None:
         yield Problem(
-            "student.num_layers",
-            None,
-            f'layers = "{student.layers}" needs a number of layers',
-            "give [student] num_layers",
+            key="student.num_layers",
+            value=None,
+            reason=f'layers = "{student.layers}" needs a number of layers',
+            way_out="give [student] num_layers",
         )
     if student.layers == "list" and not student.keep_layers:
         yield Problem(
-            "student.keep_layers",
-            (),
-            'layers = "list" needs the list',
-            "give [student] keep_layers",
+            key="student.keep_layers",
+            value=(),
+            reason='layers = "list" needs the list',
+            way_out="give [student] keep_layers",
         )
 
 
@@ -56,17 +57,17 @@ def layer_keys_have_an_effect(spec: RunSections) -> Iterator[Problem]:
     # Ignored silently, such a key would look as if it had chosen the layers.
     if student.keep_layers and student.layers != "list":
         yield Problem(
-            "student.keep_layers",
-            student.keep_layers,
-            f'it has no effect with layers = "{student.layers}"',
-            'set [student] layers = "list", or remove keep_layers',
+            key="student.keep_layers",
+            value=student.keep_layers,
+            reason=f'it has no effect with layers = "{student.layers}"',
+            way_out='set [student] layers = "list", or remove keep_layers',
         )
     if student.num_layers is not None and student.layers not in ("first", "by_impact"):
         yield Problem(
-            "student.num_layers",
-            student.num_layers,
-            f'it has no effect with layers = "{student.layers}"',
-            'set [student] layers = "first" or "by_impact", or remove num_layers',
+            key="student.num_layers",
+            value=student.num_layers,
+            reason=f'it has no effect with layers = "{student.layers}"',
+            way_out='set [student] layers = "first" or "by_impact", or remove num_layers',
         )
 
 
@@ -76,10 +77,10 @@ def kept_layers_ascend(spec: RunSections) -> Iterator[Problem]:
     ascending = sorted(set(kept))
     if list(kept) != ascending:
         yield Problem(
-            "student.keep_layers",
-            kept,
-            "it is not in ascending order without repeats",
-            f"write {ascending}",
+            key="student.keep_layers",
+            value=kept,
+            reason="it is not in ascending order without repeats",
+            way_out=f"write {ascending}",
         )
 
 
