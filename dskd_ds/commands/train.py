@@ -10,8 +10,8 @@ from dskd_ds.spec import load_spec
 
 TEXT = """\
 Check the spec, cut the student from the teacher (unless [student] model names one), and start
-all ranks on this machine with the deepspeed launcher; its command line is printed. The same
-command resumes a run that was stopped from its newest checkpoint ([checkpoint] every_steps).
+all ranks on this machine with the deepspeed launcher; its command line is printed. If a run was
+stopped, the same command resumes it from its newest checkpoint ([checkpoint] every_steps).
 
 [senses] dictionary must exist (dskd senses build), unless [loss] sense_weight = 0. The run
 directory (run_dir in the spec) gets metrics.jsonl, tensorboard/, checkpoints/ and, at the end,

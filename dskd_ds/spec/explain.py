@@ -24,6 +24,15 @@ REASONS = {
     "tuple_type": "it must be a list",
 }
 """Reasons by pydantic's error type, where its own message speaks of Python or of its parser."""
+PLAIN_WORDS = {
+    "Input should be": "it must be",
+    "Tuple should have": "it must have",
+    "String should match": "it must match the",
+    " after validation": "",
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
+}
+"""What replaces parts of pydantic's other messages."""
 
 
 def explain(error: ValidationError) -> list[str]:
@@ -59,9 +68,9 @@ def _reason(details: ErrorDetails) -> str:
     """Return why a value is invalid, as the end of the sentence "KEY = VALUE, but ..."."""
     if details["type"] in REASONS:
         return REASONS[details["type"]]
-    message = details["msg"].replace("Input should be", "it must be")
-    message = message.replace("greater than or equal to", "at least")
-    message = message.replace("less than or equal to", "at most")
+    message = details["msg"]
+    for phrase, plain in PLAIN_WORDS.items():
+        message = message.replace(phrase, plain)
     return message[0].lower() + message[1:]
 
 

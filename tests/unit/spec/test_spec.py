@@ -106,7 +106,8 @@ def test_home_has_a_default(monkeypatch: pytest.MonkeyPatch) -> None:
             ["senses.retrieve_on=teacher", "loss.signal=hidden", "loss.kd_weight=0"],
             ['[senses] retrieve_on = "teacher"', '"hidden" sends'],
         ),
-        (["name=a b"], ["name", '"a b"']),
+        (["name=a b"], ['name = "a b", but it must match the pattern', "letters, digits"]),
+        (["data.train=[]"], ["[data] train = [], but it must have at least 1 item, not 0"]),
         (
             ["senses.candidates=lexical", "senses.lexicons=[]"],
             ["[senses] candidates", "which words are related", "add a lexicon"],
