@@ -127,7 +127,7 @@ def _parse(model: type[Message], frames: Sequence[Frame]) -> tuple[Message, dict
         raise ValueError(
             f"its {model.__name__} header is invalid: {first['loc']} {first['msg']}"
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"its {model.__name__} is invalid: {error}") from None
     return message, arrays
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -27,17 +26,18 @@ class Answer:
 
 @dataclass
 class Job:
-    """A request that waits for a teacher, or for a teacher's reply."""
+    """A request without an answer."""
 
     request_id: int
     frames: list[codec.Frame]
     future: Future[Answer]
 
 
-class JobQueue:
-    """Jobs that wait for a teacher, in the order of their submission. All methods are thread-safe.
+class Jobs:
+    """The requests without an answer. All methods are thread-safe.
 
-    After `fail` every new job fails at once with the same error.
+    The training threads add jobs; the link's thread takes up the new ones and settles them. After
+    `fail_all` every new job fails at once with the same error.
     """
 
     def __init__(self, student: str, max_message_bytes: int, on_added: Callable[[], None]) -> None:
@@ -45,7 +45,8 @@ class JobQueue:
         self._student, self._max_message_bytes = student, max_message_bytes
         self._on_added = on_added
         self._lock = threading.Lock()
-        self._waiting: deque[Job] = deque()
+        self._open: dict[int, Job] = {}
+        self._new: list[int] = []
         self._failure: DskdError | None = None
         # Random, so that a late reply to an earlier process of this rank matches no request.
         self._next_id = int.from_bytes(os.urandom(6), "little")
@@ -69,8 +70,9 @@ class JobQueue:
                 # teacher's.
                 future.set_exception(self._too_long(size))
                 return future
-            self._waiting.append(Job(request.request_id, frames, future))
-            # Under the lock: once `fail` has run, the socket behind the callback may be closed.
+            self._open[request.request_id] = Job(request.request_id, frames, future)
+            self._new.append(request.request_id)
+            # Under the lock: once `fail_all` has run, the socket behind the callback may be closed.
             self._on_added()
         return future
 
@@ -81,25 +83,29 @@ class JobQueue:
             "  raise it, or set a smaller [train] micro_batch_blocks."
         )
 
-    def take(self) -> Job | None:
-        """Remove and return the first job; None if no job waits."""
+    def take_new(self) -> list[int]:
+        """Return the jobs that were added since the last call, in their order."""
         with self._lock:
-            return self._waiting.popleft() if self._waiting else None
+            new, self._new = self._new, []
+            return new
 
-    def put_back(self, jobs: Iterable[Job]) -> None:
-        """Insert the jobs of a lost teacher before all others, in their order."""
+    def frames_of(self, job_id: int) -> list[codec.Frame]:
+        """Return the frames of an open job."""
         with self._lock:
-            self._waiting.extendleft(reversed(list(jobs)))
+            return self._open[job_id].frames
 
-    def fail(self, error: DskdError, in_flight: Iterable[Job]) -> None:
-        """Fail all waiting jobs, the jobs `in_flight`, and every later one.
+    def finish(self, job_id: int) -> Job | None:
+        """Remove a job and return it; None if `fail_all` was called in the meantime."""
+        with self._lock:
+            return self._open.pop(job_id, None)
 
-        If this is called again, later jobs still fail with the first error.
-        """
+    def fail_all(self, error: DskdError) -> None:
+        """Fail all open jobs, and every later one with the error of the first such call."""
         with self._lock:
             # The first error is the cause; a later one may only be that the link was closed.
             self._failure = self._failure or error
-            jobs = [*self._waiting, *in_flight]
-            self._waiting.clear()
+            jobs = list(self._open.values())
+            self._open.clear()
+            self._new.clear()
         for job in jobs:
             job.future.set_exception(error)

@@ -1,7 +1,7 @@
 """The messages between students and teachers: headers checked by pydantic, arrays as raw buffers.
 
     teacher -> student   Hello, Credit, Reply, Failure, Ping, Bye
-    student -> teacher   Welcome, Request, Ping, Bye, WhoAreYou
+    student -> teacher   Welcome, Request, Ping, Bye, WhoAreYou, Rejected
 
 A request holds everything that its reply depends on, so identical teachers send identical replies.
 
@@ -46,7 +46,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from dskd_ds.spec.processes import MAX_CREDITS, HiddenFormat
 
-PROTOCOL = 4
+PROTOCOL = 5
 """Version of everything in this module; a peer with another version is refused."""
 
 MAX_FAILURE_CHARACTERS = 4000
@@ -126,7 +126,7 @@ class Reply(Message):
 
 
 class Failure(Message):
-    """The teacher could not answer a request. The student must not send it again."""
+    """The teacher could not answer a request. The student may give it to another teacher."""
 
     request_id: Count
     text: str = Field(max_length=MAX_FAILURE_CHARACTERS)
@@ -135,6 +135,10 @@ class Failure(Message):
 
 class Ping(Message):
     """A heartbeat."""
+
+    num_done: Count = 0
+    """Requests that the teacher has finished, of all students; 0 from a student. A teacher that
+    holds requests while this number stands still hangs."""
 
 
 class Bye(Message):
@@ -148,6 +152,13 @@ class WhoAreYou(Message):
     """
 
 
+class Rejected(Message):
+    """The student takes no replies from this teacher, and will not change its mind."""
+
+    text: str = Field(max_length=MAX_FAILURE_CHARACTERS)
+    """The reason."""
+
+
 KINDS: dict[int, type[Message]] = {
     1: Hello,
     2: Welcome,
@@ -158,6 +169,7 @@ KINDS: dict[int, type[Message]] = {
     7: Ping,
     8: Bye,
     9: WhoAreYou,
+    10: Rejected,
 }
 
 ARRAYS: dict[type[Message], dict[str, tuple[str, int]]] = {

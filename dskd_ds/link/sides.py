@@ -36,6 +36,11 @@ class StudentSide(Protocol):
 class TeacherSide(Protocol):
     """Gives requests and takes replies; `TeacherLink` says more."""
 
+    @property
+    def rejections(self) -> dict[int, str]:
+        """Why a student takes no replies from this teacher, by rank."""
+        ...
+
     def next_request(self) -> Work | None:
         """Wait for a request and return it; None if all students have said goodbye."""
         ...

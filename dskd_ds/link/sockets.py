@@ -14,6 +14,8 @@ from dskd_ds.link.codec import Frame
 from dskd_ds.link.keys import LinkKeys
 from dskd_ds.spec.processes import MAX_CREDITS, LinkSpec
 
+MAX_FRAMES = 32
+"""More than the frames of any message: identity, prefix, header, and up to 15 arrays."""
 LINGER_MILLISECONDS = 2000
 """How long a closed socket goes on sending what is queued."""
 
@@ -123,5 +125,15 @@ def send(socket: Socket, frames: Sequence[Frame]) -> None:
 
 
 def receive(socket: Socket) -> list[Frame]:
-    """Return one message that has arrived, as views of ZeroMQ's buffers."""
-    return [frame.buffer for frame in socket.recv_multipart(flags=zmq.NOBLOCK, copy=False)]
+    """Return one message that has arrived, as views of ZeroMQ's buffers.
+
+    Of a message with more frames than any valid one, only MAX_FRAMES are kept: it is then refused.
+    """
+    frames: list[Frame] = []
+    has_more = True
+    while has_more:
+        frame = socket.recv(flags=zmq.NOBLOCK, copy=False)
+        has_more = bool(frame.more)
+        if len(frames) < MAX_FRAMES:
+            frames.append(frame.buffer)
+    return frames

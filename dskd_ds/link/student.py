@@ -1,8 +1,8 @@
 """The student's side of the link: takes requests and returns futures of the replies.
 
 A thread of the link owns the sockets. A teacher sends a Hello, is checked and welcomed, and then
-gets as many requests as it has granted credits. If a teacher leaves or falls silent, its requests
-in flight go back to the queue and are sent to another teacher, now or when one connects.
+gets as many requests as it has granted credits. Which teacher gets which request, and when a
+teacher has failed, is decided in ledger.py; this module carries the decisions out.
 """
 
 from __future__ import annotations
@@ -10,17 +10,20 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import zmq
 
-from dskd_ds.errors import DskdError, InputError, LinkError, NoTeacherError
+from dskd_ds.errors import DskdError, InputError, LinkError
 from dskd_ds.link import codec, keys, sockets
 from dskd_ds.link.address import listen_address
-from dskd_ds.link.jobs import Answer, Job, JobQueue
+from dskd_ds.link.admission import Admission
+from dskd_ds.link.jobs import Answer, Jobs
+from dskd_ds.link.ledger import Event, Failed, Ledger, Limits, Removed, Send
 from dskd_ds.link.messages import (
+    MAX_FAILURE_CHARACTERS,
     Array,
     Bye,
     Credit,
@@ -28,6 +31,7 @@ from dskd_ds.link.messages import (
     Hello,
     Message,
     Ping,
+    Rejected,
     Reply,
     Wanted,
     Welcome,
@@ -35,13 +39,8 @@ from dskd_ds.link.messages import (
 )
 from dskd_ds.spec.processes import LinkSpec
 
-
-@dataclass
-class _Teacher:
-    name: str
-    last_seen: float
-    credits: int = 0
-    in_flight: dict[int, Job] = field(default_factory=dict)
+GAP_HEARTBEATS = 5
+"""A pause of this side that is longer than so many heartbeats is not counted as the teachers'."""
 
 
 class StudentLink:
@@ -62,8 +61,7 @@ class StudentLink:
         """
         self.spec, self.name = spec, f"student {rank}"
         self._run_dir, self._rank = run_dir, rank
-        self._expected_sizes = (vocab_size, hidden_size)
-        self._fingerprint: str | None = None
+        self._admission = Admission(vocab_size, hidden_size)
         # Address and keys are checked first: if they are wrong, there is nothing to close.
         listen = listen_address(spec, spans_nodes)
         run_keys = keys.run_keys(run_dir) if spec.encrypt else None
@@ -81,9 +79,16 @@ class StudentLink:
             self._close_sockets(linger_milliseconds=0)
             raise
         self._waker = sockets.Waker(self._context)
-        self._jobs = JobQueue(self.name, spec.max_message_bytes, on_added=self._waker.wake)
-        self._teachers: dict[bytes, _Teacher] = {}
-        self._without_teacher_since = time.monotonic()
+        self._jobs = Jobs(self.name, spec.max_message_bytes, on_added=self._waker.wake)
+        now = time.monotonic()
+        limits = Limits(
+            dead_after=spec.dead_after_seconds,
+            deadline=spec.deadline_seconds,
+            deadline_factor=spec.deadline_factor,
+            longest_gap=GAP_HEARTBEATS * spec.heartbeat_seconds,
+        )
+        self._ledger = Ledger(limits, now)
+        self._without_teacher_since = now
         self._closing = False
         # Last: from now on teachers connect.
         keys.publish_address(run_dir, rank, self.address)
@@ -93,7 +98,7 @@ class StudentLink:
     @property
     def fingerprint(self) -> str | None:
         """What the teachers' replies depend on; None before the first teacher has connected."""
-        return self._fingerprint
+        return self._admission.fingerprint
 
     def submit(self, arrays: dict[str, Array], wanted: Wanted) -> Future[Answer]:
         """Queue one request and return at once.
@@ -147,125 +152,131 @@ class StudentLink:
             if now >= next_heartbeat:
                 next_heartbeat = now + self.spec.heartbeat_seconds
                 self._heartbeat(now)
-            self._dispatch()
-        for identity in list(self._teachers):
+            self._dispatch(now)
+        for identity in self._ledger.teachers:
             self._send(identity, Bye())
 
     def _handle(self, identity: bytes, frames: list[codec.Frame]) -> None:
-        """Act on one message. Raises LinkError if it is invalid."""
-        teacher = self._teachers.get(identity)
-        peer = f"teacher {teacher.name}" if teacher else f"an unnamed peer {identity.hex()}"
-        message, arrays = codec.decode(frames, peer)
+        """Act on one message. An invalid one costs its sender, and nobody else."""
+        name = self._ledger.name_of(identity)
+        peer = f"teacher {name}" if name else f"an unnamed peer {identity.hex()}"
+        try:
+            message, arrays = codec.decode(frames, peer)
+        except LinkError as error:
+            self._reject(identity, str(error))
+            return
         if isinstance(message, Hello):
             self._welcome(identity, message)
-        elif teacher is None:
+        elif name is None:
             # A teacher that counts as lost: each of its messages gets one answer, which makes it
             # send a new hello.
             if not isinstance(message, Bye):
                 self._send(identity, WhoAreYou())
+        elif isinstance(message, Bye):
+            self._act_on(self._ledger.leave(identity, "left"))
         else:
-            teacher.last_seen = time.monotonic()
-            if isinstance(message, Bye):
-                self._lose(identity, "left")
-            elif isinstance(message, Reply):
-                self._finish(teacher, message, arrays, reply_bytes=codec.num_bytes(frames))
-            else:
-                self._note(teacher, message)
+            self._note(identity, message, arrays, codec.num_bytes(frames))
 
-    def _note(self, teacher: _Teacher, message: Message) -> None:
-        """Act on a message without arrays. Raises LinkError if only students send its kind."""
+    def _note(
+        self, identity: bytes, message: Message, arrays: dict[str, Array], num_bytes: int
+    ) -> None:
+        """Act on a message of a teacher that is present. num_bytes: of the whole message."""
+        now = time.monotonic()
+        num_done = message.num_done if isinstance(message, Ping) else None
+        self._ledger.note_sign_of_life(identity, now, num_done)
         if isinstance(message, Credit):
-            teacher.credits += message.num_requests
+            self._ledger.grant(identity, message.num_requests)
+        elif isinstance(message, Reply):
+            self._finish(identity, message, arrays, num_bytes)
         elif isinstance(message, Failure):
-            job = teacher.in_flight.pop(message.request_id, None)
-            if job:
-                reason = f"could not answer a request: {message.text}"
-                job.future.set_exception(LinkError(f"teacher {teacher.name} {reason}"))
+            refusal = self._ledger.refuse(identity, message.request_id, message.text, now)
+            self._act_on(refusal)
         elif not isinstance(message, Ping):
-            kind = type(message).__name__
-            raise LinkError(f"teacher {teacher.name} sent a {kind}, which only students send.")
+            self._reject(identity, f"it sent a {type(message).__name__}, which only students send.")
 
     def _welcome(self, identity: bytes, hello: Hello) -> None:
-        """Admit a teacher. Raises LinkError if its model is not the one that the run expects."""
-        if (hello.vocab_size, hello.hidden_size) != self._expected_sizes:
-            vocab_size, hidden_size = self._expected_sizes
-            raise LinkError(
-                f"teacher {hello.teacher} has vocabulary and hidden size {hello.vocab_size},"
-                f" {hello.hidden_size}; this run expects {vocab_size}, {hidden_size}.\n"
-                "  start it with this run's spec."
-            )
-        # The first teacher's fingerprint holds for the whole run, also after that teacher has left.
-        if self._fingerprint not in (None, hello.fingerprint):
-            raise LinkError(
-                f"teacher {hello.teacher} is {hello.fingerprint}, an earlier one was"
-                f" {self._fingerprint}.\n"
-                "  all teachers of a run must serve the same weights in the same number format,"
-                " with the same sense index."
-            )
-        self._fingerprint = hello.fingerprint
-        self._teachers[identity] = _Teacher(hello.teacher, time.monotonic())
+        """Admit a teacher, or reject it if it cannot serve this run."""
+        reason = self._ledger.ban_reason(hello.teacher) or self._admission.mismatch(hello)
+        if reason:
+            self._admission.last_rejection = f"teacher {hello.teacher}: {reason}"
+            print(f"{self.name}: rejected teacher {hello.teacher}: {reason}", file=sys.stderr)
+            self._send(identity, Rejected(text=reason[:MAX_FAILURE_CHARACTERS]))
+            return
+        self._admission.fingerprint = hello.fingerprint
+        self._act_on(self._ledger.join(identity, hello.teacher, time.monotonic()))
         self._send(identity, Welcome(student=self.name))
 
     def _finish(
-        self, teacher: _Teacher, reply: Reply, arrays: dict[str, Array], reply_bytes: int
+        self, identity: bytes, reply: Reply, arrays: dict[str, Array], reply_bytes: int
     ) -> None:
         """Give a reply to its request's future.
 
         A reply is dropped if its request was given to another teacher in the meantime.
         """
-        job = teacher.in_flight.pop(reply.request_id, None)
+        name = self._ledger.name_of(identity) or ""
+        now = time.monotonic()
+        if not self._ledger.answer(identity, reply.request_id, reply.forward_seconds, now):
+            return
+        job = self._jobs.finish(reply.request_id)
         if job:
             link_bytes = reply_bytes + codec.num_bytes(job.frames)
             answer = Answer(
                 arrays=arrays,
-                teacher=teacher.name,
+                teacher=name,
                 forward_seconds=reply.forward_seconds,
                 link_bytes=link_bytes,
             )
             job.future.set_result(answer)
 
     def _heartbeat(self, now: float) -> None:
-        """Ping all teachers and drop the silent ones. Raises NoTeacherError after the wait."""
-        for identity, teacher in list(self._teachers.items()):
-            if now - teacher.last_seen > self.spec.dead_after_seconds:
-                self._lose(identity, f"has been silent for {self.spec.dead_after_seconds} s")
-            else:
-                self._send(identity, Ping())
+        """Ping all teachers and drop the failed ones. Raises NoTeacherError after the wait."""
+        self._without_teacher_since += self._ledger.own_gap(now)
+        self._act_on(self._ledger.tick(now))
+        for identity in self._ledger.teachers:
+            self._send(identity, Ping())
         # Counts from the last moment with a teacher, or from the start if none has come yet.
-        if self._teachers:
+        if self._ledger.teachers:
             self._without_teacher_since = now
         elif now - self._without_teacher_since > self.spec.teacher_wait_seconds:
-            raise NoTeacherError(
-                f"{self.name}: no teacher came to {self.address} within"
-                f" {self.spec.teacher_wait_seconds:g} s.\n"
-                "  start one (python -m dskd_ds.teacher --spec ...), give the launch teacher ranks"
-                " ([topology] num_teachers), set a [link] address that teachers reach, or wait"
-                " longer ([link] teacher_wait_seconds)."
-            )
+            raise self._admission.no_teacher(self.name, self.address, self.spec)
 
-    def _dispatch(self) -> None:
-        """Send waiting jobs to the teachers with the most credits left."""
-        while self._teachers:
-            identity, teacher = max(self._teachers.items(), key=lambda item: item[1].credits)
-            job = self._jobs.take() if teacher.credits else None
-            if job is None:
-                return
-            teacher.credits -= 1
-            teacher.in_flight[job.request_id] = job
-            self._send_frames(identity, job.frames)
+    def _dispatch(self, now: float) -> None:
+        """Hand the new jobs to the ledger, and send what it gives to teachers."""
+        for job_id in self._jobs.take_new():
+            self._ledger.add(job_id)
+        self._act_on(self._ledger.dispatch(now))
 
-    def _lose(self, identity: bytes, reason: str) -> None:
-        """Forget a teacher; its requests in flight wait for another."""
-        teacher = self._teachers.pop(identity, None)
-        if teacher is None:
-            return
-        self._jobs.put_back(teacher.in_flight.values())
-        if teacher.in_flight:
+    def _act_on(self, events: Sequence[Event]) -> None:
+        """Carry out what the ledger has decided."""
+        for event in events:
+            if isinstance(event, Send):
+                self._send_frames(event.teacher, self._jobs.frames_of(event.job_id))
+            elif isinstance(event, Failed):
+                job = self._jobs.finish(event.job_id)
+                if job:
+                    reasons = "; ".join(event.reasons)
+                    job.future.set_exception(
+                        LinkError(f"no teacher could answer a request: {reasons}")
+                    )
+            else:
+                self._report(event)
+
+    def _report(self, removed: Removed) -> None:
+        """Say on stderr that a teacher is gone, unless that cost nothing."""
+        if removed.num_waiting or removed.is_banned:
+            requests = f"{removed.num_waiting} requests go to another"
+            again = "; it is not asked again" if removed.is_banned else ""
             print(
-                f"{self.name}: teacher {teacher.name} {reason};"
-                f" {len(teacher.in_flight)} requests go to another.",
+                f"{self.name}: teacher {removed.name} {removed.reason}; {requests}{again}.",
                 file=sys.stderr,
             )
+
+    def _reject(self, identity: bytes, reason: str) -> None:
+        """Ban a teacher that breaks the protocol; a peer without a name is only reported."""
+        if self._ledger.name_of(identity):
+            self._act_on(self._ledger.ban(identity, reason))
+        else:
+            print(f"{self.name}: ignored {reason}", file=sys.stderr)
 
     def _send(self, identity: bytes, message: Message) -> None:
         self._send_frames(identity, codec.encode(message))
@@ -274,12 +285,8 @@ class StudentLink:
         try:
             sockets.send(self._router, [identity, *frames])
         except zmq.ZMQError as error:
-            self._lose(identity, f"cannot be reached ({error})")
+            self._act_on(self._ledger.leave(identity, f"cannot be reached ({error})"))
 
     def _fail(self, error: DskdError) -> None:
-        """Fail all jobs and forget all teachers."""
-        in_flight: list[Job] = []
-        for teacher in self._teachers.values():
-            in_flight += teacher.in_flight.values()
-        self._teachers.clear()
-        self._jobs.fail(error, in_flight)
+        """Fail all jobs, now and later."""
+        self._jobs.fail_all(error)

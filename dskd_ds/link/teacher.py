@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import queue
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import zmq
 
 from dskd_ds.errors import DskdError, LinkError, NoTeacherError
 from dskd_ds.link import codec, keys, sockets
+from dskd_ds.link.address_reader import AddressReader
 from dskd_ds.link.messages import (
     MAX_FAILURE_CHARACTERS,
     Array,
@@ -26,6 +28,7 @@ from dskd_ds.link.messages import (
     Hello,
     Message,
     Ping,
+    Rejected,
     Reply,
     Request,
     Welcome,
@@ -33,6 +36,8 @@ from dskd_ds.link.messages import (
 )
 from dskd_ds.spec.processes import LinkSpec
 
+GAP_HEARTBEATS = 5
+"""A pause of this side that is longer than so many heartbeats is not counted as the students'."""
 DROP_LINGER_MILLISECONDS = 500
 """How long the socket of a dropped student goes on sending what is queued, such as a goodbye."""
 
@@ -75,6 +80,11 @@ class TeacherLink:
         self._sessions = itertools.count()
         self._finished: dict[int, str] = {}
         """Address of each student that said goodbye, by rank."""
+        self._rejections: dict[int, str] = {}
+        """Why a student takes no replies from this teacher, by rank."""
+        self._num_done = 0
+        """Requests answered or refused, of all students; heartbeats carry it."""
+        self._addresses = AddressReader(run_dir, spec.heartbeat_seconds)
         # For the serving thread: work, the error that ended the link's thread, or None at the end.
         self._requests: queue.Queue[Work | DskdError | None] = queue.Queue()
         # A ZeroMQ socket belongs to one thread, so replies are handed to the link's.
@@ -118,15 +128,22 @@ class TeacherLink:
         message = Failure(request_id=work.request.request_id, text=reason[:MAX_FAILURE_CHARACTERS])
         self._queue_frames(work, codec.encode(message))
 
+    @property
+    def rejections(self) -> dict[int, str]:
+        """Why a student takes no replies from this teacher, by rank."""
+        return dict(self._rejections)
+
     def close(self) -> None:
         """Say goodbye to all students and close the sockets."""
         self._closing = True
+        self._addresses.close()
         self._waker.wake()
         self._thread.join(timeout=10)
         self._context.destroy(linger=sockets.LINGER_MILLISECONDS)
 
     def _queue_frames(self, work: Work, frames: list[codec.Frame]) -> None:
         self._outbox.put((work, frames))
+        self._num_done += 1
         self._waker.wake()
 
     def _is_wanted(self, work: Work) -> bool:
@@ -150,7 +167,7 @@ class TeacherLink:
         """Exchange messages until the link closes or all students have said goodbye."""
         # Half a heartbeat, so that no heartbeat is late by more than that.
         poll_milliseconds = int(self.spec.heartbeat_seconds * 500)
-        next_heartbeat = 0.0
+        next_heartbeat, last_heartbeat = 0.0, time.monotonic()
         while not self._closing and len(self._finished) < self._num_students:
             ready = dict(self._poller.poll(timeout=poll_milliseconds))
             if self._waker.reader in ready:
@@ -163,15 +180,30 @@ class TeacherLink:
             now = time.monotonic()
             if now >= next_heartbeat:
                 next_heartbeat = now + self.spec.heartbeat_seconds
+                self._forgive_own_gap(now - last_heartbeat)
+                last_heartbeat = now
                 self._look_for_students()
                 self._heartbeat(now)
         for rank in list(self._students):
             self._send(rank, Bye())
 
+    def _forgive_own_gap(self, gap: float) -> None:
+        """After a pause of this process (SIGSTOP, a frozen machine), count it as nobody's silence."""
+        if gap <= GAP_HEARTBEATS * self.spec.heartbeat_seconds:
+            return
+        self._without_student_since += gap
+        for student in self._students.values():
+            student.last_seen += gap
+
     def _handle(self, rank: int, student: _Student, frames: list[codec.Frame]) -> None:
-        """Act on one message. Raises LinkError if it is invalid."""
+        """Act on one message. An invalid one ends the session with its sender; a new one follows."""
         peer = f"student {rank} at {student.address}"
-        message, arrays = codec.decode(frames, peer)
+        try:
+            message, arrays = codec.decode(frames, peer)
+        except LinkError as error:
+            print(f"teacher {self.hello.teacher}: {error}", file=sys.stderr)
+            self._drop(rank)
+            return
         student.last_seen = time.monotonic()
         if isinstance(message, Welcome):
             student.welcomed = True
@@ -186,6 +218,10 @@ class TeacherLink:
             self._drop(rank)
         elif isinstance(message, WhoAreYou):
             self._greet(rank, student.address)
+        elif isinstance(message, Rejected):
+            self._rejections[rank] = message.text
+            self._finished[rank] = student.address
+            self._drop(rank)
         elif not isinstance(message, Ping):
             kind = type(message).__name__
             raise LinkError(f"{peer} sent a {kind}, which only teachers send.")
@@ -200,7 +236,7 @@ class TeacherLink:
 
     def _look_for_students(self) -> None:
         """Greet every student whose published address is new."""
-        for rank, address in keys.read_addresses(self._run_dir).items():
+        for rank, address in self._addresses.current().items():
             known = self._students.get(rank)
             is_connected = known is not None and known.address == address
             has_finished = self._finished.get(rank) == address
@@ -230,7 +266,7 @@ class TeacherLink:
                 # It is greeted again while its address is published.
                 self._drop(rank)
             elif student.welcomed:
-                self._send(rank, Ping())
+                self._send(rank, Ping(num_done=self._num_done))
         if any(student.welcomed for student in self._students.values()):
             self._without_student_since = now
         elif now - self._without_student_since > self.spec.teacher_wait_seconds:

@@ -51,6 +51,11 @@ class LinkSpec(Part):
     """Time between two heartbeats of a student or teacher."""
     dead_after_seconds: PositiveFloat = 10.0
     """Silence after which a peer counts as lost. Its requests go to another teacher."""
+    deadline_seconds: PositiveFloat = 60.0
+    """Shortest time after which a teacher that sends heartbeats but answers no request counts as
+    hung. Its requests go to another teacher, and it is not asked again."""
+    deadline_factor: PositiveFloat = 20.0
+    """The same limit in medians of the teachers' forward times; the longer one holds."""
     teacher_wait_seconds: PositiveFloat = 120.0
     """How long a student waits for a first teacher, or for a new one after all have left. Then it
     saves a checkpoint and ends with exit code 4."""

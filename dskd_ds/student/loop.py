@@ -61,11 +61,11 @@ def train(spec: RunSpec, models: RunModels, role: Role) -> None:
     """Train as one rank of the students' world. Raises DskdError for what a user should read."""
     open_world()
     with ExitStack() as cleanup:
-        init = student_init(spec, models)
         record_spec(spec, role)
-        # The link opens before the student is loaded, so that teachers can connect meanwhile.
+        # Before anything that takes long: teachers only wait for a student that listens.
         link = open_link(spec, models, role)
         cleanup.callback(link.close)
+        init = student_init(spec, models)
         retriever = open_retriever(spec, role, cleanup) if spec.uses_senses else None
         source = open_source(
             spec.data,

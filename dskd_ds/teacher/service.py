@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
+from dskd_ds.errors import LinkError
 from dskd_ds.link import TeacherSide, Work, open_teacher_side
 from dskd_ds.link.messages import Hello
 from dskd_ds.models.frozen import FrozenModel, load_frozen
@@ -45,11 +46,26 @@ def serve(spec: RunSpec, models: RunModels, replica: int, role: Role | None = No
         cleanup.callback(link.close)
         started = time.monotonic()
         num_requests, busy_seconds = serve_requests(teacher, retriever, link)
+        report_rejections(name, link.rejections, spec.topology.num_students, role)
     share = busy_seconds / max(time.monotonic() - started, 1e-9)
     print(
         f"teacher {name}: answered {num_requests} requests, busy {share:.0%} of the time.",
         file=sys.stderr,
     )
+
+
+def report_rejections(
+    name: str, rejections: dict[int, str], num_students: int, role: Role | None
+) -> None:
+    """Say which students took no replies from this teacher, and why.
+
+    Raises LinkError for a teacher on its own that no student wanted. One in a launch ends without
+    an error: the deepspeed launcher would end all other ranks with it.
+    """
+    for rank, reason in sorted(rejections.items()):
+        print(f"teacher {name}: student {rank} rejected it: {reason}", file=sys.stderr)
+    if role is None and len(rejections) == num_students:
+        raise LinkError(f"teacher {name}: every student rejected it.")
 
 
 def serve_requests(

@@ -1,0 +1,282 @@
+"""Decides which teacher gets which request, and when a teacher or a request has failed.
+
+A pure state machine: the clock is an argument, and what must be done comes back as events. It knows
+no sockets, threads or files, so that tests can drive it through any order of events.
+
+A request is waiting, or in flight with one teacher, or done. If its teacher refuses it, leaves,
+falls silent or hangs, the request waits again, ahead of those that were never sent; a teacher does
+not get a request twice that it refused. A request fails only when every teacher that is present has
+refused it.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+REFUSALS_IN_A_ROW = 3
+"""A teacher that refuses so many requests in a row, while another teacher is present, gets no more."""
+FORWARD_TIMES = 64
+"""How many of the last forward times the median is taken over."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a teacher counts as failed. All times are in seconds."""
+
+    dead_after: float
+    """Silence after which a teacher counts as lost."""
+    deadline: float
+    """Least time without any progress after which a teacher that holds a request counts as hung."""
+    deadline_factor: float
+    """The same, in medians of the forward times seen so far; the larger limit holds."""
+    longest_gap: float
+    """A longer pause between two `tick`s means that this side stood still, and not the teachers."""
+
+
+@dataclass(frozen=True)
+class Send:
+    """Send a request to a teacher."""
+
+    teacher: bytes
+    job_id: int
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Fail a request: every teacher has refused it."""
+
+    job_id: int
+    reasons: tuple[str, ...]
+    """Teacher and text of each refusal."""
+
+
+@dataclass(frozen=True)
+class Removed:
+    """A teacher gets no more requests; those that it held wait for another."""
+
+    teacher: bytes
+    name: str
+    reason: str
+    num_waiting: int
+    """How many requests it held."""
+    is_banned: bool
+    """Whether it must not come back under this name."""
+
+
+Event = Send | Failed | Removed
+
+
+@dataclass
+class _Job:
+    refusals: dict[str, str] = field(default_factory=dict)
+    """Name of a teacher -> why it refused this request."""
+
+
+@dataclass
+class _Teacher:
+    name: str
+    last_seen: float
+    last_progress: float
+    num_done: int = 0
+    """Requests of all students that it has finished, as its heartbeats say."""
+    credits: int = 0
+    in_flight: dict[int, float] = field(default_factory=dict)
+    """Request -> when it was sent; in the order of sending."""
+    refusals_in_a_row: int = 0
+
+
+class Ledger:
+    """The requests of one student, and the teachers that answer them."""
+
+    def __init__(self, limits: Limits, now: float) -> None:
+        self._limits = limits
+        self._jobs: dict[int, _Job] = {}
+        self._waiting: deque[int] = deque()
+        self._teachers: dict[bytes, _Teacher] = {}
+        self._banned: dict[str, str] = {}
+        self._forward_times: deque[float] = deque(maxlen=FORWARD_TIMES)
+        self._last_tick = now
+
+    @property
+    def teachers(self) -> list[bytes]:
+        """The teachers that may get requests, in the order in which they came."""
+        return list(self._teachers)
+
+    def name_of(self, teacher: bytes) -> str | None:
+        """Return a teacher's name; None if it is not present."""
+        found = self._teachers.get(teacher)
+        return found.name if found else None
+
+    def ban_reason(self, name: str) -> str | None:
+        """Return why the teacher of this name must not come back; None if it may."""
+        return self._banned.get(name)
+
+    @property
+    def num_open(self) -> int:
+        """Requests that are not answered yet."""
+        return len(self._jobs)
+
+    def deadline(self) -> float:
+        """Return the longest time without progress that a teacher may take, in seconds."""
+        if not self._forward_times:
+            return self._limits.deadline
+        median = statistics.median(self._forward_times)
+        return max(self._limits.deadline, self._limits.deadline_factor * median)
+
+    def add(self, job_id: int) -> None:
+        """A new request waits for a teacher."""
+        self._jobs[job_id] = _Job()
+        self._waiting.append(job_id)
+
+    def join(self, teacher: bytes, name: str, now: float) -> list[Event]:
+        """A teacher is present. If it comes again, what it held before waits for any teacher."""
+        earlier = self._take_out(teacher, "has connected again", is_banned=False)
+        self._teachers[teacher] = _Teacher(name, last_seen=now, last_progress=now)
+        return earlier
+
+    def grant(self, teacher: bytes, num_requests: int) -> None:
+        """A teacher accepts so many more requests."""
+        if teacher in self._teachers:
+            self._teachers[teacher].credits += num_requests
+
+    def note_sign_of_life(self, teacher: bytes, now: float, num_done: int | None = None) -> None:
+        """A message came from a teacher. num_done: of its heartbeat, if it is one."""
+        found = self._teachers.get(teacher)
+        if found is None:
+            return
+        found.last_seen = now
+        if num_done is not None and num_done != found.num_done:
+            found.num_done, found.last_progress = num_done, now
+
+    def answer(self, teacher: bytes, job_id: int, forward_seconds: float, now: float) -> bool:
+        """A teacher has answered a request. Returns False for a late reply, which must be dropped."""
+        found = self._teachers.get(teacher)
+        if found is None or job_id not in found.in_flight:
+            return False
+        del found.in_flight[job_id], self._jobs[job_id]
+        found.last_progress, found.refusals_in_a_row = now, 0
+        self._forward_times.append(forward_seconds)
+        return True
+
+    def refuse(self, teacher: bytes, job_id: int, reason: str, now: float) -> list[Event]:
+        """A teacher could not answer a request: another one may try."""
+        found = self._teachers.get(teacher)
+        if found is None or job_id not in found.in_flight:
+            return []
+        del found.in_flight[job_id]
+        found.last_progress = now
+        found.refusals_in_a_row += 1
+        self._jobs[job_id].refusals[found.name] = reason
+        self._waiting.appendleft(job_id)
+        events: list[Event] = []
+        others = len(self._teachers) > 1
+        if others and found.refusals_in_a_row >= REFUSALS_IN_A_ROW:
+            text = f"refused {REFUSALS_IN_A_ROW} requests in a row, the last one because: {reason}"
+            events += self.ban(teacher, text)
+        return events + self._fail_refused_jobs()
+
+    def leave(self, teacher: bytes, reason: str) -> list[Event]:
+        """A teacher is gone, and may come back."""
+        return self._remove(teacher, reason, is_banned=False)
+
+    def ban(self, teacher: bytes, reason: str) -> list[Event]:
+        """A teacher cannot be trusted any more, under this name."""
+        if teacher in self._teachers:
+            self._banned[self._teachers[teacher].name] = reason
+        return self._remove(teacher, reason, is_banned=True)
+
+    def tick(self, now: float) -> list[Event]:
+        """Find the teachers that are silent or hang. Call it at every heartbeat."""
+        self._forgive_own_gap(now)
+        events: list[Event] = []
+        for teacher, found in list(self._teachers.items()):
+            if now - found.last_seen > self._limits.dead_after:
+                events += self.leave(teacher, f"has been silent for {self._limits.dead_after:g} s")
+            elif found.in_flight and now - self._stuck_since(found) > self.deadline():
+                text = f"has answered nothing for {self.deadline():g} s, but is alive: it hangs"
+                events += self.ban(teacher, text)
+        return events
+
+    def dispatch(self, now: float) -> list[Send]:
+        """Give waiting requests to the teachers with the most credits, as far as these go."""
+        sends: list[Send] = []
+        skipped: list[int] = []
+        while self._waiting:
+            job_id = self._waiting.popleft()
+            teacher = self._best_teacher_for(job_id)
+            if teacher is None:
+                skipped.append(job_id)
+                if not any(found.credits for found in self._teachers.values()):
+                    break
+                continue
+            found = self._teachers[teacher]
+            if not found.in_flight:
+                found.last_progress = max(found.last_progress, now)
+            found.credits -= 1
+            found.in_flight[job_id] = now
+            sends.append(Send(teacher, job_id))
+        self._waiting.extendleft(reversed(skipped))
+        return sends
+
+    def _best_teacher_for(self, job_id: int) -> bytes | None:
+        refusals = self._jobs[job_id].refusals
+        able = [
+            (found.credits, teacher)
+            for teacher, found in self._teachers.items()
+            if found.credits and found.name not in refusals
+        ]
+        # The first of several: teachers are asked in the order in which they came.
+        return max(able, key=lambda pair: pair[0])[1] if able else None
+
+    def _remove(self, teacher: bytes, reason: str, is_banned: bool) -> list[Event]:
+        """Take a teacher out; requests that all others have refused fail now."""
+        removed = self._take_out(teacher, reason, is_banned)
+        return [*removed, *self._fail_refused_jobs()] if removed else []
+
+    def _take_out(self, teacher: bytes, reason: str, is_banned: bool) -> list[Event]:
+        """Forget a teacher if it is present; what it held waits."""
+        found = self._teachers.pop(teacher, None)
+        if found is None:
+            return []
+        self._put_back(found.in_flight)
+        return [Removed(teacher, found.name, reason, len(found.in_flight), is_banned)]
+
+    def _put_back(self, job_ids: Iterable[int]) -> None:
+        """Requests that were sent wait again, in their order, ahead of all others."""
+        self._waiting.extendleft(reversed(list(job_ids)))
+
+    def _fail_refused_jobs(self) -> list[Event]:
+        """Give up the waiting requests that all present teachers have refused."""
+        names = {found.name for found in self._teachers.values()}
+        if not names:
+            return []  # a teacher may still come
+        failed = [job_id for job_id in self._waiting if names <= self._jobs[job_id].refusals.keys()]
+        events: list[Event] = []
+        for job_id in failed:
+            self._waiting.remove(job_id)
+            refusals = self._jobs.pop(job_id).refusals
+            reasons = tuple(f"teacher {name}: {text}" for name, text in refusals.items())
+            events.append(Failed(job_id, reasons))
+        return events
+
+    def _stuck_since(self, teacher: _Teacher) -> float:
+        """Since when a teacher that holds requests has made no progress."""
+        first_sent = next(iter(teacher.in_flight.values()))
+        return max(teacher.last_progress, first_sent)
+
+    def own_gap(self, now: float) -> float:
+        """Return how long this process stood still since the last `tick`, in seconds; else 0."""
+        gap = now - self._last_tick
+        return gap if gap > self._limits.longest_gap else 0.0
+
+    def _forgive_own_gap(self, now: float) -> None:
+        """Count a pause of this process as nobody's silence: all clocks move on by it."""
+        gap = self.own_gap(now)
+        self._last_tick = now
+        for found in self._teachers.values():
+            found.last_seen += gap
+            found.last_progress += gap
+            found.in_flight = {job_id: sent + gap for job_id, sent in found.in_flight.items()}

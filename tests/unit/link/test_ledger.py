@@ -1,0 +1,247 @@
+"""The ledger through any order of events: no request is lost, doubled, or given to the wrong teacher."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from dskd_ds.link.ledger import REFUSALS_IN_A_ROW, Event, Failed, Ledger, Limits, Removed, Send
+
+LIMITS = Limits(dead_after=10.0, deadline=60.0, deadline_factor=20.0, longest_gap=5.0)
+A, B = b"a", b"b"
+
+
+def ledger_with(*teachers: bytes, credits: int = 2) -> Ledger:
+    ledger = Ledger(LIMITS, now=0.0)
+    for teacher in teachers:
+        ledger.join(teacher, teacher.decode(), now=0.0)
+        ledger.grant(teacher, credits)
+    return ledger
+
+
+def run(
+    ledger: Ledger, until: float, start: float = 0.0, alive: tuple[bytes, ...] = ()
+) -> list[Event]:
+    """Tick every second; teachers in `alive` send heartbeats without progress."""
+    events: list[Event] = []
+    now = start
+    while now < until:
+        now += 1.0
+        for teacher in alive:
+            ledger.note_sign_of_life(teacher, now, num_done=0)
+        events += ledger.tick(now)
+    return events
+
+
+def test_a_refused_request_goes_to_another_teacher_and_not_back() -> None:
+    ledger = ledger_with(A, B)
+    ledger.add(1)
+    assert ledger.dispatch(0.0) == [Send(A, 1)]
+    assert ledger.refuse(A, 1, "out of memory", now=1.0) == []
+    assert ledger.dispatch(1.0) == [Send(B, 1)]
+    assert ledger.answer(B, 1, 0.5, now=2.0)
+    assert ledger.num_open == 0
+
+
+def test_a_request_that_every_teacher_refused_fails_with_all_reasons() -> None:
+    ledger = ledger_with(A, B)
+    ledger.add(1)
+    ledger.dispatch(0.0)
+    ledger.refuse(A, 1, "out of memory", now=1.0)
+    ledger.dispatch(1.0)
+    failed = ledger.refuse(B, 1, "too long", now=2.0)
+    assert failed == [Failed(1, ("teacher a: out of memory", "teacher b: too long"))]
+    assert ledger.num_open == 0
+
+
+def test_a_request_that_one_teacher_refused_waits_for_a_second_to_come() -> None:
+    """The only other teacher leaves: whoever is left has refused it, so it fails at once."""
+    ledger = ledger_with(A, B)
+    ledger.add(1)
+    ledger.dispatch(0.0)
+    ledger.refuse(A, 1, "no", now=1.0)
+    removed, failed = ledger.leave(B, "left")
+    assert removed == Removed(B, "b", "left", num_waiting=0, is_banned=False)
+    assert failed == Failed(1, ("teacher a: no",))
+
+
+def test_a_teacher_that_refuses_again_and_again_is_banned_if_there_is_another() -> None:
+    ledger = ledger_with(A, B, credits=REFUSALS_IN_A_ROW + 1)
+    events: list[Event] = []
+    for job_id in range(REFUSALS_IN_A_ROW):
+        ledger.add(job_id)
+    sent = {event.job_id for event in ledger.dispatch(0.0) if event.teacher == A}
+    while sent:
+        events += ledger.refuse(A, sent.pop(), "CUDA error", now=1.0)
+        ledger.add(100 + len(events) + len(sent))
+        sent |= {event.job_id for event in ledger.dispatch(1.0) if event.teacher == A}
+    banned = [event for event in events if isinstance(event, Removed)]
+    assert [event.teacher for event in banned] == [A]
+    assert banned[0].is_banned
+    assert "CUDA error" in str(ledger.ban_reason("a"))
+
+
+def test_requests_of_a_lost_teacher_come_first_and_in_their_order() -> None:
+    ledger = ledger_with(A)
+    for job_id in (1, 2, 3):
+        ledger.add(job_id)
+    assert ledger.dispatch(0.0) == [Send(A, 1), Send(A, 2)]
+    ledger.leave(A, "left")
+    ledger.join(B, "b", now=1.0)
+    ledger.grant(B, 3)
+    assert ledger.dispatch(1.0) == [Send(B, 1), Send(B, 2), Send(B, 3)]
+    assert not ledger.answer(A, 1, 0.5, now=2.0)  # a late reply
+
+
+def test_a_silent_teacher_is_lost_and_a_hung_one_is_banned() -> None:
+    ledger = ledger_with(A, B)
+    ledger.add(1)
+    ledger.dispatch(0.0)  # A has it
+    (silent,) = run(ledger, until=20.0, alive=(A,))
+    assert isinstance(silent, Removed)
+    assert (silent.teacher, silent.is_banned) == (B, False)
+    (hung,) = run(ledger, until=70.0, start=20.0, alive=(A,))
+    assert isinstance(hung, Removed)
+    assert (hung.teacher, hung.is_banned, hung.num_waiting) == (A, True, 1)
+    assert "hangs" in hung.reason
+
+
+def test_progress_for_other_students_is_progress() -> None:
+    """A teacher whose queue is long answers others first."""
+    ledger = ledger_with(A)
+    ledger.add(1)
+    ledger.dispatch(0.0)
+    for now in range(1, 200):
+        ledger.note_sign_of_life(A, float(now), num_done=now // 30)
+        assert ledger.tick(float(now)) == []
+
+
+def test_slow_forwards_move_the_deadline() -> None:
+    ledger = ledger_with(A)
+    for job_id in range(5):
+        ledger.add(job_id)
+        ledger.dispatch(0.0)
+        ledger.answer(A, job_id, forward_seconds=9.0, now=0.0)
+        ledger.grant(A, 1)
+    assert ledger.deadline() == 180.0
+
+
+def test_a_pause_of_this_side_is_nobodys_silence() -> None:
+    """Both sides were stopped for an hour: the teacher's last message is an hour old."""
+    ledger = ledger_with(A)
+    ledger.add(1)
+    ledger.dispatch(0.0)
+    assert ledger.tick(1.0) == []
+    assert ledger.own_gap(3601.0) == 3600.0
+    assert ledger.tick(3601.0) == []
+    assert run(ledger, until=3605.0, start=3601.0) == []
+    (silent,) = run(ledger, until=3620.0, start=3605.0)
+    assert isinstance(silent, Removed)
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """Events in any order against a model: where each request is."""
+
+    @initialize()
+    def start(self) -> None:
+        self.ledger = Ledger(LIMITS, now=0.0)
+        self.now = 0.0
+        self.next_job = 0
+        self.open: set[int] = set()
+        self.flying: dict[int, bytes] = {}
+        self.credits: dict[bytes, int] = {}
+        self.refused: dict[int, set[bytes]] = {}
+
+    def note(self, events: list[Event] | list[Send]) -> None:
+        for event in events:
+            if isinstance(event, Send):
+                assert event.job_id in self.open
+                assert event.job_id not in self.flying
+                assert event.teacher not in self.refused.get(event.job_id, set())
+                self.credits[event.teacher] -= 1
+                assert self.credits[event.teacher] >= 0
+                self.flying[event.job_id] = event.teacher
+            elif isinstance(event, Failed):
+                assert self.refused[event.job_id] >= set(self.ledger.teachers)
+                self.open.remove(event.job_id)
+            else:
+                del self.credits[event.teacher]
+                held = [job for job, teacher in self.flying.items() if teacher == event.teacher]
+                assert len(held) == event.num_waiting
+                for job in held:
+                    del self.flying[job]
+
+    @rule()
+    def add(self) -> None:
+        self.ledger.add(self.next_job)
+        self.open.add(self.next_job)
+        self.next_job += 1
+
+    @rule(teacher=st.sampled_from([b"a", b"b", b"c"]), credits=st.integers(1, 3))
+    def join(self, teacher: bytes, credits: int) -> None:
+        if self.ledger.ban_reason(teacher.decode()):
+            return  # the link does not let it in
+        self.note(self.ledger.join(teacher, teacher.decode(), self.now))
+        self.ledger.grant(teacher, credits)
+        self.credits[teacher] = credits
+
+    @rule()
+    def dispatch(self) -> None:
+        self.note(self.ledger.dispatch(self.now))
+
+    @rule(data=st.data())
+    def answer(self, data: st.DataObject) -> None:
+        teacher = data.draw(st.sampled_from([b"a", b"b", b"c"]))
+        job = data.draw(st.integers(0, max(self.next_job, 1)))
+        is_right = self.flying.get(job) == teacher
+        assert self.ledger.answer(teacher, job, 0.1, self.now) == is_right
+        if is_right:
+            del self.flying[job]
+            self.open.remove(job)
+
+    @rule(data=st.data())
+    def refuse(self, data: st.DataObject) -> None:
+        if not self.flying:
+            return
+        job = data.draw(st.sampled_from(sorted(self.flying)))
+        teacher = self.flying.pop(job)
+        self.refused.setdefault(job, set()).add(teacher)
+        self.note(self.ledger.refuse(teacher, job, "no", self.now))
+
+    @rule(teacher=st.sampled_from([b"a", b"b", b"c"]), banned=st.booleans())
+    def remove(self, teacher: bytes, banned: bool) -> None:
+        self.note(self.ledger.ban(teacher, "x") if banned else self.ledger.leave(teacher, "x"))
+
+    @rule(seconds=st.sampled_from([0.5, 4.0, 11.0, 100.0]))
+    def tick(self, seconds: float) -> None:
+        self.now += seconds
+        self.note(self.ledger.tick(self.now))
+
+    @invariant()
+    def every_request_is_somewhere(self) -> None:
+        if hasattr(self, "ledger"):
+            assert self.ledger.num_open == len(self.open)
+            assert set(self.flying) <= self.open
+
+    def teardown(self) -> None:
+        """A fresh teacher that answers everything empties the ledger."""
+        if not hasattr(self, "ledger"):
+            return
+        self.ledger.join(b"last", "last", self.now)
+        self.credits[b"last"] = 0
+        while self.open:
+            self.ledger.grant(b"last", 1)
+            self.credits[b"last"] += 1
+            for teacher in [t for t in self.ledger.teachers if t != b"last"]:
+                self.note(self.ledger.leave(teacher, "end"))
+            self.note(self.ledger.dispatch(self.now))
+            job = next(iter(self.flying))
+            assert self.ledger.answer(b"last", job, 0.1, self.now)
+            del self.flying[job]
+            self.open.remove(job)
+
+
+TestAnyOrder = pytest.mark.filterwarnings("ignore")(AnyOrder.TestCase)
+TestAnyOrder.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
