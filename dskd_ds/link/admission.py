@@ -1,4 +1,4 @@
-"""Which teachers may serve a student: those of the expected sizes that all give the same replies."""
+"""Which teachers may serve a student: of the expected sizes, and all with the same replies."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ class Admission:
         """Return the error of a student that has waited for a teacher in vain."""
         last = f" The last one was rejected: {self.last_rejection}" if self.last_rejection else ""
         return NoTeacherError(
-            f"{student}: no teacher came to {address} within {spec.teacher_wait_seconds:g} s.{last}\n"
+            f"{student}: no teacher came to {address} within"
+            f" {spec.teacher_wait_seconds:g} s.{last}\n"
             "  start one (python -m dskd_ds.teacher --spec ...), give the launch teacher ranks"
             " ([topology] num_teachers), set a [link] address that teachers reach, or wait"
             " longer ([link] teacher_wait_seconds)."

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 REFUSALS_IN_A_ROW = 3
-"""A teacher that refuses so many requests in a row, while another teacher is present, gets no more."""
+"""A teacher that refuses so many requests in a row gets no more, if there is another teacher."""
 FORWARD_TIMES = 64
 """How many of the last forward times the median is taken over."""
 
@@ -152,7 +152,7 @@ class Ledger:
             found.num_done, found.last_progress = num_done, now
 
     def answer(self, teacher: bytes, job_id: int, forward_seconds: float, now: float) -> bool:
-        """A teacher has answered a request. Returns False for a late reply, which must be dropped."""
+        """A teacher has answered. Returns False for a late reply, which must be dropped."""
         found = self._teachers.get(teacher)
         if found is None or job_id not in found.in_flight:
             return False

@@ -188,7 +188,7 @@ class TeacherLink:
             self._send(rank, Bye())
 
     def _forgive_own_gap(self, gap: float) -> None:
-        """After a pause of this process (SIGSTOP, a frozen machine), count it as nobody's silence."""
+        """Count a pause of this process (SIGSTOP, a frozen machine) as nobody's silence."""
         if gap <= GAP_HEARTBEATS * self.spec.heartbeat_seconds:
             return
         self._without_student_since += gap
@@ -196,7 +196,7 @@ class TeacherLink:
             student.last_seen += gap
 
     def _handle(self, rank: int, student: _Student, frames: list[codec.Frame]) -> None:
-        """Act on one message. An invalid one ends the session with its sender; a new one follows."""
+        """Act on one message. An invalid one ends the sender's session; a new one follows."""
         peer = f"student {rank} at {student.address}"
         try:
             message, arrays = codec.decode(frames, peer)

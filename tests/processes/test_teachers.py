@@ -1,4 +1,4 @@
-"""Runs whose teachers are separate processes: one joins late, and one of two is killed."""
+"""Runs whose teachers are separate processes: late, killed, broken or hung."""
 
 from __future__ import annotations
 
@@ -104,5 +104,29 @@ def test_a_killed_teacher_does_not_change_the_losses(
     )
     assert students.wait(PATIENCE_SECONDS) == 0
     assert other.wait(30) == 0
+    for expected, found in zip(read_metrics(one_teacher), read_metrics(run_dir), strict=True):
+        assert {key: found[key] for key in EXACT} == {key: expected[key] for key in EXACT}
+
+
+def test_a_broken_teacher_costs_itself_only(
+    tiny: TinyWorld, start: Start, one_teacher: Path
+) -> None:
+    """Its requests go to the other teacher, and the losses are the same to the last bit."""
+    run_dir = tiny.folder / "broken_teacher"
+    # The good teacher waits for the bad one below, which must not look like hanging.
+    overrides = override_argv([f"link.deadline_seconds={PATIENCE_SECONDS}"])
+    argv = [*arguments_of(tiny, run_dir), *overrides]
+    gate = tiny.folder / "broken.gate"
+    command = [sys.executable, "-m", "tests.processes.bad_teacher"]
+    good = start(*command, "waits", str(gate), *argv)
+    students = start(*torchrun(2, "dskd_ds/train.py", *argv))
+    # After the first step the good teacher is known; it goes on when the bad one has failed.
+    wait_until(lambda: len(read_lines(run_dir / METRICS_FILE)) >= 1, students)
+    bad = start(*command, "fails", str(gate), *argv, "--replica", "1")
+    output, _ = students.communicate(timeout=PATIENCE_SECONDS)
+    assert students.returncode == 0, output
+    assert "refused 3 requests in a row, the last one because: RuntimeError: CUDA error" in output
+    assert good.wait(30) == 0
+    bad.kill()
     for expected, found in zip(read_metrics(one_teacher), read_metrics(run_dir), strict=True):
         assert {key: found[key] for key in EXACT} == {key: expected[key] for key in EXACT}

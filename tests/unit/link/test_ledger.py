@@ -1,4 +1,4 @@
-"""The ledger through any order of events: no request is lost, doubled, or given to the wrong teacher."""
+"""The ledger in any order of events: no request is lost, doubled, or given to a wrong teacher."""
 
 from __future__ import annotations
 

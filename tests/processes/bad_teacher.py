@@ -1,0 +1,42 @@
+"""A real teacher with one change: `python -m tests.processes.bad_teacher MODE GATE --spec ...`.
+
+fails   every forward pass raises, as a broken GPU does; makes the file GATE at the third one
+waits   answers FREE_REQUESTS, and the others once the file GATE is there
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from dskd_ds.teacher import __main__ as teacher_main
+from dskd_ds.teacher import service
+
+FREE_REQUESTS = 8
+"""Enough for step 1, if one student asks for three steps of two micro-batches before the other."""
+
+
+def main() -> int:
+    mode, gate = sys.argv.pop(1), Path(sys.argv.pop(1))
+    compute = service.compute
+    num_requests = 0
+
+    def changed_compute(*args: Any) -> Any:
+        nonlocal num_requests
+        num_requests += 1
+        if mode == "fails":
+            if num_requests == 3:
+                gate.touch()
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        while num_requests > FREE_REQUESTS and not gate.exists():
+            threading.Event().wait(0.05)
+        return compute(*args)
+
+    service.compute = changed_compute
+    return teacher_main.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
