@@ -36,8 +36,18 @@ class NoTeacherError(DskdError):
     exit_code = ExitCode.NO_TEACHER
 
 
+class SaveError(DskdError):
+    """A checkpoint could not be written. The earlier ones are intact."""
+
+
+class RequeueError(DskdError):
+    """The run was asked to stop, has saved, and goes on when it is started again."""
+
+    exit_code = ExitCode.REQUEUE
+
+
 class OtherRankError(DskdError):
-    """Another rank failed and printed why; this rank ends with the same exit code, silently."""
+    """Another rank ended and printed why; this rank ends with the same exit code, silently."""
 
     def __init__(self, exit_code: ExitCode) -> None:
         super().__init__("")

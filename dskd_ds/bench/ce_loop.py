@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from typing import Any
 
 import deepspeed
@@ -83,8 +84,9 @@ class TextFeed:
         """Return the numbers of supervised and of sense positions (0) of the next step."""
         return sum(len(batch.teacher.positions) for batch in self._planned), 0
 
-    def next(self) -> StepInput:
+    def next(self, is_stop_wanted: Callable[[], bool]) -> StepInput:
         """Return the next step's micro-batches."""
+        del is_stop_wanted  # there is nothing to wait for
         planned = self._planned
         self._step += 1
         self._planned = self._plan(self._step)

@@ -56,6 +56,7 @@ class Arms:
             "topology.num_teachers=1",
             f"train.num_steps={ENDLESS}",
             "checkpoint.every_steps=0",
+            "checkpoint.every_minutes=0",
             "topology.threads_per_rank=1",
             *overrides,
         ]

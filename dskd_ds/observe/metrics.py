@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,19 +100,26 @@ class MetricsWriter:
         self._every, self._last_step = spec.monitor.log_every_steps, last_step
         self._push_weight = spec.loss.push
         self._active_shares: list[float] = []
+        self._path, self._has_warned = path, False
         self._board = open_board(spec, first_step) if spec.monitor.tensorboard else None
 
     def write(self, record: dict[str, float]) -> None:
-        """Write the metrics of one step; `step` counts from 1."""
+        """Write the metrics of one step; `step` counts from 1.
+
+        A disk that is full or read-only costs one warning, not the run.
+        """
         step = int(record["step"])
         self._report_idle_push(record)
         if step % self._every and step != self._last_step:
             return
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
-        if self._board:
-            for key, tag in CHARTS.items():
-                self._board.add_scalar(tag, record[key], step)
+        with self._warn_of_lost_metrics():
+            # A flush that fails keeps what is in the buffer, and the next one tries it again.
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
+        with self._warn_of_lost_metrics():
+            if self._board:
+                for key, tag in CHARTS.items():
+                    self._board.add_scalar(tag, record[key], step)
 
     def _report_idle_push(self, record: dict[str, float]) -> None:
         """Warn once if hardly any sense of S- is within the margin: the push then has no effect.
@@ -135,9 +144,25 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Write what is buffered and close the files."""
-        self._file.close()
-        if self._board:
-            self._board.close()
+        with self._warn_of_lost_metrics():
+            self._file.close()
+        with self._warn_of_lost_metrics():
+            if self._board:
+                self._board.close()
+
+    @contextmanager
+    def _warn_of_lost_metrics(self) -> Iterator[None]:
+        """Print a warning instead of raising OSError, the first time that it happens."""
+        try:
+            yield
+        except OSError as error:
+            if not self._has_warned:
+                tqdm.write(
+                    f"warning: {self._path.parent}: metrics cannot be written ({error}).\n"
+                    "  training goes on without them; free the disk to get the later ones.",
+                    file=sys.stderr,
+                )
+            self._has_warned = True
 
 
 def open_board(spec: RunSpec, first_step: int) -> SummaryWriter:

@@ -70,7 +70,11 @@ class CheckpointSpec(Part):
     """Saving and resuming."""
 
     every_steps: NonNegativeInt = 0
-    """Save a checkpoint each time this many steps are done; 0 saves only at the end."""
+    """Save a checkpoint each time this many steps are done; 0 turns this off. The end of a run is
+    always saved."""
+    every_minutes: NonNegativeFloat = 15.0
+    """Save a checkpoint when the last one, or the start of training, is this many minutes ago, by
+    the clock of student 0; 0 turns this off."""
     keep: PositiveInt = 2
     """Number of checkpoints to keep; older ones are deleted."""
 

@@ -8,17 +8,19 @@ no file is loaded before its hash has been compared with the manifest.
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import deepspeed.comm as dist
 import torch
 
-from dskd_ds.errors import InputError
+from dskd_ds.errors import InputError, SaveError
 from dskd_ds.files.manifest import MANIFEST_FILE, read_manifest, write_manifest
 from dskd_ds.runtime.devices import local_device
 from dskd_ds.spec import SPEC_FILE, RunSpec, load_spec
 from dskd_ds.student.deepspeed_engine import Engine
+from dskd_ds.student.writes import Writes
 
 FOLDER = "checkpoints"
 
@@ -49,22 +51,40 @@ def save(engine: Engine, spec: RunSpec, step: int, tokens: int) -> None:
     """Save a checkpoint after `step` steps, unless a complete one exists. A collective call.
 
     Deletes all but the newest `[checkpoint] keep` checkpoints. tokens: read by all ranks so far.
+    Raises SaveError on all ranks if one of them cannot write; the earlier checkpoints stay.
     """
     folder = checkpoint_dir(spec)
     tag = f"step-{step:08d}"
     if _broadcast_is_complete(spec, tag):
         return
+    try:
+        _write(engine, spec, tag, {"step": step, "tokens": tokens})
+    except SaveError:
+        if dist.get_rank() == 0:  # what was written would keep a full disk full
+            shutil.rmtree(folder / tag, ignore_errors=True)
+        raise
     if dist.get_rank() == 0:
-        _remove(folder / tag)  # what an interrupted save left
-    dist.barrier()
-    progress = {"step": step, "tokens": tokens}
-    engine.save_checkpoint(str(folder), tag=tag, client_state=progress, save_latest=False)
-    dist.barrier()
-    if dist.get_rank() == 0:
-        write_manifest(folder / tag, {**progress, "num_students": spec.topology.num_students})
         for old in complete_tags(spec)[: -spec.checkpoint.keep]:
-            _remove(folder / old)
+            _remove_or_warn(folder / old)
     dist.barrier()
+
+
+def _write(engine: Engine, spec: RunSpec, tag: str, progress: dict[str, int]) -> None:
+    """Write a checkpoint and its manifest. A collective call. Raises SaveError on all ranks."""
+    folder = checkpoint_dir(spec)
+    writes = Writes(folder / tag)
+    if dist.get_rank() == 0:
+        with writes.attempt():
+            _remove(folder / tag)  # what an interrupted save left
+            folder.mkdir(parents=True, exist_ok=True)
+    writes.raise_on_every_rank()
+    with writes.attempt_inside(engine):
+        engine.save_checkpoint(str(folder), tag=tag, client_state=progress, save_latest=False)
+    writes.raise_on_every_rank()
+    if dist.get_rank() == 0:
+        with writes.attempt():
+            write_manifest(folder / tag, {**progress, "num_students": spec.topology.num_students})
+    writes.raise_on_every_rank()
 
 
 def _broadcast_is_complete(spec: RunSpec, tag: str) -> bool:
@@ -83,6 +103,14 @@ def _remove(checkpoint: Path) -> None:
     (checkpoint / MANIFEST_FILE).unlink(missing_ok=True)
     if checkpoint.exists():
         shutil.rmtree(checkpoint)
+
+
+def _remove_or_warn(checkpoint: Path) -> None:
+    """Delete an old checkpoint; print a warning if that fails, because the new one is complete."""
+    try:
+        _remove(checkpoint)
+    except OSError as error:
+        print(f"{checkpoint}: this old checkpoint cannot be deleted: {error}", file=sys.stderr)
 
 
 def complete_tags(spec: RunSpec) -> list[str]:

@@ -12,11 +12,11 @@ from dskd_ds.models.named import NamedModel, RunModels
 from dskd_ds.objective.fused import STATS, Scales
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.spec import RunSpec
-from dskd_ds.student.agreement import Counts
 from dskd_ds.student.deepspeed_engine import Engine
 from dskd_ds.student.ds_config import deepspeed_config
 from dskd_ds.student.feed import StepInput
 from dskd_ds.student.model import load_student
+from dskd_ds.student.verdict import Counts
 
 
 def make_engine(

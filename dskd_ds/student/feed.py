@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +27,9 @@ from dskd_ds.runtime.devices import local_device, pinned
 from dskd_ds.spec import RunSpec
 from dskd_ds.student.alignment import AlignmentTest
 from dskd_ds.student.requests import RequestBuilder, TeacherRequest
+
+STOP_POLL_SECONDS = 0.2
+"""How often a wait for a teacher looks whether this rank was asked to stop."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,8 @@ class Feed:
         """Return the supervised and sense positions of this rank's next step; (0, 0) if `next` will
         raise.
 
-        They are known before any reply has come.
+        They are known before any reply has come. Raises what goes wrong while a step is planned,
+        but a DskdError only when the steps before it are used up: the text may end there.
         """
         self._plan_ahead()
         requests = [planned.request for planned in self._planned[0]] if self._planned else []
@@ -94,14 +99,23 @@ class Feed:
         num_sense = sum(len(request.selection) for request in requests if request.selection)
         return num_supervised, num_sense
 
-    def next(self) -> StepInput:
-        """Wait for the next step's input. Raises NoTeacherError, LinkError or InputError."""
+    def next(self, is_stop_wanted: Callable[[], bool] = lambda: False) -> StepInput | None:
+        """Wait for the next step's input. Returns None if a stop is wanted before the replies came.
+
+        Raises NoTeacherError, LinkError or InputError, or what preparing the input has raised.
+        """
         self._plan_ahead()
         if self._failure and not self._planned:
             raise self._failure
         step = self._planned[0]
         # First all replies, then all that is made of them: the two waits are metrics of their own.
         started = time.monotonic()
+        for planned in step:
+            while not planned.answer.done():
+                # The teachers of the launch may have got the signal too: then no reply will come.
+                if is_stop_wanted():
+                    return None
+                wait([planned.answer], timeout=STOP_POLL_SECONDS)
         answers = [planned.answer.result() for planned in step]
         answered = time.monotonic()
         micro_batches = [planned.ready.result() for planned in step]

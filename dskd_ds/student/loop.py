@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import deepspeed
 from tqdm import tqdm
 
 from dskd_ds.data.batches import num_steps, open_source
-from dskd_ds.errors import DskdError
+from dskd_ds.errors import ExitCode, SaveError
 from dskd_ds.link import StudentSide, open_student_side
 from dskd_ds.models.named import RunModels
 from dskd_ds.observe.metrics import MetricsWriter
@@ -23,17 +24,25 @@ from dskd_ds.senses.choose.open import open_retriever
 from dskd_ds.senses.choose.retrieve import SenseRetriever
 from dskd_ds.spec import SPEC_FILE, RunSpec, write_spec
 from dskd_ds.student import checkpoint
-from dskd_ds.student.agreement import StepSource, all_reduce_counts, next_input_on_every_rank
 from dskd_ds.student.alignment import AlignmentTest
 from dskd_ds.student.deepspeed_engine import Engine
 from dskd_ds.student.depth import student_init
 from dskd_ds.student.engine import make_engine, set_lr, take_step
 from dskd_ds.student.export import gather_and_export
-from dskd_ds.student.feed import Feed
+from dskd_ds.student.feed import Feed, StepInput
 from dskd_ds.student.on_policy import OnPolicyBlocks
 from dskd_ds.student.record import all_reduce_record, tokens_per_step
 from dskd_ds.student.requests import RequestBuilder
 from dskd_ds.student.schedule import lr_at
+from dskd_ds.student.stop import StopWish
+from dskd_ds.student.verdict import (
+    Counts,
+    StepSource,
+    Verdict,
+    all_reduce_verdict,
+    prepare,
+    raise_end,
+)
 
 
 @dataclass
@@ -51,10 +60,37 @@ class Training:
     """Optimiser steps of the whole run."""
     tokens: int
     """Tokens that all ranks have read, from the start of the run."""
+    is_stop_wanted: StopWish = field(default_factory=StopWish)
+    """Whether a signal has asked this rank to stop."""
+    saved_at: float = field(default_factory=time.monotonic)
+    """When this rank last tried to save, or the start of training."""
 
     def save(self) -> None:
-        """Save a checkpoint of the present step, unless there is one. A collective call."""
+        """Save a checkpoint of the present step, unless there is one. A collective call.
+
+        Raises SaveError on all ranks if one of them cannot write.
+        """
+        self.saved_at = time.monotonic()
         checkpoint.save(self.engine, self.spec, self.num_done, self.tokens)
+
+    def save_or_warn(self) -> None:
+        """Save as `save` does, but only print a warning if that fails. A collective call."""
+        try:
+            self.save()
+        except SaveError as error:
+            if str(error):
+                tqdm.write(f"warning: {error}", file=sys.stderr)
+
+    def is_save_due_by_clock(self) -> bool:
+        """Whether rank 0 finds that `[checkpoint] every_minutes` have passed; false elsewhere."""
+        every_seconds = self.spec.checkpoint.every_minutes * 60
+        is_over = time.monotonic() - self.saved_at >= every_seconds
+        return self.rank == 0 and every_seconds > 0 and is_over
+
+    def is_save_due_by_steps(self) -> bool:
+        """Whether the present step is a multiple of `[checkpoint] every_steps`."""
+        every = self.spec.checkpoint.every_steps
+        return every > 0 and self.num_done % every == 0
 
 
 def train(spec: RunSpec, models: RunModels, role: Role) -> None:
@@ -140,8 +176,9 @@ def open_requests(
 
 
 def run_steps(training: Training) -> None:
-    """Run the remaining steps, with metrics and checkpoints. Saves before it raises DskdError."""
+    """Run the remaining steps, with metrics and checkpoints. Saves before it raises an error."""
     spec, is_first_rank = training.spec, training.rank == 0
+    training.is_stop_wanted.listen()
     with ExitStack() as cleanup:
         metrics: MetricsWriter | None = None
         if is_first_rank:
@@ -156,25 +193,55 @@ def run_steps(training: Training) -> None:
         )
         cleanup.enter_context(bar)
         while training.num_done < training.num_steps:
-            record = run_step(training)
+            started = time.monotonic()
+            step_input, verdict = next_step(training)
+            record = run_step(training, step_input, verdict.counts, started)
             if metrics:
                 metrics.write(record)
             show_progress(bar, record)
-            if is_save_due(training):
-                training.save()
+            is_last = training.num_done == training.num_steps  # `train` saves the last step
+            is_save_due = verdict.is_save_due or training.is_save_due_by_steps()
+            if is_save_due and not is_last:
+                training.save_or_warn()
 
 
-def run_step(training: Training) -> dict[str, float]:
-    """Run one optimiser step and return its record. A collective call."""
-    spec, engine, step = training.spec, training.engine, training.num_done
-    started = time.monotonic()
-    counts = all_reduce_counts(training.steps)
-    try:
-        step_input = next_input_on_every_rank(training.steps)
-    except DskdError:
-        # All ranks raise together (agreement.py), so all of them take part in saving.
+def next_step(training: Training) -> tuple[StepInput, Verdict]:
+    """Return the next step's input and the ranks' verdict on it. A collective call.
+
+    If a rank has met an error or is to stop, all ranks save and raise (see `raise_end`).
+    """
+    prepared = prepare(training.steps, training.is_stop_wanted)
+    verdict = all_reduce_verdict(
+        prepared,
+        is_stop_wanted=training.is_stop_wanted(),
+        is_save_due=training.is_save_due_by_clock(),
+    )
+    if verdict.ends_run:
+        save_at_end(training, verdict)
+        raise_end(prepared, verdict, training.rank)
+    assert prepared.step_input is not None
+    return prepared.step_input, verdict
+
+
+def save_at_end(training: Training, verdict: Verdict) -> None:
+    """Save before the run ends early. A collective call.
+
+    Raises SaveError if that fails, but only prints it after an error: that is the one to raise.
+    """
+    if verdict.exit_code is ExitCode.DONE:
         training.save()
-        raise
+    else:
+        training.save_or_warn()
+
+
+def run_step(
+    training: Training, step_input: StepInput, counts: Counts, started: float
+) -> dict[str, float]:
+    """Run one optimiser step and return its record. A collective call.
+
+    started: when this rank began to wait for the step's input.
+    """
+    spec, engine, step = training.spec, training.engine, training.num_done
     set_lr(engine, lr_at(spec, step, training.num_steps))
     sums = take_step(spec, engine, step_input, counts)
     training.num_done += 1
@@ -190,13 +257,6 @@ def run_step(training: Training) -> dict[str, float]:
     )
     record |= training.blocks.all_reduce_report(step, counts.tokens)
     return {"step": training.num_done, "tokens": training.tokens, **record}
-
-
-def is_save_due(training: Training) -> bool:
-    """Whether a checkpoint is due after the present step; the last step is saved by `train`."""
-    every = training.spec.checkpoint.every_steps
-    is_last = training.num_done == training.num_steps
-    return every > 0 and training.num_done % every == 0 and not is_last
 
 
 def show_progress(bar: Any, record: dict[str, float]) -> None:

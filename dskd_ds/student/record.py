@@ -11,9 +11,9 @@ from dskd_ds.losses.token import AGREEMENT
 from dskd_ds.objective.fused import STATS
 from dskd_ds.spec import RunSpec
 from dskd_ds.spec.loss import LossSpec
-from dskd_ds.student.agreement import Counts
 from dskd_ds.student.deepspeed_engine import Engine
 from dskd_ds.student.feed import StepInput
+from dskd_ds.student.verdict import Counts
 
 MEANS = {
     "sense_pull_distance": ("pull_distance", "num_pull"),

@@ -113,3 +113,14 @@ def test_an_idle_push_is_reported_once(
         writer.write(record(step) | senses)
     writer.close()
     assert capsys.readouterr().err.count("the push hardly ever acts") == num_warnings
+
+
+def test_a_full_disk_costs_one_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")  # each write fails: no space left
+    spec = load_spec(QUICKSTART, [f'run_dir="{tmp_path}"', "monitor.tensorboard=false"])
+    writer = MetricsWriter(spec, 0, 3)
+    for step in (1, 2, 3):
+        writer.write(record(step))
+    writer.close()
+    printed = capsys.readouterr().err
+    assert printed.count("metrics cannot be written ([Errno 28] No space left on device)") == 1

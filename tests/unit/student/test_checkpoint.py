@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dskd_ds.errors import InputError
+from dskd_ds.errors import InputError, SaveError
 from dskd_ds.spec import SPEC_FILE, RunSpec, load_spec, write_spec
-from dskd_ds.student import checkpoint
+from dskd_ds.student import checkpoint, writes
 from dskd_ds.student.export import WHOLE_FILE, read_weights
 
 
@@ -21,12 +21,19 @@ class FakeEngine:
 
     num_saved = 0
 
+    def __init__(self) -> None:
+        self.checkpoint_engine = SimpleNamespace(save=lambda text, path: path.write_text(text))
+
+    def _copy_recovery_script(self, folder: Path) -> None:
+        assert folder.is_dir()
+
     def save_checkpoint(
         self, folder: str, tag: str, client_state: dict[str, int], save_latest: bool
     ) -> None:
         assert not save_latest
         (Path(folder) / tag).mkdir(parents=True)
-        (Path(folder) / tag / "weights").write_text(str(client_state["step"]))
+        self.checkpoint_engine.save(str(client_state["step"]), Path(folder) / tag / "weights")
+        self._copy_recovery_script(Path(folder) / tag)
         self.num_saved += 1
 
 
@@ -41,13 +48,16 @@ def fake_comm(rank: int, found: int) -> SimpleNamespace:
     def barrier() -> None:
         assert rank == 0, "a barrier"
 
-    return SimpleNamespace(get_rank=lambda: rank, barrier=barrier, broadcast=broadcast)
+    return SimpleNamespace(
+        get_rank=lambda: rank, barrier=barrier, broadcast=broadcast, all_reduce=lambda _tensor: None
+    )
 
 
 @pytest.fixture
 def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunSpec:
     """The spec of a run with one student, without torch.distributed."""
     monkeypatch.setattr(checkpoint, "dist", fake_comm(0, 0))
+    monkeypatch.setattr(writes, "dist", fake_comm(0, 0))
     return load_spec(
         "ds_configs/runs/quickstart.toml",
         [f"run_dir={tmp_path}", "checkpoint.keep=1", "topology.num_students=1"],
@@ -77,7 +87,7 @@ def test_rank_0_decides_for_all_ranks(spec: RunSpec, monkeypatch: pytest.MonkeyP
 
 
 def test_a_half_deleted_checkpoint_is_not_complete(
-    spec: RunSpec, monkeypatch: pytest.MonkeyPatch
+    spec: RunSpec, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint.save(FakeEngine(), spec, 3, 30)
 
@@ -85,8 +95,31 @@ def test_a_half_deleted_checkpoint_is_not_complete(
         raise OSError(f"cannot delete {path}")
 
     monkeypatch.setattr(shutil, "rmtree", fail)
-    with pytest.raises(OSError, match="cannot delete"):
-        checkpoint.save(FakeEngine(), spec, 4, 40)
+    checkpoint.save(FakeEngine(), spec, 4, 40)
+    assert "this old checkpoint cannot be deleted: cannot delete" in capsys.readouterr().err
+    assert checkpoint.complete_tags(spec) == ["step-00000004"]
+
+
+@pytest.mark.parametrize("where", ["weights", "script", "manifest"])
+def test_a_full_disk_leaves_the_earlier_checkpoint(
+    spec: RunSpec, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def fail(*_args: object, **_kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    engine = FakeEngine()
+    checkpoint.save(engine, spec, 3, 30)
+    with monkeypatch.context() as patch:
+        if where == "weights":
+            patch.setattr(engine.checkpoint_engine, "save", fail)
+        elif where == "script":
+            patch.setattr(engine, "_copy_recovery_script", fail, raising=False)
+        else:
+            patch.setattr(checkpoint, "write_manifest", fail)
+        with pytest.raises(SaveError, match=r"step-00000004: this checkpoint cannot .* No space"):
+            checkpoint.save(engine, spec, 4, 40)
+    assert [path.name for path in checkpoint.checkpoint_dir(spec).iterdir()] == ["step-00000003"]
+    checkpoint.save(engine, spec, 4, 40)
     assert checkpoint.complete_tags(spec) == ["step-00000004"]
 
 
