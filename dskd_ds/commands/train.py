@@ -11,7 +11,8 @@ from dskd_ds.spec import load_spec
 TEXT = """\
 Check the spec, cut the student from the teacher (unless [student] model names one), and start
 all ranks on this machine with the deepspeed launcher; its command line is printed. If a run was
-stopped, the same command resumes it from its newest checkpoint ([checkpoint] every_steps).
+stopped, the same command resumes it from its newest checkpoint ([checkpoint] every_minutes and
+every_steps).
 
 [senses] dictionary must exist (dskd senses build), unless [loss] sense_weight = 0. The run
 directory (run_dir in the spec) gets metrics.jsonl, tensorboard/, checkpoints/ and, at the end,

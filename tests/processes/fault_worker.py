@@ -42,9 +42,9 @@ def break_feed(fault: str, step: int) -> None:
     next_input, write = Feed.next, torch.save
 
     def faulty_next(feed: Any, is_stop_wanted: Callable[[], bool]) -> Any:
-        # Steps planned so far; this many of them are still waiting, and the first of these is next.
+        # The first of the planned steps is next. The feed counts steps from 0.
         present = feed._next_step - len(feed._planned) + 1
-        torch.save = no_space if fault == "disk" and present == step + 1 else write
+        torch.save = no_space if fault == "disk" and present == step else write
         if present == step and fault == "signal":
             interrupted(is_stop_wanted)
         if present == step and fault == "input":

@@ -34,7 +34,7 @@ def faulty(fault: str, step: int) -> list[str]:
 
 def checkpoints(run_dir: Path) -> list[str]:
     """Return the names of all folders of checkpoints; each must be complete."""
-    folders = sorted((run_dir / "checkpoints").iterdir())
+    folders = sorted((run_dir / "checkpoints").glob("step-*"))
     assert all((folder / MANIFEST_FILE).is_file() for folder in folders)
     return [folder.name for folder in folders]
 

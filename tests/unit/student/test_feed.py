@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -189,3 +190,44 @@ def test_the_self_test_waits_for_text_that_the_student_did_not_write(
         feed.next()
         with pytest.raises(LinkError, match="teacher a: its replies are shifted by one"):
             feed.next()
+
+
+class SilentLink:
+    """A link whose requests get no answer until it is closed."""
+
+    def __init__(self) -> None:
+        self._pending: list[Future[Any]] = []
+
+    def submit(self, *_request: object) -> Future[Any]:
+        self._pending.append(Future())
+        return self._pending[-1]
+
+    def close(self) -> None:
+        for pending in self._pending:
+            pending.set_exception(LinkError("closed"))
+
+
+def test_a_wish_to_stop_ends_the_wait_for_a_teacher(tmp_path: Path) -> None:
+    """SIGTERM often reaches the teachers too, and then no reply comes any more."""
+    spec = spec_of("topk", f"run_dir={tmp_path}")
+    requests = RequestBuilder(spec, None, V, D)
+    feed = Feed(
+        spec,
+        rank=0,
+        source=Text(),
+        link=SilentLink(),
+        requests=requests,
+        self_test=AlignmentTest(requests, None, 0.0, is_printing=False),
+        device=torch.device("cpu"),
+        steps=range(5),
+    )
+    asked: list[bool] = []
+
+    def is_stop_wanted() -> bool:
+        asked.append(len(asked) == 2)
+        return asked[-1]
+
+    assert feed.counts() == (3 * (T - 2), 0)
+    assert feed.next(is_stop_wanted) is None
+    assert asked == [False, False, True]
+    feed.close()

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ import pytest
 
 from dskd_ds.errors import ExitCode, LinkError, NoTeacherError, OtherRankError, RequeueError
 from dskd_ds.runtime.launch import free_port
+from dskd_ds.spec import load_spec
+from dskd_ds.student.loop import Training
 from dskd_ds.student.stop import STOP_SIGNALS, StopWish
 from dskd_ds.student.verdict import Counts, Prepared, Verdict, prepare, raise_end
 from tests.unit.student.verdict_worker import CASES
 
-NUM_RANKS = 3
+NUM_RANKS = 2
 
 
 class Broken:
@@ -83,7 +86,7 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[st
         argv = [sys.executable, "-m", "tests.unit.student.verdict_worker", str(folder / str(rank))]
         ranks.append(subprocess.Popen(argv, env=dict(os.environ) | env))
     try:
-        assert [process.wait(120) for process in ranks] == [0] * NUM_RANKS
+        assert [process.wait(240) for process in ranks] == [0] * NUM_RANKS
     finally:
         for process in ranks:
             process.kill()
@@ -97,13 +100,35 @@ def test_all_ranks_get_the_same_verdict(verdicts: dict[str, list[dict[str, Any]]
     for case, (expected, *others) in verdicts.items():
         assert others == [expected] * (NUM_RANKS - 1), case
     everywhere = {case: found[0] for case, found in verdicts.items()}
-    go_on = {"counts": [6, 3], "exit_code": 0, "is_stop_wanted": False, "is_save_due": False}
+    go_on = {"counts": [3, 2], "exit_code": 0, "is_stop_wanted": False, "is_save_due": False}
     assert everywhere["all well"] == go_on
     assert everywhere["a save is due"] == go_on | {"is_save_due": True}
     assert everywhere["one is to stop"] == go_on | {"is_stop_wanted": True}
     # The failed rank brings no positions.
-    assert everywhere["one has an OSError"] == go_on | {"counts": [3, 2], "exit_code": 1}
-    assert everywhere["two errors"] == go_on | {"counts": [1, 1], "exit_code": 4}
+    assert everywhere["one has an OSError"] == go_on | {"counts": [1, 1], "exit_code": 1}
+    assert everywhere["two errors"] == go_on | {"counts": [0, 0], "exit_code": 4}
+
+
+@pytest.mark.parametrize(
+    ("rank", "every_minutes", "minutes_ago", "is_due"),
+    [(0, 15, 16, True), (0, 15, 14, False), (0, 0, 16, False), (1, 15, 16, False)],
+)
+def test_the_clock_of_rank_0_decides_when_to_save(
+    rank: int, every_minutes: float, minutes_ago: float, is_due: bool
+) -> None:
+    settings = [f"checkpoint.every_minutes={every_minutes}"]
+    training = Training(
+        load_spec("ds_configs/runs/quickstart.toml", settings),
+        rank=rank,
+        engine=Any,
+        steps=Any,
+        blocks=Any,
+        num_done=1,
+        num_steps=9,
+        tokens=0,
+        saved_at=time.monotonic() - minutes_ago * 60,
+    )
+    assert training.is_save_due_by_clock() is is_due
 
 
 def test_signals_are_noted_and_a_second_one_is_harmless() -> None:

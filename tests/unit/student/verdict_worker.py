@@ -15,8 +15,8 @@ from dskd_ds.runtime.world import open_world
 from dskd_ds.student.verdict import Prepared, all_reduce_verdict
 
 ERRORS: dict[str, dict[int, Exception]] = {
-    "one has an OSError": {2: OSError("stale file handle")},
-    "two errors": {1: NoTeacherError("none came"), 2: ValueError("shape")},
+    "one has an OSError": {1: OSError("stale file handle")},
+    "two errors": {0: NoTeacherError("none came"), 1: ValueError("shape")},
 }
 """Case -> rank -> what it meets."""
 
