@@ -44,19 +44,34 @@ def losses(run_dir: Path) -> list[float]:
     return [record["loss"] for record in read_metrics(run_dir)]
 
 
-def test_a_signal_saves_and_the_same_command_goes_on(tiny: TinyWorld, launch: Launch) -> None:
-    """The second launch also meets a full disk at one save, which does not end it."""
-    undisturbed, run_dir = tiny.folder / "undisturbed", tiny.folder / "interrupted"
-    argv = arguments_of(tiny, undisturbed)
-    assert launch(*mpirun(3, "dskd_ds/train.py", *argv)).code == 0
+@pytest.fixture
+def undisturbed(tiny: TinyWorld, launch: Launch) -> Path:
+    """A finished run that saves after every step, by the clock; trained once per session."""
+    run_dir = tiny.folder / "undisturbed"
+    if not run_dir.is_dir():
+        argv = arguments_of(tiny, run_dir, "checkpoint.every_minutes=1e-9")
+        assert launch(*mpirun(3, "dskd_ds/train.py", *argv)).code == 0
+    return run_dir
 
-    argv = arguments_of(tiny, run_dir)
-    ended = launch(*deepspeed(3, *faulty("signal", 3), *argv))
+
+def test_the_clock_saves(undisturbed: Path) -> None:
+    assert checkpoints(undisturbed) == [f"step-0000000{step}" for step in (2, 3, 4, 5, 6)]  # keep
+
+
+def test_a_signal_to_one_rank_saves_and_ends_both(tiny: TinyWorld, launch: Launch) -> None:
+    run_dir = tiny.folder / "interrupted"
+    ended = launch(*deepspeed(3, *faulty("signal", 3), *arguments_of(tiny, run_dir)))
     assert ended.code == 3
     assert ended.output.count("saved, as a signal asked this run to stop") == 1
     assert "Traceback" not in ended.output
     assert checkpoints(run_dir) == ["step-00000002"]
 
+
+def test_the_same_command_goes_on_even_if_one_save_fails(
+    tiny: TinyWorld, launch: Launch, undisturbed: Path
+) -> None:
+    run_dir = tiny.folder / "interrupted"
+    assert checkpoints(run_dir) == ["step-00000002"]  # of the test before
     argv = arguments_of(tiny, run_dir, "checkpoint.every_steps=1")
     ended = launch(*mpirun(3, *faulty("disk", 4), *argv))
     assert ended.code == 0
@@ -67,11 +82,9 @@ def test_a_signal_saves_and_the_same_command_goes_on(tiny: TinyWorld, launch: La
 
 
 def test_an_error_of_one_rank_stops_both_after_a_save(tiny: TinyWorld, launch: Launch) -> None:
-    """rank 1 shows its traceback; every_minutes has made a checkpoint after each step before."""
     run_dir = tiny.folder / "stale"
-    argv = arguments_of(tiny, run_dir, "checkpoint.every_minutes=1e-9")
-    ended = launch(*mpirun(3, *faulty("input", 3), *argv))
+    ended = launch(*mpirun(3, *faulty("input", 3), *arguments_of(tiny, run_dir)))
     assert ended.code == 1
     assert ended.output.count("OSError: [Errno 116] Stale file handle") == 1
     assert ended.output.count("Traceback") == 1
-    assert checkpoints(run_dir) == ["step-00000001", "step-00000002"]
+    assert checkpoints(run_dir) == ["step-00000002"]
