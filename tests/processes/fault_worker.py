@@ -51,7 +51,7 @@ def break_feed(fault: str, step: int) -> None:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         return next_input(feed, is_stop_wanted)
 
-    Feed.next = faulty_next  # type: ignore[method-assign]
+    Feed.next = faulty_next
 
 
 if __name__ == "__main__":
