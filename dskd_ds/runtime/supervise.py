@@ -27,6 +27,8 @@ RANK_VARIABLES = ("RANK", "LOCAL_RANK")
 GRACE_SECONDS = 30.0
 """How long processes that the launcher left behind may take to end, before they are killed."""
 POLL_SECONDS = 0.05
+GUARD = 'read -r _ || kill -TERM -- "-$1"'
+"""Shell script that ends a process group when the writer of its standard input ends."""
 FINAL_CODES = (ExitCode.DONE, ExitCode.WRONG_INPUT, ExitCode.NO_TEACHER)
 """Exit codes of a launch that would end in the same way if it was started again."""
 
@@ -86,6 +88,7 @@ class _Session:
         # Only ranks may have these (see _ranks_below); their launcher sets them.
         self._env = {name: value for name, value in env.items() if name not in RANK_VARIABLES}
         self._launcher: subprocess.Popen[bytes] | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
         self._num_interrupts = 0
 
     def start(self) -> None:
@@ -99,16 +102,24 @@ class _Session:
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )
+        # It ends the launch if this process is killed by SIGKILL, for example when memory runs out.
+        self._guard = subprocess.Popen(
+            ["/bin/sh", "-c", GUARD, "guard", str(self._launcher.pid)],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
         # A signal that came while the launcher was being started found no process.
         if self.stopped_by is not None:
             self._send(self.stopped_by)
 
     def wait(self) -> int:
         """Wait for the launcher's end, then end what it left behind; returns its exit code."""
-        if self._launcher is None:
+        if self._launcher is None or self._guard is None:
             assert self.stopped_by is not None
             return SIGNAL_CODE_BASE + self.stopped_by
         code = self._launcher.wait()
+        self._guard.kill()
+        self._guard.communicate()
         self._end_leftovers()
         return code if code >= 0 else SIGNAL_CODE_BASE - code
 

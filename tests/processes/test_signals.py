@@ -117,6 +117,15 @@ def test_a_launcher_without_ranks_is_ended(tmp_path: Path, num_signalled: str) -
     assert command.end() == (128 + signal.SIGTERM, "")
 
 
+def test_ranks_end_when_the_command_is_killed(tmp_path: Path) -> None:
+    command = Command(tmp_path, LAUNCHER, num_ranks=2, num_signalled="1")
+    process = command.start()
+    process.kill()
+    # All processes of the launch hold the pipe, so the end of the output is their end.
+    output, _ = process.communicate(timeout=PATIENCE_SECONDS)
+    assert set(output.splitlines()) == {"rank 0 got SIGTERM", "rank 1 got SIGTERM"}
+
+
 def test_sigterm_to_dskd_train_leaves_no_process(tiny: TinyWorld, start: Start) -> None:
     run_dir = tiny.folder / "stopped"
     overrides = [

@@ -53,17 +53,6 @@ def test_a_copy_of_a_stranger_is_refused_by_name(
         local_copy(*folders)
 
 
-def test_a_lock_is_not_followed_out_of_the_folder(folders: Folders) -> None:
-    """A stranger guesses the lock's name, and links it to a file of ours: it would be truncated."""
-    precious = folders.source.parent / "precious"
-    precious.write_text("content")
-    copy = copy_of(folders)
-    lock = folders.local / f"dskd-{os.getuid()}-{copy.name}.lock"
-    lock.symlink_to(precious)
-    local_copy(*folders)
-    assert precious.read_text() == "content"
-
-
 def damaged(change: Callable[[dict[str, object]], object]) -> Callable[[Path], object]:
     """Return a function that changes the checked.json of a copy."""
 
