@@ -27,7 +27,7 @@ RANK_VARIABLES = ("RANK", "LOCAL_RANK")
 GRACE_SECONDS = 30.0
 """How long processes that the launcher left behind may take to end, before they are killed."""
 POLL_SECONDS = 0.05
-GUARD = 'read -r _ || kill -TERM -- "-$1"'
+GUARD = 'read -r _ || kill -s TERM -- "-$1"'
 """Shell script that ends a process group when the writer of its standard input ends."""
 FINAL_CODES = (ExitCode.DONE, ExitCode.WRONG_INPUT, ExitCode.NO_TEACHER)
 """Exit codes of a launch that would end in the same way if it was started again."""
