@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dskd_ds.data.continue_options import add_options, settings_of, words_of
 from dskd_ds.data.recipes.question_sets import SETS
-from dskd_ds.runtime.arguments import Commands, spec_command, spec_of
+from dskd_ds.runtime.arguments import Commands, add_ranks, spec_command, spec_of
 
 DATA_TEXT = """\
 Make files of conversations to train on, in the way of the paper: `paper` writes few-shot chats
@@ -87,13 +87,7 @@ def _add_continue(data: Commands[argparse.ArgumentParser]) -> None:
     text = "let the teacher write each conversation's last answer, cut at a random point (paper)"
     command = spec_command(data, "continue", text, description=CONTINUE_TEXT)
     add_options(command)
-    command.add_argument(
-        "--ranks",
-        type=int,
-        default=1,
-        metavar="N",
-        help="MPI ranks that write (default 1); the result is the same",
-    )
+    add_ranks(command, "write")
     command.set_defaults(command=run_continue)
 
 

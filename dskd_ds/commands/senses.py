@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from dskd_ds.commands.look import add_look_commands
-from dskd_ds.runtime.arguments import Commands, spec_command, spec_of
+from dskd_ds.runtime.arguments import Commands, add_ranks, spec_command, spec_of
 from dskd_ds.spec import load_spec
 
 SENSES_TEXT = """\
@@ -72,13 +72,7 @@ def _add_build(senses: Commands[argparse.ArgumentParser]) -> None:
         "build the dictionary and index of a spec's [senses], unless they exist",
         description=BUILD_TEXT,
     )
-    build.add_argument(
-        "--ranks",
-        type=int,
-        default=1,
-        metavar="N",
-        help="MPI ranks that read the text (default 1); the result is the same",
-    )
+    add_ranks(build, "read the text")
     build.add_argument("--force", action="store_true", help="replace an existing dictionary")
     build.set_defaults(
         command=lambda args: build_senses(
@@ -141,13 +135,7 @@ def _add_refresh(senses: Commands[argparse.ArgumentParser]) -> None:
         "add a spec's corpus ([data] train) to the dictionary that its [senses] names",
         description=REFRESH_TEXT,
     )
-    refresh.add_argument(
-        "--ranks",
-        type=int,
-        default=1,
-        metavar="N",
-        help="MPI ranks that read the text (default 1); the result is the same",
-    )
+    add_ranks(refresh, "read the text")
     refresh.set_defaults(command=run_refresh)
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from dskd_ds.runtime.arguments import Commands, spec_command
+from dskd_ds.runtime.arguments import Commands, at_least, spec_command
 from dskd_ds.spec import load_spec
 
 TEXT = """\
 Check the spec, cut the student from the teacher (unless [student] model names one), and start
 all ranks on this machine with the deepspeed launcher; its command line is printed. If a run was
 stopped, the same command resumes it from its newest checkpoint ([checkpoint] every_minutes and
-every_steps).
+every_steps). SIGTERM, SIGUSR1 and Ctrl-C are passed on to the students; a second Ctrl-C kills all
+ranks.
 
 [senses] dictionary must exist (dskd senses build), unless [loss] sense_weight = 0. The run
 directory (run_dir in the spec) gets metrics.jsonl, tensorboard/, checkpoints/ and, at the end,
@@ -34,13 +35,27 @@ def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
         action="store_true",
         help="check everything; print how much the teacher will send, and the deepspeed line",
     )
-    command.set_defaults(command=lambda args: train(args.spec, args.set, dry_run=args.dry_run))
+    command.add_argument(
+        "--restarts",
+        type=at_least(0),
+        default=0,
+        metavar="N",
+        help="start the ranks again, at most N times, after exit code 3 or a crash (default 0)",
+    )
+    command.set_defaults(
+        command=lambda args: train(
+            args.spec, args.set, dry_run=args.dry_run, restarts=args.restarts
+        )
+    )
 
 
-def train(spec_file: str, overrides: Sequence[str], dry_run: bool = False) -> int:
+def train(
+    spec_file: str, overrides: Sequence[str], dry_run: bool = False, restarts: int = 0
+) -> int:
     """Check the spec, cut the student and launch the ranks; returns the launch's exit code.
 
-    dry_run: only check and print. Raises InputError if the spec cannot run.
+    dry_run: only check and print. restarts: see `launch.run_training`.
+    Raises InputError if the spec cannot run.
     """
     from dskd_ds.models.named import RunModels
     from dskd_ds.plan.preflight import preflight
@@ -54,10 +69,9 @@ def train(spec_file: str, overrides: Sequence[str], dry_run: bool = False) -> in
     models = RunModels.of(spec)
     preflight(spec, models)
     print(plan_line(spec, models.teacher))
-    command = launch.train_command(spec_file, overrides, spec)
     if dry_run:
-        print(*command)
+        print(*launch.train_command(spec_file, overrides, spec))
         return 0
     # Cut here, once, so that a teacher that cannot be cut is reported before any rank starts.
     student_init(spec, models)
-    return launch.run(command)
+    return launch.run_training(spec_file, overrides, spec, restarts)

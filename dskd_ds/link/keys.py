@@ -2,6 +2,8 @@
 
 link/keys/student.json, teacher.json   key pair of each side, mode 0600; made by the first process
 link/student-<rank>.json               a student's address; rewritten when the student starts
+
+All of it must belong to the user of this process, and link/ is closed to others (0700).
 """
 
 from __future__ import annotations
@@ -14,8 +16,12 @@ from pathlib import Path
 import zmq
 from filelock import FileLock
 
-from dskd_ds.errors import LinkError
+from dskd_ds.errors import InputError, LinkError
 from dskd_ds.files.atomic import write_json
+from dskd_ds.files.private import check_private, private_folder
+
+KEY_LENGTH = 40
+"""Characters of a CURVE key in Z85 text."""
 
 
 @dataclass(frozen=True)
@@ -39,40 +45,72 @@ def link_dir(run_dir: Path) -> Path:
     return run_dir / "link"
 
 
+def private_link_dir(run_dir: Path) -> Path:
+    """Return the folder of the run's link files, which is created if necessary, with mode 0700.
+
+    Raises LinkError if it belongs to another user.
+    """
+    try:
+        # Older versions created it open. What it holds is checked file by file.
+        return private_folder(link_dir(run_dir), close_if_open=True)
+    except InputError as error:
+        raise LinkError(f"{error}") from None
+
+
 def run_keys(run_dir: Path) -> LinkKeys:
     """Return the run's keys, and make them if there are none yet.
 
-    Raises LinkError if other users may read a key file, or if it is invalid.
+    Raises LinkError if other users own or may read a key file or its folder.
     """
-    folder = link_dir(run_dir) / "keys"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with FileLock(folder / "lock"):
-        return LinkKeys(_key_pair(folder / "student.json"), _key_pair(folder / "teacher.json"))
+    folder = private_link_dir(run_dir) / "keys"
+    try:
+        private_folder(folder)
+        with FileLock(folder / "lock"):
+            return LinkKeys(_key_pair(folder / "student.json"), _key_pair(folder / "teacher.json"))
+    except InputError as error:
+        raise LinkError(f"{error}") from None
 
 
 def _key_pair(path: Path) -> KeyPair:
-    if not path.exists():
-        public, secret = zmq.curve_keypair()
-        # Created with its mode: before a later chmod other users could open the file.
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            json.dump({"public": public.decode(), "secret": secret.decode()}, file)
-    if path.stat().st_mode & 0o077:
-        raise LinkError(
-            f"{path}: other users may read this key.\n"
-            "  chmod 600 it, or delete the folder: new keys are made then."
-        )
+    """Return the key pair of a file; a missing or half-written file is replaced by a new pair."""
+    if path.is_symlink() or path.exists():
+        check_private(path)
+        pair = _parse_key_pair(path.read_bytes())
+        # An unreadable file is what an interrupted first write of an older version left.
+        if pair is not None:
+            return pair
+    public, secret = zmq.curve_keypair()
+    _write_private(path, json.dumps({"public": public.decode(), "secret": secret.decode()}))
+    return KeyPair(public, secret)
+
+
+def _parse_key_pair(content: bytes) -> KeyPair | None:
+    """Return the key pair in a file's content, or None if the content is not a whole key pair."""
     try:
-        content = json.loads(path.read_text())
-        return KeyPair(content["public"].encode(), content["secret"].encode())
-    except (ValueError, KeyError) as error:
-        raise LinkError(
-            f"{path}: not a key file ({error}).\n  delete {path.parent}: new keys are made then."
-        ) from None
+        keys = json.loads(content)
+        pair = KeyPair(keys["public"].encode(), keys["secret"].encode())
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    is_whole = len(pair.public) == len(pair.secret) == KEY_LENGTH
+    return pair if is_whole else None
+
+
+def _write_private(path: Path, content: str) -> None:
+    """Write a file that appears whole or not at all, with mode 0600."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.unlink(missing_ok=True)
+    # Created with its mode: before a later chmod other users could open the file.
+    descriptor = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
 
 
 def publish_address(run_dir: Path, student_rank: int, address: str) -> None:
     """Write a student's address to its file, atomically."""
+    private_link_dir(run_dir)
     write_json(_address_file(run_dir, student_rank), {"address": address})
 
 

@@ -60,6 +60,32 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_ranks(command: argparse.ArgumentParser, what: str) -> None:
+    """Add --ranks to a command that mpirun starts. what: what the ranks do."""
+    command.add_argument(
+        "--ranks",
+        type=at_least(1),
+        default=1,
+        metavar="N",
+        help=f"MPI ranks that {what} (default 1); the result is the same",
+    )
+
+
+def at_least(minimum: int) -> Callable[[str], int]:
+    """Return a converter for `add_argument(type=...)` that refuses smaller integers."""
+
+    def convert(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = minimum - 1
+        if value < minimum:
+            raise argparse.ArgumentTypeError(f"{text} is invalid: must be at least {minimum}")
+        return value
+
+    return convert
+
+
 def override_argv(overrides: Sequence[str]) -> list[str]:
     """Return overrides as arguments of a command line: `--set KEY=VALUE` for each."""
     return [argument for override in overrides for argument in ("--set", override)]

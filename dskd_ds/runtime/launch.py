@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import socket
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from dskd_ds.errors import InputError
 from dskd_ds.runtime.arguments import override_argv
 from dskd_ds.runtime.console import child_environment
+from dskd_ds.runtime.supervise import supervise
 from dskd_ds.spec import RunSpec
 
 
@@ -73,17 +73,36 @@ def _mpirun_module(module: str, argv: Sequence[str], num_ranks: int) -> list[str
 
 
 def run(command: list[str]) -> int:
-    """Print a command, run it to its end and return its exit code.
+    """Print an mpirun command, run it to its end and return its exit code.
 
-    Interrupting this process interrupts the command.
+    Signals to this process are passed on to mpirun, which ends its ranks.
     """
+    _print_command(command)
+    return supervise(command, child_environment(os.environ)).code
+
+
+def run_training(spec_path: str, overrides: Sequence[str], spec: RunSpec, restarts: int = 0) -> int:
+    """Run `train_command` to its end and return its exit code.
+
+    Signals to this process are passed on to the students. They save and end, and the launcher then
+    ends the teachers.
+
+    restarts: how often the launch is started again after it saved and asked for it (exit code 3) or
+        crashed; not if this process received a signal.
+    """
+    for restart in range(restarts + 1):
+        # Made again for each start: the port of the last one may be taken by now.
+        command = train_command(spec_path, overrides, spec)
+        _print_command(command)
+        end = supervise(command, child_environment(os.environ), spec.topology.num_students)
+        if not end.is_worth_a_restart or restart == restarts:
+            break
+        print(f"{end.reason()}; restart {restart + 1} of {restarts}.", file=sys.stderr, flush=True)
+    return end.code
+
+
+def _print_command(command: list[str]) -> None:
     print(f"$ {shlex.join([_short(Path(command[0])), *command[1:]])}", flush=True)
-    process = subprocess.Popen(command, env=child_environment(os.environ))
-    try:
-        return process.wait()
-    except KeyboardInterrupt:
-        # The terminal sent the interrupt to the command too: let it end by itself.
-        return process.wait()
 
 
 def free_port() -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +96,15 @@ def start(tiny: TinyWorld) -> Iterator[Start]:
         if process.poll() is None:
             process.terminate()
         print(process.communicate(timeout=30)[0][-3000:])
+
+
+def wait_until(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    """Wait until a condition holds; fails if the process ends before that."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert process.poll() is None, "the training ended too early"
+        assert time.monotonic() < deadline, "the condition never held"
+        time.sleep(0.02)
 
 
 def deepspeed(num_ranks: int, script: str, *argv: str) -> list[str]:

@@ -147,7 +147,7 @@ def test_exact_signal_trains(tiny: TinyWorld, launch: Launch, dictionary: Path) 
     assert launch(*torchrun(3, "dskd_ds/train.py", *argv)).code == 0
     assert len(read_metrics(folder)) == 2
     # The two students share one copy.
-    (copy,) = (path for path in (folder / "node").iterdir() if path.is_dir())
+    (copy,) = (path for path in (folder / "node").glob("*/senses-*") if path.is_dir())
     assert (copy / SENSES_FILE).read_bytes() == (dictionary / SENSES_FILE).read_bytes()
     assert load_spec(folder / "spec.toml").num_accumulation_steps == 4
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
-import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +13,15 @@ from dskd_ds.link.keys import read_addresses
 from dskd_ds.observe.metrics import METRICS_FILE, read_lines, read_metrics
 from dskd_ds.runtime.arguments import override_argv
 from tests.conftest import TinyWorld
-from tests.processes.conftest import PATIENCE_SECONDS, Launch, Start, deepspeed, dskd, torchrun
+from tests.processes.conftest import (
+    PATIENCE_SECONDS,
+    Launch,
+    Start,
+    deepspeed,
+    dskd,
+    torchrun,
+    wait_until,
+)
 
 pytestmark = [pytest.mark.process, pytest.mark.fault]
 NUM_STEPS = 24
@@ -40,15 +45,6 @@ def arguments_of(tiny: TinyWorld, run_dir: Path) -> list[str]:
 def teacher(argv: list[str], replica: int) -> list[str]:
     """Return the command line of a separate teacher."""
     return [sys.executable, "-m", "dskd_ds.teacher", *argv, "--replica", str(replica)]
-
-
-def wait_until(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
-    """Wait until a condition holds; fails if the process ends before that."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert process.poll() is None, "the training ended too early"
-        assert time.monotonic() < deadline, "the condition never held"
-        time.sleep(0.02)
 
 
 @pytest.fixture

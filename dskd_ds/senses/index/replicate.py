@@ -2,7 +2,8 @@
 
 A run that reads the local copy is not affected by changes to the shared files and puts no load on
 the shared file system. The first process of a node that needs the copy makes it under a file lock;
-the others wait for it. To copy ahead of a job, on every node of the allocation:
+the others wait for it. Copy and lock are in a folder of mode 0700, because local_dir may be open to
+all users of the node (/dev/shm, /tmp). To copy ahead of a job, on every node of the allocation:
 
     mpirun python -m dskd_ds.commands.replicate_senses --spec FILE.toml
 """
@@ -13,8 +14,9 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 import numpy as np
@@ -24,6 +26,7 @@ from tqdm import tqdm
 from dskd_ds.errors import InputError
 from dskd_ds.files.atomic import atomic_folder
 from dskd_ds.files.manifest import MANIFEST_FILE, FileEntry, parse_manifest
+from dskd_ds.files.private import check_private, private_folder
 from dskd_ds.senses.index.graph import INDEX_FOLDER
 from dskd_ds.spec import RunSpec
 
@@ -68,17 +71,18 @@ def local_copy(source: Path, local_dir: Path) -> tuple[Path, int]:
     The copy holds the index too. It is named by the digest of the manifests, so a dictionary that
     was rebuilt is copied again. If another process is copying, this one waits. Raises InputError if
     there is no dictionary, its files differ from their manifest, there is no room or no permission,
-    or another process does not finish its copy in time.
+    another process does not finish its copy in time, or another user made or could change the copy.
     """
     _check_paths(source, local_dir)
     contents = _contents(source)
-    target = local_dir / f"dskd-{os.getuid()}-senses-{contents.digest()[:16]}"
+    target = _folder_of_user(local_dir) / f"senses-{contents.digest()[:16]}"
     seconds = GRACE_SECONDS + contents.num_bytes / SLOWEST_BYTES_PER_SECOND
     try:
         local_dir.mkdir(parents=True, exist_ok=True)
+        private_folder(target.parent)
         with FileLock(f"{target}.lock", timeout=seconds):
             # Checked under the lock: the process that this one waited for may have made the copy.
-            if _is_intact(target):
+            if _is_intact(target, contents):
                 return target, 0
             shutil.rmtree(target, ignore_errors=True)
             _check_room(local_dir, contents.num_bytes)
@@ -96,6 +100,11 @@ def local_copy(source: Path, local_dir: Path) -> tuple[Path, int]:
             "  set local_dir to a folder on this node that you may write to, or leave it out."
         ) from None
     return target, contents.num_bytes
+
+
+def _folder_of_user(local_dir: Path) -> Path:
+    """Return the folder in local_dir that holds this user's copies and their locks."""
+    return local_dir / f"dskd-{os.getuid()}"
 
 
 def _check_paths(source: Path, local_dir: Path) -> None:
@@ -121,9 +130,21 @@ def _contents(source: Path) -> Contents:
     files: dict[str, FileEntry] = {}
     for folder in folders:
         _, entries = parse_manifest(source / folder)
+        _check_names(source / folder / MANIFEST_FILE, entries)
         files |= {str(folder / name): entry for name, entry in entries.items()}
         manifests[str(folder / MANIFEST_FILE)] = (source / folder / MANIFEST_FILE).read_bytes()
     return Contents(manifests, files)
+
+
+def _check_names(manifest: Path, names: Iterable[str]) -> None:
+    """Raise InputError if a manifest lists a file outside of its own folder."""
+    for name in names:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts:
+            raise InputError(
+                f'{manifest}: it lists the file "{name}", which is outside of the folder.\n'
+                "  do not use this dictionary; build it again: dskd senses build SPEC.toml --force"
+            )
 
 
 def _check_room(local_dir: Path, needed: int) -> None:
@@ -131,8 +152,8 @@ def _check_room(local_dir: Path, needed: int) -> None:
     free = shutil.disk_usage(local_dir).free
     if free >= needed:
         return
-    copies = local_dir.glob(f"dskd-{os.getuid()}-senses-*")
-    old = sorted(path.name for path in copies if path.is_dir())
+    copies = _folder_of_user(local_dir).glob("senses-*")
+    old = sorted(str(path.relative_to(local_dir)) for path in copies if path.is_dir())
     delete = f", delete copies that no run uses ({', '.join(old)})" if old else ""
     raise InputError(
         f'[senses] local_dir = "{local_dir}", but the dictionary takes {needed / 1e9:.2f} GB '
@@ -154,6 +175,7 @@ def _copy(source: Path, target: Path, contents: Contents) -> None:
         disable=contents.num_bytes < PIECE_BYTES,
     )
     with atomic_folder(target) as partial:
+        partial.chmod(0o700)
         with progress:
             for name, entry in contents.files.items():
                 (partial / name).parent.mkdir(parents=True, exist_ok=True)
@@ -193,13 +215,44 @@ def _identity(path: Path) -> list[int]:
     return [stat.st_size, stat.st_mtime_ns, stat.st_ino]
 
 
-def _is_intact(target: Path) -> bool:
-    """Return whether a copy exists and no file changed since its digest was compared."""
+def _is_intact(target: Path, contents: Contents) -> bool:
+    """Return whether a copy holds exactly these contents, and no file changed since it was checked.
+
+    Raises InputError if the copy belongs to another user, is open to others, or holds a symbolic
+    link.
+    """
+    if not target.is_symlink() and not target.exists():
+        return False
+    check_private(target)
+    expected = {*contents.files, *contents.manifests}
+    if _file_names(target) != expected | {CHECKED_FILE}:
+        return False
     try:
         checked: dict[str, list[int]] = json.loads((target / CHECKED_FILE).read_text())
-        return all(_identity(target / name) == identity for name, identity in checked.items())
+        has_same_manifests = all(
+            (target / name).read_bytes() == content for name, content in contents.manifests.items()
+        )
     except (OSError, ValueError):
         return False
+    found = {name: _identity(target / name) for name in expected}
+    return has_same_manifests and checked == found
+
+
+def _file_names(folder: Path) -> set[str]:
+    """Return the paths of all files below a folder, relative to it.
+
+    Raises InputError if there is a symbolic link.
+    """
+    names: set[str] = set()
+    for path in folder.rglob("*"):
+        if path.is_symlink():
+            raise InputError(
+                f"{path}: there is a symbolic link in this copy, which is not followed.\n"
+                f"  delete {folder}; it is copied again then."
+            )
+        if not path.is_dir():
+            names.add(path.relative_to(folder).as_posix())
+    return names
 
 
 def replicate(spec: RunSpec) -> None:

@@ -22,7 +22,8 @@ import numpy as np
 import zmq
 from numpy.typing import NDArray
 
-from dskd_ds.errors import DskdError
+from dskd_ds.errors import DskdError, InputError
+from dskd_ds.files.private import private_folder
 from dskd_ds.senses.index.graph import knn
 
 HEADER = struct.Struct("<III")
@@ -32,6 +33,8 @@ ANSWER_SECONDS = 60.0
 
 If the process of the service ends, the rank notices at once.
 """
+SHORT_FOLDER = Path("/tmp")
+"""Used if TMPDIR is too long: a unix socket's path has at most 107 bytes on Linux."""
 WORKERS_ADDRESS = "inproc://workers"
 
 
@@ -42,18 +45,30 @@ class IndexServiceError(DskdError):
 def service_address(run_dir: str, master_port: int) -> str:
     """Return the `ipc://` address of this launch's index on this node, in a private folder.
 
-    Raises IndexServiceError if the folder belongs to another user or is open to others.
+    The folder is below TMPDIR, or below /tmp if TMPDIR is too long for the path of a unix socket.
+    Raises IndexServiceError if the folder belongs to another user, is open to others, or cannot be
+    created.
     """
     key = hashlib.sha256(f"{Path(run_dir).resolve()} {master_port}".encode()).hexdigest()[:16]
-    folder = Path(tempfile.gettempdir()) / f"dskd-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    stat = folder.stat()
-    if stat.st_uid != os.getuid() or stat.st_mode & 0o077:
+    path = _socket_path(Path(tempfile.gettempdir()), key)
+    if len(os.fsencode(path)) > zmq.IPC_PATH_MAX_LEN:
+        path = _socket_path(SHORT_FOLDER, key)
+    try:
+        private_folder(path.parent)
+    except InputError as error:
+        raise IndexServiceError(f"{error}") from None
+    except OSError as error:
         raise IndexServiceError(
-            f"{folder}: it must belong to you, and others must have no access to it.\n"
-            "  chmod 700 it, or set TMPDIR."
-        )
-    return f"ipc://{folder}/{key}.index"
+            f"{path.parent}: the folder for the socket of the node's sense index cannot be "
+            f"created ({error.strerror}).\n"
+            "  set TMPDIR to a folder that you may write to, with a path of at most 60 characters."
+        ) from None
+    return f"ipc://{path}"
+
+
+def _socket_path(folder: Path, key: str) -> Path:
+    """Return the path of a socket in this user's folder below `folder`."""
+    return folder / f"dskd-{os.getuid()}" / f"{key}.index"
 
 
 class IndexService:

@@ -14,6 +14,27 @@ def test_wrong_spec_ends_with_2_and_one_message(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().err.startswith("nowhere.toml: there is no such file.")
 
 
+@pytest.mark.parametrize("value", ["0", "-2", "two"])
+@pytest.mark.parametrize(
+    "words", [("senses", "build"), ("senses", "refresh"), ("data", "continue")]
+)
+def test_a_wrong_number_of_ranks_is_refused(
+    words: tuple[str, str], value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main([*words, "nowhere.toml", "--ranks", value])
+    assert end.value.code == 2
+    expected = f"argument --ranks: {value} is invalid: must be at least 1\n"
+    assert capsys.readouterr().err.endswith(expected)
+
+
+def test_restarts_may_not_be_negative(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["train", "nowhere.toml", "--restarts", "-1"])
+    assert end.value.code == 2
+    assert "argument --restarts: -1 is invalid: must be at least 0" in capsys.readouterr().err
+
+
 def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         cli.main(["--help"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket as system_socket
 from pathlib import Path
 
@@ -61,10 +62,62 @@ def test_a_host_name_that_resolves_to_loopback_is_reached_from_other_machines(
         StudentLink(tmp_path, 0, open_spec, 9, 4, spans_nodes=True)
 
 
-def test_keys_that_other_users_may_read_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", [0o644, 0o660])
+def test_keys_that_other_users_may_read_are_refused(tmp_path: Path, mode: int) -> None:
     keys.run_keys(tmp_path)
     path = tmp_path / "link" / "keys" / "student.json"
     assert path.stat().st_mode & 0o777 == 0o600
-    path.chmod(0o644)
-    with pytest.raises(LinkError, match="other users may read this key"):
+    path.chmod(mode)
+    with pytest.raises(LinkError, match=rf"{path}: its mode is {mode:o}.*\n.*chmod 600"):
         keys.run_keys(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["link", "link/keys", "link/keys/teacher.json"])
+def test_what_another_user_owns_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    keys.run_keys(tmp_path)
+    foreign, lstat = tmp_path / name, Path.lstat
+
+    def lstat_with_a_stranger(path: Path) -> os.stat_result:
+        status = lstat(path)
+        owner = status.st_uid + (path == foreign)
+        return os.stat_result([*status[:4], owner, *status[5:]])
+
+    monkeypatch.setattr(Path, "lstat", lstat_with_a_stranger)
+    with pytest.raises(LinkError, match=f"{foreign}: it belongs to user"):
+        keys.run_keys(tmp_path)
+
+
+def test_a_key_file_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    keys.run_keys(tmp_path)
+    path = tmp_path / "link" / "keys" / "teacher.json"
+    path.rename(tmp_path / "moved")
+    path.symlink_to(tmp_path / "moved")
+    with pytest.raises(LinkError, match="this is a symbolic link"):
+        keys.run_keys(tmp_path)
+
+
+@pytest.mark.parametrize("encrypt", [True, False])
+def test_the_link_folder_is_closed_to_others(tmp_path: Path, encrypt: bool) -> None:
+    spec = QUICK.model_copy(update={"encrypt": encrypt})
+    (tmp_path / "link").mkdir(mode=0o755)  # as older versions left it
+    StudentLink(tmp_path, 0, spec, 9, 4).close()
+    assert (tmp_path / "link").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize(
+    "content", ["", '{"public": "abc', '{"public": "abc", "secret": "d"}', "[]"]
+)
+@pytest.mark.parametrize("name", ["student.json", "student.json.partial"])
+def test_an_interrupted_first_key_write_does_not_block_a_restart(
+    tmp_path: Path, name: str, content: str
+) -> None:
+    folder = tmp_path / "link" / "keys"
+    folder.mkdir(parents=True, mode=0o700)
+    (folder / name).touch(mode=0o600)
+    (folder / name).write_text(content)
+    made = keys.run_keys(tmp_path)
+    assert keys.run_keys(tmp_path) == made
+    assert len(made.student.secret) == keys.KEY_LENGTH
+    assert sorted(path.name for path in folder.glob("*.json*")) == ["student.json", "teacher.json"]

@@ -8,48 +8,16 @@ from __future__ import annotations
 import shutil
 import threading
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 
 from dskd_ds.errors import InputError
-from dskd_ds.lexicon.relations import TokenRelations
 from dskd_ds.senses.dictionary.dictionary import SENSES_FILE, open_dictionary
-from dskd_ds.senses.dictionary.senses import Senses
-from dskd_ds.senses.dictionary.write import write_dictionary
-from dskd_ds.senses.index.graph import build_index, knn, load_graph, load_projection
+from dskd_ds.senses.index.graph import knn, load_graph, load_projection
 from dskd_ds.senses.index.replicate import local_copy
-from dskd_ds.spec.senses import SensesSpec
-
-
-class Folders(NamedTuple):
-    """A dictionary on the shared file system, and a folder on the node."""
-
-    source: Path
-    local: Path
-
-
-def build(folder: Path, seed: int) -> None:
-    """Write a dictionary of 90 senses and its index."""
-    owners = np.repeat(np.arange(30), 3)
-    rows = torch.randn(90, 16, generator=torch.Generator().manual_seed(seed))
-    write_dictionary(
-        folder,
-        senses=Senses(owners, rows, np.ones(90, np.int64)),
-        relations=TokenRelations({}, {}, []),
-        facts={"vocab_size": 30},
-        num_senses=3,
-    )
-    spec = SensesSpec(dictionary="-", index_dims=8)
-    build_index(open_dictionary(folder), spec, torch.randn(4, 16))
-
-
-@pytest.fixture
-def folders(tmp_path: Path) -> Folders:
-    build(tmp_path / "senses", seed=0)
-    return Folders(tmp_path / "senses", tmp_path / "node")
+from tests.unit.senses.index.small import Folders, build
 
 
 def test_a_copy_is_complete_and_made_once(folders: Folders) -> None:
@@ -68,7 +36,7 @@ def test_a_copy_is_complete_and_made_once(folders: Folders) -> None:
     assert num_bytes == sum((folders.source / name).stat().st_size for name in without_manifests)
     assert local_copy(*folders) == (folder, 0)
     assert load_graph(open_dictionary(folder)).get_current_count() == 90
-    assert [p.name for p in folders.local.iterdir() if p.is_dir()] == [folder.name]
+    assert [path for path in folder.parent.iterdir() if path.is_dir()] == [folder]
 
 
 def test_a_rebuilt_dictionary_is_copied_again(folders: Folders) -> None:
@@ -87,7 +55,7 @@ def test_an_altered_source_is_refused(folders: Folders, name: str) -> None:
     (folders.source / name).write_bytes(content)
     with pytest.raises(InputError, match=f"{name}: its content differs from its manifest"):
         local_copy(*folders)
-    assert not any(p.is_dir() for p in folders.local.iterdir())
+    assert not any(path.is_dir() for path in folders.local.glob("*/senses-*"))
 
 
 @pytest.mark.parametrize("damage", ["alter", "truncate", "remove"])
@@ -122,7 +90,7 @@ def test_the_error_names_what_cannot_be_copied(
     monkeypatch.setattr("dskd_ds.senses.index.replicate.shutil.disk_usage", lambda _: usage)
     with pytest.raises(
         InputError,
-        match=r"takes 0\.00 GB and only 0\.00 GB are free\.\n.*delete copies .*\(dskd-",
+        match=r"takes 0\.00 GB and only 0\.00 GB are free\.\n.*delete copies .*\(dskd-\d+/senses-",
     ):
         local_copy(*folders)
 
