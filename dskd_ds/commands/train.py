@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from dskd_ds.runtime.arguments import Commands, at_least, spec_command
 from dskd_ds.spec import load_spec
@@ -63,6 +64,7 @@ def train(
     from dskd_ds.runtime import launch
     from dskd_ds.runtime.console import quiet_progress
     from dskd_ds.student.depth import student_init
+    from dskd_ds.student.run_lock import refuse_a_held_run
 
     spec = load_spec(spec_file, overrides)
     quiet_progress()
@@ -72,6 +74,7 @@ def train(
     if dry_run:
         print(*launch.train_command(spec_file, overrides, spec))
         return 0
+    refuse_a_held_run(Path(spec.run_dir))
     # Cut here, once, so that a teacher that cannot be cut is reported before any rank starts.
     student_init(spec, models)
     return launch.run_training(spec_file, overrides, spec, restarts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,6 +12,21 @@ NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass(frozen=True)
+class OnResume:
+    """Marks a field or a section, in `Annotated`: may it differ when a run is resumed?"""
+
+    may_change: bool
+    effect: str = ""
+    """What a changed value does to the results; it is printed as a warning."""
+
+
+MAY_CHANGE = OnResume(may_change=True)
+"""For settings that do not decide what is trained. Without a mark, a setting must stay."""
+MUST_STAY = OnResume(may_change=False)
+"""For a field that must stay although its section may change."""
 
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 """Number format of a model.

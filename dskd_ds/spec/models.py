@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from dskd_ds.spec.base import Dtype, NonNegativeInt, Part, PositiveInt
+from dskd_ds.spec.base import MAY_CHANGE, Dtype, NonNegativeInt, Part, PositiveInt
 
 
 class TeacherSpec(Part):
@@ -16,7 +16,7 @@ class TeacherSpec(Part):
     dtype: Dtype = "auto"
     """Number format of the teacher's weights and forward pass. `auto`: bfloat16 where the machine
     is fast at it, else float32."""
-    compile: bool = False
+    compile: Annotated[bool, MAY_CHANGE] = False
     """Compile the teacher's layers with `torch.compile`, which fuses what lies between the matrix
     products. It pays off in long runs, and needs g++ on a CPU."""
 
@@ -43,9 +43,9 @@ class StudentSpec(Part):
     dtype: Dtype = "auto"
     """Number format of the student's forward and backward pass. `auto`: bfloat16 where the machine
     is fast at it, else float32. Master weights and Adam's moments are always float32."""
-    activation_checkpointing: bool = False
+    activation_checkpointing: Annotated[bool, MAY_CHANGE] = False
     """Keep only each layer's input and compute the rest again in the backward pass: takes less
     memory and about a third more time."""
-    compile: bool = False
+    compile: Annotated[bool, MAY_CHANGE] = False
     """Compile the student's layers with `torch.compile`: less time and memory per step, after a
     slow first step. It needs g++ on a CPU."""

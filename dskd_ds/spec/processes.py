@@ -6,12 +6,23 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dskd_ds.spec.base import NonNegativeInt, Part, PositiveFloat, PositiveInt
+from dskd_ds.spec.base import (
+    MAY_CHANGE,
+    MUST_STAY,
+    NonNegativeInt,
+    OnResume,
+    Part,
+    PositiveFloat,
+    PositiveInt,
+)
 
 HiddenFormat = Literal["bfloat16", "float8"]
 """Number format of hidden states on the wire."""
 MAX_CREDITS = 1024
 """Upper limit of the requests that one student may have in flight with one teacher."""
+OTHER_ROUNDING = OnResume(
+    may_change=True, effect="sums round differently, so results are not equal bit for bit"
+)
 
 
 class TopologySpec(Part):
@@ -19,10 +30,10 @@ class TopologySpec(Part):
 
     num_students: PositiveInt
     """Number of ranks that train. Together they are one ZeRO world."""
-    num_teachers: NonNegativeInt = 1
+    num_teachers: Annotated[NonNegativeInt, MAY_CHANGE] = 1
     """Number of teacher replicas in the same launch, one rank each; 0 if teachers are a job step of
     their own."""
-    threads_per_rank: NonNegativeInt = 1
+    threads_per_rank: Annotated[NonNegativeInt, OTHER_ROUNDING] = 1
     """CPU threads of each rank; 0 keeps what OMP_NUM_THREADS says."""
 
 
@@ -36,7 +47,7 @@ class LinkSpec(Part):
     credits: Annotated[int, Field(gt=0, le=MAX_CREDITS)] = 2
     """Requests that each student may have in flight with a teacher. A teacher holds at most this
     many replies per student."""
-    hidden_format: HiddenFormat = "bfloat16"
+    hidden_format: Annotated[HiddenFormat, MUST_STAY] = "bfloat16"
     """Number format of hidden states on the wire. `float8` (e4m3, one scale per 64 numbers) halves
     them. For SmolLM2 the logits rebuilt from float8 states have a KL of 0.003 nats to the
     teacher's, those from bfloat16 states 0.00003."""

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from dskd_ds.spec.base import Part
+from dskd_ds.spec.base import MAY_CHANGE, Part
 from dskd_ds.spec.data import DataSpec
 from dskd_ds.spec.loss import LossSpec
 from dskd_ds.spec.models import StudentSpec, TeacherSpec
@@ -20,7 +20,7 @@ class RunSections(Part):
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
     """Name of the run, for titles and job names: letters, digits, `.`, `_` and `-`."""
-    run_dir: str
+    run_dir: Annotated[str, MAY_CHANGE]
     """Folder for everything that this run writes."""
     deepspeed: str
     """DeepSpeed's JSON configuration: a file, or one that ships (`dskd init --list`). Batch sizes,
@@ -44,13 +44,13 @@ class RunSections(Part):
     """Length of the run and size of its batches."""
     topology: TopologySpec
     """Number of student and teacher ranks."""
-    link: LinkSpec = LinkSpec()
+    link: Annotated[LinkSpec, MAY_CHANGE] = LinkSpec()
     """The messages between students and teachers."""
-    checkpoint: CheckpointSpec = CheckpointSpec()
+    checkpoint: Annotated[CheckpointSpec, MAY_CHANGE] = CheckpointSpec()
     """Saving and resuming."""
-    monitor: MonitorSpec = MonitorSpec()
+    monitor: Annotated[MonitorSpec, MAY_CHANGE] = MonitorSpec()
     """What is recorded during training."""
-    eval: EvalSpec = EvalSpec()
+    eval: Annotated[EvalSpec, MAY_CHANGE] = EvalSpec()
     """What `dskd eval` and the report measure."""
 
     @property

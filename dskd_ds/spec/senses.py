@@ -6,7 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dskd_ds.spec.base import Fraction, NonNegativeFloat, NonNegativeInt, Part, PositiveInt
+from dskd_ds.spec.base import (
+    MAY_CHANGE,
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    Part,
+    PositiveInt,
+)
 
 
 class LexiconSpec(Part):
@@ -29,10 +36,10 @@ class SensesSpec(Part):
 
     dictionary: str
     """Folder of the sense dictionary. `dskd senses build` writes it, training reads it."""
-    local_dir: str | None = None
+    local_dir: Annotated[str | None, MAY_CHANGE] = None
     """Folder on each node (`$TMPDIR`, `/dev/shm`) to which the dictionary and its index are copied
     once per node before a run reads them. Without it, they are read where they are."""
-    collection_dir: str | None = None
+    collection_dir: Annotated[str | None, MAY_CHANGE] = None
     """Folder that keeps the vectors the teacher computed, for other dictionaries of the same text:
     another k or another clustering then needs no reading. Without it, the vectors are beside the
     dictionary and are deleted when it is complete."""
@@ -87,7 +94,7 @@ class SensesSpec(Part):
     candidates: Literal["lexical", "neighbours", "hybrid"] = "hybrid"
     """Where candidates come from. `lexical`: word relations (paper). `neighbours`: the index.
     `hybrid`: both (docs/method.md, "Candidates")."""
-    retrieve_on: Literal["student", "teacher"] = "student"
+    retrieve_on: Annotated[Literal["student", "teacher"], MAY_CHANGE] = "student"
     """Which side chooses the candidates. `student`: the teacher's hidden states at sense positions
     are sent to it. `teacher`: only the row numbers of the chosen senses are sent; every teacher
     then opens the dictionary (`dictionary`, `local_dir`) and loads the index."""

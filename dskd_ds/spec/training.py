@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from dskd_ds.spec.base import (
+    MAY_CHANGE,
     Fraction,
     NonNegativeFloat,
     NonNegativeInt,
@@ -44,9 +45,9 @@ class OptimizerSpec(Part):
 class TrainSpec(Part):
     """Length of the run and size of its batches. Batches do not depend on the number of ranks."""
 
-    num_steps: PositiveInt | None = None
+    num_steps: Annotated[PositiveInt | None, MAY_CHANGE] = None
     """Number of optimiser steps; or give `num_epochs`."""
-    num_epochs: PositiveFloat | None = None
+    num_epochs: Annotated[PositiveFloat | None, MAY_CHANGE] = None
     """Number of passes over the data; or give `num_steps`."""
     global_batch_blocks: PositiveInt
     """Blocks per optimiser step, summed over all ranks and accumulation steps."""

@@ -2,7 +2,8 @@
 
 A checkpoint is complete when it has a manifest, which rank 0 writes last and by rename, with the
 size and hash of every file. DeepSpeed unpickles its files (docs/deepspeed.md, "Checkpoints"), so
-no file is loaded before its hash has been compared with the manifest.
+no file is loaded before its hash has been compared with the manifest, and no checkpoint with a file
+that the manifest does not list.
 """
 
 from __future__ import annotations
@@ -13,33 +14,29 @@ from pathlib import Path
 from typing import Any
 
 import deepspeed.comm as dist
-import torch
 
 from dskd_ds.errors import InputError, SaveError
-from dskd_ds.files.manifest import MANIFEST_FILE, read_manifest, write_manifest
-from dskd_ds.runtime.devices import local_device
+from dskd_ds.files.manifest import (
+    MANIFEST_FILE,
+    FileEntry,
+    refuse_unlisted_files,
+    store_manifest,
+)
 from dskd_ds.spec import SPEC_FILE, RunSpec, load_spec
+from dskd_ds.spec.resume import changes_on_resume
+from dskd_ds.student.checkpoint_files import (
+    all_gather_entries,
+    all_gather_problem,
+    broadcast_manifest,
+    hash_own_files,
+)
+from dskd_ds.student.collectives import broadcast_from_rank_0, run_on_rank_0
 from dskd_ds.student.deepspeed_engine import Engine
 from dskd_ds.student.writes import Writes
 
 FOLDER = "checkpoints"
-
-MAY_CHANGE_ON_RESUME: dict[str, bool | set[str]] = {
-    "run_dir": True,
-    "monitor": True,
-    "checkpoint": True,
-    "link": True,
-    "eval": True,
-    "senses": {"local_dir", "collection_dir", "retrieve_on"},
-    "train": {"num_steps", "num_epochs"},
-    "student": {"activation_checkpointing", "compile"},
-    "teacher": {"compile"},
-}
-"""Sections and keys that may differ when a run is resumed.
-
-Another length stretches the learning rate's schedule for the remaining steps. Compiling layers or
-recomputing activations changes results by rounding only.
-"""
+DAMAGED = "damaged-"
+"""What the folder name of a damaged checkpoint begins with after a resume has passed over it."""
 
 
 def checkpoint_dir(spec: RunSpec) -> Path:
@@ -55,7 +52,8 @@ def save(engine: Engine, spec: RunSpec, step: int, tokens: int) -> None:
     """
     folder = checkpoint_dir(spec)
     tag = f"step-{step:08d}"
-    if _broadcast_is_complete(spec, tag):
+    # Rank 0 decides for all ranks, because another node may see new files of a shared folder late.
+    if broadcast_from_rank_0(tag in complete_tags(spec)):
         return
     try:
         _write(engine, spec, tag, {"step": step, "tokens": tokens})
@@ -63,10 +61,7 @@ def save(engine: Engine, spec: RunSpec, step: int, tokens: int) -> None:
         if dist.get_rank() == 0:  # what was written would keep a full disk full
             shutil.rmtree(folder / tag, ignore_errors=True)
         raise
-    if dist.get_rank() == 0:
-        for old in complete_tags(spec)[: -spec.checkpoint.keep]:
-            _remove_or_warn(folder / old)
-    dist.barrier()
+    run_on_rank_0(_remove_oldest, spec)
 
 
 def _write(engine: Engine, spec: RunSpec, tag: str, progress: dict[str, int]) -> None:
@@ -78,24 +73,24 @@ def _write(engine: Engine, spec: RunSpec, tag: str, progress: dict[str, int]) ->
             _remove(folder / tag)  # what an interrupted save left
             folder.mkdir(parents=True, exist_ok=True)
     writes.raise_on_every_rank()
+    own_files: dict[str, FileEntry] = {}
     with writes.attempt_inside(engine):
         engine.save_checkpoint(str(folder), tag=tag, client_state=progress, save_latest=False)
+    with writes.attempt():
+        own_files = hash_own_files(folder / tag)
     writes.raise_on_every_rank()
+    files = all_gather_entries(own_files)
     if dist.get_rank() == 0:
+        facts = {**progress, "num_students": spec.topology.num_students}
         with writes.attempt():
-            write_manifest(folder / tag, {**progress, "num_students": spec.topology.num_students})
+            store_manifest(folder / tag, facts, files)
     writes.raise_on_every_rank()
 
 
-def _broadcast_is_complete(spec: RunSpec, tag: str) -> bool:
-    """Return whether rank 0 finds the complete checkpoint. A collective call.
-
-    Rank 0 decides for all ranks, because another node may see new files of a shared folder late.
-    """
-    is_complete = dist.get_rank() == 0 and tag in complete_tags(spec)
-    found = torch.tensor([int(is_complete)], device=local_device())
-    dist.broadcast(found, 0)
-    return bool(found)
+def _remove_oldest(spec: RunSpec) -> None:
+    """Delete all but the newest `[checkpoint] keep` checkpoints."""
+    for old in complete_tags(spec)[: -spec.checkpoint.keep]:
+        _remove_or_warn(checkpoint_dir(spec) / old)
 
 
 def _remove(checkpoint: Path) -> None:
@@ -119,53 +114,92 @@ def complete_tags(spec: RunSpec) -> list[str]:
 
 
 def refuse_another_run(spec: RunSpec) -> None:
-    """Raise InputError if the run directory has checkpoints of a run with other settings."""
+    """Raise InputError if the run directory has checkpoints of a run with other settings.
+
+    Prints a warning to stderr if a setting changed that may, but that changes results by rounding.
+    """
     path = Path(spec.run_dir) / SPEC_FILE
     if not path.is_file() or not complete_tags(spec):
         return
-    before = _fixed_settings(load_spec(path))
-    now = _fixed_settings(spec)
-    changed = [name for name in now if now[name] != before[name]]
-    if changed:
+    changes = changes_on_resume(load_spec(path), spec)
+    refused = [change.key for change in changes if not change.mark.may_change]
+    if refused:
         raise InputError(
-            f"{path}: this run was started with other values of {', '.join(changed)}.\n"
+            f"{path}: this run was started with other values of {', '.join(refused)}.\n"
             "  set another run_dir, or delete this one to start again."
         )
-
-
-def _fixed_settings(spec: RunSpec) -> dict[str, Any]:
-    """Return `key` or `section.key` -> value, for every setting that a resumed run must keep."""
-    settings: dict[str, Any] = {}
-    for name, value in spec.model_dump(mode="json", exclude=MAY_CHANGE_ON_RESUME).items():
-        if isinstance(value, dict):
-            settings |= {f"{name}.{key}": key_value for key, key_value in value.items()}
-        else:
-            settings[name] = value
-    return settings
+    for change in changes:
+        if change.mark.effect:
+            print(
+                f"{path}: {change.key} was {change.before} and is now {change.now}:"
+                f" {change.mark.effect}.",
+                file=sys.stderr,
+            )
 
 
 def resume(engine: Engine, spec: RunSpec) -> tuple[int, int]:
-    """Load the newest complete checkpoint, if any. A collective call.
+    """Load the newest checkpoint whose files are whole, if any. A collective call.
 
-    Returns the steps and tokens done; (0, 0) for a new run. Raises InputError if the checkpoint's
-    files differ from its manifest, or if it was saved with another number of students.
+    Returns the steps and tokens done; (0, 0) for a new run. A damaged checkpoint is passed over
+    with a warning on stderr. Raises InputError if all checkpoints are damaged, if one has a file
+    that its manifest does not list, or if it was saved with another number of students.
     """
-    tags = complete_tags(spec)
-    if not tags:
-        return 0, 0
     folder = checkpoint_dir(spec)
-    newest = folder / tags[-1]
-    facts = read_manifest(newest)
+    damaged: dict[str, str] = {}  # the folder name of each -> its problem
+    tags: list[str] = broadcast_from_rank_0(complete_tags(spec))
+    for tag in reversed(tags):
+        manifest = broadcast_manifest(folder / tag)
+        facts, files, problem = manifest["facts"], manifest["files"], manifest["problem"]
+        if problem is None:
+            run_on_rank_0(_refuse_another_world, folder / tag, facts, spec)
+            run_on_rank_0(refuse_unlisted_files, folder / tag, files)
+            problem = all_gather_problem(folder / tag, files)
+        if problem is None:
+            run_on_rank_0(_set_aside, folder, damaged, tag)
+            loaded, _ = engine.load_checkpoint(str(folder), tag=tag)
+            assert loaded is not None, f"DeepSpeed found nothing in {folder / tag}"
+            return int(facts["step"]), int(facts["tokens"])
+        damaged[tag] = problem
+    run_on_rank_0(_refuse_damaged, folder, damaged)
+    return 0, 0
+
+
+def _refuse_another_world(checkpoint: Path, facts: dict[str, Any], spec: RunSpec) -> None:
+    """Raise InputError if a checkpoint was saved with another number of students."""
     # Each rank's file holds that rank's share of weights and moments; another number of ranks would
     # need a conversion (docs/deepspeed.md, "Checkpoints").
-    num_students = facts["num_students"]
+    num_students = facts.get("num_students")
     if num_students != spec.topology.num_students:
         raise InputError(
-            f"{newest}: it was saved by {num_students} students, but [topology] num_students ="
+            f"{checkpoint}: it was saved by {num_students} students, but [topology] num_students ="
             f" {spec.topology.num_students}.\n"
             f"  resume with {num_students} students, or export the checkpoint and start a new run"
             " from it."
         )
-    loaded, _ = engine.load_checkpoint(str(folder), tag=tags[-1])
-    assert loaded is not None, f"DeepSpeed found nothing in {newest}"
-    return int(facts["step"]), int(facts["tokens"])
+
+
+def _set_aside(folder: Path, damaged: dict[str, str], whole: str) -> None:
+    """Rename damaged checkpoints, and print why to stderr.
+
+    Otherwise the run would not save again at their steps, because a complete checkpoint exists.
+    """
+    for tag, problem in damaged.items():
+        _remove(folder / f"{DAMAGED}{tag}")
+        (folder / tag).rename(folder / f"{DAMAGED}{tag}")
+        print(
+            f"{problem}.\n"
+            f"  {tag} is damaged, so the run continues from {whole}; the damaged one is kept as"
+            f" {DAMAGED}{tag} until you delete it.",
+            file=sys.stderr,
+        )
+
+
+def _refuse_damaged(folder: Path, damaged: dict[str, str]) -> None:
+    """Raise InputError if there are checkpoints but all are damaged."""
+    if damaged:
+        problems = "".join(f"{problem}.\n" for problem in damaged.values())
+        raise InputError(
+            f"{problems}"
+            f"  no checkpoint in {folder} is whole: restore these files, or delete the folder to"
+            " start again from step 0."
+        )

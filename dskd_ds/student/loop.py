@@ -25,6 +25,7 @@ from dskd_ds.senses.choose.retrieve import SenseRetriever
 from dskd_ds.spec import SPEC_FILE, RunSpec, write_spec
 from dskd_ds.student import checkpoint
 from dskd_ds.student.alignment import AlignmentTest
+from dskd_ds.student.collectives import run_on_rank_0
 from dskd_ds.student.deepspeed_engine import Engine
 from dskd_ds.student.depth import student_init
 from dskd_ds.student.engine import make_engine, set_lr, take_step
@@ -33,6 +34,7 @@ from dskd_ds.student.feed import Feed, StepInput
 from dskd_ds.student.on_policy import OnPolicyBlocks
 from dskd_ds.student.record import all_reduce_record, tokens_per_step
 from dskd_ds.student.requests import RequestBuilder
+from dskd_ds.student.run_lock import RunLock
 from dskd_ds.student.schedule import lr_at
 from dskd_ds.student.stop import StopWish
 from dskd_ds.student.verdict import (
@@ -64,6 +66,8 @@ class Training:
     """Whether a signal has asked this rank to stop."""
     saved_at: float = field(default_factory=time.monotonic)
     """When this rank last tried to save, or the start of training."""
+    run_lock: RunLock | None = None
+    """The lock on the run directory, which rank 0 holds. None in benchmarks, which save nothing."""
 
     def save(self) -> None:
         """Save a checkpoint of the present step, unless there is one. A collective call.
@@ -71,6 +75,8 @@ class Training:
         Raises SaveError on all ranks if one of them cannot write.
         """
         self.saved_at = time.monotonic()
+        if self.run_lock:
+            run_on_rank_0(self.run_lock.check)
         checkpoint.save(self.engine, self.spec, self.num_done, self.tokens)
 
     def save_or_warn(self) -> None:
@@ -97,7 +103,8 @@ def train(spec: RunSpec, models: RunModels, role: Role) -> None:
     """Train as one rank of the students' world. Raises DskdError for what a user should read."""
     open_world()
     with ExitStack() as cleanup:
-        record_spec(spec, role)
+        run_lock = acquire_run_lock(spec, role, cleanup)
+        record_spec(spec)
         # Before anything that takes long: teachers only wait for a student that listens.
         link = open_link(spec, models, role)
         cleanup.callback(link.close)
@@ -136,12 +143,25 @@ def train(spec: RunSpec, models: RunModels, role: Role) -> None:
             num_done=num_done,
             num_steps=total_steps,
             tokens=tokens,
+            run_lock=run_lock,
         )
         run_steps(training)
         if total_steps > num_done:
             training.save()
         gather_and_export(engine, spec, models)
     deepspeed.comm.destroy_process_group()
+
+
+def acquire_run_lock(spec: RunSpec, role: Role, cleanup: ExitStack) -> RunLock:
+    """Lock the run directory before anything is written into it. A collective call.
+
+    Raises InputError on rank 0 and OtherRankError on the others if another launch has the lock.
+    """
+    run_lock = RunLock(Path(spec.run_dir))
+    run_on_rank_0(run_lock.acquire)
+    if role.rank == 0:
+        cleanup.callback(run_lock.release)
+    return run_lock
 
 
 def open_link(spec: RunSpec, models: RunModels, role: Role) -> StudentSide:
@@ -269,12 +289,10 @@ def show_progress(bar: Any, record: dict[str, float]) -> None:
     bar.update()
 
 
-def record_spec(spec: RunSpec, role: Role) -> None:
+def record_spec(spec: RunSpec) -> None:
     """Write the resolved spec into the run directory. A collective call.
 
     Raises InputError if the run directory holds checkpoints of another run.
     """
-    checkpoint.refuse_another_run(spec)
-    deepspeed.comm.barrier()  # every rank has read the earlier run's spec before it is replaced
-    if role.rank == 0:
-        write_spec(spec, Path(spec.run_dir) / SPEC_FILE)
+    run_on_rank_0(checkpoint.refuse_another_run, spec)
+    run_on_rank_0(write_spec, spec, Path(spec.run_dir) / SPEC_FILE)

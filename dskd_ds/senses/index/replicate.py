@@ -14,9 +14,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -25,13 +24,11 @@ from tqdm import tqdm
 
 from dskd_ds.errors import InputError
 from dskd_ds.files.atomic import atomic_folder
-from dskd_ds.files.manifest import MANIFEST_FILE, FileEntry, parse_manifest
+from dskd_ds.files.manifest import CHECKED_FILE, MANIFEST_FILE, FileEntry, parse_manifest
 from dskd_ds.files.private import check_private, private_folder
 from dskd_ds.senses.index.graph import INDEX_FOLDER
 from dskd_ds.spec import RunSpec
 
-CHECKED_FILE = "checked.json"
-"""In a copy: sizes, modification times and inodes of its files when their digests were compared."""
 PIECE_BYTES = 8 << 20
 """Bytes that are copied at a time. A smaller dictionary is copied without a progress bar."""
 SLOWEST_BYTES_PER_SECOND = 20e6
@@ -130,21 +127,9 @@ def _contents(source: Path) -> Contents:
     files: dict[str, FileEntry] = {}
     for folder in folders:
         _, entries = parse_manifest(source / folder)
-        _check_names(source / folder / MANIFEST_FILE, entries)
         files |= {str(folder / name): entry for name, entry in entries.items()}
         manifests[str(folder / MANIFEST_FILE)] = (source / folder / MANIFEST_FILE).read_bytes()
     return Contents(manifests, files)
-
-
-def _check_names(manifest: Path, names: Iterable[str]) -> None:
-    """Raise InputError if a manifest lists a file outside of its own folder."""
-    for name in names:
-        path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts:
-            raise InputError(
-                f'{manifest}: it lists the file "{name}", which is outside of the folder.\n'
-                "  do not use this dictionary; build it again: dskd senses build SPEC.toml --force"
-            )
 
 
 def _check_room(local_dir: Path, needed: int) -> None:

@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from dskd_ds.errors import InputError, SaveError
-from dskd_ds.spec import SPEC_FILE, RunSpec, load_spec, write_spec
-from dskd_ds.student import checkpoint, writes
+from dskd_ds.spec import RunSpec, load_spec
+from dskd_ds.student import checkpoint
 from dskd_ds.student.export import WHOLE_FILE, read_weights
+from tests.unit.student.ranks import on_all_ranks, use_ranks
 
 
 class FakeEngine:
@@ -37,27 +38,10 @@ class FakeEngine:
         self.num_saved += 1
 
 
-def fake_comm(rank: int, found: int) -> SimpleNamespace:
-    """deepspeed.comm on one rank. found: what rank 0 broadcasts, 1 if it found a checkpoint."""
-
-    def broadcast(tensor: torch.Tensor, source: int) -> None:
-        assert source == 0
-        if rank > 0:
-            tensor.fill_(found)
-
-    def barrier() -> None:
-        assert rank == 0, "a barrier"
-
-    return SimpleNamespace(
-        get_rank=lambda: rank, barrier=barrier, broadcast=broadcast, all_reduce=lambda _tensor: None
-    )
-
-
 @pytest.fixture
 def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunSpec:
     """The spec of a run with one student, without torch.distributed."""
-    monkeypatch.setattr(checkpoint, "dist", fake_comm(0, 0))
-    monkeypatch.setattr(writes, "dist", fake_comm(0, 0))
+    use_ranks(monkeypatch, 1)
     return load_spec(
         "ds_configs/runs/quickstart.toml",
         [f"run_dir={tmp_path}", "checkpoint.keep=1", "topology.num_students=1"],
@@ -78,12 +62,14 @@ def test_a_complete_checkpoint_is_not_written_again(spec: RunSpec) -> None:
 
 
 def test_rank_0_decides_for_all_ranks(spec: RunSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise a rank that sees the manifest late would wait alone at a barrier."""
-    monkeypatch.setattr(checkpoint, "dist", fake_comm(1, found=1))
+    """A rank that sees the manifest late must not wait alone in a collective call."""
     checkpoint.save(FakeEngine(), spec, 3, 30)
-    monkeypatch.setattr(checkpoint, "dist", fake_comm(1, found=0))
-    with pytest.raises(AssertionError, match="a barrier"):
-        checkpoint.save(FakeEngine(), spec, 3, 30)
+    comm = use_ranks(monkeypatch, 2)
+    late = spec.model_copy(update={"run_dir": f"{spec.run_dir}/nothing-yet"})
+    engine = FakeEngine()
+    results = on_all_ranks(comm, lambda rank: checkpoint.save(engine, (spec, late)[rank], 3, 30))
+    assert results == [None, None]
+    assert engine.num_saved == 0
 
 
 def test_a_half_deleted_checkpoint_is_not_complete(
@@ -115,7 +101,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(
         elif where == "script":
             patch.setattr(engine, "_copy_recovery_script", fail, raising=False)
         else:
-            patch.setattr(checkpoint, "write_manifest", fail)
+            patch.setattr(checkpoint, "store_manifest", fail)
         with pytest.raises(SaveError, match=r"step-00000004: this checkpoint cannot .* No space"):
             checkpoint.save(engine, spec, 4, 40)
     assert [path.name for path in checkpoint.checkpoint_dir(spec).iterdir()] == ["step-00000003"]
@@ -139,30 +125,3 @@ def test_the_file_with_the_whole_model_is_read_without_unpickling(tmp_path: Path
         InputError, match="the file holds more than tensors and plain values, so it is not read"
     ):
         read_weights(tmp_path)
-
-
-def test_only_the_same_run_is_resumed(spec: RunSpec) -> None:
-    """Settings that decide results must stay; the length and how layers are computed may change."""
-
-    def changed(*overrides: str) -> RunSpec:
-        return load_spec(Path(spec.run_dir) / SPEC_FILE, overrides)
-
-    write_spec(spec, Path(spec.run_dir) / SPEC_FILE)
-    checkpoint.refuse_another_run(changed("optimizer.lr=0.5"))  # nothing was saved yet
-    checkpoint.save(FakeEngine(), spec, 3, 30)
-    checkpoint.refuse_another_run(
-        changed(
-            "train.num_steps=77",
-            "student.compile=true",
-            "teacher.compile=true",
-            "student.activation_checkpointing=true",
-        )
-    )
-    with pytest.raises(
-        InputError, match=r"other values of seed, student\.train_last_layers, optimizer\.lr\.\n"
-    ):
-        checkpoint.refuse_another_run(
-            changed(
-                "seed=9", "optimizer.lr=0.5", "student.train_last_layers=1", "student.compile=true"
-            )
-        )

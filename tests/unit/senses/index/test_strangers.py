@@ -107,7 +107,7 @@ def test_a_manifest_that_leaves_its_folder_is_refused(folders: Folders, name: st
     manifest["files"][name] = {"bytes": 1, "sha256": "0" * 64}
     path.write_text(json.dumps(manifest))
     (folders.source.parent / "precious").write_text("content")
-    with pytest.raises(InputError, match=f'{path}: it lists the file "{name}"'):
+    with pytest.raises(InputError, match=f"{path}: this is not a valid manifest \\('{name}'"):
         local_copy(*folders)
     assert not folders.local.exists()
     assert (folders.source.parent / "precious").read_text() == "content"

@@ -1,0 +1,69 @@
+"""Small values that the students exchange as JSON. Every function here is a collective call."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import deepspeed.comm as dist
+import torch
+from torch import Tensor
+
+from dskd_ds.errors import DskdError, ExitCode, OtherRankError
+from dskd_ds.runtime.devices import local_device
+
+
+def broadcast_from_rank_0(value: Any) -> Any:
+    """Return rank 0's value on all ranks. The value of another rank is not used."""
+    payload = _encode(value if dist.get_rank() == 0 else None)
+    size = torch.tensor([len(payload)], device=local_device())
+    dist.broadcast(size, 0)
+    if dist.get_rank() > 0:
+        payload = torch.zeros(int(size), dtype=torch.uint8, device=local_device())
+    dist.broadcast(payload, 0)
+    return _decode(payload)
+
+
+def all_gather_values(value: Any) -> list[Any]:
+    """Return the values of all ranks, by rank."""
+    payload = _encode(value)
+    num_ranks = dist.get_world_size()
+    size = torch.tensor([len(payload)], device=local_device())
+    sizes = [torch.zeros_like(size) for _ in range(num_ranks)]
+    dist.all_gather(sizes, size)
+    # All ranks must send equally long tensors, so each is padded to the longest.
+    longest = int(max(sizes))
+    padded = torch.nn.functional.pad(payload, (0, longest - len(payload)))
+    gathered = [torch.zeros_like(padded) for _ in range(num_ranks)]
+    dist.all_gather(gathered, padded)
+    return [_decode(tensor[: int(size)]) for tensor, size in zip(gathered, sizes, strict=True)]
+
+
+def run_on_rank_0(task: Callable[..., None], *arguments: object) -> None:
+    """Run `task` on rank 0. If it raises DskdError or OSError there, all ranks raise DskdError.
+
+    Only rank 0's error has a message, so it is printed once.
+    """
+    failure: DskdError | None = None
+    if dist.get_rank() == 0:
+        try:
+            task(*arguments)
+        except DskdError as error:
+            failure = error
+        except OSError as error:
+            failure = DskdError(str(error))
+    code = broadcast_from_rank_0(int(failure.exit_code) if failure else 0)
+    if failure:
+        raise failure
+    if code:
+        raise OtherRankError(ExitCode(code))
+
+
+def _encode(value: Any) -> Tensor:
+    content = json.dumps(value).encode()
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8).to(local_device())
+
+
+def _decode(payload: Tensor) -> Any:
+    return json.loads(bytes(payload.tolist()))
