@@ -27,13 +27,12 @@ class Limits:
     """When a teacher counts as failed. All times are in seconds."""
 
     dead_after: float
-    """Silence after which a teacher counts as lost."""
+    """Silence after which a teacher counts as lost. If this side stood still for longer than that,
+    the pause is not counted."""
     deadline: float
     """Least time without any progress after which a teacher that holds a request counts as hung."""
     deadline_factor: float
     """The same, in medians of the forward times seen so far; the larger limit holds."""
-    longest_gap: float
-    """A longer pause between two `tick`s means that this side stood still, and not the teachers."""
 
 
 @dataclass(frozen=True)
@@ -270,7 +269,7 @@ class Ledger:
     def own_gap(self, now: float) -> float:
         """Return how long this process stood still since the last `tick`, in seconds; else 0."""
         gap = now - self._last_tick
-        return gap if gap > self._limits.longest_gap else 0.0
+        return gap if gap > self._limits.dead_after else 0.0
 
     def _forgive_own_gap(self, now: float) -> None:
         """Count a pause of this process as nobody's silence: all clocks move on by it."""

@@ -39,9 +39,6 @@ from dskd_ds.link.messages import (
 )
 from dskd_ds.spec.processes import LinkSpec
 
-GAP_HEARTBEATS = 5
-"""A pause of this side that is longer than so many heartbeats is not counted as the teachers'."""
-
 
 class StudentLink:
     """Binds a socket, publishes its address, and sends each request to a teacher with credits."""
@@ -85,7 +82,6 @@ class StudentLink:
             dead_after=spec.dead_after_seconds,
             deadline=spec.deadline_seconds,
             deadline_factor=spec.deadline_factor,
-            longest_gap=GAP_HEARTBEATS * spec.heartbeat_seconds,
         )
         self._ledger = Ledger(limits, now)
         self._without_teacher_since = now

@@ -36,8 +36,6 @@ from dskd_ds.link.messages import (
 )
 from dskd_ds.spec.processes import LinkSpec
 
-GAP_HEARTBEATS = 5
-"""A pause of this side that is longer than so many heartbeats is not counted as the students'."""
 DROP_LINGER_MILLISECONDS = 500
 """How long the socket of a dropped student goes on sending what is queued, such as a goodbye."""
 
@@ -189,7 +187,7 @@ class TeacherLink:
 
     def _forgive_own_gap(self, gap: float) -> None:
         """Count a pause of this process (SIGSTOP, a frozen machine) as nobody's silence."""
-        if gap <= GAP_HEARTBEATS * self.spec.heartbeat_seconds:
+        if gap <= self.spec.dead_after_seconds:
             return
         self._without_student_since += gap
         for student in self._students.values():

@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from dskd_ds.link.ledger import REFUSALS_IN_A_ROW, Event, Failed, Ledger, Limits, Removed, Send
 
-LIMITS = Limits(dead_after=10.0, deadline=60.0, deadline_factor=20.0, longest_gap=5.0)
+LIMITS = Limits(dead_after=10.0, deadline=60.0, deadline_factor=20.0)
 A, B = b"a", b"b"
 
 
