@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.process
+# Slow: CI compares; `make test` has no time for it.
+pytestmark = [pytest.mark.process, pytest.mark.slow]
 
 GOLDEN = Path(__file__).with_name("golden.json")
 

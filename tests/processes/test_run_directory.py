@@ -16,7 +16,8 @@ from tests.conftest import TinyWorld
 from tests.processes.conftest import Launch, Start, mpirun
 from tests.unit.student.test_run_lock import HOLD
 
-pytestmark = [pytest.mark.process, pytest.mark.fault]
+# Slow: the launches of this file take more time than `make test` has; CI runs them.
+pytestmark = [pytest.mark.process, pytest.mark.fault, pytest.mark.slow]
 PLANTED = "zero_pp_rank_0_mp_rank_-1_model_states.pt"
 """DeepSpeed looks for zero_pp_rank_0_mp_rank_*_model_states.pt, and unpickles the first one."""
 

@@ -126,6 +126,7 @@ def test_ranks_end_when_the_command_is_killed(tmp_path: Path) -> None:
     assert set(output.splitlines()) == {"rank 0 got SIGTERM", "rank 1 got SIGTERM"}
 
 
+@pytest.mark.slow
 def test_sigterm_to_dskd_train_leaves_no_process(tiny: TinyWorld, start: Start) -> None:
     run_dir = tiny.folder / "stopped"
     overrides = [

@@ -104,6 +104,7 @@ def test_a_killed_teacher_does_not_change_the_losses(
         assert {key: found[key] for key in EXACT} == {key: expected[key] for key in EXACT}
 
 
+@pytest.mark.slow
 def test_a_broken_teacher_costs_itself_only(
     tiny: TinyWorld, start: Start, one_teacher: Path
 ) -> None:

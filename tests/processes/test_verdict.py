@@ -12,7 +12,8 @@ from dskd_ds.runtime.arguments import override_argv
 from tests.conftest import TinyWorld
 from tests.processes.conftest import Launch, deepspeed, mpirun
 
-pytestmark = [pytest.mark.process, pytest.mark.fault]
+# Slow: the launches of this file take more time than `make test` has; CI runs them.
+pytestmark = [pytest.mark.process, pytest.mark.fault, pytest.mark.slow]
 
 
 def arguments_of(tiny: TinyWorld, run_dir: Path, *changes: str) -> list[str]:
