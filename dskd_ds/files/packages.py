@@ -55,7 +55,8 @@ ARTICLES = Package(
     client="pip",
     name="gensim",
     version="4.4.0",
-    content="gensim/test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2",
+    content="gensim/test/test_data/"
+    "enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2",
     sha256="a53f4648dec40467ebdcbc7a1307eddb51fe6e28e9309f6ebde81ba0d04bea2d",
     megabytes=28,
 )

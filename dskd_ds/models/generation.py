@@ -30,7 +30,7 @@ class KeyedSampling(LogitsProcessor):
         self._generators = [torch.Generator().manual_seed(keyed_seed(key)) for key in keys]
         self._temperature = temperature
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # noqa: ARG002 (transformers' interface)
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # noqa: ARG002
         """Return scores [B, V] whose arg-max is a draw from the logits [B, V]."""
         # Minus the logarithm of an exponential draw is Gumbel noise. It is drawn on the CPU, where
         # a seed gives the same numbers whatever the device of the model.

@@ -163,7 +163,8 @@ def _map_tensors(folder: Path) -> dict[str, Tensor]:
     try:
         # safe_open maps the file: its tensors are views of pages that all processes share.
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            # `file` is not a dict, so it cannot be iterated without `keys`.
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise InputError(
             f"{path}: this is not a safetensors file ({error}).\n"
