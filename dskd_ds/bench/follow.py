@@ -238,13 +238,11 @@ def _running(
     try:
         yield process
     finally:
-        # Listed before any of them ends: descendants are found through their parents. Each gets
-        # its own signal, so that nothing waits until the launcher has ended its ranks.
+        # Listed before any of them ends: descendants are found through their parents. They are
+        # killed, because a student that gets SIGTERM saves a checkpoint first, which nobody needs.
         family = _family(process) if process.poll() is None else []
         for member in reversed(family):
             with suppress(psutil.NoSuchProcess):
-                member.terminate()
-        _, alive = psutil.wait_procs(family, timeout=10)
-        for member in alive:
-            member.kill()
+                member.kill()
+        psutil.wait_procs(family)
         process.wait()

@@ -141,7 +141,6 @@ class TeacherLink:
 
     def _queue_frames(self, work: Work, frames: list[codec.Frame]) -> None:
         self._outbox.put((work, frames))
-        self._num_done += 1
         self._waker.wake()
 
     def _is_wanted(self, work: Work) -> bool:
@@ -228,6 +227,7 @@ class TeacherLink:
         """Send the queued replies, and return a credit with each."""
         while not self._outbox.empty():
             work, frames = self._outbox.get()
+            self._num_done += 1
             if self._is_wanted(work):
                 self._send_frames(work.student_rank, frames)
                 self._send(work.student_rank, Credit(num_requests=1))
