@@ -2,7 +2,7 @@
 
 Options: --set section.key=value, as often as needed. Also runs under torchrun, mpirun and srun.
 It reads the spec, finds this rank's role, gives the role its own torch world, and becomes a
-student (dskd_ds/student/loop.py) or a teacher (dskd_ds/teacher/service.py).
+student (dskd_ds/student/session.py) or a teacher (dskd_ds/teacher/service.py).
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def run(spec: RunSpec, models: RunModels, role: Role) -> None:
 
         serve(spec, models, replica=role.rank, role=role)
     else:
-        from dskd_ds.student.loop import train
+        from dskd_ds.student.session import train
 
         train(spec, models, role)
 

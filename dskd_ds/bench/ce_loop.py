@@ -34,8 +34,9 @@ from dskd_ds.runtime.world import open_world
 from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.student.ds_config import deepspeed_config
 from dskd_ds.student.feed import MicroBatch, StepInput
-from dskd_ds.student.loop import Training, run_steps
+from dskd_ds.student.loop import run_steps
 from dskd_ds.student.on_policy import OnPolicyBlocks
+from dskd_ds.student.training import Training
 
 
 class CrossEntropyStudent(nn.Module):

@@ -23,8 +23,8 @@ from dskd_ds.errors import (
 )
 from dskd_ds.runtime.launch import free_port
 from dskd_ds.spec import load_spec
-from dskd_ds.student.loop import Training
 from dskd_ds.student.stop import STOP_SIGNALS, StopWish
+from dskd_ds.student.training import Training
 from dskd_ds.student.verdict import Counts, Prepared, Verdict, prepare, raise_end
 from tests.unit.student.verdict_worker import CASES
 

@@ -1,0 +1,136 @@
+"""One rank's whole run: opens what training needs, trains, saves and exports."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import deepspeed
+
+from dskd_ds.data.batches import num_steps, open_source
+from dskd_ds.link import StudentSide, open_student_side
+from dskd_ds.models.named import RunModels
+from dskd_ds.runtime.devices import give_back_memory, local_device
+from dskd_ds.runtime.topology import Role
+from dskd_ds.runtime.world import open_world
+from dskd_ds.senses.choose.open import open_retriever
+from dskd_ds.senses.choose.retrieve import SenseRetriever
+from dskd_ds.spec import SPEC_FILE, RunSpec, write_spec
+from dskd_ds.student import checkpoint
+from dskd_ds.student.alignment import AlignmentTest
+from dskd_ds.student.collectives import run_on_rank_0
+from dskd_ds.student.deepspeed_engine import Engine
+from dskd_ds.student.depth import student_init
+from dskd_ds.student.engine import make_engine
+from dskd_ds.student.export import gather_and_export
+from dskd_ds.student.feed import Feed
+from dskd_ds.student.loop import run_steps
+from dskd_ds.student.on_policy import OnPolicyBlocks
+from dskd_ds.student.requests import RequestBuilder
+from dskd_ds.student.run_lock import RunLock
+from dskd_ds.student.training import Training
+
+
+def train(spec: RunSpec, models: RunModels, role: Role) -> None:
+    """Train as one rank of the students' world. Raises DskdError for what a user should read."""
+    open_world()
+    with ExitStack() as cleanup:
+        run_lock = acquire_run_lock(spec, role, cleanup)
+        record_spec(spec)
+        # Before anything that takes long: teachers only wait for a student that listens.
+        link = open_link(spec, models, role)
+        cleanup.callback(link.close)
+        init = student_init(spec, models)
+        retriever = open_retriever(spec, role, cleanup) if spec.uses_senses else None
+        source = open_source(
+            spec.data,
+            models.teacher.tokenizer,
+            seed=spec.seed,
+            step_blocks=spec.train.global_batch_blocks,
+        )
+        engine = make_engine(spec, models, init, retriever.dictionary if retriever else None)
+        num_done, tokens = checkpoint.resume(engine, spec)
+        give_back_memory()
+        total_steps = num_steps(spec, source)
+        blocks = OnPolicyBlocks(spec, models.teacher.tokenizer, role.rank, source, engine)
+        requests, self_test = open_requests(spec, models, retriever, engine, role)
+        feed = Feed(
+            spec,
+            rank=role.rank,
+            source=blocks,
+            link=link,
+            requests=requests,
+            self_test=self_test,
+            device=local_device(),
+            steps=range(num_done, total_steps),
+        )
+        # Registered last, so called first: the preparing thread stops before the index closes.
+        cleanup.callback(feed.close)
+        training = Training(
+            spec=spec,
+            rank=role.rank,
+            engine=engine,
+            steps=feed,
+            blocks=blocks,
+            num_done=num_done,
+            num_steps=total_steps,
+            tokens=tokens,
+            run_lock=run_lock,
+        )
+        run_steps(training)
+        if total_steps > num_done:
+            training.save()
+        gather_and_export(engine, spec, models)
+    deepspeed.comm.destroy_process_group()
+
+
+def acquire_run_lock(spec: RunSpec, role: Role, cleanup: ExitStack) -> RunLock:
+    """Lock the run directory before anything is written into it. A collective call.
+
+    Raises InputError on rank 0 and OtherRankError on the others if another launch has the lock.
+    """
+    run_lock = RunLock(Path(spec.run_dir))
+    run_on_rank_0(run_lock.acquire)
+    if role.rank == 0:
+        cleanup.callback(run_lock.release)
+    return run_lock
+
+
+def open_link(spec: RunSpec, models: RunModels, role: Role) -> StudentSide:
+    """Listen for teachers of the expected sizes."""
+    return open_student_side(
+        run_dir=Path(spec.run_dir),
+        rank=role.rank,
+        spec=spec.link,
+        vocab_size=models.shared_vocab_size,
+        hidden_size=models.teacher.hidden_size,
+        spans_nodes=role.launch.spans_nodes,
+    )
+
+
+def open_requests(
+    spec: RunSpec,
+    models: RunModels,
+    retriever: SenseRetriever | None,
+    engine: Engine,
+    role: Role,
+) -> tuple[RequestBuilder, AlignmentTest]:
+    """Return what turns batches into requests, and what tests the first reply."""
+    vocab_size, hidden_size = models.shared_vocab_size, models.teacher.hidden_size
+    requests = RequestBuilder(spec, retriever, vocab_size, hidden_size)
+    self_test = AlignmentTest(
+        requests,
+        teacher_head=engine.module.objective.frozen_head(),
+        on_policy_fraction=spec.train.on_policy_fraction,
+        is_printing=role.rank == 0,
+    )
+    return requests, self_test
+
+
+def record_spec(spec: RunSpec) -> None:
+    """Write the resolved spec into the run directory. A collective call.
+
+    Raises InputError if the run directory holds checkpoints of another run.
+    """
+    run_on_rank_0(checkpoint.refuse_another_run, spec)
+    run_on_rank_0(write_spec, spec, Path(spec.run_dir) / SPEC_FILE)

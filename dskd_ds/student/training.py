@@ -1,0 +1,71 @@
+"""What one rank's training consists of, how far it is, and when it saves."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass, field
+
+from tqdm import tqdm
+
+from dskd_ds.errors import SaveError
+from dskd_ds.spec import RunSpec
+from dskd_ds.student import checkpoint
+from dskd_ds.student.collectives import run_on_rank_0
+from dskd_ds.student.deepspeed_engine import Engine
+from dskd_ds.student.on_policy import OnPolicyBlocks
+from dskd_ds.student.run_lock import RunLock
+from dskd_ds.student.stop import StopWish
+from dskd_ds.student.verdict import StepSource
+
+
+@dataclass
+class Training:
+    """One rank's training: what its steps need, and how far it is."""
+
+    spec: RunSpec
+    rank: int
+    engine: Engine
+    steps: StepSource
+    blocks: OnPolicyBlocks
+    num_done: int
+    """Optimiser steps done, from the start of the run."""
+    num_steps: int
+    """Optimiser steps of the whole run."""
+    tokens: int
+    """Tokens that all ranks have read, from the start of the run."""
+    is_stop_wanted: StopWish = field(default_factory=StopWish)
+    """Whether a signal has asked this rank to stop."""
+    saved_at: float = field(default_factory=time.monotonic)
+    """When this rank last tried to save, or the start of training."""
+    run_lock: RunLock | None = None
+    """The lock on the run directory, which rank 0 holds. None in benchmarks, which save nothing."""
+
+    def save(self) -> None:
+        """Save a checkpoint of the present step, unless there is one. A collective call.
+
+        Raises SaveError on all ranks if one of them cannot write.
+        """
+        self.saved_at = time.monotonic()
+        if self.run_lock:
+            run_on_rank_0(self.run_lock.check)
+        checkpoint.save(self.engine, self.spec, self.num_done, self.tokens)
+
+    def save_or_warn(self) -> None:
+        """Save as `save` does, but only print a warning if that fails. A collective call."""
+        try:
+            self.save()
+        except SaveError as error:
+            if str(error):
+                tqdm.write(f"warning: {error}", file=sys.stderr)
+
+    def is_save_due_by_clock(self) -> bool:
+        """Whether rank 0 finds that `[checkpoint] every_minutes` have passed; false elsewhere."""
+        every_seconds = self.spec.checkpoint.every_minutes * 60
+        is_over = time.monotonic() - self.saved_at >= every_seconds
+        return self.rank == 0 and every_seconds > 0 and is_over
+
+    def is_save_due_by_steps(self) -> bool:
+        """Whether the present step is a multiple of `[checkpoint] every_steps`."""
+        every = self.spec.checkpoint.every_steps
+        return every > 0 and self.num_done % every == 0
