@@ -1,0 +1,219 @@
+"""Small files in which the processes of a run say what they do. `dskd status` reads them.
+
+progress/run.json                   the launch that trains now, written by student rank 0
+progress/student-00000.json         what a student rank does now (`RankProgress`)
+progress/teacher-00000-HOST-PID.json   what a teacher does now (`TeacherHealth`)
+progress/student-00000.stacks.txt   the stacks of a rank that hung, written by its watchdog
+progress/ends/NAME.json             how a process, or the whole launch, ended (`End`)
+
+Each file belongs to one process and is replaced as a whole. A file that is missing, half written or
+from another version reads as None. A file that cannot be written costs one warning per process.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from dskd_ds.files.atomic import write_text
+
+PROGRESS_FOLDER = "progress"
+ENDS_FOLDER = "progress/ends"
+RUN_START_FILE = "progress/run.json"
+STACKS_SUFFIX = ".stacks.txt"
+ATTEMPT_VARIABLE = "DSKD_ATTEMPT"
+"""Environment variable with the attempt's number, for job scripts that count their attempts."""
+
+RoleName = Literal["student", "teacher", "launch"]
+
+
+class Record(BaseModel):
+    """Base of all records. Keys that this version does not know are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class RankProgress(Record):
+    """What one student rank does now. Its watchdog rewrites it every few seconds."""
+
+    role: RoleName = "student"
+    rank: int
+    host: str
+    pid: int
+    phase: str
+    """For example `forward`, `backward`, `optimiser step`, `waiting for the teacher`, `save`."""
+    step: int
+    """Number of optimiser steps that are done."""
+    since: float
+    """When the phase began, in Unix seconds."""
+
+
+class TeacherHealth(Record):
+    """What one teacher does now, and who waits for whom."""
+
+    role: RoleName = "teacher"
+    rank: int
+    """The teacher's replica number; teachers that were started on their own may share one."""
+    host: str
+    pid: int
+    phase: str
+    """`loading`, `serving` or `ended`."""
+    since: float
+    """When the phase began, in Unix seconds."""
+    num_done: int = 0
+    """Requests that it has answered or refused."""
+    num_refused: int = 0
+    """Requests that it has refused."""
+    queue_length: int = 0
+    """Requests that wait for its forward pass now."""
+    busy_share: float = 0.0
+    """Share of the time since the last write in which it computed."""
+    idle_share: float = 0.0
+    """Share of the time since the last write in which it had no request: the students' buffers were
+    full, or no student was there."""
+    last_error: str = ""
+    """The last reason for which it refused a request."""
+    rss_bytes: int = 0
+    """The largest memory that the process has used."""
+
+
+class RunStart(Record):
+    """The launch that trains now, or that was the last one to train."""
+
+    host: str
+    """Host of student rank 0."""
+    pid: int
+    """Process of student rank 0."""
+    started: float
+    """When training began, in Unix seconds."""
+    attempt: int
+    """Number of this launch among all launches of the run, from 1."""
+    job_id: str
+    """SLURM's job, or ""."""
+    launcher: str
+    num_students: int
+    num_teachers: int
+    """Teachers of the launch; 0 if they are started on their own."""
+    first_step: int
+    """Number of steps that were done before this launch."""
+    num_steps: int
+    """Number of steps of the whole run."""
+    argv: list[str]
+    """Arguments of the entry (dskd_ds/train.py): `--spec`, `--set`."""
+    cwd: str
+    """Folder in which the launch was started."""
+
+
+class End(Record):
+    """How one process ended, or the whole launch (role `launch`, written by `dskd train`)."""
+
+    role: RoleName
+    rank: int
+    host: str
+    pid: int
+    exit_code: int
+    message: str
+    time: float
+    """When it ended, in Unix seconds."""
+
+
+Kind = TypeVar("Kind", bound=Record)
+
+
+def progress_file(run_dir: Path, rank: int) -> Path:
+    """Return the progress file of a student rank."""
+    return run_dir / PROGRESS_FOLDER / f"student-{rank:05d}.json"
+
+
+def stacks_file(run_dir: Path, rank: int) -> Path:
+    """Return the file into which a student rank's watchdog writes the stacks of all threads."""
+    return run_dir / PROGRESS_FOLDER / f"student-{rank:05d}{STACKS_SUFFIX}"
+
+
+def teacher_file(run_dir: Path, replica: int) -> Path:
+    """Return the health file of this process as a teacher.
+
+    The name contains host and process, because several teachers may have the same number.
+    """
+    name = f"teacher-{replica:05d}-{socket.gethostname()}-{os.getpid()}.json"
+    return run_dir / PROGRESS_FOLDER / name
+
+
+def end_file(run_dir: Path, role: RoleName, rank: int) -> Path:
+    """Return the file in which the end of a rank, or of the launch, is recorded."""
+    return run_dir / ENDS_FOLDER / f"{role}-{rank:05d}.json"
+
+
+def attempt_number(earlier: int, env: Mapping[str, str] = os.environ) -> int:
+    """Return the number of this launch among all launches of the run, from 1.
+
+    A job script that counts its attempts sets DSKD_ATTEMPT. Without it, the launch comes after
+    `earlier`, the number of the last launch (0 if there was none).
+    """
+    given = env.get(ATTEMPT_VARIABLE, "")
+    return int(given) if given.isdecimal() and int(given) > 0 else earlier + 1
+
+
+def read_record(path: Path, kind: type[Kind]) -> Kind | None:
+    """Return the record in a file, or None if there is none, or not a whole and valid one."""
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def read_records(run_dir: Path, pattern: str, kind: type[Kind]) -> dict[Path, Kind]:
+    """Return the valid records of the files that match a pattern such as `progress/student-*.json`.
+
+    Sorted by file name.
+    """
+    found = {path: read_record(path, kind) for path in sorted(run_dir.glob(pattern))}
+    return {path: record for path, record in found.items() if record is not None}
+
+
+class RecordFile:
+    """Writes one record file again and again. A disk error costs one warning, not the run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._has_warned = False
+
+    def write(self, record: Record) -> None:
+        """Replace the file by a record. Readers see the old record or the new one."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(self.path, record.model_dump_json())
+        except OSError as error:
+            if not self._has_warned:
+                print(
+                    f"warning: {self.path}: cannot be written ({error}).\n"
+                    "  the run goes on; dskd status does not see this process.",
+                    file=sys.stderr,
+                )
+            self._has_warned = True
+
+
+def record_end(
+    run_dir: Path, role: RoleName, rank: int, *, exit_code: int, message: str, pid: int = 0
+) -> None:
+    """Record how this process, or the launch that it supervises, ended.
+
+    pid: the process that ended; this one by default.
+    """
+    end = End(
+        role=role,
+        rank=rank,
+        host=socket.gethostname(),
+        pid=pid or os.getpid(),
+        exit_code=exit_code,
+        message=message,
+        time=time.time(),
+    )
+    RecordFile(end_file(run_dir, role, rank)).write(end)
