@@ -62,7 +62,7 @@ def show_lexicon(spec: RunSpec, teacher: NamedModel, output: Path | None) -> Non
             tokenizer=tokenizer,
             vocab_size=vocab_size,
             max_span_tokens=spec.senses.max_span_tokens,
-            min_span_tokens=2 if spec.senses.paper_exact else 1,
+            min_span_tokens=spec.senses.min_span_tokens,
         )
         # Flushed line by line, because a large source takes long.
         print(_format_line(line, coverage(words, related)), flush=True)

@@ -24,6 +24,15 @@ REASONS = {
     "tuple_type": "it must be a list",
 }
 """Reasons by pydantic's error type, where its own message speaks of Python or of its parser."""
+REPLACED_KEYS = {
+    "senses.paper_exact": (
+        "it was replaced by one key per choice: delete the line if it is false. If it is true, set"
+        ' min_span_tokens = 2, own_in_pull = "with_synonyms", own_in_push = "with_antonyms",'
+        ' positions = "independent" and position_rounding = "down" in [senses]'
+        ' (docs/method.md, "Positions" and "Candidates").'
+    ),
+}
+"""Keys of earlier versions, and what takes their place."""
 PLAIN_WORDS = {
     "Input should be": "it must be",
     "Tuple should have": "it must have",
@@ -57,7 +66,8 @@ def _message(details: ErrorDetails) -> str:
         *section, name = section
     where = f"[{'.'.join(section)}] " if section else ""
     if details["type"] == "extra_forbidden":
-        return f"{where}{name}: unknown key.\n  {_nearest(section, name)}"
+        replaced = REPLACED_KEYS.get(".".join([*section, name]))
+        return f"{where}{name}: unknown key.\n  {replaced or _nearest(section, name)}"
     if details["type"] == "missing":
         return f"{where}{name}{element} is missing.\n  add it: {_describe(section, name)}"
     found = f"{where}{name}{element} = {show(details['input'])}"

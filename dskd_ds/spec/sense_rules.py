@@ -31,15 +31,15 @@ def sense_counts_fit(spec: RunSections) -> Iterator[Problem]:
         )
 
 
-def paper_exact_has_fixed_clusters(spec: RunSections) -> Iterator[Problem]:
-    """The authors' scripts use one k for all tokens."""
+def span_lengths_fit(spec: RunSections) -> Iterator[Problem]:
+    """The minimum length of related words is not above the maximum."""
     senses = spec.senses
-    if senses.paper_exact and senses.clustering != "fixed":
+    if senses.min_span_tokens > senses.max_span_tokens:
         yield Problem(
-            key="senses.paper_exact",
-            value=True,
-            reason=f'clustering = "{senses.clustering}" is not the paper\'s',
-            way_out='set [senses] clustering = "fixed", or paper_exact = false',
+            key="senses.min_span_tokens",
+            value=senses.min_span_tokens,
+            reason=f"max_span_tokens = {senses.max_span_tokens} leaves no related word",
+            way_out=f"use at most {senses.max_span_tokens}, or a larger [senses] max_span_tokens",
         )
 
 
@@ -72,7 +72,7 @@ def teacher_retrieval_saves_traffic(spec: RunSections) -> Iterator[Problem]:
 SENSE_RULES = (
     lexical_needs_lexicon,
     sense_counts_fit,
-    paper_exact_has_fixed_clusters,
+    span_lengths_fit,
     neighbours_are_fetched,
     teacher_retrieval_saves_traffic,
 )

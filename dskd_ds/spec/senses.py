@@ -81,6 +81,9 @@ class SensesSpec(Part):
     """Number of text snippets kept per sense: those whose states are nearest to it."""
     max_span_tokens: PositiveInt = 3
     """Maximum length of a related word in tokens (paper: 3)."""
+    min_span_tokens: PositiveInt = 1
+    """Minimum length of a related word in tokens. 2 leaves out every synonym and antonym that is a
+    single token (paper)."""
     index_dims: PositiveInt = 256
     """Dimensions that PCA keeps for the HNSW index, 4 bytes each per sense. Of SmolLM2's 576, 64
     lose 2 % of the true 10 nearest at any search effort; 256 lose none (at 150 candidates)."""
@@ -112,7 +115,17 @@ class SensesSpec(Part):
     `position_fraction` of them is more, that number is used."""
     position_fraction: Fraction = 0.4
     """Share of a block's positions with word relations that are sense positions, if that is more
-    than `min_positions` (paper: 0.4). The same number of further positions only pull."""
-    paper_exact: bool = False
-    """Repeat the authors' scripts exactly: only relations of 2 to m tokens, no pull without
-    synonyms, the token's own senses in S-."""
+    than `min_positions` (paper: 0.4). The same number of other positions only pull."""
+    position_rounding: Literal["up", "down"] = "up"
+    """How `position_fraction` of the positions is rounded to a whole number: `up`, or `down`
+    (paper)."""
+    positions: Literal["disjoint", "independent"] = "disjoint"
+    """Where the positions that only pull are drawn from. `disjoint`: the supervised positions that
+    do not have the whole sense term. `independent`: all supervised positions (paper); a position
+    that is drawn twice has two entries in the sense term."""
+    own_in_pull: Literal["always", "with_synonyms"] = "always"
+    """When S+ holds the target token's own senses, at positions with the whole sense term.
+    `always`, or `with_synonyms`: only if the token has synonyms; else S+ is empty (paper)."""
+    own_in_push: Literal["never", "with_antonyms"] = "never"
+    """When S- holds the target token's own senses. `never`, or `with_antonyms`: wherever the token
+    has antonyms (paper)."""

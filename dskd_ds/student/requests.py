@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dskd_ds.data.batches import Batch
 from dskd_ds.errors import LinkError
@@ -59,8 +60,9 @@ class RequestBuilder:
         """Draw the batch's sense positions and put its request together."""
         selection = self._retriever.select(batch) if self._retriever else None
         student_chooses = selection is not None and self._wanted.senses is None
-        no_positions = np.zeros(0, np.int64)
-        sense = selection.positions if selection is not None and student_chooses else no_positions
+        sense = np.zeros(0, np.int64)
+        if selection is not None and student_chooses:
+            sense = np.unique(selection.positions)
         positions = self.kind.positions(batch.supervised.numpy(), sense)
         position_arrays = {
             f"{part}_positions": where.astype(np.int32) for part, where in positions.items()
@@ -120,18 +122,22 @@ class RequestBuilder:
             return SenseTargets.empty(self.hidden_size)
         chosen = reply.chosen
         if self._wanted.senses is None:
-            sense_rows = torch.searchsorted(
-                request.batch.supervised, torch.from_numpy(selection.positions)
-            )
-            top_k, hidden = reply.top_k, reply.hidden
-            # A part that came for every supervised position is cut to the sense positions.
-            if self.kind.asked_at("top_k") == "supervised":
-                top_k = top_k.rows(sense_rows)
-            if self.kind.asked_at("hidden") == "supervised":
-                hidden = hidden[sense_rows]
+            top_k = reply.top_k.rows(_rows_at(selection, request.positions["top_k"]))
+            hidden = reply.hidden[_rows_at(selection, request.positions["hidden"])]
             last_tail = len(self._wanted.temperatures) - 1  # at temperature 1
             chosen = self._retriever.choose(selection, hidden, top_k, last_tail)
         return self._retriever.pack(selection, chosen)
+
+
+def _rows_at(selection: Selection, positions: Ints) -> Tensor | slice:
+    """Return the rows of a part of the reply at the selected positions.
+
+    positions: [R], ascending, where the part was asked for. A slice, if no row is left out or comes
+    twice: taking it copies nothing.
+    """
+    if np.array_equal(positions, selection.positions):
+        return slice(None)
+    return torch.from_numpy(np.searchsorted(positions, selection.positions))
 
 
 def selection_arrays(batch: Batch | None) -> dict[str, Array]:

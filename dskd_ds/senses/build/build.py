@@ -152,7 +152,7 @@ class Making:
             tokenizer=self.teacher.tokenizer,
             vocab_size=vocab_size,
             max_span_tokens=senses.max_span_tokens,
-            min_span_tokens=2 if senses.paper_exact else 1,
+            min_span_tokens=senses.min_span_tokens,
         )
 
     def _write(self, parts: Parts, related: TokenRelations, vocab_size: int) -> None:

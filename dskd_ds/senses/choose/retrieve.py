@@ -48,7 +48,10 @@ DECIDING = (
     "min_teacher_probability",
     "min_positions",
     "position_fraction",
-    "paper_exact",
+    "position_rounding",
+    "positions",
+    "own_in_pull",
+    "own_in_push",
     "index_search_effort",
 )
 """The [senses] keys that decide which positions are drawn and which senses are chosen."""
@@ -59,7 +62,8 @@ class Selection:
     """The sense positions of a batch, and the related words drawn for them."""
 
     positions: Ints
-    """[P] indices into the flattened B * T positions, ascending within each block."""
+    """[P] indices into the flattened B * T positions, ascending. With [senses] positions =
+    "independent" a position can come twice, first with the whole term and then with the pull."""
     targets: Ints
     """[P] target tokens."""
     full: Mask
@@ -131,24 +135,27 @@ class SenseRetriever:
         )
 
     def _draw_positions(self, targets: Ints, generator: np.random.Generator) -> tuple[Ints, Mask]:
-        """Draw positions of one block: some for pull and push, as many others for the pull alone.
+        """Draw positions of one block: some for pull and push, as many for the pull alone.
 
         targets: [T]. Returns positions [P], ascending, and a mask [P] of those with pull and push.
         These are drawn among positions whose target has relations, or among all where relations are
-        not used.
+        not used. Source: docs/method.md, "Positions".
         """
         supervised = np.flatnonzero(targets >= 0)
         eligible = supervised
         if self.spec.candidates != "neighbours":
             eligible = supervised[self.has_relations[targets[supervised]]]
-        # Rounded up; the paper's scripts round down (docs/method.md, "Positions").
         at_least = min(self.spec.min_positions, len(eligible))
-        count = max(at_least, int(np.ceil(self.spec.position_fraction * len(eligible))))
+        round_ = np.ceil if self.spec.position_rounding == "up" else np.floor
+        count = max(at_least, int(round_(self.spec.position_fraction * len(eligible))))
         full = generator.choice(eligible, count, replace=False)
-        others = np.setdiff1d(supervised, full)
+        others = supervised
+        if self.spec.positions == "disjoint":
+            others = np.setdiff1d(supervised, full)
         pull_only = generator.choice(others, min(count, len(others)), replace=False)
         positions = np.concatenate([full, pull_only])
-        order = np.argsort(positions)
+        # Stable, so that of two equal positions the one with the whole term comes first.
+        order = np.argsort(positions, kind="stable")
         is_full = np.arange(len(positions)) < count
         return positions[order], is_full[order]
 
@@ -206,16 +213,18 @@ class SenseRetriever:
         """
         pull_owners = sets.prepend(selection.targets, selection.synonyms)
         push_owners = selection.antonyms
-        if self.spec.paper_exact:
+        own_pushes = self.spec.own_in_push == "with_antonyms"
+        if own_pushes:
             push_owners = sets.prepend(selection.targets, selection.antonyms)
         # One search serves both sides: rows P to 2P - 1 are the S- of positions 0 to P - 1.
         both = sets.senses_of(self.dictionary, sets.stack([pull_owners, push_owners]))
         kept = sets.nearest(self.dictionary, hidden, candidates=both, keep=self.spec.kappa)
         pull, push = sets.split_at(kept, len(selection))
-        if self.spec.paper_exact:
+        if self.spec.own_in_pull == "with_synonyms":
             pull = sets.keep_where(pull, (selection.synonyms.lengths() > 0) | ~selection.full)
-            # The target's own senses are in S- too, so S- is emptied where only the pull applies.
-            push = sets.keep_where(push, selection.full)
+        if own_pushes:
+            # Without antonyms S- would hold the target's own senses alone.
+            push = sets.keep_where(push, selection.antonyms.lengths() > 0)
         return pull, push
 
     def _neighbours(

@@ -26,7 +26,7 @@ from dskd_ds.files.manifest import read_manifest
 from dskd_ds.lexicon.relations import Ragged
 from dskd_ds.models.named import NamedModel
 from dskd_ds.senses.dictionary.contexts import CONTEXTS_FILE, Context, read_contexts
-from dskd_ds.senses.dictionary.facts import Facts
+from dskd_ds.senses.dictionary.facts import Facts, with_present_names
 
 FORMAT = 2
 """Version of the files. Dictionaries with another version are refused."""
@@ -135,6 +135,8 @@ def open_dictionary(folder: str | Path, verify: bool = True) -> SenseDictionary:
             f"{folder}: its format is {facts.get('format')}, but this version reads {FORMAT}.\n"
             "  build it again: dskd senses build SPEC.toml"
         )
+    if "settings" in facts:
+        facts = facts | {"settings": with_present_names(facts["settings"])}
     tensors = _map_tensors(folder)
     arrays = {name: t.numpy() for name, t in tensors.items() if t.dtype == torch.int64}
     offsets = arrays["owner_offsets"]

@@ -69,3 +69,15 @@ class Facts(TypedDict, total=False):
     """Tokens with synonyms or antonyms."""
     median_antonym_distance: float | None
     """Median squared distance per dimension between antonyms' senses; None without antonyms."""
+
+
+def with_present_names(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return recorded settings of [senses] under their present names.
+
+    Earlier versions recorded `paper_exact`, of which only the minimum length of related words
+    decides what a dictionary holds.
+    """
+    if "paper_exact" not in settings:
+        return settings
+    kept = {name: value for name, value in settings.items() if name != "paper_exact"}
+    return kept | {"min_span_tokens": 2 if settings["paper_exact"] else 1}

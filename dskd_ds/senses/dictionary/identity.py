@@ -36,7 +36,7 @@ CLUSTER_SETTINGS = (
     "sense_cost",
     "contexts_per_sense",
     "max_span_tokens",
-    "paper_exact",
+    "min_span_tokens",
 )
 """The fields of [senses] that decide what is made of a collection. Those of the index are in
 senses/index/graph.py."""

@@ -85,11 +85,19 @@ def test_home_has_a_default(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (["senses.min_senses=11"], ["[senses] min_senses = 11", "num_senses = 10 is the maximum"]),
         (
+            ["senses.min_span_tokens=4"],
+            ["[senses] min_span_tokens = 4", "max_span_tokens = 3", "use at most 3"],
+        ),
+        (
             ["senses.paper_exact=true"],
             [
-                "[senses] paper_exact = true",
-                '"adaptive" is not the paper\'s',
-                'clustering = "fixed"',
+                "[senses] paper_exact: unknown key",
+                "replaced by one key per choice",
+                "min_span_tokens = 2",
+                'own_in_pull = "with_synonyms"',
+                'own_in_push = "with_antonyms"',
+                'positions = "independent"',
+                'position_rounding = "down"',
             ],
         ),
         (["loss.kd_weight=0", "loss.sense_weight=0"], ["no term of the loss uses the teacher"]),

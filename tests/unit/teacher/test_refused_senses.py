@@ -66,7 +66,10 @@ def test_whatever_decides_the_choice_is_in_the_key(dictionary: SenseDictionary) 
         "min_positions": 9,
         "min_teacher_probability": 0.9,
         "position_fraction": 0.9,
-        "paper_exact": True,
+        "position_rounding": "down",
+        "positions": "independent",
+        "own_in_pull": "with_synonyms",
+        "own_in_push": "with_antonyms",
         "index_search_effort": 99,
     }
     assert set(others) == set(DECIDING)

@@ -43,12 +43,12 @@ def states_at(teacher: FrozenModel, selection: Selection) -> torch.Tensor:
     "settings",
     [
         senses(candidates="lexical"),
-        senses(candidates="lexical", paper_exact=True),
+        senses(candidates="lexical", positions="independent", own_in_push="with_antonyms"),
         senses(candidates="neighbours"),
         senses(),
         senses(kappa=150),
     ],
-    ids=["lexical", "paper-exact", "neighbours", "hybrid", "sets-of-hundreds"],
+    ids=["lexical", "independent", "neighbours", "hybrid", "sets-of-hundreds"],
 )
 def test_the_student_gets_what_it_would_have_chosen(
     dictionary: SenseDictionary, teacher: FrozenModel, settings: SensesSpec, kind: str

@@ -1,7 +1,12 @@
-"""S+ and S- computed position by position, as docs/method.md, "Candidates", describes them."""
+"""Positions, S+ and S- computed one by one: the reference of the tests.
+
+The functions whose names begin with `paper` follow the authors' description line by line. The
+others follow docs/method.md, "Candidates".
+"""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from dskd_ds.losses.distributions import TopK
@@ -45,14 +50,63 @@ def _lexical(
 ) -> Sets:
     target, is_full = int(selection.targets[i]), bool(selection.full[i])
     synonyms, antonyms = selection.synonyms.row(i).tolist(), selection.antonyms.row(i).tolist()
-    push_owners = [target, *antonyms] if settings.paper_exact else antonyms
-    plus = _nearest(dictionary, _rows_of(dictionary, [target, *synonyms]), settings.kappa, state)
+    pull_owners = [target, *synonyms]
+    if settings.own_in_pull == "with_synonyms" and is_full and not synonyms:
+        pull_owners = []
+    push_owners = antonyms
+    if settings.own_in_push == "with_antonyms" and antonyms:
+        push_owners = [target, *antonyms]
+    plus = _nearest(dictionary, _rows_of(dictionary, pull_owners), settings.kappa, state)
     minus = _nearest(dictionary, _rows_of(dictionary, push_owners), settings.kappa, state)
-    if settings.paper_exact and is_full and not synonyms:
-        plus = []
-    if settings.paper_exact and not is_full:
-        minus = []
     return set(plus), set(minus)
+
+
+def paper_positions(
+    targets: list[int], heads: set[int], generator: np.random.Generator
+) -> tuple[list[int], list[int]]:
+    """Return groups A and B of one sequence.
+
+    targets: one per position; a negative one is no target. heads: the tokens with a list of
+    synonyms or antonyms.
+    """
+    every_position = [i for i, target in enumerate(targets) if target >= 0]
+    related = [i for i in every_position if targets[i] in heads]
+    n = len(related)
+    if n <= 25:
+        s = n
+    elif n <= 62:
+        s = 25
+    else:
+        s = int(0.4 * n)
+    group_a = generator.choice(related, s, replace=False).tolist() if s else []
+    group_b = generator.choice(every_position, s, replace=False).tolist() if s else []
+    return group_a, group_b
+
+
+def paper_sets(
+    dictionary: SenseDictionary,
+    group: str,
+    target: int,
+    synonyms: list[int],
+    antonyms: list[int],
+    state: torch.Tensor,
+) -> Sets:
+    """Return the five nearest senses of both sets of one entry.
+
+    synonyms, antonyms: those drawn for it, at most 25 each. state: the teacher's.
+    """
+    plus: list[int] = []
+    minus: list[int] = []
+    if group == "B":
+        plus = _rows_of(dictionary, [target])
+    if group == "A" and synonyms:
+        plus = _rows_of(dictionary, [*synonyms, target])
+    if group == "A" and antonyms:
+        minus = _rows_of(dictionary, [*antonyms, target])
+    return (
+        set(_nearest(dictionary, plus, 5, state)),
+        set(_nearest(dictionary, minus, 5, state)),
+    )
 
 
 def _neighbours(

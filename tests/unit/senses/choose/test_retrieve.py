@@ -24,12 +24,14 @@ def dictionary(tmp_path: Path) -> SenseDictionary:
     "settings",
     [
         spec(),
-        spec(paper_exact=True),
+        spec(own_in_pull="with_synonyms"),
+        spec(own_in_push="with_antonyms"),
+        spec(positions="independent", own_in_push="with_antonyms"),
         spec(candidates="neighbours"),
         spec(candidates="hybrid"),
         spec(candidates="hybrid", kappa=5),
     ],
-    ids=["lexical", "paper-exact", "neighbours", "hybrid", "hybrid-5"],
+    ids=["lexical", "own-pull", "own-push", "independent", "neighbours", "hybrid", "hybrid-5"],
 )
 def test_candidates_equal_the_loop(dictionary: SenseDictionary, settings: SensesSpec) -> None:
     picker = retriever(dictionary, settings)

@@ -63,7 +63,7 @@ def test_a_spec_must_have_the_settings_of_its_dictionary(
     tiny: TinyWorld, dictionary: SenseDictionary
 ) -> None:
     spec = load_spec(tiny.spec_file)
-    built = replace(dictionary, facts={"settings": {"num_senses": 4, "paper_exact": False}})
+    built = replace(dictionary, facts={"settings": {"num_senses": 4, "min_span_tokens": 1}})
     check_settings(built, spec)
     other = load_spec(tiny.spec_file, ["senses.num_senses=5"])
     expected = r"\[senses\] num_senses = 5, but .* was built with 4.\n.*dskd senses build"
