@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -20,7 +18,7 @@ from tests.unit.senses.choose.slow import paper_positions, paper_sets
 from tests.unit.senses.choose.small import D, teacher_signal
 
 V, PER_TOKEN, SEED = 200, 4, 11
-WITH_SYNONYMS, WITH_ANTONYMS, WITH_BOTH = range(0, 20), range(20, 30), range(30, 40)
+WITH_SYNONYMS, WITH_ANTONYMS, WITH_BOTH = range(20), range(20, 30), range(30, 40)
 MANY = 39
 """A token with more than 25 synonyms and antonyms."""
 PAPER = SensesSpec(
