@@ -30,6 +30,10 @@ class InputError(DskdError):
     exit_code = ExitCode.WRONG_INPUT
 
 
+class RunInUseError(InputError):
+    """Another launch that lives is using the run directory."""
+
+
 class NoTeacherError(DskdError):
     """No teacher connected, or all teachers left, within `[link] teacher_wait_seconds`."""
 

@@ -18,6 +18,7 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != SC
 
 from dskd_ds.errors import DskdError, ExitCode  # noqa: E402
 from dskd_ds.models.named import RunModels  # noqa: E402
+from dskd_ds.observe.ends import record_error, recorded_end  # noqa: E402
 from dskd_ds.runtime.arguments import add_overrides  # noqa: E402
 from dskd_ds.runtime.console import quiet_libraries, quiet_progress  # noqa: E402
 from dskd_ds.runtime.reporting import report_error  # noqa: E402
@@ -33,6 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
     quiet_libraries()
     rank = 0
+    role: Role | None = None
     # Errors before the run are mostly the same on all ranks, so rank 0 reports them first. Errors
     # of the run are this rank's own.
     try:
@@ -43,9 +45,12 @@ def main(argv: list[str] | None = None) -> int:
         models = RunModels.of(spec)
         prepare(spec, models, role)
     except DskdError as error:
+        if role and role.kind == "student" and role.rank == 0:
+            record_error(Path(spec.run_dir), role.kind, role.rank, error)
         return report_error(error, rank, RANK_0_FIRST_SECONDS)
     try:
-        run(spec, models, role)
+        with recorded_end(Path(spec.run_dir), role.kind, role.rank):
+            run(spec, models, role)
     except DskdError as error:
         return report_error(error)
     return int(ExitCode.DONE)

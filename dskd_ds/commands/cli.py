@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dskd_ds import __version__
 from dskd_ds.commands import (
     bench,
-    compare,
     data,
     evaluate,
     export,
@@ -22,6 +21,7 @@ from dskd_ds.commands import (
     report,
     schema,
     senses,
+    status,
     train,
 )
 from dskd_ds.errors import DskdError
@@ -32,9 +32,9 @@ A run of your own, from its spec to its report:
   dskd init my.toml             writes a commented spec (--list names the specs that ship)
   dskd senses build my.toml     the teacher reads the text; builds senses and their index
   dskd train my.toml            cuts the student, prints the deepspeed line and runs it
+  dskd status my.toml           alive or not, step, speed, waits, errors, what to do next
   dskd eval my.toml             perplexity and KL on held-out text, before and after
   dskd report my.toml           writes runs/my/report.html
-  dskd compare runs/a runs/b    says whether two runs differ by more than chance explains
 
 Each command explains its options: dskd COMMAND --help.
 Any key of a spec can be overridden: --set train.num_steps=100. All keys: dskd schema.
@@ -73,10 +73,10 @@ def parser() -> argparse.ArgumentParser:
     quickstart.add_command(commands)
     init.add_command(commands)
     train.add_command(commands)
+    status.add_command(commands)
     senses.add_commands(commands)
     data.add_commands(commands)
     evaluate.add_command(commands)
-    compare.add_command(commands)
     export.add_command(commands)
     report.add_command(commands)
     bench.add_commands(commands)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from dskd_ds.runtime.arguments import Commands, at_least, spec_command
+from dskd_ds.errors import ExitCode
+from dskd_ds.observe.run_files import COMMAND_VARIABLE, record_end
+from dskd_ds.runtime.arguments import Commands, at_least, override_argv, spec_command
 from dskd_ds.spec import load_spec
 
 TEXT = """\
@@ -77,4 +81,18 @@ def train(
     refuse_a_held_run(Path(spec.run_dir))
     # Cut here, once, so that a teacher that cannot be cut is reported before any rank starts.
     student_init(spec, models)
-    return launch.run_training(spec_file, overrides, spec, restarts)
+    # The students write it into the run directory, where `dskd status` finds it.
+    os.environ.setdefault(COMMAND_VARIABLE, command_line(spec_file, overrides, restarts))
+    end = launch.run_training(spec_file, overrides, spec, restarts)
+    if end.code != ExitCode.DONE:
+        message = end.reason()
+        record_end(Path(spec.run_dir), "launch", 0, exit_code=end.code, message=message)
+    return end.code
+
+
+def command_line(spec_file: str, overrides: Sequence[str], restarts: int) -> str:
+    """Return the `dskd train` command with these arguments, for the shell."""
+    argv = ["dskd", "train", spec_file, *override_argv(overrides)]
+    if restarts:
+        argv += ["--restarts", str(restarts)]
+    return shlex.join(argv)

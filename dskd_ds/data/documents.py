@@ -71,7 +71,7 @@ def load_source(source: SourceSpec, key: str, stream: bool) -> Any:
     """Return one source with the columns it has. Raises InputError that names `key`."""
     import datasets
 
-    files = matching_files(source.path, key)
+    files = matching_files(source.path)
     try:
         if files:
             reader = READERS[Path(files[0]).suffix]
@@ -85,7 +85,7 @@ def load_source(source: SourceSpec, key: str, stream: bool) -> Any:
         )
     except Exception as error:  # datasets raises a dozen unrelated classes
         raise InputError(
-            f"{named(key, source.path)}, but it cannot be loaded: {short_reason(error)}\n"
+            f'[{key}] path = "{source.path}", but it cannot be loaded: {short_reason(error)}\n'
             f"  name a hub dataset, or a file or glob ending in {', '.join(READERS)}."
         ) from None
 
@@ -96,19 +96,10 @@ def short_reason(error: Exception) -> str:
     return lines[0][:300]
 
 
-def named(key: str, path: str) -> str:
-    """Return what a message calls a path: `[data.train.0] path = "..."`, or `--input ...`.
-
-    key: section of the spec, or an option of the command line.
-    """
-    return f"{key} {path}" if key.startswith("--") else f'[{key}] path = "{path}"'
-
-
-def matching_files(path: str, key: str = "data") -> list[str]:
+def matching_files(path: str) -> list[str]:
     """Return the local files that a path or glob names, sorted; empty for a hub name.
 
-    key: section or option that names the path. Raises InputError if a local path has no file, or
-    files of an unknown kind.
+    Raises InputError if a local path has no file, or files of an unknown kind.
     """
     files = sorted(glob.glob(path, recursive=True))  # noqa: PTH207 (absolute patterns too)
     suffix = Path(path).suffix
@@ -118,7 +109,7 @@ def matching_files(path: str, key: str = "data") -> list[str]:
     if files or suffix in READERS or path.startswith(("/", ".", "~")):
         problem = "its kind of file is unknown" if files else "there is no such file"
         raise InputError(
-            f"{named(key, path)}, but {problem}.\n"
+            f'[data] path = "{path}", but {problem}.\n'
             f"  name a file or glob ending in {', '.join(READERS)}, or a hub dataset."
         )
     return []

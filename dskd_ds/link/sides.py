@@ -41,6 +41,11 @@ class TeacherSide(Protocol):
         """Why a student takes no replies from this teacher, by rank."""
         ...
 
+    @property
+    def num_queued(self) -> int:
+        """Requests that have come and that `next_request` has not returned yet."""
+        ...
+
     def next_request(self) -> Work | None:
         """Wait for a request and return it; None if all students have said goodbye."""
         ...

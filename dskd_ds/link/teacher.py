@@ -127,6 +127,11 @@ class TeacherLink:
         self._queue_frames(work, codec.encode(message))
 
     @property
+    def num_queued(self) -> int:
+        """Requests that have come and that `next_request` has not returned yet."""
+        return self._requests.qsize()
+
+    @property
     def rejections(self) -> dict[int, str]:
         """Why a student takes no replies from this teacher, by rank."""
         return dict(self._rejections)

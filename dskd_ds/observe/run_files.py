@@ -16,7 +16,6 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -28,8 +27,8 @@ PROGRESS_FOLDER = "progress"
 ENDS_FOLDER = "progress/ends"
 RUN_START_FILE = "progress/run.json"
 STACKS_SUFFIX = ".stacks.txt"
-ATTEMPT_VARIABLE = "DSKD_ATTEMPT"
-"""Environment variable with the attempt's number, for job scripts that count their attempts."""
+COMMAND_VARIABLE = "DSKD_COMMAND"
+"""Environment variable with the command that starts the launch again, set by what started it."""
 
 RoleName = Literal["student", "teacher", "launch"]
 
@@ -101,12 +100,12 @@ class RunStart(Record):
     num_students: int
     num_teachers: int
     """Teachers of the launch; 0 if they are started on their own."""
-    first_step: int
+    first_step: int = 0
     """Number of steps that were done before this launch."""
-    num_steps: int
-    """Number of steps of the whole run."""
-    argv: list[str]
-    """Arguments of the entry (dskd_ds/train.py): `--spec`, `--set`."""
+    num_steps: int | None = None
+    """Number of steps of the whole run; None if it is not known yet."""
+    command: str
+    """What starts the launch again: the command, or a sentence if only a user can know it."""
     cwd: str
     """Folder in which the launch was started."""
 
@@ -149,16 +148,6 @@ def teacher_file(run_dir: Path, replica: int) -> Path:
 def end_file(run_dir: Path, role: RoleName, rank: int) -> Path:
     """Return the file in which the end of a rank, or of the launch, is recorded."""
     return run_dir / ENDS_FOLDER / f"{role}-{rank:05d}.json"
-
-
-def attempt_number(earlier: int, env: Mapping[str, str] = os.environ) -> int:
-    """Return the number of this launch among all launches of the run, from 1.
-
-    A job script that counts its attempts sets DSKD_ATTEMPT. Without it, the launch comes after
-    `earlier`, the number of the last launch (0 if there was none).
-    """
-    given = env.get(ATTEMPT_VARIABLE, "")
-    return int(given) if given.isdecimal() and int(given) > 0 else earlier + 1
 
 
 def read_record(path: Path, kind: type[Kind]) -> Kind | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from dskd_ds.errors import InputError
 from dskd_ds.runtime.arguments import override_argv
 from dskd_ds.runtime.console import child_environment
-from dskd_ds.runtime.supervise import supervise
+from dskd_ds.runtime.supervise import LaunchEnd, supervise
 from dskd_ds.spec import RunSpec
 
 
@@ -81,8 +81,10 @@ def run(command: list[str]) -> int:
     return supervise(command, child_environment(os.environ)).code
 
 
-def run_training(spec_path: str, overrides: Sequence[str], spec: RunSpec, restarts: int = 0) -> int:
-    """Run `train_command` to its end and return its exit code.
+def run_training(
+    spec_path: str, overrides: Sequence[str], spec: RunSpec, restarts: int = 0
+) -> LaunchEnd:
+    """Run `train_command` to its end and return how it ended.
 
     Signals to this process are passed on to the students. They save and end, and the launcher then
     ends the teachers.
@@ -98,7 +100,7 @@ def run_training(spec_path: str, overrides: Sequence[str], spec: RunSpec, restar
         if not end.is_worth_a_restart or restart == restarts:
             break
         print(f"{end.reason()}; restart {restart + 1} of {restarts}.", file=sys.stderr, flush=True)
-    return end.code
+    return end
 
 
 def _print_command(command: list[str]) -> None:

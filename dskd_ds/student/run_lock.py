@@ -19,8 +19,9 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from dskd_ds.errors import DskdError, InputError
+from dskd_ds.errors import DskdError, RunInUseError
 from dskd_ds.files.atomic import write_json
+from dskd_ds.observe.evidence import Lease
 
 LEASE_FILE = "lease.json"
 BEAT_SECONDS = 5.0
@@ -109,7 +110,7 @@ class RunLock:
         """Take the lease and keep it alive in a thread.
 
         An owner on another machine is watched until it touches its lease or counts as dead, for at
-        most a minute. Raises InputError that names a living owner.
+        most a minute. Raises RunInUseError that names a living owner.
         """
         self._run_dir.mkdir(parents=True, exist_ok=True)
         first_seen: tuple[Owner, int] | None = None
@@ -122,7 +123,7 @@ class RunLock:
                 seen = (found, self._path.stat().st_mtime_ns)
             first_seen = first_seen or seen
             if found.is_of_this_machine() or seen != first_seen:
-                raise InputError(_refusal(self._run_dir, found))
+                raise RunInUseError(_refusal(self._run_dir, found))
             time.sleep(1.0)
         self._thread.start()
 
@@ -178,14 +179,33 @@ class RunLock:
 
 
 def refuse_a_held_run(run_dir: Path) -> None:
-    """Raise InputError if a living process of this machine holds the lease. Takes nothing.
+    """Raise RunInUseError if a living process of this machine holds the lease. Takes nothing.
 
     `dskd train` calls it to refuse before it starts ranks. An owner on another machine is left to
     rank 0, which can wait.
     """
     owner = _read_owner(run_dir / LEASE_FILE)
     if owner and owner.lives_here():
-        raise InputError(_refusal(run_dir, owner))
+        raise RunInUseError(_refusal(run_dir, owner))
+
+
+def read_lease(run_dir: Path, now: float) -> Lease | None:
+    """Return the lease on a run directory, or None if there is none. Writes nothing.
+
+    now: in Unix seconds. Whether an owner on another machine lives is judged by this machine's
+    clock and the file's time, without watching it.
+    """
+    path = run_dir / LEASE_FILE
+    owner = _read_owner(path)
+    if owner is None:
+        return None
+    if owner.is_of_this_machine():
+        return Lease(str(owner), owner.lives_here())
+    try:
+        age = now - path.stat().st_mtime
+    except OSError:
+        return None  # given back in this moment
+    return Lease(str(owner), age <= STALE_SECONDS)
 
 
 def _read_owner(path: Path) -> Owner | None:

@@ -24,12 +24,12 @@ from dskd_ds.student.depth import student_init
 from dskd_ds.student.engine import make_engine
 from dskd_ds.student.export import gather_and_export
 from dskd_ds.student.feed import Feed
+from dskd_ds.student.launch_record import LaunchRecord
 from dskd_ds.student.loop import run_steps
 from dskd_ds.student.on_policy import OnPolicyBlocks
 from dskd_ds.student.requests import RequestBuilder
 from dskd_ds.student.run_lock import RunLock
 from dskd_ds.student.training import Training
-from dskd_ds.student.unchanged import UnchangedWeights
 
 
 def train(spec: RunSpec, models: RunModels, role: Role) -> None:
@@ -38,6 +38,7 @@ def train(spec: RunSpec, models: RunModels, role: Role) -> None:
     with ExitStack() as cleanup:
         run_lock = acquire_run_lock(spec, role, cleanup)
         record_spec(spec)
+        launch_record = LaunchRecord(spec, role) if role.rank == 0 else None
         # Before anything that takes long: teachers only wait for a student that listens.
         link = open_link(spec, models, role)
         cleanup.callback(link.close)
@@ -53,6 +54,8 @@ def train(spec: RunSpec, models: RunModels, role: Role) -> None:
         num_done, tokens = checkpoint.resume(engine, spec)
         give_back_memory()
         total_steps = num_steps(spec, source)
+        if launch_record:
+            launch_record.note_steps(num_done, total_steps)
         blocks = OnPolicyBlocks(spec, models.teacher.tokenizer, role.rank, source, engine)
         requests, self_test = open_requests(spec, models, retriever, engine, role)
         feed = Feed(
@@ -76,7 +79,6 @@ def train(spec: RunSpec, models: RunModels, role: Role) -> None:
             num_done=num_done,
             num_steps=total_steps,
             tokens=tokens,
-            unchanged_weights=UnchangedWeights.of_run(spec, engine),
             run_lock=run_lock,
         )
         run_steps(training)

@@ -8,8 +8,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from pathlib import Path
 
 from dskd_ds.models.named import RunModels
+from dskd_ds.observe.ends import recorded_end
 from dskd_ds.runtime.arguments import add_overrides, exit_code_of, spec_of
 from dskd_ds.runtime.console import quiet_libraries, quiet_progress
 
@@ -43,7 +45,8 @@ def run(args: argparse.Namespace) -> None:
 
     quiet_progress()
     use_threads(spec.topology.threads_per_rank)
-    serve(spec, RunModels.of(spec), args.replica)
+    with recorded_end(Path(spec.run_dir), "teacher", args.replica):
+        serve(spec, RunModels.of(spec), args.replica)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from dskd_ds.senses.choose.open import open_on_teacher
 from dskd_ds.senses.choose.retrieve import SenseRetriever
 from dskd_ds.spec import RunSpec
 from dskd_ds.teacher.answer import Computed, compute, finish
+from dskd_ds.teacher.health import WatchedLink, note_loading
 
 
 def serve(spec: RunSpec, models: RunModels, replica: int, role: Role | None = None) -> None:
@@ -29,6 +30,8 @@ def serve(spec: RunSpec, models: RunModels, replica: int, role: Role | None = No
     NoTeacherError if no student listens, LinkError if one breaks the protocol, InputError if the
     model, or a dictionary or index that is needed here, cannot be opened.
     """
+    run_dir, num_students = Path(spec.run_dir), spec.topology.num_students
+    note_loading(run_dir, replica)
     with ExitStack() as cleanup:
         retriever, senses_name = open_on_teacher(spec, role, cleanup)
         teacher = load_frozen(models.teacher, vocab_size=models.shared_vocab_size)
@@ -41,8 +44,9 @@ def serve(spec: RunSpec, models: RunModels, replica: int, role: Role | None = No
             vocab_size=teacher.vocab_size,
             hidden_size=teacher.hidden_size,
         )
-        run_dir, num_students = Path(spec.run_dir), spec.topology.num_students
-        link = open_teacher_side(run_dir, spec.link, hello, num_students)
+        link = WatchedLink(
+            open_teacher_side(run_dir, spec.link, hello, num_students), run_dir, replica
+        )
         cleanup.callback(link.close)
         started = time.monotonic()
         num_requests, busy_seconds = serve_requests(teacher, retriever, link)

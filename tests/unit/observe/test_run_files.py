@@ -11,7 +11,6 @@ from dskd_ds.observe.run_files import (
     End,
     RankProgress,
     RecordFile,
-    attempt_number,
     end_file,
     progress_file,
     read_record,
@@ -64,13 +63,3 @@ def test_ends_are_recorded_per_process(tmp_path: Path) -> None:
     launch, student = ends.values()
     assert (launch.exit_code, launch.pid) == (247, 5)
     assert (student.exit_code, student.message) == (1, "the disk is full")
-
-
-@pytest.mark.parametrize(
-    ("env", "expected"),
-    [({}, 3), ({"DSKD_ATTEMPT": "7"}, 7), ({"DSKD_ATTEMPT": "x"}, 3), ({"DSKD_ATTEMPT": "0"}, 3)],
-)
-def test_attempts_are_counted_unless_the_job_counts_them(
-    env: dict[str, str], expected: int
-) -> None:
-    assert attempt_number(2, env) == expected

@@ -51,7 +51,7 @@ def test_a_launch_is_started_again_after_3_or_a_crash(
     command = [sys.executable, "-c", ENDS_WITH, str(path), *map(str, codes)]
     monkeypatch.setattr(launch, "train_command", lambda *_: command)
     spec = load_spec("ds_configs/runs/quickstart.toml", [])
-    assert launch.run_training("x.toml", [], spec, restarts) == last_code
+    assert launch.run_training("x.toml", [], spec, restarts).code == last_code
     assert len(path.read_text()) == starts
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == len(reasons) == starts - 1

@@ -1,1 +1,0 @@
-"""Measures models: scores per item, their standard errors, and paired differences."""

@@ -1,0 +1,176 @@
+"""Decides what state a run is in, and what its last launch died of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dskd_ds.errors import ExitCode
+from dskd_ds.observe.attempts import Attempt
+from dskd_ds.observe.evidence import Evidence
+from dskd_ds.observe.run_files import End
+
+State = Literal[
+    "never started", "queued", "starting", "running", "finished", "saved", "failed", "dead"
+]
+"""`starting`: the launch has not finished a step yet. `saved`: it ended with exit code 3. `failed`:
+it ended with another exit code. `dead`: its processes are gone, and student 0 did not say why."""
+
+START_SECONDS = 600.0
+"""A job whose students have not appeared after so long counts as dead."""
+FRESH_SECONDS = 60.0
+"""A teacher that wrote its file more recently than this is there."""
+KILLED = "killed without a message: by SIGKILL (for example: out of memory), or with its node"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What state a run is in, and why."""
+
+    state: State
+    headline: str
+    """One sentence for people."""
+    exit_code: int | None = None
+    """How the last launch ended; None while it lives, and if nothing recorded it."""
+    died_of: str | None = None
+    """Why the last launch ended before the run was finished."""
+
+
+def outcome(evidence: Evidence) -> Outcome:
+    """Return the state of the run, from the most reliable evidence to the least."""
+    lease, attempt = evidence.lease, current_attempt(evidence)
+    if lease and lease.is_alive:
+        if _has_trained(evidence):
+            return Outcome("running", f"running: {lease.owner}")
+        return Outcome("starting", f"starting, no step is done yet: {lease.owner}")
+    end = end_of_rank_0(evidence)
+    if end and end.exit_code == ExitCode.DONE:
+        return Outcome("finished", "finished", exit_code=0)
+    if attempt and attempt.is_requeued:
+        headline = f"queued: job {attempt.job_id} starts again after attempt {attempt.number}"
+        cause = died_of(evidence)
+        return Outcome("queued", headline, exit_code=attempt.exit_code, died_of=cause)
+    if attempt and attempt.ended is None and _waits_for_students(evidence, attempt):
+        job = f"attempt {attempt.number}, job {attempt.job_id}"
+        return Outcome("starting", f"starting, no student has come yet: {job}")
+    return _ended(evidence, end, attempt)
+
+
+def _ended(evidence: Evidence, end: End | None, attempt: Attempt | None) -> Outcome:
+    """Return how the last launch ended. None lives, and the run is not known to be finished."""
+    failures = own_failures(evidence)
+    if end and end.exit_code == ExitCode.REQUEUE and end.time >= _last_time(failures):
+        text = "it was asked to stop by a signal, and saved"
+        return Outcome("saved", f"stopped: {text}", exit_code=end.exit_code, died_of=text)
+    cause = died_of(evidence)
+    students = [failure for failure in failures if failure.role == "student"]
+    launches = [failure for failure in failures if failure.role == "launch"]
+    if students:
+        when = "" if evidence.start else " before training"
+        code = students[0].exit_code
+        return Outcome("failed", f"failed with exit code {code}{when}", code, cause)
+    if launches:
+        headline = f"dead: {launches[-1].message}"
+        return Outcome("dead", headline, exit_code=launches[-1].exit_code, died_of=cause)
+    if attempt and attempt.ended is not None:
+        headline = f"ended: attempt {attempt.number}, job {attempt.job_id}"
+        state: State = "saved" if attempt.exit_code == ExitCode.REQUEUE else "dead"
+        return Outcome(state, headline, exit_code=attempt.exit_code, died_of=cause)
+    if evidence.lease or evidence.start:
+        return Outcome("dead", "dead: its processes are gone", died_of=cause)
+    if evidence.has_student:
+        return Outcome("finished", "finished: the student was exported", exit_code=0)
+    if evidence.metrics or evidence.attempts:
+        return Outcome("dead", "stopped before its last step", died_of=cause)
+    if any(evidence.now - seen.written < FRESH_SECONDS for seen in evidence.teachers):
+        return Outcome("starting", "starting: a teacher is there, no student has come yet")
+    return Outcome("never started", "never started: no launch has trained here yet")
+
+
+def current_attempt(evidence: Evidence) -> Attempt | None:
+    """Return the last attempt of a job, unless a launch outside of a job came after it."""
+    if not evidence.attempts:
+        return None
+    last, start = evidence.attempts[-1], evidence.start
+    is_over = last.ended is not None and start is not None and start.started > last.ended
+    return None if is_over else last
+
+
+def _waits_for_students(evidence: Evidence, attempt: Attempt) -> bool:
+    """Whether a job has begun so recently that its students may still come."""
+    start = evidence.start
+    has_come = start is not None and start.started > attempt.started
+    return not has_come and evidence.now - attempt.started < START_SECONDS
+
+
+def _has_trained(evidence: Evidence) -> bool:
+    """Whether the present launch has finished a step; true if that cannot be known."""
+    if not evidence.metrics:
+        return False
+    start = evidence.start
+    return start is None or evidence.metrics[-1]["step"] > start.first_step
+
+
+def end_of_rank_0(evidence: Evidence) -> End | None:
+    """Return how student rank 0 of the last launch that trained ended; None if it did not say."""
+    start = evidence.start
+    for end in evidence.ends:
+        is_rank_0 = end.role == "student" and end.rank == 0
+        if start and is_rank_0 and (end.host, end.pid) == (start.host, start.pid):
+            return end
+    return None
+
+
+def own_failures(evidence: Evidence) -> list[End]:
+    """Return the recorded failures of the last launch, the first one first.
+
+    A second launch that failed while the first one trained has left records too. They are of other
+    processes, and older than the last sign of life of the first one.
+    """
+    pids = {(seen.record.rank, seen.record.host): seen.record.pid for seen in evidence.students}
+    start = evidence.start
+    begun = start.started if start else 0.0
+    if start:
+        pids[0, start.host] = start.pid
+    last_sign = _last_sign_of_life(evidence)
+    found = []
+    for end in evidence.ends:
+        is_known = end.role == "student" and pids.get((end.rank, end.host)) == end.pid
+        is_own = is_known or end.role != "student"
+        is_of_last_launch = end.time >= begun if is_own else end.time > last_sign
+        is_failure = end.exit_code not in (ExitCode.DONE, ExitCode.REQUEUE)
+        if is_of_last_launch and is_failure:
+            found.append(end)
+    return sorted(found, key=_time)
+
+
+def _last_sign_of_life(evidence: Evidence) -> float:
+    """Return when a student of the last launch that trained last wrote anything."""
+    written = [seen.written for seen in evidence.students]
+    written += [evidence.metrics_written or 0.0, evidence.start.started if evidence.start else 0.0]
+    return max(written)
+
+
+def _time(end: End) -> float:
+    return end.time
+
+
+def _last_time(ends: list[End]) -> float:
+    return max((end.time for end in ends), default=0.0)
+
+
+def died_of(evidence: Evidence) -> str:
+    """Return why the last launch ended, as its processes said it; else what is likely."""
+    reasons = []
+    for end in own_failures(evidence):
+        process = "launch" if end.role == "launch" else f"{end.role} {end.rank} on {end.host}"
+        reasons.append(f"{process} (exit code {end.exit_code}): {end.message.strip()}")
+    attempt = current_attempt(evidence)
+    if attempt and attempt.reason:
+        code = "" if attempt.exit_code is None else f", exit code {attempt.exit_code}"
+        reasons.append(f"job {attempt.job_id} ({attempt.reason}{code}): {attempt.message}".strip())
+    begun = evidence.start.started if evidence.start else 0.0
+    for path, written in evidence.stacks.items():
+        if written >= begun:
+            reasons.append(f"a rank hung; the stacks of its threads: {path}")
+    return "\n".join(reasons) or KILLED

@@ -1,0 +1,175 @@
+"""What `dskd status` says about made runs, as data and as one screen of text."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from dskd_ds.observe.advice import restart_command
+from dskd_ds.observe.evidence import Evidence
+from dskd_ds.observe.judge import judge
+from dskd_ds.observe.status import Status
+from dskd_ds.observe.status_text import WIDTH, duration, ranges, status_text
+from tests.unit.observe.made_runs import (
+    DEAD,
+    NOW,
+    START,
+    attempt,
+    end,
+    ended,
+    metric,
+    student,
+    teacher,
+    trained,
+)
+
+
+def test_a_running_run() -> None:
+    status = judge(trained())
+    assert (status.state, status.step, status.num_steps) == ("running", 40, 100)
+    assert status.speed is not None
+    assert (status.speed.step_seconds, status.speed.tokens_per_second) == (2.0, 500.0)
+    assert status.speed.teacher_wait_share == 0.25
+    assert status.eta_seconds == 60 * 2.0
+    assert (status.num_students, status.num_teachers, status.attempt) == (2, 1, 2)
+    assert status.checkpoint is not None
+    assert (status.checkpoint.step, status.checkpoint.age_seconds) == (30, 60.0)
+    assert [node.host for node in status.nodes] == ["node1", "node2"]
+    assert [rank.rank for rank in status.nodes[0].students] == [0, 1]
+    assert status.nodes[1].teachers[0].queue_length == 1
+    assert status.problems == []
+    assert Status.model_validate_json(status.model_dump_json()) == status
+
+
+def test_speed_leaves_out_the_first_step_of_the_launch() -> None:
+    records = (metric(11, step_seconds=90.0), metric(12), metric(13))
+    speed = judge(trained(metrics=records)).speed
+    assert speed is not None
+    assert (speed.step_seconds, speed.teacher_wait_share) == (2.0, 0.25)
+
+
+PROBLEMS = {
+    "silent student": (
+        {"students": (student(0), student(1, NOW - 90))},
+        "student 1 on node1 has not written its progress for more than 60 s",
+    ),
+    "silent teacher": (
+        {"teachers": (teacher(0, NOW - 90),)},
+        "teacher 0 on node2 is gone or stands still",
+    ),
+    "refusing teacher": (
+        {"teachers": (teacher(0, num_refused=3, last_error="out of memory"),)},
+        "teacher 0 on node2 refused 3 requests, the last one because: out of memory",
+    ),
+    "no step": ({"metrics_written": NOW - 300}, "no step was done for 300 s; one takes 2 s"),
+    "straggler": (
+        {"metrics": (metric(40, slowest_rank=1, slowest_factor=2.94),)},
+        "student 1 computes 2.9 times as long per step as the others",
+    ),
+    "too few teachers": (
+        {"metrics": (metric(40, teacher_wait_seconds=1.0),)},
+        "students wait for the teacher 50% of the time: more teachers would make the run faster",
+    ),
+}
+
+
+@pytest.mark.parametrize(("parts", "expected"), PROBLEMS.values(), ids=PROBLEMS)
+def test_problems_of_a_running_run(parts: dict[str, Any], expected: str) -> None:
+    assert judge(trained(**parts)).problems == [expected]
+
+
+def test_processes_of_earlier_launches_are_left_out() -> None:
+    old = START.started - 1
+    status = judge(trained(students=(student(0), student(7, old)), teachers=(teacher(3, old),)))
+    assert [rank.rank for node in status.nodes for rank in node.students] == [0]
+    assert [node.teachers for node in status.nodes] == [[]]
+
+
+COMMANDS = {
+    "saved": (ended(ends=(end(3),)), "cd /home/me && dskd train my.toml"),
+    "killed": (ended(lease=DEAD), "cd /home/me && dskd train my.toml"),
+    "finished": (
+        ended(ends=(end(0),)),
+        "dskd eval runs/my/spec.toml && dskd report runs/my/spec.toml",
+    ),
+    "running": (trained(), "dskd status runs/my --watch"),
+    "an older version": (
+        Evidence(run_dir="runs/my", now=NOW, metrics=(metric(3),)),
+        "dskd train runs/my/spec.toml",
+    ),
+    "never started": (Evidence(run_dir="runs/my", now=NOW), None),
+}
+
+
+@pytest.mark.parametrize(("evidence", "command"), COMMANDS.values(), ids=COMMANDS)
+def test_what_to_call_next(evidence: Evidence, command: str | None) -> None:
+    assert judge(evidence).command == command
+
+
+def test_paths_are_quoted_for_the_shell() -> None:
+    start = START.model_copy(update={"cwd": "/home/my runs"})
+    assert restart_command(trained(start=start)) == "cd '/home/my runs' && dskd train my.toml"
+
+
+SCREENS = {
+    "running": trained(),
+    "many nodes": trained(
+        students=tuple(student(rank, host=f"host-{rank // 8:03d}") for rank in range(256))
+    ),
+    "long error": ended(ends=(end(2, message="\n".join(["a very long message " * 9] * 20)),)),
+    "attempts": ended(
+        attempts=tuple(
+            attempt(number, ended=NOW, reason="preempted", exit_code=3) for number in range(1, 40)
+        )
+    ),
+    "nothing": Evidence(run_dir="runs/my", now=NOW),
+}
+
+
+@pytest.mark.parametrize("evidence", SCREENS.values(), ids=SCREENS)
+def test_the_text_fits_a_screen(evidence: Evidence) -> None:
+    lines = status_text(judge(evidence)).splitlines()
+    assert len(lines) <= 40
+    assert max(map(len, lines)) <= WIDTH
+
+
+def test_the_text_says_what_a_user_asks() -> None:
+    text = status_text(judge(trained()))
+    for expected in (
+        "running: process 100 on node1",
+        "step 40 of 100 (40%), 40,000 tokens",
+        "about 2 min 0 s left",
+        "students wait for the teacher 25% of a step",
+        "teachers wait for requests 25% of the time",
+        "students 0-1: forward, step 40, for 3 s",
+        "step 30, 1 min 0 s ago",
+    ):
+        assert expected in text
+    dead = status_text(judge(ended(ends=(end(4, message="no teacher came"),))))
+    assert "died of      student 0 on node1 (exit code 4): no teacher came" in dead
+    assert "cd /home/me && dskd train my.toml" in dead
+
+
+def test_strange_values_in_the_records_do_not_matter() -> None:
+    records = ({"step": 1}, {"step": 2, "step_seconds": 0.0})
+    evidence = replace(trained(), metrics=records, spec={"train": 3, "topology": []})
+    status = judge(evidence)
+    assert (status.step, status.speed) == (2, None)
+    assert status_text(status)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "expected"), [([3], "3"), ([2, 0, 1], "0-2"), ([0, 2, 3, 9], "0, 2-3, 9")]
+)
+def test_ranges(numbers: list[int], expected: str) -> None:
+    assert ranges(numbers) == expected
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(0.4, "0 s"), (61, "1 min 1 s"), (3 * 3600 + 300, "3 h 5 min"), (90_000, "1 d 1 h")],
+)
+def test_duration(seconds: float, expected: str) -> None:
+    assert duration(seconds) == expected
