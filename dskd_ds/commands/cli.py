@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dskd_ds import __version__
 from dskd_ds.commands import (
     bench,
+    compare,
     data,
     evaluate,
     export,
@@ -35,6 +36,7 @@ A run of your own, from its spec to its report:
   dskd status my.toml           alive or not, step, speed, waits, errors, what to do next
   dskd eval my.toml             perplexity and KL on held-out text, before and after
   dskd report my.toml           writes runs/my/report.html
+  dskd compare runs/a runs/b    says whether two runs differ by more than chance explains
 
 Each command explains its options: dskd COMMAND --help.
 Any key of a spec can be overridden: --set train.num_steps=100. All keys: dskd schema.
@@ -77,6 +79,7 @@ def parser() -> argparse.ArgumentParser:
     senses.add_commands(commands)
     data.add_commands(commands)
     evaluate.add_command(commands)
+    compare.add_command(commands)
     export.add_command(commands)
     report.add_command(commands)
     bench.add_commands(commands)

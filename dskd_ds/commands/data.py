@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+from typing import Any, get_args
 
 from dskd_ds.data.continue_options import add_options, settings_of, words_of
 from dskd_ds.data.recipes.question_sets import SETS
-from dskd_ds.runtime.arguments import Commands, add_ranks, spec_command, spec_of
+from dskd_ds.runtime.arguments import (
+    Commands,
+    add_overrides,
+    add_ranks,
+    at_least,
+    spec_command,
+    spec_of,
+)
+from dskd_ds.spec import RunSpec
+from dskd_ds.spec.recipe import RecipeSpec
 
 DATA_TEXT = """\
 Make files of conversations to train on, in the way of the paper: `paper` writes few-shot chats
 from question sets, and `continue` lets the teacher write the last answer of each."""
+
+PAPER_TEXT = """\
+Write the paper's mixture as chats: a quarter of CSQA, PIQA, ARC-Challenge and MMLU with 5 shots, 30
+percent of SQuAD 2.0 with 1. The [recipe] of a run spec changes shares, wording, sources and epochs.
+
+With several epochs the questions stay and the shots are drawn anew, a file per epoch:
+  dskd data paper my.toml --epochs 2 --output data/chats-{epoch}.jsonl"""
 
 CONTINUE_TEXT = """\
 Let the teacher write the last answer of each conversation, and cut it at a random point
@@ -35,36 +51,55 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def _add_paper(data: Commands[argparse.ArgumentParser]) -> None:
-    text = (
-        "write the paper's mixture as chats: a quarter of CSQA, PIQA, ARC-Challenge and MMLU"
-        " with 5 shots, 30 percent of SQuAD 2.0 with 1"
-    )
     paper = data.add_parser(
         "paper",
-        help=text,
-        description=text,
+        help="write the paper's mixture as chats: CSQA, PIQA, ARC-Challenge, MMLU and SQuAD 2.0",
+        description=PAPER_TEXT,
         epilog='a source reads it with: format = "chat", title_field = "title"',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     paper.add_argument(
-        "--output", required=True, type=Path, metavar="FILE.jsonl", help="where to write"
+        "spec", nargs="?", help="a run's TOML spec, whose [recipe] and seed are used (optional)"
+    )
+    add_overrides(paper)
+    paper.add_argument(
+        "--output",
+        required=True,
+        metavar="FILE.jsonl",
+        help="where to write; {epoch} in it stands for the epoch's number",
     )
     for name, question_set in SETS.items():
         paper.add_argument(
             f"--{name}",
             metavar="PATH",
             help=f"a file (.jsonl, .json, .parquet) or hub name for {question_set.title} "
-            f"(default: {question_set.source.path})",
+            f"(default: [recipe.{name}], else {question_set.source.path})",
         )
     paper.add_argument(
         "--only",
         nargs="+",
         choices=list(SETS),
-        default=list(SETS),
         metavar="SET",
         help=f"use only these sets; known sets: {', '.join(SETS)}",
     )
     paper.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="seed of the random draws (default 0)"
+        "--style",
+        choices=get_args(RecipeSpec.model_fields["style"].annotation),
+        help="wording of the prompts and draw of the shots (default: [recipe] style, or lettered)",
+    )
+    paper.add_argument(
+        "--epochs",
+        type=at_least(1),
+        metavar="N",
+        help="draw shots anew for each of N epochs, a file each (default: [recipe] epochs, or 1)",
+    )
+    paper.add_argument(
+        "--all",
+        action="store_true",
+        help="take all questions of each set instead of a share, as for a sense dictionary (paper)",
+    )
+    paper.add_argument(
+        "--seed", type=int, metavar="N", help="seed of the random draws (default: the spec's, or 0)"
     )
     paper.set_defaults(command=run_paper)
 
@@ -73,14 +108,34 @@ def run_paper(args: argparse.Namespace) -> int:
     """Write the mixture and print how much of each set it holds."""
     from dskd_ds.data.recipes.paper import write_mixture
 
-    sources = {name: getattr(args, name) for name in args.only}
-    counts = write_mixture(args.output, sources, args.seed)
-    print(f"{'set':<16}{'questions':>10}{'left out':>10}{'chats':>8}")
+    spec = None if args.spec is None else spec_of(args)
+    recipe = paper_recipe(args, spec)
+    seed = args.seed if args.seed is not None else (spec.seed if spec else 0)
+    counts = write_mixture(args.output, recipe, {name: getattr(args, name) for name in SETS}, seed)
+    print(f"{'set':<16}{'questions':>10}{'left out':>10}{'chats':>8}{'shots':>8}")
     for name, count in counts.items():
         numbers = f"{count.num_questions:>10}{count.num_malformed:>10}{count.num_chats:>8}"
-        print(f"{SETS[name].title:<16}{numbers}")
-    print(f"stored in {args.output}")
+        print(f"{SETS[name].title:<16}{numbers}{count.mean_shots:>8.2f}")
+    print(f"stored in {args.output}, epochs: {recipe.epochs}")
     return 0
+
+
+def paper_recipe(args: argparse.Namespace, spec: RunSpec | None) -> RecipeSpec:
+    """Return the recipe of a spec, changed by the options of `dskd data paper`.
+
+    Without a recipe rows may be lost in any number, as they are counted and printed anyway.
+    """
+    given = spec.recipe if spec is not None else None
+    recipe = given or RecipeSpec(max_lost_fraction=1.0)
+    changes: dict[str, Any] = {
+        "sets": tuple(args.only) if args.only else None,
+        "style": args.style,
+        "epochs": args.epochs,
+        **({"choice_share": 1.0, "squad_share": 1.0} if args.all else {}),
+    }
+    return recipe.model_copy(
+        update={key: value for key, value in changes.items() if value is not None}
+    )
 
 
 def _add_continue(data: Commands[argparse.ArgumentParser]) -> None:

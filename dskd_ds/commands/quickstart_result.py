@@ -31,6 +31,8 @@ def write_summary(spec: RunSpec) -> None:
         "perplexity_after": scores["after"]["perplexity"],
         "kl_before": scores["before"]["kl"],
         "kl_after": scores["after"]["kl"],
+        "perplexity_after_error": scores["after"]["perplexity_error"],
+        "kl_after_error": scores["after"]["kl_error"],
         "tokens": int(read_metrics(run_dir)[-1]["tokens"]),
         "senses": open_dictionary(spec.senses.dictionary, verify=False).facts["num_rows"],
         "seconds": json.loads((run_dir / SECONDS_FILE).read_text()),
@@ -45,8 +47,9 @@ def print_result(spec: RunSpec) -> None:
     before, after = summary["perplexity_before"], summary["perplexity_after"]
     print(
         f"\nheld-out perplexity: teacher {summary['perplexity_teacher']:.1f},"
-        f" student {before:.1f} -> {after:.1f} ({after / before:.2f}x),"
-        f" KL to the teacher {summary['kl_before']:.2f} -> {summary['kl_after']:.2f},"
+        f" student {before:.1f} -> {after:.1f} ± {summary['perplexity_after_error']:.1f}"
+        f" ({after / before:.2f}x), KL to the teacher {summary['kl_before']:.2f} ->"
+        f" {summary['kl_after']:.2f} ± {summary['kl_after_error']:.2f},"
         f" {summary['tokens']:,} tokens, {summary['senses']:,} senses"
     )
     print(f"open {run_dir / 'report.html'}")

@@ -13,11 +13,11 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from dskd_ds.errors import InputError
+from dskd_ds.evaluation.result import EVALUATION_FILE
 from dskd_ds.observe.metrics import TENSORBOARD_FOLDER, read_metrics
 from dskd_ds.senses.dictionary.dictionary import open_dictionary
 from dskd_ds.senses.index.graph import INDEX_FOLDER
 from dskd_ds.spec import RunSpec, spec_toml
-from dskd_ds.student.evaluation import EVALUATION_FILE
 
 REPORT_FILE = "report.html"
 
@@ -94,7 +94,7 @@ def write_report(spec: RunSpec) -> Path:
         plots=[(title, plot(records, title, axis, curves)) for title, axis, curves in PLOTS],
         scores=evaluation["scores"],
         samples=evaluation["samples"],
-        senses=_sense_facts(spec),
+        senses=sense_facts(spec),
         tensorboard=Path(spec.run_dir) / TENSORBOARD_FOLDER,
     )
     path = Path(spec.run_dir) / REPORT_FILE
@@ -167,13 +167,19 @@ def plot(
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="best")
     figure.tight_layout()
+    uri = png_uri(figure)
+    pyplot.close(figure)
+    return uri
+
+
+def png_uri(figure: Any) -> str:
+    """Return a matplotlib figure as a PNG data URI, so that a page needs no other file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
-    pyplot.close(figure)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _sense_facts(spec: RunSpec) -> dict[str, str]:
+def sense_facts(spec: RunSpec) -> dict[str, str]:
     """Return the main numbers of the run's dictionary as text; nothing if it has none."""
     if not spec.uses_senses:
         return {}

@@ -71,7 +71,7 @@ def load_source(source: SourceSpec, key: str, stream: bool) -> Any:
     """Return one source with the columns it has. Raises InputError that names `key`."""
     import datasets
 
-    files = matching_files(source.path)
+    files = matching_files(source.path, key)
     try:
         if files:
             reader = READERS[Path(files[0]).suffix]
@@ -85,7 +85,7 @@ def load_source(source: SourceSpec, key: str, stream: bool) -> Any:
         )
     except Exception as error:  # datasets raises a dozen unrelated classes
         raise InputError(
-            f'[{key}] path = "{source.path}", but it cannot be loaded: {short_reason(error)}\n'
+            f"{named(key, source.path)}, but it cannot be loaded: {short_reason(error)}\n"
             f"  name a hub dataset, or a file or glob ending in {', '.join(READERS)}."
         ) from None
 
@@ -96,10 +96,19 @@ def short_reason(error: Exception) -> str:
     return lines[0][:300]
 
 
-def matching_files(path: str) -> list[str]:
+def named(key: str, path: str) -> str:
+    """Return what a message calls a path: `[data.train.0] path = "..."`, or `--input ...`.
+
+    key: section of the spec, or an option of the command line.
+    """
+    return f"{key} {path}" if key.startswith("--") else f'[{key}] path = "{path}"'
+
+
+def matching_files(path: str, key: str = "data") -> list[str]:
     """Return the local files that a path or glob names, sorted; empty for a hub name.
 
-    Raises InputError if a local path has no file, or files of an unknown kind.
+    key: section or option that names the path. Raises InputError if a local path has no file, or
+    files of an unknown kind.
     """
     files = sorted(glob.glob(path, recursive=True))  # noqa: PTH207 (absolute patterns too)
     suffix = Path(path).suffix
@@ -109,7 +118,7 @@ def matching_files(path: str) -> list[str]:
     if files or suffix in READERS or path.startswith(("/", ".", "~")):
         problem = "its kind of file is unknown" if files else "there is no such file"
         raise InputError(
-            f'[data] path = "{path}", but {problem}.\n'
+            f"{named(key, path)}, but {problem}.\n"
             f"  name a file or glob ending in {', '.join(READERS)}, or a hub dataset."
         )
     return []

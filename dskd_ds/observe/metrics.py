@@ -27,6 +27,7 @@ CHARTS: dict[str, str] = {
     "loss_sense": "loss/sense term",
     "grad_norm": "optimiser/gradient norm",
     "lr": "optimiser/learning rate",
+    "unchanged_weights": "optimiser/share of updates lost in bfloat16",
     "teacher_mass": "teacher signal/teacher's probability on its top k",
     "teacher_mass_at_1": "teacher signal/teacher's probability on its top k at temperature 1",
     "student_mass": "teacher signal/student's probability on the teacher's top k",

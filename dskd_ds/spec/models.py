@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+from pydantic import Field
+
 from dskd_ds.spec.base import MAY_CHANGE, Dtype, NonNegativeInt, Part, PositiveInt
 
 
@@ -42,7 +44,18 @@ class StudentSpec(Part):
     everything is trained."""
     dtype: Dtype = "auto"
     """Number format of the student's forward and backward pass. `auto`: bfloat16 where the machine
-    is fast at it, else float32. Master weights and Adam's moments are always float32."""
+    is fast at it, else float32. `precision` sets the format of what AdamW works on."""
+    precision: Literal["mixed", "bf16"] = "mixed"
+    """Number format of what AdamW works on. `mixed`: float32 master weights and moments. `bf16`
+    (paper): weights, gradients and moments are bfloat16 only, for dtype = "bfloat16" and ZeRO
+    stages 1 to 3. It saves 8 to 10 bytes per trained parameter, but an update of less than half a
+    bf16 unit (0.2 to 0.4 % of the weight) is lost; metrics.jsonl has the share of lost updates
+    (`unchanged_weights`)."""
+    attention_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Probability that an attention weight of the student is set to zero while training (paper: 0.1
+    for Llama-3-8B), in all layers, frozen ones too. The draws are keyed by the seed and the place
+    of the micro-batch in the data, so they are the same for any number of ranks and after a
+    resume."""
     activation_checkpointing: Annotated[bool, MAY_CHANGE] = False
     """Keep only each layer's input and compute the rest again in the backward pass: takes less
     memory and about a third more time."""

@@ -32,7 +32,8 @@ def changes_on_resume(before: RunSpec, now: RunSpec) -> list[Change]:
     for name, field in RunSpec.model_fields.items():
         section, old_section = getattr(now, name), getattr(before, name)
         section_mark = _mark(field) or MUST_STAY
-        if not isinstance(section, BaseModel):
+        # A section that may be left out is None then.
+        if not isinstance(section, BaseModel) or old_section is None:
             changes += _compare(name, before=old_section, now=section, mark=section_mark)
             continue
         for key, key_field in type(section).model_fields.items():

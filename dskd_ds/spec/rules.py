@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from dskd_ds.spec.data import SourceSpec
 from dskd_ds.spec.problems import Problem
+from dskd_ds.spec.recipe_rules import RECIPE_RULES
 from dskd_ds.spec.sections import RunSections
 from dskd_ds.spec.sense_rules import SENSE_RULES
 from dskd_ds.spec.student_rules import STUDENT_RULES
@@ -27,6 +28,7 @@ def check_rules(spec: RunSections) -> Iterator[Problem]:
         deadlines_order,
         completions_are_chats,
         on_policy_fits,
+        *RECIPE_RULES,
     )
     for rule in rules:
         yield from rule(spec)

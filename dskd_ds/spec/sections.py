@@ -11,6 +11,7 @@ from dskd_ds.spec.data import DataSpec
 from dskd_ds.spec.loss import LossSpec
 from dskd_ds.spec.models import StudentSpec, TeacherSpec
 from dskd_ds.spec.processes import LinkSpec, TopologySpec
+from dskd_ds.spec.recipe import RecipeSpec
 from dskd_ds.spec.senses import SensesSpec
 from dskd_ds.spec.training import CheckpointSpec, EvalSpec, MonitorSpec, OptimizerSpec, TrainSpec
 
@@ -34,6 +35,9 @@ class RunSections(Part):
     """The model that learns."""
     data: DataSpec
     """Texts and conversations to train and evaluate on."""
+    recipe: Annotated[RecipeSpec | None, MAY_CHANGE] = None
+    """How `dskd data paper` and `dskd data continue` make the conversations. Training does not read
+    it."""
     senses: SensesSpec
     """The sense dictionary."""
     loss: LossSpec = LossSpec()

@@ -84,10 +84,23 @@ def kept_layers_ascend(spec: RunSections) -> Iterator[Problem]:
         )
 
 
+def bf16_precision_has_bfloat16(spec: RunSections) -> Iterator[Problem]:
+    """Weights without a float32 copy are bfloat16; `auto` may be another format elsewhere."""
+    student = spec.student
+    if student.precision == "bf16" and student.dtype != "bfloat16":
+        yield Problem(
+            key="student.precision",
+            value="bf16",
+            reason=f'dtype = "{student.dtype}" is another number format',
+            way_out='set [student] dtype = "bfloat16", or precision = "mixed"',
+        )
+
+
 STUDENT_RULES = (
     own_model_keeps_all_layers,
     impact_needs_whole_corpus,
     chosen_layers_are_given,
     kept_layers_ascend,
     layer_keys_have_an_effect,
+    bf16_precision_has_bfloat16,
 )

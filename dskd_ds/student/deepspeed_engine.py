@@ -21,6 +21,8 @@ class Engine(Protocol):
 
     module: DistillStudent
     optimizer: Any
+    basic_optimizer: Any
+    """The optimiser inside of ZeRO's: AdamW over this rank's flattened weights."""
     device: torch.device
     global_rank: int
     skipped_steps: int

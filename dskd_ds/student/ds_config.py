@@ -24,7 +24,7 @@ OWNED_BY_SPEC = {
     "gradient_clipping": "[optimizer] max_grad_norm",
     "optimizer": "[optimizer]",
     "scheduler": "[optimizer] warmup_fraction and min_lr_fraction",
-    "bf16": "[student] dtype",
+    "bf16": "[student] dtype and precision",
     "fp16": "[student] dtype",
     "activation_checkpointing": "[student] activation_checkpointing",
     "compile": "[student] compile",
@@ -76,13 +76,14 @@ def deepspeed_config(spec: RunSpec) -> dict[str, Any]:
     zero = config["zero_optimization"]
     dtype = resolve_dtype(spec.student.dtype)
     _check_groups(spec, zero)
+    _check_precision(spec, zero)
     _check_machine(spec, zero, dtype)
     config |= {
         "train_batch_size": spec.train.global_batch_blocks,
         "train_micro_batch_size_per_gpu": spec.train.micro_batch_blocks,
         "gradient_accumulation_steps": spec.num_accumulation_steps,
         "gradient_clipping": spec.optimizer.max_grad_norm,
-        "bf16": {"enabled": dtype == torch.bfloat16},
+        "bf16": _bf16(spec, dtype),
         "fp16": {"enabled": dtype == torch.float16, "loss_scale": 0},  # 0: dynamic
         "optimizer": {"type": "AdamW", "params": _adam(spec)},
     }
@@ -91,6 +92,14 @@ def deepspeed_config(spec: RunSpec) -> dict[str, Any]:
         # compile. Without a GPU, torch's Adam works on the same memory.
         config["zero_force_ds_cpu_optimizer"] = False
     return config
+
+
+def _bf16(spec: RunSpec, dtype: torch.dtype) -> dict[str, bool]:
+    """Return DeepSpeed's section for bfloat16, with or without float32 master weights."""
+    section = {"enabled": dtype == torch.bfloat16}
+    if spec.student.precision == "bf16":
+        section |= {"bf16_master_weights_and_grads": True, "bf16_optimizer_states": True}
+    return section
 
 
 def _adam(spec: RunSpec) -> dict[str, Any]:
@@ -131,6 +140,26 @@ def _check_groups(spec: RunSpec, zero: dict[str, Any]) -> None:
             f"{spec.deepspeed}: zero_quantized_gradients = true, but [topology] num_students ="
             f" {num_students} is not a multiple of the {num_gpus} GPUs of a node.\n"
             "  let students use whole nodes, or set zero_quantized_gradients to false."
+        )
+
+
+def _check_precision(spec: RunSpec, zero: dict[str, Any]) -> None:
+    """Raise InputError if DeepSpeed cannot keep AdamW's state in bfloat16 with this file."""
+    if spec.student.precision != "bf16":
+        return
+    mended = 'use another file of ds_configs/, or precision = "mixed".'
+    if zero["stage"] == 0:
+        raise InputError(
+            f'[student] precision = "bf16", but {spec.deepspeed} has ZeRO stage 0, where DeepSpeed'
+            f" keeps float32 master weights.\n  {mended}"
+        )
+    # DeepSpeed accepts offloaded bf16 moments only from its own CPU kernel, which this project
+    # uses with a GPU only.
+    device = zero.get("offload_optimizer", {}).get("device", "none")
+    if device != "none" and not torch.accelerator.is_available():
+        raise InputError(
+            f'[student] precision = "bf16", but {spec.deepspeed} offloads the optimizer, and this'
+            f" machine has no GPU.\n  {mended}"
         )
 
 

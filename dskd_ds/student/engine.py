@@ -13,6 +13,7 @@ from dskd_ds.objective.fused import STATS, Scales
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.spec import RunSpec
 from dskd_ds.student.deepspeed_engine import Engine
+from dskd_ds.student.dropout import seed_dropout
 from dskd_ds.student.ds_config import deepspeed_config
 from dskd_ds.student.feed import StepInput
 from dskd_ds.student.model import load_student
@@ -54,6 +55,8 @@ def take_step(spec: RunSpec, engine: Engine, step_input: StepInput, counts: Coun
     scales = Scales(token=factor / max(counts.tokens, 1), sense=factor / max(counts.senses, 1))
     sums = torch.zeros(len(STATS), dtype=torch.float64, device=engine.device)
     for batch in step_input.micro_batches:
+        if spec.student.attention_dropout:
+            seed_dropout(spec.seed, batch.place)
         loss, stats = engine(
             batch.input_ids, batch.position_ids, batch.teacher, batch.senses, scales
         )

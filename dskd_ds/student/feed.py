@@ -40,6 +40,8 @@ class MicroBatch:
     position_ids: Tensor
     teacher: TeacherTargets
     senses: SenseTargets
+    place: int = 0
+    """Place of its first block in the global order of blocks, which seeds the dropout."""
 
 
 @dataclass(frozen=True)
@@ -150,10 +152,14 @@ class Feed:
         block_indices = places(self._spec, self._next_step, micro, self._rank)
         request = self._requests.request(read_batch(self._source, block_indices))
         answer = self._link.submit(request.arrays, request.wanted)
-        ready = self._pool.submit(self._prepare, self._next_step, request, answer)
+        ready = self._pool.submit(
+            self._prepare, self._next_step, block_indices.start, request, answer
+        )
         return _Planned(request, answer, ready)
 
-    def _prepare(self, step: int, request: TeacherRequest, pending: Future[Answer]) -> MicroBatch:
+    def _prepare(
+        self, step: int, place: int, request: TeacherRequest, pending: Future[Answer]
+    ) -> MicroBatch:
         """Turn a reply into tensors on the device. Runs in the background thread."""
         answer = pending.result()
         reply = self._requests.read(request, answer)
@@ -165,4 +171,5 @@ class Feed:
             position_ids=pinned(batch.position_ids).to(self._device, non_blocking=True),
             teacher=pinned(teacher).to(self._device),
             senses=pinned(senses).to(self._device),
+            place=place,
         )

@@ -99,6 +99,8 @@ def run_step(
         seconds=seconds,
     )
     record |= training.blocks.all_reduce_report(step, counts.tokens)
+    if training.unchanged_weights:
+        record |= training.unchanged_weights.all_reduce_share()
     return {"step": training.num_done, "tokens": training.tokens, **record}
 
 

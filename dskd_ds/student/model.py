@@ -19,6 +19,7 @@ from dskd_ds.objective.targets import TeacherTargets
 from dskd_ds.runtime.devices import local_device, resolve_dtype
 from dskd_ds.signals.kind import signal_kind
 from dskd_ds.spec import RunSpec
+from dskd_ds.student.dropout import set_attention_dropout
 
 
 class DistillStudent(nn.Module):
@@ -62,6 +63,7 @@ def load_student(
     """
     model = _load_language_model(init, deepspeed_config)
     freeze(model, spec.student.train_last_layers)
+    set_attention_dropout(model, spec.student.attention_dropout)
     if spec.student.activation_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if init.compiled:

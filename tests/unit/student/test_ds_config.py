@@ -80,6 +80,38 @@ def test_quantised_communication_needs_a_gpu(tmp_path: Path, key: str) -> None:
         config_of(written(tmp_path, **{key: True}))
 
 
+BF16 = ("student.dtype=bfloat16", "student.precision=bf16")
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_bf16_precision_keeps_no_float32(tmp_path: Path, stage: int) -> None:
+    config = config_of(*BF16, written(tmp_path, stage=stage))
+    assert config["bf16"] == {
+        "enabled": True,
+        "bf16_master_weights_and_grads": True,
+        "bf16_optimizer_states": True,
+    }
+
+
+def test_bf16_precision_needs_a_zero_stage(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r'precision = "bf16", but .* has ZeRO stage 0'):
+        config_of(*BF16, written(tmp_path, stage=0))
+
+
+@no_gpu
+def test_bf16_precision_cannot_be_offloaded_without_a_gpu(tmp_path: Path) -> None:
+    offloaded = written(tmp_path, offload_optimizer={"device": "cpu"})
+    with pytest.raises(InputError, match=r'precision = "bf16", but .* offloads the optimizer'):
+        config_of(*BF16, offloaded)
+    config_of(*BF16, written(tmp_path, offload_optimizer={"device": "none"}))
+
+
+@pytest.mark.parametrize("dtype", ["auto", "float32", "float16"])
+def test_bf16_precision_is_of_a_bfloat16_student(dtype: str) -> None:
+    with pytest.raises(InputError, match=f'precision = "bf16", but dtype = "{dtype}"'):
+        config_of("student.precision=bf16", f"student.dtype={dtype}")
+
+
 @no_gpu
 @pytest.mark.skipif(
     torch.ops.mkldnn._is_mkldnn_fp16_supported(), reason="this CPU has fp16 instructions"

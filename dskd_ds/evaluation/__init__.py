@@ -1,0 +1,1 @@
+"""Measures models: scores per item, their standard errors, and paired differences."""

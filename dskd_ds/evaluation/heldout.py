@@ -1,0 +1,140 @@
+"""Scores the teacher and any number of students on held-out text, position by position.
+
+Measures the cross-entropy, whose mean gives the perplexity, and the KL to the teacher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from dskd_ds.data.batches import Batch, Sample, make_batch
+from dskd_ds.data.block import Block
+from dskd_ds.data.blocks import heldout_blocks
+from dskd_ds.errors import InputError
+from dskd_ds.evaluation.items import ItemScores, digest_of
+from dskd_ds.models.frozen import FrozenModel, load_frozen
+from dskd_ds.models.named import NamedModel, RunModels
+from dskd_ds.spec import RunSpec
+
+TASK = "heldout"
+LOGIT_ROWS = 256
+"""Positions whose logits exist at a time."""
+
+
+@dataclass(frozen=True)
+class HeldoutBlock:
+    """A held-out block and what its positions belong to."""
+
+    batch: Batch
+    documents: Tensor
+    """[N] digest of the document of each supervised position."""
+
+
+@torch.inference_mode()
+def score_heldout(
+    spec: RunSpec, models: RunModels, students: dict[str, NamedModel]
+) -> dict[str, ItemScores]:
+    """Return the scores of the teacher (named `teacher`) and of the students on the same text.
+
+    Raises InputError if a student has fewer rows in its head than the teacher.
+    """
+    teacher = load_frozen(models.teacher, vocab_size=models.shared_vocab_size)
+    loaded = {name: load_frozen(student) for name, student in students.items()}
+    for name, model in loaded.items():
+        _check_rows(name, model, teacher)
+    blocks = _evenly_spread_blocks(spec, models)
+    rows: dict[str, list[Tensor]] = {name: [] for name in ("teacher", *loaded)}
+    for block in tqdm(blocks, desc="evaluating on held-out text", unit="block"):
+        batch = block.batch
+        # All models read a block before the next one, so only one block's states exist at a time.
+        teacher_states = _supervised_states(teacher, batch)
+        for name, model in {"teacher": teacher, **loaded}.items():
+            states = teacher_states if model is teacher else _supervised_states(model, batch)
+            rows[name].append(_score_positions(teacher, model, teacher_states, states, batch))
+    return {name: _item_scores(name, blocks, torch.cat(parts)) for name, parts in rows.items()}
+
+
+def _item_scores(model: str, blocks: Iterable[HeldoutBlock], rows: Tensor) -> ItemScores:
+    """Return the scores of a model. rows: [N, 2], cross-entropy and KL per position."""
+    documents = torch.cat([block.documents for block in blocks]).numpy()
+    ids = torch.cat([block.batch.input_ids.flatten() for block in blocks]).numpy()
+    targets = torch.cat([block.batch.targets.flatten() for block in blocks]).numpy()
+    _, clusters = np.unique(documents, return_inverse=True)
+    ce, kl = rows.double().numpy().T
+    return ItemScores(
+        task=TASK,
+        model=model,
+        digest=digest_of(ids, targets),
+        clusters=clusters.astype(np.int64),
+        values={"cross_entropy": ce.copy(), "kl": kl.copy()},
+    )
+
+
+def _check_rows(name: str, model: FrozenModel, teacher: FrozenModel) -> None:
+    """Raise InputError if a model's head has fewer rows than the teacher's: KL needs them all."""
+    if model.vocab_size < teacher.vocab_size:
+        raise InputError(
+            f"model {name}: its head has {model.vocab_size} rows, but the teacher's has"
+            f" {teacher.vocab_size}, so KL is not defined.\n"
+            "  name a model with the teacher's vocabulary."
+        )
+
+
+def _evenly_spread_blocks(spec: RunSpec, models: RunModels) -> list[HeldoutBlock]:
+    """Return blocks that are evenly spread over the held-out text."""
+    blocks: Sequence[Block] = heldout_blocks(spec.data, models.teacher.tokenizer)
+    wanted = spec.eval.num_tokens // spec.data.block_tokens
+    num_blocks = min(len(blocks), max(1, wanted))
+    stride = len(blocks) // num_blocks
+    return [_heldout_block(blocks[index * stride], index * stride) for index in range(num_blocks)]
+
+
+def _heldout_block(row: Block, index: int) -> HeldoutBlock:
+    batch = make_batch([row], [Sample(0, index)])
+    # The segment of a position is the last one that starts at or before it.
+    starts = torch.tensor(row["segment_starts"])
+    segments = torch.searchsorted(starts, batch.supervised, right=True) - 1
+    return HeldoutBlock(batch, torch.tensor(row["doc_digests"])[segments])
+
+
+def _supervised_states(model: FrozenModel, batch: Batch) -> Tensor:
+    """Return the states [N, D] at the batch's supervised positions."""
+    hidden = model.hidden_states(batch.input_ids, batch.position_ids).flatten(0, 1)
+    return hidden[batch.supervised.to(model.device)]
+
+
+def _score_positions(
+    teacher: FrozenModel,
+    model: FrozenModel,
+    teacher_states: Tensor,
+    model_states: Tensor,
+    batch: Batch,
+) -> Tensor:
+    """Return [N, 2] on the CPU: cross-entropy and KL at a batch's supervised positions.
+
+    teacher_states [N, D_teacher], model_states [N, D]: at these positions.
+    """
+    targets = batch.targets.flatten()[batch.supervised].to(model.device)
+    chunks = zip(
+        teacher_states.split(LOGIT_ROWS),
+        model_states.split(LOGIT_ROWS),
+        targets.split(LOGIT_ROWS),
+        strict=True,
+    )
+    rows: list[Tensor] = []
+    for teacher_rows, model_rows, ids in chunks:
+        log_q = torch.log_softmax(model.logits(model_rows).float(), dim=1)
+        log_p = log_q
+        if model is not teacher:
+            log_p = torch.log_softmax(teacher.logits(teacher_rows).float(), dim=1)
+        ce = -log_q.gather(1, ids[:, None]).squeeze(1)
+        # A student may have more rows than the teacher, which gives them probability 0.
+        kl = (log_p.exp() * (log_p - log_q[:, : log_p.shape[1]])).sum(dim=1)
+        rows.append(torch.stack([ce, kl], dim=1).cpu())
+    return torch.cat(rows)

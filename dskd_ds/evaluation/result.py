@@ -1,0 +1,72 @@
+"""What `dskd eval` leaves in a run directory: scores per item, their means, and samples."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from dskd_ds.evaluation.items import ItemScores, items_path, write_items
+from dskd_ds.evaluation.metrics import metric_of
+from dskd_ds.evaluation.paired import mean_and_error
+from dskd_ds.files.atomic import write_text
+
+EVALUATION_FILE = "evaluation.json"
+
+
+@dataclass(frozen=True)
+class Score:
+    """What was measured of a model on the held-out text."""
+
+    perplexity: float
+    perplexity_error: float | None
+    """Standard error of the perplexity over documents; None if there is only one."""
+    kl: float
+    """Mean KL(teacher || model) over the whole vocabulary, in nats, at temperature 1."""
+    kl_error: float | None
+    """Standard error of the KL over documents; None if there is only one."""
+    tokens: int
+    """Supervised tokens that were measured."""
+    documents: int
+    """Documents that they belong to."""
+
+
+def summarise(items: ItemScores) -> Score:
+    """Return the means of a model's held-out scores with their standard errors."""
+    ce, ce_error = mean_and_error(items.values["cross_entropy"], items.clusters)
+    kl, kl_error = mean_and_error(items.values["kl"], items.clusters)
+    perplexity = metric_of("cross_entropy")
+    return Score(
+        perplexity=perplexity.score(ce),
+        perplexity_error=_known(perplexity.error(ce, ce_error)),
+        kl=kl,
+        kl_error=_known(kl_error),
+        tokens=len(items.clusters),
+        documents=int(items.clusters.max()) + 1,
+    )
+
+
+def _known(error: float) -> float | None:
+    """Return a standard error, or None for an infinite one, which JSON cannot hold."""
+    return error if math.isfinite(error) else None
+
+
+def write_evaluation(
+    run_dir: str | Path, items: dict[str, ItemScores], samples: list[dict[str, str]]
+) -> tuple[Path, dict[str, Score]]:
+    """Write the scores per item, their summary and the samples into the run directory.
+
+    Returns the summary's file, which the report reads, and the scores in it.
+    """
+    path = Path(run_dir) / EVALUATION_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scores = {name: summarise(scores) for name, scores in items.items()}
+    for name, item_scores in items.items():
+        write_items(item_scores, items_path(run_dir, item_scores.task, name))
+    content = {
+        "scores": {name: asdict(score) for name, score in scores.items()},
+        "samples": samples,
+    }
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False))
+    return path, scores

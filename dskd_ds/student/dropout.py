@@ -1,0 +1,51 @@
+"""Attention dropout of the student: turned on in all layers, and seeded per micro-batch.
+
+Each micro-batch seeds torch's default generators by its place in the global order of the data. So
+its masks are the same for any number of ranks, and after a resume without a stored generator state.
+Layers that are computed again in the backward pass draw the same masks, because torch restores the
+generator for them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from dskd_ds.errors import InputError
+from dskd_ds.models.generation import keyed_seed
+from dskd_ds.models.layers import layers_of
+
+DROPOUT_STREAM = 0xD50
+"""Separates the seeds of dropout from other seeds that are made of the run's seed."""
+
+
+def set_attention_dropout(model: Any, probability: float) -> None:
+    """Let every attention module of a causal language model drop weights while training.
+
+    The configuration stays as it is, so that the exported student does not ask for dropout.
+    Raises InputError if no layer of the model has an attention dropout.
+    """
+    found = [
+        module
+        for layer in layers_of(model)
+        for module in layer.modules()
+        if isinstance(getattr(module, "attention_dropout", None), float | int)
+    ]
+    for module in found:
+        module.attention_dropout = probability
+    if probability and not found:
+        raise InputError(
+            f"[student] attention_dropout = {probability}, but {type(model).__name__} has no"
+            " attention dropout.\n"
+            "  set it to 0, or use a model of another architecture (Llama, Mistral, Qwen ... have"
+            " it)."
+        )
+
+
+def seed_dropout(seed: int, place: int) -> None:
+    """Seed torch's generators of all devices for one micro-batch.
+
+    seed: of the run. place: of the micro-batch's first block, in the global order of blocks.
+    """
+    torch.manual_seed(keyed_seed((seed, DROPOUT_STREAM, place)))
