@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from collections.abc import Iterator
@@ -48,6 +49,12 @@ CHARTS: dict[str, str] = {
     "tokens_per_second": "speed/tokens per second",
     "link_bytes": "speed/bytes over the link",
     "link_bytes_per_token": "speed/bytes over the link per token",
+    "skipped": "health/skipped steps",
+    "skipped_for_loss": "health/steps skipped because a loss was not finite",
+    "skipped_for_spike": "health/steps skipped because the loss was a spike",
+    "skipped_for_gradient": "health/steps skipped because the gradients were not finite",
+    "skipped_for_overflow": "health/steps skipped because gradients overflowed in float16",
+    "rollbacks": "health/rollbacks to an earlier checkpoint",
     "on_policy_share": "on-policy/share of the targets that the student wrote",
     "generate_seconds": "on-policy/seconds to write a step's text",
 }
@@ -115,7 +122,7 @@ class MetricsWriter:
             return
         with self._warn_of_lost_metrics():
             # A flush that fails keeps what is in the buffer, and the next one tries it again.
-            self._file.write(json.dumps(record) + "\n")
+            self._file.write(json_line(record) + "\n")
             self._file.flush()
         with self._warn_of_lost_metrics():
             if self._board:
@@ -190,6 +197,12 @@ def _tag_patterns(keys: tuple[str, ...]) -> list[str]:
     return [f"^{re.escape(CHARTS[key])}$" for key in keys]
 
 
+def json_line(record: dict[str, float]) -> str:
+    """Return a record as JSON, which has no NaN and no infinity: they become null."""
+    finite = {key: value if math.isfinite(value) else None for key, value in record.items()}
+    return json.dumps(finite)
+
+
 def read_lines(path: Path) -> list[str]:
     """Return the complete lines of a metrics file, without a line that a crash cut short."""
     if not path.is_file():
@@ -205,5 +218,9 @@ def read_lines(path: Path) -> list[str]:
 
 
 def read_metrics(run_dir: str | Path) -> list[dict[str, float]]:
-    """Return all records of a run, by ascending step."""
-    return [json.loads(line) for line in read_lines(Path(run_dir) / METRICS_FILE)]
+    """Return all records of a run, by ascending step. A value that was not finite is NaN."""
+    records = [json.loads(line) for line in read_lines(Path(run_dir) / METRICS_FILE)]
+    return [
+        {key: math.nan if value is None else value for key, value in record.items()}
+        for record in records
+    ]

@@ -11,6 +11,7 @@ from dskd_ds.spec.base import (
     Fraction,
     NonNegativeFloat,
     NonNegativeInt,
+    OnResume,
     Part,
     PositiveFloat,
     PositiveInt,
@@ -18,6 +19,9 @@ from dskd_ds.spec.base import (
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 """Weight of the past in a running mean."""
+
+
+OTHER_SKIPS = OnResume(may_change=True, effect="from now on, other steps may be skipped")
 
 
 class OptimizerSpec(Part):
@@ -65,6 +69,18 @@ class TrainSpec(Part):
     on_policy_temperature: NonNegativeFloat = 1.0
     """Sampling temperature of the student's continuations in on-policy steps; 0 takes the likeliest
     token each time."""
+
+    skip_loss_spikes: Annotated[NonNegativeFloat, OTHER_SKIPS] = 0.0
+    """Skip a step whose loss is more than this many standard deviations above the mean of the last
+    `spike_window_steps` losses (6 is common); 0 turns this off. Steps whose loss or gradients are
+    not finite are always skipped."""
+    spike_window_steps: Annotated[int, Field(ge=8), OTHER_SKIPS] = 128
+    """Number of steps whose losses decide whether the next loss is a spike. No step is a spike
+    before so many are done."""
+    rollback_after_skips: Annotated[NonNegativeInt, MAY_CHANGE] = 10
+    """Number of steps skipped in a row after which weights and optimiser go back to an earlier
+    checkpoint, while the data go on; 0 turns this off. The run ends if there is no earlier
+    checkpoint, or if three rollbacks do not help."""
 
 
 class CheckpointSpec(Part):

@@ -137,8 +137,10 @@ def refuse_another_run(spec: RunSpec) -> None:
             )
 
 
-def resume(engine: Engine, spec: RunSpec) -> tuple[int, int]:
+def resume(engine: Engine, spec: RunSpec, before: int | None = None) -> tuple[int, int]:
     """Load the newest checkpoint whose files are whole, if any. A collective call.
+
+    before: only checkpoints with fewer steps than this are looked at.
 
     Returns the steps and tokens done; (0, 0) for a new run. A damaged checkpoint is passed over
     with a warning on stderr. Raises InputError if all checkpoints are damaged, if one has a file
@@ -147,6 +149,8 @@ def resume(engine: Engine, spec: RunSpec) -> tuple[int, int]:
     folder = checkpoint_dir(spec)
     damaged: dict[str, str] = {}  # the folder name of each -> its problem
     tags: list[str] = broadcast_from_rank_0(complete_tags(spec))
+    if before is not None:
+        tags = [tag for tag in tags if int(tag.removeprefix("step-")) < before]
     for tag in reversed(tags):
         manifest = broadcast_manifest(folder / tag)
         facts, files, problem = manifest["facts"], manifest["files"], manifest["problem"]

@@ -50,6 +50,10 @@ class Engine(Protocol):
         """Whether the current micro-batch is the step's last."""
         ...
 
+    def was_step_applied(self) -> bool:
+        """Whether the last `step` updated the weights."""
+        ...
+
     def get_global_grad_norm(self) -> Any:
         """The norm of the last step's gradients over all ranks, before clipping."""
         ...

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import deepspeed
 import torch
@@ -17,6 +19,8 @@ from dskd_ds.student.dropout import seed_dropout
 from dskd_ds.student.ds_config import deepspeed_config
 from dskd_ds.student.feed import StepInput
 from dskd_ds.student.model import load_student
+from dskd_ds.student.skips import StepFacts
+from dskd_ds.student.update import all_reduce_losses, poison_if_bad, update_or_skip
 from dskd_ds.student.verdict import Counts
 
 
@@ -41,42 +45,66 @@ def make_engine(
     return engine
 
 
-def take_step(spec: RunSpec, engine: Engine, step_input: StepInput, counts: Counts) -> Tensor:
-    """Run forward, backward and update for one step of this rank.
+@dataclass(frozen=True)
+class StepResult:
+    """What one step of this rank gave."""
 
-    counts: over all ranks. Returns this rank's sums, in the order of STATS.
+    sums: Tensor
+    """This rank's sums, in the order of STATS."""
+    facts: StepFacts
+    """Whether the weights were updated, and why not; the same on all ranks."""
+
+
+def ignore_phase(phase: str) -> None:
+    """Do nothing: for callers that do not watch a step's phases."""
+    del phase
+
+
+def take_step(
+    spec: RunSpec,
+    engine: Engine,
+    step_input: StepInput,
+    counts: Counts,
+    *,
+    loss_limit: float = math.inf,
+    enter_phase: Callable[[str], None] = ignore_phase,
+) -> StepResult:
+    """Run forward, backward and update for one step of this rank. A collective call.
+
+    All ranks skip the update if the loss of any of them is not finite, if the step's loss exceeds
+    `loss_limit`, or if the gradients are not finite. counts: over all ranks. enter_phase: is told
+    what begins now.
     """
     # The loss is a sum divided by a global count, but DeepSpeed divides by accumulation steps and
     # averages over ranks: the factor undoes that. In fp16 DeepSpeed also multiplies the loss. The
     # objective forms its gradients in forward, so they must contain that factor already, and
     # `backward` must not bring it in again.
+    num_ranks = spec.topology.num_students
     loss_scale = float(getattr(engine.optimizer, "loss_scale", 1.0))
-    factor = spec.num_accumulation_steps * spec.topology.num_students * loss_scale
+    factor = spec.num_accumulation_steps * num_ranks * loss_scale
     scales = Scales(token=factor / max(counts.tokens, 1), sense=factor / max(counts.senses, 1))
     sums = torch.zeros(len(STATS), dtype=torch.float64, device=engine.device)
+    own_loss, losses = sums.new_zeros(()), sums.new_zeros(num_ranks)
     for batch in step_input.micro_batches:
+        enter_phase("forward")
         if spec.student.attention_dropout:
             seed_dropout(spec.seed, batch.place)
         loss, stats = engine(
             batch.input_ids, batch.position_ids, batch.teacher, batch.senses, scales
         )
-        engine.backward(loss / loss_scale)
         sums += stats
-        if not hasattr(engine.optimizer, "_global_grad_norm"):
-            _keep_grad_norm(engine)
-        engine.step()
-    return sums
-
-
-def _keep_grad_norm(engine: Any) -> None:
-    """Store the gradients' norm where DeepSpeed's `get_global_grad_norm` looks for it.
-
-    At ZeRO stage 0 in float32 DeepSpeed clips by the norm without storing it.
-    """
-    if engine.is_gradient_accumulation_boundary():
-        parameters = engine.module.parameters()
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        engine._global_grad_norm = torch.nn.utils.get_total_norm(gradients)
+        own_loss += loss.detach() / factor
+        is_last = engine.is_gradient_accumulation_boundary()
+        if is_last:
+            enter_phase("loss check")
+            losses = all_reduce_losses(own_loss, engine.global_rank, num_ranks)
+            loss = poison_if_bad(loss, losses, loss_limit)
+        enter_phase("backward")
+        engine.backward(loss / loss_scale)
+        if not is_last:
+            engine.step()  # counts the micro-batch
+    enter_phase("optimiser step")
+    return StepResult(sums, update_or_skip(engine, losses, loss_limit))
 
 
 def set_lr(engine: Engine, lr: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from contextlib import ExitStack
 from typing import Any
@@ -13,7 +14,9 @@ from dskd_ds.observe.metrics import MetricsWriter
 from dskd_ds.student.engine import set_lr, take_step
 from dskd_ds.student.feed import StepInput
 from dskd_ds.student.record import all_reduce_record, tokens_per_step
+from dskd_ds.student.rollback import roll_back
 from dskd_ds.student.schedule import lr_at
+from dskd_ds.student.skips import StepFacts
 from dskd_ds.student.training import Training
 from dskd_ds.student.verdict import Counts, Verdict, all_reduce_verdict, prepare, raise_end
 
@@ -44,8 +47,11 @@ def run_steps(training: Training) -> None:
             show_progress(bar, record)
             is_last = training.num_done == training.num_steps  # `train` saves the last step
             is_save_due = verdict.is_save_due or training.is_save_due_by_steps()
-            if is_save_due and not is_last:
+            # Weights that only lead to skipped steps must not push sound checkpoints out.
+            if is_save_due and not is_last and not training.skips.in_a_row:
                 training.save_or_warn()
+            if training.skips.is_rollback_due:
+                roll_back(training)
 
 
 def next_step(training: Training) -> tuple[StepInput, Verdict]:
@@ -86,22 +92,34 @@ def run_step(
     """
     spec, engine, step = training.spec, training.engine, training.num_done
     set_lr(engine, lr_at(spec, step, training.num_steps))
-    sums = take_step(spec, engine, step_input, counts)
+    result = take_step(spec, engine, step_input, counts, loss_limit=training.skips.loss_limit())
     training.num_done += 1
     training.tokens += tokens_per_step(spec)
+    note_step(training, result.facts)
     seconds = time.monotonic() - started
     record = all_reduce_record(
         spec,
         engine,
-        local_sums=sums,
+        local_sums=result.sums,
         step_input=step_input,
         counts=counts,
         seconds=seconds,
     )
     record |= training.blocks.all_reduce_report(step, counts.tokens)
+    record |= training.skips.record()
     if training.unchanged_weights:
         record |= training.unchanged_weights.all_reduce_share()
     return {"step": training.num_done, "tokens": training.tokens, **record}
+
+
+def note_step(training: Training, facts: StepFacts) -> None:
+    """Count the step if it was skipped; rank 0 prints why."""
+    training.skips.note(training.num_done, facts)
+    if facts.cause is not None and training.rank == 0:
+        tqdm.write(
+            f"step {training.num_done} was skipped by all ranks: {facts.describe()}.",
+            file=sys.stderr,
+        )
 
 
 def show_progress(bar: Any, record: dict[str, float]) -> None:

@@ -59,7 +59,6 @@ def all_reduce_record(
         "tokens_per_second": num_tokens / step_seconds,
         "link_bytes": total["link_bytes"],
         "link_bytes_per_token": total["link_bytes"] / num_tokens,
-        "skipped": float(engine.skipped_steps),
     }
 
 

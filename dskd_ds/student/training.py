@@ -15,6 +15,7 @@ from dskd_ds.student.collectives import run_on_rank_0
 from dskd_ds.student.deepspeed_engine import Engine
 from dskd_ds.student.on_policy import OnPolicyBlocks
 from dskd_ds.student.run_lock import RunLock
+from dskd_ds.student.skips import Skips
 from dskd_ds.student.stop import StopWish
 from dskd_ds.student.unchanged import UnchangedWeights
 from dskd_ds.student.verdict import StepSource
@@ -43,6 +44,11 @@ class Training:
     """Counts lost updates. None if the optimiser works in float32."""
     run_lock: RunLock | None = None
     """The lock on the run directory, which rank 0 holds. None in benchmarks, which save nothing."""
+    skips: Skips = field(init=False)
+    """Which steps were skipped, and what decides whether the next one is."""
+
+    def __post_init__(self) -> None:
+        self.skips = Skips(self.spec.train)
 
     def save(self) -> None:
         """Save a checkpoint of the present step, unless there is one. A collective call.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from pathlib import Path
 
@@ -59,6 +61,21 @@ def test_a_resumed_run_replaces_the_records_after_its_checkpoint(tmp_path: Path)
     writer.write(record(3))
     writer.close()
     assert [r["step"] for r in read_metrics(tmp_path)] == [1, 2, 3]
+
+
+def test_what_is_not_finite_is_null_in_the_file_and_nan_when_it_is_read(tmp_path: Path) -> None:
+    spec = load_spec(QUICKSTART, [f'run_dir="{tmp_path}"'])
+    writer = MetricsWriter(spec, 0, 1)
+    writer.write(record(1) | {"loss": math.nan, "grad_norm": math.inf})
+    writer.close()
+    # A strict parser refuses NaN.
+    refuse = pytest.fail
+    line = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=refuse)
+    assert line["loss"] is None
+    assert line["grad_norm"] is None
+    (found,) = read_metrics(tmp_path)
+    assert math.isnan(found["loss"])
+    assert found["lr"] == 1.0
 
 
 def test_a_run_that_starts_again_replaces_all_records_of_the_crashed_one(tmp_path: Path) -> None:
