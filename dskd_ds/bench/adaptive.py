@@ -71,7 +71,7 @@ def bench_adaptive(spec: RunSpec) -> list[Figure]:
             notes=notes,
         )
     ]
-    wordnet = [source.path for source in spec.senses.lexicons if source.kind == "wordnet"]
+    wordnet = [source.files[0] for source in spec.senses.lexicons if source.kind == "wordnet"]
     if wordnet:
         senses = by_cost[spec.senses.sense_cost].senses
         figures.append(_polysemy(spec, senses, points, Path(wordnet[0])))

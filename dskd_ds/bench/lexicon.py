@@ -17,7 +17,7 @@ from dskd_ds.bench.measure import Figure
 from dskd_ds.lexicon.merge import Relations, relations_of
 from dskd_ds.lexicon.negation import base_of, looks_negated
 from dskd_ds.lexicon.sources import read_source
-from dskd_ds.spec.senses import LexiconSpec
+from dskd_ds.spec.lexicons import LexiconSpec
 
 
 def negation_figures(wordnet: Path, other: LexiconSpec | None = None) -> list[Figure]:

@@ -1,8 +1,9 @@
 """Reader for Dict2Vec's pair lists (Tissier et al., EMNLP 2017): two words per line.
 
 In a **strong** pair each word occurs in the definition of the other. Such words mean nearly the
-same, so they count as synonyms, as in the paper. In a **weak** pair only one word defines the
-other (`car`, `road`); that says little about meaning, so weak pairs are rejected.
+same, so they count as synonyms. In a **weak** pair only one word defines the other (`car`,
+`road`); that says little about meaning, so weak pairs are rejected. Files of antonym pairs in the
+same format, which others have added, are rejected too: kind = "pairs" reads them.
 
 Dict2Vec marks no antonyms, and two antonyms can occur in each other's definitions. Merge it with
 a source that marks antonyms: the merge keeps the antonym.
@@ -13,7 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dskd_ds.errors import InputError
-from dskd_ds.lexicon.lines import read_lines
+from dskd_ds.lexicon.pairs import read_pairs
 from dskd_ds.lexicon.table import SourceRows
 
 STRONG_FILE = "strong-pairs.txt"
@@ -22,8 +23,14 @@ STRONG_FILE = "strong-pairs.txt"
 def read_dict2vec(path: Path, source: SourceRows) -> None:
     """Add the pairs of a strong-pairs file, or of `strong-pairs.txt` in a folder, to `source`.
 
-    Raises InputError for a file of weak pairs.
+    Raises InputError for a file of weak pairs or of antonyms.
     """
+    if path.name.lower().startswith("ant"):
+        raise InputError(
+            f'[[senses.lexicons]] path = "{path}" is invalid: kind = "dict2vec" would read its'
+            " antonyms as synonyms.\n"
+            '  use kind = "pairs" and name the file in antonyms.'
+        )
     if "weak" in path.name.lower():
         raise InputError(
             f'[[senses.lexicons]] path = "{path}" is invalid: Dict2Vec\'s weak pairs are not'
@@ -32,10 +39,4 @@ def read_dict2vec(path: Path, source: SourceRows) -> None:
             ' kind "tsv".'
         )
     file = path / STRONG_FILE if path.is_dir() else path
-    for line_number, line in read_lines(file, source.line_counts):
-        words = line.split()
-        if len(words) == 2:
-            source.add(words[0], words[1], is_antonym=False)
-        elif words:
-            reason = f"expected two words, found {len(words)}: {line[:60]!r}"
-            source.line_counts.add_malformed(file, line_number, reason)
+    read_pairs(file, source, is_antonym=False)

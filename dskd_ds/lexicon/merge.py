@@ -5,18 +5,21 @@ sources. A pair can be both synonym and antonym, by different meanings or becaus
 wrong. One rule decides: **a stated relation wins over one derived from an affix; between two of
 the same rank the antonym wins**, because it is the rarer and more explicit mark. Tokens belong to
 no language, so conflicts are resolved across languages. The result does not depend on the order
-of sources or rows.
+of sources or rows. The paper's authors replace negated words and keep conflicts (`MergeRules`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dskd_ds.lexicon.morpholex import Segmented
 from dskd_ds.lexicon.negation import base_of, negations
+from dskd_ds.lexicon.replace import replace_negated, replaced_bases
 from dskd_ds.lexicon.table import (
     ANTONYM,
     COLUMNS,
@@ -27,6 +30,7 @@ from dskd_ds.lexicon.table import (
     SourceRows,
     distinct,
 )
+from dskd_ds.spec.senses import SensesSpec
 
 PAIR = ["word", "other"]
 ALL_ASCENDING = [(name, "ascending") for name in COLUMNS]
@@ -64,28 +68,54 @@ class Merged:
     negations: dict[str, str]
     """Negated word -> base."""
     num_conflicts: int
-    """Number of pairs that were both synonym and antonym."""
+    """Number of pairs that were both synonym and antonym; 0 if conflicts are kept."""
 
 
-def merge(sources: Sequence[SourceRows], morpholex: Mapping[str, bool]) -> Merged:
+@dataclass(frozen=True)
+class MergeRules:
+    """How sources are merged: the two keys of [senses] with these names."""
+
+    negation: Literal["beside", "replace"] = "beside"
+    conflicts: Literal["resolve", "keep"] = "resolve"
+
+    @classmethod
+    def of(cls, senses: SensesSpec) -> MergeRules:
+        """Return the rules of a spec."""
+        return cls(senses.negation, senses.conflicts)
+
+
+DEFAULT_RULES = MergeRules()
+
+
+def merge(
+    sources: Sequence[SourceRows],
+    morpholex: Mapping[str, Segmented],
+    rules: MergeRules = DEFAULT_RULES,
+) -> Merged:
     """Merge sources into one table.
 
-    morpholex: word -> whether it has an odd number of negating affixes; empty without MorphoLEX.
+    morpholex: what MorphoLEX says of each word; empty without it.
     """
     all_rows = pa.concat_tables([SCHEMA.empty_table(), *(source.table() for source in sources)])
     rows = _one_source_per_row(all_rows)
     # Tables that were merged before bring derived rows, too.
     is_derived = pc.ends_with(rows["source"], DERIVED_SUFFIX)
-    # Conflicts of stated pairs are resolved first, so that nothing is derived from a losing pair.
-    stated, num_stated_conflicts = resolve_conflicts(rows.filter(pc.invert(is_derived)))
-    bases = _bases(stated, _merged_verdicts(sources), morpholex)
-    with_derived = pa.concat_tables([stated, rows.filter(is_derived), _derived(stated, bases)])
-    resolved, num_derived_conflicts = resolve_conflicts(with_derived)
-    return Merged(
-        table=_join_sources(resolved),
-        negations=bases,
-        num_conflicts=num_stated_conflicts + num_derived_conflicts,
-    )
+    stated, derived = rows.filter(pc.invert(is_derived)), rows.filter(is_derived)
+    num_conflicts = 0
+    if rules.conflicts == "resolve":
+        # Conflicts of stated pairs are resolved first, so that nothing is derived from a losing
+        # pair.
+        stated, num_conflicts = resolve_conflicts(stated)
+    if rules.negation == "replace":
+        bases = replaced_bases(_words_of(_english(rows)), morpholex)
+        together = replace_negated(pa.concat_tables([stated, derived]), bases)
+    else:
+        bases = _bases(stated, _merged_verdicts(sources), morpholex)
+        together = pa.concat_tables([stated, derived, _derived(stated, bases)])
+    if rules.conflicts == "resolve":
+        together, num_derived_conflicts = resolve_conflicts(together)
+        num_conflicts += num_derived_conflicts
+    return Merged(table=_join_sources(together), negations=bases, num_conflicts=num_conflicts)
 
 
 def relations_of(table: pa.Table) -> Relations:
@@ -156,11 +186,11 @@ def _merged_verdicts(sources: Sequence[SourceRows]) -> dict[str, str | None]:
 
 
 def _bases(
-    stated: pa.Table, verdicts: Mapping[str, str | None], morpholex: Mapping[str, bool]
+    stated: pa.Table, verdicts: Mapping[str, str | None], morpholex: Mapping[str, Segmented]
 ) -> dict[str, str]:
     """Return negated word -> base of the English words in the stated rows."""
     english = _english(stated)
-    words = set(english["word"].unique().to_pylist()) | set(english["other"].unique().to_pylist())
+    words = _words_of(english)
     # Only the relations of these words matter, a small part of a large table.
     needed: set[str] = set()
     for word in words:
@@ -173,8 +203,13 @@ def _bases(
         antonyms=relations.antonyms,
         words=words,
         verdicts=verdicts,
-        morpholex=morpholex,
+        morpholex={word: entry.is_negated for word, entry in morpholex.items()},
     )
+
+
+def _words_of(rows: pa.Table) -> set[str]:
+    """Return every word of the rows."""
+    return set(rows["word"].unique().to_pylist()) | set(rows["other"].unique().to_pylist())
 
 
 def _english(rows: pa.Table) -> pa.Table:

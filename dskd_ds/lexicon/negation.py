@@ -9,9 +9,9 @@ An affix alone proves nothing: `invaluable` is not the opposite of `valuable`, n
 3. the glosses, if a source has some (WordNet, Wiktextract): every one of them denies something;
 4. the rule of `looks_negated`, checked against WordNet (`python -m dskd_ds.bench.lexicon`).
 
-The affixes are English; words of other languages are negations only if a source says so. The
-paper replaces the negated word by its base; here the pair with the base is added and the word
-keeps its own pairs.
+The affixes are English; words of other languages are negations only if a source says so. Here the
+pair with the base is added and the word keeps its own pairs; lexicon/replace.py has the paper's
+way.
 """
 
 from __future__ import annotations

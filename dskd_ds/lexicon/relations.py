@@ -7,20 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dskd_ds.lexicon.edges import EdgeCounts, count_edges
 from dskd_ds.lexicon.merge import Relations
 from dskd_ds.lexicon.words import RunningText, TokenIds, capitalised, is_unspaced
+from dskd_ds.spec.senses import SensesSpec
 
 MIN_HEAD_CHARACTERS = 3
 """Minimum length of a head word (the paper requires more than 2 characters). Scripts without
 spaces are exempt, because most of their words are shorter."""
-MAX_RELATED = 256
-"""A longer list of related words (Moby has some) is thinned to at most this many: every n-th in
-alphabetical order, so that no letter is favoured."""
 
 Ints = NDArray[np.int64]
 
@@ -63,14 +62,42 @@ class TokenRelations:
     """Head token -> the word that it is."""
     span_texts: list[str] = field(default_factory=list)
     """The word that the span with index i is."""
+    edges: EdgeCounts = field(default_factory=EdgeCounts)
+    """How many relations of words became relations of tokens."""
+
+
+@dataclass(frozen=True)
+class TokenRules:
+    """How relations of words become relations of tokens: the keys of [senses] with these names."""
+
+    max_span_tokens: int
+    min_span_tokens: int = 1
+    max_list_length: int = 256
+    """A longer list of related words (Moby has some) is thinned to at most this many: every n-th
+    in alphabetical order, so that no letter is favoured. 0: no limit."""
+    spelling: Literal["normalised", "as_written"] = "normalised"
+    conflicts: Literal["resolve", "keep"] = "resolve"
+
+    @classmethod
+    def of(cls, senses: SensesSpec) -> TokenRules:
+        """Return the rules of a spec."""
+        return cls(
+            max_span_tokens=senses.max_span_tokens,
+            min_span_tokens=senses.min_span_tokens,
+            max_list_length=senses.max_list_length,
+            spelling=senses.spelling,
+            conflicts=senses.conflicts,
+        )
 
 
 @dataclass(frozen=True)
 class _Forms:
-    """Token ids of every word (keyed in lower case), in both forms."""
+    """Token ids of every word, in both forms."""
 
     lower: dict[str, TokenIds]
+    """Of the word as the table spells it: in lower case, unless spelling = "as_written"."""
     capitalised: dict[str, TokenIds]
+    """The same as `lower` if spelling = "as_written"."""
 
 
 @dataclass(frozen=True)
@@ -79,17 +106,15 @@ class _Head:
 
     token: int
     word: str
-    """In lower case."""
+    """As the table spells it."""
     is_capitalised: bool
 
 
 class _Owners:
     """Gives related words their owner ids; a word of several tokens gets a new span id."""
 
-    def __init__(self, forms: _Forms, vocab_size: int, min_tokens: int, max_tokens: int) -> None:
-        self._forms = forms
-        self._vocab_size = vocab_size
-        self._min_tokens, self._max_tokens = min_tokens, max_tokens
+    def __init__(self, forms: _Forms, vocab_size: int, rules: TokenRules) -> None:
+        self._forms, self._vocab_size, self._rules = forms, vocab_size, rules
         self._span_ids: dict[TokenIds, int] = {}
         self.span_texts: list[str] = []
 
@@ -106,9 +131,10 @@ class _Owners:
         permitted: list[tuple[TokenIds, str]] = []
         for word in sorted(words):
             tokens = self._tokens(word, for_capitalised)
-            if self._min_tokens <= len(tokens) <= self._max_tokens:
+            if self._rules.min_span_tokens <= len(tokens) <= self._rules.max_span_tokens:
                 permitted.append((tokens, word))
-        step = max(1, -(-len(permitted) // MAX_RELATED))  # rounded up
+        limit = self._rules.max_list_length or len(permitted)
+        step = max(1, -(-len(permitted) // max(1, limit)))  # rounded up
         return [self._owner(tokens, word) for tokens, word in permitted[::step]]
 
     def _tokens(self, word: str, for_capitalised: bool) -> TokenIds:
@@ -131,28 +157,27 @@ class _Owners:
 
 
 def token_relations(
-    relations: Relations,
-    tokenizer: Any,
-    vocab_size: int,
-    max_span_tokens: int,
-    min_span_tokens: int = 1,
+    relations: Relations, tokenizer: Any, vocab_size: int, rules: TokenRules
 ) -> TokenRelations:
     """Map words to tokens as they are written inside a text (see RunningText).
 
     A head word is a single token, in lower case or capitalised; both forms have the relations of
     the word. Related words have min_span_tokens..max_span_tokens tokens (paper: 2..3; the default
-    also takes single tokens). See `_Owners` for the form of a related word.
+    also takes single tokens). See `_Owners` for the form of a related word. With spelling =
+    "as_written" a word has one form only.
     """
     words = relations.words()
-    forms = _forms(words, RunningText(tokenizer))
+    forms = _forms(words, RunningText(tokenizer), rules)
     heads = _heads(words, forms)
-    owners = _Owners(forms, vocab_size, min_span_tokens, max_span_tokens)
+    owners = _Owners(forms, vocab_size, rules)
     synonyms = _by_token(heads, relations.synonyms, owners)
     antonyms = _by_token(heads, relations.antonyms, owners)
-    # Two words share a token if the tokenizer drops accents or capitals. One word's synonym can
-    # then be the other's antonym; the antonym wins.
-    for token, opposites in antonyms.items():
-        synonyms[token] = [owner for owner in synonyms.get(token, ()) if owner not in opposites]
+    if rules.conflicts == "resolve":
+        # Two words share a token if the tokenizer drops accents or capitals. One word's synonym
+        # can then be the other's antonym; the antonym wins.
+        for token, opposites in antonyms.items():
+            kept = [owner for owner in synonyms.get(token, ()) if owner not in opposites]
+            synonyms[token] = kept
     names: dict[int, str] = {}
     for head in reversed(heads):  # the first of several heads with one token names it
         names[head.token] = capitalised(head.word) if head.is_capitalised else head.word
@@ -162,14 +187,17 @@ def token_relations(
         spans=owners.spans,
         words=names,
         span_texts=owners.span_texts,
+        edges=count_edges(relations, forms.lower, {head.word for head in heads}),
     )
 
 
-def _forms(words: Sequence[str], encoder: RunningText) -> _Forms:
-    """Encode every word in lower case and capitalised."""
-    lower = encoder.encode_words(words)
+def _forms(words: Sequence[str], encoder: RunningText, rules: TokenRules) -> _Forms:
+    """Encode every word in the forms that a head may have."""
+    lower = dict(zip(words, encoder.encode_words(words), strict=True))
+    if rules.spelling == "as_written":
+        return _Forms(lower, lower)
     upper = encoder.encode_words([capitalised(word) for word in words])
-    return _Forms(dict(zip(words, lower, strict=True)), dict(zip(words, upper, strict=True)))
+    return _Forms(lower, dict(zip(words, upper, strict=True)))
 
 
 def _heads(words: Sequence[str], forms: _Forms) -> list[_Head]:

@@ -15,7 +15,12 @@ import pyarrow.compute as pc
 
 from dskd_ds.errors import InputError
 from dskd_ds.lexicon.merge import Merged, merge, relations_of
-from dskd_ds.lexicon.relations import MIN_HEAD_CHARACTERS, TokenRelations, token_relations
+from dskd_ds.lexicon.relations import (
+    MIN_HEAD_CHARACTERS,
+    TokenRelations,
+    TokenRules,
+    token_relations,
+)
 from dskd_ds.lexicon.sources import Lexicon, read_lexicon
 from dskd_ds.lexicon.table import ANTONYM, DERIVED_SUFFIX, SYNONYM, write_table
 from dskd_ds.lexicon.words import RunningText, is_unspaced
@@ -61,13 +66,14 @@ def show_lexicon(spec: RunSpec, teacher: NamedModel, output: Path | None) -> Non
             relations_of(line.merged.table),
             tokenizer=tokenizer,
             vocab_size=vocab_size,
-            max_span_tokens=spec.senses.max_span_tokens,
-            min_span_tokens=spec.senses.min_span_tokens,
+            rules=TokenRules.of(spec.senses),
         )
         # Flushed line by line, because a large source takes long.
         print(_format_line(line, coverage(words, related)), flush=True)
     # The last line was that of the merged table.
     _print_legend(spec, lexicon, num_spans=len(related.spans))
+    senses = spec.senses
+    print(related.edges.describe(senses.min_span_tokens, senses.max_span_tokens))
     _print_vocabulary(tokenizer, num_words=len(words))
     if counts := lexicon.morpholex_counts:
         print(f"MorphoLEX: {counts.num_lines:,} lines, {counts.num_malformed:,} malformed.")
@@ -109,7 +115,9 @@ def _lines(lexicon: Lexicon) -> Iterator[_Line]:
     """Yield a line for every source by itself, then one for all sources together."""
     is_only_source = len(lexicon.sources) == 1
     for source in lexicon.sources:
-        merged = lexicon.merged if is_only_source else merge([source], lexicon.morpholex)
+        merged = (
+            lexicon.merged if is_only_source else merge([source], lexicon.morpholex, lexicon.rules)
+        )
         yield _Line(source.name, merged, source.line_counts.num_malformed, source.num_unusable)
     yield _Line(
         name="merged",

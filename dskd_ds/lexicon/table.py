@@ -2,8 +2,9 @@
 
 A row has the pair, its relation, its part of speech and its source. Both relations are symmetric,
 so a pair is stored once, the smaller word first. Words are in lower case and NFC, with single
-spaces between their parts. On disk the table is Parquet. The file's metadata keeps the negations
-from which rows were derived, so that merging a written table again gives the same table.
+spaces between their parts, unless [senses] spelling = "as_written". On disk the table is Parquet.
+The file's metadata keeps the negations from which rows were derived, so that merging a written
+table again gives the same table.
 """
 
 from __future__ import annotations
@@ -56,6 +57,11 @@ PARTS_OF_SPEECH = {
 }
 
 
+def stripped_word(word: str) -> str:
+    """Return a word as its source writes it, without blanks around it."""
+    return word.strip()
+
+
 def normalize_word(word: str) -> str:
     """Return a word as the table spells it.
 
@@ -70,8 +76,10 @@ def normalize_word(word: str) -> str:
 class SourceRows:
     """What a reader finds in one source: pairs, counts of its lines, and verdicts on negations."""
 
-    def __init__(self, name: str, language: str) -> None:
+    def __init__(self, name: str, language: str, *, as_written: bool = False) -> None:
+        """as_written: keep the spelling and the case of the source, and every word."""
         self.name, self.language = name, language
+        self._spell = stripped_word if as_written else normalize_word
         self.line_counts = LineCounts()
         self.verdicts: dict[str, str | None] = {}
         """Word with a negating affix -> the base that it negates; None if the source shows that
@@ -111,7 +119,7 @@ class SourceRows:
         """Normalize a word. Equal words share one string; each unusable word is counted once."""
         known = self._normalized.get(word)
         if known is None:
-            known = self._normalized[word] = normalize_word(word)
+            known = self._normalized[word] = self._spell(word)
             self.num_unusable += not known
         return known
 

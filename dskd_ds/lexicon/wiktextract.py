@@ -3,7 +3,8 @@
 Each line is one Wiktionary entry with `word`, `lang_code` and `pos`. Links to other words are
 objects with a `word`; they are listed under `synonyms` and `antonyms`, both of each of the
 entry's `senses` (where Wiktionary states the meaning) and of the entry itself (where it does
-not). Redirects have no `lang_code`.
+not). Redirects have no `lang_code`. The paper's authors read the lists of senses only, and cut
+a linked word at `#`.
 """
 
 from __future__ import annotations
@@ -34,12 +35,15 @@ class _Entry:
     """Definitions, except those that only name the base form of an inflected word."""
 
 
-def read_wiktextract(path: Path, source: SourceRows) -> None:
-    """Add the entries of the source's language to `source`; skip other languages."""
+def read_wiktextract(path: Path, source: SourceRows, *, only_senses: bool = False) -> None:
+    """Add the entries of the source's language to `source`; skip other languages.
+
+    only_senses: read only the lists of senses, as the paper's authors do.
+    """
     verdicts = GlossVerdicts(source.language)
     for line_number, line in read_lines(path, source.line_counts):
         try:
-            entry = _parse(line, source.language)
+            entry = _parse(line, source.language, only_senses)
         # A damaged line can also be valid JSON of another shape, such as a list.
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             reason = f"not a Wiktextract entry ({type(error).__name__}): {line[:60]!r}"
@@ -54,7 +58,7 @@ def read_wiktextract(path: Path, source: SourceRows) -> None:
     source.verdicts.update(verdicts.result())
 
 
-def _parse(line: str, language: str) -> _Entry | None:
+def _parse(line: str, language: str, only_senses: bool) -> _Entry | None:
     """Return the line's entry, or None for a redirect or another language.
 
     Raises ValueError, KeyError, TypeError or AttributeError if the line is not an entry.
@@ -63,7 +67,11 @@ def _parse(line: str, language: str) -> _Entry | None:
     if "redirect" in entry or entry["lang_code"] != language:
         return None
     senses = entry.get("senses", [])
-    links = [link for owner in (entry, *senses) for link in _links(owner)]
+    owners = senses if only_senses else (entry, *senses)
+    links = [link for owner in owners for link in _links(owner)]
+    if only_senses:
+        links = [(word.split("#")[0].strip(), is_antonym) for word, is_antonym in links]
+        links = [link for link in links if link[0] not in ("", ";")]
     glosses: list[str] = []
     for sense in senses:
         if "form_of" not in sense:

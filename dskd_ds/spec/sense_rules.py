@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from dskd_ds.spec.lexicons import lexicon_problems
 from dskd_ds.spec.problems import Problem
 from dskd_ds.spec.sections import RunSections
 
@@ -69,7 +70,41 @@ def teacher_retrieval_saves_traffic(spec: RunSections) -> Iterator[Problem]:
         )
 
 
+def lexicons_have_their_keys(spec: RunSections) -> Iterator[Problem]:
+    """Each kind of lexicon has the keys that it is read from."""
+    for index, lexicon in enumerate(spec.senses.lexicons):
+        yield from lexicon_problems(index, lexicon)
+
+
+def replaced_words_are_segmented(spec: RunSections) -> Iterator[Problem]:
+    """Only MorphoLEX says what is left of a negated word."""
+    senses = spec.senses
+    if senses.negation == "replace" and senses.morpholex is None:
+        yield Problem(
+            key="senses.negation",
+            value="replace",
+            reason="no [senses] morpholex says which words are negated",
+            way_out='name MorphoLEX in [senses] morpholex, or set negation = "beside"',
+        )
+
+
+def affixes_have_one_hyphen(spec: RunSections) -> Iterator[Problem]:
+    """A hyphen says whether an affix is a prefix or a suffix."""
+    for affix in spec.senses.negating_affixes:
+        is_affix = affix.startswith("-") != affix.endswith("-") and affix.strip("-").isalpha()
+        if not is_affix:
+            yield Problem(
+                key="senses.negating_affixes",
+                value=affix,
+                reason="it is neither a prefix nor a suffix",
+                way_out="write a prefix as un- and a suffix as -less",
+            )
+
+
 SENSE_RULES = (
+    lexicons_have_their_keys,
+    replaced_words_are_segmented,
+    affixes_have_one_hyphen,
     lexical_needs_lexicon,
     sense_counts_fit,
     span_lengths_fit,

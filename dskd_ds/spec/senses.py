@@ -14,21 +14,7 @@ from dskd_ds.spec.base import (
     Part,
     PositiveInt,
 )
-
-
-class LexiconSpec(Part):
-    """One source of word relations."""
-
-    kind: Literal["wordnet", "wiktextract", "dict2vec", "mythes", "moby", "tsv", "table"]
-    """Format of the lexicon: WordNet's database, Wiktextract JSONL, Dict2Vec strong pairs, a MyThes
-    or Moby thesaurus, tab-separated text (word, relation, other), or a Parquet table that
-    `dskd senses lexicon --output` wrote."""
-    path: str
-    """File of the lexicon. For kind = "wordnet" the folder of database files (`data.noun`, ...);
-    for "dict2vec" a file or the folder of pair lists."""
-    language: str = "en"
-    """Language code of the lexicon's words as in Wiktionary (`en`, `fr`). In kind = "table" each
-    row has its own."""
+from dskd_ds.spec.lexicons import NEGATING_AFFIXES, LexiconSpec
 
 
 class SensesSpec(Part):
@@ -44,12 +30,29 @@ class SensesSpec(Part):
     another k or another clustering then needs no reading. Without it, the vectors are beside the
     dictionary and are deleted when it is complete."""
     lexicons: tuple[LexiconSpec, ...] = ()
-    """Sources of word relations, one section [[senses.lexicons]] each. Several are merged. If a
-    pair is both synonym and antonym, a stated relation outranks one derived from an affix; if both
-    have the same rank, the antonym stays."""
+    """Sources of word relations, one section [[senses.lexicons]] each. Several are merged."""
     morpholex: str | None = None
-    """MorphoLEX as CSV or TSV (columns Word, MorphoLexSegm): which English words are negations.
-    Without it, a rule decides."""
+    """MorphoLEX, which says which English words are negations: its workbook (`.xlsx`), or a CSV or
+    TSV with the columns Word and MorphoLexSegm. Without it, a rule decides."""
+    spelling: Literal["normalised", "as_written"] = "normalised"
+    """How the words of lexicons are spelled. `normalised`: in lower case and without words that
+    have markup or no letters; each word is a head in lower case and with a capital. `as_written`
+    (paper): every word as its source writes it, in this form only."""
+    negation: Literal["beside", "replace"] = "beside"
+    """What becomes of a negated word (`unhappy`). `beside`: it keeps its relations, and its base
+    (`happy`) gets them too, with synonyms and antonyms exchanged. `replace` (paper): its base takes
+    its place in every pair; only MorphoLEX says which words are negated."""
+    negating_affixes: tuple[str, ...] = NEGATING_AFFIXES
+    """Affixes that negate, where MorphoLEX marks them: a prefix ends with a hyphen (`un-`), a
+    suffix begins with one (`-less`). A word with an odd number of them is negated. The paper's
+    list also has `anti- de- a- an- -free`."""
+    conflicts: Literal["resolve", "keep"] = "resolve"
+    """What becomes of a pair that is both synonym and antonym. `resolve`: a stated relation
+    outranks one derived from an affix; of two with the same rank the antonym stays. `keep` (paper):
+    both stay."""
+    max_list_length: NonNegativeInt = 256
+    """Maximum number of synonyms, and of antonyms, of a word in the dictionary. A longer list is
+    thinned: every n-th word in alphabetical order stays. 0 keeps all (paper)."""
     collect_tokens: PositiveInt = 1_000_000
     """Number of corpus tokens that the teacher reads to collect vectors."""
     attribution: Literal["argmax", "next"] = "argmax"

@@ -19,8 +19,9 @@ from dskd_ds.data.blocks import train_blocks
 from dskd_ds.errors import InputError
 from dskd_ds.files.hashes import file_sha256
 from dskd_ds.files.manifest import MANIFEST_FILE
+from dskd_ds.lexicon.edges import refuse_few_heads
 from dskd_ds.lexicon.merge import Relations, relations_of
-from dskd_ds.lexicon.relations import TokenRelations, token_relations
+from dskd_ds.lexicon.relations import TokenRelations, TokenRules, token_relations
 from dskd_ds.lexicon.sources import read_lexicon
 from dskd_ds.models.named import NamedModel
 from dskd_ds.runtime.mpi import Communicator
@@ -122,7 +123,7 @@ class Making:
                 lock = RankZeroLock("collection_dir", folder, comm, name=collection.name)
                 locks.enter_context(lock)
             # Read before the long work, so that a wrong path is reported at once.
-            relations = read_lexicons(spec) if comm.rank == 0 else None
+            related = self._related() if comm.rank == 0 else None
             collected = collect(spec, self.teacher, self.blocks, work=collection, comm=comm)
             _refuse_empty(spec, collected)
             cluster_parts(
@@ -134,26 +135,28 @@ class Making:
                 comm=comm,
                 old=self.old,
             )
-            if relations is None:
+            if related is None:
                 comm.barrier()  # rank 0 still reads the parts
                 return None
-            vocab_size = collected.layout.vocab_size
-            self._write(Parts(parts_folder), self._related(relations, vocab_size), vocab_size)
+            self._write(Parts(parts_folder), related, collected.layout.vocab_size)
             facts = with_index(spec)
             forget_work(spec, self.key)
             comm.barrier()
             return facts
 
-    def _related(self, relations: Relations, vocab_size: int) -> TokenRelations:
-        """Return the relations of tokens that the dictionary stores."""
-        senses = self.spec.senses
-        return token_relations(
-            relations,
+    def _related(self) -> TokenRelations:
+        """Return the relations of tokens that the dictionary stores.
+
+        Raises InputError if a lexicon is invalid, or if almost no word is a single token.
+        """
+        related = token_relations(
+            read_lexicons(self.spec),
             tokenizer=self.teacher.tokenizer,
-            vocab_size=vocab_size,
-            max_span_tokens=senses.max_span_tokens,
-            min_span_tokens=senses.min_span_tokens,
+            vocab_size=self.teacher.vocab_size,
+            rules=TokenRules.of(self.spec.senses),
         )
+        refuse_few_heads(related.edges, self.spec.teacher.model)
+        return related
 
     def _write(self, parts: Parts, related: TokenRelations, vocab_size: int) -> None:
         """Write the dictionary: its senses, held-out states, contexts and facts."""

@@ -105,7 +105,7 @@ def wordnet_folder(spec: RunSpec) -> str:
     Raises InputError if there is none.
     """
     for source in spec.senses.lexicons:
-        if source.kind == "wordnet":
+        if source.kind == "wordnet" and source.path is not None:
             return source.path
     raise InputError(
         "[senses] lexicons: none is of kind wordnet, but the word-in-context test uses WordNet's"

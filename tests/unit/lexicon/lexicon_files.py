@@ -7,7 +7,7 @@ from typing import Any
 
 from dskd_ds.lexicon.sources import read_source
 from dskd_ds.lexicon.table import SourceRows
-from dskd_ds.spec.senses import LexiconSpec
+from dskd_ds.spec.lexicons import LexiconSpec
 
 WIKTEXTRACT: list[dict[str, Any]] = [
     {

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from hypothesis import strategies as st
 
 from dskd_ds.lexicon.merge import Merged, merge
+from dskd_ds.lexicon.morpholex import Segmented
 from dskd_ds.lexicon.table import SourceRows
 
 VOCABULARY = [
@@ -44,4 +45,4 @@ def merged_of(rows: Sequence[Row]) -> Merged:
     for language, word, is_antonym, other, pos, name in rows:
         source = sources.setdefault((name, language), SourceRows(name, language))
         source.add(word, other, is_antonym, pos)
-    return merge(list(sources.values()), {"unlit": True})
+    return merge(list(sources.values()), {"unlit": Segmented(True, "lit")})

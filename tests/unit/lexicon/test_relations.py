@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dskd_ds.lexicon.merge import Relations
-from dskd_ds.lexicon.relations import token_relations
+from dskd_ds.lexicon.relations import TokenRules, token_relations
 from dskd_ds.lexicon.words import RunningText
 from dskd_ds.models.resolve import load_tokenizer
 from tests.conftest import TinyWorld
@@ -24,7 +24,7 @@ def test_both_forms_of_a_word_are_heads(kind: str) -> None:
     relations.add("happy", "glad", is_antonym=False)
     relations.add("happy", "sad", is_antonym=True)
     relations.add("house", "work time", is_antonym=False)
-    related = token_relations(relations, tokenizer, len(tokenizer), 4)
+    related = token_relations(relations, tokenizer, len(tokenizer), TokenRules(4))
     encoded = RunningText(tokenizer).encode_words(FORMS)
     single = {word: ids[0] for word, ids in zip(FORMS, encoded, strict=True) if len(ids) == 1}
     assert {"happy", "glad", "house"} <= single.keys()
@@ -46,19 +46,18 @@ def test_short_words_of_scripts_without_spaces_are_heads(make: Callable[[], Any]
     relations = Relations()
     relations.add("银行", "时间", is_antonym=False)
     (bank,), (time,) = RunningText(tokenizer).encode_words(["银行", "时间"])
-    assert token_relations(relations, tokenizer, len(tokenizer), 3).synonyms[bank] == [time]
+    assert token_relations(relations, tokenizer, len(tokenizer), TokenRules(3)).synonyms[bank] == [
+        time
+    ]
 
 
-def test_a_long_list_of_relations_is_thinned_evenly(
-    tiny: TinyWorld, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("dskd_ds.lexicon.relations.MAX_RELATED", 4)
+def test_a_long_list_of_relations_is_thinned_evenly(tiny: TinyWorld) -> None:
     tokenizer = load_tokenizer(str(tiny.folder / "teacher"))
     relations = Relations()
     others = ["bank", "city", "early", "home", "late", "money", "open", "river", "town", "water"]
     for other in others:
         relations.add("big", other, is_antonym=False)
-    related = token_relations(relations, tokenizer, 500, max_span_tokens=1)
+    related = token_relations(relations, tokenizer, 500, TokenRules(1, max_list_length=4))
     head = tokenizer(" big")["input_ids"][0]
     kept = [tokenizer.decode([token]).strip() for token in related.synonyms[head]]
     assert kept == ["bank", "home", "open", "water"]

@@ -10,7 +10,7 @@ import tomli_w
 
 from dskd_ds.commands import cli
 from dskd_ds.lexicon.merge import Relations, relations_of
-from dskd_ds.lexicon.relations import token_relations
+from dskd_ds.lexicon.relations import TokenRules, token_relations
 from dskd_ds.lexicon.report import coverage, word_tokens
 from dskd_ds.quickstart.language import LANGUAGES
 from dskd_ds.spec import dskd_home, load_spec
@@ -66,7 +66,7 @@ def test_coverage_counts_only_whole_words() -> None:
     relations = Relations()
     relations.add("happy", "glad", is_antonym=False)
     relations.add("happy", "sad", is_antonym=True)
-    related = token_relations(relations, tokenizer, len(tokenizer), 3)
+    related = token_relations(relations, tokenizer, len(tokenizer), TokenRules(3))
     words = word_tokens(tokenizer)
     texts = {tokenizer.decode([token]) for token in words}
     assert {" happy", " glad", " house", " Happy"} <= texts

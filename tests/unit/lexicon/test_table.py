@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,7 +14,8 @@ from dskd_ds.errors import InputError
 from dskd_ds.lexicon.merge import merge
 from dskd_ds.lexicon.sources import lexicon_digest
 from dskd_ds.lexicon.table import SourceRows, normalize_word, read_table, write_table
-from dskd_ds.spec.senses import LexiconSpec, SensesSpec
+from dskd_ds.spec.lexicons import LexiconSpec
+from dskd_ds.spec.senses import SensesSpec
 from tests.unit.lexicon.lexicon_files import read_file, write_file
 from tests.unit.lexicon.merge_rows import ROWS, Row, merged_of
 
@@ -67,3 +69,22 @@ def test_the_digest_depends_on_content_and_not_on_the_folder(tmp_path: Path) -> 
     first = digest("a", "big\tsynonym\tlarge\n")
     assert first == digest("b", "big\tsynonym\tlarge\n")
     assert first != digest("c", "big\tantonym\tlarge\n")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"negation": "replace"},
+        {"conflicts": "keep"},
+        {"spelling": "as_written"},
+        {"max_list_length": 0},
+        {"negating_affixes": ("un-",)},
+    ],
+)
+def test_the_digest_depends_on_the_rules(tmp_path: Path, changes: dict[str, Any]) -> None:
+    path = write_file(tmp_path / "own.tsv", "big\tsynonym\tlarge\n")
+    tree = {"dictionary": "-", "lexicons": ({"kind": "tsv", "path": str(path)},)}
+    plain = lexicon_digest(SensesSpec.model_validate(tree))
+    # Without changes it is the digest of dictionaries that were built before these keys.
+    assert plain == "998c3ce777ce1e95"
+    assert lexicon_digest(SensesSpec.model_validate(tree | changes)) != plain
