@@ -6,8 +6,9 @@ import argparse
 from collections.abc import Sequence
 
 from dskd_ds.commands.look import add_look_commands
+from dskd_ds.errors import InputError
 from dskd_ds.runtime.arguments import Commands, add_ranks, spec_command, spec_of
-from dskd_ds.spec import load_spec
+from dskd_ds.spec import dskd_home, load_spec
 
 SENSES_TEXT = """\
 Build sense dictionaries, look at them, measure them.
@@ -40,7 +41,12 @@ many of the teacher's tokens they relate. Nothing is built. The columns:
   unusable           words without letters, or with markup, that were left out
   tokens, syn., ant. share of the vocabulary's words that has relations, synonyms, antonyms
 
-[[senses.lexicons]] kind in `dskd schema` lists the formats that can be read."""
+Below the table: how many relations are kept, by the related word's number of tokens.
+[[senses.lexicons]] kind in `dskd schema` lists the formats that can be read.
+
+`dskd senses lexicon get` lists lexicons with their pages and licences; `dskd senses lexicon get
+NAME` downloads one into --output (default: $DSKD_HOME/lexicons/NAME), or takes local copies with
+--file, reads it, and prints the lines for a spec."""
 
 REFRESH_TEXT = """\
 Let the teacher read a spec's corpus ([data] train) and add it to the dictionary that its
@@ -107,24 +113,57 @@ def _add_lexicon(senses: Commands[argparse.ArgumentParser]) -> None:
         "teacher's tokens they relate",
         description=LEXICON_TEXT,
     )
+    lexicon.add_argument("name", nargs="?", help="the lexicon to get, after `get`")
     lexicon.add_argument(
         "--output",
         metavar="FILE.parquet",
-        help='also write the merged table; a spec reads it as kind = "table"',
+        help='also write the merged table; a spec reads it as kind = "table". After `get`: the'
+        " folder for the lexicon",
+    )
+    lexicon.add_argument(
+        "--file",
+        action="append",
+        default=[],
+        help="after `get NAME`: a local copy, instead of a download (once for each file)",
     )
     lexicon.set_defaults(command=run_lexicon)
 
 
 def run_lexicon(args: argparse.Namespace) -> int:
-    """Print the table of lexicon/report.py and store the merged lexicon if asked to."""
+    """Print the table of lexicon/report.py and store the merged lexicon if asked to.
+
+    With the word `get` in place of a spec, bring a lexicon into a folder.
+    """
     from pathlib import Path
 
+    if args.spec == "get":
+        return get_lexicon(args.name, args.file, args.output)
+    if args.name or args.file:
+        raise InputError(
+            f"dskd senses lexicon {args.spec}: a lexicon's name and --file only follow `get`.\n"
+            "  use dskd senses lexicon SPEC.toml, or dskd senses lexicon get NAME."
+        )
     from dskd_ds.lexicon.report import show_lexicon
     from dskd_ds.models.named import NamedModel
 
     spec = spec_of(args)
     output = Path(args.output) if args.output else None
     show_lexicon(spec, NamedModel.of_teacher(spec.teacher), output)
+    return 0
+
+
+def get_lexicon(name: str | None, files: Sequence[str], output: str | None) -> int:
+    """Bring a lexicon into a folder, or list those that are known. Raises InputError."""
+    from pathlib import Path
+
+    from dskd_ds.lexicon import get
+
+    if name is None:
+        print(get.describe_all())
+        return 0
+    folder = Path(output) if output else dskd_home() / "lexicons" / name
+    for line in get.get_lexicon(name, files, folder):
+        print(line, flush=True)
     return 0
 
 
