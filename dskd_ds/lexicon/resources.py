@@ -1,4 +1,4 @@
-"""The lexicons that `dskd senses lexicon get` knows: where each comes from, and under which licence.
+"""Lexicons that `dskd senses lexicon get` knows: where each comes from, and under which licence.
 
 None of them is part of this package. The facts were read in 2026 on the projects' public pages; the
 licence that counts is the one that a project's page states when you download.
