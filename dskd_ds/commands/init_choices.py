@@ -111,7 +111,7 @@ def given_teacher(model: str) -> Teacher:
     return Teacher(
         model,
         num_kept_layers=max(1, round(named.num_layers * KEPT_SHARE)),
-        max_tokens=getattr(named.text_config, "max_position_embeddings", None),
+        max_tokens=named.max_tokens,
     )
 
 

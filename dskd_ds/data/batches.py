@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dskd_ds.data.block import Block, Blocks
-from dskd_ds.data.blocks import position_ids, train_blocks
+from dskd_ds.data.blocks import position_ids, train_rows
 from dskd_ds.data.documents import short_reason
 from dskd_ds.errors import DskdError, InputError
 from dskd_ds.runtime.seeds import epoch_seed
@@ -21,6 +21,9 @@ from dskd_ds.spec.data import DataSpec
 
 IGNORE = -100
 """The target of a position that is not supervised."""
+PADDING = 0
+"""Token that fills rows up to the longest of a batch. Every vocabulary has it; no token of a text
+attends to padding, and nothing is learned there."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """B blocks of T tokens, ready for a forward pass."""
+    """B rows of T tokens, ready for a forward pass: blocks, or documents padded to the longest."""
 
     samples: tuple[Sample, ...]
     input_ids: Tensor
@@ -45,6 +48,8 @@ class Batch:
 
     IGNORE if there is none, or if it is not to be learned (the prompt of a conversation).
     """
+    num_padding: int = 0
+    """Number of positions that only fill rows up to T."""
 
     @property
     def supervised(self) -> Tensor:
@@ -53,18 +58,30 @@ class Batch:
 
 
 def make_batch(rows: Sequence[Block], samples: Sequence[Sample]) -> Batch:
-    """Return the batch of these blocks. samples: one per block."""
-    input_ids = torch.tensor([row["input_ids"] for row in rows])
-    positions = torch.tensor(
-        [position_ids(row["segment_starts"], input_ids.shape[1]) for row in rows]
-    )
-    targets = torch.full_like(input_ids, IGNORE)
-    is_target = positions > 0  # the first token of a document cannot be predicted
-    for index, row in enumerate(rows):
+    """Return the batch of these rows, padded to the longest. samples: one per row."""
+    lengths = [len(row["input_ids"]) for row in rows]
+    width = max(lengths)
+    input_ids = torch.full((len(rows), width), PADDING)
+    positions = torch.zeros_like(input_ids)
+    is_target = torch.zeros_like(input_ids, dtype=torch.bool)
+    for index, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+        input_ids[index, :length] = torch.tensor(row["input_ids"])
+        # Padding is a document of its own, so that no token of the text attends to it.
+        starts = [*row["segment_starts"], *([length] if length < width else [])]
+        positions[index] = torch.tensor(position_ids(starts, width))
+        # The first token of a document cannot be predicted.
+        is_target[index, :length] = positions[index, :length] > 0
         for start, end in row["unsupervised"]:
             is_target[index, start:end] = False
+    targets = torch.full_like(input_ids, IGNORE)
     targets[:, :-1] = torch.where(is_target[:, 1:], input_ids[:, 1:], IGNORE)
-    return Batch(tuple(samples), input_ids, positions, targets)
+    return Batch(
+        samples=tuple(samples),
+        input_ids=input_ids,
+        position_ids=positions,
+        targets=targets,
+        num_padding=len(rows) * width - sum(lengths),
+    )
 
 
 class BlockSource(Protocol):
@@ -157,12 +174,20 @@ class StreamedBlocks:
             ) from None
 
 
-def open_source(data: DataSpec, tokenizer: Any, *, seed: int, step_blocks: int) -> BlockSource:
-    """Open the training blocks, mapped or streamed.
+def open_source(
+    data: DataSpec,
+    tokenizer: Any,
+    *,
+    seed: int,
+    step_blocks: int,
+    max_tokens: int | None = None,
+) -> BlockSource:
+    """Open the training blocks, or with packing = "none" the rows, mapped or streamed.
 
     seed: the order of mapped blocks. step_blocks: blocks of one optimiser step, over all ranks.
+    max_tokens: the longest row that the models read; None: rows of any length.
     """
-    blocks = train_blocks(data, tokenizer)
+    blocks = train_rows(data, tokenizer, max_tokens)
     if data.stream:
         return StreamedBlocks(blocks, step_blocks)
     return MappedBlocks(blocks, seed)

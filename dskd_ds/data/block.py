@@ -21,10 +21,13 @@ class Document(TypedDict):
 
 
 class Block(TypedDict):
-    """A fixed number of tokens, packed from segments: documents, or parts of documents."""
+    """A row of tokens made of segments: documents, or parts of documents.
+
+    Packed blocks have `block_tokens` tokens; an unpacked row is as long as its one document.
+    """
 
     input_ids: list[int]
-    """[block_tokens]"""
+    """[block_tokens], or the tokens of one document."""
     segment_starts: list[int]
     """Position of each segment's first token."""
     doc_digests: list[int]

@@ -1,4 +1,5 @@
-"""The blocks of a spec: its documents, each with an end-of-text token, packed by data/packing.py.
+"""The blocks and rows of a spec: its documents, each with an end-of-text token, as data/packing.py
+arranges them.
 
 Attention never crosses from one document to another: position ids restart at 0 with each document,
 and transformers builds the mask from them.
@@ -9,13 +10,15 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from filelock import FileLock
 
 from dskd_ds.data.block import DOCUMENT_COLUMNS
 from dskd_ds.data.documents import heldout_documents, train_documents
-from dskd_ds.data.packing import pack
+from dskd_ds.data.lost import check_lost
+from dskd_ds.data.packing import one_per_row, pack
 from dskd_ds.data.tally import Tally
 from dskd_ds.errors import InputError
 from dskd_ds.models.resolve import tokenizer_fingerprint
@@ -47,7 +50,28 @@ def train_blocks(data: DataSpec, tokenizer: Any) -> Any:
 
     Raises InputError if there is not one block.
     """
-    return _blocks(data, tokenizer, train_documents, part="train", stream=data.stream)
+    packed = _in_blocks(data, end_of_text_id(tokenizer))
+    return _arranged(
+        data, tokenizer, train_documents, part="train", stream=data.stream, layout=packed
+    )
+
+
+def train_rows(data: DataSpec, tokenizer: Any, max_tokens: int | None) -> Any:
+    """Return what a run trains on: blocks, or with packing = "none" one document per row.
+
+    max_tokens: the longest row that the models read; a longer document is left out. Otherwise as
+    `train_blocks`.
+    """
+    if data.packing == "blocks":
+        return train_blocks(data, tokenizer)
+    rows = Layout(
+        function=one_per_row,
+        settings={"max_tokens": max_tokens, "end_id": end_of_text_id(tokenizer)},
+        version="rows v1",
+    )
+    return _arranged(
+        data, tokenizer, train_documents, part="train", stream=data.stream, layout=rows
+    )
 
 
 def heldout_blocks(data: DataSpec, tokenizer: Any) -> Any:
@@ -55,25 +79,46 @@ def heldout_blocks(data: DataSpec, tokenizer: Any) -> Any:
 
     Raises InputError if there is not one block.
     """
-    return _blocks(data, tokenizer, heldout_documents, part="heldout", stream=False)
+    packed = _in_blocks(data, end_of_text_id(tokenizer))
+    return _arranged(
+        data, tokenizer, heldout_documents, part="heldout", stream=False, layout=packed
+    )
 
 
-def _blocks(
+@dataclass(frozen=True)
+class Layout:
+    """How documents become rows of tokens."""
+
+    function: Callable[..., dict[str, list[Any]]]
+    """A function of data/packing.py: from columns of documents to columns of blocks."""
+    settings: dict[str, Any]
+    """Its arguments beside the tokenizer and the tally."""
+    version: str
+    """Part of the name of the cached result. Change it if the function's results change."""
+
+    @property
+    def key(self) -> str:
+        """Everything in the name of the cached result that is not the text or the tokenizer."""
+        return " ".join([*map(str, self.settings.values()), self.version])
+
+
+def _in_blocks(data: DataSpec, end_id: int) -> Layout:
+    settings = {"block_tokens": data.block_tokens, "end_id": end_id}
+    return Layout(function=pack, settings=settings, version="v3")
+
+
+def _arranged(
     data: DataSpec,
     tokenizer: Any,
     documents_of: Callable[[DataSpec, Any], Any],
-    part: str,
+    *,
+    part: Literal["train", "heldout"],
     stream: bool,
+    layout: Layout,
 ) -> Any:
-    """Pack the documents of a part. documents_of: train_documents or heldout_documents."""
-    end_id = end_of_text_id(tokenizer)
+    """Arrange the documents of a part. documents_of: train_documents or heldout_documents."""
     tally = Tally(f"[data] {part}", live=stream)
-    settings = {
-        "tokenizer": tokenizer,
-        "block_tokens": data.block_tokens,
-        "end_id": end_id,
-        "tally": tally,
-    }
+    settings = {"tokenizer": tokenizer, "tally": tally, **layout.settings}
     lock = dskd_home() / "data.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock):  # the first process of a node packs, the others find the result
@@ -85,13 +130,12 @@ def _blocks(
             "remove_columns": list(DOCUMENT_COLUMNS),
         }
         if stream:
-            return documents.map(pack, fn_kwargs=settings, **options)
+            return documents.map(layout.function, fn_kwargs=settings, **options)
         # By default `datasets` hashes the arguments, with the tally's counts and the whole
-        # tokenizer. This key names what blocks depend on; raise its version if packing changes.
-        vocabulary = tokenizer_fingerprint(tokenizer)
-        key = f"{documents._fingerprint} {vocabulary} {data.block_tokens} {end_id} v3"
+        # tokenizer. This key names what the result depends on.
+        key = f"{documents._fingerprint} {tokenizer_fingerprint(tokenizer)} {layout.key}"
         blocks = documents.map(
-            pack,
+            layout.function,
             fn_kwargs=settings,
             desc=f"packing {part} text",
             **options,
@@ -99,12 +143,31 @@ def _blocks(
         )
     tally.print_counts()
     if len(blocks) == 0:
-        raise InputError(
-            f"[data] {part}: its {len(documents)} documents do not fill one block of"
-            f" {data.block_tokens} tokens.\n"
-            "  give more text, or lower [data] block_tokens."
-        )
+        raise InputError(_nothing_left(data, part, len(documents), layout))
+    if part == "train":
+        check_lost(data, documents, blocks)
     return blocks
+
+
+def _nothing_left(data: DataSpec, part: str, num_documents: int, layout: Layout) -> str:
+    """Return the message for documents that give not one block or row."""
+    if layout.function is one_per_row:
+        return (
+            f"[data] {part}: none of its {num_documents} documents gives a row: they are longer"
+            " than the models read, or have no token to supervise.\n"
+            '  give other text, or set [data] packing = "blocks".'
+        )
+    if part == "heldout" and not data.heldout and data.heldout_fraction == 0:
+        return (
+            "[data] heldout_fraction = 0, and heldout is not given: no text is kept for"
+            " evaluation.\n"
+            "  name texts to evaluate on in [[data.heldout]]."
+        )
+    return (
+        f"[data] {part}: its {num_documents} documents do not fill one block of"
+        f" {data.block_tokens} tokens.\n"
+        "  give more text, or lower [data] block_tokens."
+    )
 
 
 def _features() -> Any:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from dskd_ds.data.block import Document
 from dskd_ds.data.chat import ChatFormat, chat_format, render_rows
+from dskd_ds.data.lost import refuse_lost
 from dskd_ds.data.packing import text_digest
 from dskd_ds.data.tally import Tally
 from dskd_ds.errors import InputError
@@ -60,10 +61,20 @@ def _load(data: DataSpec, tokenizer: Any, part: Literal["train", "heldout"], str
     sources = {f"data.{part}.{i}": source for i, source in enumerate(getattr(data, part))}
     any_chat = any(source.format == "chat" for source in sources.values())
     chat = chat_format(data.chat_template, tokenizer) if any_chat else None
-    parts = [
-        _as_documents(load_source(source, key, stream), source, key, chat, stream)
-        for key, source in sources.items()
-    ]
+    parts = []
+    for key, source in sources.items():
+        loaded = load_source(source, key, stream)
+        documents = _as_documents(loaded, source, key, chat, stream)
+        if part == "train" and source.format == "chat" and not stream:
+            refuse_lost(
+                data,
+                key,
+                len(loaded),
+                len(loaded) - len(documents),
+                reason="they are malformed",
+                way_out="mend those rows",
+            )
+        parts.append(documents)
     return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)
 
 

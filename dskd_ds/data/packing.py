@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import bisect
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,13 +49,39 @@ def pack(
     """
     texts = [text for text, chat in zip(rows["text"], rows["chat"], strict=True) if not chat]
     chats = [_document(rows, i) for i, is_chat in enumerate(rows["chat"]) if is_chat]
+    whole = whole_segments(chats, tokenizer, end_id)
+    conversations = _fitting(whole, block_tokens, begin_ids(tokenizer), tally)
     blocks = [
         *_back_to_back(texts, tokenizer, block_tokens, end_id),
-        *best_fit(_conversations(chats, tokenizer, block_tokens, end_id, tally), block_tokens),
+        *best_fit(conversations, block_tokens),
     ]
+    return _columns(block_row(segments, block_tokens, end_id) for segments in blocks)
+
+
+def one_per_row(
+    rows: dict[str, list[Any]], tokenizer: Any, max_tokens: int | None, end_id: int, tally: Tally
+) -> dict[str, list[Any]]:
+    """Turn a batch of documents, given as columns, into one row each, as long as the document is.
+
+    A document longer than `max_tokens`, or without a target, is left out and counted in `tally`.
+    Returns the columns of the rows, in the order of the documents.
+    """
+    documents = [_document(rows, index) for index in range(len(rows["text"]))]
+    kept: list[Block] = []
+    for segment in whole_segments(documents, tokenizer, end_id):
+        if max_tokens is not None and len(segment.tokens) > max_tokens:
+            tally.add(f"left out: longer than the {max_tokens} tokens that the models read")
+        elif _num_targets(segment) == 0:
+            tally.add("left out: no token to supervise")
+        else:
+            kept.append(block_row([segment], len(segment.tokens), end_id))
+    return _columns(kept)
+
+
+def _columns(blocks: Iterable[Block]) -> dict[str, list[Any]]:
+    """Return blocks as columns."""
     columns: dict[str, list[Any]] = {name: [] for name in BLOCK_COLUMNS}
-    for segments in blocks:
-        block = block_row(segments, block_tokens, end_id)
+    for block in blocks:
         for name, value in block.items():
             columns[name].append(value)
     return columns
@@ -127,40 +153,58 @@ def _back_to_back(
                 segments, room = [], block_tokens
 
 
-def _conversations(
-    chats: list[Document], tokenizer: Any, block_tokens: int, end_id: int, tally: Tally
-) -> Iterator[Segment]:
-    """Yield each conversation as one segment, unless nothing of it is a target.
-
-    A conversation longer than a block loses its beginning. Both cases are counted in `tally`.
-    """
-    if not chats:  # transformers' fast tokenizers fail on an empty list
+def whole_segments(documents: list[Document], tokenizer: Any, end_id: int) -> Iterator[Segment]:
+    """Yield each document as one segment, with its first and last special tokens."""
+    if not documents:  # transformers' fast tokenizers fail on an empty list
         return
-    texts, begin = [chat["text"] for chat in chats], begin_ids(tokenizer)
+    texts, begin = [document["text"] for document in documents], begin_ids(tokenizer)
     encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
-    for chat, tokens, offsets in zip(
-        chats, encoded["input_ids"], encoded["offset_mapping"], strict=True
+    for document, tokens, offsets in zip(
+        documents, encoded["input_ids"], encoded["offset_mapping"], strict=True
     ):
         # Many templates write the BOS token and the end of the last turn themselves.
         if tokens[:1] != begin:
             tokens, offsets = [*begin, *tokens], [*[(0, 0)] * len(begin), *offsets]
-        if not chat["open_end"] and tokens[-1] != end_id:
-            text_end = len(chat["text"])
+        if not document["open_end"] and tokens[-1] != end_id:
+            text_end = len(document["text"])
             tokens, offsets = [*tokens, end_id], [*offsets, (text_end, text_end)]
-        unsupervised = outside(chat["completions"], offsets) if chat["completions"] else []
-        cut = max(0, len(tokens) - block_tokens)
-        if cut:
-            # BOS takes the place of the first kept token, which is never a target.
-            tokens[cut : cut + len(begin)] = begin
-            unsupervised = [
-                (max(0, start - cut), end - cut) for start, end in unsupervised if end > cut
-            ]
+        spans = document["completions"]
+        unsupervised = outside(spans, offsets) if spans else []
+        yield Segment(tokens, unsupervised, text_digest(document["text"]), 0)
+
+
+def _fitting(
+    segments: Iterable[Segment], block_tokens: int, begin: list[int], tally: Tally
+) -> Iterator[Segment]:
+    """Yield each conversation as it fits a block, unless nothing of it is a target.
+
+    A conversation longer than a block loses its beginning. Both cases are counted in `tally`.
+    """
+    for segment in segments:
+        cut = len(segment.tokens) - block_tokens
+        if cut > 0:
+            segment = _end_of(segment, cut, begin)
             tally.add(f"longer than a block of {block_tokens} tokens: their beginnings are cut off")
-        segment = Segment(tokens[cut:], unsupervised, text_digest(chat["text"]), cut)
         if _num_targets(segment) > 0:
             yield segment
         else:
             tally.add("left out: no token to supervise in what fits a block")
+
+
+def _end_of(segment: Segment, cut: int, begin: list[int]) -> Segment:
+    """Return a segment without its first `cut` tokens.
+
+    BOS takes the place of the first kept token, which is never a target.
+    """
+    kept = segment.tokens[cut:]
+    return Segment(
+        tokens=[*begin, *kept[len(begin) :]],
+        unsupervised=[
+            (max(0, start - cut), end - cut) for start, end in segment.unsupervised if end > cut
+        ],
+        digest=segment.digest,
+        offset=cut,
+    )
 
 
 def _num_targets(segment: Segment) -> int:
@@ -187,7 +231,7 @@ def outside(completions: list[list[int]], offsets: list[tuple[int, int]]) -> lis
     return ranges
 
 
-def best_fit(segments: Iterator[Segment], block_tokens: int) -> list[list[Segment]]:
+def best_fit(segments: Iterable[Segment], block_tokens: int) -> list[list[Segment]]:
     """Distribute segments over blocks of at most `block_tokens` tokens.
 
     The longest segment comes first; each goes into the block where it leaves the least room.

@@ -89,6 +89,12 @@ class NamedModel:
         return int(self.text_config.hidden_size)
 
     @property
+    def max_tokens(self) -> int | None:
+        """Longest text that the model reads, in tokens; None if its configuration sets no limit."""
+        limit: int | None = getattr(self.text_config, "max_position_embeddings", None)
+        return limit or None
+
+    @property
     def num_layers(self) -> int:
         """Number of transformer layers."""
         return int(self.text_config.num_hidden_layers)
@@ -120,3 +126,9 @@ class RunModels:
         if self.student is None:
             return self.teacher.vocab_size
         return min(self.teacher.vocab_size, self.student.vocab_size)
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Longest text that teacher and student read, in tokens; None if neither sets a limit."""
+        models = [self.teacher] if self.student is None else [self.teacher, self.student]
+        return min((model.max_tokens for model in models if model.max_tokens), default=None)

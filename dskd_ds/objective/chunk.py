@@ -24,8 +24,8 @@ its cache, and what they need beside the buffers stays small. On other devices a
 as smaller ones would launch more kernels (not measured). A multiple of AGREEMENT_STRIDE."""
 
 STATS = ("ce", "kd", *token.AGREEMENT, "agreement_positions")
-"""Names of a chunk's sums. All but the first two are over `agreement_positions`, and stay 0 for
-signal kinds without a top k."""
+"""Names of a chunk's sums. The first two are weighted sums over its positions. The others are over
+`agreement_positions`, and stay 0 for signal kinds without a top k."""
 
 
 class Chunks:
@@ -97,7 +97,11 @@ class Chunks:
         grad.scatter_add_(1, teacher.targets[:, None], grad.new_full((len(grad), 1), -ce_scale))
         if slope is not None:
             grad.mul_(slope)
-        return torch.cat([torch.stack([ce.sum().double(), kd.values.sum().double()]), stats])
+        divergence = kd.values
+        if teacher.weights is not None:
+            ce, divergence = ce * teacher.weights, divergence * teacher.weights
+            grad.mul_(teacher.weights[:, None])
+        return torch.cat([torch.stack([ce.sum().double(), divergence.sum().double()]), stats])
 
     def _agreement(
         self, logits: Tensor, teacher_logits: Tensor | None, teacher: TeacherTargets

@@ -20,6 +20,8 @@ class TeacherTargets:
     """[N] int64: the right tokens."""
     signal: Targets | None = None
     """The targets of the run's signal kind (signals/); None for a kind without a divergence."""
+    weights: Tensor | None = None
+    """[N] float32: factor of each position in both sums of the loss; None: 1 everywhere."""
 
     def to(self, device: torch.device) -> TeacherTargets:
         """Return a copy on another device; the copies are asynchronous."""
@@ -27,9 +29,11 @@ class TeacherTargets:
             self.positions.to(device, non_blocking=True),
             self.targets.to(device, non_blocking=True),
             None if self.signal is None else self.signal.to(device),
+            None if self.weights is None else self.weights.to(device, non_blocking=True),
         )
 
     def __getitem__(self, rows: slice) -> TeacherTargets:
         """Return the targets at some of the positions."""
         signal = None if self.signal is None else self.signal.rows(rows)
-        return TeacherTargets(self.positions[rows], self.targets[rows], signal)
+        weights = None if self.weights is None else self.weights[rows]
+        return TeacherTargets(self.positions[rows], self.targets[rows], signal, weights)

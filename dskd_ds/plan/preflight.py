@@ -83,7 +83,7 @@ def _check_teacher(spec: RunSpec, models: RunModels) -> None:
             f" {num_layers} layers.\n"
             f"  use 0 (embeddings) to {num_layers}, or -1 for the state that its head reads."
         )
-    limit = getattr(config, "max_position_embeddings", None)
+    limit = models.teacher.max_tokens
     if limit and spec.data.block_tokens > limit:
         raise InputError(
             f"[data] block_tokens = {spec.data.block_tokens}, but the teacher reads at most"

@@ -97,17 +97,17 @@ def held_sense_bytes(senses: SensesSpec, hidden_size: int) -> int:
     return 4 * hidden_size + num_push * (2 * hidden_size + 5) + 17
 
 
-def held_bytes(spec: RunSpec, size: SignalBytes, hidden_size: int) -> float:
+def held_bytes(spec: RunSpec, size: SignalBytes, hidden_size: int, row_tokens: int) -> float:
     """Upper bound of what one student holds, in main memory or on its device, for prefetched steps.
 
     Replies as they came, what unpacking adds to them (signals/kind.py), and senses
-    (student/feed.py).
+    (student/feed.py). row_tokens: of the longest row (`longest_row`).
     """
     unpacked = signal_kind(spec.loss).unpacked_bytes(hidden_size)
     senses = size.sense_share * held_sense_bytes(spec.senses, hidden_size)
     blocks_per_step = spec.train.global_batch_blocks // spec.topology.num_students
     num_steps = spec.link.prefetch_depth + 1
-    num_tokens = blocks_per_step * spec.data.block_tokens * num_steps
+    num_tokens = blocks_per_step * row_tokens * num_steps
     return num_tokens * (size.total + unpacked + senses)
 
 
@@ -115,7 +115,8 @@ def sense_share(spec: RunSpec, related_fraction: float) -> float:
     """Return the share of a block's positions that get the sense term (docs/method.md,
     "Positions").
 
-    related_fraction: share of positions whose target has relations.
+    With packing = "none" rows are taken to be as long as blocks: how long they are is unknown
+    before the text is read. related_fraction: share of positions whose target has relations.
     """
     if not spec.uses_senses:
         return 0.0
@@ -149,13 +150,23 @@ def plan_line(spec: RunSpec, teacher: NamedModel) -> str:
     share = sense_share(spec, related_fraction(spec, dictionary))
     num_rows = len(dictionary.senses) if dictionary else MANY_ROWS
     size = signal_bytes(spec, teacher.vocab_size, teacher.hidden_size, share, num_rows)
-    held = held_bytes(spec, size, teacher.hidden_size) / 2**20
+    row_tokens = longest_row(spec, teacher)
+    held = held_bytes(spec, size, teacher.hidden_size, row_tokens) / 2**20
     number_format = f" ({spec.link.hidden_format})" if size.hidden else ""
     and_senses = " and senses" if size.sense_share else ""
+    longest = f", if all rows have {row_tokens:,} tokens" if spec.data.packing == "none" else ""
     return (
         f"teacher signal: {_contents(spec, size)} = {size.total:,.0f} bytes per token"
         f"{number_format}; at most {held:,.1f} MiB of replies{and_senses} in each student's memory"
+        f"{longest}"
     )
+
+
+def longest_row(spec: RunSpec, teacher: NamedModel) -> int:
+    """Return the tokens of a block, or of the longest unpacked row that the teacher reads."""
+    if spec.data.packing == "none" and teacher.max_tokens:
+        return teacher.max_tokens
+    return spec.data.block_tokens
 
 
 def _dictionary(spec: RunSpec) -> SenseDictionary | None:

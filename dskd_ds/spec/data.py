@@ -1,4 +1,4 @@
-"""[data]: texts and conversations, and how they become blocks of tokens."""
+"""[data]: texts and conversations, and how they become blocks or rows of tokens."""
 
 from __future__ import annotations
 
@@ -41,10 +41,18 @@ class DataSpec(Part):
     documents with one of their titles are dropped."""
     heldout_fraction: Fraction = 0.02
     """Share of the training documents that is kept for evaluation if `heldout` names no source.
-    A hash of the title (of the text, if there is no title) decides."""
+    A hash of the title (of the text, if there is no title) decides. 0 keeps none (paper)."""
+    packing: Literal["blocks", "none"] = "blocks"
+    """How training documents become the rows of a batch. `blocks`: packed into blocks of
+    `block_tokens` tokens. `none`: one document or conversation per row, whole, padded to the
+    longest row of its micro-batch (paper); a row counts as a block in [train]."""
     block_tokens: Annotated[int, Field(ge=16)] = 1024
     """Tokens per block. Documents are packed one after the other, conversations are kept whole.
-    Attention never crosses from one document to another."""
+    Attention never crosses from one document to another. With packing = "none" only the dictionary,
+    the choice of layers and the evaluation use blocks."""
+    max_lost_fraction: Fraction = 1.0
+    """Largest share of a source's conversations that may be lost: malformed, longer than the model
+    reads, or, in blocks, longer than a block. Above it the run stops before the first step."""
     chat_template: str = "tokenizer"
     """How conversations become text. `tokenizer`: the template of the teacher's tokenizer. `plain`:
     User: ... Assistant: ... Or the path of a `.jinja` file."""

@@ -51,5 +51,9 @@ class LossSpec(Part):
     margin_unit: Literal["absolute", "median_antonym"] = "absolute"
     """Unit of `margin`. `absolute`: squared distance per dimension. `median_antonym`: multiples of
     the dictionary's median squared distance between senses of antonyms."""
+    normalise: Literal["global", "sequence"] = "global"
+    """What a term of the loss is the mean of. `global`: of all positions of a step. `sequence`: of
+    the means of the step's sequences, so that a short sequence weighs as much as a long one
+    (paper); it needs [data] packing = "none"."""
     chunk_positions: PositiveInt = 256
     """Positions whose logits exist at the same time: less takes less memory."""

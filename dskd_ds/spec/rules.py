@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dskd_ds.spec.data import SourceSpec
 from dskd_ds.spec.problems import Problem
 from dskd_ds.spec.recipe_rules import RECIPE_RULES
+from dskd_ds.spec.row_rules import ROW_RULES
 from dskd_ds.spec.sections import RunSections
 from dskd_ds.spec.sense_rules import SENSE_RULES
 from dskd_ds.spec.student_rules import STUDENT_RULES
@@ -29,6 +30,7 @@ def check_rules(spec: RunSections) -> Iterator[Problem]:
         completions_are_chats,
         on_policy_fits,
         *RECIPE_RULES,
+        *ROW_RULES,
     )
     for rule in rules:
         yield from rule(spec)

@@ -54,9 +54,11 @@ class TrainSpec(Part):
     num_epochs: Annotated[PositiveFloat | None, MAY_CHANGE] = None
     """Number of passes over the data; or give `num_steps`."""
     global_batch_blocks: PositiveInt
-    """Blocks per optimiser step, summed over all ranks and accumulation steps."""
+    """Blocks per optimiser step (rows, with [data] packing = "none"), summed over all ranks and
+    accumulation steps."""
     micro_batch_blocks: PositiveInt = 1
-    """Blocks per forward pass of one rank. The number of accumulation steps follows from it."""
+    """Blocks per forward pass of one rank (rows, with [data] packing = "none"). The number of
+    accumulation steps follows from it."""
     on_policy_fraction: Fraction = 0.0
     """Share of the steps, evenly spread, that train on the student's own continuations, scored by
     the teacher (GKD's lambda)."""

@@ -42,6 +42,8 @@ class MicroBatch:
     senses: SenseTargets
     place: int = 0
     """Place of its first block in the global order of blocks, which seeds the dropout."""
+    num_padding: int = 0
+    """Positions that only fill rows up to the longest."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,11 @@ class StepInput:
     teacher_wait_seconds: float
     sense_wait_seconds: float
     link_bytes: int
+
+    @property
+    def num_tokens(self) -> int:
+        """Number of tokens that are read, without the padding of unpacked rows."""
+        return sum(batch.input_ids.numel() - batch.num_padding for batch in self.micro_batches)
 
 
 @dataclass(frozen=True)
@@ -89,14 +96,19 @@ class Feed:
         self._failure: DskdError | None = None
 
     def counts(self) -> tuple[int, int]:
-        """Return the supervised and sense positions of this rank's next step; (0, 0) if `next` will
+        """Return what the sums of this rank's next step are divided by; (0, 0) if `next` will
         raise.
 
-        They are known before any reply has come. Raises what goes wrong while a step is planned,
-        but a DskdError only when the steps before it are used up: the text may end there.
+        These are its supervised positions and its sense positions, or with [loss] normalise =
+        "sequence" its rows, twice: a row without sense positions counts as well. They are known
+        before any reply has come. Raises what goes wrong while a step is planned, but a DskdError
+        only when the steps before it are used up: the text may end there.
         """
         self._plan_ahead()
         requests = [planned.request for planned in self._planned[0]] if self._planned else []
+        if self._spec.loss.normalise == "sequence":
+            num_rows = sum(len(request.batch.samples) for request in requests)
+            return num_rows, num_rows
         num_supervised = sum(len(request.batch.supervised) for request in requests)
         num_sense = sum(len(request.selection) for request in requests if request.selection)
         return num_supervised, num_sense
@@ -172,4 +184,5 @@ class Feed:
             teacher=pinned(teacher).to(self._device),
             senses=pinned(senses).to(self._device),
             place=place,
+            num_padding=batch.num_padding,
         )

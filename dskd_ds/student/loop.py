@@ -13,7 +13,7 @@ from dskd_ds.errors import ExitCode
 from dskd_ds.observe.metrics import MetricsWriter
 from dskd_ds.student.engine import set_lr, take_step
 from dskd_ds.student.feed import StepInput
-from dskd_ds.student.record import all_reduce_record, tokens_per_step
+from dskd_ds.student.record import all_reduce_record
 from dskd_ds.student.rollback import roll_back
 from dskd_ds.student.schedule import lr_at
 from dskd_ds.student.skips import StepFacts
@@ -94,7 +94,6 @@ def run_step(
     set_lr(engine, lr_at(spec, step, training.num_steps))
     result = take_step(spec, engine, step_input, counts, loss_limit=training.skips.loss_limit())
     training.num_done += 1
-    training.tokens += tokens_per_step(spec)
     note_step(training, result.facts)
     seconds = time.monotonic() - started
     record = all_reduce_record(
@@ -105,6 +104,7 @@ def run_step(
         counts=counts,
         seconds=seconds,
     )
+    training.tokens += int(record["step_tokens"])
     record |= training.blocks.all_reduce_report(step, counts.tokens)
     record |= training.skips.record()
     if training.unchanged_weights:

@@ -42,7 +42,7 @@ def all_reduce_record(
     times = local_sums.new_tensor(local_times)
     deepspeed.comm.all_reduce(times, op=deepspeed.comm.ReduceOp.MAX)
     step_seconds, teacher_wait, sense_wait = times.tolist()
-    num_tokens = tokens_per_step(spec)
+    num_tokens = total["tokens"]
     means = {
         key: total[name] / total[over] if total[over] else 0.0
         for key, (name, over) in MEANS.items()
@@ -53,6 +53,7 @@ def all_reduce_record(
         "lr": engine.get_lr()[0],
         **means,
         "sense_positions": total["sense_positions"],
+        "step_tokens": num_tokens,
         "step_seconds": step_seconds,
         "teacher_wait_seconds": teacher_wait,
         "sense_wait_seconds": sense_wait,
@@ -66,10 +67,10 @@ def _all_reduce_sums(local_sums: Tensor, step_input: StepInput) -> dict[str, flo
     """Add up the step's sums over all ranks, by name. A collective call."""
     coverages = [batch.senses.coverage for batch in step_input.micro_batches]
     coverage = torch.stack(coverages).sum(dim=0)
-    link_bytes = local_sums.new_tensor([step_input.link_bytes])
-    sums = torch.cat([local_sums, link_bytes, coverage.to(local_sums)])
+    sizes = local_sums.new_tensor([step_input.link_bytes, step_input.num_tokens])
+    sums = torch.cat([local_sums, sizes, coverage.to(local_sums)])
     deepspeed.comm.all_reduce(sums)
-    return dict(zip((*STATS, "link_bytes", *COVERAGE), sums.tolist(), strict=True))
+    return dict(zip((*STATS, "link_bytes", "tokens", *COVERAGE), sums.tolist(), strict=True))
 
 
 def loss_terms(spec: LossSpec, total: dict[str, float], counts: Counts) -> dict[str, float]:
@@ -84,8 +85,3 @@ def loss_terms(spec: LossSpec, total: dict[str, float], counts: Counts) -> dict[
         "loss_kd": loss_kd,
         "loss_sense": loss_sense,
     }
-
-
-def tokens_per_step(spec: RunSpec) -> int:
-    """Tokens that all ranks read in one step."""
-    return spec.train.global_batch_blocks * spec.data.block_tokens

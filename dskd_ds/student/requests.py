@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,7 @@ class RequestBuilder:
         self.kind: SignalKind[Any] = signal_kind(spec.loss)
         self.vocab_size, self.hidden_size = vocab_size, hidden_size
         self._retriever, self._seed = retriever, spec.seed
+        self._normalise = spec.loss.normalise
         teacher_chooses = retriever is not None and spec.senses.retrieve_on == "teacher"
         self._wanted = Wanted(
             top_k=spec.loss.top_k,
@@ -108,12 +109,20 @@ class RequestBuilder:
     ) -> tuple[TeacherTargets, SenseTargets]:
         """Return what the objective learns from, on the CPU."""
         supervised = request.batch.supervised
+        senses = self._sense_targets(request, reply)
+        weights = None
+        if self._normalise == "sequence":
+            num_columns = request.batch.targets.shape[1]
+            weights = mean_weights(supervised, num_columns)
+            sense_weights = senses.weights * mean_weights(senses.positions, num_columns)
+            senses = replace(senses, weights=sense_weights)
         teacher = TeacherTargets(
             positions=supervised,
             targets=request.batch.targets.flatten()[supervised],
             signal=self.kind.targets(reply),
+            weights=weights,
         )
-        return teacher, self._sense_targets(request, reply)
+        return teacher, senses
 
     def _sense_targets(self, request: TeacherRequest, reply: ReplyParts) -> SenseTargets:
         """Choose senses unless the teacher did, and look up their vectors."""
@@ -127,6 +136,16 @@ class RequestBuilder:
             last_tail = len(self._wanted.temperatures) - 1  # at temperature 1
             chosen = self._retriever.choose(selection, hidden, top_k, last_tail)
         return self._retriever.pack(selection, chosen)
+
+
+def mean_weights(positions: Tensor, num_columns: int) -> Tensor:
+    """Return weights [P] float32 that turn a sum over positions into a sum of the rows' means.
+
+    positions: [P] through the flattened B * T, with T = num_columns. A row without positions adds
+    nothing.
+    """
+    rows = positions // num_columns
+    return 1.0 / torch.bincount(rows)[rows].float()
 
 
 def _rows_at(selection: Selection, positions: Ints) -> Tensor | slice:

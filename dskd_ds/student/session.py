@@ -50,6 +50,7 @@ def train(spec: RunSpec, models: RunModels, role: Role) -> None:
             models.teacher.tokenizer,
             seed=spec.seed,
             step_blocks=spec.train.global_batch_blocks,
+            max_tokens=models.max_tokens,
         )
         engine = make_engine(spec, models, init, retriever.dictionary if retriever else None)
         num_done, tokens = checkpoint.resume(engine, spec)

@@ -36,7 +36,10 @@ class StepSource(Protocol):
 
 @dataclass(frozen=True)
 class Counts:
-    """What a step's sums are divided by: positions over all ranks and accumulation steps."""
+    """What a step's sums are divided by, over all ranks and accumulation steps.
+
+    With [loss] normalise = "sequence" both are the number of sequences.
+    """
 
     tokens: int
     """Supervised positions."""

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from dskd_ds.data.batches import IGNORE, Batch, Sample, make_batch
 from dskd_ds.data.blocks import end_of_text_id
 from dskd_ds.data.chat import PLAIN_TEMPLATE, ChatFormat, render_rows
-from dskd_ds.data.packing import pack
+from dskd_ds.data.packing import one_per_row, pack
 from dskd_ds.data.tally import Tally
 
 CHATML = (
@@ -50,13 +50,14 @@ def as_batch(
     template: str,
     rows: dict[str, list[Any]],
     only_completions: bool = True,
-    block_tokens: int = 1024,
+    block_tokens: int | None = 1024,
     tally: Tally | None = None,
 ) -> Batch:
-    """Return the batch of all blocks that a source with these rows becomes."""
+    """Return the batch of all blocks that a source with these rows becomes; None: of its rows."""
     tally = tally or Tally("test")
     documents = render_rows(rows, ChatFormat(tokenizer, template), None, only_completions, tally)
-    columns = pack(documents, tokenizer, block_tokens, end_of_text_id(tokenizer), tally)
+    arrange = one_per_row if block_tokens is None else pack
+    columns = arrange(documents, tokenizer, block_tokens, end_of_text_id(tokenizer), tally)
     num_blocks = len(columns["input_ids"])
     blocks = [{name: values[i] for name, values in columns.items()} for i in range(num_blocks)]
     return make_batch(blocks, [Sample(0, i) for i in range(num_blocks)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -123,6 +124,46 @@ def test_a_map_takes_the_states_into_the_senses_space() -> None:
     for fused, expected in ((h.grad, h2.grad), (m.grad, m2.grad)):
         assert expected is not None
         torch.testing.assert_close(fused, expected.float(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("tau", [1.0, 2.0])
+@pytest.mark.parametrize("signal", ["topk", "exact", "sampled", "hidden"])
+def test_weights_of_positions_equal_dense_autograd(signal: str, tau: float) -> None:
+    spec = LossSpec(
+        signal=signal,
+        top_k=V,
+        temperature=tau,
+        kd_weight=0.0 if signal == "hidden" else 0.7,
+        sense_weight=0.0,
+        chunk_positions=4,
+    )
+    hidden, weight = draw(0, 1, 9, D, scale=1.0), draw(1, V, D)
+    teacher_weight, teacher_hidden = draw(2, V, D), draw(3, 7, D, scale=1.0)
+    teacher_logits = teacher_hidden @ teacher_weight.T
+    weights = torch.tensor([0.5, 0.5, 0.1, 0.1, 0.1, 0.0, 2.0])
+    plain = targets_of(signal, teacher_hidden, teacher_logits, tau)
+    teacher = replace(plain, weights=weights)
+    form = HeadForm(0.5, 6.0)
+    teacher_head = FrozenHead(teacher_weight) if signal == "exact" else None
+    h, w = hidden.clone().requires_grad_(), torch.nn.Parameter(weight.clone())
+    objective = DistillObjective(w, spec, 3.0, form, teacher_head)
+    loss, _ = objective(h, teacher, SenseTargets.empty(D), Scales(token=0.25, sense=0.0))
+    loss.backward()
+
+    h2, w2 = hidden.double().requires_grad_(), weight.double().requires_grad_()
+    logits = torch.tanh((h2[0, POSITIONS] @ w2.T) * form.scale / form.softcap) * form.softcap
+    log_q = torch.log_softmax(logits / tau, 1)
+    kd = dense_kd(signal, log_q, teacher, teacher_logits, "forward", tau)
+    ce = torch.nn.functional.cross_entropy(logits, TARGETS, reduction="none")
+    dense = 0.25 * (weights * (ce + spec.kd_weight * tau**2 * kd)).sum()
+    dense.backward()
+    assert loss.item() == pytest.approx(dense.item(), rel=2e-3)
+    for fused, expected in ((h.grad, h2.grad), (w.grad, w2.grad)):
+        assert fused is not None
+        assert expected is not None
+        cosine = torch.cosine_similarity(fused.double().flatten(), expected.flatten(), dim=0)
+        assert cosine > 0.9999
+        assert fused.norm().item() == pytest.approx(expected.norm().item(), rel=2e-3)
 
 
 def test_rows_that_only_the_teachers_head_has_change_nothing() -> None:

@@ -104,7 +104,7 @@ def test_replies_and_senses_wait_for_their_step() -> None:
         top_k=100, draws=0, hidden=900, senses=0, request=24, sense_share=0.25
     )
     ids, senses = 64 * 8, 4 * 4096 + 2 * 5 * (2 * 4096 + 4 + 1) + 8 + 4 + 4 + 1
-    assert traffic.held_bytes(spec, size, 4096) == pytest.approx(
+    assert traffic.held_bytes(spec, size, 4096, spec.data.block_tokens) == pytest.approx(
         3 * 2 * 256 * (1024 + ids + senses / 4)
     )
 

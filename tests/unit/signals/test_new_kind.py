@@ -65,5 +65,5 @@ def test_the_plan_knows_what_a_new_kind_costs(top1: LossSpec) -> None:
     size = signal_bytes(spec, vocab_size=60, hidden_size=D, sense_share=0.0)
     assert (size.top_k, size.draws, size.hidden) == (1 + 2 + 4, 0, 0)
     tokens = 3 * spec.data.block_tokens * (spec.link.prefetch_depth + 1)
-    assert held_bytes(spec, size, D) == tokens * (size.total + 12)
+    assert held_bytes(spec, size, D, spec.data.block_tokens) == tokens * (size.total + 12)
     assert signal_kind(top1).describe() == "the likeliest token"

@@ -100,6 +100,18 @@ def test_home_has_a_default(monkeypatch: pytest.MonkeyPatch) -> None:
                 'position_rounding = "down"',
             ],
         ),
+        (
+            ["loss.normalise=sequence"],
+            ['[loss] normalise = "sequence"', "several documents", 'packing = "none"'],
+        ),
+        (
+            ["data.packing=none", "train.on_policy_fraction=0.5"],
+            ["[train] on_policy_fraction = 0.5", "the student writes into blocks"],
+        ),
+        (
+            ["data.stream=true", "student.layers=first", "data.max_lost_fraction=0.01"],
+            ["[data] max_lost_fraction = 0.01", "no known length"],
+        ),
         (["loss.kd_weight=0", "loss.sense_weight=0"], ["no term of the loss uses the teacher"]),
         (["loss.signal=hidden"], ["[loss] kd_weight = 0.7", "a KL cannot be computed"]),
         (

@@ -1,0 +1,61 @@
+"""Stops a run that would lose more conversations than [data] max_lost_fraction allows.
+
+Lost documents are counted in the results, not while they are prepared: the second start of a run
+finds prepared rows in the cache of `datasets`, and must stop as the first did.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+from dskd_ds.data.packing import text_digest
+from dskd_ds.errors import InputError
+from dskd_ds.spec.data import DataSpec
+
+
+def check_lost(data: DataSpec, documents: Any, rows: Any) -> None:
+    """Raise InputError if too many documents are missing in the rows made of them.
+
+    documents, rows: `datasets.Dataset`.
+    """
+    if data.max_lost_fraction == 1:  # the usual case: nothing is read
+        return
+    if data.packing == "none":
+        num_documents, num_lost = len(documents), len(documents) - len(rows)
+        reason = "they are longer than the models read, or have no token to supervise"
+        way_out = "shorten them"
+    else:
+        num_documents, num_lost = _count_lost_chats(documents, rows)
+        reason = f"they are longer than a block of {data.block_tokens} tokens"
+        way_out = 'raise [data] block_tokens, set packing = "none"'
+    refuse_lost(data, "data.train", num_documents, num_lost, reason=reason, way_out=way_out)
+
+
+def refuse_lost(
+    data: DataSpec, key: str, num_documents: int, num_lost: int, *, reason: str, way_out: str
+) -> None:
+    """Raise InputError if `num_lost` of `num_documents` are more than the spec allows.
+
+    key: where they come from. reason: why they are lost. way_out: what the user can do about it.
+    """
+    if num_lost > data.max_lost_fraction * num_documents:
+        raise InputError(
+            f"[{key}]: {num_lost} of {num_documents} conversations are lost: {reason}. [data]"
+            f" max_lost_fraction = {data.max_lost_fraction} allows"
+            f" {int(data.max_lost_fraction * num_documents)}.\n"
+            f"  {way_out}, or raise max_lost_fraction."
+        )
+
+
+def _count_lost_chats(documents: Any, blocks: Any) -> tuple[int, int]:
+    """Return the number of conversations, and how many of them are in no block as a whole.
+
+    A conversation that was cut begins at an offset above 0.
+    """
+    digests = itertools.chain.from_iterable(blocks["doc_digests"])
+    offsets = itertools.chain.from_iterable(blocks["doc_offsets"])
+    whole = {digest for digest, offset in zip(digests, offsets, strict=True) if offset == 0}
+    chats = [text for text, chat in zip(documents["text"], documents["chat"], strict=True) if chat]
+    num_lost = sum(text_digest(text) not in whole for text in chats)
+    return len(chats), num_lost
