@@ -75,6 +75,9 @@ def train(
     models = RunModels.of(spec)
     preflight(spec, models)
     print(plan_line(spec, models.teacher))
+    if spec.data.heldout_fraction and not spec.data.heldout:
+        share = f"{spec.data.heldout_fraction:.1%}"
+        print(f"held out: {share} of the training documents ([data] heldout_fraction), by a hash")
     if dry_run:
         print(*launch.train_command(spec_file, overrides, spec))
         return 0
