@@ -1,8 +1,4 @@
-"""The loss of unpacked rows with per-sequence means, against a loop that follows the authors.
-
-The loop computes one sequence at a time, without padding, from the student's states. It takes the
-draws (positions and related words) from the same generator or from the run's own selection.
-"""
+"""The loss of unpacked rows with per-sequence means, against a loop that follows the authors."""
 
 from __future__ import annotations
 
@@ -30,13 +26,10 @@ from dskd_ds.spec.loss import LossSpec, SignalName
 from dskd_ds.student.requests import RequestBuilder
 from dskd_ds.teacher.answer import answer
 from tests.unit.conftest import HEAD, D, V, senses
-from tests.unit.senses.choose.slow import paper_positions, paper_sets
+from tests.unit.student.slow_paper import LAMBDA, UNRELATED, paper_loss
 from tests.unit.student.test_feed import spec_of
 
 LENGTHS = [9, 40, 3, 131]
-UNRELATED = [token for token in range(V) if token % 2 and token % 3]
-"""Tokens without synonyms or antonyms in the fixture `dictionary`."""
-LAMBDA = 1.5
 
 
 def paper_spec(kind: SignalName = "exact", retrieve_on: str = "student") -> RunSpec:
@@ -117,69 +110,6 @@ def learn(
 def student_states(texts: list[list[int]]) -> list[Tensor]:
     generator = torch.Generator().manual_seed(3)
     return [torch.randn(len(ids), D, generator=generator) for ids in texts]
-
-
-def paper_loss(
-    spec: RunSpec,
-    dictionary: SenseDictionary,
-    teacher: FrozenModel,
-    selection: Selection,
-    texts: list[list[int]],
-    states: list[Tensor],
-    head: Tensor,
-) -> Tensor:
-    """Return the mean of the sequences' losses, one sequence after the other."""
-    width = max(map(len, texts))
-    total = torch.zeros((), dtype=torch.float64)
-    for number, (ids, student) in enumerate(zip(texts, states, strict=True)):
-        # The last token is only a target.
-        targets, hidden = ids[1:], student[:-1].double()
-        around = torch.tensor([ids]), torch.arange(len(ids))[None]
-        teacher_states = teacher.hidden_states(*around)[0, :-1].float()
-        teacher_logits = teacher_states.double() @ HEAD.double().T
-        logits = hidden @ head.T
-        ce = torch.nn.functional.cross_entropy(logits, torch.tensor(targets))
-        log_q = torch.log_softmax(logits / 2, dim=1)
-        log_p = torch.log_softmax(teacher_logits / 2, dim=1)
-        kd = 0.7 * 2**2 * (log_p.exp() * (log_p - log_q)).sum(dim=1).mean()
-        total = total + ce + kd
-        heads = {token for token in range(V) if token not in UNRELATED}
-        generator = np.random.default_rng([spec.seed, 2, number])
-        groups = paper_positions([*targets, -1], heads, generator)
-        entries = [(i, group) for group, some in zip("AB", groups, strict=True) for i in some]
-        values = []
-        for i, group in entries:
-            row = _row_of(selection, number * width + i, group == "A")
-            plus, minus = paper_sets(
-                dictionary,
-                group=group,
-                target=targets[i],
-                synonyms=selection.synonyms.row(row).tolist(),
-                antonyms=selection.antonyms.row(row).tolist(),
-                state=teacher_states[i],
-            )
-            values.append(_sense(dictionary, plus, minus, hidden[i]))
-        if values:
-            total = total + LAMBDA * torch.stack(values).mean()
-    return total / len(texts)
-
-
-def _row_of(selection: Selection, position: int, is_full: bool) -> int:
-    """Return the entry of the run's selection at a position, in group A or B."""
-    found = np.flatnonzero((selection.positions == position) & (selection.full == is_full))
-    assert len(found) == 1
-    return int(found[0])
-
-
-def _sense(dictionary: SenseDictionary, plus: set[int], minus: set[int], hidden: Tensor) -> Tensor:
-    """Return pull and push of one entry; an empty set adds 0."""
-    value = torch.zeros((), dtype=torch.float64)
-    if plus:
-        value = value + (dictionary.senses[sorted(plus)].double() - hidden).square().mean()
-    if minus:
-        gaps = (dictionary.senses[sorted(minus)].double() - hidden).square().mean(dim=1)
-        value = value + (1 - gaps).clamp_min(0).mean()
-    return value
 
 
 @pytest.mark.parametrize(("kind", "tolerance"), [("exact", 1e-5), ("topk", 5e-5)])
