@@ -52,6 +52,10 @@ class RankProgress(Record):
     """Number of optimiser steps that are done."""
     since: float
     """When the phase began, in Unix seconds."""
+    num_phases: int = 0
+    """Phases entered so far. All ranks enter the same ones, so the lowest count is behind."""
+    where: str = ""
+    """The innermost line of Python that the training thread is in."""
 
 
 class TeacherHealth(Record):

@@ -84,6 +84,15 @@ class TrainSpec(Part):
     checkpoint, while the data go on; 0 turns this off. The run ends if there is no earlier
     checkpoint, or if three rollbacks do not help."""
 
+    hang_seconds: Annotated[NonNegativeFloat, MAY_CHANGE] = 1800.0
+    """How long a student rank may stay in one phase of its work (forward, backward, a collective
+    call, a save) before it counts as stuck: it prints the stacks of its threads and ends the run
+    with exit code 1. Twenty median steps are allowed in any case. 0 turns this off."""
+    stop_grace_seconds: Annotated[NonNegativeFloat, MAY_CHANGE] = 120.0
+    """How long a student rank may stay in one phase of its work after SIGTERM or SIGUSR1, except
+    while it saves: then it counts as stuck, prints the stacks of its threads and ends the run with
+    exit code 1. Twenty median steps are allowed in any case. 0 turns this off."""
+
 
 class CheckpointSpec(Part):
     """Saving and resuming."""

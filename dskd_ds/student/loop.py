@@ -13,6 +13,7 @@ from dskd_ds.errors import ExitCode
 from dskd_ds.observe.metrics import MetricsWriter
 from dskd_ds.student.engine import set_lr, take_step
 from dskd_ds.student.feed import StepInput
+from dskd_ds.student.phases import VERDICT, WAITING
 from dskd_ds.student.record import all_reduce_record
 from dskd_ds.student.rollback import roll_back
 from dskd_ds.student.schedule import lr_at
@@ -51,6 +52,7 @@ def run_steps(training: Training) -> None:
             if is_save_due and not is_last and not training.skips.in_a_row:
                 training.save_or_warn()
             if training.skips.is_rollback_due:
+                training.phases.enter("rollback")
                 roll_back(training)
 
 
@@ -59,7 +61,9 @@ def next_step(training: Training) -> tuple[StepInput, Verdict]:
 
     If a rank has met an error or is to stop, all ranks save and raise (see `raise_end`).
     """
+    training.phases.enter(WAITING, training.num_done)
     prepared = prepare(training.steps, training.is_stop_wanted)
+    training.phases.enter(VERDICT)
     verdict = all_reduce_verdict(
         prepared,
         is_stop_wanted=training.is_stop_wanted(),
@@ -92,10 +96,19 @@ def run_step(
     """
     spec, engine, step = training.spec, training.engine, training.num_done
     set_lr(engine, lr_at(spec, step, training.num_steps))
-    result = take_step(spec, engine, step_input, counts, loss_limit=training.skips.loss_limit())
+    result = take_step(
+        spec,
+        engine,
+        step_input,
+        counts,
+        loss_limit=training.skips.loss_limit(),
+        enter_phase=training.phases.enter,
+    )
     training.num_done += 1
     note_step(training, result.facts)
     seconds = time.monotonic() - started
+    training.phases.note_step(seconds)
+    training.phases.enter("metrics", training.num_done)
     record = all_reduce_record(
         spec,
         engine,

@@ -27,10 +27,12 @@ from dskd_ds.student.feed import Feed
 from dskd_ds.student.launch_record import LaunchRecord
 from dskd_ds.student.loop import run_steps
 from dskd_ds.student.on_policy import OnPolicyBlocks
+from dskd_ds.student.phases import EXPORTING, Phases
 from dskd_ds.student.requests import RequestBuilder
 from dskd_ds.student.run_lock import RunLock
 from dskd_ds.student.training import Training
 from dskd_ds.student.unchanged import UnchangedWeights
+from dskd_ds.student.watchdog import Watchdog
 
 
 def train(spec: RunSpec, models: RunModels, role: Role) -> None:
@@ -39,6 +41,7 @@ def train(spec: RunSpec, models: RunModels, role: Role) -> None:
     with ExitStack() as cleanup:
         run_lock = acquire_run_lock(spec, role, cleanup)
         record_spec(spec)
+        phases = watch(spec, role, cleanup)
         launch_record = LaunchRecord(spec, role) if role.rank == 0 else None
         # Before anything that takes long: teachers only wait for a student that listens.
         link = open_link(spec, models, role)
@@ -81,12 +84,14 @@ def train(spec: RunSpec, models: RunModels, role: Role) -> None:
             num_done=num_done,
             num_steps=total_steps,
             tokens=tokens,
+            phases=phases,
             unchanged_weights=UnchangedWeights.of_run(spec, engine),
             run_lock=run_lock,
         )
         run_steps(training)
         if total_steps > num_done:
             training.save()
+        phases.enter(EXPORTING)
         gather_and_export(engine, spec, models)
     deepspeed.comm.destroy_process_group()
 
@@ -101,6 +106,15 @@ def acquire_run_lock(spec: RunSpec, role: Role, cleanup: ExitStack) -> RunLock:
     if role.rank == 0:
         cleanup.callback(run_lock.release)
     return run_lock
+
+
+def watch(spec: RunSpec, role: Role, cleanup: ExitStack) -> Phases:
+    """Start the watchdog of this rank, and return the phases that it watches."""
+    phases = Phases()
+    watchdog = Watchdog(spec, role.rank, phases)
+    watchdog.start()
+    cleanup.callback(watchdog.stop)
+    return phases
 
 
 def open_link(spec: RunSpec, models: RunModels, role: Role) -> StudentSide:

@@ -14,6 +14,7 @@ from dskd_ds.student import checkpoint
 from dskd_ds.student.collectives import run_on_rank_0
 from dskd_ds.student.deepspeed_engine import Engine
 from dskd_ds.student.on_policy import OnPolicyBlocks
+from dskd_ds.student.phases import SAVING, Phases
 from dskd_ds.student.run_lock import RunLock
 from dskd_ds.student.skips import Skips
 from dskd_ds.student.stop import StopWish
@@ -40,6 +41,8 @@ class Training:
     """Whether a signal has asked this rank to stop."""
     saved_at: float = field(default_factory=time.monotonic)
     """When this rank last tried to save, or the start of training."""
+    phases: Phases = field(default_factory=Phases)
+    """What this rank does now, for the watchdog."""
     unchanged_weights: UnchangedWeights | None = None
     """Counts lost updates. None if the optimiser works in float32."""
     run_lock: RunLock | None = None
@@ -56,6 +59,7 @@ class Training:
         Raises SaveError on all ranks if one of them cannot write.
         """
         self.saved_at = time.monotonic()
+        self.phases.enter(SAVING, self.num_done)
         if self.run_lock:
             run_on_rank_0(self.run_lock.check)
         checkpoint.save(self.engine, self.spec, self.num_done, self.tokens)

@@ -1,24 +1,29 @@
 """One rank of a run in which student 1 meets a fault; the other ranks are ordinary.
 
-fault_worker.py --fault NAME --step N, then the arguments of dskd_ds/train.py
+fault_worker.py --fault NAME --step N [--num-steps M], then the arguments of dskd_ds/train.py
 
 signal: it gets SIGUSR1 twice while it waits for the input of step N (counted from 1).
 input: it meets an OSError while it prepares step N.
 disk: the disk is full when it saves after step N.
+nan: one element of the gradient of its last hidden state is NaN in step N and the M - 1 after it.
+sleep: it sleeps for ever in the forward pass of step N.
 """
 
 from __future__ import annotations
 
 import argparse
 import errno
+import math
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from dskd_ds.student import session
 from dskd_ds.student.feed import Feed
 from dskd_ds.train import main
 
@@ -35,6 +40,44 @@ def interrupted(is_stop_wanted: Callable[[], bool]) -> None:
     for _ in range(2):
         os.kill(os.getpid(), signal.SIGUSR1)
         assert is_stop_wanted()
+
+
+def sleep_for_ever() -> None:
+    """Hang, as with a broken device."""
+    while True:
+        time.sleep(3600)
+
+
+def break_one(gradient: torch.Tensor) -> torch.Tensor:
+    """Return the gradient with one NaN."""
+    broken = gradient.clone()
+    broken.view(-1)[0] = math.nan
+    return broken
+
+
+def break_forward(fault: str, steps: range) -> None:
+    """Make the forward or backward passes of some steps, counted from 1, meet the fault."""
+    make_engine, next_input = session.make_engine, Feed.next
+    present = 0
+
+    def counting_next(feed: Any, is_stop_wanted: Callable[[], bool]) -> Any:
+        nonlocal present
+        present = feed._next_step - len(feed._planned) + 1
+        return next_input(feed, is_stop_wanted)
+
+    def on_forward(_module: Any, _inputs: Any, output: torch.Tensor) -> None:
+        if present in steps and fault == "sleep":
+            sleep_for_ever()
+        if present in steps and fault == "nan":
+            output.register_hook(break_one)
+
+    def make_faulty_engine(*args: Any) -> Any:
+        engine = make_engine(*args)
+        engine.module.language_model.base_model.norm.register_forward_hook(on_forward)
+        return engine
+
+    Feed.next = counting_next
+    session.make_engine = make_faulty_engine
 
 
 def break_feed(fault: str, step: int) -> None:
@@ -58,7 +101,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--fault", required=True)
     parser.add_argument("--step", type=int, required=True)
+    parser.add_argument("--num-steps", type=int, default=1)
     args, rest = parser.parse_known_args()
     if (os.environ.get("OMPI_COMM_WORLD_RANK") or os.environ["RANK"]) == str(FAULTY_RANK):
-        break_feed(args.fault, args.step)
+        if args.fault in ("nan", "sleep"):
+            break_forward(args.fault, range(args.step, args.step + args.num_steps))
+        else:
+            break_feed(args.fault, args.step)
     sys.exit(main(rest))
