@@ -60,3 +60,10 @@ class OtherRankError(DskdError):
 
 class LinkError(DskdError):
     """A peer sent an invalid message or stopped answering; the error's message names the peer."""
+
+
+def exit_code_of(error: Exception | None) -> ExitCode:
+    """Return the exit code of a process that an error ends; DONE without one."""
+    if error is None:
+        return ExitCode.DONE
+    return error.exit_code if isinstance(error, DskdError) else ExitCode.FAILED

@@ -9,10 +9,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from tqdm import tqdm
 
+from dskd_ds.files.atomic import write_text
 from dskd_ds.spec import RunSpec, spec_toml
 
 if TYPE_CHECKING:
@@ -100,16 +101,22 @@ class MetricsWriter:
 
     def __init__(self, spec: RunSpec, first_step: int, last_step: int) -> None:
         """first_step: number of steps that are done already. last_step: the run's last step."""
-        run_dir = Path(spec.run_dir)
-        path = run_dir / METRICS_FILE
-        kept = [line for line in read_lines(path) if json.loads(line)["step"] <= first_step]
-        path.write_text("".join(f"{line}\n" for line in kept))
-        self._file = path.open("a")
         self._every, self._last_step = spec.monitor.log_every_steps, last_step
         self._push_weight = spec.loss.push
         self._active_shares: list[float] = []
-        self._path, self._has_warned = path, False
-        self._board = open_board(spec, first_step) if spec.monitor.tensorboard else None
+        self._path, self._has_warned = Path(spec.run_dir) / METRICS_FILE, False
+        self._file: TextIO | None = None
+        self._board: SummaryWriter | None = None
+        self._first_step = first_step
+        with self._warn_of_lost_metrics():
+            self._file = self._open()
+        with self._warn_of_lost_metrics():
+            self._board = open_board(spec, first_step) if spec.monitor.tensorboard else None
+
+    def _open(self) -> TextIO:
+        """Open metrics.jsonl behind the records of the steps that were done before this launch."""
+        keep_lines(self._path, last_step=self._first_step)
+        return self._path.open("a")
 
     def write(self, record: dict[str, float]) -> None:
         """Write the metrics of one step; `step` counts from 1.
@@ -122,6 +129,7 @@ class MetricsWriter:
             return
         with self._warn_of_lost_metrics():
             # A flush that fails keeps what is in the buffer, and the next one tries it again.
+            self._file = self._file or self._open()
             self._file.write(json_line(record) + "\n")
             self._file.flush()
         with self._warn_of_lost_metrics():
@@ -153,7 +161,8 @@ class MetricsWriter:
     def close(self) -> None:
         """Write what is buffered and close the files."""
         with self._warn_of_lost_metrics():
-            self._file.close()
+            if self._file:
+                self._file.close()
         with self._warn_of_lost_metrics():
             if self._board:
                 self._board.close()
@@ -201,6 +210,14 @@ def json_line(record: dict[str, float]) -> str:
     """Return a record as JSON, which has no NaN and no infinity: they become null."""
     finite = {key: value if math.isfinite(value) else None for key, value in record.items()}
     return json.dumps(finite)
+
+
+def keep_lines(path: Path, last_step: int) -> None:
+    """Drop the records after a step from a metrics file; it stays as it was if that fails."""
+    if not path.is_file():
+        return
+    kept = [line for line in read_lines(path) if json.loads(line)["step"] <= last_step]
+    write_text(path, "".join(f"{line}\n" for line in kept))
 
 
 def read_lines(path: Path) -> list[str]:

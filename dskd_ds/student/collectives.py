@@ -10,7 +10,7 @@ import deepspeed.comm as dist
 import torch
 from torch import Tensor
 
-from dskd_ds.errors import DskdError, ExitCode, OtherRankError
+from dskd_ds.errors import DskdError, ExitCode, OtherRankError, exit_code_of
 from dskd_ds.runtime.devices import local_device
 
 
@@ -58,6 +58,27 @@ def run_on_rank_0(task: Callable[..., None], *arguments: object) -> None:
         raise failure
     if code:
         raise OtherRankError(ExitCode(code))
+
+
+def all_reduce_error(error: Exception | None) -> Exception | None:
+    """Return this rank's error; OtherRankError if only another rank met one; None if none did.
+
+    So a rank that cannot go on tells the others before they wait for it in a collective call.
+    """
+    code = exit_code_of(error)
+    counts = torch.tensor([int(code is other) for other in ExitCode], device=local_device())
+    dist.all_reduce(counts)
+    met = [other for other, count in zip(ExitCode, counts.tolist(), strict=True) if count]
+    if error is None and max(met) is not ExitCode.DONE:
+        return OtherRankError(max(met))
+    return error
+
+
+def raise_on_every_rank(error: Exception | None) -> None:
+    """Raise on all ranks if any of them met an error: its own, or OtherRankError."""
+    agreed = all_reduce_error(error)
+    if agreed:
+        raise agreed
 
 
 def _encode(value: Any) -> Tensor:

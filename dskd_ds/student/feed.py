@@ -26,6 +26,7 @@ from dskd_ds.objective.targets import TeacherTargets
 from dskd_ds.runtime.devices import local_device, pinned
 from dskd_ds.spec import RunSpec
 from dskd_ds.student.alignment import AlignmentTest
+from dskd_ds.student.collectives import all_reduce_error
 from dskd_ds.student.requests import RequestBuilder, TeacherRequest
 
 STOP_POLL_SECONDS = 0.2
@@ -152,11 +153,23 @@ class Feed:
         while len(self._planned) <= self._spec.link.prefetch_depth:
             if self._next_step == self._last_step or self._failure:
                 return
+            planned: list[_Planned] = []
+            error: Exception | None = None
             try:
-                micro_batches = range(self._spec.num_accumulation_steps)
-                self._planned.append([self._plan(micro) for micro in micro_batches])
-            except DskdError as error:  # the text ends: the steps before it are still trained
+                for micro in range(self._spec.num_accumulation_steps):
+                    planned.append(self._plan(micro))
+            except Exception as met:
+                error = met
+            if self._spec.train.on_policy_fraction > 0:
+                # The student writes the text of some steps, which is a collective call. So all
+                # ranks stop planning at the same step.
+                error = all_reduce_error(error)
+            if error is None:
+                self._planned.append(planned)
+            elif isinstance(error, DskdError):  # the steps before it are still trained
                 self._failure = error
+            else:
+                raise error
             self._next_step += 1
 
     def _plan(self, micro: int) -> _Planned:

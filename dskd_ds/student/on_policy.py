@@ -30,6 +30,7 @@ from dskd_ds.models.generation import continue_tokens, end_ids_of
 from dskd_ds.runtime.devices import local_device
 from dskd_ds.spec import RunSpec
 from dskd_ds.spec.training import TrainSpec
+from dskd_ds.student.collectives import raise_on_every_rank
 from dskd_ds.student.deepspeed_engine import Engine
 
 MIN_PROMPT_TOKENS = 4
@@ -101,18 +102,29 @@ class OnPolicyBlocks:
         }
 
     def _write_step(self, step: int) -> None:
-        """Write this rank's blocks of a step, one micro-batch at a time. A collective call."""
+        """Write this rank's blocks of a step, one micro-batch at a time. A collective call.
+
+        If a rank meets an error, all of them raise: that rank its error, the others OtherRankError.
+        """
         started = time.monotonic()
-        # The source is read before the weights are gathered, because a stream may end here. It
-        # then ends on every rank (data/batches.py).
-        micro_batches = [
-            self._read_micro_batch(step, micro)
-            for micro in range(self._spec.num_accumulation_steps)
-        ]
+        error: Exception | None = None
+        micro_batches: list[dict[int, tuple[Sample, Block]]] = []
         num_tokens = 0
+        # The source is read before the weights are gathered, because a stream may end here, or a
+        # disk fail on one node. The others would wait for this rank in the gather.
+        try:
+            for micro in range(self._spec.num_accumulation_steps):
+                micro_batches.append(self._read_micro_batch(step, micro))
+        except Exception as met:
+            error = met
+        raise_on_every_rank(error)
         with gathered_student(self._engine) as model:
-            for micro_batch in micro_batches:
-                num_tokens += self._write_micro_batch(model, micro_batch)
+            try:
+                for micro_batch in micro_batches:
+                    num_tokens += self._write_micro_batch(model, micro_batch)
+            except Exception as met:
+                error = met
+        raise_on_every_rank(error)
         self._generated[step] = Generated(num_tokens, time.monotonic() - started)
 
     def _read_micro_batch(self, step: int, micro: int) -> dict[int, tuple[Sample, Block]]:

@@ -14,7 +14,7 @@ from typing import Protocol
 import deepspeed
 import torch
 
-from dskd_ds.errors import DskdError, ExitCode, OtherRankError, RequeueError
+from dskd_ds.errors import ExitCode, OtherRankError, RequeueError, exit_code_of
 from dskd_ds.runtime.devices import local_device
 from dskd_ds.student.feed import StepInput
 
@@ -60,9 +60,7 @@ class Prepared:
     @property
     def exit_code(self) -> ExitCode:
         """The exit code of the error; DONE without one."""
-        if self.error is None:
-            return ExitCode.DONE
-        return self.error.exit_code if isinstance(self.error, DskdError) else ExitCode.FAILED
+        return exit_code_of(self.error)
 
 
 @dataclass(frozen=True)

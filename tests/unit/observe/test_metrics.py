@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import re
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 
+from dskd_ds.observe import metrics
 from dskd_ds.observe.metrics import CHARTS, COMBINED_CHARTS, MetricsWriter, read_metrics
 from dskd_ds.spec import load_spec
 
@@ -130,6 +133,28 @@ def test_an_idle_push_is_reported_once(
         writer.write(record(step) | senses)
     writer.close()
     assert capsys.readouterr().err.count("the push hardly ever acts") == num_warnings
+
+
+def test_a_disk_that_is_full_at_the_start_costs_one_warning_and_the_lines_until_it_is_free(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier = '{"step": 1}\n{"step": 2}\n'
+    (tmp_path / "metrics.jsonl").write_text(earlier)
+
+    def no_space(*_args: object, **_kwargs: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    spec = load_spec(QUICKSTART, [f'run_dir="{tmp_path}"'])
+    with monkeypatch.context() as full_disk:
+        full_disk.setattr(metrics, "write_text", no_space)
+        full_disk.setattr(metrics, "open_board", no_space)
+        writer = MetricsWriter(spec, 1, 4)
+        writer.write(record(2))
+        assert (tmp_path / "metrics.jsonl").read_text() == earlier
+    writer.write(record(3))
+    writer.close()
+    assert [found["step"] for found in read_metrics(tmp_path)] == [1, 3]
+    assert capsys.readouterr().err.count("metrics cannot be written") == 1
 
 
 def test_a_full_disk_costs_one_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
