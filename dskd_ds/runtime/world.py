@@ -1,14 +1,19 @@
-"""Opens the students' torch.distributed world through DeepSpeed, and frees its shared memory."""
+"""Opens the students' torch.distributed world through DeepSpeed; removes what crashes leave."""
 
 from __future__ import annotations
 
 import os
+import sys
+import time
 from pathlib import Path
 
 import deepspeed
 import torch
+from torch.utils import cpp_extension
 
 SHARED_MEMORY = Path("/dev/shm")
+STALE_SECONDS = 600.0
+"""A lock on a compiled op of this age has no owner any more: compiling takes about a minute."""
 
 
 def open_world() -> None:
@@ -20,11 +25,38 @@ def open_world() -> None:
     the memory when the last rank ends, however it ends.
     Source: docs/deepspeed.md, "Communication on CPUs".
     """
+    remove_stale_locks(build_root())
     deepspeed.init_distributed()
     if not torch.accelerator.is_available():
         # Each rank has mapped the others' buffers before it enters this barrier.
         deepspeed.comm.barrier()
         (SHARED_MEMORY / buffer_name(deepspeed.comm.get_rank())).unlink(missing_ok=True)
+
+
+def build_root() -> Path:
+    """Return the folder in which torch keeps the ops that DeepSpeed lets it compile."""
+    root = os.environ.get("TORCH_EXTENSIONS_DIR") or cpp_extension.get_default_build_root()
+    return Path(root)
+
+
+def remove_stale_locks(root: Path) -> None:
+    """Remove locks whose owner was killed while it loaded an op; print a line for each.
+
+    torch waits for such a lock for ever, without a message (torch 2.13, utils/file_baton.py). So
+    one rank that is killed at the wrong moment would block every later run of the user.
+    """
+    for lock in (*root.glob("*/lock"), *root.glob("*/*/lock")):
+        try:
+            age_seconds = time.time() - lock.stat().st_mtime
+            if age_seconds > STALE_SECONDS:
+                lock.unlink()
+                print(
+                    f"{lock}: removed, because it is {age_seconds / 60:.0f} minutes old: the"
+                    " process that made it was killed while it loaded a compiled op of DeepSpeed.",
+                    file=sys.stderr,
+                )
+        except OSError:
+            continue  # another rank was faster, or it is another user's
 
 
 def buffer_name(rank: int) -> str:
