@@ -1,9 +1,10 @@
-"""Messages between students and teachers over ZeroMQ: typed, checksummed, encrypted."""
+"""Messages between students and teachers typed, checksummed, encrypted."""
 
 from dskd_ds.link.jobs import Answer
 from dskd_ds.link.sides import StudentSide, TeacherSide, open_student_side, open_teacher_side
 from dskd_ds.link.student import StudentLink
-from dskd_ds.link.teacher import TeacherLink, Work
+from dskd_ds.link.teacher import TeacherLink
+from dskd_ds.link.teacher_protocol import Work
 
 __all__ = [
     "Answer",

@@ -6,6 +6,9 @@ from dskd_ds.errors import NoTeacherError
 from dskd_ds.link.messages import Hello
 from dskd_ds.spec.processes import LinkSpec
 
+MAX_SESSIONS = 4096
+"""Teachers whose last session is remembered; the longest absent ones are forgotten."""
+
 
 class Admission:
     """Compares the hellos of teachers with what the run expects."""
@@ -18,6 +21,20 @@ class Admission:
         after that teacher has left."""
         self.last_rejection = ""
         """Name of the last teacher that was rejected, and why."""
+        self._sessions: dict[str, int] = {}
+        """Number of the last session of each teacher."""
+
+    def is_new_session(self, hello: Hello) -> bool:
+        """Return whether a hello starts a session; false for a copy of an earlier hello."""
+        return hello.session > self._sessions.get(hello.teacher, -1)
+
+    def admit(self, hello: Hello) -> None:
+        """A teacher is admitted: later ones must send the same replies."""
+        self.fingerprint = hello.fingerprint
+        self._sessions.pop(hello.teacher, None)
+        self._sessions[hello.teacher] = hello.session
+        if len(self._sessions) > MAX_SESSIONS:
+            del self._sessions[next(iter(self._sessions))]
 
     def mismatch(self, hello: Hello) -> str | None:
         """Return why a teacher cannot serve this run; None if it can."""

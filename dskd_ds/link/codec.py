@@ -29,6 +29,7 @@ from pydantic import ValidationError
 
 from dskd_ds.errors import LinkError
 from dskd_ds.link.messages import ARRAYS, KINDS, PROTOCOL, Array, Message
+from dskd_ds.link.transport import Frame
 
 MAGIC = b"DSKD"
 PREFIX = struct.Struct("<4sHHI")
@@ -37,7 +38,6 @@ MAX_HEADER_BYTES = 64 * 1024
 MAX_DIMENSION = 2**40
 """No dimension of an array is that long; keeps the product of the dimensions computable."""
 
-Frame = bytes | memoryview
 _KIND_OF = {model: kind for kind, model in KINDS.items()}
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from dskd_ds.errors import DskdError, InputError
 from dskd_ds.link import codec
 from dskd_ds.link.messages import Array, Request, Wanted
+from dskd_ds.link.transport import Frame
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,10 @@ class Job:
     """A request without an answer."""
 
     request_id: int
-    frames: list[codec.Frame]
+    frames: list[Frame]
     future: Future[Answer]
+    num_bytes: int
+    """Bytes of the request and, at most, of its reply."""
 
 
 class Jobs:
@@ -46,15 +49,16 @@ class Jobs:
         self._on_added = on_added
         self._lock = threading.Lock()
         self._open: dict[int, Job] = {}
-        self._new: list[int] = []
+        self._new: list[Job] = []
         self._failure: DskdError | None = None
         # Random, so that a late reply to an earlier process of this rank matches no request.
         self._next_id = int.from_bytes(os.urandom(6), "little")
 
-    def add(self, arrays: dict[str, Array], wanted: Wanted) -> Future[Answer]:
+    def add(self, arrays: dict[str, Array], wanted: Wanted, reply_bytes: int) -> Future[Answer]:
         """Queue one request and return the future of its answer.
 
-        The future raises InputError if the request is longer than the link allows.
+        reply_bytes: the most bytes that the reply can have. The future raises InputError if the
+        request is longer than the link allows.
         """
         future: Future[Answer] = Future()
         with self._lock:
@@ -70,8 +74,9 @@ class Jobs:
                 # teacher's.
                 future.set_exception(self._too_long(size))
                 return future
-            self._open[request.request_id] = Job(request.request_id, frames, future)
-            self._new.append(request.request_id)
+            job = Job(request.request_id, frames, future, num_bytes=size + reply_bytes)
+            self._open[request.request_id] = job
+            self._new.append(job)
             # Under the lock: once `fail_all` has run, the socket behind the callback may be closed.
             self._on_added()
         return future
@@ -83,13 +88,13 @@ class Jobs:
             "  raise it, or set a smaller [train] micro_batch_blocks."
         )
 
-    def take_new(self) -> list[int]:
+    def take_new(self) -> list[Job]:
         """Return the jobs that were added since the last call, in their order."""
         with self._lock:
             new, self._new = self._new, []
             return new
 
-    def frames_of(self, job_id: int) -> list[codec.Frame]:
+    def frames_of(self, job_id: int) -> list[Frame]:
         """Return the frames of an open job."""
         with self._lock:
             return self._open[job_id].frames

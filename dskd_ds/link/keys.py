@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +39,29 @@ class LinkKeys:
 
     student: KeyPair
     teacher: KeyPair
+
+
+@dataclass(frozen=True)
+class Published:
+    """What the address file of a student says."""
+
+    address: str
+    instance: str
+    """Random, so that a student that was started again is another one, even at the same port."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a student listens, and the keys that it admits."""
+
+    published: Published
+    keys: LinkKeys | None
+    """None if the link is not encrypted."""
+
+    @property
+    def address(self) -> str:
+        """The address to connect to."""
+        return self.published.address
 
 
 def link_dir(run_dir: Path) -> Path:
@@ -111,7 +135,9 @@ def _write_private(path: Path, content: str) -> None:
 def publish_address(run_dir: Path, student_rank: int, address: str) -> None:
     """Write a student's address to its file, atomically."""
     private_link_dir(run_dir)
-    write_json(_address_file(run_dir, student_rank), {"address": address})
+    instance = secrets.token_hex(8)
+    content = {"address": address, "instance": instance}
+    write_json(_address_file(run_dir, student_rank), content)
 
 
 def withdraw_address(run_dir: Path, student_rank: int) -> None:
@@ -123,13 +149,14 @@ def _address_file(run_dir: Path, student_rank: int) -> Path:
     return link_dir(run_dir) / f"student-{student_rank}.json"
 
 
-def read_addresses(run_dir: Path) -> dict[int, str]:
-    """Return the addresses that are published now, by student rank."""
-    addresses: dict[int, str] = {}
+def read_addresses(run_dir: Path) -> dict[int, Published]:
+    """Return what is published now, by student rank."""
+    addresses: dict[int, Published] = {}
     for path in link_dir(run_dir).glob("student-*.json"):
         try:
             rank = int(path.stem.split("-")[1])
-            addresses[rank] = str(json.loads(path.read_text())["address"])
-        except (ValueError, KeyError, FileNotFoundError):
+            content = json.loads(path.read_text())
+            addresses[rank] = Published(str(content["address"]), str(content["instance"]))
+        except (ValueError, KeyError, TypeError, FileNotFoundError):
             continue  # withdrawn in this moment, or not one of our files
     return addresses

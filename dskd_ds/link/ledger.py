@@ -4,9 +4,12 @@ A pure state machine: the clock is an argument, and what must be done comes back
 no sockets, threads or files, so that tests can drive it through any order of events.
 
 A request is waiting, or in flight with one teacher, or done. If its teacher refuses it, leaves,
-falls silent or hangs, the request waits again, ahead of those that were never sent; a teacher does
-not get a request twice that it refused. A request fails only when every teacher that is present has
-refused it.
+falls silent or hangs, or if it was lost on its way, the request waits again, ahead of those that
+were never sent; a teacher does not get a request twice that it refused. A request fails only when
+every teacher that is present has refused it.
+
+A teacher's credits say how many requests, and how many bytes of requests and replies, it may have
+in flight. They are limits and not counters, so no message that repeats or gets lost changes them.
 """
 
 from __future__ import annotations
@@ -15,6 +18,9 @@ import statistics
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+
+from dskd_ds.link.decisions import Event, Failed, Lost, Removed, Send
+from dskd_ds.link.present import Credits, PresentTeacher
 
 REFUSALS_IN_A_ROW = 3
 """A teacher that refuses so many requests in a row gets no more, if there is another teacher."""
@@ -27,64 +33,21 @@ class Limits:
     """When a teacher counts as failed. All times are in seconds."""
 
     dead_after: float
-    """Silence after which a teacher counts as lost. If this side stood still for longer than that,
-    the pause is not counted."""
+    """Silence after which a teacher counts as lost; also how long a living teacher may not name a
+    request as held before the request counts as lost. If this side stood still for longer than
+    that, the pause is not counted."""
     deadline: float
     """Least time without any progress after which a teacher that holds a request counts as hung."""
     deadline_factor: float
     """The same, in medians of the forward times seen so far; the larger limit holds."""
 
 
-@dataclass(frozen=True)
-class Send:
-    """Send a request to a teacher."""
-
-    teacher: bytes
-    job_id: int
-
-
-@dataclass(frozen=True)
-class Failed:
-    """Fail a request: every teacher has refused it."""
-
-    job_id: int
-    reasons: tuple[str, ...]
-    """Teacher and text of each refusal."""
-
-
-@dataclass(frozen=True)
-class Removed:
-    """A teacher gets no more requests; those that it held wait for another."""
-
-    teacher: bytes
-    name: str
-    reason: str
-    num_waiting: int
-    """How many requests it held."""
-    is_banned: bool
-    """Whether it must not come back under this name."""
-
-
-Event = Send | Failed | Removed
-
-
 @dataclass
 class _Job:
+    num_bytes: int
+    """Of the request and, at most, of its reply."""
     refusals: dict[str, str] = field(default_factory=dict)
     """Name of a teacher -> why it refused this request."""
-
-
-@dataclass
-class _Teacher:
-    name: str
-    last_seen: float
-    last_progress: float
-    num_done: int = 0
-    """Requests of all students that it has finished, as its heartbeats say."""
-    credits: int = 0
-    in_flight: dict[int, float] = field(default_factory=dict)
-    """Request -> when it was sent; in the order of sending."""
-    refusals_in_a_row: int = 0
 
 
 class Ledger:
@@ -94,7 +57,7 @@ class Ledger:
         self._limits = limits
         self._jobs: dict[int, _Job] = {}
         self._waiting: deque[int] = deque()
-        self._teachers: dict[bytes, _Teacher] = {}
+        self._teachers: dict[bytes, PresentTeacher] = {}
         self._banned: dict[str, str] = {}
         self._forward_times: deque[float] = deque(maxlen=FORWARD_TIMES)
         self._last_tick = now
@@ -125,21 +88,19 @@ class Ledger:
         median = statistics.median(self._forward_times)
         return max(self._limits.deadline, self._limits.deadline_factor * median)
 
-    def add(self, job_id: int) -> None:
-        """A new request waits for a teacher."""
-        self._jobs[job_id] = _Job()
+    def add(self, job_id: int, num_bytes: int = 0) -> None:
+        """A new request waits for a teacher. num_bytes: of it and, at most, of its reply."""
+        self._jobs[job_id] = _Job(num_bytes)
         self._waiting.append(job_id)
 
-    def join(self, teacher: bytes, name: str, now: float) -> list[Event]:
-        """A teacher is present. If it comes again, what it held before waits for any teacher."""
-        earlier = self._take_out(teacher, "has connected again", is_banned=False)
-        self._teachers[teacher] = _Teacher(name, last_seen=now, last_progress=now)
-        return earlier
-
-    def grant(self, teacher: bytes, num_requests: int) -> None:
-        """A teacher accepts so many more requests."""
-        if teacher in self._teachers:
-            self._teachers[teacher].credits += num_requests
+    def join(self, teacher: bytes, name: str, credits: Credits, now: float) -> list[Event]:
+        """A teacher is present. What it held over an earlier connection waits for any teacher."""
+        events: list[Event] = []
+        for earlier, found in list(self._teachers.items()):
+            if earlier == teacher or found.name == name:
+                events += self._take_out(earlier, "has connected again", is_banned=False)
+        self._teachers[teacher] = PresentTeacher(name, credits, last_seen=now, last_progress=now)
+        return events
 
     def note_sign_of_life(self, teacher: bytes, now: float, num_done: int | None = None) -> None:
         """A message came from a teacher. num_done: of its heartbeat, if it is one."""
@@ -149,6 +110,13 @@ class Ledger:
         found.last_seen = now
         if num_done is not None and num_done != found.num_done:
             found.num_done, found.last_progress = num_done, now
+
+    def note_held(self, teacher: bytes, job_ids: Iterable[int], now: float) -> None:
+        """A teacher's heartbeat names the requests that it holds; others may have been lost."""
+        found = self._teachers.get(teacher)
+        if found:
+            for job_id in job_ids:
+                found.note_held(job_id, now)
 
     def answer(self, teacher: bytes, job_id: int, forward_seconds: float, now: float) -> bool:
         """A teacher has answered. Returns False for a late reply, which must be dropped."""
@@ -188,47 +156,58 @@ class Ledger:
         return self._remove(teacher, reason, is_banned=True)
 
     def tick(self, now: float) -> list[Event]:
-        """Find the teachers that are silent or hang. Call it at every heartbeat."""
+        """Find what was lost, and the teachers that are silent or hang. Call at every heartbeat."""
         self._forgive_own_gap(now)
         events: list[Event] = []
         for teacher, found in list(self._teachers.items()):
             if now - found.last_seen > self._limits.dead_after:
                 events += self.leave(teacher, f"has been silent for {self._limits.dead_after:g} s")
-            elif found.in_flight and now - self._stuck_since(found) > self.deadline():
+            elif found.in_flight and now - found.stuck_since() > self.deadline():
                 text = f"has answered nothing for {self.deadline():g} s, but is alive: it hangs"
                 events += self.ban(teacher, text)
+            else:
+                events += self._find_lost(found, now)
         return events
 
     def dispatch(self, now: float) -> list[Send]:
-        """Give waiting requests to the teachers with the most credits, as far as these go."""
+        """Give waiting requests to the teachers with the most free credits, as far as these go.
+
+        A teacher that has too few bytes left for a request gets no later one before it: otherwise
+        small requests could keep a large one waiting without end.
+        """
         sends: list[Send] = []
         skipped: list[int] = []
-        while self._waiting:
+        blocked: set[bytes] = set()
+        while self._waiting and len(blocked) < len(self._teachers):
             job_id = self._waiting.popleft()
-            teacher = self._best_teacher_for(job_id)
+            job = self._jobs[job_id]
+            able = [
+                teacher
+                for teacher, found in self._teachers.items()
+                if teacher not in blocked and found.name not in job.refusals
+            ]
+            teacher = self._freest(able, job)
             if teacher is None:
                 skipped.append(job_id)
-                if not any(found.credits for found in self._teachers.values()):
-                    break
+                blocked.update(able)
                 continue
-            found = self._teachers[teacher]
-            if not found.in_flight:
-                found.last_progress = max(found.last_progress, now)
-            found.credits -= 1
-            found.in_flight[job_id] = now
+            self._teachers[teacher].take(job_id, job.num_bytes, now)
             sends.append(Send(teacher, job_id))
         self._waiting.extendleft(reversed(skipped))
         return sends
 
-    def _best_teacher_for(self, job_id: int) -> bytes | None:
-        refusals = self._jobs[job_id].refusals
-        able = [
-            (found.credits, teacher)
-            for teacher, found in self._teachers.items()
-            if found.credits and found.name not in refusals
-        ]
+    def _freest(self, teachers: list[bytes], job: _Job) -> bytes | None:
+        """Return the teacher that may get most more requests, of those that may get this one."""
+        free = {teacher: self._teachers[teacher].num_free(job.num_bytes) for teacher in teachers}
         # The first of several: teachers are asked in the order in which they came.
-        return max(able, key=lambda pair: pair[0])[1] if able else None
+        best = max(free, key=lambda teacher: free[teacher], default=None)
+        return best if best is not None and free[best] > 0 else None
+
+    def _find_lost(self, teacher: PresentTeacher, now: float) -> list[Event]:
+        """Take back what a living teacher has not said to hold for so long that it never came."""
+        lost = teacher.pop_lost(now, self._limits.dead_after)
+        self._put_back(lost)
+        return [Lost(job_id, teacher.name) for job_id in lost]
 
     def _remove(self, teacher: bytes, reason: str, is_banned: bool) -> list[Event]:
         """Take a teacher out; requests that all others have refused fail now."""
@@ -261,11 +240,6 @@ class Ledger:
             events.append(Failed(job_id, reasons))
         return events
 
-    def _stuck_since(self, teacher: _Teacher) -> float:
-        """Since when a teacher that holds requests has made no progress."""
-        first_sent = next(iter(teacher.in_flight.values()))
-        return max(teacher.last_progress, first_sent)
-
     def own_gap(self, now: float) -> float:
         """Return how long this process stood still since the last `tick`, in seconds; else 0."""
         gap = now - self._last_tick
@@ -276,6 +250,4 @@ class Ledger:
         gap = self.own_gap(now)
         self._last_tick = now
         for found in self._teachers.values():
-            found.last_seen += gap
-            found.last_progress += gap
-            found.in_flight = {job_id: sent + gap for job_id, sent in found.in_flight.items()}
+            found.forgive(gap)

@@ -1,9 +1,11 @@
 """The messages between students and teachers: headers checked by pydantic, arrays as raw buffers.
 
-    teacher -> student   Hello, Credit, Reply, Failure, Ping, Bye
+    teacher -> student   Hello, Reply, Failure, TeacherPing, Bye
     student -> teacher   Welcome, Request, Ping, Bye, WhoAreYou, Rejected
 
-A request holds everything that its reply depends on, so identical teachers send identical replies.
+Any message may be lost, repeated, delayed or overtaken by another one: what a message says holds by
+itself and does not add to an earlier one. A request holds everything that its reply depends on, so
+identical teachers send identical replies.
 
 Sizes: B blocks of T tokens, vocabulary V, hidden size D. K positions get the top k tokens, S get
 draws, P get hidden states, Q get senses. Positions count through the flattened B * T and ascend.
@@ -46,7 +48,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from dskd_ds.spec.processes import MAX_CREDITS, HiddenFormat
 
-PROTOCOL = 5
+PROTOCOL = 6
 """Version of everything in this module; a peer with another version is refused."""
 
 MAX_FAILURE_CHARACTERS = 4000
@@ -69,18 +71,22 @@ class Hello(Message):
     """Everything the replies depend on: model, dtype. All teachers of a run must have the same."""
     vocab_size: Annotated[int, Field(gt=0)]
     hidden_size: Annotated[int, Field(gt=0)]
+    session: Count = 0
+    """Number of the connection among those of this teacher to any student; it rises. A hello whose
+    number does not is a copy of an earlier one."""
+    credit_requests: Annotated[int, Field(gt=0, le=MAX_CREDITS)] = 1
+    """Requests that the student may have in flight with this teacher at any time."""
+    credit_bytes: Count = 0
+    """Bytes of requests and their replies that the student may have in flight with this teacher; 0
+    for any. A request that needs more is sent when nothing else is in flight."""
 
 
 class Welcome(Message):
-    """The student's answer to a hello; the teacher sends credits after it."""
+    """The student's answer to a hello; requests follow it."""
 
     student: str = Field(max_length=200)
-
-
-class Credit(Message):
-    """The teacher accepts this many more requests."""
-
-    num_requests: Annotated[int, Field(gt=0, le=MAX_CREDITS)]
+    num_students: Annotated[int, Field(gt=0)]
+    """Number of students of the run, each of which the teacher serves."""
 
 
 class SensesWanted(Message):
@@ -134,15 +140,26 @@ class Failure(Message):
 
 
 class Ping(Message):
-    """A heartbeat."""
+    """A heartbeat of a student."""
 
-    num_done: Count = 0
-    """Requests that the teacher has finished, of all students; 0 from a student. A teacher that
-    holds requests while this number stands still hangs."""
+
+class TeacherPing(Message):
+    """A heartbeat of a teacher."""
+
+    num_done: Count
+    """Requests that the teacher has finished, of all students. A teacher that holds requests while
+    this number stands still hangs."""
+    held: Annotated[tuple[Count, ...], Field(max_length=MAX_CREDITS)]
+    """Requests of the student that receives this, which came and are not answered yet. One that is
+    missing here for long was lost on its way, or its reply was."""
 
 
 class Bye(Message):
-    """The sender ends without an error; it sends nothing after this."""
+    """The sender ends; it sends nothing after this."""
+
+    is_coming_back: bool = False
+    """Whether a student expects to be started again soon, to go on with the run. False if the run
+    is done, or cannot go on. A teacher says false."""
 
 
 class WhoAreYou(Message):
@@ -162,11 +179,11 @@ class Rejected(Message):
 KINDS: dict[int, type[Message]] = {
     1: Hello,
     2: Welcome,
-    3: Credit,
-    4: Request,
-    5: Reply,
-    6: Failure,
-    7: Ping,
+    3: Request,
+    4: Reply,
+    5: Failure,
+    6: Ping,
+    7: TeacherPing,
     8: Bye,
     9: WhoAreYou,
     10: Rejected,

@@ -1,6 +1,7 @@
 """Opens the two sides of the link, and says what the rest of the package uses of them.
 
-A transport other than ZeroMQ is a module with two such classes, and is chosen here.
+Both run over ZeroMQ. A transport other than that (transport.py) is a module like zeromq.py, with
+`open_listener` and `open_dialer`, which are passed on here.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from typing import Protocol
 from dskd_ds.link.jobs import Answer
 from dskd_ds.link.messages import Array, Hello, Wanted
 from dskd_ds.link.student import StudentLink
-from dskd_ds.link.teacher import TeacherLink, Work
+from dskd_ds.link.teacher import TeacherLink
+from dskd_ds.link.teacher_protocol import Work
 from dskd_ds.spec.processes import LinkSpec
 
 
@@ -24,8 +26,14 @@ class StudentSide(Protocol):
         """What replies depend on besides their requests; None before the first teacher came."""
         ...
 
-    def submit(self, arrays: dict[str, Array], wanted: Wanted) -> Future[Answer]:
-        """Queue one request and return at once."""
+    def submit(
+        self, arrays: dict[str, Array], wanted: Wanted, reply_bytes: int = 0
+    ) -> Future[Answer]:
+        """Queue one request and return at once. reply_bytes: the most that its reply can have."""
+        ...
+
+    def expect_no_restart(self) -> None:
+        """From now on, `close` tells the teachers that this student does not come back."""
         ...
 
     def close(self) -> None:
@@ -70,14 +78,23 @@ def open_student_side(
     *,
     vocab_size: int,
     hidden_size: int,
+    num_students: int,
     spans_nodes: bool,
 ) -> StudentSide:
     """Listen for teachers of these sizes. The arguments and errors are those of `StudentLink`."""
-    return StudentLink(run_dir, rank, spec, vocab_size, hidden_size, spans_nodes)
+    return StudentLink(
+        run_dir,
+        rank,
+        spec,
+        vocab_size,
+        hidden_size,
+        num_students=num_students,
+        spans_nodes=spans_nodes,
+    )
 
 
 def open_teacher_side(
-    run_dir: Path, spec: LinkSpec, hello: Hello, num_students: int
+    run_dir: Path, spec: LinkSpec, hello: Hello, num_students: int, waits_for_restart: bool
 ) -> TeacherSide:
     """Find the run's students. The arguments are those of `TeacherLink`."""
-    return TeacherLink(run_dir, spec, hello, num_students)
+    return TeacherLink(run_dir, spec, hello, num_students, waits_for_restart=waits_for_restart)

@@ -47,6 +47,9 @@ class LinkSpec(Part):
     credits: Annotated[int, Field(gt=0, le=MAX_CREDITS)] = 2
     """Requests that each student may have in flight with a teacher. A teacher holds at most this
     many replies per student."""
+    credit_bytes: NonNegativeInt = 1 << 28
+    """Bytes of requests and replies that each student may have in flight with a teacher; 0 for no
+    limit. A request that needs more than this is sent when nothing else is in flight."""
     hidden_format: Annotated[HiddenFormat, MUST_STAY] = "bfloat16"
     """Number format of hidden states on the wire. `float8` (e4m3, one scale per 64 numbers) halves
     them. For SmolLM2 the logits rebuilt from float8 states have a KL of 0.003 nats to the
@@ -70,5 +73,9 @@ class LinkSpec(Part):
     teacher_wait_seconds: PositiveFloat = 120.0
     """How long a student waits for a first teacher, or for a new one after all have left. Then it
     saves a checkpoint and ends with exit code 4."""
+    student_wait_seconds: PositiveFloat = 600.0
+    """How long a teacher waits for a first student, or for students that fell silent. A teacher
+    that was started on its own also waits so long after students that said that they come back.
+    Then it ends with exit code 4."""
     max_message_bytes: PositiveInt = 1 << 30
     """Size limit of a message. A longer one is refused before it is read."""

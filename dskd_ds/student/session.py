@@ -125,6 +125,7 @@ def open_link(spec: RunSpec, models: RunModels, role: Role) -> StudentSide:
         spec=spec.link,
         vocab_size=models.shared_vocab_size,
         hidden_size=models.teacher.hidden_size,
+        num_students=spec.topology.num_students,
         spans_nodes=role.launch.spans_nodes,
     )
 

@@ -45,7 +45,11 @@ def serve(spec: RunSpec, models: RunModels, replica: int, role: Role | None = No
             hidden_size=teacher.hidden_size,
         )
         link = WatchedLink(
-            open_teacher_side(run_dir, spec.link, hello, num_students), run_dir, replica
+            open_teacher_side(
+                run_dir, spec.link, hello, num_students, waits_for_restart=role is None
+            ),
+            run_dir,
+            replica,
         )
         cleanup.callback(link.close)
         started = time.monotonic()

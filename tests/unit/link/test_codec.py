@@ -16,13 +16,13 @@ from dskd_ds.link.messages import (
     ARRAYS,
     PROTOCOL,
     Bye,
-    Credit,
     Failure,
     Hello,
     Message,
     Ping,
     Reply,
     Request,
+    TeacherPing,
     Wanted,
     Welcome,
 )
@@ -40,11 +40,11 @@ REQUEST = Request(request_id=3, wanted=WANTED)
 REPLY = Reply(request_id=3, forward_seconds=0.5)
 HEADERS: list[Message] = [
     Hello(teacher="t", fingerprint="f", vocab_size=10, hidden_size=4),
-    Welcome(student="s"),
-    Credit(num_requests=2),
+    Welcome(student="s", num_students=2),
     Failure(request_id=1, text="out of memory"),
     Ping(),
-    Bye(),
+    TeacherPing(num_done=3, held=(1, 2)),
+    Bye(is_coming_back=True),
 ]
 
 
@@ -132,6 +132,6 @@ def test_wrong_shapes_are_refused(shape: object) -> None:
     content = json.loads(bytes(header))
     content["shapes"][0] = shape
     header = json.dumps(content).encode()
-    prefix = codec.PREFIX.pack(codec.MAGIC, PROTOCOL, 4, zlib.crc32(header))
+    prefix = codec.PREFIX.pack(codec.MAGIC, PROTOCOL, 3, zlib.crc32(header))
     with pytest.raises(LinkError, match="peer sent a message that cannot be read"):
         codec.decode([prefix, header, *buffers], "peer")

@@ -7,30 +7,32 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from dskd_ds.link.ledger import REFUSALS_IN_A_ROW, Event, Failed, Ledger, Limits, Removed, Send
+from dskd_ds.link.decisions import Event, Failed, Lost, Removed, Send
+from dskd_ds.link.ledger import REFUSALS_IN_A_ROW, Ledger, Limits
+from dskd_ds.link.present import Credits
 
 LIMITS = Limits(dead_after=10.0, deadline=60.0, deadline_factor=20.0)
 A, B = b"a", b"b"
 
 
-def ledger_with(*teachers: bytes, credits: int = 2) -> Ledger:
+def ledger_with(*teachers: bytes, credits: int = 2, credit_bytes: int = 0) -> Ledger:
     ledger = Ledger(LIMITS, now=0.0)
     for teacher in teachers:
-        ledger.join(teacher, teacher.decode(), now=0.0)
-        ledger.grant(teacher, credits)
+        ledger.join(teacher, teacher.decode(), Credits(credits, credit_bytes), now=0.0)
     return ledger
 
 
 def run(
     ledger: Ledger, until: float, start: float = 0.0, alive: tuple[bytes, ...] = ()
 ) -> list[Event]:
-    """Tick every second; teachers in `alive` send heartbeats without progress."""
+    """Tick every second; teachers in `alive` hold all requests, and make no progress."""
     events: list[Event] = []
     now = start
     while now < until:
         now += 1.0
         for teacher in alive:
             ledger.note_sign_of_life(teacher, now, num_done=0)
+            ledger.note_held(teacher, range(1000), now)
         events += ledger.tick(now)
     return events
 
@@ -89,8 +91,7 @@ def test_requests_of_a_lost_teacher_come_first_and_in_their_order() -> None:
         ledger.add(job_id)
     assert ledger.dispatch(0.0) == [Send(A, 1), Send(A, 2)]
     ledger.leave(A, "left")
-    ledger.join(B, "b", now=1.0)
-    ledger.grant(B, 3)
+    ledger.join(B, "b", Credits(3), now=1.0)
     assert ledger.dispatch(1.0) == [Send(B, 1), Send(B, 2), Send(B, 3)]
     assert not ledger.answer(A, 1, 0.5, now=2.0)  # a late reply
 
@@ -115,6 +116,7 @@ def test_progress_for_other_students_is_progress() -> None:
     ledger.dispatch(0.0)
     for now in range(1, 200):
         ledger.note_sign_of_life(A, float(now), num_done=now // 30)
+        ledger.note_held(A, [1], float(now))
         assert ledger.tick(float(now)) == []
 
 
@@ -124,7 +126,6 @@ def test_slow_forwards_move_the_deadline() -> None:
         ledger.add(job_id)
         ledger.dispatch(0.0)
         ledger.answer(A, job_id, forward_seconds=9.0, now=0.0)
-        ledger.grant(A, 1)
     assert ledger.deadline() == 180.0
 
 
@@ -141,6 +142,50 @@ def test_a_pause_of_this_side_is_nobodys_silence() -> None:
     assert isinstance(silent, Removed)
 
 
+def test_what_a_living_teacher_does_not_hold_is_sent_again() -> None:
+    ledger = ledger_with(A)
+    ledger.add(1)
+    ledger.add(2)
+    ledger.dispatch(0.0)
+    events: list[Event] = []
+    for now in range(1, 12):
+        ledger.note_sign_of_life(A, float(now), num_done=0)
+        ledger.note_held(A, [2], float(now))
+        events += ledger.tick(float(now))
+    assert events == [Lost(1, "a")]
+    assert ledger.dispatch(12.0) == [Send(A, 1)]
+    assert ledger.answer(A, 1, 0.5, now=13.0)
+    assert not ledger.answer(A, 1, 0.5, now=14.0)  # the first reply was only late
+
+
+def test_credits_hold_in_bytes_and_a_large_request_is_not_overtaken() -> None:
+    ledger = ledger_with(A, credits=4, credit_bytes=100)
+    for job_id, num_bytes in ((1, 60), (2, 60), (3, 10)):
+        ledger.add(job_id, num_bytes)
+    assert ledger.dispatch(0.0) == [Send(A, 1)]
+    assert ledger.answer(A, 1, 0.5, now=1.0)
+    assert ledger.dispatch(1.0) == [Send(A, 2), Send(A, 3)]
+
+
+def test_a_request_above_all_credits_goes_alone() -> None:
+    ledger = ledger_with(A, credits=4, credit_bytes=100)
+    for job_id, num_bytes in ((1, 500), (2, 1)):
+        ledger.add(job_id, num_bytes)
+    assert ledger.dispatch(0.0) == [Send(A, 1)]
+    assert ledger.answer(A, 1, 0.5, now=1.0)
+    assert ledger.dispatch(1.0) == [Send(A, 2)]
+
+
+def test_a_teacher_that_connects_again_replaces_its_earlier_connection() -> None:
+    ledger = ledger_with(A)
+    ledger.add(1)
+    ledger.dispatch(0.0)
+    (removed,) = ledger.join(B, "a", Credits(2), now=1.0)
+    assert removed == Removed(A, "a", "has connected again", num_waiting=1, is_banned=False)
+    assert ledger.teachers == [B]
+    assert ledger.dispatch(1.0) == [Send(B, 1)]
+
+
 class AnyOrder(RuleBasedStateMachine):
     """Events in any order against a model: where each request is."""
 
@@ -151,7 +196,8 @@ class AnyOrder(RuleBasedStateMachine):
         self.next_job = 0
         self.open: set[int] = set()
         self.flying: dict[int, bytes] = {}
-        self.credits: dict[bytes, int] = {}
+        self.credits: dict[bytes, Credits] = {}
+        self.sizes: dict[int, int] = {}
         self.refused: dict[int, set[bytes]] = {}
 
     def note(self, events: list[Event] | list[Send]) -> None:
@@ -160,12 +206,13 @@ class AnyOrder(RuleBasedStateMachine):
                 assert event.job_id in self.open
                 assert event.job_id not in self.flying
                 assert event.teacher not in self.refused.get(event.job_id, set())
-                self.credits[event.teacher] -= 1
-                assert self.credits[event.teacher] >= 0
                 self.flying[event.job_id] = event.teacher
+                self.check_credits(event.teacher)
             elif isinstance(event, Failed):
                 assert self.refused[event.job_id] >= set(self.ledger.teachers)
                 self.open.remove(event.job_id)
+            elif isinstance(event, Lost):
+                assert self.flying.pop(event.job_id).decode() == event.name
             else:
                 del self.credits[event.teacher]
                 held = [job for job, teacher in self.flying.items() if teacher == event.teacher]
@@ -173,18 +220,30 @@ class AnyOrder(RuleBasedStateMachine):
                 for job in held:
                     del self.flying[job]
 
-    @rule()
-    def add(self) -> None:
-        self.ledger.add(self.next_job)
+    def check_credits(self, teacher: bytes) -> None:
+        held = [job for job, holder in self.flying.items() if holder == teacher]
+        limit = self.credits[teacher]
+        assert len(held) <= limit.num_requests
+        num_bytes = sum(self.sizes[job] for job in held)
+        assert len(held) == 1 or not limit.num_bytes or num_bytes <= limit.num_bytes
+
+    @rule(num_bytes=st.integers(0, 50))
+    def add(self, num_bytes: int) -> None:
+        self.ledger.add(self.next_job, num_bytes)
         self.open.add(self.next_job)
+        self.sizes[self.next_job] = num_bytes
         self.next_job += 1
 
-    @rule(teacher=st.sampled_from([b"a", b"b", b"c"]), credits=st.integers(1, 3))
-    def join(self, teacher: bytes, credits: int) -> None:
+    @rule(
+        teacher=st.sampled_from([b"a", b"b", b"c"]),
+        num_requests=st.integers(1, 3),
+        num_bytes=st.sampled_from([0, 20, 60]),
+    )
+    def join(self, teacher: bytes, num_requests: int, num_bytes: int) -> None:
         if self.ledger.ban_reason(teacher.decode()):
             return  # the link does not let it in
-        self.note(self.ledger.join(teacher, teacher.decode(), self.now))
-        self.ledger.grant(teacher, credits)
+        credits = Credits(num_requests, num_bytes)
+        self.note(self.ledger.join(teacher, teacher.decode(), credits, self.now))
         self.credits[teacher] = credits
 
     @rule()
@@ -214,6 +273,12 @@ class AnyOrder(RuleBasedStateMachine):
     def remove(self, teacher: bytes, banned: bool) -> None:
         self.note(self.ledger.ban(teacher, "x") if banned else self.ledger.leave(teacher, "x"))
 
+    @rule(teacher=st.sampled_from([b"a", b"b", b"c"]), data=st.data())
+    def ping(self, teacher: bytes, data: st.DataObject) -> None:
+        held = data.draw(st.sets(st.integers(0, max(self.next_job, 1))))
+        self.ledger.note_sign_of_life(teacher, self.now, num_done=0)
+        self.ledger.note_held(teacher, held, self.now)
+
     @rule(seconds=st.sampled_from([0.5, 4.0, 11.0, 100.0]))
     def tick(self, seconds: float) -> None:
         self.now += seconds
@@ -229,11 +294,9 @@ class AnyOrder(RuleBasedStateMachine):
         """A fresh teacher that answers everything empties the ledger."""
         if not hasattr(self, "ledger"):
             return
-        self.ledger.join(b"last", "last", self.now)
-        self.credits[b"last"] = 0
+        self.ledger.join(b"last", "last", Credits(1), self.now)
+        self.credits[b"last"] = Credits(1)
         while self.open:
-            self.ledger.grant(b"last", 1)
-            self.credits[b"last"] += 1
             for teacher in [t for t in self.ledger.teachers if t != b"last"]:
                 self.note(self.ledger.leave(teacher, "end"))
             self.note(self.ledger.dispatch(self.now))

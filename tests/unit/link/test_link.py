@@ -223,7 +223,7 @@ def test_without_another_teacher_the_error_says_why_the_last_one_was_rejected(
         ([b"nonsense"], "not a message of this protocol"),
         ([b"x"] * 1000, "not a message of this protocol"),
         (
-            [codec.PREFIX.pack(codec.MAGIC, PROTOCOL, 7, zlib.crc32(b"{}") ^ 1), b"{}"],
+            [codec.PREFIX.pack(codec.MAGIC, PROTOCOL, 6, zlib.crc32(b"{}") ^ 1), b"{}"],
             "header of 2 bytes is damaged",
         ),
     ],

@@ -17,12 +17,11 @@ from dskd_ds.link import StudentLink, TeacherLink, codec, keys
 from dskd_ds.link.messages import (
     Array,
     Bye,
-    Credit,
     Hello,
     Message,
-    Ping,
     Reply,
     Request,
+    TeacherPing,
     Welcome,
     WhoAreYou,
 )
@@ -46,12 +45,12 @@ class BareStudent:
         self.teacher = b""
 
     def receive(self) -> Message:
-        """Return the next message that is not a ping, and remember its sender in `teacher`."""
+        """Return the next message that is no heartbeat, and remember its sender in `teacher`."""
         while True:
             assert self.router.poll(20_000), "no message came"
             self.teacher, *frames = self.router.recv_multipart()
             message, _ = codec.decode(frames, "teacher")
-            if not isinstance(message, Ping):
+            if not isinstance(message, TeacherPing):
                 return message
 
     def send(self, message: Message, arrays: dict[str, Array] | None = None) -> None:
@@ -59,10 +58,9 @@ class BareStudent:
         self.router.send_multipart([self.teacher, *codec.encode(message, arrays)])
 
     def welcome_teacher(self) -> None:
-        """Receive a hello, answer it, and receive the first credits."""
+        """Receive a hello and answer it."""
         assert isinstance(self.receive(), Hello)
-        self.send(Welcome(student="student 0"))
-        assert self.receive() == Credit(num_requests=QUICK.credits)
+        self.send(Welcome(student="student 0", num_students=1))
 
 
 @pytest.fixture
@@ -83,7 +81,7 @@ def ask(student: BareStudent, request_id: int) -> None:
     student.send(Request(request_id=request_id, wanted=WANTED), ARRAYS)
 
 
-def test_a_restarted_student_gets_no_replies_and_no_credits_of_its_predecessor(
+def test_a_restarted_student_gets_no_replies_to_its_predecessor(
     tmp_path: Path, bare: Callable[[], BareStudent]
 ) -> None:
     before = bare()
@@ -104,7 +102,6 @@ def test_a_restarted_student_gets_no_replies_and_no_credits_of_its_predecessor(
     reply = after.receive()
     assert isinstance(reply, Reply)
     assert reply.request_id == 4
-    assert after.receive() == Credit(num_requests=1)
     link.close()
 
 

@@ -1,0 +1,85 @@
+"""A teacher that is present, as the ledger knows it: its credits, and what is in flight with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Credits:
+    """What a teacher may have in flight at any time."""
+
+    num_requests: int
+    num_bytes: int = 0
+    """Of requests and their replies; 0 for any. A request that needs more goes alone."""
+
+
+@dataclass
+class Flight:
+    """A request that is with a teacher."""
+
+    num_bytes: int
+    """Of the request and, at most, of its reply."""
+    sent: float
+    last_held: float
+    """When the teacher last said that it holds the request; at first, when it was sent."""
+
+
+@dataclass
+class PresentTeacher:
+    """A teacher that may get requests. All times are in seconds."""
+
+    name: str
+    credits: Credits
+    last_seen: float
+    last_progress: float
+    num_done: int = 0
+    """Requests of all students that it has finished, as its heartbeats say."""
+    in_flight: dict[int, Flight] = field(default_factory=dict)
+    """By request, in the order of sending."""
+    refusals_in_a_row: int = 0
+
+    @property
+    def bytes_in_flight(self) -> int:
+        """Bytes of all requests in flight and, at most, of their replies."""
+        return sum(flight.num_bytes for flight in self.in_flight.values())
+
+    def num_free(self, num_bytes: int) -> int:
+        """Return how many more requests it may get, the next one of `num_bytes`; 0 if not that."""
+        limit = self.credits.num_bytes
+        has_room = not limit or self.bytes_in_flight + num_bytes <= limit
+        if self.in_flight and not has_room:
+            return 0
+        return self.credits.num_requests - len(self.in_flight)
+
+    def take(self, job_id: int, num_bytes: int, now: float) -> None:
+        """A request is sent to it."""
+        if not self.in_flight:
+            self.last_progress = max(self.last_progress, now)
+        self.in_flight[job_id] = Flight(num_bytes, sent=now, last_held=now)
+
+    def note_held(self, job_id: int, now: float) -> None:
+        """It says that it holds a request."""
+        if job_id in self.in_flight:
+            self.in_flight[job_id].last_held = now
+
+    def pop_lost(self, now: float, limit: float) -> list[int]:
+        """Remove and return the requests that it has not said to hold for longer than `limit`."""
+        flights = self.in_flight.items()
+        lost = [job_id for job_id, flight in flights if now - flight.last_held > limit]
+        for job_id in lost:
+            del self.in_flight[job_id]
+        return lost
+
+    def stuck_since(self) -> float:
+        """Return since when it holds requests and has made no progress."""
+        first = next(iter(self.in_flight.values()))
+        return max(self.last_progress, first.sent)
+
+    def forgive(self, gap: float) -> None:
+        """Do not count a pause of this side."""
+        self.last_seen += gap
+        self.last_progress += gap
+        for flight in self.in_flight.values():
+            flight.sent += gap
+            flight.last_held += gap
