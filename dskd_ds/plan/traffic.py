@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dskd_ds.link.packing import byte_width
 from dskd_ds.signals.kind import PARTS, SENSE_PARTS, Part, signal_kind
-from dskd_ds.signals.widths import draws_bytes, states_bytes, top_k_bytes
+from dskd_ds.signals.widths import chosen_bytes, draws_bytes, states_bytes, top_k_bytes
 from dskd_ds.spec import RunSpec
 from dskd_ds.spec.senses import SensesSpec
 
@@ -82,7 +81,7 @@ def _chosen_bytes(senses: SensesSpec, num_rows: int) -> float:
     and S- in the first half.
     """
     num_senses = senses.kappa * (1.5 if senses.candidates == "lexical" else 2.5)
-    return 5 + 2 * byte_width(2 * senses.kappa + 1) + num_senses * byte_width(num_rows)
+    return chosen_bytes(num_senses, 2 * senses.kappa, num_rows)
 
 
 def held_sense_bytes(senses: SensesSpec, hidden_size: int) -> int:
@@ -109,6 +108,19 @@ def held_bytes(spec: RunSpec, size: SignalBytes, hidden_size: int, row_tokens: i
     num_steps = spec.link.prefetch_depth + 1
     num_tokens = blocks_per_step * row_tokens * num_steps
     return num_tokens * (size.total + unpacked + senses)
+
+
+def teacher_held_bytes(spec: RunSpec, size: SignalBytes, row_tokens: int) -> float:
+    """Upper bound of the requests and replies that one teacher holds, for all students together.
+
+    size: the bytes per token. row_tokens: of the longest row (`longest_row`). A request that needs
+    more than the credits is sent alone.
+    """
+    message = size.total * spec.train.micro_batch_blocks * row_tokens
+    held = spec.link.credits * message
+    if spec.link.credit_bytes:
+        held = min(held, max(spec.link.credit_bytes, message))
+    return spec.topology.num_students * held
 
 
 def sense_share(spec: RunSpec, related_fraction: float) -> float:
@@ -152,13 +164,14 @@ def plan_line(spec: RunSpec, teacher: NamedModel) -> str:
     size = signal_bytes(spec, teacher.vocab_size, teacher.hidden_size, share, num_rows)
     row_tokens = longest_row(spec, teacher)
     held = held_bytes(spec, size, teacher.hidden_size, row_tokens) / 2**20
+    teacher_held = teacher_held_bytes(spec, size, row_tokens) / 2**20
     number_format = f" ({spec.link.hidden_format})" if size.hidden else ""
     and_senses = " and senses" if size.sense_share else ""
     longest = f", if all rows have {row_tokens:,} tokens" if spec.data.packing == "none" else ""
     return (
         f"teacher signal: {_contents(spec, size)} = {size.total:,.0f} bytes per token"
-        f"{number_format}; at most {held:,.1f} MiB of replies{and_senses} in each student's memory"
-        f"{longest}"
+        f"{number_format}; at most {held:,.1f} MiB of replies{and_senses} in each student's memory,"
+        f" {teacher_held:,.1f} MiB in each teacher's{longest}"
     )
 
 

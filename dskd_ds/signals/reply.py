@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -12,6 +13,13 @@ from dskd_ds.signals.parts.chosen import UNWANTED, Chosen, chosen_arrays, read_c
 from dskd_ds.signals.parts.draws import Draws, draw_arrays, read_draws
 from dskd_ds.signals.parts.states import pack_hidden, read_states
 from dskd_ds.signals.parts.top_k import read_top_k, top_k_arrays
+from dskd_ds.signals.widths import (
+    HEADER_BYTES,
+    chosen_bytes,
+    most_draws_bytes,
+    states_bytes,
+    top_k_bytes,
+)
 
 
 @dataclass(frozen=True)
@@ -67,4 +75,17 @@ def read_reply(arrays: dict[str, Array], wanted: Wanted, shape: ReplyShape) -> R
         draws=read_draws(arrays, shape.num_drawn, wanted.num_draws, vocab_size),
         hidden=read_states(arrays, shape.num_hidden, wanted.hidden_format, shape.hidden_size),
         chosen=read_chosen(arrays, wanted.senses or UNWANTED, shape.num_chosen),
+    )
+
+
+def most_reply_bytes(wanted: Wanted, shape: ReplyShape) -> int:
+    """Return the most bytes that a valid reply has, with its headers."""
+    senses = wanted.senses or UNWANTED
+    num_temperatures = len(wanted.temperatures)
+    return math.ceil(
+        HEADER_BYTES
+        + shape.num_top_k * top_k_bytes(wanted.top_k, shape.vocab_size, num_temperatures)
+        + shape.num_drawn * most_draws_bytes(wanted.num_draws, shape.vocab_size)
+        + shape.num_hidden * states_bytes(wanted.hidden_format, shape.hidden_size)
+        + shape.num_chosen * chosen_bytes(2 * senses.most, senses.most, senses.num_rows)
     )

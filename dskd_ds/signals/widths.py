@@ -12,6 +12,10 @@ TOKENS_PER_DRAW = 0.31
 held-out Wikipedia; `dskd bench` counts again)."""
 DRAWS_BYTES = 6
 """The number of drawn tokens at a position (uint16) and their mean log-probability (float32)."""
+CHOSEN_BYTES = 5
+"""The weight of a sense position (float32), and whether the index gave senses (uint8)."""
+HEADER_BYTES = 2000
+"""More than the header of any reply has."""
 
 
 def top_k_bytes(k: int, vocab_size: int, num_temperatures: int) -> int:
@@ -23,6 +27,20 @@ def draws_bytes(num_draws: int, vocab_size: int) -> float:
     """Return the bytes of ids and counts of the tokens that `num_draws` draws should fall on."""
     num_tokens = max(1.0, TOKENS_PER_DRAW * num_draws)
     return DRAWS_BYTES + num_tokens * (byte_width(vocab_size) + byte_width(num_draws + 1))
+
+
+def most_draws_bytes(num_draws: int, vocab_size: int) -> int:
+    """Return the bytes of ids and counts if every draw falls on another token."""
+    num_tokens = min(num_draws, vocab_size)
+    return DRAWS_BYTES + num_tokens * (byte_width(vocab_size) + byte_width(num_draws + 1))
+
+
+def chosen_bytes(num_senses: float, most: int, num_rows: int) -> float:
+    """Return the bytes of `num_senses` senses in S+ and S- of one position.
+
+    most: the most senses in either. num_rows: rows of the dictionary.
+    """
+    return CHOSEN_BYTES + 2 * byte_width(most + 1) + num_senses * byte_width(num_rows)
 
 
 def states_bytes(hidden_format: HiddenFormat, hidden_size: int) -> int:

@@ -176,7 +176,8 @@ class Feed:
         """Read the blocks of one micro-batch of the next step, and send its request."""
         block_indices = places(self._spec, self._next_step, micro, self._rank)
         request = self._requests.request(read_batch(self._source, block_indices))
-        answer = self._link.submit(request.arrays, request.wanted)
+        reply_bytes = self._requests.most_reply_bytes(request)
+        answer = self._link.submit(request.arrays, request.wanted, reply_bytes)
         ready = self._pool.submit(
             self._prepare, self._next_step, block_indices.start, request, answer
         )

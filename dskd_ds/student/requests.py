@@ -18,7 +18,7 @@ from dskd_ds.objective.targets import TeacherTargets
 from dskd_ds.runtime.seeds import epoch_seed
 from dskd_ds.senses.choose.retrieve import Selection, SenseRetriever
 from dskd_ds.signals.kind import Ints, Part, SignalKind, signal_kind
-from dskd_ds.signals.reply import ReplyParts, ReplyShape, read_reply
+from dskd_ds.signals.reply import ReplyParts, ReplyShape, most_reply_bytes, read_reply
 from dskd_ds.spec import RunSpec
 
 
@@ -86,10 +86,23 @@ class RequestBuilder:
 
     def read(self, request: TeacherRequest, answer: Answer) -> ReplyParts:
         """Return the parts of a reply. Raises LinkError if it does not fit its request."""
+        try:
+            return read_reply(answer.arrays, self._wanted, self._shape(request))
+        except ValueError as error:
+            raise LinkError(
+                f"teacher {answer.teacher} sent a reply that does not fit its request: {error}."
+            ) from None
+
+    def most_reply_bytes(self, request: TeacherRequest) -> int:
+        """Return the most bytes that the reply to a request can have."""
+        return most_reply_bytes(self._wanted, self._shape(request))
+
+    def _shape(self, request: TeacherRequest) -> ReplyShape:
+        """Return what the reply to a request must have."""
         num_chosen = 0
         if request.selection is not None and self._wanted.senses is not None:
             num_chosen = len(request.selection)
-        shape = ReplyShape(
+        return ReplyShape(
             vocab_size=self.vocab_size,
             hidden_size=self.hidden_size,
             num_top_k=len(request.positions["top_k"]),
@@ -97,12 +110,6 @@ class RequestBuilder:
             num_hidden=len(request.positions["hidden"]),
             num_chosen=num_chosen,
         )
-        try:
-            return read_reply(answer.arrays, self._wanted, shape)
-        except ValueError as error:
-            raise LinkError(
-                f"teacher {answer.teacher} sent a reply that does not fit its request: {error}."
-            ) from None
 
     def targets(
         self, request: TeacherRequest, reply: ReplyParts

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
 import deepspeed
 
 from dskd_ds.data.batches import num_steps, open_source
+from dskd_ds.errors import DskdError, ExitCode
 from dskd_ds.link import StudentSide, open_student_side
 from dskd_ds.models.named import RunModels
 from dskd_ds.runtime.devices import give_back_memory, local_device
+from dskd_ds.runtime.supervise import FINAL_CODES
 from dskd_ds.runtime.topology import Role
 from dskd_ds.runtime.world import open_world
 from dskd_ds.senses.choose.open import open_retriever
@@ -46,6 +49,8 @@ def train(spec: RunSpec, models: RunModels, role: Role) -> None:
         # Before anything that takes long: teachers only wait for a student that listens.
         link = open_link(spec, models, role)
         cleanup.callback(link.close)
+        note_end = end_noter(link)
+        cleanup.push(note_end)
         init = student_init(spec, models)
         retriever = open_retriever(spec, role, cleanup) if spec.uses_senses else None
         source = open_source(
@@ -75,6 +80,7 @@ def train(spec: RunSpec, models: RunModels, role: Role) -> None:
         )
         # Registered last, so called first: the preparing thread stops before the index closes.
         cleanup.callback(feed.close)
+        cleanup.push(note_end)  # `feed.close` says goodbye to the teachers
         training = Training(
             spec=spec,
             rank=role.rank,
@@ -128,6 +134,22 @@ def open_link(spec: RunSpec, models: RunModels, role: Role) -> StudentSide:
         num_students=spec.topology.num_students,
         spans_nodes=role.launch.spans_nodes,
     )
+
+
+def end_noter(link: StudentSide) -> Callable[[object, BaseException | None, object], None]:
+    """Return an exit callback after which the goodbye says whether this student comes back.
+
+    It does after a stop signal and after a crash, because then the run is started again.
+    """
+
+    def note_end(_class: object, error: BaseException | None, _traceback: object) -> None:
+        exit_code = ExitCode.DONE if error is None else ExitCode.FAILED
+        if isinstance(error, DskdError):
+            exit_code = error.exit_code
+        if exit_code in FINAL_CODES:
+            link.expect_no_restart()
+
+    return note_end
 
 
 def open_requests(

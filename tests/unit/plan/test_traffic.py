@@ -109,5 +109,26 @@ def test_replies_and_senses_wait_for_their_step() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("credit_bytes", "num_messages"), [(0, 4), (1, 1), (700_000, 700_000 / 524_288), (1 << 40, 4)]
+)
+def test_a_teacher_holds_no_more_than_its_credits(credit_bytes: int, num_messages: float) -> None:
+    """Each of two students may send four requests of two blocks of 256 tokens."""
+    spec = spec_with(
+        "train.global_batch_blocks=4",
+        "train.micro_batch_blocks=2",
+        "topology.num_students=2",
+        "data.block_tokens=256",
+        "link.credits=4",
+        f"link.credit_bytes={credit_bytes}",
+    )
+    size = traffic.SignalBytes(
+        top_k=100, draws=0, hidden=900, senses=0, request=24, sense_share=0.25
+    )
+    message = 2 * 256 * 1024
+    held = traffic.teacher_held_bytes(spec, size, spec.data.block_tokens)
+    assert held == pytest.approx(2 * num_messages * message)
+
+
 def test_without_a_sense_term_there_are_no_sense_positions() -> None:
     assert traffic.sense_share(spec_with("loss.sense_weight=0.0"), 1.0) == 0

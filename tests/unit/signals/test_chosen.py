@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from dskd_ds.link.messages import SensesWanted
 from dskd_ds.signals.parts.chosen import Candidates, Chosen, chosen_arrays, read_chosen
+from dskd_ds.signals.widths import chosen_bytes
 
 NUM_ROWS = 183
 """Numbers below it take one byte."""
@@ -40,7 +41,10 @@ def test_what_was_chosen_survives_the_wire(
 ) -> None:
     sent = chosen(seed, positions, most, num_rows)
     form = SensesWanted(key="", num_rows=num_rows, most=most)
-    received = read_chosen(chosen_arrays(sent, form), form, positions)
+    arrays = chosen_arrays(sent, form)
+    most_bytes = positions * chosen_bytes(2 * most, most, num_rows)
+    assert sum(array.nbytes for array in arrays.values()) <= most_bytes
+    received = read_chosen(arrays, form, positions)
     for before, after in ((sent.pull, received.pull), (sent.push, received.push)):
         assert (before.positions == after.positions).all()
         assert (before.rows == after.rows).all()

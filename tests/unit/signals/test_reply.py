@@ -16,8 +16,14 @@ from dskd_ds.link.packing import byte_width, pack, unpack
 from dskd_ds.signals.parts.draws import Draws, take_draws
 from dskd_ds.signals.parts.states import pack_hidden, unpack_hidden
 from dskd_ds.signals.parts.top_k import take_top_k
-from dskd_ds.signals.reply import ReplyParts, ReplyShape, read_reply, reply_arrays
-from dskd_ds.signals.widths import BLOCK, hidden_width
+from dskd_ds.signals.reply import (
+    ReplyParts,
+    ReplyShape,
+    most_reply_bytes,
+    read_reply,
+    reply_arrays,
+)
+from dskd_ds.signals.widths import BLOCK, HEADER_BYTES, hidden_width
 from tests.unit.conftest import D, V
 from tests.unit.signals.known_request import WANTED
 
@@ -101,6 +107,11 @@ def test_a_reply_survives_the_wire(
     received = read_reply(arrays, wanted, ReplyShape(vocab_size, D, *rows))
     for before, after in ((sent.top_k, received.top_k), (sent.draws, received.draws)):
         assert all((getattr(before, name) == getattr(after, name)).all() for name in vars(before))
+    most = most_reply_bytes(wanted, ReplyShape(vocab_size, D, *rows))
+    # Several draws may fall on one token, so the bound is reached only without draws.
+    assert codec.num_bytes(frames) <= most
+    if not rows[1]:
+        assert codec.num_bytes(frames) > most - HEADER_BYTES
     if hidden_format == "bfloat16":
         assert (received.hidden == sent.hidden.to(torch.bfloat16)).all()
 
