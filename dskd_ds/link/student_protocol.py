@@ -69,6 +69,11 @@ class StudentProtocol:
         self._without_teacher_since = self._next_heartbeat = now
         self._num_ignored = 0
 
+    @property
+    def num_open(self) -> int:
+        """Requests that were taken from `jobs` and have no answer yet."""
+        return self._ledger.num_open
+
     def turn(self, timeout_seconds: float) -> None:
         """Wait for messages, at most so long, and act on what came and on what is due.
 
