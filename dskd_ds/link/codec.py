@@ -37,6 +37,8 @@ PREFIX = struct.Struct("<4sHHI")
 MAX_HEADER_BYTES = 64 * 1024
 MAX_DIMENSION = 2**40
 """No dimension of an array is that long; keeps the product of the dimensions computable."""
+MAX_QUOTED = 800
+"""Characters of a peer's text that are shown to the user."""
 
 _KIND_OF = {model: kind for kind, model in KINDS.items()}
 
@@ -87,7 +89,14 @@ def decode(frames: Sequence[Frame], peer: str) -> tuple[Message, dict[str, Array
         model = _checked_kind(frames)
         return _parse(model, frames)
     except ValueError as error:
-        raise LinkError(f"{peer} sent a message that cannot be read: {error}.") from None
+        reason = quotable(str(error))
+        raise LinkError(f"{peer} sent a message that cannot be read: {reason}.") from None
+
+
+def quotable(text: str) -> str:
+    """Return a peer's text for a message to the user: shortened, without control characters."""
+    shortened = text if len(text) <= MAX_QUOTED else f"{text[:MAX_QUOTED]} ..."
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in shortened)
 
 
 def _checked_kind(frames: Sequence[Frame]) -> type[Message]:

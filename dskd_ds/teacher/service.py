@@ -105,10 +105,10 @@ def serve_requests(
 def _compute_or_fail(
     teacher: FrozenModel, retriever: SenseRetriever | None, link: TeacherSide, work: Work
 ) -> Computed | None:
-    """Compute; report an error in the request, or out of memory, to the student, who decides."""
+    """Compute; report any error to the student, which may ask another teacher."""
     try:
         return compute(teacher, work.arrays, work.request.wanted, retriever)
-    except (ValueError, IndexError, RuntimeError) as error:
+    except Exception as error:
         link.fail(work, f"{type(error).__name__}: {error}")
         return None
 

@@ -113,6 +113,8 @@ class World:
         self.network = Network()
         self.proxies: list[Unreliable] = []
         self.teachers: list[Teacher] = []
+        self.strangers: dict[int, Endpoint] = {}
+        """Endpoints of students that are not simulated, by rank."""
         self.students = [Student(self, rank, num_requests) for rank in range(num_students)]
 
     def clock(self) -> float:
@@ -123,7 +125,8 @@ class World:
         return self.proxies[-1]
 
     def endpoints(self) -> dict[int, Endpoint]:
-        return {student.rank: student.listener.endpoint for student in self.students}
+        simulated = {student.rank: student.listener.endpoint for student in self.students}
+        return simulated | self.strangers
 
     def add_teacher(self, name: str, forward_seconds: float = 0.5) -> Teacher:
         self.teachers.append(Teacher(self, name, forward_seconds))
