@@ -15,8 +15,8 @@ def teacher_of(spec: RunSpec) -> NamedModel:
     return NamedModel.of_teacher(spec.teacher)
 
 
-def train_blocks_of(spec: RunSpec) -> Any:
-    return train_blocks(spec.data, teacher_of(spec).tokenizer)
+def train_blocks_of(spec: RunSpec, epoch: int = 0) -> Any:
+    return train_blocks(spec.data.of_epoch(epoch), teacher_of(spec).tokenizer)
 
 
 def heldout_blocks_of(spec: RunSpec) -> Any:

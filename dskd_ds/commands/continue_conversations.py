@@ -9,7 +9,7 @@ import argparse
 import sys
 
 from dskd_ds.data.continuations import write_continuations
-from dskd_ds.data.continue_options import add_options, settings_of
+from dskd_ds.data.continue_options import add_options, recipe_of
 from dskd_ds.models.named import NamedModel
 from dskd_ds.runtime.arguments import rank_parser
 from dskd_ds.runtime.console import quiet_progress
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
         NamedModel.of_teacher(spec.teacher),
         output=args.output,
         inputs=args.input,
-        settings=settings_of(args),
+        recipe=recipe_of(args, spec),
         comm=comm,
     )
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any, get_args
 
-from dskd_ds.data.continue_options import add_options, settings_of, words_of
+from dskd_ds.data.continue_options import add_options, argv_of, recipe_of
+from dskd_ds.data.epoch_files import check_output
 from dskd_ds.data.recipes.question_sets import SETS
 from dskd_ds.runtime.arguments import (
     Commands,
@@ -31,7 +32,12 @@ With several epochs the questions stay and the shots are drawn anew, a file per 
 
 CONTINUE_TEXT = """\
 Let the teacher write the last answer of each conversation, and cut it at a random point
-(paper). The same command resumes a job that was killed.
+(paper). The same command resumes a job that was killed. Lengths, sampling and cut come from the
+[recipe] of the spec; options override them.
+
+With several epochs each has continuations and cuts of its own, in a file of its own:
+  dskd data continue my.toml --epochs 2 --input data/chats-{epoch}.jsonl \\
+    --output data/continued-{epoch}.jsonl
 
 A source reads the file with: format = "chat". With supervise = "completions" only what the
 teacher wrote is a target."""
@@ -151,8 +157,7 @@ def run_continue(args: argparse.Namespace) -> int:
     from dskd_ds.runtime import launch
 
     # Wrong input is reported here, once, and not by every rank.
-    spec_of(args)
-    settings_of(args)
+    check_output(args.output, recipe_of(args, spec_of(args)).epochs)
     return launch.run(
-        launch.continue_command(args.spec, args.set, num_ranks=args.ranks, flags=words_of(args))
+        launch.continue_command(args.spec, args.set, num_ranks=args.ranks, flags=argv_of(args))
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -92,6 +94,12 @@ class BlockSource(Protocol):
         ...
 
 
+def permutation(count: int, seed: int, epoch: int) -> Tensor:
+    """Return the order [count] in which an epoch reads its blocks, keyed by (seed, epoch)."""
+    generator = torch.Generator().manual_seed(epoch_seed(seed, epoch))
+    return torch.randperm(count, generator=generator)
+
+
 class MappedBlocks:
     """Mapped blocks, in a new permutation per epoch, keyed by (seed, epoch)."""
 
@@ -103,6 +111,10 @@ class MappedBlocks:
     def __len__(self) -> int:
         return len(self.blocks)
 
+    def num_blocks(self, num_epochs: float) -> float:
+        """Return the number of blocks in a number of epochs; both may have a fraction."""
+        return num_epochs * len(self.blocks)
+
     def get(self, place: int) -> tuple[Sample, Block]:
         """See BlockSource."""
         epoch, index = divmod(place, len(self.blocks))
@@ -110,8 +122,34 @@ class MappedBlocks:
         return Sample(epoch, block), self.blocks[block]
 
     def _make_permutation(self, epoch: int) -> Tensor:
-        generator = torch.Generator().manual_seed(epoch_seed(self.seed, epoch))
-        return torch.randperm(len(self.blocks), generator=generator)
+        return permutation(len(self.blocks), self.seed, epoch)
+
+
+class BlocksByEpoch:
+    """Mapped blocks of which each epoch has others, after the last one the first again."""
+
+    def __init__(self, epochs: Sequence[Blocks], seed: int) -> None:
+        self._epochs, self._seed = epochs, seed
+        self._ends = list(itertools.accumulate(map(len, epochs)))
+        self._permutation = lru_cache(maxsize=2)(self._make_permutation)
+
+    def num_blocks(self, num_epochs: float) -> float:
+        """See MappedBlocks."""
+        whole = int(num_epochs)
+        sizes = [len(self._epochs[epoch % len(self._epochs)]) for epoch in range(whole + 1)]
+        return sum(sizes[:whole]) + (num_epochs - whole) * sizes[whole]
+
+    def get(self, place: int) -> tuple[Sample, Block]:
+        """See BlockSource."""
+        cycle, rest = divmod(place, self._ends[-1])
+        file = bisect.bisect_right(self._ends, rest)
+        index = rest - (self._ends[file - 1] if file else 0)
+        epoch = cycle * len(self._epochs) + file
+        block = int(self._permutation(epoch)[index])
+        return Sample(epoch, block), self._epochs[file][block]
+
+    def _make_permutation(self, epoch: int) -> Tensor:
+        return permutation(len(self._epochs[epoch % len(self._epochs)]), self._seed, epoch)
 
 
 class StreamedBlocks:
@@ -187,6 +225,9 @@ def open_source(
     seed: the order of mapped blocks. step_blocks: blocks of one optimiser step, over all ranks.
     max_tokens: the longest row that the models read; None: rows of any length.
     """
+    if data.epoch_files > 1:
+        files = [data.of_epoch(epoch) for epoch in range(data.epoch_files)]
+        return BlocksByEpoch([train_rows(file, tokenizer, max_tokens) for file in files], seed)
     blocks = train_rows(data, tokenizer, max_tokens)
     if data.stream:
         return StreamedBlocks(blocks, step_blocks)
@@ -216,7 +257,7 @@ def num_steps(spec: RunSpec, source: BlockSource) -> int:
     if spec.train.num_steps is not None:
         return spec.train.num_steps
     # The spec requires num_steps for a stream, whose length is unknown.
-    assert isinstance(source, MappedBlocks)
+    assert isinstance(source, MappedBlocks | BlocksByEpoch)
     assert spec.train.num_epochs is not None
-    num_blocks = spec.train.num_epochs * len(source)
+    num_blocks = source.num_blocks(spec.train.num_epochs)
     return max(1, int(num_blocks / spec.train.global_batch_blocks))

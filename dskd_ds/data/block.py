@@ -17,7 +17,10 @@ class Document(TypedDict):
     open_end: bool
     """Whether the text was cut, so that no end-of-text token follows its last word."""
     completions: list[list[int]]
-    """Ranges [start, end) of characters that are targets, ascending; empty: the whole text."""
+    """Ranges [start, end) of characters that are targets, ascending; empty: the whole text. The
+    continuation counts as one character behind the text."""
+    continuation: list[int]
+    """Tokens that follow those of the text, as the teacher wrote them; mostly empty."""
 
 
 class Block(TypedDict):

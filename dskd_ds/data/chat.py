@@ -8,13 +8,19 @@ results are compared.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from dskd_ds.data.block import DOCUMENT_COLUMNS, Document
+from dskd_ds.data.conversation import (
+    Conversation,
+    MalformedError,
+    Message,
+    read_conversation,
+)
 from dskd_ds.data.tally import Tally
 from dskd_ds.errors import InputError
 from dskd_ds.models.resolve import tokenizer_fingerprint
@@ -32,30 +38,7 @@ PLAIN_TEMPLATE = """\
 """
 """`chat_template = "plain"`, for base models: `User: ...`, `Assistant: ...` and the EOS token."""
 
-Message = dict[str, str]
 Range = tuple[int, int]
-
-
-class MalformedError(ValueError):
-    """A row that is not a conversation; the message gives the reason."""
-
-
-@dataclass(frozen=True)
-class Conversation:
-    """A row of a chat source."""
-
-    messages: list[Message]
-    first_completion: int
-    """Assistant messages before this one are part of the prompt."""
-    open_end: bool
-    """Whether the last message was cut, so that no end of turn follows it."""
-
-    @property
-    def digest(self) -> str:
-        """Digest that equal conversations share; it replaces a missing title."""
-        return hashlib.blake2b(
-            json.dumps(self.messages, sort_keys=True).encode(), digest_size=16
-        ).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -70,11 +53,16 @@ class ChatFormat:
         """Whether the template marks what the assistant generates."""
         return re.search(r"\{%-?\s*generation\s*-?%\}", self.template) is not None
 
+    @cached_property
+    def vocabulary(self) -> str:
+        """Digest of the tokenizer's vocabulary."""
+        return tokenizer_fingerprint(self.tokenizer)
+
     @property
     def fingerprint(self) -> str:
         """Digests of what a rendered conversation depends on, apart from its messages."""
         template = hashlib.sha256(self.template.encode()).hexdigest()[:16]
-        return f"{tokenizer_fingerprint(self.tokenizer)} {template}"
+        return f"{self.vocabulary} {template}"
 
     def render(
         self, messages: list[Message], generation_prompt: bool = False, open_end: bool = False
@@ -121,73 +109,14 @@ def chat_format(choice: str, tokenizer: Any) -> ChatFormat:
     return ChatFormat(tokenizer, tokenizer.get_chat_template())
 
 
-def read_conversation(row: dict[str, Any]) -> Conversation:
-    """Return the conversation in a row of a chat source.
-
-    The row has `messages`, or `prompt` and `completion` (texts, or lists of messages); `open_end`
-    is optional. Raises MalformedError.
-    """
-    if row.get("messages") is not None:
-        prompt, messages = [], _messages(row["messages"], "user")
-    elif row.get("prompt") is not None and row.get("completion") is not None:
-        prompt = _messages(row["prompt"], "user")
-        messages = [*prompt, *_messages(row["completion"], "assistant")]
-    else:
-        raise MalformedError("no messages, nor prompt and completion")
-    # Without `prompt`, every message of the assistant is a completion.
-    if not any(message["role"] == "assistant" for message in messages[len(prompt) :]):
-        raise MalformedError("no answer of the assistant")
-    open_end = bool(row.get("open_end"))
-    if open_end and messages[-1]["role"] != "assistant":
-        raise MalformedError("open_end, but the last message is not the assistant's")
-    return Conversation(messages, len(prompt), open_end)
-
-
-def read_prompt(row: dict[str, Any]) -> list[Message]:
-    """Return the prompt of a row: its `prompt`, or its `messages` without the answers at their end.
-
-    Raises MalformedError.
-    """
-    if row.get("messages") is not None:
-        messages = _messages(row["messages"], "user")
-        while messages and messages[-1]["role"] == "assistant":
-            messages.pop()
-    elif row.get("prompt") is not None:
-        messages = _messages(row["prompt"], "user")
-    else:
-        raise MalformedError("no messages, nor prompt")
-    if not messages:
-        raise MalformedError("no question before the answer")
-    return messages
-
-
-def _messages(value: Any, role: str) -> list[Message]:
-    """Check and return messages. role: the role of a bare text. Raises MalformedError."""
-    if isinstance(value, str):
-        value = [{"role": role, "content": value}]
-    if not isinstance(value, list) or not value:
-        raise MalformedError("messages that are not a list")
-    messages = []
-    for message in value:
-        # Content as a list of parts (text, images) is not supported either.
-        if (
-            not isinstance(message, dict)
-            or not isinstance(message.get("role"), str)
-            or not isinstance(message.get("content"), str)
-        ):
-            raise MalformedError("a message without role and content as text")
-        if message["role"] == "assistant" and not message["content"].strip():
-            raise MalformedError("an empty answer")
-        messages.append({"role": message["role"], "content": message["content"]})
-    return messages
-
-
 def completions(chat: ChatFormat, conversation: Conversation, text: str) -> list[Range]:
     """Return the ranges [start, end) of characters of `text` that are completions.
 
     text: the rendered conversation. A completion includes its end of turn. Raises MalformedError if
     the completions cannot be found.
     """
+    if conversation.continuation:  # one character behind the text stands for it (see Document)
+        return [(len(text), len(text) + 1)]
     messages, first = conversation.messages, conversation.first_completion
     # `_marked` renders whole turns, and so cannot find the end of a message that was cut.
     if chat.marks_completions and not conversation.open_end:
@@ -254,13 +183,14 @@ def render_rows(
 
     Malformed rows are left out and counted in `tally`.
     """
+    _check_tokenizer(rows, chat)
     documents: dict[str, list[Any]] = {name: [] for name in DOCUMENT_COLUMNS}
     num_rows = len(next(iter(rows.values())))
     for index in range(num_rows):
         row = {name: values[index] for name, values in rows.items()}
         try:
             conversation = read_conversation(row)
-            text = chat.render(conversation.messages, open_end=conversation.open_end)
+            text = _text_of(chat, conversation)
             spans = completions(chat, conversation, text) if only_completions else []
             # An empty list would mean that the whole text is a target (see Document).
             if only_completions and not spans:
@@ -275,7 +205,29 @@ def render_rows(
             chat=True,
             open_end=conversation.open_end,
             completions=[list(span) for span in spans],
+            continuation=conversation.continuation,
         )
         for name, value in document.items():
             documents[name].append(value)
     return documents
+
+
+def _text_of(chat: ChatFormat, conversation: Conversation) -> str:
+    """Return the conversation as text, up to a continuation. Raises MalformedError."""
+    if conversation.continuation:
+        return chat.render(conversation.messages, generation_prompt=True)
+    return chat.render(conversation.messages, open_end=conversation.open_end)
+
+
+def _check_tokenizer(rows: dict[str, list[Any]], chat: ChatFormat) -> None:
+    """Raise InputError if rows hold the tokens of another tokenizer."""
+    if not any(rows.get("completion_ids", [])):
+        return
+    others = {name for name in rows.get("tokenizer", [None]) if name != chat.vocabulary}
+    if others:
+        raise InputError(
+            "[data] train: the column completion_ids holds tokens of another tokenizer than that of"
+            " [teacher] model.\n"
+            "  let this teacher continue the conversations (dskd data continue), or delete the"
+            " column to train on the texts in `completion`."
+        )

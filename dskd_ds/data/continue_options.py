@@ -3,46 +3,54 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 from dskd_ds.errors import InputError
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How continuations are written."""
-
-    new_tokens: int
-    """Most tokens of a continuation."""
-    temperature: float
-    """0 takes the likeliest token each time."""
-    whole: bool
-    """Keep continuations whole instead of cutting each at a random point."""
-    batch: int
-    """Conversations that are continued together; it changes the result through rounding."""
+from dskd_ds.spec import RunSpec
+from dskd_ds.spec.recipe import ALL_SETS, QuestionSetSpec, RecipeSpec
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options to the parser of `dskd data continue`, or of the ranks that it launches."""
     parser.add_argument(
-        "--output", required=True, type=Path, metavar="FILE.jsonl", help="where to write"
+        "--output",
+        required=True,
+        metavar="FILE.jsonl",
+        help="where to write; {epoch} in it stands for the epoch's number",
     )
     parser.add_argument(
         "--input",
         action="append",
         default=[],
         metavar="PATH",
-        help="files of conversations to continue (default: the spec's [data] train)",
+        help="files of conversations to continue, perhaps with {epoch} in their names"
+        " (default: the spec's [data] train)",
     )
     parser.add_argument(
-        "--new-tokens", type=int, default=64, help="longest continuation (default 64)"
+        "--epochs",
+        type=int,
+        help="draw continuations and cuts anew for each of N epochs, a file each"
+        " (default: [recipe] epochs, or 1)",
+        metavar="N",
+    )
+    parser.add_argument(
+        "--new-tokens",
+        type=int,
+        metavar="N",
+        help="longest continuation, for every set (default: [recipe] new_tokens, or 64)",
     )
     parser.add_argument(
         "--temperature",
         type=float,
-        default=0.0,
-        help="0: the likeliest token each time (default); 1: drawn from the teacher's distribution",
+        help="0: the likeliest token each time; 1: drawn from the teacher's distribution"
+        " (default: [recipe] temperature, or 0)",
+    )
+    parser.add_argument(
+        "--top-p",
+        type=float,
+        metavar="P",
+        help="draw from the likeliest tokens that together have this probability"
+        " (default: [recipe] top_p, or 1)",
     )
     parser.add_argument(
         "--whole",
@@ -52,39 +60,63 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch",
         type=int,
-        default=16,
-        help="conversations at a time (default 16); part of the result",
+        metavar="N",
+        help="conversations at a time (default: [recipe] batch_conversations, or 16);"
+        " part of the result",
     )
 
 
-def settings_of(args: argparse.Namespace) -> Settings:
-    """Return the settings in parsed options. Raises InputError if one is out of range."""
-    for name in ("new_tokens", "batch"):
-        if getattr(args, name) < 1:
+def recipe_of(args: argparse.Namespace, spec: RunSpec) -> RecipeSpec:
+    """Return the spec's recipe, changed by parsed options. Raises InputError for a wrong option."""
+    _check_ranges(args)
+    recipe = spec.recipe or RecipeSpec(max_lost_fraction=1.0)
+    changes: dict[str, Any] = {
+        "epochs": args.epochs,
+        "new_tokens": args.new_tokens,
+        "temperature": args.temperature,
+        "top_p": args.top_p,
+        "cut": "none" if args.whole else None,
+        "batch_conversations": args.batch,
+    }
+    if args.new_tokens is not None:  # for every set, whatever the recipe says
+        changes |= dict.fromkeys(ALL_SETS, QuestionSetSpec())
+    given = {key: value for key, value in changes.items() if value is not None}
+    recipe = recipe.model_copy(update=given)
+    if recipe.top_p < 1 and recipe.temperature == 0:
+        raise InputError(
+            f"--top-p {recipe.top_p}: it has no effect, because temperature 0 always takes the"
+            " likeliest token.\n  give --temperature above 0, or no --top-p."
+        )
+    return recipe
+
+
+def _check_ranges(args: argparse.Namespace) -> None:
+    """Raise InputError if an option is out of range."""
+    for name in ("epochs", "new_tokens", "batch"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
             raise InputError(
-                f"--{name.replace('_', '-')} {getattr(args, name)}: must be at least 1.\n"
+                f"--{name.replace('_', '-')} {value}: must be at least 1.\n"
                 "  give a positive number."
             )
-    if args.temperature < 0:
+    if args.temperature is not None and args.temperature < 0:
         raise InputError(
             f"--temperature {args.temperature}: must not be negative.\n"
             "  give 0 for the likeliest tokens, or a larger value."
         )
-    return Settings(args.new_tokens, args.temperature, args.whole, args.batch)
+    if args.top_p is not None and not 0 < args.top_p <= 1:
+        raise InputError(
+            f"--top-p {args.top_p}: must be above 0 and at most 1.\n"
+            "  give a probability, or no --top-p for all tokens."
+        )
 
 
-def words_of(args: argparse.Namespace) -> list[str]:
+def argv_of(args: argparse.Namespace) -> list[str]:
     """Return the options as arguments of a command line."""
     inputs = [word for path in args.input for word in ("--input", path)]
-    return [
-        "--output",
-        str(args.output),
-        *inputs,
-        "--new-tokens",
-        str(args.new_tokens),
-        "--temperature",
-        str(args.temperature),
-        "--batch",
-        str(args.batch),
-        *(["--whole"] if args.whole else []),
-    ]
+    argv = ["--output", str(args.output), *inputs]
+    for name in ("epochs", "new_tokens", "temperature", "top_p", "batch"):
+        value = getattr(args, name)
+        if value is not None:
+            argv += [f"--{name.replace('_', '-')}", str(value)]
+    return [*argv, *(["--whole"] if args.whole else [])]

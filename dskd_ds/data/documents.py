@@ -23,7 +23,8 @@ READERS = {".txt": "text", ".jsonl": "json", ".json": "json", ".parquet": "parqu
 def train_documents(data: DataSpec, tokenizer: Any) -> Any:
     """Return the training documents: a `datasets.Dataset`, or an `IterableDataset` if streamed.
 
-    A document that shares its title with a held-out one is left out.
+    A document that shares its title with a held-out one is left out. Sources with a file per epoch
+    are read at epoch 0; `DataSpec.of_epoch` chooses another one.
     """
     documents = _load(data, tokenizer, "train", data.stream)
     if data.heldout:
@@ -58,7 +59,8 @@ def _load(data: DataSpec, tokenizer: Any, part: Literal["train", "heldout"], str
     """Return all sources of a part as documents, one after the other."""
     import datasets
 
-    sources = {f"data.{part}.{i}": source for i, source in enumerate(getattr(data, part))}
+    numbered = enumerate(getattr(data, part))
+    sources = {f"data.{part}.{i}": source.of_epoch(0) for i, source in numbered}
     any_chat = any(source.format == "chat" for source in sources.values())
     chat = chat_format(data.chat_template, tokenizer) if any_chat else None
     parts = []
@@ -165,7 +167,7 @@ def _as_documents(
         return loaded.map(render_rows, fn_kwargs=settings, **options)
     # As in data/blocks.py, the key names what the documents depend on. Raise its version if
     # rendering changes.
-    content = f"{loaded._fingerprint} {chat.fingerprint} {source.title_field} {source.supervise} v1"
+    content = f"{loaded._fingerprint} {chat.fingerprint} {source.title_field} {source.supervise} v2"
     documents = loaded.map(
         render_rows,
         fn_kwargs=settings,
@@ -207,6 +209,7 @@ def _features() -> Any:
             "chat": Value("bool"),
             "open_end": Value("bool"),
             "completions": List(List(Value("int64"))),
+            "continuation": List(Value("int32")),
         }
     )
 
@@ -225,6 +228,7 @@ def _pick(
         "chat": all_false,
         "open_end": all_false,
         "completions": [[] for _ in kept],
+        "continuation": [[] for _ in kept],
     }
 
 

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-EPOCH = "{epoch}"
-"""What stands in a path for the number of the epoch, counted from 0."""
+from dskd_ds.errors import InputError
+from dskd_ds.spec.data import EPOCH
 
 
 def of_epoch(path: str, epoch: int) -> str:
     """Return the path of an epoch's file; a path without `{epoch}` is the same for all epochs."""
     return path.replace(EPOCH, str(epoch))
+
+
+def check_output(output: str, epochs: int) -> None:
+    """Raise InputError if several epochs would be written into one file."""
+    if epochs > 1 and EPOCH not in output:
+        raise InputError(
+            f"--output {output}: there are {epochs} epochs, and each has a file of its own.\n"
+            f"  put {EPOCH} into the name, as in chats-{EPOCH}.jsonl."
+        )

@@ -95,6 +95,7 @@ def _document(rows: dict[str, list[Any]], index: int) -> Document:
         chat=rows["chat"][index],
         open_end=rows["open_end"][index],
         completions=rows["completions"][index],
+        continuation=rows["continuation"][index],
     )
 
 
@@ -165,8 +166,11 @@ def whole_segments(documents: list[Document], tokenizer: Any, end_id: int) -> It
         # Many templates write the BOS token and the end of the last turn themselves.
         if tokens[:1] != begin:
             tokens, offsets = [*begin, *tokens], [*[(0, 0)] * len(begin), *offsets]
+        text_end = len(document["text"])
+        if document["continuation"]:
+            tokens = [*tokens, *document["continuation"]]
+            offsets = [*offsets, *[(text_end, text_end + 1)] * len(document["continuation"])]
         if not document["open_end"] and tokens[-1] != end_id:
-            text_end = len(document["text"])
             tokens, offsets = [*tokens, end_id], [*offsets, (text_end, text_end)]
         spans = document["completions"]
         unsupervised = outside(spans, offsets) if spans else []

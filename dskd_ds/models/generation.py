@@ -8,7 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    TopPLogitsWarper,
+)
 
 
 def keyed_seed(key: Sequence[int]) -> int:
@@ -26,11 +31,15 @@ class KeyedSampling(LogitsProcessor):
     the rest of the batch nor on the number of ranks.
     """
 
-    def __init__(self, keys: Sequence[Sequence[int]], temperature: float) -> None:
+    def __init__(
+        self, keys: Sequence[Sequence[int]], temperature: float, top_p: float = 1.0
+    ) -> None:
+        """top_p: draw only from the likeliest tokens that together have this probability."""
         self._generators = [torch.Generator().manual_seed(keyed_seed(key)) for key in keys]
         self._temperature = temperature
+        self._top_p = TopPLogitsWarper(top_p) if top_p < 1 else None
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # noqa: ARG002
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Return scores [B, V] whose arg-max is a draw from the logits [B, V]."""
         # Minus the logarithm of an exponential draw is Gumbel noise. It is drawn on the CPU, where
         # a seed gives the same numbers whatever the device of the model.
@@ -38,7 +47,10 @@ class KeyedSampling(LogitsProcessor):
             torch.empty(scores.shape[1]).exponential_(generator=generator)
             for generator in self._generators
         ]
-        return scores.float() / self._temperature - torch.stack(draws).log_().to(scores.device)
+        scaled = scores.float() / self._temperature
+        if self._top_p is not None:  # like transformers: after the temperature
+            scaled = self._top_p(input_ids, scaled)
+        return scaled - torch.stack(draws).log_().to(scores.device)
 
 
 @torch.no_grad()
@@ -49,12 +61,13 @@ def continue_tokens(
     new_tokens: int,
     temperature: float,
     end_ids: Sequence[int],
+    top_p: float = 1.0,
 ) -> list[list[int]]:
     """Return the model's continuation of each prompt.
 
     A continuation has at most `new_tokens` tokens and ends with the first of `end_ids`.
     prompts: not empty. keys: one per prompt, the seed of its draws. temperature: 0 takes the
-    likeliest token.
+    likeliest token. top_p: draws are from the likeliest tokens that together have this probability.
     """
     longest = max(map(len, prompts))
     pad = end_ids[0]
@@ -71,9 +84,12 @@ def continue_tokens(
     settings = GenerationConfig(
         max_new_tokens=new_tokens, do_sample=False, eos_token_id=list(end_ids), pad_token_id=pad
     )
-    processors = LogitsProcessorList([KeyedSampling(keys, temperature)] if temperature > 0 else [])
+    sampling = [KeyedSampling(keys, temperature, top_p)] if temperature > 0 else []
     output = model.generate(
-        input_ids=ids, attention_mask=mask, generation_config=settings, logits_processor=processors
+        input_ids=ids,
+        attention_mask=mask,
+        generation_config=settings,
+        logits_processor=LogitsProcessorList(sampling),
     )
     # A row that ends before the others is padded with the first of `end_ids`.
     return [_up_to_end(row, set(end_ids)) for row in output[:, longest:].tolist()]

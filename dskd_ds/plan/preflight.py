@@ -30,7 +30,8 @@ def preflight(spec: RunSpec, models: RunModels, with_senses: bool = True) -> Non
         if compiled:
             check_compiler(section)
     for source in (*spec.data.train, *spec.data.heldout):
-        matching_files(source.path)
+        for epoch in range(spec.data.epoch_files):
+            matching_files(source.of_epoch(epoch).path)
     _check_teacher(spec, models)
     # The teacher's own layers matter only if a student is cut from them, or if they are compiled.
     if models.student is not None:

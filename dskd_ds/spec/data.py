@@ -6,14 +6,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dskd_ds.spec.base import Fraction, Part
+from dskd_ds.spec.base import Fraction, Part, PositiveInt
+
+EPOCH = "{epoch}"
+"""What stands in a path for the number of the epoch, counted from 0."""
 
 
 class SourceSpec(Part):
     """One source of texts or conversations, read with the `datasets` library."""
 
     path: str
-    """A file or glob (`.txt`, `.jsonl`, `.json`, `.parquet`), or the name of a hub dataset."""
+    """A file or glob (`.txt`, `.jsonl`, `.json`, `.parquet`), or the name of a hub dataset.
+    `{epoch}` in it stands for the number of a file, see [data] epoch_files."""
     subset: str | None = None
     """Configuration of the hub dataset, if it has several."""
     split: str = "train"
@@ -30,12 +34,20 @@ class SourceSpec(Part):
     """Which tokens are targets. `all`: every token (paper). `completions`, for format = "chat"
     only: the assistant's messages, or the column `completion`."""
 
+    def of_epoch(self, epoch: int) -> SourceSpec:
+        """Return the source of an epoch: itself, or its file with that number."""
+        return self.model_copy(update={"path": self.path.replace(EPOCH, str(epoch))})
+
 
 class DataSpec(Part):
     """Texts and conversations, and how they become blocks of tokens."""
 
     train: tuple[SourceSpec, ...] = Field(min_length=1)
     """Sources of the training documents, one section [[data.train]] each."""
+    epoch_files: PositiveInt = 1
+    """Number of files that a `path` with `{epoch}` stands for: {epoch} is 0, 1, ... Epoch e trains
+    on file e, and after the last file the first one follows again. `dskd data continue` writes one
+    per epoch. The dictionary and the choice of layers read file 0."""
     heldout: tuple[SourceSpec, ...] = ()
     """Sources of documents for evaluation only, one section [[data.heldout]] each. Training
     documents with one of their titles are dropped."""
@@ -59,3 +71,8 @@ class DataSpec(Part):
     stream: bool = False
     """Read the corpus in order while training, without storing or shuffling all of it: for corpora
     larger than the disk."""
+
+    def of_epoch(self, epoch: int) -> DataSpec:
+        """Return the same data with the files of an epoch, and no others."""
+        sources = tuple(source.of_epoch(epoch % self.epoch_files) for source in self.train)
+        return self.model_copy(update={"train": sources, "epoch_files": 1})

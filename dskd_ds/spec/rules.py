@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dskd_ds.spec.data import SourceSpec
+from dskd_ds.spec.data import EPOCH, SourceSpec
 from dskd_ds.spec.problems import Problem
 from dskd_ds.spec.recipe_rules import RECIPE_RULES
 from dskd_ds.spec.row_rules import ROW_RULES
@@ -28,6 +28,7 @@ def check_rules(spec: RunSections) -> Iterator[Problem]:
         *SENSE_RULES,
         deadlines_order,
         completions_are_chats,
+        epoch_files_are_named,
         on_policy_fits,
         *RECIPE_RULES,
         *ROW_RULES,
@@ -146,6 +147,28 @@ def completions_are_chats(spec: RunSections) -> Iterator[Problem]:
     """Only a conversation has completions; plain text has no speakers."""
     yield from _completions_of("data.train", spec.data.train)
     yield from _completions_of("data.heldout", spec.data.heldout)
+
+
+def epoch_files_are_named(spec: RunSections) -> Iterator[Problem]:
+    """Several files need a name with a number, and an end at which the next one begins."""
+    data = spec.data
+    if data.epoch_files == 1:
+        return
+    if not any(EPOCH in source.path for source in data.train):
+        yield Problem(
+            key="data.epoch_files",
+            value=data.epoch_files,
+            reason=f"no path in [[data.train]] contains {EPOCH}",
+            way_out=f"put {EPOCH} where the names of the files have their number, or remove"
+            " epoch_files",
+        )
+    if data.stream:
+        yield Problem(
+            key="data.epoch_files",
+            value=data.epoch_files,
+            reason="a stream has no epochs",
+            way_out="set [data] stream = false, or remove epoch_files",
+        )
 
 
 def _completions_of(key: str, sources: tuple[SourceSpec, ...]) -> Iterator[Problem]:

@@ -21,7 +21,13 @@ from tests.of_spec import train_blocks_of
 from tests.processes.conftest import Launch, children_with, dskd
 
 pytestmark = pytest.mark.process
-SAMPLED = ("--new-tokens", "80", "--temperature", "1.0", "--batch", "2")
+SAMPLED = ("--new-tokens", "80", "--temperature", "1.0", "--batch", "2", "--epochs", "2")
+EPOCHS = range(2)
+
+
+def written(output: Path) -> list[bytes]:
+    """Return the files of both epochs. output: with {epoch} in its name."""
+    return [Path(str(output).format(epoch=epoch)).read_bytes() for epoch in EPOCHS]
 
 
 @pytest.fixture
@@ -51,19 +57,19 @@ def chat_spec(tiny: TinyWorld) -> Path:
 
 @pytest.fixture
 def reference(tiny: TinyWorld, launch: Launch, chat_spec: Path) -> Path:
-    """The file that one rank writes, once per session."""
-    output = tiny.folder / "continued.jsonl"
-    if not output.exists():
+    """The files that one rank writes, once per session."""
+    output = tiny.folder / "continued-{epoch}.jsonl"
+    if not Path(str(output).format(epoch=1)).exists():
         ended = launch(*dskd("data", "continue", str(chat_spec), "--output", str(output), *SAMPLED))
         assert ended.code == 0
-        assert "1 left out: no question before the answer" in ended.output
+        assert ended.output.count("1 left out: no question before the answer") == 2
     return output
 
 
-def test_two_ranks_write_the_same_file_and_a_run_reads_it(
+def test_two_ranks_write_the_same_files_and_a_run_reads_them(
     tiny: TinyWorld, launch: Launch, chat_spec: Path, reference: Path
 ) -> None:
-    output = tiny.folder / "continued_by_two.jsonl"
+    output = tiny.folder / "continued_by_two-{epoch}.jsonl"
     # As in the README, the sources of this spec are texts and the conversations are an argument.
     chats = str(tiny.folder / "chats.jsonl")
     argv = [
@@ -73,18 +79,20 @@ def test_two_ranks_write_the_same_file_and_a_run_reads_it(
         *override_argv(["data.block_tokens=128", "data.chat_template=plain"]),
     ]
     assert launch(*dskd("data", "continue", *argv)).code == 0
-    assert output.read_bytes() == reference.read_bytes()
-    rows = [json.loads(line) for line in reference.read_text().splitlines()]
-    assert len(rows) > 50
-    assert len({row["completion"][0]["content"] for row in rows}) > 40
-    assert any(row["open_end"] for row in rows)
+    assert written(output) == written(reference)
+    first, second = ([json.loads(line) for line in file.splitlines()] for file in written(output))
+    assert len(first) == len(second) == 60
+    assert [row["prompt"] for row in first] == [row["prompt"] for row in second]
+    continuations = [tuple(row["completion_ids"]) for row in (*first, *second)]
+    assert len(set(continuations)) > 80
     source = f'{{path="{output}", format="chat", title_field="title", supervise="completions"}}'
-    assert len(train_blocks_of(load_spec(chat_spec, [f"data.train=[{source}]"]))) > 5
+    spec = load_spec(chat_spec, [f"data.train=[{source}]", "data.epoch_files=2"])
+    assert all(len(train_blocks_of(spec, epoch)) > 5 for epoch in EPOCHS)
 
 
 def num_written(output: Path) -> int:
     """Return the number of batches in the parts of an output."""
-    parts = output.parent.glob(f"{output.name}.part-*")
+    parts = output.parent.glob(f"{output.name.format(epoch=0)}.part-*")
     return sum(part.read_bytes().count(b'"batch"') for part in parts)
 
 
@@ -92,7 +100,7 @@ def num_written(output: Path) -> int:
 def test_a_killed_job_is_continued(
     tiny: TinyWorld, launch: Launch, chat_spec: Path, reference: Path
 ) -> None:
-    output = tiny.folder / "killed.jsonl"
+    output = tiny.folder / "killed-{epoch}.jsonl"
     argv = ["--output", str(output), *SAMPLED]
     command = launchers.continue_command(str(chat_spec), [], 2, argv)
     process = subprocess.Popen(
@@ -107,9 +115,9 @@ def test_a_killed_job_is_continued(
     for rank in set(children_with(str(output))) - {process.pid}:
         os.kill(rank, signal.SIGKILL)
     process.communicate()
-    assert not output.exists()
+    assert not Path(str(output).format(epoch=0)).exists()
     assert 3 <= num_written(output) < 30
-    torn = next(iter(tiny.folder.glob("killed.jsonl.part-*")))
+    torn = next(iter(tiny.folder.glob("killed-0.jsonl.part-*")))
     torn.write_bytes(torn.read_bytes() + b'{"batch": 29, "ro')
     other = launch(*dskd("data", "continue", str(chat_spec), *argv, "--whole"))
     assert other.code == 2
@@ -117,7 +125,11 @@ def test_a_killed_job_is_continued(
     # One rank continues what two ranks began.
     ended = launch(*dskd("data", "continue", str(chat_spec), *argv))
     assert ended.code == 0
-    assert output.read_bytes() == reference.read_bytes()
+    assert written(output) == written(reference)
     again = launch(*dskd("data", "continue", str(chat_spec), *argv))
-    assert again.code == 2
-    assert "the file exists already" in again.output
+    assert again.code == 0
+    assert again.output.count("complete already, kept as it is") == 2
+    one = ["--output", str(output).format(epoch=0), *SAMPLED[:-2]]
+    ended = launch(*dskd("data", "continue", str(chat_spec), *one))
+    assert ended.code == 2
+    assert "the file exists already" in ended.output

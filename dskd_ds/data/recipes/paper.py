@@ -20,7 +20,7 @@ from typing import Any
 from tqdm import tqdm
 
 from dskd_ds.data.documents import load_source
-from dskd_ds.data.epoch_files import EPOCH, of_epoch
+from dskd_ds.data.epoch_files import check_output, of_epoch
 from dskd_ds.data.recipes.draws import Drawn, Shots, draw_questions
 from dskd_ds.data.recipes.prompts import conversation
 from dskd_ds.data.recipes.question_sets import SETS, MalformedRowError, Question, QuestionSet
@@ -56,7 +56,7 @@ def write_mixture(
     Raises InputError if a set cannot be read, has too few questions for its shots, or loses more
     rows than the recipe allows.
     """
-    _check_output(output, recipe.epochs)
+    check_output(output, recipe.epochs)
     sets: dict[str, list[Question]] = {}
     num_malformed: dict[str, int] = {}
     for name in recipe.sets:
@@ -84,15 +84,6 @@ def write_mixture(
         )
         for name in recipe.sets
     }
-
-
-def _check_output(output: str, epochs: int) -> None:
-    """Raise InputError if several epochs would be written into one file."""
-    if epochs > 1 and EPOCH not in output:
-        raise InputError(
-            f"--output {output}: there are {epochs} epochs, and each has a file of its own.\n"
-            f"  put {EPOCH} into the name, as in chats-{EPOCH}.jsonl."
-        )
 
 
 def _read_set(recipe: RecipeSpec, name: str, path: str | None) -> tuple[list[Question], int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import string
 from collections.abc import Sequence
 
-from dskd_ds.data.chat import Message
+from dskd_ds.data.conversation import Message
 from dskd_ds.data.recipes.question_sets import Question
 from dskd_ds.spec.recipe import RecipeSpec
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from dskd_ds.data.continuations import Prompt, batches_of, continued
 from dskd_ds.data.parts import Parts
 from dskd_ds.errors import InputError
 from dskd_ds.models.generation import KeyedSampling, continue_tokens, end_ids_of
@@ -30,6 +29,26 @@ def test_draws_follow_the_softmax() -> None:
     drawn = sampling(torch.zeros(4000, 1, dtype=torch.long), logits.repeat(4000, 1)).argmax(dim=1)
     shares = torch.bincount(drawn, minlength=4) / 4000
     torch.testing.assert_close(shares, torch.softmax(logits / 2, dim=0), atol=0.03, rtol=0)
+
+
+def test_draws_are_from_the_likeliest_tokens_that_hold_top_p() -> None:
+    """Against a slow loop: take tokens in the order of their probability until they hold top_p."""
+    logits = torch.tensor([0.0, 1.0, 2.0, -1.0, 0.5])
+    probs = torch.softmax(logits / 0.6, dim=0)
+    kept, total = [], 0.0
+    for token in probs.argsort(descending=True).tolist():
+        kept.append(token)
+        total += float(probs[token])
+        if total >= 0.9:
+            break
+    assert 1 < len(kept) < 5
+    sampling = KeyedSampling([(0, i) for i in range(4000)], temperature=0.6, top_p=0.9)
+    drawn = sampling(torch.zeros(4000, 1, dtype=torch.long), logits.repeat(4000, 1)).argmax(dim=1)
+    shares = torch.bincount(drawn, minlength=5) / 4000
+    expected = torch.zeros(5)
+    expected[kept] = probs[kept] / total
+    torch.testing.assert_close(shares, expected, atol=0.03, rtol=0)
+    assert set(drawn.tolist()) == set(kept)
 
 
 def test_a_draw_depends_on_its_key_and_nothing_else(model: Any) -> None:
@@ -65,38 +84,6 @@ def test_it_stops_at_any_end_token(model: Any) -> None:
 
 def test_end_tokens_are_collected(tiny: TinyWorld, model: Any) -> None:
     assert end_ids_of(model, load_tokenizer(str(tiny.folder / "teacher"))) == [0]
-
-
-def test_continuations_are_cut_at_a_random_point(tiny: TinyWorld) -> None:
-    tokenizer = load_tokenizer(str(tiny.folder / "teacher"))
-    tokens = [*tokenizer(" big small happy sad fast slow cold warm")["input_ids"], 0]
-    rows = [
-        continued(Prompt(number, "t", [], [1]), tokens, [0], tokenizer, whole=False, seed=3)
-        for number in range(300)
-    ]
-    lengths = [
-        len(tokenizer(" " + row["completion"][0]["content"])["input_ids"]) for row in rows if row
-    ]
-    assert set(lengths) == set(range(1, len(tokens)))
-    for row in rows:
-        assert row is not None
-        ended = row["completion"][0]["content"].endswith("warm")
-        assert row["open_end"] or ended
-    assert 10 < sum(not row["open_end"] for row in rows if row) < 70  # one in nine
-    whole = continued(Prompt(0, "t", [], [1]), tokens, [0], tokenizer, whole=True, seed=3)
-    assert whole == {
-        "title": "t",
-        "prompt": [],
-        "open_end": False,
-        "completion": [{"role": "assistant", "content": "big small happy sad fast slow cold warm"}],
-    }
-    assert continued(Prompt(0, "t", [], [1]), [0], [0], tokenizer, whole=False, seed=3) is None
-
-
-def test_batches_do_not_depend_on_order() -> None:
-    prompts = [Prompt(i, "", [], [0] * n) for i, n in enumerate([3, 9, 1, 9, 4])]
-    assert [[p.number for p in batch] for batch in batches_of(prompts, 2)] == [[1, 3], [4, 0], [2]]
-    assert batches_of(prompts[::-1], 2) == batches_of(prompts, 2)
 
 
 def test_parts_survive_a_kill_in_the_middle_of_a_line(tmp_path: Path) -> None:
