@@ -117,7 +117,13 @@ def run_paper(args: argparse.Namespace) -> int:
     spec = None if args.spec is None else spec_of(args)
     recipe = paper_recipe(args, spec)
     seed = args.seed if args.seed is not None else (spec.seed if spec else 0)
-    counts = write_mixture(args.output, recipe, {name: getattr(args, name) for name in SETS}, seed)
+    counts = write_mixture(
+        args.output,
+        recipe,
+        paths={name: getattr(args, name) for name in SETS},
+        seed=seed,
+        max_lost_fraction=spec.data.max_lost_fraction if spec else 1.0,
+    )
     print(f"{'set':<16}{'questions':>10}{'left out':>10}{'chats':>8}{'shots':>8}")
     for name, count in counts.items():
         numbers = f"{count.num_questions:>10}{count.num_malformed:>10}{count.num_chats:>8}"
@@ -127,12 +133,9 @@ def run_paper(args: argparse.Namespace) -> int:
 
 
 def paper_recipe(args: argparse.Namespace, spec: RunSpec | None) -> RecipeSpec:
-    """Return the recipe of a spec, changed by the options of `dskd data paper`.
-
-    Without a recipe rows may be lost in any number, as they are counted and printed anyway.
-    """
+    """Return the recipe of a spec, changed by the options of `dskd data paper`."""
     given = spec.recipe if spec is not None else None
-    recipe = given or RecipeSpec(max_lost_fraction=1.0)
+    recipe = given or RecipeSpec()
     changes: dict[str, Any] = {
         "sets": tuple(args.only) if args.only else None,
         "style": args.style,

@@ -125,7 +125,13 @@ class Job:
             )
         is_first = self._comm.rank == 0
         prompts = read_prompts(
-            self._spec, inputs, self._recipe, chat=self._chat, epoch=epoch, is_printing=is_first
+            self._spec,
+            inputs,
+            self._recipe,
+            chat=self._chat,
+            epoch=epoch,
+            max_tokens=self._teacher.max_tokens,
+            is_printing=is_first,
         )
         digest = self._digest(prompts, epoch)
         if exists:

@@ -69,7 +69,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def recipe_of(args: argparse.Namespace, spec: RunSpec) -> RecipeSpec:
     """Return the spec's recipe, changed by parsed options. Raises InputError for a wrong option."""
     _check_ranges(args)
-    recipe = spec.recipe or RecipeSpec(max_lost_fraction=1.0)
+    recipe = spec.recipe or RecipeSpec()
     changes: dict[str, Any] = {
         "epochs": args.epochs,
         "new_tokens": args.new_tokens,

@@ -81,13 +81,15 @@ def read_prompts(
     recipe: RecipeSpec,
     chat: ChatFormat,
     epoch: int,
+    max_tokens: int | None,
     is_printing: bool,
 ) -> Prompts:
     """Return the prompts of files of conversations, or of the spec's [data] train if none is given.
 
-    The files may have columns `id`, `set` and `title`. Prompts that leave no room in a block are
-    left out and counted; is_printing: print the counts.
-    Raises InputError if a source has no conversations, or if more than the recipe allows are lost.
+    The files may have columns `id`, `set` and `title`. Prompts that leave no room in a block (with
+    packing = "none": in the `max_tokens` tokens that the teacher reads) are left out and counted.
+    is_printing: print the counts.
+    Raises InputError if a source has no conversations, or if more than the spec allows are lost.
     """
     prompts: list[Prompt] = []
     num_rows: Counter[str] = Counter()
@@ -99,13 +101,22 @@ def read_prompts(
             number = next(numbers)
             num_rows[str(row.get("set") or "")] += 1
             try:
-                prompts.append(_prompt(row, number, source, recipe=recipe, chat=chat, spec=spec))
+                prompt = _prompt(
+                    row,
+                    number,
+                    source,
+                    recipe=recipe,
+                    chat=chat,
+                    spec=spec,
+                    max_tokens=max_tokens,
+                )
+                prompts.append(prompt)
             except MalformedError as error:
                 tally.add(f"left out: {error}")
         if is_printing:
             tally.print_counts()
     found = Prompts(prompts, num_rows)
-    _check_lost(found, recipe)
+    _check_lost(found, spec.data.max_lost_fraction)
     return found
 
 
@@ -133,17 +144,20 @@ def _prompt(
     recipe: RecipeSpec,
     chat: ChatFormat,
     spec: RunSpec,
+    max_tokens: int | None,
 ) -> Prompt:
-    """Return the prompt of a row. Raises MalformedError if it has none, or one that is too long."""
+    """Return the prompt of a row. Raises MalformedError if it has none, or one that is too long.
+
+    max_tokens: the longest text that the teacher reads.
+    """
+    longest = spec.data.block_tokens if spec.data.packing == "blocks" else max_tokens
     messages = read_prompt(row)
     tokens = _prompt_tokens(chat.render(messages, generation_prompt=True), chat.tokenizer)
     set_name = str(row.get("set") or "")
     new_tokens = recipe.new_tokens_of(set_name)
-    if len(tokens) > spec.data.block_tokens - new_tokens:
-        raise MalformedError(
-            f"the prompt and {new_tokens} tokens are longer than a block"
-            f" of {spec.data.block_tokens}"
-        )
+    if longest is not None and len(tokens) + new_tokens > longest:
+        what = "a block of" if spec.data.packing == "blocks" else "the teacher's limit of"
+        raise MalformedError(f"the prompt and {new_tokens} tokens are longer than {what} {longest}")
     return Prompt(
         number=number,
         row_id=str(row.get("id") or ""),
@@ -164,20 +178,20 @@ def _prompt_tokens(text: str, tokenizer: Any) -> list[int]:
     return tokens if tokens[:1] == begin else [*begin, *tokens]
 
 
-def _check_lost(prompts: Prompts, recipe: RecipeSpec) -> None:
-    """Raise InputError if no prompt is left, or if more are lost than the recipe allows."""
+def _check_lost(prompts: Prompts, allowed: float) -> None:
+    """Raise InputError if no prompt is left, or if a larger share is lost than `allowed`."""
     total = prompts.num_rows.total()
     if not prompts.usable:
         raise InputError(
             "[data] train: there is no conversation to continue.\n"
             "  give more, or raise [data] block_tokens."
         )
-    if prompts.num_lost > recipe.max_lost_fraction * total:
+    if prompts.num_lost > allowed * total:
         raise InputError(
             f"{prompts.num_lost} of {total} conversations are left out (the lines above say why),"
-            f" more than [recipe] max_lost_fraction = {recipe.max_lost_fraction} allows.\n"
-            "  mend their reasons (too long: raise [data] block_tokens; rejected by the chat"
-            " template: [recipe] system_turn), or raise max_lost_fraction."
+            f" more than [data] max_lost_fraction = {allowed} allows.\n"
+            '  mend their reasons (too long: set [data] packing = "none"; rejected by the chat'
+            " template: set [recipe] system_turn), or raise max_lost_fraction."
         )
 
 

@@ -64,7 +64,8 @@ class DataSpec(Part):
     the choice of layers and the evaluation use blocks."""
     max_lost_fraction: Fraction = 1.0
     """Largest share of a source's conversations that may be lost: malformed, longer than the model
-    reads, or, in blocks, longer than a block. Above it the run stops before the first step."""
+    reads, or, in blocks, longer than a block. Above it the run stops before the first step, and so
+    do `dskd data paper` (unusable questions) and `dskd data continue`."""
     chat_template: str = "tokenizer"
     """How conversations become text. `tokenizer`: the template of the teacher's tokenizer. `plain`:
     User: ... Assistant: ... Or the path of a `.jinja` file."""

@@ -75,9 +75,6 @@ class RecipeSpec(Part):
     length (paper). `none`: nothing is cut off."""
     batch_conversations: PositiveInt = 16
     """Conversations that are continued together. It changes continuations through rounding."""
-    max_lost_fraction: Fraction = 0.01
-    """Share of the questions, or of the conversations, that may be left out because they cannot be
-    used. Above it, `dskd data paper` and `dskd data continue` stop and name the reasons."""
     csqa: QuestionSetSpec = QuestionSetSpec()
     """CommonsenseQA: its source and the length of its continuations."""
     piqa: QuestionSetSpec = QuestionSetSpec()

@@ -47,20 +47,27 @@ class SetCount:
 
 
 def write_mixture(
-    output: str, recipe: RecipeSpec, paths: Mapping[str, str | None], seed: int
+    output: str,
+    recipe: RecipeSpec,
+    paths: Mapping[str, str | None],
+    seed: int,
+    max_lost_fraction: float = 1.0,
 ) -> dict[str, SetCount]:
     """Write the mixture of the recipe's sets, a file per epoch; each file whole or not at all.
 
     output: with `{epoch}` in it if the recipe has more than one epoch.
     paths: for names of SETS a hub name or local file that replaces the recipe's; None: no other.
+    max_lost_fraction: largest share of a set's rows that may be unusable.
     Raises InputError if a set cannot be read, has too few questions for its shots, or loses more
-    rows than the recipe allows.
+    rows.
     """
     check_output(output, recipe.epochs)
     sets: dict[str, list[Question]] = {}
     num_malformed: dict[str, int] = {}
     for name in recipe.sets:
-        sets[name], num_malformed[name] = _read_set(recipe, name, paths.get(name))
+        sets[name], num_malformed[name] = _read_set(
+            source_of(recipe, name, paths.get(name)), name, max_lost_fraction
+        )
     drawn = draw_questions(recipe, sets, seed)
     num_shots: dict[str, int] = defaultdict(int)
     for epoch in range(recipe.epochs):
@@ -86,13 +93,14 @@ def write_mixture(
     }
 
 
-def _read_set(recipe: RecipeSpec, name: str, path: str | None) -> tuple[list[Question], int]:
+def _read_set(
+    source: SourceSpec, name: str, max_lost_fraction: float
+) -> tuple[list[Question], int]:
     """Return the questions of a set and the number of rows that were left out.
 
-    path: replaces the recipe's if it is given. Raises InputError.
+    Raises InputError.
     """
     wanted = SETS[name]
-    source = source_of(recipe, name, path)
     rows = load_source(source, f"--{name}", stream=False)
     questions, malformed = read_questions(
         tqdm(rows, desc=f"reading {wanted.title}", unit="rows"), wanted
@@ -107,10 +115,10 @@ def _read_set(recipe: RecipeSpec, name: str, path: str | None) -> tuple[list[Que
     if malformed:
         print(f"--{name} {source.path}: left out: {_reasons(malformed)}.", file=sys.stderr)
     num_rows = len(questions) + num_malformed
-    if num_malformed > recipe.max_lost_fraction * num_rows:
+    if num_malformed > max_lost_fraction * num_rows:
         raise InputError(
             f"--{name} {source.path}: {num_malformed} of {num_rows} rows cannot be used, more than"
-            f" [recipe] max_lost_fraction = {recipe.max_lost_fraction} allows;"
+            f" [data] max_lost_fraction = {max_lost_fraction} allows;"
             f" left out: {_reasons(malformed)}.\n"
             f"  mend the file, or raise max_lost_fraction. {_documentation(wanted)}"
         )

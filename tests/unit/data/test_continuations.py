@@ -96,10 +96,12 @@ def test_tokens_of_another_tokenizer_are_refused(tokenizer: Any) -> None:
         as_batch(tokenizer, PLAIN_TEMPLATE, {name: [value] for name, value in row.items()})
 
 
+KEYS = ["data.chat_template=plain", "data.block_tokens=64", "seed=5"]
+
+
 @pytest.fixture
 def spec(tiny: TinyWorld) -> RunSpec:
-    keys = ["data.chat_template=plain", "data.block_tokens=64", "seed=5"]
-    return load_spec(tiny.spec_file, keys)
+    return load_spec(tiny.spec_file, KEYS)
 
 
 @pytest.fixture
@@ -224,18 +226,21 @@ def _mtime(tmp_path: Path) -> int:
 
 
 @pytest.mark.usefixtures("chats")
-def test_a_recipe_stops_above_its_share_of_lost_conversations(
-    spec: RunSpec, tmp_path: Path
-) -> None:
+def test_too_many_lost_conversations_stop_the_job(tiny: TinyWorld, tmp_path: Path) -> None:
+    strict, lenient, rows = (
+        load_spec(tiny.spec_file, [*KEYS, f"data.max_lost_fraction={share}", *more])
+        for share, more in ((0.01, []), (0.5, []), (0.01, ["data.packing=none"]))
+    )
     long = RECIPE.model_copy(update={"squad": QuestionSetSpec(new_tokens=60)})
     with pytest.raises(InputError) as caught:
-        write(spec, tmp_path, "out", long)
+        write(strict, tmp_path, "out", long)
     assert "4 of 12 conversations are left out" in str(caught.value)
-    assert "[recipe] max_lost_fraction = 0.01" in str(caught.value)
-    allowed = long.model_copy(update={"max_lost_fraction": 0.5})
-    assert len(write(spec, tmp_path, "out", allowed)) == 16
+    assert "[data] max_lost_fraction = 0.01" in str(caught.value)
+    assert len(write(lenient, tmp_path, "out", long)) == 16
     lost = read_facts(tmp_path / "out-0.jsonl")["sets"]
     assert [lost[name]["num_lost"] for name in ("squad", "csqa")] == [4, 0]
+    # Without blocks only the teacher's limit counts.
+    assert len(write(rows, tmp_path, "rows", long)) == 24
 
 
 def parsed(*argv: str) -> argparse.Namespace:

@@ -195,14 +195,14 @@ def test_several_epochs_need_several_files(
     assert "put {epoch} into the name" in capsys.readouterr().err
 
 
-def test_a_recipe_stops_above_its_share_of_lost_rows(
+def test_too_many_unusable_rows_stop_the_command(
     tmp_path: Path, tiny_recipe: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = write_sets(tmp_path, 40)  # one malformed row of 41
     argv = ["data", "paper", str(tiny_recipe), "--output", str(tmp_path / "out.jsonl"), *options]
-    assert main(argv) == 2
+    assert main([*argv, "--set", "data.max_lost_fraction=0.01"]) == 2
     error = capsys.readouterr().err
-    assert "1 of 41 rows cannot be used, more than [recipe] max_lost_fraction = 0.01" in error
-    assert main([*argv, "--set", "recipe.max_lost_fraction=0.03"]) == 0
+    assert "1 of 41 rows cannot be used, more than [data] max_lost_fraction = 0.01" in error
+    assert main([*argv, "--set", "data.max_lost_fraction=0.03"]) == 0
     chats = read_chats(tmp_path / "out.jsonl")
     assert {chat["messages"][0]["role"] for chat in chats} == {"system"}
