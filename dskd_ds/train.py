@@ -72,15 +72,18 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def prepare(spec: RunSpec, models: RunModels, role: Role) -> None:
     """Set the environment of the role's torch world, then run the checks that need no other rank.
 
-    Raises InputError.
+    Raises InputError, also on teachers if [link] address cannot work for the students: a teacher
+    would otherwise wait for them until its limit.
     """
     os.environ.update(role_environment(role))
     # These import torch and transformers, so the environment must be set before.
+    from dskd_ds.link.address import listen_address
     from dskd_ds.plan.preflight import preflight
     from dskd_ds.runtime.devices import use_threads
 
     quiet_progress()
     use_threads(spec.topology.threads_per_rank)
+    listen_address(spec.link, role.launch.spans_nodes)
     preflight(spec, models)
 
 

@@ -6,6 +6,7 @@ import base64
 import io
 import itertools
 import json
+import math
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from dskd_ds.senses.index.graph import INDEX_FOLDER
 from dskd_ds.spec import RunSpec, spec_toml
 
 REPORT_FILE = "report.html"
+GIB = 1 << 30
 
 PLOTS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
     (
@@ -66,6 +68,15 @@ PLOTS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
             ("step_seconds", "whole step"),
             ("teacher_wait_seconds", "waiting for the teacher"),
             ("sense_wait_seconds", "waiting for senses"),
+        ),
+    ),
+    (
+        "Who waits for whom",
+        "share of the time / factor",
+        (
+            ("teacher_wait_share", "students wait for the teacher"),
+            ("teacher_idle_share", "teachers wait for requests"),
+            ("slowest_factor", "slowest student's computation over the others'"),
         ),
     ),
 )
@@ -135,7 +146,27 @@ def run_facts(spec: RunSpec, records: list[dict[str, float]]) -> dict[str, str]:
         "teacher signal": f"{about}{bytes_per_token:.0f} bytes per token",
         "ranks": f"{students}, {teachers}",
         "skipped steps": f"{int(last['skipped'])}",
+        **health_facts(records),
     }
+
+
+def health_facts(records: list[dict[str, float]]) -> dict[str, str]:
+    """Return launches, memory and the slowest student as text; nothing for an older version."""
+    last = records[-1]
+    if "attempt" not in last:
+        return {}
+    memory = f"{last['rss_bytes'] / GIB:.2f} GiB"
+    if last["device_bytes"]:
+        memory += f", {last['device_bytes'] / GIB:.2f} GiB of the GPU"
+    factor = f"{last['slowest_factor']:.2f} times the others' computation time"
+    facts = {
+        "launches": f"{int(last['attempt'])}",
+        "largest memory of a student": memory,
+        "slowest student": f"{int(last['slowest_rank'])}: {factor}",
+    }
+    if last["save_seconds"]:
+        facts["last save"] = f"training stood still for {last['save_seconds']:.1f} s"
+    return facts
 
 
 def _count(count: int, noun: str) -> str:
@@ -160,7 +191,8 @@ def plot(
     steps = [record["step"] for record in records]
     marker = "." if len(steps) < 20 else None
     for key, label in curves:
-        values = [record[key] for record in records]
+        # Records of older versions lack some keys.
+        values = [record.get(key, math.nan) for record in records]
         axes.plot(steps, values, label=label, linewidth=1.6, marker=marker)
     axes.set(title=title, xlabel="step", ylabel=axis)
     axes.set_ylim(bottom=0)

@@ -27,7 +27,7 @@ def advice(evidence: Evidence, end: Outcome) -> Advice:
     if end.state == "never started":
         return Advice("start it with `dskd train SPEC.toml`, or with the launcher of your cluster.")
     if end.state == "queued":
-        return Advice("nothing: SLURM starts the job again.", "squeue --me")
+        return Advice("nothing: SLURM starts the job.", "squeue --me")
     if end.state in ("starting", "running"):
         return Advice("nothing: watch it.", f"dskd status {shlex.quote(evidence.run_dir)} --watch")
     if end.state == "finished":
@@ -51,8 +51,10 @@ def advice(evidence: Evidence, end: Outcome) -> Advice:
 
 
 def restart_command(evidence: Evidence) -> str:
-    """Return the command that started the last launch; `dskd train` if none is known."""
-    start = evidence.start
+    """Return the command that submitted or started the last launch; `dskd train` if unknown."""
+    start, submission = evidence.start, evidence.submission
+    if submission and (start is None or start.job_id in submission.job_ids):
+        return f"cd {shlex.quote(submission.cwd)} && {submission.command}"
     if start is None or not start.command:
         return f"dskd train {shlex.quote(f'{evidence.run_dir}/{SPEC_FILE}')}"
     return f"cd {shlex.quote(start.cwd)} && {start.command}"

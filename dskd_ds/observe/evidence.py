@@ -21,10 +21,12 @@ from dskd_ds.observe.run_files import (
     PROGRESS_FOLDER,
     RUN_START_FILE,
     STACKS_SUFFIX,
+    SUBMISSION_FILE,
     End,
     Kind,
     RankProgress,
     RunStart,
+    Submission,
     TeacherHealth,
     read_record,
     read_records,
@@ -78,6 +80,7 @@ class Evidence:
     students: tuple[Seen[RankProgress], ...] = ()
     teachers: tuple[Seen[TeacherHealth], ...] = ()
     ends: tuple[End, ...] = ()
+    submission: Submission | None = None
     attempts: tuple[Attempt, ...] = ()
     """Of a job script, by number."""
     metrics: tuple[Metrics, ...] = ()
@@ -104,6 +107,7 @@ def read_evidence(run_dir: Path, lease: Lease | None, now: float) -> Evidence:
         students=_seen(run_dir, f"{PROGRESS_FOLDER}/student-*.json", RankProgress),
         teachers=_seen(run_dir, f"{PROGRESS_FOLDER}/teacher-*.json", TeacherHealth),
         ends=tuple(read_records(run_dir, f"{ENDS_FOLDER}/*.json", End).values()),
+        submission=read_record(run_dir / SUBMISSION_FILE, Submission),
         attempts=tuple(read_attempts(run_dir)),
         metrics=tuple(read_tail(metrics_file)),
         metrics_written=_written(metrics_file),

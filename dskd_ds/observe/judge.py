@@ -22,6 +22,8 @@ from dskd_ds.observe.status import (
 )
 from dskd_ds.observe.stragglers import SLOW_FACTOR
 
+ENDED = "ended"
+"""The phase of a process that has ended as it should."""
 RECENT_RECORDS = 20
 """Records of metrics.jsonl that speed and waits are taken from."""
 SILENT_SECONDS = 60.0
@@ -39,7 +41,8 @@ def judge(evidence: Evidence) -> Status:
     last: Metrics = evidence.metrics[-1] if evidence.metrics else {}
     step, num_steps = int(last.get("step", 0)), _num_steps(evidence)
     is_running = end.state == "running"
-    speed, nodes = _speed(evidence), _nodes(evidence)
+    is_alive = end.state in ("starting", "running")
+    speed, nodes = _speed(evidence), _nodes(evidence, is_alive)
     next_action = advice(evidence, end)
     return Status(
         run_dir=evidence.run_dir,
@@ -142,16 +145,16 @@ def _checkpoint(evidence: Evidence, last: Metrics) -> SaveStatus | None:
     )
 
 
-def _nodes(evidence: Evidence) -> list[NodeStatus]:
-    """Return the processes of the last launch, by host."""
+def _nodes(evidence: Evidence, is_alive: bool) -> list[NodeStatus]:
+    """Return the processes of the last launch, by host. is_alive: whether the launch should be."""
     students: dict[str, list[StudentStatus]] = defaultdict(list)
     teachers: dict[str, list[TeacherStatus]] = defaultdict(list)
     for student in evidence.students:
         if _is_of_last_launch(evidence, student):
-            students[student.record.host].append(_student(evidence, student))
+            students[student.record.host].append(_student(evidence, student, is_alive))
     for teacher in evidence.teachers:
         if _is_of_last_launch(evidence, teacher):
-            teachers[teacher.record.host].append(_teacher(evidence, teacher))
+            teachers[teacher.record.host].append(_teacher(evidence, teacher, is_alive))
     return [
         NodeStatus(host=host, students=students[host], teachers=teachers[host])
         for host in sorted({*students, *teachers})
@@ -163,20 +166,22 @@ def _is_of_last_launch(evidence: Evidence, seen: Seen[RankProgress] | Seen[Teach
     return evidence.start is None or seen.written >= evidence.start.started
 
 
-def _student(evidence: Evidence, seen: Seen[RankProgress]) -> StudentStatus:
+def _student(evidence: Evidence, seen: Seen[RankProgress], is_alive: bool) -> StudentStatus:
     record = seen.record
+    is_old = evidence.now - seen.written > SILENT_SECONDS
     return StudentStatus(
         rank=record.rank,
         pid=record.pid,
         phase=record.phase,
         phase_seconds=_age(evidence, record.since) or 0.0,
         step=record.step,
-        is_silent=evidence.now - seen.written > SILENT_SECONDS,
+        is_silent=is_alive and is_old and record.phase != ENDED,
     )
 
 
-def _teacher(evidence: Evidence, seen: Seen[TeacherHealth]) -> TeacherStatus:
+def _teacher(evidence: Evidence, seen: Seen[TeacherHealth], is_alive: bool) -> TeacherStatus:
     record = seen.record
+    is_old = evidence.now - seen.written > SILENT_SECONDS
     return TeacherStatus(
         replica=record.rank,
         pid=record.pid,
@@ -187,7 +192,8 @@ def _teacher(evidence: Evidence, seen: Seen[TeacherHealth]) -> TeacherStatus:
         busy_share=record.busy_share,
         idle_share=record.idle_share,
         last_error=record.last_error,
-        is_silent=record.phase == "serving" and evidence.now - seen.written > SILENT_SECONDS,
+        # While it loads its model, it does not write its file again.
+        is_silent=is_alive and is_old and record.phase == "serving",
     )
 
 

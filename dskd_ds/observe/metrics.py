@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TextIO
 from tqdm import tqdm
 
 from dskd_ds.files.atomic import write_text
+from dskd_ds.observe.health import HealthMetrics
 from dskd_ds.spec import RunSpec, spec_toml
 
 if TYPE_CHECKING:
@@ -56,6 +57,19 @@ CHARTS: dict[str, str] = {
     "skipped_for_gradient": "health/steps skipped because the gradients were not finite",
     "skipped_for_overflow": "health/steps skipped because gradients overflowed in float16",
     "rollbacks": "health/rollbacks to an earlier checkpoint",
+    "teacher_wait_share": "health/students wait for the teacher (share of a step)",
+    "teacher_idle_share": "health/teachers wait for requests (share of the time)",
+    "teacher_busy_share": "health/teachers compute (share of the time)",
+    "teacher_queue": "health/longest queue of a teacher (requests)",
+    "teachers": "health/teachers that serve",
+    "teacher_refusals": "health/requests that teachers refused",
+    "slowest_rank": "health/slowest student",
+    "slowest_factor": "health/slowest student's computation time over the others'",
+    "rss_bytes": "health/largest memory of a student (bytes)",
+    "device_bytes": "health/largest GPU memory of a student (bytes)",
+    "save_seconds": "health/seconds that the last save took",
+    "save_age_seconds": "health/seconds since the last save",
+    "attempt": "health/attempt",
     "on_policy_share": "on-policy/share of the targets that the student wrote",
     "generate_seconds": "on-policy/seconds to write a step's text",
 }
@@ -84,6 +98,16 @@ COMBINED_CHARTS: dict[str, dict[str, tuple[str, ...]]] = {
     "Where a step's time goes": {
         "seconds": ("step_seconds", "teacher_wait_seconds", "sense_wait_seconds")
     },
+    "Health": {
+        "who waits for whom (share of the time)": (
+            "teacher_wait_share",
+            "teacher_idle_share",
+            "teacher_busy_share",
+        ),
+        "slowest student's computation time over the others'": ("slowest_factor",),
+        "memory (bytes)": ("rss_bytes", "device_bytes"),
+        "saves (seconds)": ("save_seconds", "save_age_seconds"),
+    },
 }
 """Layout of TensorBoard's custom scalars: tab -> chart -> keys whose curves share the chart."""
 
@@ -104,14 +128,19 @@ class MetricsWriter:
         self._every, self._last_step = spec.monitor.log_every_steps, last_step
         self._push_weight = spec.loss.push
         self._active_shares: list[float] = []
-        self._path, self._has_warned = Path(spec.run_dir) / METRICS_FILE, False
+        run_dir = Path(spec.run_dir)
+        self._path, self._has_warned = run_dir / METRICS_FILE, False
         self._file: TextIO | None = None
         self._board: SummaryWriter | None = None
+        self._health = HealthMetrics(run_dir)
         self._first_step = first_step
         with self._warn_of_lost_metrics():
             self._file = self._open()
         with self._warn_of_lost_metrics():
             self._board = open_board(spec, first_step) if spec.monitor.tensorboard else None
+            if self._board:
+                attempt = self._health.describe_attempt(first_step)
+                self._board.add_text("attempts", attempt, first_step)
 
     def _open(self) -> TextIO:
         """Open metrics.jsonl behind the records of the steps that were done before this launch."""
@@ -127,6 +156,7 @@ class MetricsWriter:
         self._report_idle_push(record)
         if step % self._every and step != self._last_step:
             return
+        record = record | self._health.metrics()
         with self._warn_of_lost_metrics():
             # A flush that fails keeps what is in the buffer, and the next one tries it again.
             self._file = self._file or self._open()
@@ -135,7 +165,8 @@ class MetricsWriter:
         with self._warn_of_lost_metrics():
             if self._board:
                 for key, tag in CHARTS.items():
-                    self._board.add_scalar(tag, record[key], step)
+                    if key in record:  # some belong to some settings only
+                        self._board.add_scalar(tag, record[key], step)
 
     def _report_idle_push(self, record: dict[str, float]) -> None:
         """Warn once if hardly any sense of S- is within the margin: the push then has no effect.

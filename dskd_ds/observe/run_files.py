@@ -5,6 +5,7 @@ progress/student-00000.json         what a student rank does now (`RankProgress`
 progress/teacher-00000-HOST-PID.json   what a teacher does now (`TeacherHealth`)
 progress/student-00000.stacks.txt   the stacks of a rank that hung, written by its watchdog
 progress/ends/NAME.json             how a process, or the whole launch, ended (`End`)
+attempts/submitted.json             the jobs that were submitted last (`Submission`)
 
 Each file belongs to one process and is replaced as a whole. A file that is missing, half written or
 from another version reads as None. A file that cannot be written costs one warning per process.
@@ -13,9 +14,11 @@ from another version reads as None. A file that cannot be written costs one warn
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -26,6 +29,7 @@ from dskd_ds.files.atomic import write_text
 PROGRESS_FOLDER = "progress"
 ENDS_FOLDER = "progress/ends"
 RUN_START_FILE = "progress/run.json"
+SUBMISSION_FILE = "attempts/submitted.json"
 STACKS_SUFFIX = ".stacks.txt"
 COMMAND_VARIABLE = "DSKD_COMMAND"
 """Environment variable with the command that starts the launch again, set by what started it."""
@@ -127,6 +131,18 @@ class End(Record):
     """When it ended, in Unix seconds."""
 
 
+class Submission(Record):
+    """The jobs that were submitted last. They may wait in the queue, or be over."""
+
+    job_ids: list[str]
+    submitted: float
+    """When they were submitted, in Unix seconds."""
+    command: str
+    """The command that submitted them, for the shell."""
+    cwd: str
+    """The folder in which it was called."""
+
+
 Kind = TypeVar("Kind", bound=Record)
 
 
@@ -210,3 +226,14 @@ def record_end(
         time=time.time(),
     )
     RecordFile(end_file(run_dir, role, rank)).write(end)
+
+
+def record_submission(run_dir: Path, job_ids: Sequence[str], argv: Sequence[str]) -> None:
+    """Record that jobs of a run were submitted. argv: of the command that did it."""
+    submission = Submission(
+        job_ids=list(job_ids),
+        submitted=time.time(),
+        command=shlex.join(argv),
+        cwd=str(Path.cwd()),
+    )
+    RecordFile(run_dir / SUBMISSION_FILE).write(submission)

@@ -43,6 +43,10 @@ def outcome(evidence: Evidence) -> Outcome:
         if _has_trained(evidence):
             return Outcome("running", f"running: {lease.owner}")
         return Outcome("starting", f"starting, no step is done yet: {lease.owner}")
+    submission = evidence.submission
+    if submission and submission.submitted > _last_start(evidence):
+        jobs = ", ".join(submission.job_ids)
+        return Outcome("queued", f"queued: job {jobs} was submitted, and has not begun")
     end = end_of_rank_0(evidence)
     if end and end.exit_code == ExitCode.DONE:
         return Outcome("finished", "finished", exit_code=0)
@@ -85,6 +89,12 @@ def _ended(evidence: Evidence, end: End | None, attempt: Attempt | None) -> Outc
     if any(evidence.now - seen.written < FRESH_SECONDS for seen in evidence.teachers):
         return Outcome("starting", "starting: a teacher is there, no student has come yet")
     return Outcome("never started", "never started: no launch has trained here yet")
+
+
+def _last_start(evidence: Evidence) -> float:
+    """Return when the last launch or attempt began, in Unix seconds; 0 without any."""
+    begun = [attempt.started for attempt in evidence.attempts]
+    return max([*begun, evidence.start.started if evidence.start else 0.0])
 
 
 def current_attempt(evidence: Evidence) -> Attempt | None:

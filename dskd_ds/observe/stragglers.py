@@ -29,6 +29,7 @@ class Stragglers:
 
     def __init__(self) -> None:
         self._factors: deque[list[float]] = deque(maxlen=WINDOW_STEPS)
+        self._named: set[int] = set()
 
     def add(self, compute_seconds: Sequence[float]) -> None:
         """Take in one step's computation time of each rank, without waits and collectives."""
@@ -39,6 +40,19 @@ class Stragglers:
         by_rank = [statistics.median(values) for values in zip(*self._factors, strict=True)]
         factor = max(by_rank)
         return Slowest(by_rank.index(factor), factor)
+
+    def new_straggler(self) -> Slowest | None:
+        """Return the slowest rank if it is a straggler, each rank once; else None.
+
+        The window must be full: the first steps of a launch are slow for other reasons.
+        """
+        if len(self._factors) < WINDOW_STEPS:
+            return None
+        slowest = self.slowest()
+        if slowest.factor < SLOW_FACTOR or slowest.rank in self._named:
+            return None
+        self._named.add(slowest.rank)
+        return slowest
 
 
 def factors(compute_seconds: Sequence[float]) -> list[float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from contextlib import ExitStack
 from typing import Any
 
@@ -40,9 +39,10 @@ def run_steps(training: Training) -> None:
         )
         cleanup.enter_context(bar)
         while training.num_done < training.num_steps:
-            started = time.monotonic()
+            training.health.begin_step()
             step_input, verdict = next_step(training)
-            record = run_step(training, step_input, verdict.counts, started)
+            record = run_step(training, step_input, verdict.counts)
+            report_straggler(training)
             if metrics:
                 metrics.write(record)
             show_progress(bar, record)
@@ -87,13 +87,8 @@ def save_at_end(training: Training, verdict: Verdict) -> None:
         training.save_or_warn()
 
 
-def run_step(
-    training: Training, step_input: StepInput, counts: Counts, started: float
-) -> dict[str, float]:
-    """Run one optimiser step and return its record. A collective call.
-
-    started: when this rank began to wait for the step's input.
-    """
+def run_step(training: Training, step_input: StepInput, counts: Counts) -> dict[str, float]:
+    """Run one optimiser step and return its record. A collective call."""
     spec, engine, step = training.spec, training.engine, training.num_done
     set_lr(engine, lr_at(spec, step, training.num_steps))
     result = take_step(
@@ -106,8 +101,8 @@ def run_step(
     )
     training.num_done += 1
     note_step(training, result.facts)
-    seconds = time.monotonic() - started
-    training.phases.note_step(seconds)
+    own_step = training.health.end_step(step_input)
+    training.phases.note_step(own_step.seconds)
     training.phases.enter("metrics", training.num_done)
     record = all_reduce_record(
         spec,
@@ -115,9 +110,11 @@ def run_step(
         local_sums=result.sums,
         step_input=step_input,
         counts=counts,
-        seconds=seconds,
+        health=training.health,
+        own_step=own_step,
     )
     training.tokens += int(record["step_tokens"])
+    record |= training.save_record()
     record |= training.blocks.all_reduce_report(step, counts.tokens)
     record |= training.skips.record()
     if training.unchanged_weights:
@@ -131,6 +128,18 @@ def note_step(training: Training, facts: StepFacts) -> None:
     if facts.cause is not None and training.rank == 0:
         tqdm.write(
             f"step {training.num_done} was skipped by all ranks: {facts.describe()}.",
+            file=sys.stderr,
+        )
+
+
+def report_straggler(training: Training) -> None:
+    """Print on rank 0, once per rank, that a rank computes much longer than the others."""
+    slow = training.health.stragglers.new_straggler()
+    if slow and training.rank == 0:
+        tqdm.write(
+            f"student {slow.rank} computes {slow.factor:.1f} times as long per step as the others,"
+            " which wait for it.\n"
+            "  look at its node (dskd status names it): other processes, heat, a slow disk.",
             file=sys.stderr,
         )
 

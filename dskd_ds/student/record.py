@@ -13,6 +13,7 @@ from dskd_ds.spec import RunSpec
 from dskd_ds.spec.loss import LossSpec
 from dskd_ds.student.deepspeed_engine import Engine
 from dskd_ds.student.feed import StepInput
+from dskd_ds.student.step_health import RankStep, StepHealth
 from dskd_ds.student.verdict import Counts
 
 MEANS = {
@@ -30,18 +31,15 @@ def all_reduce_record(
     local_sums: Tensor,
     step_input: StepInput,
     counts: Counts,
-    seconds: float,
+    health: StepHealth,
+    own_step: RankStep,
 ) -> dict[str, float]:
     """Return the step's record, the same on all ranks. A collective call.
 
-    local_sums: of this rank, in the order of STATS. seconds: of the step on this rank.
+    local_sums: of this rank, in the order of STATS. health: has measured this rank's `own_step`.
     """
     total = _all_reduce_sums(local_sums, step_input)
-    # A step takes as long as its slowest rank, so of each time the longest is recorded.
-    local_times = [seconds, step_input.teacher_wait_seconds, step_input.sense_wait_seconds]
-    times = local_sums.new_tensor(local_times)
-    deepspeed.comm.all_reduce(times, op=deepspeed.comm.ReduceOp.MAX)
-    step_seconds, teacher_wait, sense_wait = times.tolist()
+    times_and_memory = health.all_gather_record(own_step)
     num_tokens = total["tokens"]
     means = {
         key: total[name] / total[over] if total[over] else 0.0
@@ -54,10 +52,8 @@ def all_reduce_record(
         **means,
         "sense_positions": total["sense_positions"],
         "step_tokens": num_tokens,
-        "step_seconds": step_seconds,
-        "teacher_wait_seconds": teacher_wait,
-        "sense_wait_seconds": sense_wait,
-        "tokens_per_second": num_tokens / step_seconds,
+        **times_and_memory,
+        "tokens_per_second": num_tokens / times_and_memory["step_seconds"],
         "link_bytes": total["link_bytes"],
         "link_bytes_per_token": total["link_bytes"] / num_tokens,
     }

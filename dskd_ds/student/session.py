@@ -12,6 +12,7 @@ from dskd_ds.data.batches import num_steps, open_source
 from dskd_ds.errors import DskdError, ExitCode
 from dskd_ds.link import StudentSide, open_student_side
 from dskd_ds.models.named import RunModels
+from dskd_ds.runtime.collective_clock import CollectiveClock
 from dskd_ds.runtime.devices import give_back_memory, local_device
 from dskd_ds.runtime.supervise import FINAL_CODES
 from dskd_ds.runtime.topology import Role
@@ -33,6 +34,7 @@ from dskd_ds.student.on_policy import OnPolicyBlocks
 from dskd_ds.student.phases import EXPORTING, Phases
 from dskd_ds.student.requests import RequestBuilder
 from dskd_ds.student.run_lock import RunLock
+from dskd_ds.student.step_health import StepHealth
 from dskd_ds.student.training import Training
 from dskd_ds.student.unchanged import UnchangedWeights
 from dskd_ds.student.watchdog import Watchdog
@@ -92,6 +94,7 @@ def train(spec: RunSpec, models: RunModels, role: Role) -> None:
             tokens=tokens,
             phases=phases,
             unchanged_weights=UnchangedWeights.of_run(spec, engine),
+            health=StepHealth(CollectiveClock().install(deepspeed.comm.comm.cdb)),
             run_lock=run_lock,
         )
         run_steps(training)

@@ -17,6 +17,7 @@ from dskd_ds.student.on_policy import OnPolicyBlocks
 from dskd_ds.student.phases import SAVING, Phases
 from dskd_ds.student.run_lock import RunLock
 from dskd_ds.student.skips import Skips
+from dskd_ds.student.step_health import StepHealth
 from dskd_ds.student.stop import StopWish
 from dskd_ds.student.unchanged import UnchangedWeights
 from dskd_ds.student.verdict import StepSource
@@ -45,6 +46,10 @@ class Training:
     """What this rank does now, for the watchdog."""
     unchanged_weights: UnchangedWeights | None = None
     """Counts lost updates. None if the optimiser works in float32."""
+    health: StepHealth = field(default_factory=StepHealth)
+    """Measures the steps and compares the ranks."""
+    save_seconds: float = 0.0
+    """How long the last save took."""
     run_lock: RunLock | None = None
     """The lock on the run directory, which rank 0 holds. None in benchmarks, which save nothing."""
     skips: Skips = field(init=False)
@@ -63,6 +68,12 @@ class Training:
         if self.run_lock:
             run_on_rank_0(self.run_lock.check)
         checkpoint.save(self.engine, self.spec, self.num_done, self.tokens)
+        self.save_seconds = time.monotonic() - self.saved_at
+
+    def save_record(self) -> dict[str, float]:
+        """Return the part of a step's record about saves, by this rank's clock."""
+        age = time.monotonic() - self.saved_at
+        return {"save_seconds": self.save_seconds, "save_age_seconds": age}
 
     def save_or_warn(self) -> None:
         """Save as `save` does, but only print a warning if that fails. A collective call."""

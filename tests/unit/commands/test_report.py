@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dskd_ds.commands.report_page import run_facts
+from dskd_ds.commands.report_page import PLOTS, health_facts, plot, run_facts
 from dskd_ds.observe.metrics import CHARTS
 from dskd_ds.spec import load_spec
 
@@ -43,3 +43,20 @@ def test_some_steps_stand_for_the_others(logged: list[int]) -> None:
     assert facts["speed"] == "50 tokens/s"
     assert facts["waiting for the teacher"].startswith("25.0%")
     assert facts["teacher signal"] == "about 40 bytes per token"
+
+
+def test_health_is_in_the_report() -> None:
+    last = record(3) | {"attempt": 2.0, "rss_bytes": 3 << 30, "slowest_factor": 1.25}
+    assert health_facts([record(2), last]) == {
+        "launches": "2",
+        "largest memory of a student": "3.00 GiB",
+        "slowest student": "0: 1.25 times the others' computation time",
+    }
+
+
+def test_records_of_an_older_version_are_reported_without_health() -> None:
+    old = {key: value for key, value in record(1).items() if key not in ("attempt", "skipped")}
+    assert health_facts([old]) == {}
+    for title, axis, curves in PLOTS:
+        without = {key: value for key, value in old.items() if key != curves[-1][0]}
+        assert plot([without, without | {"step": 2}], title, axis, curves).startswith("data:image")

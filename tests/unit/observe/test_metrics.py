@@ -15,7 +15,9 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 
 from dskd_ds.observe import metrics
 from dskd_ds.observe.metrics import CHARTS, COMBINED_CHARTS, MetricsWriter, read_metrics
+from dskd_ds.observe.run_files import RUN_START_FILE, RecordFile
 from dskd_ds.spec import load_spec
+from tests.unit.observe.made_runs import START
 
 QUICKSTART = "ds_configs/runs/quickstart.toml"
 
@@ -50,6 +52,33 @@ def test_every_metric_has_a_curve_and_every_combined_chart_has_its_curves(tmp_pa
     found = [tag for pattern in patterns for tag in tags if re.match(pattern, tag)]
     charts = [keys for tab in COMBINED_CHARTS.values() for keys in tab.values()]
     assert found == [CHARTS[key] for keys in charts for key in keys]
+
+
+def test_a_key_that_only_some_settings_have_may_be_missing(tmp_path: Path) -> None:
+    spec = load_spec(QUICKSTART, [f'run_dir="{tmp_path}"'])
+    writer = MetricsWriter(spec, 0, 1)
+    only_bf16 = "unchanged_weights"
+    writer.write({key: value for key, value in record(1).items() if key != only_bf16})
+    writer.close()
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert set(board.Tags()["scalars"]) == set(CHARTS.values()) - {CHARTS[only_bf16]}
+
+
+def test_the_board_says_which_attempt_this_is(tmp_path: Path) -> None:
+    spec = load_spec(QUICKSTART, [f'run_dir="{tmp_path}"'])
+    start = START.model_copy(update={"job_id": "77"})
+    RecordFile(tmp_path / RUN_START_FILE).write(start)
+    writer = MetricsWriter(spec, 10, 11)
+    writer.write(record(11))
+    writer.close()
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    (text,) = board.Tensors("attempts/text_summary")
+    assert text.step == 10
+    assert text.tensor_proto.string_val[0].decode() == (
+        "attempt 2, SLURM job 77, student 0 on node1, from step 10"
+    )
+    (written,) = read_metrics(tmp_path)
+    assert (written["attempt"], written["job_id"]) == (2, 77)
 
 
 def test_a_resumed_run_replaces_the_records_after_its_checkpoint(tmp_path: Path) -> None:

@@ -8,14 +8,17 @@ import pytest
 
 from dskd_ds.observe.run_files import (
     ENDS_FOLDER,
+    SUBMISSION_FILE,
     End,
     RankProgress,
     RecordFile,
+    Submission,
     end_file,
     progress_file,
     read_record,
     read_records,
     record_end,
+    record_submission,
 )
 
 PROGRESS = RankProgress(rank=3, host="node1", pid=12, phase="forward", step=7, since=100.0)
@@ -53,6 +56,14 @@ def test_a_disk_error_costs_one_warning(tmp_path: Path, capsys: pytest.CaptureFi
     file.write(PROGRESS)
     file.write(PROGRESS)
     assert capsys.readouterr().err.count("cannot be written") == 1
+
+
+def test_a_submission_keeps_the_command_that_made_it(tmp_path: Path) -> None:
+    record_submission(tmp_path, ["7", "8"], ["dskd", "submit", "my run.toml"])
+    submission = read_record(tmp_path / SUBMISSION_FILE, Submission)
+    assert submission is not None
+    assert submission.job_ids == ["7", "8"]
+    assert (submission.command, submission.cwd) == ("dskd submit 'my run.toml'", str(Path.cwd()))
 
 
 def test_ends_are_recorded_per_process(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from dskd_ds.observe.evidence import Evidence
+from dskd_ds.observe.run_files import Submission
 from dskd_ds.observe.run_state import KILLED, START_SECONDS, outcome
 from tests.unit.observe.made_runs import (
     ALIVE,
@@ -26,7 +27,23 @@ NOTHING = Evidence(run_dir="runs/my", now=NOW)
 IN_JOB = {"start": START.model_copy(update={"job_id": "77"})}
 OVER = {"ended": NOW - 5, "exit_code": 3, "reason": "time_limit", "message": "saved in time."}
 
+SUBMITTED = Submission(
+    job_ids=["77", "78"], submitted=NOW - 50, command="dskd submit my.toml", cwd="/home/me"
+)
+
 CASES = {
+    "submitted": (replace(NOTHING, submission=SUBMITTED), "queued", None),
+    "submitted again after its end": (ended(ends=(end(1),), submission=SUBMITTED), "queued", None),
+    "submitted, and begun": (
+        replace(NOTHING, submission=SUBMITTED, attempts=(attempt(1, started=NOW - 20),)),
+        "starting",
+        None,
+    ),
+    "submitted, begun, and trains": (
+        trained(submission=SUBMITTED.model_copy(update={"submitted": STARTED - 99})),
+        "running",
+        None,
+    ),
     "nothing": (NOTHING, "never started", None),
     "a teacher waits": (replace(NOTHING, teachers=(teacher(0),)), "starting", None),
     "a teacher is long gone": (

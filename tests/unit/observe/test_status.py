@@ -10,6 +10,7 @@ import pytest
 from dskd_ds.observe.advice import restart_command
 from dskd_ds.observe.evidence import Evidence
 from dskd_ds.observe.judge import judge
+from dskd_ds.observe.run_files import Submission
 from dskd_ds.observe.status import Status
 from dskd_ds.observe.status_text import WIDTH, duration, ranges, status_text
 from tests.unit.observe.made_runs import (
@@ -80,6 +81,13 @@ def test_problems_of_a_running_run(parts: dict[str, Any], expected: str) -> None
     assert judge(trained(**parts)).problems == [expected]
 
 
+def test_nobody_is_silent_in_a_run_that_is_over() -> None:
+    old = (student(0, NOW - 500), student(1, NOW - 500))
+    status = judge(ended(students=old, teachers=(teacher(0, NOW - 500),)))
+    assert "SILENT" not in status_text(status)
+    assert len(status.nodes[0].students) == 2
+
+
 def test_processes_of_earlier_launches_are_left_out() -> None:
     old = START.started - 1
     status = judge(trained(students=(student(0), student(7, old)), teachers=(teacher(3, old),)))
@@ -106,6 +114,16 @@ COMMANDS = {
 @pytest.mark.parametrize(("evidence", "command"), COMMANDS.values(), ids=COMMANDS)
 def test_what_to_call_next(evidence: Evidence, command: str | None) -> None:
     assert judge(evidence).command == command
+
+
+def test_a_job_is_submitted_again_by_the_command_that_submitted_it() -> None:
+    submission = Submission(job_ids=["77"], submitted=1.0, command="dskd submit a.toml", cwd="/x")
+    of_job = START.model_copy(update={"job_id": "77"})
+    assert restart_command(trained(start=of_job, submission=submission)) == (
+        "cd /x && dskd submit a.toml"
+    )
+    # Since then somebody started it by hand.
+    assert "dskd train" in restart_command(trained(submission=submission))
 
 
 def test_paths_are_quoted_for_the_shell() -> None:
