@@ -121,7 +121,8 @@ def open_dictionary(folder: str | Path, verify: bool = True) -> SenseDictionary:
     """Map a dictionary into memory.
 
     verify: compare the digests of its files first, which is enough once per node.
-    Raises InputError if it is missing, truncated, altered or has another format.
+    Raises InputError if it is missing, truncated, altered or has another format, or if a sense has
+    NaN or infinity.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -138,6 +139,7 @@ def open_dictionary(folder: str | Path, verify: bool = True) -> SenseDictionary:
     if "settings" in facts:
         facts = facts | {"settings": with_present_names(facts["settings"])}
     tensors = _map_tensors(folder)
+    _refuse_not_finite(folder, tensors["squared_norms"])
     arrays = {name: t.numpy() for name, t in tensors.items() if t.dtype == torch.int64}
     offsets = arrays["owner_offsets"]
     return SenseDictionary(
@@ -172,6 +174,22 @@ def _map_tensors(folder: Path) -> dict[str, Tensor]:
             f"{path}: this is not a safetensors file ({error}).\n"
             f"  delete {folder} and build it again."
         ) from None
+
+
+def _refuse_not_finite(folder: Path, squared_norms: Tensor) -> None:
+    """Raise InputError if a sense has NaN or infinity; its norm then has too.
+
+    A loss would become NaN at the first position with such a sense, perhaps after days. The norms
+    are a few bytes per sense, so all processes of a node can check them.
+    """
+    rows = (~squared_norms.isfinite()).nonzero()
+    if len(rows):
+        raise InputError(
+            f"{folder}: {len(rows)} of its {len(squared_norms)} senses are not finite, the first in"
+            f" row {int(rows[0])}.\n"
+            "  check that the teacher's hidden states are finite ([teacher] dtype), then build it"
+            " again: dskd senses build SPEC.toml"
+        )
 
 
 def check_belongs(dictionary: SenseDictionary, teacher: str, tokenizer: str) -> None:

@@ -33,8 +33,13 @@ TEXTS = [
 """Row, rank and context."""
 
 
-def make_dictionary(folder: Path, num_tokens: int = 40, size: int = 16) -> Path:
-    """Write a dictionary of 3 random senses per token and 2 spans. Return its folder."""
+def make_dictionary(
+    folder: Path, num_tokens: int = 40, size: int = 16, broken: tuple[int, float] | None = None
+) -> Path:
+    """Write a dictionary of 3 random senses per token and 2 spans. Return its folder.
+
+    broken: a row, and a value that it gets in one dimension.
+    """
     generator = torch.Generator().manual_seed(0)
     owners = np.repeat(np.arange(num_tokens), 3)
     senses = Senses(
@@ -43,6 +48,9 @@ def make_dictionary(folder: Path, num_tokens: int = 40, size: int = 16) -> Path:
         counts=np.arange(1, len(owners) + 1),
         spreads=np.linspace(0, 1, len(owners), dtype=np.float32),
     )
+    if broken:
+        row, value = broken
+        senses.centroids[row, 3] = value
     relations = TokenRelations({0: [1, num_tokens]}, {0: [2], 2: [0]}, [(3, 4), (5, 39)])
     held_out = HeldOut(
         tokens=torch.tensor([1, 2]),
@@ -111,6 +119,15 @@ def test_foreign_files_are_refused(tmp_path: Path) -> None:
     write_manifest(folder, facts)
     with pytest.raises(InputError, match="this is not a safetensors file"):
         open_dictionary(folder)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_senses_that_are_not_finite_are_refused_when_it_is_opened(
+    tmp_path: Path, value: float
+) -> None:
+    folder = make_dictionary(tmp_path, broken=(7, value))
+    with pytest.raises(InputError, match="1 of its 126 senses are not finite, the first in row 7"):
+        open_dictionary(folder, verify=False)
 
 
 class Letters:
