@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import deepspeed
@@ -12,8 +15,10 @@ import torch
 from torch.utils import cpp_extension
 
 SHARED_MEMORY = Path("/dev/shm")
-STALE_SECONDS = 600.0
-"""A lock on a compiled op of this age has no owner any more: compiling takes about a minute."""
+COMPILE_SECONDS, LOAD_SECONDS = 600.0, 60.0
+"""A lock on an op of this age has no owner any more: compiling takes about a minute, and loading
+what is compiled takes seconds."""
+LOOK_SECONDS = 5.0
 
 
 def open_world() -> None:
@@ -25,8 +30,8 @@ def open_world() -> None:
     the memory when the last rank ends, however it ends.
     Source: docs/deepspeed.md, "Communication on CPUs".
     """
-    remove_stale_locks(build_root())
-    deepspeed.init_distributed()
+    with _without_stale_locks(build_root()):
+        deepspeed.init_distributed()
     if not torch.accelerator.is_available():
         # Each rank has mapped the others' buffers before it enters this barrier.
         deepspeed.comm.barrier()
@@ -39,6 +44,25 @@ def build_root() -> Path:
     return Path(root)
 
 
+@contextmanager
+def _without_stale_locks(root: Path) -> Iterator[None]:
+    """Remove stale locks every few seconds within the block, in which this process may wait."""
+    end = threading.Event()
+
+    def remove_until_end() -> None:
+        while not end.is_set():
+            remove_stale_locks(root)
+            end.wait(LOOK_SECONDS)
+
+    thread = threading.Thread(target=remove_until_end, name="stale locks", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
+
+
 def remove_stale_locks(root: Path) -> None:
     """Remove locks whose owner was killed while it loaded an op; print a line for each.
 
@@ -48,10 +72,11 @@ def remove_stale_locks(root: Path) -> None:
     for lock in (*root.glob("*/lock"), *root.glob("*/*/lock")):
         try:
             age_seconds = time.time() - lock.stat().st_mtime
-            if age_seconds > STALE_SECONDS:
+            is_compiled = any(lock.parent.glob("*.so"))
+            if age_seconds > (LOAD_SECONDS if is_compiled else COMPILE_SECONDS):
                 lock.unlink()
                 print(
-                    f"{lock}: removed, because it is {age_seconds / 60:.0f} minutes old: the"
+                    f"{lock}: removed, because it is {age_seconds:.0f} s old: the"
                     " process that made it was killed while it loaded a compiled op of DeepSpeed.",
                     file=sys.stderr,
                 )

@@ -4,6 +4,7 @@ fault_worker.py --fault NAME --step N [--num-steps M], then the arguments of dsk
 
 signal: it gets SIGUSR1 twice while it waits for the input of step N (counted from 1).
 input: it meets an OSError while it prepares step N.
+plan: it meets an OSError while it reads the prompts of step N, which is on-policy.
 disk: the disk is full when it saves after step N.
 nan: one element of the gradient of its last hidden state is NaN in step N and the M - 1 after it.
 sleep: it sleeps for ever in the forward pass of step N.
@@ -25,6 +26,7 @@ import torch
 
 from dskd_ds.student import session
 from dskd_ds.student.feed import Feed
+from dskd_ds.student.on_policy import OnPolicyBlocks
 from dskd_ds.train import main
 
 FAULTY_RANK = 1
@@ -80,6 +82,18 @@ def break_forward(fault: str, steps: range) -> None:
     session.make_engine = make_faulty_engine
 
 
+def break_planning(step: int) -> None:
+    """Make the reading of an on-policy step's prompts fail."""
+    read = OnPolicyBlocks._read_micro_batch
+
+    def faulty_read(blocks: Any, present: int, micro: int) -> Any:
+        if present + 1 == step:  # steps count from 0 there
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return read(blocks, present, micro)
+
+    OnPolicyBlocks._read_micro_batch = faulty_read
+
+
 def break_feed(fault: str, step: int) -> None:
     """Make the feed meet the fault in a step of the run."""
     next_input, write = Feed.next, torch.save
@@ -106,6 +120,8 @@ if __name__ == "__main__":
     if (os.environ.get("OMPI_COMM_WORLD_RANK") or os.environ["RANK"]) == str(FAULTY_RANK):
         if args.fault in ("nan", "sleep"):
             break_forward(args.fault, range(args.step, args.step + args.num_steps))
+        elif args.fault == "plan":
+            break_planning(args.step)
         else:
             break_feed(args.fault, args.step)
     sys.exit(main(rest))

@@ -66,6 +66,21 @@ def test_nan_in_one_ranks_gradient_is_skipped_and_a_row_of_them_rolls_back(
     assert all((mine[name] == theirs[name]).all() for name in mine)
 
 
+def test_an_error_of_one_rank_while_the_student_is_to_write_stops_all_after_a_save(
+    tiny: TinyWorld, launch: Launch
+) -> None:
+    """Step 4 is on-policy, and planned while step 2 is trained: the gather needs all ranks."""
+    run_dir = tiny.folder / "stale-prompts"
+    on_policy = ("on_policy_fraction=0.5", "on_policy_prompt_tokens=8", "on_policy_new_tokens=8")
+    argv = arguments_of(tiny, run_dir, *(f"train.{setting}" for setting in on_policy))
+    fault = ["--fault", "plan", "--step", "4"]
+    ended = launch(*mpirun(3, FAULT_WORKER, *fault, *argv))
+    assert ended.code == 1
+    assert ended.output.count("OSError: [Errno 116] Stale file handle") == 1
+    assert ended.output.count("Traceback") == 1
+    assert checkpoints(run_dir) == ["step-00000001"]
+
+
 def test_a_rank_that_hangs_in_forward_ends_the_run_with_its_stack(
     tiny: TinyWorld, launch: Launch
 ) -> None:

@@ -3,42 +3,70 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 
 import pytest
+from torch.utils.cpp_extension import _get_build_directory
+from torch.utils.file_baton import FileBaton
 
-from dskd_ds.runtime.world import STALE_SECONDS, build_root, remove_stale_locks
+from dskd_ds.runtime.world import (
+    COMPILE_SECONDS,
+    LOAD_SECONDS,
+    _without_stale_locks,
+    build_root,
+    remove_stale_locks,
+)
+
+
+def make_lock(folder: Path, age_seconds: float, is_compiled: bool) -> Path:
+    """Lock an op as a process did that was then killed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if is_compiled:
+        (folder / "op.so").touch()
+    lock = folder / "lock"
+    assert FileBaton(str(lock)).try_acquire()
+    made = time.time() - age_seconds
+    os.utime(lock, (made, made))
+    return lock
 
 
 def test_only_old_locks_are_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ages = {"py311_cpu/old_op": STALE_SECONDS + 60, "other_op": STALE_SECONDS + 60, "new_op": 0}
-    for folder, age in ages.items():
-        lock = tmp_path / folder / "lock"
-        lock.parent.mkdir(parents=True)
-        lock.touch()
-        made = time.time() - age
-        os.utime(lock, (made, made))
-    (tmp_path / "other_op" / "op.so").touch()
+    old = [
+        make_lock(tmp_path / "py311_cpu" / "op", COMPILE_SECONDS + 9, is_compiled=False),
+        make_lock(tmp_path / "op", LOAD_SECONDS + 9, is_compiled=True),
+    ]
+    young = [
+        make_lock(tmp_path / "other", COMPILE_SECONDS - 9, is_compiled=False),
+        make_lock(tmp_path / "py311_cpu" / "other", LOAD_SECONDS - 9, is_compiled=True),
+    ]
     remove_stale_locks(tmp_path)
-    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
-    assert left == ["new_op/lock", "other_op/op.so"]
-    assert capsys.readouterr().err.count("11 minutes old") == 2
+    assert not any(lock.exists() for lock in old)
+    assert all(lock.exists() for lock in young)
+    assert (tmp_path / "op" / "op.so").exists()
+    assert capsys.readouterr().err.count("was killed while it loaded a compiled op") == 2
     remove_stale_locks(tmp_path / "missing")
+
+
+def test_a_process_that_waits_for_a_dead_one_goes_on(tmp_path: Path) -> None:
+    lock = make_lock(tmp_path / "op", LOAD_SECONDS + 1, is_compiled=True)
+    waiting = threading.Thread(target=FileBaton(str(lock)).wait, daemon=True)
+    waiting.start()
+    with _without_stale_locks(tmp_path):
+        waiting.join(timeout=60)
+    assert not waiting.is_alive()
 
 
 def test_the_folder_is_the_one_that_torch_uses(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from torch.utils.cpp_extension import _get_build_directory
-
     monkeypatch.delenv("TORCH_EXTENSIONS_DIR", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     for given in (None, str(tmp_path / "mine")):
         if given:
             monkeypatch.setenv("TORCH_EXTENSIONS_DIR", given)
         folder = Path(_get_build_directory("op", verbose=False))
-        (folder / "lock").touch()
-        os.utime(folder / "lock", (0, 0))
+        lock = make_lock(folder, COMPILE_SECONDS + 1, is_compiled=False)
         remove_stale_locks(build_root())
-        assert not (folder / "lock").exists()
+        assert not lock.exists()
