@@ -15,7 +15,7 @@ import torch
 from torch.utils import cpp_extension
 
 SHARED_MEMORY = Path("/dev/shm")
-COMPILE_SECONDS, LOAD_SECONDS = 600.0, 60.0
+COMPILE_SECONDS, LOAD_SECONDS = 600.0, 100.0
 """A lock on an op of this age has no owner any more: compiling takes about a minute, and loading
 what is compiled takes seconds."""
 LOOK_SECONDS = 5.0
