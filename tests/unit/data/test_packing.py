@@ -28,6 +28,7 @@ def test_each_part_begins_with_bos_if_the_tokenizer_sets_it(tiny: TinyWorld) -> 
         "chat": [False],
         "open_end": [False],
         "completions": [[]],
+        "continuation": [[]],
     }
     before = pack(plain, tokenizer, 16, END_ID, Tally("x"))
     tokenizer.bos_token = "a"

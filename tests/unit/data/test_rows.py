@@ -127,6 +127,7 @@ def columns_of(texts: list[str], chat: bool = False) -> dict[str, list[Any]]:
         "chat": [chat] * count,
         "open_end": [False] * count,
         "completions": [[] for _ in texts],
+        "continuation": [[] for _ in texts],
     }
 
 
