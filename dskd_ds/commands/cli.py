@@ -18,6 +18,7 @@ from dskd_ds.commands import (
     evaluate,
     export,
     init,
+    paper,
     quickstart,
     report,
     schema,
@@ -78,6 +79,7 @@ def parser() -> argparse.ArgumentParser:
     status.add_command(commands)
     senses.add_commands(commands)
     data.add_commands(commands)
+    paper.add_command(commands)
     evaluate.add_command(commands)
     compare.add_command(commands)
     export.add_command(commands)

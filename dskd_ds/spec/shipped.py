@@ -32,8 +32,8 @@ class FileKind:
     """What a list of these files is called."""
     way_out: str
     """What to do if a file of this kind is missing; the shipped names follow."""
-    pattern: str
-    """Where they are in the shipped folder, as a glob."""
+    patterns: tuple[str, ...]
+    """Where they are in the shipped folder, as globs."""
     recognises: Callable[[Path], bool]
     """Whether a file that exists is of this kind, by its content."""
 
@@ -69,13 +69,13 @@ DEEPSPEED_USES = {
 RUN_SPECS = FileKind(
     title="run specs",
     way_out="write one with `dskd init FILE.toml`, or use one that ships",
-    pattern="runs/*.toml",
+    patterns=("runs/*.toml", "paper/*.toml"),
     recognises=is_run_spec,
 )
 DEEPSPEED_CONFIGS = FileKind(
     title="DeepSpeed configurations",
     way_out="use one that ships",
-    pattern="*.json",
+    patterns=("*.json",),
     recognises=is_deepspeed_config,
 )
 
@@ -88,7 +88,8 @@ def shipped_folder() -> Path:
 def shipped_files(kind: FileKind) -> dict[str, Path]:
     """Return the shipped files of a kind, by the name that a user gives (`ds_configs/...`)."""
     folder = shipped_folder()
-    paths = [path for path in sorted(folder.glob(kind.pattern)) if kind.recognises(path)]
+    found = [path for pattern in kind.patterns for path in sorted(folder.glob(pattern))]
+    paths = [path for path in found if kind.recognises(path)]
     return {f"{FOLDER}/{path.relative_to(folder).as_posix()}": path for path in paths}
 
 
@@ -111,7 +112,7 @@ def shipped_file(name: str | Path, kind: FileKind, prefix: str) -> Path:
 def _hint(path: Path, kind: FileKind, shipped: list[str]) -> str:
     """Return the way out for a missing file. Only files of the right kind are suggested."""
     # The user's own files beside the missing one are suggested as well.
-    neighbours = sorted(path.parent.glob(f"*{Path(kind.pattern).suffix}"))
+    neighbours = sorted(path.parent.glob(f"*{Path(kind.patterns[0]).suffix}"))
     candidates = [str(file) for file in neighbours if kind.recognises(file)]
     by_stem = {Path(candidate).stem: candidate for candidate in [*shipped, *candidates]}
     near = difflib.get_close_matches(path.stem, by_stem, n=1, cutoff=CLOSE_ENOUGH)

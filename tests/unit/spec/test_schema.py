@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 from dskd_ds.spec.schema import schema_text, spec_schema
 
 STORED = Path("ds_configs/spec.schema.json")
-SPECS = sorted(Path("ds_configs/runs").glob("*.toml"))
+SPECS = sorted(Path("ds_configs").glob("*/*.toml"))
 VALIDATOR = Draft202012Validator(spec_schema())
 
 

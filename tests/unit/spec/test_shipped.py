@@ -36,7 +36,9 @@ def message_of(name: str) -> str:
 
 
 def test_all_files_of_the_folder_are_listed_with_a_description() -> None:
-    specs = {str(path) for path in Path("ds_configs/runs").glob("*.toml")}
+    specs = {
+        str(path) for name in ("runs", "paper") for path in Path("ds_configs", name).glob("*.toml")
+    }
     configs = {str(path) for path in Path("ds_configs").glob("zero*.json")}
     assert set(shipped_files(RUN_SPECS)) == specs
     assert set(shipped_files(DEEPSPEED_CONFIGS)) == configs
