@@ -28,6 +28,7 @@ OWNED_BY_SPEC = {
     "fp16": "[student] dtype",
     "activation_checkpointing": "[student] activation_checkpointing",
     "compile": "[student] compile",
+    "checkpoint": "[checkpoint]",
 }
 """DeepSpeed key -> the keys of the run spec that set it."""
 

@@ -1,19 +1,23 @@
 """`python -m dskd_ds.teacher --spec FILE.toml`: a teacher as a job step of its own.
 
-It may join and leave a running training at any time.
+It may join and leave a running training at any time. After SIGTERM it says goodbye to the students
+and ends with exit code 143, so that its requests go to another teacher at once.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
+from types import FrameType
 
 from dskd_ds.models.named import RunModels
 from dskd_ds.observe.ends import recorded_end
 from dskd_ds.runtime.arguments import add_overrides, exit_code_of, spec_of
 from dskd_ds.runtime.console import quiet_libraries, quiet_progress
+from dskd_ds.runtime.supervise import SIGNAL_CODE_BASE
 
 LOCAL_RANK_VARIABLES = ("SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK")
 """Set by srun and mpirun; the first that is set names the device if a node has several teachers."""
@@ -45,8 +49,18 @@ def run(args: argparse.Namespace) -> None:
 
     quiet_progress()
     use_threads(spec.topology.threads_per_rank)
+    signal.signal(signal.SIGTERM, _leave)
     with recorded_end(Path(spec.run_dir), "teacher", args.replica):
         serve(spec, RunModels.of(spec), args.replica)
+
+
+def _leave(number: int, _frame: FrameType | None) -> None:
+    """Handle a signal: end this process, which closes the link with a goodbye.
+
+    A second signal ends it at once.
+    """
+    signal.signal(number, signal.SIG_DFL)
+    sys.exit(SIGNAL_CODE_BASE + number)
 
 
 if __name__ == "__main__":

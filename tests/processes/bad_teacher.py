@@ -2,12 +2,15 @@
 
 fails   every forward pass raises, as a broken GPU does; makes the file GATE at the third one
 waits   answers FREE_REQUESTS, and the others once the file GATE is there
+hangs   answers FREE_REQUESTS, and then makes the file GATE and hangs for ever in a forward pass
+slow    takes ten times as long for every forward pass
 """
 
 from __future__ import annotations
 
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +33,16 @@ def main() -> int:
             if num_requests == 3:
                 gate.touch()
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
-        while num_requests > FREE_REQUESTS and not gate.exists():
+        if mode == "hangs" and num_requests > FREE_REQUESTS:
+            gate.touch()
+            threading.Event().wait()
+        while mode == "waits" and num_requests > FREE_REQUESTS and not gate.exists():
             threading.Event().wait(0.05)
-        return compute(*args)
+        started = time.monotonic()
+        computed = compute(*args)
+        if mode == "slow":
+            time.sleep(9 * (time.monotonic() - started))
+        return computed
 
     service.compute = changed_compute
     return teacher_main.main()

@@ -27,6 +27,7 @@ from dskd_ds.files.atomic import atomic_folder
 from dskd_ds.files.manifest import CHECKED_FILE, MANIFEST_FILE, FileEntry, parse_manifest
 from dskd_ds.files.private import check_private, private_folder
 from dskd_ds.senses.index.graph import INDEX_FOLDER
+from dskd_ds.senses.index.old_copies import note_use, remove_old_copies
 from dskd_ds.spec import RunSpec
 
 PIECE_BYTES = 8 << 20
@@ -65,6 +66,9 @@ class Progress(Protocol):
 def local_copy(source: Path, local_dir: Path) -> tuple[Path, int]:
     """Return the folder of a dictionary's copy in local_dir, and the number of bytes copied now.
 
+    This process counts as a user of the copy until it ends. Copies that nobody uses are removed
+    when a new one is made (old_copies.py).
+
     The copy holds the index too. It is named by the digest of the manifests, so a dictionary that
     was rebuilt is copied again. If another process is copying, this one waits. Raises InputError if
     there is no dictionary, its files differ from their manifest, there is no room or no permission,
@@ -79,9 +83,12 @@ def local_copy(source: Path, local_dir: Path) -> tuple[Path, int]:
         private_folder(target.parent)
         with FileLock(f"{target}.lock", timeout=seconds):
             # Checked under the lock: the process that this one waited for may have made the copy.
+            note_use(target)
             if _is_intact(target, contents):
                 return target, 0
             shutil.rmtree(target, ignore_errors=True)
+            # Before the copy, which may need their room.
+            remove_old_copies(target.parent, kept=target)
             _check_room(local_dir, contents.num_bytes)
             _copy(source, target, contents)
     except Timeout:

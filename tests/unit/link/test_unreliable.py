@@ -19,6 +19,7 @@ from tests.unit.link.network import Faults, Unreliable
 from tests.unit.link.simulation import Student, World
 from tests.unit.link.test_link import ARRAYS, QUICK, WANTED, hello, serve
 
+pytestmark = pytest.mark.fault
 SPEC = LinkSpec(deadline_seconds=600.0, teacher_wait_seconds=600.0, student_wait_seconds=600.0)
 RELIABLE = Faults()
 UNRELIABLE = Faults(drop=0.15, repeat=0.2, delay=0.3, longest_delay=5.0)
@@ -36,7 +37,7 @@ def check(world: World) -> None:
         assert student.protocol.num_open == 0
 
 
-@pytest.mark.parametrize("seed", seeds(in_ci=4, in_soak=500))
+@pytest.mark.parametrize("seed", seeds(in_ci=4, in_soak=200))
 def test_every_sample_comes_once_and_in_order(seed: int) -> None:
     world = world_of(seed, UNRELIABLE)
     world.add_teacher("a")
@@ -47,7 +48,7 @@ def test_every_sample_comes_once_and_in_order(seed: int) -> None:
         assert sum(getattr(proxy, kind) for proxy in world.proxies) > 10, kind
 
 
-@pytest.mark.parametrize("seed", seeds(in_ci=4, in_soak=500))
+@pytest.mark.parametrize("seed", seeds(in_ci=4, in_soak=200))
 def test_teachers_that_die_freeze_and_come_cost_only_what_they_held(seed: int) -> None:
     world = world_of(seed, UNRELIABLE if seed % 2 else RELIABLE)
     world.add_teacher("0")
