@@ -14,7 +14,22 @@ from dskd_ds.spec.base import (
     Part,
     PositiveInt,
 )
+from dskd_ds.spec.data import SourceSpec
 from dskd_ds.spec.lexicons import NEGATING_AFFIXES, LexiconSpec
+
+
+class CorpusSpec(SourceSpec):
+    """One text of a dictionary that is built from several."""
+
+    chat_template: str | None = None
+    """How the conversations of this text are written, as in [data]. Without it, [data]
+    chat_template."""
+    collect_tokens: PositiveInt | None = None
+    """Number of tokens of this text that the teacher reads. Without it, [senses]
+    collect_tokens."""
+    vectors_per_token: PositiveInt | None = None
+    """Maximum number of vectors per token from this text (paper: 1800 from Wikipedia, 2000 from the
+    training sets). Without it, [senses] vectors_per_token."""
 
 
 class SensesSpec(Part):
@@ -53,6 +68,10 @@ class SensesSpec(Part):
     max_list_length: NonNegativeInt = 256
     """Maximum number of synonyms, and of antonyms, of a word in the dictionary. A longer list is
     thinned: every n-th word in alphabetical order stays. 0 keeps all (paper)."""
+    corpus: tuple[CorpusSpec, ...] = ()
+    """Texts that the dictionary is built from, one section [[senses.corpus]] each, with the keys of
+    [[data.train]]. Each has its own sample; all are clustered together. Without one, the text is
+    [data] train. Documents that [data] keeps for evaluation stay out."""
     collect_tokens: PositiveInt = 1_000_000
     """Number of corpus tokens that the teacher reads to collect vectors."""
     attribution: Literal["argmax", "next"] = "argmax"

@@ -89,6 +89,27 @@ def test_any_number_of_ranks_builds_the_same_dictionary(
     assert not Path(f"{folder}.work").exists()
 
 
+@pytest.mark.slow
+def test_several_texts_give_the_same_dictionary_for_any_number_of_ranks(
+    tiny: TinyWorld, launch: Launch, whole: Path
+) -> None:
+    """Two texts, each with its own limits."""
+    other = tiny.folder / "other.jsonl"
+    write_corpus(other, seed=7, words=[*WORDS[:20], "zebra", "quark"])
+    first = f'{{path="{tiny.folder / "first.jsonl"}", title_field="title"}}'
+    second = f'{{path="{other}", title_field="title", collect_tokens=8192, vectors_per_token=500}}'
+    settings = (f"senses.corpus=[{first}, {second}]",)
+    folders = {ranks: tiny.folder / f"several-{ranks}" for ranks in (1, 2, 4)}
+    for ranks, folder in folders.items():
+        assert launch(*launch_of(tiny, folder, ranks, settings=settings)).code == 0
+    assert digests(folders[2]) == digests(folders[1])
+    assert digests(folders[4]) == digests(folders[1])
+    one, several = open_dictionary(whole), open_dictionary(folders[1])
+    assert several.facts["num_tokens"] > one.facts["num_tokens"]
+    tokens = [entry["tokens"] for entry in several.facts["history"]]
+    assert tokens == [32768 + 8192]
+
+
 def test_a_killed_build_is_continued_with_another_number_of_ranks(
     tiny: TinyWorld, launch: Launch, whole: Path
 ) -> None:

@@ -12,10 +12,9 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from dskd_ds import __version__
-from dskd_ds.data.blocks import train_blocks
 from dskd_ds.errors import InputError
 from dskd_ds.files.hashes import file_sha256
 from dskd_ds.files.manifest import MANIFEST_FILE
@@ -25,18 +24,16 @@ from dskd_ds.lexicon.relations import TokenRelations, TokenRules, token_relation
 from dskd_ds.lexicon.sources import read_lexicon
 from dskd_ds.models.named import NamedModel
 from dskd_ds.runtime.mpi import Communicator
-from dskd_ds.senses.build.collect import collect
+from dskd_ds.senses.build.corpora import Collection, Corpora, collect_corpora, open_corpora
 from dskd_ds.senses.build.folders import RankZeroLock, forget_work, work_folders
 from dskd_ds.senses.build.parts import Parts, cluster_parts
 from dskd_ds.senses.build.refresh import check_refresh, has_read
-from dskd_ds.senses.build.spill import Collected
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary, open_dictionary
 from dskd_ds.senses.dictionary.facts import DictionaryKey, Facts, HistoryEntry
 from dskd_ds.senses.dictionary.identity import CLUSTER_SETTINGS, dictionary_key
 from dskd_ds.senses.dictionary.write import write_dictionary
 from dskd_ds.senses.index.graph import ensure_index
 from dskd_ds.spec import RunSpec
-from dskd_ds.spec.data import DataSpec
 
 MAX_QUERIES = 512
 """Held-out states that the recall of the index is measured with."""
@@ -51,8 +48,8 @@ def build(
     Returns the dictionary's facts on rank 0, None on the other ranks.
     Raises InputError if the dictionary in place was refreshed, which a build would undo.
     """
-    blocks = corpus_blocks(spec.data, teacher.tokenizer)
-    key = dictionary_key(spec, teacher, blocks, comm)
+    corpora = open_corpora(spec, teacher.tokenizer)
+    key = dictionary_key(spec, teacher, corpora.blocks, comm, corpora.keys())
     # Rank 0 decides for all: the ranks must take the same branch, because both are collective.
     is_complete = False
     if comm.rank == 0 and not force:
@@ -62,7 +59,7 @@ def build(
     if comm.broadcast_flag_from_rank_0(is_complete):
         return finish(spec, key, comm)
     facts = cast(Facts, key | {"history": []})
-    making = Making(spec=spec, teacher=teacher, blocks=blocks, key=key, facts=facts, comm=comm)
+    making = Making(spec=spec, teacher=teacher, corpora=corpora, key=key, facts=facts, comm=comm)
     return making.make()
 
 
@@ -72,8 +69,8 @@ def refresh(spec: RunSpec, teacher: NamedModel, comm: Communicator) -> Facts | N
     Returns the dictionary's facts on rank 0, None on the other ranks.
     Raises InputError if there is no dictionary, or its states and the corpus's cannot be mixed.
     """
-    blocks = corpus_blocks(spec.data, teacher.tokenizer)
-    key = dictionary_key(spec, teacher, blocks, comm)
+    corpora = open_corpora(spec, teacher.tokenizer)
+    key = dictionary_key(spec, teacher, corpora.blocks, comm, corpora.keys())
     old = open_dictionary(spec.senses.dictionary, verify=comm.rank == 0)
     check_refresh(old, key)
     if has_read(old, key["corpus"]):
@@ -89,7 +86,7 @@ def refresh(spec: RunSpec, teacher: NamedModel, comm: Communicator) -> Facts | N
     making = Making(
         spec=spec,
         teacher=teacher,
-        blocks=blocks,
+        corpora=corpora,
         key=work_key,
         facts=facts,
         comm=comm,
@@ -104,8 +101,7 @@ class Making:
 
     spec: RunSpec
     teacher: NamedModel
-    blocks: Any
-    """Blocks of the corpus, a `datasets.Dataset`."""
+    corpora: Corpora
     key: DictionaryKey
     facts: Facts
     """Facts for the manifest, to which those of the new senses are added."""
@@ -116,29 +112,29 @@ class Making:
     def make(self) -> Facts | None:
         """Collect, cluster and write. Collective. Return the new facts on rank 0, else None."""
         spec, comm = self.spec, self.comm
-        collection, parts_folder = work_folders(spec, self.key)
+        folders = work_folders(spec, self.key)
         with ExitStack() as locks:
             locks.enter_context(RankZeroLock("dictionary", spec.senses.dictionary, comm))
             if (folder := spec.senses.collection_dir) is not None:
-                lock = RankZeroLock("collection_dir", folder, comm, name=collection.name)
-                locks.enter_context(lock)
+                for name in sorted({collection.name for collection in folders.collections}):
+                    locks.enter_context(RankZeroLock("collection_dir", folder, comm, name=name))
             # Read before the long work, so that a wrong path is reported at once.
             related = self._related() if comm.rank == 0 else None
-            collected = collect(spec, self.teacher, self.blocks, work=collection, comm=comm)
+            collected = collect_corpora(self.corpora, self.teacher, folders.collections, comm)
             _refuse_empty(spec, collected)
             cluster_parts(
                 collected,
                 spec=spec,
                 tokenizer=self.teacher.tokenizer,
-                blocks=self.blocks,
-                folder=parts_folder,
+                blocks=self.corpora.blocks,
+                folder=folders.parts,
                 comm=comm,
                 old=self.old,
             )
             if related is None:
                 comm.barrier()  # rank 0 still reads the parts
                 return None
-            self._write(Parts(parts_folder), related, collected.layout.vocab_size)
+            self._write(Parts(folders.parts), related, collected.layout.vocab_size)
             facts = with_index(spec)
             forget_work(spec, self.key)
             comm.barrier()
@@ -189,12 +185,11 @@ class Making:
 
         num_vectors: how many of its vectors are in the senses.
         """
-        data = self.spec.data
-        num_tokens = len(self.blocks) * data.block_tokens
+        texts = self.corpora.texts
         return {
             "corpus": self.key["corpus"],
-            "sources": [source.path for source in data.train],
-            "tokens": min(self.spec.senses.collect_tokens, num_tokens),
+            "sources": [path for text in texts for path in text.sources],
+            "tokens": sum(text.num_tokens for text in texts),
             "vectors": num_vectors,
             "seed": self.spec.seed,
         }
@@ -224,7 +219,7 @@ def refuse_to_forget(spec: RunSpec) -> None:
         )
 
 
-def _refuse_empty(spec: RunSpec, collected: Collected) -> None:
+def _refuse_empty(spec: RunSpec, collected: Collection) -> None:
     """Raise InputError if no state was collected."""
     if not collected.buckets:
         raise InputError(
@@ -261,17 +256,3 @@ def with_index(spec: RunSpec) -> Facts:
     dictionary = open_dictionary(spec.senses.dictionary, verify=False)
     ensure_index(dictionary, spec.senses, dictionary.held_out().states[:MAX_QUERIES])
     return dictionary.facts
-
-
-def corpus_blocks(data: DataSpec, tokenizer: Any) -> Any:
-    """Return the blocks of the corpus, a `datasets.Dataset`.
-
-    Raises InputError for a stream: a uniform draw of blocks needs the whole corpus.
-    """
-    if data.stream:
-        raise InputError(
-            "[data] stream = true,"
-            " but senses are collected from blocks drawn over the whole corpus.\n"
-            "  build with --set data.stream=false, from a part of the corpus that fits on the disk."
-        )
-    return train_blocks(data, tokenizer)

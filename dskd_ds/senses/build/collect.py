@@ -12,9 +12,10 @@ import errno
 import math
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -78,14 +79,21 @@ def collection_layout(teacher: NamedModel, vectors_per_token: int) -> Layout:
 
 
 def collect(
-    spec: RunSpec, teacher: NamedModel, blocks: Blocks, work: Path, comm: Communicator
+    spec: RunSpec,
+    teacher: NamedModel,
+    blocks: Blocks,
+    work: Path,
+    comm: Communicator,
+    layout: Layout | None = None,
+    load: Callable[[], FrozenModel] | None = None,
 ) -> Collected:
     """Read what is missing in the collection in `work`. Collective.
 
-    Returns the whole collection on every rank.
+    layout: None takes that of the spec. load: loads the teacher; it is called only if something is
+    missing. Returns the whole collection on every rank.
     Raises InputError if a rank does not see what the others collected, or if the disk is full.
     """
-    layout = collection_layout(teacher, spec.senses.vectors_per_token)
+    layout = layout or collection_layout(teacher, spec.senses.vectors_per_token)
     done = Collected(work, layout).batches
     comm.barrier()  # no rank writes before all have read what exists
     batches = forward_batches(
@@ -107,6 +115,7 @@ def collect(
     reading = read_batches(
         spec=spec,
         named=teacher,
+        load=load or partial(load_frozen, teacher),
         blocks=blocks,
         batches=own_batches,
         folder=rank_folder(work, comm.rank),
@@ -139,6 +148,7 @@ def _full_disk_as_input_error(work: Path) -> Iterator[None]:
 def read_batches(
     spec: RunSpec,
     named: NamedModel,
+    load: Callable[[], FrozenModel],
     blocks: Blocks,
     batches: list[ForwardBatch],
     folder: Path,
@@ -147,7 +157,7 @@ def read_batches(
     """Read this rank's batches into its folder; yield after each batch."""
     if not batches:
         return  # a complete collection is used without loading the teacher
-    teacher = load_frozen(named)
+    teacher = load()
     begin = begin_ids(named.tokenizer)
     spill = BackgroundSpill(Spill(folder, layout))
     for batch in batches:

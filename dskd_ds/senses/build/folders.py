@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -10,22 +11,33 @@ from filelock import FileLock, Timeout
 from dskd_ds.errors import InputError
 from dskd_ds.runtime.mpi import Communicator
 from dskd_ds.senses.dictionary.facts import DictionaryKey
-from dskd_ds.senses.dictionary.identity import collection_digest, digest_of
+from dskd_ds.senses.dictionary.identity import collection_digests, digest_of
 from dskd_ds.spec import RunSpec
 
 
-def work_folders(spec: RunSpec, key: DictionaryKey) -> tuple[Path, Path]:
-    """Return the folder of a dictionary's collection, and that of the parts made from it."""
+@dataclass(frozen=True)
+class WorkFolders:
+    """Where a build keeps its intermediate results."""
+
+    work: Path
+    collections: list[Path]
+    """One per text."""
+    parts: Path
+    """Of the clusters that were made from all collections."""
+
+
+def work_folders(spec: RunSpec, key: DictionaryKey) -> WorkFolders:
+    """Return the folders of a dictionary's collections, and that of the parts made from them."""
     work = Path(spec.senses.collection_dir or f"{Path(spec.senses.dictionary)}.work")
-    collection = work / collection_digest(key)
-    return collection, collection / f"parts-{digest_of(key)}"
+    collections = [work / digest for digest in collection_digests(key)]
+    return WorkFolders(work, collections, collections[0] / f"parts-{digest_of(key)}")
 
 
 def forget_work(spec: RunSpec, key: DictionaryKey) -> None:
     """Delete a dictionary's work folders. A collection in `collection_dir` stays, without parts."""
-    collection, parts = work_folders(spec, key)
+    folders = work_folders(spec, key)
     is_kept = spec.senses.collection_dir is not None
-    shutil.rmtree(parts if is_kept else collection.parent, ignore_errors=True)
+    shutil.rmtree(folders.parts if is_kept else folders.work, ignore_errors=True)
 
 
 class RankZeroLock:

@@ -24,8 +24,9 @@ from dskd_ds.files.atomic import atomic_folder
 from dskd_ds.runtime.devices import local_device
 from dskd_ds.runtime.mpi import Communicator
 from dskd_ds.senses.build.cluster import Points, cluster
+from dskd_ds.senses.build.corpora import Collection
 from dskd_ds.senses.build.refresh import old_points, refreshed
-from dskd_ds.senses.build.spill import Collected, Layout
+from dskd_ds.senses.build.spill import Layout
 from dskd_ds.senses.build.vectors import Rows, is_held_out, states_of
 from dskd_ds.senses.dictionary.contexts import (
     CONTEXTS_FILE,
@@ -43,7 +44,7 @@ MAX_HELD_OUT = 4096
 
 
 def cluster_parts(
-    collected: Collected,
+    collected: Collection,
     spec: RunSpec,
     tokenizer: Any,
     blocks: Blocks,

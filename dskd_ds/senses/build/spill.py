@@ -40,6 +40,8 @@ class Layout:
     bucket_bytes: int = 128 << 20
     """Approximate maximum size of one bucket's sample. A few times this is in memory when a bucket
     is cut back or clustered."""
+    tokens_per_bucket: int = 0
+    """Token ids per bucket, if several collections must have the same; 0: from `bucket_bytes`."""
     spill_bytes: int = 128 << 20
     """New rows that are held in memory before they are appended to their buckets."""
 
@@ -51,6 +53,8 @@ class Layout:
     @property
     def bucket_tokens(self) -> int:
         """Token ids per bucket: bucket b has those from b * bucket_tokens on."""
+        if self.tokens_per_bucket:
+            return self.tokens_per_bucket
         return max(1, self.bucket_bytes // (self.per_token * self.record.itemsize))
 
 

@@ -19,6 +19,15 @@ class HistoryEntry(TypedDict):
     seed: int
 
 
+class CorpusKey(TypedDict):
+    """What the sample of one text of [[senses.corpus]] depends on."""
+
+    corpus: str
+    """Fingerprint of its blocks (identity.corpus_digest)."""
+    collect_tokens: int
+    vectors_per_token: int
+
+
 class DictionaryKey(TypedDict):
     """Everything that a dictionary depends on: two builds with equal keys write equal files."""
 
@@ -34,6 +43,8 @@ class DictionaryKey(TypedDict):
     """Fingerprint of all lexicon files."""
     settings: dict[str, Any]
     """The fields of [senses] that decide the content (identity.BUILD_SETTINGS)."""
+    corpora: NotRequired[list[CorpusKey]]
+    """The texts of [[senses.corpus]]; `corpus` is then the fingerprint of this list."""
     refreshes: NotRequired[str]
     """SHA-256 of the manifest of the dictionary that is refreshed; only the work folders use it."""
 
@@ -49,6 +60,8 @@ class Facts(TypedDict, total=False):
     lexicon: str
     settings: dict[str, Any]
     """The fields from `teacher` to `settings` are those of DictionaryKey."""
+    corpora: list[CorpusKey]
+    """As in DictionaryKey: only with [[senses.corpus]]."""
     history: list[HistoryEntry]
     """The corpus of the build, then the corpus of each refresh."""
     vocab_size: int

@@ -17,7 +17,7 @@ from dskd_ds.lexicon.sources import lexicon_digest
 from dskd_ds.models.named import NamedModel
 from dskd_ds.runtime.mpi import Communicator
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
-from dskd_ds.senses.dictionary.facts import DictionaryKey
+from dskd_ds.senses.dictionary.facts import CorpusKey, DictionaryKey
 from dskd_ds.spec import RunSpec
 from dskd_ds.spec.problems import show
 
@@ -44,22 +44,28 @@ BUILD_SETTINGS = (*COLLECT_SETTINGS, *CLUSTER_SETTINGS)
 
 
 def dictionary_key(
-    spec: RunSpec, teacher: NamedModel, blocks: Any, comm: Communicator
+    spec: RunSpec,
+    teacher: NamedModel,
+    blocks: Any,
+    comm: Communicator,
+    corpora: list[CorpusKey] | None = None,
 ) -> DictionaryKey:
     """Return everything that a dictionary depends on. Collective.
 
-    blocks: of the corpus, a `datasets.Dataset`.
+    blocks: of the corpus, a `datasets.Dataset`. corpora: the texts of [[senses.corpus]] instead.
     Raises InputError if ranks have different text, teachers or lexicons (nodes with own copies).
     """
     key: DictionaryKey = {
         "teacher": teacher.fingerprint,
         "tokenizer": teacher.tokenizer_fingerprint,
-        "corpus": corpus_digest(blocks),
+        "corpus": digest_of({"corpora": corpora}) if corpora else corpus_digest(blocks),
         "block_tokens": spec.data.block_tokens,
         "seed": spec.seed,
         "lexicon": lexicon_digest(spec.senses),
         "settings": {name: getattr(spec.senses, name) for name in BUILD_SETTINGS},
     }
+    if corpora:
+        key["corpora"] = corpora
     if not comm.all_ranks_equal(digest_of(key).encode()):
         raise InputError(
             "[data] train, [teacher] model or [senses] lexicons:"
@@ -93,6 +99,23 @@ def collection_digest(key: DictionaryKey) -> str:
     settings = {name: key["settings"][name] for name in COLLECT_SETTINGS}
     kept = {name: value for name, value in key.items() if name not in ("lexicon", "refreshes")}
     return digest_of(kept | {"settings": settings})
+
+
+def collection_digests(key: DictionaryKey) -> list[str]:
+    """Return 16 hex digits per text of a dictionary: what its collection depends on.
+
+    A collection of [[senses.corpus]] depends on the other texts only through the sum of their
+    vectors per token, which decides how tokens are divided into ranges.
+    """
+    if "corpora" not in key:
+        return [collection_digest(key)]
+    num_vectors = sum(text["vectors_per_token"] for text in key["corpora"])
+    digests = []
+    for text in key["corpora"]:
+        settings = {name: key["settings"][name] for name in COLLECT_SETTINGS} | text
+        shared = {name: key[name] for name in ("teacher", "tokenizer", "block_tokens", "seed")}
+        digests.append(digest_of(shared | {"settings": settings, "sum_per_token": num_vectors}))
+    return digests
 
 
 def digest_of(content: Mapping[str, object]) -> str:

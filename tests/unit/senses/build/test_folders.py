@@ -24,7 +24,8 @@ def test_work_folders_are_deleted_once_the_dictionary_is_complete(
         overrides.append(f"senses.collection_dir={tmp_path / 'kept'}")
     spec = load_spec(tiny.spec_file, overrides)
     key = dictionary_key(spec, teacher_of(spec), train_blocks_of(spec), Communicator())
-    collection, parts = work_folders(spec, key)
+    folders = work_folders(spec, key)
+    (collection,), parts = folders.collections, folders.parts
     (collection / "rank-0000").mkdir(parents=True)
     parts.mkdir()
     forget_work(spec, key)
