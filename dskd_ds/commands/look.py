@@ -82,6 +82,12 @@ def _add_map(senses: Commands[argparse.ArgumentParser]) -> None:
     )
     command.add_argument("word", nargs="+", help="up to 8 words, for example bank river money")
     command.add_argument(
+        "--vectors",
+        action="store_true",
+        help="draw the states that the senses were made from, of the words and of their synonyms"
+        " (needs a dictionary that was built with [senses] collection_dir)",
+    )
+    command.add_argument(
         "--output", metavar="FILE.png", help="default: senses-WORD-WORD.png in the run directory"
     )
     command.set_defaults(command=run_map)
@@ -173,12 +179,30 @@ def run_map(args: argparse.Namespace) -> int:
     from dskd_ds.senses.look.map_picture import draw_map
 
     spec = spec_of(args)
-    dictionary, tokenizer = _opened(spec)
     name = re.sub(r"[^\w-]", "_", "-".join(args.word))
+    if args.vectors:
+        path = args.output or Path(spec.run_dir) / f"vectors-{name}.png"
+        return _map_vectors(spec, args.word, Path(path))
+    dictionary, tokenizer = _opened(spec)
     output = Path(args.output or Path(spec.run_dir) / f"senses-{name}.png")
     points = draw_map(dictionary, tokenizer, args.word, output)
     num_senses = sum(point.share is not None for point in points)
     print(f"{output}: {num_senses} senses and {len(points) - num_senses} neighbours")
+    return 0
+
+
+def _map_vectors(spec: RunSpec, words: list[str], output: Path) -> int:
+    """Draw the vectors of the words and of their synonyms; return the exit code."""
+    from dskd_ds.models.named import NamedModel
+    from dskd_ds.senses.look.vectors import choose_vectors, kept_vectors
+    from dskd_ds.senses.look.vectors_picture import draw_vectors
+
+    dictionary, tokenizer = _opened(spec)
+    vectors_of = kept_vectors(spec, NamedModel.of_teacher(spec.teacher))
+    shown = choose_vectors(dictionary, tokenizer, words, vectors_of)
+    draw_vectors(shown, f"{dictionary.folder}, layer {dictionary.layer}", output)
+    num_vectors = sum(len(word.vectors) for word in shown)
+    print(f"{output}: {num_vectors} vectors of {', '.join(word.text for word in shown)}")
     return 0
 
 

@@ -175,9 +175,21 @@ def collect_corpora(
         collect(text.spec, teacher, text.blocks, work=folder, comm=comm, layout=layout, load=load)
         for text, folder, layout in zip(corpora.texts, folders, layouts, strict=True)
     ]
+    return joined(corpora, collections)
+
+
+def open_collection(corpora: Corpora, teacher: NamedModel, folders: Sequence[Path]) -> Collection:
+    """Return the collections in some folders as they are, joined. folders: one per text."""
+    layouts = layouts_of(corpora, teacher)
+    parts = [Collected(folder, layout) for folder, layout in zip(folders, layouts, strict=True)]
+    return joined(corpora, parts)
+
+
+def joined(corpora: Corpora, collections: Sequence[Collected]) -> Collection:
+    """Return the collections of all texts as one."""
     if not corpora.is_list:
         return collections[0]
-    return JoinedCollection(corpora, tuple(collections))
+    return JoinedCollection(corpora, collections)
 
 
 def layouts_of(corpora: Corpora, teacher: NamedModel) -> list[Layout]:
@@ -200,7 +212,7 @@ def layouts_of(corpora: Corpora, teacher: NamedModel) -> list[Layout]:
 class JoinedCollection:
     """The samples of several texts as one; positions count through the blocks of all texts."""
 
-    def __init__(self, corpora: Corpora, collections: tuple[Collected, ...]) -> None:
+    def __init__(self, corpora: Corpora, collections: Sequence[Collected]) -> None:
         self._texts, self._collections = corpora.texts, collections
         self._per_token = sum(collection.layout.per_token for collection in collections)
 
