@@ -23,8 +23,8 @@ MARKS = ("o", "^", "s", "D")
 CAPTION = (
     "t-SNE: points that lie close together are similar; larger distances mean little. A point is a"
     " state of the teacher that predicts\n"
-    "the word (of a phrase: one of its senses). A colour is a word with its synonyms; a label stands"
-    " at the middle of the word's points.\n"
+    "the word (of a phrase: one of its senses). A colour is a word with its synonyms; a label"
+    " stands at the middle of the word's points.\n"
     "Synonyms that mean the same to the teacher lie together."
 )
 WIDTH_INCHES, HEIGHT_INCHES, CAPTION_SHARE = 11.0, 8.2, 0.09
