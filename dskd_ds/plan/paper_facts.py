@@ -186,6 +186,11 @@ SENSE_FACTS = tuple(
             both(2),
             "related words of one token, which the authors lose, are used",
         ),
+        (
+            "senses.relations_without_senses",
+            both("keep"),
+            "tokens count as related only if one of their related words has a sense",
+        ),
         ("senses.candidates", both("lexical"), "candidates come from the index too"),
         ("senses.kappa", both(5), "another number of nearest senses"),
         ("senses.num_related_words", both(25), "more or fewer related words are drawn"),

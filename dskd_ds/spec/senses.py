@@ -106,6 +106,10 @@ class SensesSpec(Part):
     min_span_tokens: PositiveInt = 1
     """Minimum length of a related word in tokens. 2 leaves out every synonym and antonym that is a
     single token (paper)."""
+    relations_without_senses: Literal["drop", "keep"] = "drop"
+    """What becomes of related words without any sense. `drop`: they are left out of a token's
+    lists, so that a token may lose all its relations. `keep`: they stay in the lists (paper); the
+    token counts as related, and its related words may give no sense."""
     index_dims: PositiveInt = 256
     """Dimensions that PCA keeps for the HNSW index, 4 bytes each per sense. Of SmolLM2's 576, 64
     lose 2 % of the true 10 nearest at any search effort; 256 lose none (at 150 candidates)."""

@@ -178,6 +178,7 @@ class Making:
             num_senses=spec.senses.num_senses,
             contexts=parts.contexts(),
             held_out=parts.held_out(old.held_out() if old else None),
+            keep_without_senses=spec.senses.relations_without_senses == "keep",
         )
 
     def _history_entry(self, num_vectors: int) -> HistoryEntry:

@@ -88,9 +88,10 @@ def with_present_names(settings: dict[str, Any]) -> dict[str, Any]:
     """Return recorded settings of [senses] under their present names.
 
     Earlier versions recorded `paper_exact`, of which only the minimum length of related words
-    decides what a dictionary holds.
+    decides what a dictionary holds. They always dropped related words without senses.
     """
-    if "paper_exact" not in settings:
-        return settings
-    kept = {name: value for name, value in settings.items() if name != "paper_exact"}
-    return kept | {"min_span_tokens": 2 if settings["paper_exact"] else 1}
+    present = {name: value for name, value in settings.items() if name != "paper_exact"}
+    if "paper_exact" in settings:
+        present["min_span_tokens"] = 2 if settings["paper_exact"] else 1
+    present.setdefault("relations_without_senses", "drop")
+    return present

@@ -37,6 +37,7 @@ CLUSTER_SETTINGS = (
     "contexts_per_sense",
     "max_span_tokens",
     "min_span_tokens",
+    "relations_without_senses",
 )
 """The fields of [senses] that decide what is made of a collection. Those of the index are in
 senses/index/graph.py."""

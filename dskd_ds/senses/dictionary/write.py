@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,6 +40,7 @@ def write_dictionary(
     num_senses: int,
     contexts: Iterable[pa.Table] = (),
     held_out: HeldOut | None = None,
+    keep_without_senses: bool = False,
 ) -> None:
     """Write a dictionary, whole or not at all, without holding its rows in memory.
 
@@ -46,6 +48,7 @@ def write_dictionary(
     facts: at least vocab_size and layer; counts and distances are added here.
     num_senses: a span gets at most this many senses.
     contexts: tables made by contexts.contexts_table, in order of the rows.
+    keep_without_senses: keep relations to owners without senses.
     """
     partial = partial_folder(folder)
     vocab_size = facts["vocab_size"]
@@ -53,6 +56,12 @@ def write_dictionary(
     token_lengths = np.bincount(senses.owners, minlength=vocab_size)
     composed_lengths = span_lengths(relations.spans, token_lengths, num_senses)
     lengths = np.concatenate([token_lengths, composed_lengths])
+    if not keep_without_senses:
+        relations = replace(
+            relations,
+            synonyms=_with_senses(relations.synonyms, lengths),
+            antonyms=_with_senses(relations.antonyms, lengths),
+        )
     small = _small_tensors(senses, relations, lengths=lengths, vocab_size=vocab_size)
     distance = _write_senses(
         partial / SENSES_FILE,
@@ -131,8 +140,8 @@ def _small_tensors(
     lengths: [owners] number of senses of each token and span.
     """
     spans = Ragged.from_dict(dict(enumerate(map(list, relations.spans))), len(relations.spans))
-    synonyms = Ragged.from_dict(_with_senses(relations.synonyms, lengths), vocab_size)
-    antonyms = Ragged.from_dict(_with_senses(relations.antonyms, lengths), vocab_size)
+    synonyms = Ragged.from_dict(relations.synonyms, vocab_size)
+    antonyms = Ragged.from_dict(relations.antonyms, vocab_size)
     # Senses of spans are composed of other senses: they have no vectors, hence no spread.
     num_span_rows = int(lengths[vocab_size:].sum())
     spreads = senses.spreads

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -21,6 +23,9 @@ V, PER_TOKEN, SEED = 200, 4, 11
 WITH_SYNONYMS, WITH_ANTONYMS, WITH_BOTH = range(20), range(20, 30), range(30, 40)
 MANY = 39
 """A token with more than 25 synonyms and antonyms."""
+NO_SENSES = 199
+"""A token without senses; the only synonym of token 40, and the only antonym of token 41."""
+HEADS = set(range(42))
 PAPER = SensesSpec(
     dictionary="-",
     candidates="lexical",
@@ -33,22 +38,25 @@ PAPER = SensesSpec(
 
 @pytest.fixture(scope="module")
 def dictionary(tmp_path_factory: pytest.TempPathFactory) -> SenseDictionary:
-    """Random senses; 40 heads, half of which have synonyms only."""
+    """Random senses; 42 heads, half of which have synonyms only."""
     folder = tmp_path_factory.mktemp("paper") / "senses"
     synonyms = {token: [50 + token, 90 + token] for token in (*WITH_SYNONYMS, *WITH_BOTH)}
     antonyms = {token: [130 + token] for token in (*WITH_ANTONYMS, *WITH_BOTH)}
     synonyms[MANY], antonyms[MANY] = list(range(100, 140)), list(range(140, 180))
+    synonyms[40], antonyms[41] = [NO_SENSES], [NO_SENSES]
+    num_rows = NO_SENSES * PER_TOKEN
     generator = torch.Generator().manual_seed(0)
     write_dictionary(
         folder,
         senses=Senses(
-            np.repeat(np.arange(V), PER_TOKEN),
-            torch.randn(V * PER_TOKEN, D, generator=generator),
-            np.ones(V * PER_TOKEN, np.int64),
+            np.repeat(np.arange(NO_SENSES), PER_TOKEN),
+            torch.randn(num_rows, D, generator=generator),
+            np.ones(num_rows, np.int64),
         ),
         relations=TokenRelations(synonyms, antonyms, []),
         facts={"vocab_size": V, "layer": -1, "teacher": "t", "tokenizer": "z"},
         num_senses=PER_TOKEN,
+        keep_without_senses=True,
     )
     return open_dictionary(folder)
 
@@ -62,7 +70,7 @@ def sequences(num_related: list[int], length: int = 160) -> Batch:
     targets = np.full((len(num_related), length), IGNORE)
     for row, count in zip(targets, num_related, strict=True):
         others = draw.integers(45, V, length - 10 - count)
-        row[: length - 10] = draw.permutation([*draw.integers(0, 40, count), *others])
+        row[: length - 10] = draw.permutation([*draw.integers(0, len(HEADS), count), *others])
     samples = tuple(Sample(epoch=1, block=7 * i) for i in range(len(num_related)))
     ids = torch.zeros(targets.shape, dtype=torch.long)
     return Batch(samples, ids, ids, torch.from_numpy(targets))
@@ -80,7 +88,7 @@ def test_positions_equal_the_loop(dictionary: SenseDictionary) -> None:
     for row, sample in enumerate(batch.samples):
         generator = np.random.default_rng([SEED, sample.epoch, sample.block])
         group_a, group_b = paper_positions(
-            batch.targets[row].tolist(), heads=set(range(40)), generator=generator
+            batch.targets[row].tolist(), heads=HEADS, generator=generator
         )
         in_row = selection.positions // length == row
         found = selection.positions[in_row] % length
@@ -113,9 +121,13 @@ def test_sets_equal_the_loop(dictionary: SenseDictionary) -> None:
         assert set(chosen.pull.rows[chosen.pull.positions == i].tolist()) == plus
         assert set(chosen.push.rows[chosen.push.positions == i].tolist()) == minus
         kinds.add((group, bool(plus), bool(minus)))
-    # Synonyms only, antonyms only, both, and group B.
-    expected = {("A", True, False), ("A", False, True), ("A", True, True), ("B", True, False)}
-    assert kinds == expected
+    in_group_a = {("A", True, False), ("A", False, True), ("A", True, True)}
+    assert kinds == in_group_a | {("B", True, False), ("B", False, False)}
+    # The target's own senses are used wherever it has a list, even if no word of it has a sense.
+    for head, found in ((40, chosen.pull), (41, chosen.push)):
+        entries = np.flatnonzero((selection.targets == head) & selection.full)
+        assert len(entries)
+        assert np.isin(entries, found.positions).all()
 
 
 def test_at_most_25_related_words_are_drawn_uniformly(dictionary: SenseDictionary) -> None:
@@ -143,3 +155,20 @@ def test_where_only_synonyms_exist_nothing_pushes(dictionary: SenseDictionary) -
     only_synonyms = np.isin(selection.targets, WITH_SYNONYMS) & selection.full
     assert only_synonyms.sum() > 5
     assert not only_synonyms[chosen.push.positions].any()
+
+
+def test_words_without_senses_are_dropped_by_default(
+    dictionary: SenseDictionary, tmp_path: Path
+) -> None:
+    assert dictionary.synonyms.row(40).tolist() == [NO_SENSES]
+    relations = TokenRelations({1: [NO_SENSES], 2: [3, NO_SENSES]}, {1: [NO_SENSES]}, [])
+    write_dictionary(
+        tmp_path / "senses",
+        senses=Senses(np.arange(9), torch.randn(9, D), np.ones(9, np.int64)),
+        relations=relations,
+        facts={"vocab_size": V, "layer": -1, "teacher": "t", "tokenizer": "z"},
+        num_senses=1,
+    )
+    opened = open_dictionary(tmp_path / "senses")
+    assert [opened.synonyms.row(token).tolist() for token in (1, 2)] == [[], [3]]
+    assert opened.antonyms.row(1).tolist() == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from dskd_ds.errors import InputError
+from dskd_ds.files.manifest import MANIFEST_FILE
 from dskd_ds.runtime.mpi import Communicator
-from dskd_ds.senses.dictionary.dictionary import SenseDictionary
+from dskd_ds.senses.dictionary.dictionary import SenseDictionary, open_dictionary
 from dskd_ds.senses.dictionary.facts import DictionaryKey
 from dskd_ds.senses.dictionary.identity import (
     check_settings,
@@ -69,3 +71,18 @@ def test_a_spec_must_have_the_settings_of_its_dictionary(
     expected = r"\[senses\] num_senses = 5, but .* was built with 4.\n.*dskd senses build"
     with pytest.raises(InputError, match=expected):
         check_settings(built, other)
+
+
+@pytest.mark.parametrize(("exact", "shortest"), [(False, 1), (True, 2)])
+def test_dictionaries_of_earlier_versions_are_read(
+    tiny: TinyWorld, dictionary: SenseDictionary, exact: bool, shortest: int
+) -> None:
+    """They recorded `paper_exact`, and dropped related words without senses."""
+    manifest = dictionary.folder / MANIFEST_FILE
+    recorded = json.loads(manifest.read_text())
+    recorded["settings"] = {"num_senses": 4, "paper_exact": exact}
+    manifest.write_text(json.dumps(recorded))
+    opened = open_dictionary(dictionary.folder, verify=False)
+    settings = {"num_senses": 4, "min_span_tokens": shortest, "relations_without_senses": "drop"}
+    assert opened.facts["settings"] == settings
+    check_settings(opened, load_spec(tiny.spec_file, [f"senses.min_span_tokens={shortest}"]))
