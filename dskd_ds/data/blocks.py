@@ -145,7 +145,7 @@ def _arranged(
     if len(blocks) == 0:
         raise InputError(_nothing_left(data, part, len(documents), layout))
     if part == "train":
-        check_lost(data, documents, blocks)
+        check_lost(data, documents, blocks, in_blocks=layout.function is pack)
     return blocks
 
 

@@ -14,14 +14,15 @@ from dskd_ds.errors import InputError
 from dskd_ds.spec.data import DataSpec
 
 
-def check_lost(data: DataSpec, documents: Any, rows: Any) -> None:
+def check_lost(data: DataSpec, documents: Any, rows: Any, *, in_blocks: bool) -> None:
     """Raise InputError if too many documents are missing in the rows made of them.
 
-    documents, rows: `datasets.Dataset`.
+    documents, rows: `datasets.Dataset`. in_blocks: whether the rows are blocks; a dictionary is
+    built from blocks also where [data] packing = "none".
     """
     if data.max_lost_fraction == 1:  # the usual case: nothing is read
         return
-    if data.packing == "none":
+    if not in_blocks:
         num_documents, num_lost = len(documents), len(documents) - len(rows)
         reason = "they are longer than the models read, or have no token to supervise"
         way_out = "shorten them"

@@ -81,6 +81,9 @@ def test_none_of_mmlus_auxiliary_questions_is_dropped_or_cut(
     packed = spec_of(tiny, path, "data.block_tokens=1024", "data.max_lost_fraction=0.01")
     with pytest.raises(InputError, match=r"60 conversations are lost: .* than a block of 1024"):
         train_blocks(packed.data, tokenizer)
+    # A dictionary is built from blocks also without packing; they hold several conversations each.
+    long = spec_of(tiny, path, *keys, "data.block_tokens=8192")
+    assert len(train_blocks(long.data, tokenizer)) < 60
 
 
 def test_a_lost_share_above_the_limit_stops_every_start(
