@@ -118,9 +118,12 @@ def _of_all_sources(field: str) -> Any:
     return value
 
 
-def _dictionary_texts(spec: RunSpec) -> tuple[str, ...]:
-    """Return what the dictionary is made of."""
-    return tuple(source.path for source in spec.data.train)
+def _dictionary_texts(spec: RunSpec) -> tuple[tuple[str, int], ...]:
+    """Return the format of each text of the dictionary, and its maximum of states per token."""
+    shared = spec.senses.vectors_per_token
+    if not spec.senses.corpus:
+        return tuple((source.format, shared) for source in spec.data.train)
+    return tuple((text.format, text.vectors_per_token or shared) for text in spec.senses.corpus)
 
 
 def _lexicon_kinds(spec: RunSpec) -> tuple[str, ...]:

@@ -152,8 +152,9 @@ SENSE_FACTS = tuple(
     for key, authors, effect in (
         (
             "senses.corpus",
-            both(("Wikipedia", "the training sets")),
-            "the dictionary is made of other texts",
+            both((("text", 1800), ("chat", 2000))),
+            "the dictionary is made of other texts (authors: Wikipedia and the training sets, with"
+            " at most so many states per token)",
         ),
         ("senses.attribution", both("argmax"), "states belong to other tokens"),
         ("senses.hidden_layer", both(-1), "senses are states of another layer"),
@@ -266,6 +267,13 @@ DELIBERATE = (
 """What this program never does as the authors, whatever the spec says."""
 
 UNKNOWN = (
+    Remark(
+        "senses.corpus",
+        here="",
+        authors="6 private parts of a Wikipedia of 2024, not known how large; the full training"
+        " sets as conversations",
+        effect="decides which tokens have senses, and of how many states each sense is made",
+    ),
     Remark(
         "recipe.mmlu.path",
         here="",

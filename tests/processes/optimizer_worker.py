@@ -8,7 +8,6 @@ and `overrides` of the spec. Rank 0 stores what a case has found.
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ import torch
 from torch import Tensor
 
 from dskd_ds.models.named import NamedModel, RunModels
-from dskd_ds.runtime.world import open_world
 from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.student.ds_config import deepspeed_config
 from dskd_ds.student.engine import set_lr, take_step
@@ -26,7 +24,7 @@ from dskd_ds.student.feed import MicroBatch, StepInput
 from dskd_ds.student.model import load_student
 from dskd_ds.student.unchanged import UnchangedWeights
 from dskd_ds.student.verdict import Counts
-from tests.processes.parity_worker import LENGTH, block
+from tests.processes.parity_worker import LENGTH, block, main
 
 NUM_STEPS, NUM_BLOCKS = 3, 2
 MARGIN = 2.0
@@ -115,18 +113,5 @@ def gathered_weights(engine: Any) -> dict[str, Tensor]:
     return found
 
 
-def main() -> None:
-    """Run all cases of the file."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--local_rank", type=int)
-    parser.add_argument("--cases", type=Path, required=True)
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    open_world()
-    for case in json.loads(args.cases.read_text()):
-        run(case)
-    deepspeed.comm.barrier()
-
-
 if __name__ == "__main__":
-    main()
+    main(run)

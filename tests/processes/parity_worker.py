@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def start_map(student: DistillStudent) -> None:
         mapping.data = torch.randn(mapping.shape, generator=torch.Generator().manual_seed(0)) * 0.1
 
 
-def main() -> None:
+def main(run_case: Callable[[dict[str, Any]], None]) -> None:
     """Run all cases of the file."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--local_rank", type=int)
@@ -103,7 +104,7 @@ def main() -> None:
     torch.set_num_threads(1)
     open_world()
     for case in json.loads(args.cases.read_text()):
-        run(case)
+        run_case(case)
     deepspeed.comm.barrier()
 
 
@@ -165,4 +166,4 @@ def record_gradients(engine: Any) -> dict[str, torch.Tensor]:
 
 
 if __name__ == "__main__":
-    main()
+    main(run)
