@@ -25,6 +25,10 @@ class Answer:
     """Bytes of request and reply together."""
 
 
+CheckReply = Callable[[dict[str, Array]], object]
+"""Raises ValueError if the arrays of a reply are not what its request asked for."""
+
+
 @dataclass
 class Job:
     """A request without an answer."""
@@ -34,6 +38,7 @@ class Job:
     future: Future[Answer]
     num_bytes: int
     """Bytes of the request and, at most, of its reply."""
+    check: CheckReply | None = None
 
 
 class Jobs:
@@ -54,11 +59,17 @@ class Jobs:
         # Random, so that a late reply to an earlier process of this rank matches no request.
         self._next_id = int.from_bytes(os.urandom(6), "little")
 
-    def add(self, arrays: dict[str, Array], wanted: Wanted, reply_bytes: int) -> Future[Answer]:
+    def add(
+        self,
+        arrays: dict[str, Array],
+        wanted: Wanted,
+        reply_bytes: int,
+        check: CheckReply | None = None,
+    ) -> Future[Answer]:
         """Queue one request and return the future of its answer.
 
-        reply_bytes: the most bytes that the reply can have. The future raises InputError if the
-        request is longer than the link allows.
+        reply_bytes: the most bytes that the reply can have. check: of the reply. The future raises
+        InputError if the request is longer than the link allows.
         """
         future: Future[Answer] = Future()
         with self._lock:
@@ -74,7 +85,8 @@ class Jobs:
                 # teacher's.
                 future.set_exception(self._too_long(size))
                 return future
-            job = Job(request.request_id, frames, future, num_bytes=size + reply_bytes)
+            num_bytes = size + reply_bytes
+            job = Job(request.request_id, frames, future, num_bytes=num_bytes, check=check)
             self._open[request.request_id] = job
             self._new.append(job)
             # Under the lock: once `fail_all` has run, the socket behind the callback may be closed.
@@ -98,6 +110,18 @@ class Jobs:
         """Return the frames of an open job."""
         with self._lock:
             return self._open[job_id].frames
+
+    def problem_of_reply(self, job_id: int, arrays: dict[str, Array]) -> str | None:
+        """Return what is wrong with a reply to an open job; None if nothing is."""
+        with self._lock:
+            job = self._open.get(job_id)
+        if job is None or job.check is None:
+            return None
+        try:
+            job.check(arrays)
+        except ValueError as error:
+            return str(error)
+        return None
 
     def finish(self, job_id: int) -> Job | None:
         """Remove a job and return it; None if `fail_all` was called in the meantime."""

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Protocol
 
-from dskd_ds.link.jobs import Answer
+from dskd_ds.link.jobs import Answer, CheckReply
 from dskd_ds.link.messages import Array, Hello, Wanted
 from dskd_ds.link.student import StudentLink
 from dskd_ds.link.teacher import TeacherLink
@@ -27,9 +27,17 @@ class StudentSide(Protocol):
         ...
 
     def submit(
-        self, arrays: dict[str, Array], wanted: Wanted, reply_bytes: int = 0
+        self,
+        arrays: dict[str, Array],
+        wanted: Wanted,
+        reply_bytes: int = 0,
+        check: CheckReply | None = None,
     ) -> Future[Answer]:
-        """Queue one request and return at once. reply_bytes: the most that its reply can have."""
+        """Queue one request and return at once.
+
+        reply_bytes: the most that its reply can have. check: of the reply; another teacher is asked
+        if it raises ValueError.
+        """
         ...
 
     def expect_no_restart(self) -> None:

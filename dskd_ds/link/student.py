@@ -15,7 +15,7 @@ from dskd_ds.errors import DskdError, LinkError
 from dskd_ds.link import keys, zeromq
 from dskd_ds.link.address import ListenAddress, listen_address
 from dskd_ds.link.admission import Admission
-from dskd_ds.link.jobs import Answer, Jobs
+from dskd_ds.link.jobs import Answer, CheckReply, Jobs
 from dskd_ds.link.messages import Array, Wanted
 from dskd_ds.link.student_protocol import StudentProtocol
 from dskd_ds.link.transport import Listener
@@ -78,14 +78,19 @@ class StudentLink:
         return self._admission.fingerprint
 
     def submit(
-        self, arrays: dict[str, Array], wanted: Wanted, reply_bytes: int = 0
+        self,
+        arrays: dict[str, Array],
+        wanted: Wanted,
+        reply_bytes: int = 0,
+        check: CheckReply | None = None,
     ) -> Future[Answer]:
         """Queue one request and return at once.
 
         reply_bytes: the most bytes that the reply can have, which count against the teachers'
-        credits. The future raises NoTeacherError, LinkError or InputError if there is no answer.
+        credits. check: of the reply; if it raises ValueError, another teacher is asked. The future
+        raises NoTeacherError, LinkError or InputError if there is no answer.
         """
-        return self._jobs.add(arrays, wanted, reply_bytes)
+        return self._jobs.add(arrays, wanted, reply_bytes, check)
 
     def expect_no_restart(self) -> None:
         """From now on, `close` tells the teachers that this student does not come back."""

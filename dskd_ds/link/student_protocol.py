@@ -163,10 +163,16 @@ class StudentProtocol:
     def _finish(self, peer: Peer, reply: Reply, arrays: dict[str, Array], reply_bytes: int) -> None:
         """Give a reply to its request's future.
 
-        A reply is dropped if its request was given to another teacher in the meantime.
+        A reply is dropped if its request was given to another teacher in the meantime. If it is not
+        what the request asked for, or has values such as NaN, another teacher may try.
         """
         name = self._ledger.name_of(peer) or ""
         now = self._clock()
+        problem = self._jobs.problem_of_reply(reply.request_id, arrays)
+        if problem:
+            reason = f"its reply does not fit the request: {problem}"
+            self._act_on(self._ledger.refuse(peer, reply.request_id, reason, now))
+            return
         if not self._ledger.answer(peer, reply.request_id, reply.forward_seconds, now):
             return
         job = self._jobs.finish(reply.request_id)

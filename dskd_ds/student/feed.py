@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -95,6 +96,8 @@ class Feed:
         self._planned: deque[list[_Planned]] = deque()
         self._next_step, self._last_step = steps.start, steps.stop
         self._failure: DskdError | None = None
+        has_other_ranks = spec.topology.num_students > 1
+        self._plans_together = has_other_ranks and spec.train.on_policy_fraction > 0
 
     def counts(self) -> tuple[int, int]:
         """Return what the sums of this rank's next step are divided by; (0, 0) if `next` will
@@ -160,7 +163,7 @@ class Feed:
                     planned.append(self._plan(micro))
             except Exception as met:
                 error = met
-            if self._spec.train.on_policy_fraction > 0:
+            if self._plans_together:
                 # The student writes the text of some steps, which is a collective call. So all
                 # ranks stop planning at the same step.
                 error = all_reduce_error(error)
@@ -177,7 +180,14 @@ class Feed:
         block_indices = places(self._spec, self._next_step, micro, self._rank)
         request = self._requests.request(read_batch(self._source, block_indices))
         reply_bytes = self._requests.most_reply_bytes(request)
-        answer = self._link.submit(request.arrays, request.wanted, reply_bytes)
+        # The link's thread reads the reply once more than needed (2 ms for 2,048 positions), so
+        # that a teacher with NaN in its replies is found while another one can still be asked.
+        answer = self._link.submit(
+            request.arrays,
+            request.wanted,
+            reply_bytes=reply_bytes,
+            check=partial(self._requests.parts, request),
+        )
         ready = self._pool.submit(
             self._prepare, self._next_step, block_indices.start, request, answer
         )

@@ -87,11 +87,15 @@ class RequestBuilder:
     def read(self, request: TeacherRequest, answer: Answer) -> ReplyParts:
         """Return the parts of a reply. Raises LinkError if it does not fit its request."""
         try:
-            return read_reply(answer.arrays, self._wanted, self._shape(request))
+            return self.parts(request, answer.arrays)
         except ValueError as error:
             raise LinkError(
                 f"teacher {answer.teacher} sent a reply that does not fit its request: {error}."
             ) from None
+
+    def parts(self, request: TeacherRequest, arrays: dict[str, Array]) -> ReplyParts:
+        """Return the parts of a reply. Raises ValueError if shapes or values do not fit."""
+        return read_reply(arrays, self._wanted, self._shape(request))
 
     def most_reply_bytes(self, request: TeacherRequest) -> int:
         """Return the most bytes that the reply to a request can have."""

@@ -192,13 +192,74 @@ def test_the_self_test_waits_for_text_that_the_student_did_not_write(
             feed.next()
 
 
+def reply_nan(
+    link: TeacherLink, work: Work, arrays: dict[str, np.ndarray], forward_seconds: float
+) -> None:
+    """Reply with NaN, as a model with broken weights does."""
+    tail = np.full_like(arrays["tail"], np.nan)
+    TeacherLink.reply(link, work, arrays | {"tail": tail}, forward_seconds)
+
+
+@contextmanager
+def answering(link: TeacherLink, model: FrozenModel) -> Iterator[None]:
+    """Let a teacher answer in a thread, until its students have said goodbye."""
+    thread = threading.Thread(target=serve_requests, args=(model, None, link), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join(20)
+        link.close()
+
+
+def test_a_teacher_with_nan_in_its_replies_loses_its_requests_to_another(
+    tmp_path: Path, teacher: FrozenModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = spec_of("topk")
+    hello = Hello(teacher="broken", fingerprint="f", vocab_size=V, hidden_size=D)
+    broken = TeacherLink(tmp_path, spec.link, hello, num_students=1)
+    has_replied = threading.Event()
+
+    def reply_nan_first(*given: Any) -> None:
+        reply_nan(broken, *given)
+        has_replied.set()
+
+    def reply_later(link: TeacherLink, *given: Any) -> None:
+        # It holds two requests at most, so the broken teacher gets others.
+        assert has_replied.wait(60)
+        TeacherLink.reply(link, *given)
+
+    monkeypatch.setattr(broken, "reply", reply_nan_first)
+    monkeypatch.setattr(ShiftedLink, "reply", reply_later)
+    with answering(broken, teacher), feed_of(spec, teacher, tmp_path) as feed:
+        for _ in range(5):
+            feed.counts()
+            step = feed.next()
+            assert step is not None
+            for batch in step.micro_batches:
+                assert isinstance(batch.teacher.signal, TopK)
+                assert batch.teacher.signal.tail.isfinite().all()
+    assert has_replied.is_set()
+
+
+def test_if_no_teacher_has_finite_replies_the_error_names_all(
+    tmp_path: Path, teacher: FrozenModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ShiftedLink, "reply", reply_nan)
+    expected = "teacher a: its reply does not fit the request: tail has values from nan"
+    with feed_of(spec_of("topk"), teacher, tmp_path) as feed:
+        feed.counts()
+        with pytest.raises(LinkError, match=expected):
+            feed.next()
+
+
 class SilentLink:
     """A link whose requests get no answer until it is closed."""
 
     def __init__(self) -> None:
         self._pending: list[Future[Any]] = []
 
-    def submit(self, *_request: object) -> Future[Any]:
+    def submit(self, *_request: object, **_options: object) -> Future[Any]:
         self._pending.append(Future())
         return self._pending[-1]
 

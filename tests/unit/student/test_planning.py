@@ -52,7 +52,7 @@ class NoLink:
     def __init__(self) -> None:
         self._futures: list[Future[Any]] = []
 
-    def submit(self, *_args: Any) -> Future[Any]:
+    def submit(self, *_args: Any, **_options: Any) -> Future[Any]:
         self._futures.append(Future())
         return self._futures[-1]
 
@@ -61,8 +61,16 @@ class NoLink:
             future.cancel()
 
 
-def make_request(batch: Any) -> Any:
-    return SimpleNamespace(batch=batch, selection=None, arrays={}, wanted=None)
+class Requests:
+    """Requests that hold nothing but their batch."""
+
+    def request(self, batch: Any) -> Any:
+        return SimpleNamespace(batch=batch, selection=None, arrays={}, wanted=None)
+
+    def most_reply_bytes(self, _request: Any) -> int:
+        return 0
+
+    def parts(self, *_args: Any) -> None: ...
 
 
 def spec_of() -> RunSpec:
@@ -92,7 +100,7 @@ def planned_by_ranks(
             rank=rank,
             source=blocks,
             link=NoLink(),
-            requests=SimpleNamespace(request=make_request),
+            requests=Requests(),
             self_test=None,
             device=torch.device("cpu"),
             steps=range(100),
