@@ -80,7 +80,7 @@ def test_dictionaries_of_earlier_versions_are_read(
     """They recorded `paper_exact`, and dropped related words without senses."""
     manifest = dictionary.folder / MANIFEST_FILE
     recorded = json.loads(manifest.read_text())
-    recorded["settings"] = {"num_senses": 4, "paper_exact": exact}
+    recorded["facts"]["settings"] = {"num_senses": 4, "paper_exact": exact}
     manifest.write_text(json.dumps(recorded))
     opened = open_dictionary(dictionary.folder, verify=False)
     settings = {"num_senses": 4, "min_span_tokens": shortest, "relations_without_senses": "drop"}
