@@ -176,6 +176,7 @@ class TeacherProtocol:
         student.last_seen = self._around.clock()
         if isinstance(message, Welcome):
             student.welcomed, self._num_students = True, message.num_students
+            self.rejections.pop(rank, None)  # of a student that was started again since
         elif isinstance(message, Request):
             self._take(rank, student, message, arrays)
         elif isinstance(message, WhoAreYou):

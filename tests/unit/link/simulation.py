@@ -63,7 +63,13 @@ class Student:
 class Teacher:
     """Answers one request after the other; each takes some simulated time."""
 
-    def __init__(self, world: World, name: str, forward_seconds: float = 0.5) -> None:
+    def __init__(
+        self,
+        world: World,
+        name: str,
+        forward_seconds: float = 0.5,
+        waits_for_restart: bool = True,
+    ) -> None:
         self.world, self.forward_seconds = world, forward_seconds
         self.dialer = world.network.dialer()
         self.queue: deque[Work] = deque()
@@ -81,7 +87,7 @@ class Teacher:
             hello(name),
             around,
             num_students=world.num_students,
-            waits_for_restart=True,
+            waits_for_restart=waits_for_restart,
         )
 
     def turn(self) -> None:
@@ -128,8 +134,10 @@ class World:
         simulated = {student.rank: student.listener.endpoint for student in self.students}
         return simulated | self.strangers
 
-    def add_teacher(self, name: str, forward_seconds: float = 0.5) -> Teacher:
-        self.teachers.append(Teacher(self, name, forward_seconds))
+    def add_teacher(
+        self, name: str, forward_seconds: float = 0.5, waits_for_restart: bool = True
+    ) -> Teacher:
+        self.teachers.append(Teacher(self, name, forward_seconds, waits_for_restart))
         return self.teachers[-1]
 
     def kill(self, teacher: Teacher) -> None:

@@ -137,6 +137,33 @@ def test_a_teacher_outlives_a_student_that_comes_back(is_coming_back: bool) -> N
         assert teacher.num_computed == 4 * NUM_REQUESTS
 
 
+def test_a_teacher_of_the_launch_ends_although_the_students_come_back() -> None:
+    world = world_of(4, RELIABLE)
+    teacher = world.add_teacher("a", waits_for_restart=False)
+    world.run()
+    for student in world.students:
+        student.protocol.say_goodbye(is_coming_back=True)
+    teacher.turn()
+    assert teacher.protocol.is_finished
+
+
+def test_a_hung_teacher_is_noticed_at_its_deadline(capsys: pytest.CaptureFixture[str]) -> None:
+    """It holds requests and sends heartbeats for ever; the other one waits for its turn."""
+    spec = SPEC.model_copy(update={"deadline_seconds": 60.0})
+    world = world_of(7, RELIABLE, spec)
+    hung = world.add_teacher("hung", forward_seconds=1e9)
+    hung.busy_until = 1e9
+    for _ in range(8):
+        world.step()
+    assert hung.queue
+    world.add_teacher("good")
+    started = world.now
+    world.run()
+    check(world)
+    assert world.now - started <= 60.0 + 2 * NUM_REQUESTS * 0.5 + 5.0
+    assert "teacher hung has answered nothing for 60 s, but is alive" in capsys.readouterr().err
+
+
 def test_a_teacher_learns_how_many_students_there_are_now() -> None:
     """The run goes on with one student instead of two."""
     world = world_of(5, RELIABLE)
