@@ -19,8 +19,9 @@ sense_weight above 0 reads it. The usual order: `lexicon` shows what the lexicon
 makes the dictionary, `show` and `stats` show what it holds, then `dskd train`."""
 
 BUILD_TEXT = """\
-Let the teacher read the spec's corpus ([data] train, [senses] collect_tokens of it), cluster
-its hidden states into senses, and build an index of them. The folder is [senses] dictionary.
+Let the teacher read the spec's corpus ([data] train, or the texts of [[senses.corpus]]; [senses]
+collect_tokens of it), cluster its hidden states into senses, and build an index of them. The
+folder is [senses] dictionary.
 
 A dictionary of the same text and settings is kept, unless --force is given. One of other
 settings is replaced, but not if text was added to it (dskd senses refresh): that needs --force.
@@ -51,8 +52,8 @@ NAME` downloads one into --output (default: $DSKD_HOME/lexicons/NAME), or takes 
 REFRESH_TEXT = """\
 Let the teacher read a spec's corpus ([data] train) and add it to the dictionary that its
 [senses] names. New tokens and senses are added and centroids move; the text that the dictionary
-was built from is not read again. Name only the new text in [data] train: a corpus that is in
-the dictionary is skipped. The manifest's history lists every corpus. The index is rebuilt."""
+was built from is not read again. Name only the new text in [data] train (or in
+[[senses.corpus]]): a corpus that is in the dictionary is skipped. The manifest's history lists every corpus. The index is rebuilt."""
 
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -94,6 +95,7 @@ def build_senses(
 
     Raises InputError if the spec cannot be built.
     """
+    from dskd_ds.data.documents import matching_files
     from dskd_ds.models.named import RunModels
     from dskd_ds.plan.preflight import preflight
     from dskd_ds.runtime import launch
@@ -101,6 +103,8 @@ def build_senses(
     spec = load_spec(spec_file, overrides)
     # The ranks check this too, but a mistake is reported here at once, without starting them.
     preflight(spec, RunModels.of(spec), with_senses=False)
+    for index, corpus in enumerate(spec.senses.corpus):
+        matching_files(corpus.path, f"senses.corpus.{index}")
     flags = ["--force"] if force else []
     return launch.run(launch.senses_command(spec_file, overrides, num_ranks=num_ranks, flags=flags))
 
