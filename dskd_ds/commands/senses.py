@@ -53,7 +53,8 @@ REFRESH_TEXT = """\
 Let the teacher read a spec's corpus ([data] train) and add it to the dictionary that its
 [senses] names. New tokens and senses are added and centroids move; the text that the dictionary
 was built from is not read again. Name only the new text in [data] train (or in
-[[senses.corpus]]): a corpus that is in the dictionary is skipped. The manifest's history lists every corpus. The index is rebuilt."""
+[[senses.corpus]]): a corpus that is in the dictionary is skipped. The manifest's history lists
+every corpus. The index is rebuilt."""
 
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
