@@ -71,9 +71,8 @@ def count_edges(
 def refuse_few_heads(counts: EdgeCounts, tokenizer_name: str) -> None:
     """Raise InputError if almost no word is a single token.
 
-    That is the case for a tokenizer of characters or bytes, or of another language. A tokenizer that
-    gives two tokens to a word with a leading space (Mistral's in its legacy form) is none of these:
-    words are encoded inside a text.
+    That is the case for a tokenizer of bytes, or of another language. Mistral's in its legacy form
+    gives two tokens to a word with a leading space, but not to a word inside a text.
     """
     if counts.num_heads * 1000 < counts.num_words * MIN_HEADS_PER_THOUSAND:
         raise InputError(
