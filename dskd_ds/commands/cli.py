@@ -24,6 +24,7 @@ from dskd_ds.commands import (
     schema,
     senses,
     status,
+    submit,
     train,
 )
 from dskd_ds.errors import DskdError
@@ -76,6 +77,7 @@ def parser() -> argparse.ArgumentParser:
     quickstart.add_command(commands)
     init.add_command(commands)
     train.add_command(commands)
+    submit.add_command(commands)
     status.add_command(commands)
     senses.add_commands(commands)
     data.add_commands(commands)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 pytestmark = pytest.mark.process
-SOURCES = ("pyproject.toml", "README.md", "LICENSE", "dskd_ds", "ds_configs")
+SOURCES = ("pyproject.toml", "README.md", "LICENSE", "dskd_ds", "ds_configs", "slurm")
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +68,8 @@ def test_it_holds_every_configuration_and_page(installed: Path) -> None:
     unpacked = installed / "dskd_ds" / "ds_configs"
     found = {path.relative_to(unpacked) for path in unpacked.rglob("*") if path.is_file()}
     assert found == wanted
+    scripts = {path.name for path in Path("slurm").iterdir()}
+    assert {path.name for path in (installed / "dskd_ds" / "slurm").iterdir()} == scripts
     assert (installed / "dskd_ds" / "commands" / "report_template.html").is_file()
     docs = {path.name for path in Path("dskd_ds/docs").iterdir()}
     assert {path.name for path in (installed / "dskd_ds" / "docs").iterdir()} == docs

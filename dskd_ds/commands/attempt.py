@@ -1,0 +1,211 @@
+"""Called by the job scripts in slurm/: begins and ends an attempt, and checks its nodes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_args
+
+from dskd_ds.errors import DskdError, ExitCode, InputError
+from dskd_ds.files.manifest import MANIFEST_FILE
+from dskd_ds.observe.attempt_end import Ending, StopWish, is_worth_another, message_of, reason_of
+from dskd_ds.observe.attempts import (
+    Attempt,
+    Reason,
+    begin_attempt,
+    log_dir,
+    read_attempts,
+    record_path,
+    write_attempt,
+)
+from dskd_ds.runtime.slurm import cause_of_end, expand_nodes, failed_nodes, first_failure, read_job
+
+TEXT = """\
+Record the attempts of a run; the job scripts in slurm/ call this.
+
+  begin       number a new attempt; prints the number, or nothing if a chain of jobs has ended
+  check-node  check that this node sees the run directory
+  end         record how the attempt ended; prints `requeue` if the job is to start again"""
+STEP_LOG = "students-step.log"
+"""What srun itself printed about the students' step."""
+NUM_LOG_LINES = 20
+"""Lines that are shown of the log of a rank that failed."""
+VISIBLE_SECONDS = 30.0
+"""A network file system may show a new file to other nodes so much later."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one of the three actions and return its exit code."""
+    args = _parser().parse_args(argv)
+    action: Callable[[argparse.Namespace], int] = args.action
+    try:
+        return action(args)
+    except DskdError as error:
+        print(error, file=sys.stderr)
+        return int(error.exit_code)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m dskd_ds.commands.attempt",
+        description=TEXT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    actions = parser.add_subparsers(required=True)
+    begin_parser = actions.add_parser("begin")
+    check_parser = actions.add_parser("check-node")
+    end_parser = actions.add_parser("end")
+    for action, function in ((begin_parser, begin), (check_parser, check_node), (end_parser, end)):
+        action.add_argument("--run-dir", type=Path, required=True)
+        action.set_defaults(action=function)
+    for action in (check_parser, end_parser):
+        action.add_argument("--number", type=int, required=True)
+    for action in (begin_parser, end_parser):
+        action.add_argument("--chain-index", type=int, default=1)
+    end_parser.add_argument("--exit-code", type=int, required=True)
+    end_parser.add_argument("--stop-wish", choices=get_args(StopWish), default="none")
+    end_parser.add_argument("--chain-length", type=int, default=1)
+    return parser
+
+
+def begin(args: argparse.Namespace) -> int:
+    """Write the record of a new attempt and print its number.
+
+    A later job of a chain goes on only if the job before it handed the run over.
+    """
+    run_dir: Path = args.run_dir
+    last = next(reversed(read_attempts(run_dir)), None)
+    is_first_start = os.environ.get("SLURM_RESTART_COUNT", "0") in ("", "0")
+    if args.chain_index > 1 and is_first_start and last and last.reason != "time_limit":
+        print(
+            f"job {args.chain_index} of the chain has nothing to do: {last.message}",
+            file=sys.stderr,
+        )
+        return int(ExitCode.DONE if last.reason == "done" else ExitCode.FAILED)
+    job = read_job(os.environ["SLURM_JOB_ID"])
+    nodes = list(job.nodes) or expand_nodes(os.environ.get("SLURM_JOB_NODELIST", ""))
+    attempt = begin_attempt(run_dir, env=os.environ, nodes=nodes, first_step=newest_step(run_dir))
+    print(attempt.number)
+    print(
+        f"attempt {attempt.number} of {run_dir} on {', '.join(nodes)};"
+        f" logs: {log_dir(run_dir, attempt.number)}",
+        file=sys.stderr,
+    )
+    return int(ExitCode.DONE)
+
+
+def newest_step(run_dir: Path) -> int:
+    """Return the step of the newest complete checkpoint; 0 if there is none."""
+    manifests = run_dir.glob(f"checkpoints/step-*/{MANIFEST_FILE}")
+    steps = [int(path.parent.name.removeprefix("step-")) for path in manifests]
+    return max(steps, default=0)
+
+
+def check_node(args: argparse.Namespace) -> int:
+    """Raise InputError if this node does not see the record of the attempt."""
+    path = record_path(args.run_dir, args.number)
+    deadline = time.monotonic() + VISIBLE_SECONDS
+    # A folder that is missing here is no delay of the file system.
+    while not path.is_file():
+        if not args.run_dir.is_dir() or time.monotonic() > deadline:
+            node = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+            raise InputError(
+                f'run_dir = "{args.run_dir}", but node {node} does not see what the first node'
+                " wrote there.\n"
+                "  set run_dir to a folder on a file system that all nodes share."
+            )
+        time.sleep(0.5)
+    return int(ExitCode.DONE)
+
+
+def end(args: argparse.Namespace) -> int:
+    """Write the end of an attempt into its record, and print `requeue` or `stop`."""
+    run_dir: Path = args.run_dir
+    attempts = read_attempts(run_dir)
+    attempt = next(attempt for attempt in attempts if attempt.number == args.number)
+    earlier = [other for other in attempts if other.number < args.number]
+    ending = _ending(args, attempt)
+    reason = reason_of(ending)
+    attempt = attempt.model_copy(update={"last_step": newest_step(run_dir)})
+    is_worth_it = is_worth_another(reason, attempt, earlier)
+    is_handed_over = reason == "time_limit" and args.chain_index < args.chain_length
+    is_requeued = is_worth_it and not is_handed_over
+    next_job = f"job {args.chain_index + 1} of {args.chain_length} goes on"
+    goes_on = next_job if is_handed_over else _goes_on(reason, is_requeued)
+    message = message_of(reason, ending, attempt, goes_on=goes_on)
+    update = {
+        "ended": time.time(),
+        "exit_code": ending.exit_code,
+        "reason": reason,
+        "is_requeued": is_requeued,
+        "message": message,
+    }
+    write_attempt(run_dir, attempt.model_copy(update=update))
+    if reason in ("failed", "wrong_input"):
+        _show_failed_rank(run_dir, attempt.number)
+    print(f"attempt {attempt.number}: {message}", file=sys.stderr)
+    print("requeue" if is_requeued else "stop")
+    return int(ExitCode.DONE)
+
+
+def _goes_on(reason: Reason, is_requeued: bool) -> str:
+    """Return what comes next, for the message."""
+    if is_requeued:
+        return "the job starts again"
+    return {
+        "cancelled": "submit it again to go on",
+        "wrong_input": "correct what the message names and submit it again",
+        "failed": "it would fail again, see the logs",
+        "no_teacher": "see the teachers' logs",
+    }.get(
+        reason, "too many attempts in a row saved nothing: raise --time, or the seconds of --signal"
+    )
+
+
+def _ending(args: argparse.Namespace, attempt: Attempt) -> Ending:
+    """Collect what is known about the end from the logs and from SLURM."""
+    job = read_job(attempt.job_id)
+    left = [node for node in attempt.nodes if job.nodes and node not in job.nodes]
+    lost = dict.fromkeys([*left, *failed_nodes(attempt.nodes)])
+    logs = log_dir(args.run_dir, attempt.number)
+    code = args.exit_code
+    # srun returns the largest code: 137 if a rank that failed made it kill the others.
+    failure = first_failure(_text_of(logs / STEP_LOG))
+    if failure and failure.exit_code is not None:
+        code = failure.exit_code
+    return Ending(
+        exit_code=code,
+        stop_wish=args.stop_wish,
+        # SLURM calls a job that is being ended COMPLETING, whatever the cause.
+        is_job_ending=job.state in ("COMPLETING", "CANCELLED", "TIMEOUT", "PREEMPTED"),
+        cause=cause_of_end("\n".join(_text_of(path) for path in logs.glob("student-*.log"))),
+        lost_nodes=tuple(lost),
+    )
+
+
+def _show_failed_rank(run_dir: Path, number: int) -> None:
+    """Print the end of the log of the rank that failed first."""
+    folder = log_dir(run_dir, number)
+    failure = first_failure(_text_of(folder / STEP_LOG))
+    if failure is None:
+        return
+    path = folder / f"student-{failure.task}.log"
+    lines = _text_of(path).splitlines()[-NUM_LOG_LINES:]
+    print(f"the last lines of {path}:", *lines, sep="\n", file=sys.stderr)
+
+
+def _text_of(path: Path) -> str:
+    """Return the content of a log; "" if there is none."""
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""`dskd submit`: writes the job scripts of a run and submits them to SLURM."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from dskd_ds.errors import InputError
+from dskd_ds.runtime.arguments import Commands, at_least, spec_command
+
+STAGES = ("senses", "train", "eval")
+TEXT = """\
+Submit a run to SLURM. The scripts are those in slurm/, with the options and settings of this run
+filled in; --dry-run prints them instead.
+
+The job needs the nodes that [topology] asks for: students first, then teachers on nodes of their
+own (on one node, if all fit). Every --sbatch becomes one more #SBATCH line:
+
+  dskd submit my.toml --gpus-per-node 8 --time 24:00:00 --sbatch account=nlp --sbatch exclusive
+
+Before its time limit, after a preemption and after the failure of a node the job is saved, requeued
+and resumed. scancel saves the run and ends it. Each start is an attempt: its record and logs are in
+RUN_DIR/attempts/. Edit slurm/environment.sh for the modules and variables of your site."""
+
+
+def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
+    """Register `dskd submit`."""
+    command = spec_command(
+        commands, "submit", "submit a run to SLURM; it comes back by itself", description=TEXT
+    )
+    command.add_argument(
+        "--dry-run", action="store_true", help="check everything and print the scripts"
+    )
+    command.add_argument(
+        "--what",
+        type=_stages,
+        default=("train",),
+        metavar="STAGES",
+        help="senses, train and eval, joined by commas: each starts when the one before it is done"
+        " (default train)",
+    )
+    command.add_argument(
+        "--chain",
+        type=at_least(1),
+        default=1,
+        metavar="N",
+        help="submit N jobs that train one after the other, each up to its time limit, instead of"
+        " one that is requeued; for sites that do not allow requeueing",
+    )
+    _add_layout(command)
+    _add_site(command)
+    command.set_defaults(command=run)
+
+
+def _add_layout(command: argparse.ArgumentParser) -> None:
+    """Add the options that say what a node holds."""
+    layout = command.add_argument_group("nodes")
+    count = at_least(1)
+    layout.add_argument(
+        "--gpus-per-node", type=count, metavar="N", help="GPUs of a node; one rank runs on each"
+    )
+    layout.add_argument(
+        "--ntasks-per-node", type=count, metavar="N", help="ranks of a node, if not one per GPU"
+    )
+    layout.add_argument(
+        "--num-teachers", type=count, metavar="N", help="teachers (default [topology] num_teachers)"
+    )
+    layout.add_argument(
+        "--teachers-per-node",
+        type=count,
+        metavar="N",
+        help="teachers of a teachers' node, if fewer than ranks; they get nodes of their own",
+    )
+    layout.add_argument(
+        "--het",
+        action="store_true",
+        help="submit a heterogeneous job: the teachers' nodes are its second component",
+    )
+    layout.add_argument(
+        "--het-sbatch",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="option of sbatch for the teachers' component, e.g. gpus-per-node=4 (may be given"
+        " several times)",
+    )
+    layout.add_argument(
+        "--senses-nodes", type=count, default=1, metavar="N", help="nodes of --what senses"
+    )
+    layout.add_argument(
+        "--mpi",
+        choices=("mpirun", "pmix"),
+        default="mpirun",
+        help="what starts the ranks of --what senses: mpirun, or srun --mpi=pmix (default mpirun)",
+    )
+
+
+def _add_site(command: argparse.ArgumentParser) -> None:
+    """Add the options for the scheduler."""
+    site = command.add_argument_group("SLURM")
+    site.add_argument("--partition", help="partition of all jobs")
+    site.add_argument("--time", metavar="LIMIT", help="limit of one attempt, e.g. 8:00:00")
+    site.add_argument(
+        "--signal-seconds",
+        type=at_least(1),
+        default=300,
+        metavar="S",
+        help="save so long before the limit; one step and one save must fit in (default 300)",
+    )
+    site.add_argument(
+        "--environment",
+        metavar="FILE",
+        help="modules and variables of the site (default slurm/environment.sh)",
+    )
+    site.add_argument(
+        "--sbatch",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="further option of sbatch, e.g. account=nlp, or exclusive (may be given several"
+        " times)",
+    )
+
+
+def _stages(text: str) -> tuple[str, ...]:
+    """Return the stages of --what in their order. Raises ArgumentTypeError for an unknown one."""
+    names = text.split(",")
+    unknown = [name for name in names if name not in STAGES]
+    if unknown:
+        raise argparse.ArgumentTypeError(
+            f"unknown stage {unknown[0]!r}: choose from {', '.join(STAGES)}"
+        )
+    return tuple(stage for stage in STAGES if stage in names)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check the run, write its scripts, and print or submit them. Returns the exit code."""
+    from dskd_ds.commands.submit_jobs import Submission
+    from dskd_ds.models.named import RunModels
+    from dskd_ds.plan.preflight import preflight
+    from dskd_ds.runtime import slurm
+    from dskd_ds.runtime.arguments import spec_of
+    from dskd_ds.runtime.console import quiet_progress
+
+    spec = spec_of(args)
+    quiet_progress()
+    jobs = Submission(spec, args).jobs()
+    # A dictionary that this submission builds is not there yet.
+    needs_senses = "train" in args.what and "senses" not in args.what
+    preflight(spec, RunModels.of(spec), with_senses=needs_senses)
+    if args.dry_run:
+        print(*(job.script for job in jobs), sep="\n", end="")
+        return 0
+    slurm.require_slurm()
+    _refuse_a_running_job(Path(spec.run_dir))
+    # All are checked before one is submitted: a chain must not be cut in the middle.
+    for job in jobs:
+        slurm.submit(job.script, name=job.template, test_only=True)
+    (Path(spec.run_dir) / "attempts").mkdir(parents=True, exist_ok=True)
+    job_id = ""
+    for job in jobs:
+        dependency = f"{job.after}:{job_id}" if job_id else ""
+        job_id = slurm.submit(job.script, name=job.template, dependency=dependency)
+        print(f"{job.title}: job {job_id}{f', after {dependency}' if dependency else ''}")
+    print(f"its attempts and logs: {spec.run_dir}/attempts/", file=sys.stderr)
+    return 0
+
+
+def _refuse_a_running_job(run_dir: Path) -> None:
+    """Raise InputError if a job of this run is waiting or running."""
+    from dskd_ds.observe.attempts import read_attempts
+    from dskd_ds.runtime.slurm import read_job
+
+    for job_id in dict.fromkeys(attempt.job_id for attempt in read_attempts(run_dir)):
+        state = read_job(job_id).state if job_id else ""
+        if state in ("PENDING", "RUNNING", "COMPLETING", "SUSPENDED", "CONFIGURING"):
+            raise InputError(
+                f"{run_dir}: job {job_id} is training this run ({state}).\n"
+                f"  wait for it, or end it: scancel {job_id}"
+            )

@@ -1,0 +1,214 @@
+"""Makes the job scripts of one `dskd submit`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from dskd_ds.errors import InputError
+from dskd_ds.observe.attempts import attempts_dir
+from dskd_ds.plan.allocation import Allocation, allocate
+from dskd_ds.runtime.job_script import (
+    bash_array,
+    bash_string,
+    environment_path,
+    filled_script,
+    script_path,
+)
+from dskd_ds.spec import RunSpec
+from dskd_ds.spec.processes import LinkSpec
+
+OWN_OPTIONS = ("nodes", "ntasks-per-node", "gpus-per-node", "partition", "time", "signal", "output")
+"""Options of sbatch that the scripts set; they are refused in --sbatch."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A script that is ready for sbatch."""
+
+    title: str
+    template: Path
+    script: str
+    after: str
+    """The kind of dependency on the job before it: `afterok` or `afterany`."""
+
+
+class Submission:
+    """The jobs of one call of `dskd submit`."""
+
+    def __init__(self, spec: RunSpec, args: argparse.Namespace) -> None:
+        """Raises InputError if an option is invalid or missing."""
+        self._spec, self._args = spec, args
+        self._run_dir = Path(spec.run_dir).absolute()
+        self._further = _sbatch_options("--sbatch", args.sbatch)
+        refused = [key for key in self._further if key in OWN_OPTIONS]
+        if refused:
+            raise InputError(
+                f"--sbatch {refused[0]}: the script sets this option itself.\n"
+                "  use --partition, --time, --gpus-per-node, --ntasks-per-node or --signal-seconds;"
+                " the number of nodes follows from [topology]."
+            )
+        self._ranks_per_node = args.ntasks_per_node or args.gpus_per_node
+        if self._ranks_per_node is None and set(args.what) != {"eval"}:
+            raise InputError(
+                "--gpus-per-node: the number of ranks on a node is unknown.\n"
+                "  give --gpus-per-node N, or --ntasks-per-node N for nodes without GPUs."
+            )
+
+    def jobs(self) -> list[Job]:
+        """Return the jobs in the order in which they run."""
+        jobs: list[Job] = []
+        if "senses" in self._args.what:
+            jobs.append(self._senses())
+        if "train" in self._args.what:
+            jobs += [self._train(index) for index in range(1, self._args.chain + 1)]
+        if "eval" in self._args.what:
+            jobs.append(self._eval())
+        return jobs
+
+    def _train(self, chain_index: int) -> Job:
+        args = self._args
+        second = None
+        teachers_per_node = args.teachers_per_node
+        if args.het:
+            second = _sbatch_options("--het-sbatch", args.het_sbatch)
+            given = second.get("ntasks-per-node") or second.get("gpus-per-node")
+            teachers_per_node = int(given) if given and given.isdecimal() else teachers_per_node
+        allocation = allocate(
+            self._spec,
+            ranks_per_node=self._ranks_per_node,
+            teachers_per_node=teachers_per_node,
+            num_teachers=args.num_teachers,
+            is_heterogeneous=second is not None,
+        )
+        is_het = second is not None
+        num_nodes = allocation.num_student_nodes if is_het else allocation.num_nodes
+        num_tasks = allocation.students_per_node if is_het else allocation.tasks_per_node
+        options = {
+            "job-name": self._spec.name,
+            "nodes": str(num_nodes),
+            "ntasks-per-node": str(num_tasks),
+            "signal": f"B:USR1@{args.signal_seconds}",
+            "output": f"{attempts_dir(self._run_dir)}/slurm-%j.out",
+        }
+        options |= self._common_options()
+        component = None
+        if second is not None:
+            # Each component of a heterogeneous job has options of its own.
+            component = self._common_options() | {
+                "nodes": str(allocation.num_teacher_nodes),
+                "ntasks-per-node": str(allocation.teachers_per_node),
+                "requeue": "",
+                "no-kill": "",
+            }
+            component |= second
+        return self._job(
+            "train",
+            options,
+            self._train_settings(allocation, chain_index=chain_index, is_het=is_het),
+            component=component,
+            after="afterany" if chain_index > 1 else "afterok",
+        )
+
+    def _train_settings(
+        self, allocation: Allocation, *, chain_index: int, is_het: bool
+    ) -> dict[str, str]:
+        students_at = "--het-group=0" if is_het else "--relative=0"
+        teachers_at = "--het-group=1" if is_het else f"--relative={allocation.num_student_nodes}"
+        return {
+            "run_dir": bash_string(self._run_dir),
+            "overrides": bash_array(self._overrides(allocation)),
+            "num_students": str(allocation.num_students),
+            "num_student_nodes": str(allocation.num_student_nodes),
+            "num_teachers": str(allocation.num_teachers),
+            "num_teacher_nodes": str(allocation.num_teacher_nodes),
+            "teachers_per_node": str(allocation.teachers_per_node),
+            "students_at": bash_array([students_at]),
+            "teachers_at": bash_array([teachers_at]),
+            "replicate_senses": str(int(self._spec.uses_senses and self._has_local_senses())),
+            "chain_index": str(chain_index),
+            "chain_length": str(self._args.chain),
+        }
+
+    def _overrides(self, allocation: Allocation) -> list[str]:
+        """Return --set of the user, and the address by which other nodes reach the students."""
+        overrides = list(self._args.set)
+        if allocation.num_nodes > 1 and self._spec.link.address == LinkSpec().address:
+            overrides.append("link.address=hostname")
+        return overrides
+
+    def _has_local_senses(self) -> bool:
+        return bool(self._spec.senses.local_dir)
+
+    def _senses(self) -> Job:
+        options = {
+            "job-name": f"{self._spec.name}-senses",
+            "nodes": str(self._args.senses_nodes),
+            "ntasks-per-node": str(self._ranks_per_node),
+            "output": f"{attempts_dir(self._run_dir)}/senses-%j.out",
+        }
+        settings = {"overrides": bash_array(self._args.set), "mpi": self._args.mpi}
+        return self._job("senses", options | self._common_options(), settings)
+
+    def _eval(self) -> Job:
+        options = {
+            "job-name": f"{self._spec.name}-eval",
+            "output": f"{attempts_dir(self._run_dir)}/eval-%j.out",
+        }
+        common = self._common_options()
+        if self._args.gpus_per_node:
+            common["gpus-per-node"] = "1"
+        settings = {"overrides": bash_array(self._args.set)}
+        return self._job("eval", options | common, settings)
+
+    def _common_options(self) -> dict[str, str]:
+        """Return the options that all jobs share, in the order in which they are written."""
+        args = self._args
+        given = {
+            "partition": args.partition,
+            "time": args.time,
+            "gpus-per-node": args.gpus_per_node,
+        }
+        options = {key: str(value) for key, value in given.items() if value is not None}
+        return options | self._further
+
+    def _job(
+        self,
+        stage: str,
+        options: dict[str, str],
+        settings: dict[str, str],
+        *,
+        component: dict[str, str] | None = None,
+        after: str = "afterok",
+    ) -> Job:
+        template = script_path(f"{stage}.sbatch")
+        spec_file = Path(self._args.spec)
+        shared = {
+            # A spec that ships is found by its name from any folder.
+            "spec": bash_string(spec_file.absolute() if spec_file.exists() else spec_file),
+            "python": bash_string(sys.executable),
+            "environment": bash_string(environment_path(self._args.environment)),
+        }
+        script = filled_script(
+            template.read_text(),
+            options=options,
+            settings=shared | settings,
+            second_component=component,
+        )
+        return Job(title=stage, template=template, script=script, after=after)
+
+
+def _sbatch_options(flag: str, given: list[str]) -> dict[str, str]:
+    """Return options of sbatch by name. flag: what they were given with. Raises InputError."""
+    options = {}
+    for text in given:
+        key, separator, value = text.removeprefix("--").partition("=")
+        if not key or " " in key or (separator and not value):
+            raise InputError(
+                f"{flag} {text}: this is not an option of sbatch.\n"
+                f"  write {flag} KEY=VALUE or {flag} KEY, for example {flag} account=nlp."
+            )
+        options[key] = value
+    return options

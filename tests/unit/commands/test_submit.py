@@ -1,0 +1,126 @@
+"""The scripts of `dskd submit`: they are the shipped ones, with their options and settings."""
+
+from __future__ import annotations
+
+import subprocess
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from dskd_ds.commands import cli
+from dskd_ds.commands.submit_jobs import Submission
+from dskd_ds.errors import InputError
+from dskd_ds.runtime.arguments import spec_of
+from dskd_ds.runtime.job_script import filled_script
+
+SPEC = "ds_configs/runs/quickstart.toml"
+SCRIPTS = sorted(Path("slurm").glob("*.sbatch"))
+
+
+def jobs(*argv: str) -> list[str]:
+    args = cli.parser().parse_args(["submit", SPEC, *argv])
+    return [job.script for job in Submission(spec_of(args), args).jobs()]
+
+
+def lines_with(script: str, start: str) -> list[str]:
+    return [line for line in script.splitlines() if line.startswith(start)]
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=str)
+def test_a_shipped_script_without_changes_is_itself(path: Path) -> None:
+    assert filled_script(path.read_text(), options={}, settings={}) == path.read_text()
+
+
+@pytest.mark.parametrize("path", [*SCRIPTS, Path("slurm/environment.sh")], ids=str)
+def test_bash_accepts_the_shipped_files(path: Path) -> None:
+    done = subprocess.run(["bash", "-n", path], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=str)
+def test_every_option_and_setting_has_a_comment(path: Path) -> None:
+    lines = path.read_text().split("# ---- end of the settings")[0].splitlines()
+    is_entry = [line.startswith("#SBATCH") or "=" in line.split(" ")[0] for line in lines]
+    for (above, line), is_one in zip(pairwise(lines), is_entry[1:], strict=True):
+        assert not is_one or above.startswith("# "), f"{path}: {line}"
+    assert sum(is_entry) > 6
+
+
+def test_only_options_and_settings_differ_from_the_shipped_script() -> None:
+    script = jobs("--ntasks-per-node", "2", "--partition", "gpu")[0]
+    shipped = Path("slurm/train.sbatch").read_text()
+    assert script.split("# ---- end of")[1] == shipped.split("# ---- end of")[1]
+    comments = [line for line in shipped.splitlines() if line.startswith("# ")]
+    assert set(comments) <= set(script.splitlines())
+
+
+def test_two_students_and_a_teacher_on_nodes_of_one_rank() -> None:
+    further = ("--sbatch", "account=a b", "--sbatch", "x")
+    script = jobs("--ntasks-per-node", "1", "--time", "8:00:00", *further)[0]
+    assert "#SBATCH --nodes=3" in script.splitlines()
+    assert "#SBATCH --time=8:00:00" in script.splitlines()
+    assert "#SBATCH --account='a b'" in script.splitlines()
+    assert "#SBATCH --x" in script.splitlines()
+    assert "num_student_nodes=2" in script.splitlines()
+    assert "teachers_at=(--relative=2)" in script.splitlines()
+    # Students of several nodes must listen where the teachers' node reaches them.
+    assert lines_with(script, "overrides=") == ["overrides=(link.address=hostname)"]
+
+
+def test_an_address_of_the_user_stays() -> None:
+    script = jobs("--ntasks-per-node", "1", "--set", "link.address=10.0.0.1")[0]
+    assert lines_with(script, "overrides=") == ["overrides=(link.address=10.0.0.1)"]
+
+
+def test_a_heterogeneous_job_has_two_components() -> None:
+    script = jobs(
+        *("--ntasks-per-node", "2", "--sbatch", "account=x", "--het"),
+        *("--het-sbatch", "partition=big", "--het-sbatch", "gpus-per-node=4"),
+    )[0]
+    first, second = script.split("#SBATCH hetjob\n")
+    assert "#SBATCH --nodes=1" in first.splitlines()
+    assert lines_with(second, "#SBATCH --partition") == ["#SBATCH --partition=big"]
+    assert lines_with(second, "#SBATCH --account") == ["#SBATCH --account=x"]
+    assert "teachers_at=(--het-group=1)" in second.splitlines()
+
+
+def test_a_chain_hands_the_run_on() -> None:
+    scripts = jobs("--ntasks-per-node", "4", "--chain", "3")
+    assert [lines_with(script, "chain_index=")[0] for script in scripts] == [
+        "chain_index=1",
+        "chain_index=2",
+        "chain_index=3",
+    ]
+    assert all("chain_length=3" in script.splitlines() for script in scripts)
+
+
+def test_stages_come_in_their_order() -> None:
+    scripts = jobs("--what", "eval,senses,train", "--ntasks-per-node", "4", "--senses-nodes", "2")
+    names = [lines_with(script, "#SBATCH --job-name")[0] for script in scripts]
+    assert names == [
+        "#SBATCH --job-name=quickstart-senses",
+        "#SBATCH --job-name=quickstart",
+        "#SBATCH --job-name=quickstart-eval",
+    ]
+    assert "#SBATCH --nodes=2" in scripts[0].splitlines()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "give --gpus-per-node N"),
+        (["--ntasks-per-node", "1", "--sbatch", "nodes=4"], "follows from .topology"),
+        (["--ntasks-per-node", "1", "--sbatch", "account="], "write --sbatch KEY=VALUE"),
+        (["--ntasks-per-node", "1", "--environment", "nix.sh"], "there is no such file"),
+    ],
+)
+def test_wrong_options_are_refused(argv: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        jobs(*argv)
+
+
+def test_an_unknown_stage_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.parser().parse_args(["submit", SPEC, "--what", "pack"])
+    assert "unknown stage 'pack': choose from senses, train, eval" in capsys.readouterr().err

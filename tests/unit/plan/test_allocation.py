@@ -1,0 +1,53 @@
+"""Nodes of a run, from the numbers of its ranks."""
+
+from __future__ import annotations
+
+import pytest
+
+from dskd_ds.errors import InputError
+from dskd_ds.plan.allocation import Allocation, allocate
+from dskd_ds.spec import RunSpec, load_spec
+
+
+def spec(students: int, teachers: int) -> RunSpec:
+    overrides = [
+        f"topology.num_students={students}",
+        f"topology.num_teachers={teachers}",
+        f"train.global_batch_blocks={students}",
+        "train.micro_batch_blocks=1",
+    ]
+    return load_spec("ds_configs/runs/quickstart.toml", overrides)
+
+
+def test_teachers_get_nodes_of_their_own() -> None:
+    found = allocate(spec(32, 9), ranks_per_node=8)
+    assert found == Allocation(
+        num_students=32,
+        num_student_nodes=4,
+        students_per_node=8,
+        num_teachers=9,
+        num_teacher_nodes=2,
+        teachers_per_node=8,
+    )
+    assert (found.num_nodes, found.tasks_per_node) == (6, 8)
+
+
+def test_what_fits_on_one_node_shares_it() -> None:
+    found = allocate(spec(6, 2), ranks_per_node=8)
+    assert (found.num_nodes, found.num_teacher_nodes, found.tasks_per_node) == (1, 0, 8)
+
+
+def test_a_heterogeneous_job_never_shares() -> None:
+    found = allocate(spec(6, 2), ranks_per_node=8, is_heterogeneous=True)
+    assert (found.num_student_nodes, found.num_teacher_nodes) == (1, 1)
+
+
+def test_fewer_teachers_than_ranks_per_node() -> None:
+    found = allocate(spec(8, 4), ranks_per_node=8, teachers_per_node=1)
+    assert (found.num_teacher_nodes, found.teachers_per_node, found.tasks_per_node) == (4, 1, 8)
+
+
+def test_teachers_as_a_step_of_their_own_must_be_counted() -> None:
+    with pytest.raises(InputError, match="--num-teachers N"):
+        allocate(spec(8, 0), ranks_per_node=8)
+    assert allocate(spec(8, 0), ranks_per_node=8, num_teachers=3).num_teachers == 3
