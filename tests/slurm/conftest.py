@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import tomli_w
 
+from dskd_ds.observe.attempts import read_attempts
 from dskd_ds.observe.metrics import METRICS_FILE, read_lines, read_metrics
 from dskd_ds.runtime.console import child_environment
 from dskd_ds.runtime.launch import tool
@@ -17,11 +18,13 @@ from tests.conftest import TinyWorld
 from tests.processes.conftest import children_with, torchrun
 from tests.slurm.cluster import Cluster, missing_programs
 
-NUM_STEPS = 12
+NUM_STEPS = 48
 EXACT = ("loss", "loss_ce", "loss_kd", "loss_sense", "grad_norm", "sense_positions")
 """Values of metrics.jsonl that do not depend on time."""
 SBATCH = ("--ntasks-per-node=1", "--signal-seconds=30", "--time=10")
 """Options of all submissions: three nodes for two students and a teacher."""
+
+WAITING_OR_RUNNING = ("PENDING", "RUNNING", "COMPLETING", "REQUEUED")
 
 
 @pytest.fixture(scope="session")
@@ -71,11 +74,21 @@ class Runs:
 
         def is_there() -> bool:
             state = self.cluster.job_field(job_id, "JobState")
-            assert state in ("PENDING", "RUNNING", "COMPLETING", "REQUEUED"), log_of(run_dir)
+            assert state in WAITING_OR_RUNNING, f"{state}\n{log_of(run_dir)}"
             lines = read_lines(run_dir / METRICS_FILE) if run_dir.is_dir() else []
             return len(lines) >= step
 
         self.cluster.wait_until(is_there, f"step {step} of {run_dir}")
+
+    def wait_for_attempt(self, run_dir: Path, number: int, job_id: str) -> None:
+        """Wait until a job has begun an attempt; fails if the job ends before."""
+
+        def has_begun() -> bool:
+            state = self.cluster.job_field(job_id, "JobState")
+            assert state in WAITING_OR_RUNNING, f"{state}\n{log_of(run_dir)}"
+            return number in [attempt.number for attempt in read_attempts(run_dir)]
+
+        self.cluster.wait_until(has_begun, f"attempt {number} of {run_dir}")
 
     def wait_for_end(self, run_dir: Path, job_id: str) -> str:
         """Wait until a job has ended for good, and its processes too; returns its state."""
@@ -109,9 +122,8 @@ def weights(run_dir: Path) -> bytes:
 
 @pytest.fixture(scope="session")
 def runs(cluster: Cluster, tiny: TinyWorld) -> Runs:
-    """A spec of twelve steps with two students, one teacher and senses."""
-    tree = tiny.spec_tree()
-    tree["train"]["num_steps"] = NUM_STEPS  # type: ignore[index]
+    """A spec of 48 steps with two students, one teacher and senses."""
+    tree = tiny.spec_tree() | {"train": {"num_steps": NUM_STEPS, "global_batch_blocks": 4}}
     spec_file = tiny.folder / "slurm.toml"
     spec_file.write_text(tomli_w.dumps(tree))
     return Runs(cluster, tiny, spec_file)
