@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from dskd_ds.observe.attempts import Attempt, log_dir, read_attempts, record_path
+from dskd_ds.observe.attempts import Attempt, log_dir, read_attempts
 from tests.conftest import TinyWorld
 from tests.slurm.cluster import NODES, Cluster
-from tests.slurm.conftest import Runs, exact_losses, log_of, weights
+from tests.slurm.conftest import Runs, exact_losses, weights
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -110,35 +110,3 @@ def test_a_preempted_job_comes_back_and_a_cancelled_one_does_not(
     assert second.made_progress
     assert not [process for node in NODES for process in cluster.processes_of(node)]
     assert status(runs, run_dir)["state"] not in ("running", "finished")
-
-
-def test_what_cannot_run_is_refused_before_it_is_submitted(
-    cluster: Cluster, runs: Runs, tiny: TinyWorld, one_machine: Path
-) -> None:
-    assert one_machine.is_dir()  # the dictionary is there
-    run_dir = tiny.folder / "refused"
-    argv = ("submit", str(runs.spec_file), "--set", f"run_dir={run_dir}", "--ntasks-per-node=1")
-    wrong_partition = runs.dskd(*argv, "--partition=nix")
-    assert wrong_partition.returncode == 2
-    assert "SLURM refuses this job: invalid partition specified: nix" in wrong_partition.stderr
-    assert "low" in wrong_partition.stderr
-    too_many = runs.dskd(*argv, "--gpus-per-node=4")
-    assert too_many.returncode == 2
-    assert "Requested node configuration is not available" in too_many.stderr
-    assert "gpu:2" in too_many.stderr
-    assert cluster.run("squeue", "-h") == ""
-    assert not run_dir.exists()
-
-
-def test_a_run_directory_that_a_node_does_not_share_gets_one_clear_message(
-    cluster: Cluster, runs: Runs, one_machine: Path
-) -> None:
-    assert one_machine.is_dir()  # the dictionary is there
-    run_dir = cluster.unshared / "run"
-    (job,) = runs.submit(run_dir)
-    assert cluster.wait_for_end(job) == "FAILED"
-    assert cluster.job_field(job, "ExitCode") == "2:0"
-    output = log_of(run_dir)
-    assert output.count("but node node2 does not see what the first node wrote there") == 1
-    assert record_path(run_dir, 1).is_file()
-    assert reasons(run_dir) == ["wrong_input"]
