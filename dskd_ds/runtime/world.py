@@ -16,8 +16,8 @@ from torch.utils import cpp_extension
 
 SHARED_MEMORY = Path("/dev/shm")
 COMPILE_SECONDS, LOAD_SECONDS = 600.0, 100.0
-"""A lock on an op of this age has no owner any more: compiling takes about a minute, and loading
-what is compiled takes seconds."""
+"""How old a lock on an op must be before it can count as stale: compiling takes about a minute,
+loading what is compiled seconds. Its owner may be on another machine, if the folder is shared."""
 LOOK_SECONDS = 5.0
 
 
@@ -73,7 +73,9 @@ def remove_stale_locks(root: Path) -> None:
         try:
             age_seconds = time.time() - lock.stat().st_mtime
             is_compiled = any(lock.parent.glob("*.so"))
-            if age_seconds > (LOAD_SECONDS if is_compiled else COMPILE_SECONDS):
+            is_old = age_seconds > (LOAD_SECONDS if is_compiled else COMPILE_SECONDS)
+            # On a busy machine even loading can take minutes, and its end fails without the lock.
+            if is_old and not _is_open(lock):
                 lock.unlink()
                 print(
                     f"{lock}: removed, because it is {age_seconds:.0f} s old: the"
@@ -82,6 +84,17 @@ def remove_stale_locks(root: Path) -> None:
                 )
         except OSError:
             continue  # another rank was faster, or it is another user's
+
+
+def _is_open(path: Path) -> bool:
+    """Whether a process of this machine has a file open, as the owner of a lock of torch has."""
+    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            if descriptor.readlink() == path:
+                return True
+        except OSError:
+            continue  # it was closed, or it is another user's
+    return False
 
 
 def buffer_name(rank: int) -> str:

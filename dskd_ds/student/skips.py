@@ -43,8 +43,9 @@ class StepFacts:
 
     @property
     def loss(self) -> float:
-        """The step's loss."""
-        return math.fsum(self.losses) if self.bad_ranks == [] else math.nan
+        """The step's loss; NaN if that of a rank is not finite."""
+        # An infinite loss of one rank and -inf of another would make `fsum` raise.
+        return math.nan if self.bad_ranks else math.fsum(self.losses)
 
     @property
     def bad_ranks(self) -> list[int]:

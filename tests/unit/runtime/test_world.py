@@ -26,7 +26,7 @@ def make_lock(folder: Path, age_seconds: float, is_compiled: bool) -> Path:
     if is_compiled:
         (folder / "op.so").touch()
     lock = folder / "lock"
-    assert FileBaton(str(lock)).try_acquire()
+    lock.touch()
     made = time.time() - age_seconds
     os.utime(lock, (made, made))
     return lock
@@ -47,6 +47,16 @@ def test_only_old_locks_are_removed(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert (tmp_path / "op" / "op.so").exists()
     assert capsys.readouterr().err.count("was killed while it loaded a compiled op") == 2
     remove_stale_locks(tmp_path / "missing")
+
+
+def test_the_lock_of_a_living_process_stays_however_old_it_is(tmp_path: Path) -> None:
+    baton = FileBaton(str(tmp_path / "op" / "lock"))
+    (tmp_path / "op").mkdir()
+    assert baton.try_acquire()
+    os.utime(tmp_path / "op" / "lock", (0, 0))
+    remove_stale_locks(tmp_path)
+    baton.release()  # would raise if the lock was gone
+    assert not (tmp_path / "op" / "lock").exists()
 
 
 def test_a_process_that_waits_for_a_dead_one_goes_on(tmp_path: Path) -> None:
