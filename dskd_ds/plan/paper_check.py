@@ -70,6 +70,7 @@ def _unknown(spec: RunSpec) -> list[Remark]:
     remarks = [
         Remark(remark.about, _shown(value_of(spec, remark.about)), remark.authors, remark.effect)
         for remark in UNKNOWN
+        if spec.uses_senses or not remark.needs_senses
     ]
     if not spec.uses_senses:
         remarks.append(
@@ -118,12 +119,23 @@ def _of_all_sources(field: str) -> Any:
     return value
 
 
-def _dictionary_texts(spec: RunSpec) -> tuple[tuple[str, int], ...]:
-    """Return the format of each text of the dictionary, and its maximum of states per token."""
-    shared = spec.senses.vectors_per_token
-    if not spec.senses.corpus:
-        return tuple((source.format, shared) for source in spec.data.train)
-    return tuple((text.format, text.vectors_per_token or shared) for text in spec.senses.corpus)
+def _corpus(spec: RunSpec) -> tuple[str, ...]:
+    """Return the kinds of text that the dictionary is made of, each with its cap."""
+    senses = spec.senses
+    kinds = [
+        f"{text.format}, {text.vectors_per_token or senses.vectors_per_token} vectors per token"
+        for text in senses.corpus
+    ]
+    return tuple(sorted(kinds)) or ("[data] train",)
+
+
+def _corpus_paths(spec: RunSpec) -> tuple[str, ...]:
+    return tuple(source.path for source in spec.senses.corpus or spec.data.train)
+
+
+def _lexicon_files(spec: RunSpec) -> tuple[str, ...]:
+    """Return the names of the lexicons' files, without their folders."""
+    return tuple(Path(file).name for lexicon in spec.senses.lexicons for file in lexicon.files)
 
 
 def _lexicon_kinds(spec: RunSpec) -> tuple[str, ...]:
@@ -151,7 +163,9 @@ DERIVED = {
     "data.train.supervise": _of_all_sources("supervise"),
     **{f"recipe.{name}.new_tokens": _new_tokens(name) for name in ("csqa", "piqa", "arc", "mmlu")},
     "recipe.squad.new_tokens": _new_tokens("squad"),
-    "senses.corpus": _dictionary_texts,
+    "senses.corpus": _corpus,
+    "senses.corpus_paths": _corpus_paths,
+    "senses.lexicon_files": _lexicon_files,
     "senses.lexicon_kinds": _lexicon_kinds,
     "senses.wiktextract_lists": _wiktextract_lists,
     "senses.has_morpholex": _has_morpholex,

@@ -45,6 +45,8 @@ class Remark:
     here: str
     authors: str
     effect: str
+    needs_senses: bool = False
+    """Whether it matters only with the sense term."""
 
 
 NEGATING_AFFIXES = (
@@ -152,9 +154,8 @@ SENSE_FACTS = tuple(
     for key, authors, effect in (
         (
             "senses.corpus",
-            both((("text", 1800), ("chat", 2000))),
-            "the dictionary is made of other texts (authors: Wikipedia and the training sets, with"
-            " at most so many states per token)",
+            both(("chat, 2000 vectors per token", "text, 1800 vectors per token")),
+            "other texts (authors: Wikipedia, and the whole question sets as conversations)",
         ),
         ("senses.attribution", both("argmax"), "states belong to other tokens"),
         ("senses.hidden_layer", both(-1), "senses are states of another layer"),
@@ -268,13 +269,6 @@ DELIBERATE = (
 
 UNKNOWN = (
     Remark(
-        "senses.corpus",
-        here="",
-        authors="6 private parts of a Wikipedia of 2024, not known how large; the full training"
-        " sets as conversations",
-        effect="decides which tokens have senses, and of how many states each sense is made",
-    ),
-    Remark(
         "recipe.mmlu.path",
         here="",
         authors="a private file; its origin and size are not known",
@@ -291,6 +285,20 @@ UNKNOWN = (
         here="",
         authors="probably the same private file",
         effect="decides how often a question finds a shot of its context",
+    ),
+    Remark(
+        "senses.corpus_paths",
+        here="",
+        authors="six parts of a Wikipedia of 2024; snapshot, documents and tokens are not known",
+        effect="decides which tokens have senses, and how many",
+        needs_senses=True,
+    ),
+    Remark(
+        "senses.lexicon_files",
+        here="",
+        authors="a Wiktionary of unknown date, and two pair files that are probably HG2Vec's",
+        effect="decides which words are related",
+        needs_senses=True,
     ),
     Remark(
         "data.heldout",
