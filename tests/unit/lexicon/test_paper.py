@@ -194,7 +194,7 @@ def without_markup(pairs: list[tuple[str, str, bool]]) -> list[tuple[str, str, b
     return [pair for pair in pairs if "#" not in pair[0] and pair[0] == pair[0].strip() != ";"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(wiktionary=PAIRS, pairs=PAIRS)
 def test_token_lists_equal_the_slow_loop(
     workbook: Path, wiktionary: list[tuple[str, str, bool]], pairs: list[tuple[str, str, bool]]
