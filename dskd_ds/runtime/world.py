@@ -88,9 +88,10 @@ def remove_stale_locks(root: Path) -> None:
 
 def _is_open(path: Path) -> bool:
     """Whether a process of this machine has a file open, as the owner of a lock of torch has."""
+    real_path = path.resolve()
     for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
         try:
-            if descriptor.readlink() == path:
+            if descriptor.readlink() == real_path:
                 return True
         except OSError:
             continue  # it was closed, or it is another user's

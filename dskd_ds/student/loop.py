@@ -25,6 +25,7 @@ def run_steps(training: Training) -> None:
     """Run the remaining steps, with metrics and checkpoints. Saves before it raises an error."""
     spec, is_first_rank = training.spec, training.rank == 0
     training.is_stop_wanted.listen()
+    training.skips.note_start(training.num_done)
     with ExitStack() as cleanup:
         metrics: MetricsWriter | None = None
         if is_first_rank:

@@ -110,6 +110,10 @@ class Skips:
         """Skipped steps of the whole run."""
         return sum(self.counts.values())
 
+    def note_start(self, step: int) -> None:
+        """Take in that training starts with the weights of `step`, unless a state says more."""
+        self.weights_step = self.weights_step or step
+
     def loss_limit(self) -> float:
         """Return the loss above which the next step is a spike; infinite if none can be."""
         if self._sigmas == 0 or len(self._window) < (self._window.maxlen or 0):

@@ -125,6 +125,16 @@ def test_only_a_row_of_skipped_steps_leads_to_a_rollback() -> None:
     assert skips.record()["skipped"] == 5
 
 
+def test_a_run_that_starts_with_a_checkpoint_rolls_back_to_an_earlier_one() -> None:
+    skips = skips_of()
+    skips.note_start(7)
+    assert skips.weights_step == 7
+    resumed = skips_of()
+    resumed.load_state_dict([skips.state_dict() | {"weights_step": 4}])
+    resumed.note_start(7)  # saved after steps 5 to 7 were skipped
+    assert resumed.weights_step == 4
+
+
 def test_zero_turns_rollbacks_off() -> None:
     skips = skips_of(rollback_after=0)
     for step in range(50):
