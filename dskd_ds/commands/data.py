@@ -128,6 +128,12 @@ def run_paper(args: argparse.Namespace) -> int:
     for name, count in counts.items():
         numbers = f"{count.num_questions:>10}{count.num_malformed:>10}{count.num_chats:>8}"
         print(f"{SETS[name].title:<16}{numbers}{count.mean_shots:>8.2f}")
+    if "arc" in counts and counts["arc"].num_numbered:
+        numbered, total = counts["arc"].num_numbered, counts["arc"].num_chats
+        print(
+            f"{numbered} of {total} chats of {SETS['arc'].title} have digits as labels;"
+            " a tokenizer that writes a blank token first cannot answer them with one new token"
+        )
     print(f"stored in {args.output}, epochs: {recipe.epochs}")
     return 0
 

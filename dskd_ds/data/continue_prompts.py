@@ -14,7 +14,7 @@ import numpy as np
 
 from dskd_ds.data.chat import ChatFormat
 from dskd_ds.data.conversation import MalformedError, Message, given_answer, read_prompt
-from dskd_ds.data.documents import load_source
+from dskd_ds.data.documents import load_source, named
 from dskd_ds.data.packing import begin_ids, text_digest
 from dskd_ds.data.tally import Tally
 from dskd_ds.errors import InputError
@@ -61,6 +61,8 @@ class Prompts:
     usable: list[Prompt]
     num_rows: Counter[str]
     """Question set -> number of its rows, usable or not."""
+    reasons: Counter[str]
+    """Reason -> number of the rows that were left out for it."""
 
     @property
     def num_lost(self) -> int:
@@ -93,9 +95,10 @@ def read_prompts(
     """
     prompts: list[Prompt] = []
     num_rows: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
     numbers = itertools.count()
     for key, source in _sources(spec, inputs, epoch):
-        tally = Tally(f"[{key}] {source.path}")
+        tally = Tally(named(key, source.path))
         for row in load_source(source, key, stream=False):
             # Every row has a number: a prompt's draws do not depend on which rows are left out.
             number = next(numbers)
@@ -115,7 +118,8 @@ def read_prompts(
                 tally.add(f"left out: {error}")
         if is_printing:
             tally.print_counts()
-    found = Prompts(prompts, num_rows)
+        reasons += tally.counts
+    found = Prompts(prompts, num_rows, reasons)
     _check_lost(found, spec.data.max_lost_fraction)
     return found
 
@@ -187,9 +191,11 @@ def _check_lost(prompts: Prompts, allowed: float) -> None:
             "  give more, or raise [data] block_tokens."
         )
     if prompts.num_lost > allowed * total:
+        # All ranks raise this, and only one prints the counts.
+        reasons = "; ".join(f"{count} {reason}" for reason, count in prompts.reasons.most_common())
         raise InputError(
-            f"{prompts.num_lost} of {total} conversations are left out (the lines above say why),"
-            f" more than [data] max_lost_fraction = {allowed} allows.\n"
+            f"{prompts.num_lost} of {total} conversations are left out, more than"
+            f" [data] max_lost_fraction = {allowed} allows: {reasons}.\n"
             '  mend their reasons (too long: set [data] packing = "none"; rejected by the chat'
             " template: set [recipe] system_turn), or raise max_lost_fraction."
         )

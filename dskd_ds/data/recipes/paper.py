@@ -44,6 +44,8 @@ class SetCount:
     """Rows left out."""
     mean_shots: float
     """Shots per conversation of the first epoch."""
+    num_numbered: int
+    """Conversations per epoch whose options have digits as labels."""
 
 
 def write_mixture(
@@ -88,9 +90,14 @@ def write_mixture(
             num_chats=len(drawn[name]),
             num_malformed=num_malformed[name],
             mean_shots=num_shots[name] / max(1, len(drawn[name])),
+            num_numbered=sum(_is_numbered(sets[name][index]) for index in drawn[name]),
         )
         for name in recipe.sets
     }
+
+
+def _is_numbered(question: Question) -> bool:
+    return any(option.label.isdigit() for option in question.options)
 
 
 def _read_set(

@@ -235,6 +235,7 @@ def test_too_many_lost_conversations_stop_the_job(tiny: TinyWorld, tmp_path: Pat
     with pytest.raises(InputError) as caught:
         write(strict, tmp_path, "out", long)
     assert "4 of 12 conversations are left out" in str(caught.value)
+    assert "4 left out: the prompt and 60 tokens are longer than a block of 64" in str(caught.value)
     assert "[data] max_lost_fraction = 0.01" in str(caught.value)
     assert len(write(lenient, tmp_path, "out", long)) == 16
     lost = read_facts(tmp_path / "out-0.jsonl")["sets"]

@@ -166,10 +166,14 @@ def read_chats(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_each_epoch_has_the_same_questions_and_other_shots(tmp_path: Path) -> None:
+def test_each_epoch_has_the_same_questions_and_other_shots(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     options = write_sets(tmp_path, 40)
     argv = ["data", "paper", *options, "--style", "paper", "--epochs", "2"]
     assert main([*argv, "--output", str(tmp_path / "chats-{epoch}.jsonl")]) == 0
+    numbered = "10 of 10 chats of ARC-Challenge have digits as labels"
+    assert numbered in capsys.readouterr().out
     first, second = (read_chats(tmp_path / f"chats-{epoch}.jsonl") for epoch in (0, 1))
     assert [chat["id"] for chat in first] == [chat["id"] for chat in second]
     assert {chat["epoch"] for chat in first} | {chat["epoch"] for chat in second} == {0, 1}
