@@ -88,12 +88,6 @@ def _add_layout(command: argparse.ArgumentParser) -> None:
     layout.add_argument(
         "--senses-nodes", type=count, default=1, metavar="N", help="nodes of --what senses"
     )
-    layout.add_argument(
-        "--mpi",
-        choices=("mpirun", "pmix"),
-        default="mpirun",
-        help="what starts the ranks of --what senses: mpirun, or srun --mpi=pmix (default mpirun)",
-    )
 
 
 def _add_site(command: argparse.ArgumentParser) -> None:

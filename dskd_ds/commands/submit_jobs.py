@@ -149,7 +149,7 @@ class Submission:
             "ntasks-per-node": str(self._ranks_per_node),
             "output": f"{attempts_dir(self._run_dir)}/senses-%j.out",
         }
-        settings = {"overrides": bash_array(self._args.set), "mpi": self._args.mpi}
+        settings = {"overrides": bash_array(self._args.set)}
         return self._job("senses", options | self._common_options(), settings)
 
     def _eval(self) -> Job:
