@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dskd_ds.errors import InputError
 from dskd_ds.runtime.arguments import Commands, at_least, spec_command
+
+if TYPE_CHECKING:
+    from dskd_ds.commands.submit_jobs import Job
 
 STAGES = ("senses", "train", "eval")
 TEXT = """\
@@ -132,6 +136,7 @@ def run(args: argparse.Namespace) -> int:
     """Check the run, write its scripts, and print or submit them. Returns the exit code."""
     from dskd_ds.commands.submit_jobs import Submission
     from dskd_ds.models.named import RunModels
+    from dskd_ds.observe.attempts import attempts_dir
     from dskd_ds.plan.preflight import preflight
     from dskd_ds.runtime import slurm
     from dskd_ds.runtime.arguments import spec_of
@@ -148,17 +153,30 @@ def run(args: argparse.Namespace) -> int:
         return 0
     slurm.require_slurm()
     _refuse_a_running_job(Path(spec.run_dir))
-    # All are checked before one is submitted: a chain must not be cut in the middle.
-    for job in jobs:
-        slurm.submit(job.script, name=job.template, test_only=True)
-    (Path(spec.run_dir) / "attempts").mkdir(parents=True, exist_ok=True)
-    job_id = ""
-    for job in jobs:
-        dependency = f"{job.after}:{job_id}" if job_id else ""
-        job_id = slurm.submit(job.script, name=job.template, dependency=dependency)
-        print(f"{job.title}: job {job_id}{f', after {dependency}' if dependency else ''}")
+    # sbatch writes its output there, and does not make the folder.
+    attempts_dir(Path(spec.run_dir)).mkdir(parents=True, exist_ok=True)
+    _submit_all(jobs)
     print(f"its attempts and logs: {spec.run_dir}/attempts/", file=sys.stderr)
     return 0
+
+
+def _submit_all(jobs: list[Job]) -> None:
+    """Submit jobs that depend on each other, and print their numbers; all of them or none.
+
+    Raises InputError if SLURM refuses one; those that it has accepted are cancelled.
+    """
+    from dskd_ds.runtime import slurm
+
+    submitted: list[str] = []
+    try:
+        for job in jobs:
+            dependency = f"{job.after}:{submitted[-1]}" if submitted else ""
+            submitted.append(slurm.submit(job.script, name=job.template, dependency=dependency))
+            suffix = f", after {dependency}" if dependency else ""
+            print(f"{job.title}: job {submitted[-1]}{suffix}", flush=True)
+    except InputError:
+        slurm.cancel(submitted)
+        raise
 
 
 def _refuse_a_running_job(run_dir: Path) -> None:

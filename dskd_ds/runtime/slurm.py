@@ -86,23 +86,26 @@ def require_slurm() -> None:
         )
 
 
-def submit(script: str, *, name: Path, dependency: str = "", test_only: bool = False) -> str:
+def submit(script: str, *, name: Path, dependency: str = "") -> str:
     """Submit a job script and return the job's number.
 
-    name: the file that the script comes from, for messages. dependency: for example
-        `afterok:17`. test_only: let SLURM check the options, and return "".
+    name: the file that the script comes from, for messages. dependency: for example `afterok:17`.
     Raises InputError with SLURM's reason if it refuses the script.
     """
     command = ["sbatch", "--parsable"]
     if dependency:
         command.append(f"--dependency={dependency}")
-    if test_only:
-        command.append("--test-only")
     done = subprocess.run(command, input=script, capture_output=True, text=True)
     if done.returncode:
         raise InputError(refusal(name, done.stderr, _output(["sinfo", "-o", "%P %D %c %m %G %l"])))
     # With several clusters sbatch prints "NUMBER;CLUSTER".
     return done.stdout.strip().split(";")[0]
+
+
+def cancel(job_ids: list[str]) -> None:
+    """End jobs."""
+    if job_ids:
+        _output(["scancel", *job_ids])
 
 
 def refusal(name: Path, reason: str, partitions: str) -> str:

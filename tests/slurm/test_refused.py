@@ -24,12 +24,14 @@ def test_what_cannot_run_is_refused_before_it_is_submitted(
     assert wrong_partition.returncode == 2
     assert "SLURM refuses this job: invalid partition specified: nix" in wrong_partition.stderr
     assert "low" in wrong_partition.stderr
-    too_many = runs.dskd(*argv, "--gpus-per-node=4")
+    too_many = runs.dskd(*argv, "--gpus-per-node=4", "--chain=2")
     assert too_many.returncode == 2
     assert "Requested node configuration is not available" in too_many.stderr
     assert "gpu:2" in too_many.stderr
+    # The first component fits, the second one does not: the whole job is refused.
+    second = runs.dskd(*argv, "--het", "--het-sbatch=gpus-per-node=4")
+    assert second.returncode == 2
     assert cluster.run("squeue", "-h") == ""
-    assert not run_dir.exists()
 
 
 def test_a_run_directory_that_a_node_does_not_share_gets_one_clear_message(

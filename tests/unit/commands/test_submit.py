@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from dskd_ds.commands import cli
+import dskd_ds
+from dskd_ds.commands import cli, submit
 from dskd_ds.commands.submit_jobs import Submission
 from dskd_ds.errors import InputError
+from dskd_ds.runtime import slurm
 from dskd_ds.runtime.arguments import spec_of
 from dskd_ds.runtime.job_script import filled_script
 
@@ -118,6 +120,24 @@ def test_stages_come_in_their_order() -> None:
 def test_wrong_options_are_refused(argv: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         jobs(*argv)
+
+
+def test_a_refused_job_leaves_none_of_its_chain(monkeypatch: pytest.MonkeyPatch) -> None:
+    cancelled: list[str] = []
+
+    def submit_two(script: str, *, name: Path, dependency: str = "") -> str:
+        assert name == Path(dskd_ds.__file__).parent / "slurm" / "train.sbatch"
+        if "chain_index=3" in script:
+            raise InputError("no")
+        assert (dependency == "") == ("chain_index=1" in script)
+        return f"1{len(dependency)}"
+
+    monkeypatch.setattr(slurm, "submit", submit_two)
+    monkeypatch.setattr(slurm, "cancel", cancelled.extend)
+    args = cli.parser().parse_args(["submit", SPEC, "--ntasks-per-node", "1", "--chain", "3"])
+    with pytest.raises(InputError, match="no"):
+        submit._submit_all(Submission(spec_of(args), args).jobs())
+    assert cancelled == ["10", f"1{len('afterany:10')}"]
 
 
 def test_an_unknown_stage_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
