@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dskd_ds.errors import InputError
+from dskd_ds.observe.run_files import record_submission
 from dskd_ds.runtime.arguments import Commands, at_least, spec_command
 
 if TYPE_CHECKING:
@@ -155,13 +156,15 @@ def run(args: argparse.Namespace) -> int:
     _refuse_a_running_job(Path(spec.run_dir))
     # sbatch writes its output there, and does not make the folder.
     attempts_dir(Path(spec.run_dir)).mkdir(parents=True, exist_ok=True)
-    _submit_all(jobs)
+    job_ids = _submit_all(jobs)
+    # `dskd status` then says that the run is queued, and what submits it again.
+    record_submission(Path(spec.run_dir), job_ids, ["dskd", *sys.argv[1:]])
     print(f"its attempts and logs: {spec.run_dir}/attempts/", file=sys.stderr)
     return 0
 
 
-def _submit_all(jobs: list[Job]) -> None:
-    """Submit jobs that depend on each other, and print their numbers; all of them or none.
+def _submit_all(jobs: list[Job]) -> list[str]:
+    """Submit jobs that depend on each other, print their numbers and return them; all or none.
 
     Raises InputError if SLURM refuses one; those that it has accepted are cancelled.
     """
@@ -177,6 +180,7 @@ def _submit_all(jobs: list[Job]) -> None:
     except InputError:
         slurm.cancel(submitted)
         raise
+    return submitted
 
 
 def _refuse_a_running_job(run_dir: Path) -> None:

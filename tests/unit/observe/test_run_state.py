@@ -100,6 +100,26 @@ CASES = {
         "queued",
         3,
     ),
+    "the next job of a chain goes on": (
+        ended(
+            **IN_JOB,
+            attempts=(attempt(2, **OVER),),
+            submission=SUBMITTED.model_copy(update={"submitted": STARTED - 99}),
+        ),
+        "queued",
+        3,
+    ),
+    "the last job of a chain reached its limit": (
+        ended(
+            **IN_JOB,
+            attempts=(attempt(2, **OVER),),
+            submission=SUBMITTED.model_copy(
+                update={"submitted": STARTED - 99, "job_ids": ["76", "77"]}
+            ),
+        ),
+        "saved",
+        3,
+    ),
     "job was cancelled": (
         ended(**IN_JOB, attempts=(attempt(2, **OVER | {"reason": "cancelled"}),)),
         "saved",
