@@ -36,6 +36,7 @@ from dskd_ds.student.ds_config import deepspeed_config
 from dskd_ds.student.feed import MicroBatch, StepInput
 from dskd_ds.student.loop import run_steps
 from dskd_ds.student.on_policy import OnPolicyBlocks
+from dskd_ds.student.skips import Skips
 from dskd_ds.student.training import Training
 
 
@@ -156,6 +157,7 @@ def main() -> None:
         num_done=0,
         num_steps=num_steps(spec, source),
         tokens=0,
+        skips=Skips(spec.train),
     )
     run_steps(training)
 

@@ -25,6 +25,10 @@ class OnResume:
 
 MAY_CHANGE = OnResume(may_change=True)
 """For settings that do not decide what is trained. Without a mark, a setting must stay."""
+OTHER_ROUNDING = OnResume(
+    may_change=True, effect="sums round differently, so results are not equal bit for bit"
+)
+"""For settings that decide how the work is split, but not what is computed."""
 MUST_STAY = OnResume(may_change=False)
 """For a field that must stay although its section may change."""
 

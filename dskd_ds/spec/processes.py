@@ -9,8 +9,8 @@ from pydantic import Field
 from dskd_ds.spec.base import (
     MAY_CHANGE,
     MUST_STAY,
+    OTHER_ROUNDING,
     NonNegativeInt,
-    OnResume,
     Part,
     PositiveFloat,
     PositiveInt,
@@ -20,16 +20,14 @@ HiddenFormat = Literal["bfloat16", "float8"]
 """Number format of hidden states on the wire."""
 MAX_CREDITS = 1024
 """Upper limit of the requests that one student may have in flight with one teacher."""
-OTHER_ROUNDING = OnResume(
-    may_change=True, effect="sums round differently, so results are not equal bit for bit"
-)
 
 
 class TopologySpec(Part):
     """How the ranks of a launch get their roles: students come first, teachers last."""
 
-    num_students: PositiveInt
-    """Number of ranks that train. Together they are one ZeRO world."""
+    num_students: Annotated[PositiveInt, OTHER_ROUNDING]
+    """Number of ranks that train. Together they are one ZeRO world. A run may be resumed with
+    another number."""
     num_teachers: Annotated[NonNegativeInt, MAY_CHANGE] = 1
     """Number of teacher replicas in the same launch, one rank each; 0 if teachers are a job step of
     their own."""

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from dskd_ds.spec.base import MAY_CHANGE, Part
+from dskd_ds.spec.base import MAY_CHANGE, OTHER_ROUNDING, Part
 from dskd_ds.spec.data import DataSpec
 from dskd_ds.spec.loss import LossSpec
 from dskd_ds.spec.models import StudentSpec, TeacherSpec
@@ -23,9 +23,10 @@ class RunSections(Part):
     """Name of the run, for titles and job names: letters, digits, `.`, `_` and `-`."""
     run_dir: Annotated[str, MAY_CHANGE]
     """Folder for everything that this run writes."""
-    deepspeed: str
+    deepspeed: Annotated[str, OTHER_ROUNDING]
     """DeepSpeed's JSON configuration: a file, or one that ships (`dskd init --list`). Batch sizes,
-    optimiser, clipping and number format are filled in from this spec."""
+    optimiser, clipping and number format are filled in from this spec. A run may be resumed with
+    another ZeRO stage."""
     seed: Annotated[int, Field(ge=0, lt=1 << 32)] = 0
     """Seed of the data order and of every random draw. It has 32 bits, so that seed and epoch
     together fit the 64 bits of the random generators."""

@@ -1,209 +1,209 @@
-"""Saves and loads checkpoints that are complete or ignored.
+"""Saves and loads checkpoints that are complete or ignored, in a layout of their own.
 
-A checkpoint is complete when it has a manifest, which rank 0 writes last and by rename, with the
-size and hash of every file. DeepSpeed unpickles its files (docs/deepspeed.md, "Checkpoints"), so
-no file is loaded before its hash has been compared with the manifest, and no checkpoint with a file
-that the manifest does not list.
+Each rank writes what it holds of weights and moments (slice_files.py) and its small states
+(run_state.py). A checkpoint is complete when it has a manifest, which rank 0 writes last and by
+rename, with the size and hash of every file. Nothing is unpickled; still, no file is opened before
+its hash has been compared, and no checkpoint with a file that the manifest does not list is loaded.
+The ranks that load may be other ranks than those that saved, under another ZeRO stage.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
-import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import deepspeed.comm as dist
 
-from dskd_ds.errors import InputError, SaveError
+from dskd_ds.errors import SaveError
+from dskd_ds.files.atomic import write_json
 from dskd_ds.files.manifest import (
-    MANIFEST_FILE,
     FileEntry,
+    describe_file,
     refuse_unlisted_files,
     store_manifest,
 )
-from dskd_ds.spec import SPEC_FILE, RunSpec, load_spec
-from dskd_ds.spec.resume import changes_on_resume
+from dskd_ds.spec import RunSpec
 from dskd_ds.student.checkpoint_files import (
+    Manifest,
     all_gather_entries,
     all_gather_problem,
     broadcast_manifest,
-    hash_own_files,
+    file_prefix,
+)
+from dskd_ds.student.checkpoint_folders import (
+    LAYOUT,
+    checkpoint_dir,
+    complete_tags,
+    refuse_damaged,
+    refuse_other_layout,
+    refuse_other_student,
+    remove,
+    remove_oldest,
+    set_aside,
+    tag_of,
 )
 from dskd_ds.student.collectives import broadcast_from_rank_0, run_on_rank_0
 from dskd_ds.student.deepspeed_engine import Engine
+from dskd_ds.student.held_state import HeldState
+from dskd_ds.student.run_state import Stateful
+from dskd_ds.student.slice_files import SUFFIX, SavedSlices, write_slices
 from dskd_ds.student.writes import Writes
-
-FOLDER = "checkpoints"
-DAMAGED = "damaged-"
-"""What the folder name of a damaged checkpoint begins with after a resume has passed over it."""
+from dskd_ds.student.zero_stages import held_state
 
 
-def checkpoint_dir(spec: RunSpec) -> Path:
-    """Return the folder of a run's checkpoints."""
-    return Path(spec.run_dir) / FOLDER
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is."""
+
+    step: int = 0
+    """Optimiser steps done, from the start of the run."""
+    tokens: int = 0
+    """Tokens that all ranks have read, from the start of the run."""
 
 
-def save(engine: Engine, spec: RunSpec, step: int, tokens: int) -> None:
-    """Save a checkpoint after `step` steps, unless a complete one exists. A collective call.
+class Checkpoints:
+    """The checkpoints of one run. Every method that is public is a collective call."""
 
-    Deletes all but the newest `[checkpoint] keep` checkpoints. tokens: read by all ranks so far.
-    Raises SaveError on all ranks if one of them cannot write; the earlier checkpoints stay.
-    """
-    folder = checkpoint_dir(spec)
-    tag = f"step-{step:08d}"
-    # Rank 0 decides for all ranks, because another node may see new files of a shared folder late.
-    if broadcast_from_rank_0(tag in complete_tags(spec)):
-        return
-    try:
-        _write(engine, spec, tag, {"step": step, "tokens": tokens})
-    except SaveError:
-        if dist.get_rank() == 0:  # what was written would keep a full disk full
-            shutil.rmtree(folder / tag, ignore_errors=True)
-        raise
-    run_on_rank_0(_remove_oldest, spec)
+    def __init__(
+        self, engine: Engine, spec: RunSpec, init_fingerprint: str, states: Mapping[str, Stateful]
+    ) -> None:
+        """init_fingerprint: of the model that training started from. states: by name."""
+        self._engine, self._spec = engine, spec
+        self._init_fingerprint = init_fingerprint
+        self._states = states
+        self._folder = checkpoint_dir(spec)
 
+    def save(self, progress: Progress) -> None:
+        """Save a checkpoint, unless a complete one of this step exists.
 
-def _write(engine: Engine, spec: RunSpec, tag: str, progress: dict[str, int]) -> None:
-    """Write a checkpoint and its manifest. A collective call. Raises SaveError on all ranks."""
-    folder = checkpoint_dir(spec)
-    writes = Writes(folder / tag)
-    if dist.get_rank() == 0:
+        Deletes all but the newest `[checkpoint] keep` checkpoints.
+        Raises SaveError on all ranks if one of them cannot write; the earlier checkpoints stay.
+        """
+        tag = tag_of(progress.step)
+        # Rank 0 decides for all ranks, because another node may see new files of a shared folder
+        # late.
+        if broadcast_from_rank_0(tag in complete_tags(self._spec)):
+            return
+        try:
+            self._write(tag, progress)
+        except SaveError:
+            if dist.get_rank() == 0:  # what was written would keep a full disk full
+                shutil.rmtree(self._folder / tag, ignore_errors=True)
+            raise
+        run_on_rank_0(remove_oldest, self._spec)
+
+    def _write(self, tag: str, progress: Progress) -> None:
+        """Write a checkpoint and its manifest. Raises SaveError on all ranks."""
+        folder = self._folder / tag
+        writes = Writes(folder)
+        if dist.get_rank() == 0:
+            with writes.attempt():
+                remove(folder)  # what an interrupted save left
+                folder.mkdir(parents=True)
+        writes.raise_on_every_rank()
+        held = held_state(self._engine)
+        own_files: dict[str, FileEntry] = {}
         with writes.attempt():
-            _remove(folder / tag)  # what an interrupted save left
-            folder.mkdir(parents=True, exist_ok=True)
-    writes.raise_on_every_rank()
-    own_files: dict[str, FileEntry] = {}
-    with writes.attempt_inside(engine):
-        engine.save_checkpoint(str(folder), tag=tag, client_state=progress, save_latest=False)
-    with writes.attempt():
-        own_files = hash_own_files(folder / tag)
-    writes.raise_on_every_rank()
-    files = all_gather_entries(own_files)
-    if dist.get_rank() == 0:
-        facts = {**progress, "num_students": spec.topology.num_students}
-        with writes.attempt():
-            store_manifest(folder / tag, facts, files)
-    writes.raise_on_every_rank()
+            own_files = self._write_own_files(folder, held)
+        writes.raise_on_every_rank()
+        files = all_gather_entries(own_files)
+        if dist.get_rank() == 0:
+            with writes.attempt():
+                store_manifest(folder, self._facts(progress, held), files)
+        writes.raise_on_every_rank()
 
+    def _write_own_files(self, folder: Path, held: HeldState) -> dict[str, FileEntry]:
+        """Write this rank's files and flush them to disk. Returns their manifest entries."""
+        prefix = file_prefix(dist.get_rank())
+        state_file = folder / f"{prefix}.json"
+        write_json(state_file, {name: state.state_dict() for name, state in self._states.items()})
+        paths = [*write_slices(folder, prefix, held.own_slices()), state_file]
+        return {path.name: describe_file(path) for path in paths}
 
-def _remove_oldest(spec: RunSpec) -> None:
-    """Delete all but the newest `[checkpoint] keep` checkpoints."""
-    for old in complete_tags(spec)[: -spec.checkpoint.keep]:
-        _remove_or_warn(checkpoint_dir(spec) / old)
+    def _facts(self, progress: Progress, held: HeldState) -> dict[str, object]:
+        """Return what the manifest says about the checkpoint besides its files."""
+        parameter = next(iter(self._engine.module.parameters()))
+        return {
+            "layout": LAYOUT,
+            "step": progress.step,
+            "tokens": progress.tokens,
+            "adam_step": held.adam_step(),
+            "num_students": self._spec.topology.num_students,
+            "init": self._init_fingerprint,
+            "dtype": str(parameter.dtype).removeprefix("torch."),
+        }
 
+    def resume(self) -> Progress:
+        """Load the newest checkpoint whose files are whole, if any, with all states.
 
-def _remove(checkpoint: Path) -> None:
-    """Delete a checkpoint if it exists; its manifest first, so that the rest is not complete."""
-    (checkpoint / MANIFEST_FILE).unlink(missing_ok=True)
-    if checkpoint.exists():
-        shutil.rmtree(checkpoint)
+        Returns the steps and tokens done; none for a new run. A damaged checkpoint is passed over
+        with a warning on stderr. Raises InputError if all checkpoints are damaged, if one has a
+        file that its manifest does not list, or if the newest whole one is of another layout or
+        student.
+        """
+        found = self._newest_whole()
+        if found is None:
+            return Progress()
+        tag, manifest = found
+        self._load_weights(tag, manifest)
+        self._load_states(tag, manifest)
+        facts = manifest["facts"]
+        return Progress(int(facts["step"]), int(facts["tokens"]))
 
+    def restore_weights(self, before: int) -> Progress | None:
+        """Load weights and moments of the newest whole checkpoint, but no other states.
 
-def _remove_or_warn(checkpoint: Path) -> None:
-    """Delete an old checkpoint; print a warning if that fails, because the new one is complete."""
-    try:
-        _remove(checkpoint)
-    except OSError as error:
-        print(f"{checkpoint}: this old checkpoint cannot be deleted: {error}", file=sys.stderr)
+        before: only checkpoints with fewer steps than this are looked at.
+        Returns when it was saved, or None if there is none. Raises InputError as `resume` does.
+        """
+        found = self._newest_whole(before)
+        if found is None:
+            return None
+        tag, manifest = found
+        self._load_weights(tag, manifest)
+        return Progress(int(manifest["facts"]["step"]), int(manifest["facts"]["tokens"]))
 
+    def _newest_whole(self, before: int | None = None) -> tuple[str, Manifest] | None:
+        """Return folder name and manifest of the newest checkpoint whose files are whole.
 
-def complete_tags(spec: RunSpec) -> list[str]:
-    """Return the folder names of the checkpoints that have a manifest, oldest first."""
-    return sorted(path.parent.name for path in checkpoint_dir(spec).glob(f"step-*/{MANIFEST_FILE}"))
+        before: only checkpoints with fewer steps than this are looked at; None: all.
+        """
+        damaged: dict[str, str] = {}  # the folder name of each -> its problem
+        tags: list[str] = broadcast_from_rank_0(complete_tags(self._spec))
+        if before is not None:
+            tags = [tag for tag in tags if tag < tag_of(before)]
+        for tag in reversed(tags):
+            folder = self._folder / tag
+            manifest = broadcast_manifest(folder)
+            facts, files, problem = manifest["facts"], manifest["files"], manifest["problem"]
+            if problem is None:
+                run_on_rank_0(refuse_other_layout, folder, facts)
+                run_on_rank_0(refuse_other_student, folder, facts, self._init_fingerprint)
+                run_on_rank_0(refuse_unlisted_files, folder, files)
+                problem = all_gather_problem(folder, files)
+            if problem is None:
+                run_on_rank_0(set_aside, self._folder, damaged, tag)
+                return tag, manifest
+            damaged[tag] = problem
+        run_on_rank_0(refuse_damaged, self._folder, damaged)
+        return None
 
+    def _load_weights(self, tag: str, manifest: Manifest) -> None:
+        """Load weights and moments of a checkpoint whose files are whole."""
+        names = [name for name in manifest["files"] if name.endswith(SUFFIX)]
+        with SavedSlices(self._folder / tag / name for name in names) as saved:
+            held_state(self._engine).load(saved, int(manifest["facts"]["adam_step"]))
 
-def refuse_another_run(spec: RunSpec) -> None:
-    """Raise InputError if the run directory has checkpoints of a run with other settings.
-
-    Prints a warning to stderr if a setting changed that may, but that changes results by rounding.
-    """
-    path = Path(spec.run_dir) / SPEC_FILE
-    if not path.is_file() or not complete_tags(spec):
-        return
-    changes = changes_on_resume(load_spec(path), spec)
-    refused = [change.key for change in changes if not change.mark.may_change]
-    if refused:
-        raise InputError(
-            f"{path}: this run was started with other values of {', '.join(refused)}.\n"
-            "  set another run_dir, or delete this one to start again."
-        )
-    for change in changes:
-        if change.mark.effect:
-            print(
-                f"{path}: {change.key} was {change.before} and is now {change.now}:"
-                f" {change.mark.effect}.",
-                file=sys.stderr,
-            )
-
-
-def resume(engine: Engine, spec: RunSpec, before: int | None = None) -> tuple[int, int]:
-    """Load the newest checkpoint whose files are whole, if any. A collective call.
-
-    before: only checkpoints with fewer steps than this are looked at.
-
-    Returns the steps and tokens done; (0, 0) for a new run. A damaged checkpoint is passed over
-    with a warning on stderr. Raises InputError if all checkpoints are damaged, if one has a file
-    that its manifest does not list, or if it was saved with another number of students.
-    """
-    folder = checkpoint_dir(spec)
-    damaged: dict[str, str] = {}  # the folder name of each -> its problem
-    tags: list[str] = broadcast_from_rank_0(complete_tags(spec))
-    if before is not None:
-        tags = [tag for tag in tags if int(tag.removeprefix("step-")) < before]
-    for tag in reversed(tags):
-        manifest = broadcast_manifest(folder / tag)
-        facts, files, problem = manifest["facts"], manifest["files"], manifest["problem"]
-        if problem is None:
-            run_on_rank_0(_refuse_another_world, folder / tag, facts, spec)
-            run_on_rank_0(refuse_unlisted_files, folder / tag, files)
-            problem = all_gather_problem(folder / tag, files)
-        if problem is None:
-            run_on_rank_0(_set_aside, folder, damaged, tag)
-            loaded, _ = engine.load_checkpoint(str(folder), tag=tag)
-            assert loaded is not None, f"DeepSpeed found nothing in {folder / tag}"
-            return int(facts["step"]), int(facts["tokens"])
-        damaged[tag] = problem
-    run_on_rank_0(_refuse_damaged, folder, damaged)
-    return 0, 0
-
-
-def _refuse_another_world(checkpoint: Path, facts: dict[str, Any], spec: RunSpec) -> None:
-    """Raise InputError if a checkpoint was saved with another number of students."""
-    # Each rank's file holds that rank's share of weights and moments; another number of ranks would
-    # need a conversion (docs/deepspeed.md, "Checkpoints").
-    num_students = facts.get("num_students")
-    if num_students != spec.topology.num_students:
-        raise InputError(
-            f"{checkpoint}: it was saved by {num_students} students, but [topology] num_students ="
-            f" {spec.topology.num_students}.\n"
-            f"  resume with {num_students} students, or export the checkpoint and start a new run"
-            " from it."
-        )
-
-
-def _set_aside(folder: Path, damaged: dict[str, str], whole: str) -> None:
-    """Rename damaged checkpoints, and print why to stderr.
-
-    Otherwise the run would not save again at their steps, because a complete checkpoint exists.
-    """
-    for tag, problem in damaged.items():
-        _remove(folder / f"{DAMAGED}{tag}")
-        (folder / tag).rename(folder / f"{DAMAGED}{tag}")
-        print(
-            f"{problem}.\n"
-            f"  {tag} is damaged, so the run continues from {whole}; the damaged one is kept as"
-            f" {DAMAGED}{tag} until you delete it.",
-            file=sys.stderr,
-        )
-
-
-def _refuse_damaged(folder: Path, damaged: dict[str, str]) -> None:
-    """Raise InputError if there are checkpoints but all are damaged."""
-    if damaged:
-        problems = "".join(f"{problem}.\n" for problem in damaged.values())
-        raise InputError(
-            f"{problems}"
-            f"  no checkpoint in {folder} is whole: restore these files, or delete the folder to"
-            " start again from step 0."
-        )
+    def _load_states(self, tag: str, manifest: Manifest) -> None:
+        """Load the small states of a checkpoint whose files are whole."""
+        num_saved = int(manifest["facts"]["num_students"])
+        paths = [self._folder / tag / f"{file_prefix(rank)}.json" for rank in range(num_saved)]
+        saved = [json.loads(path.read_text()) for path in paths]
+        for name, state in self._states.items():
+            # A state that this version added is not in an older checkpoint.
+            of_ranks = [states[name] for states in saved if name in states]
+            if of_ranks:
+                state.load_state_dict(of_ranks)

@@ -1,8 +1,7 @@
-"""Which rank hashes which file of a checkpoint: when it is saved, and before it is loaded.
+"""The files of a checkpoint: which rank writes which, and who hashes which before it is loaded.
 
-DeepSpeed writes some files per rank and some once for all ranks (docs/deepspeed.md,
-"Checkpoints"). Each rank hashes its own files, and rank 0 hashes the shared ones too, so a
-checkpoint of many ranks is read once in total, and in parallel.
+Each rank writes and hashes files of its own, so a checkpoint of many ranks is written in parallel
+and read once in total. If other ranks load it, each file still has exactly one that hashes it.
 """
 
 from __future__ import annotations
@@ -16,16 +15,17 @@ import deepspeed.comm as dist
 from dskd_ds.errors import InputError
 from dskd_ds.files.manifest import (
     FileEntry,
-    describe_file,
-    file_names,
     file_problem,
     parse_manifest,
 )
 from dskd_ds.student.collectives import all_gather_values, broadcast_from_rank_0
 
-# Stage 3 has model and optimiser states per rank, stages 1 and 2 only the latter; with offload to
-# NVMe the swap files are copied into one folder per rank.
-FILE_OF_RANK = re.compile(r"(?:bf16_)?zero_pp_rank_(\d+)_[^/]*|offloaded_tensors/rank(\d+)/.*")
+FILE_OF_RANK = re.compile(r"student-(\d+)(?:-\d+\.safetensors|\.json)")
+
+
+def file_prefix(rank: int) -> str:
+    """Return what the names of a rank's files begin with."""
+    return f"student-{rank:05d}"
 
 
 class Manifest(TypedDict):
@@ -40,20 +40,12 @@ class Manifest(TypedDict):
 def owner_rank(name: str, num_ranks: int) -> int:
     """Return the rank that hashes a file. name: its path relative to the checkpoint's folder."""
     match = FILE_OF_RANK.fullmatch(name)
-    return int(match[1] or match[2]) % num_ranks if match else 0
+    return int(match[1]) % num_ranks if match else 0
 
 
 def _is_own(name: str) -> bool:
     own_rank: int = dist.get_rank()
     return owner_rank(name, dist.get_world_size()) == own_rank
-
-
-def hash_own_files(folder: Path) -> dict[str, FileEntry]:
-    """Flush this rank's files of a checkpoint to disk and return their manifest entries.
-
-    Raises OSError if one cannot be read.
-    """
-    return {name: describe_file(folder / name) for name in file_names(folder) if _is_own(name)}
 
 
 def all_gather_entries(own_files: dict[str, FileEntry]) -> dict[str, FileEntry]:

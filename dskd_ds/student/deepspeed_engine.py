@@ -61,13 +61,3 @@ class Engine(Protocol):
     def get_lr(self) -> list[float]:
         """The rate of each parameter group."""
         ...
-
-    def save_checkpoint(
-        self, save_dir: str, tag: str, client_state: dict[str, Any], save_latest: bool
-    ) -> Any:
-        """Write this rank's files; a collective call."""
-        ...
-
-    def load_checkpoint(self, load_dir: str, tag: str) -> tuple[Any, Any]:
-        """Read this rank's files; a collective call."""
-        ...

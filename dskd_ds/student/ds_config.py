@@ -78,6 +78,7 @@ def deepspeed_config(spec: RunSpec) -> dict[str, Any]:
     dtype = resolve_dtype(spec.student.dtype)
     _check_groups(spec, zero)
     _check_precision(spec, zero)
+    _check_checkpoints(spec, zero)
     _check_machine(spec, zero, dtype)
     config |= {
         "train_batch_size": spec.train.global_batch_blocks,
@@ -162,6 +163,34 @@ def _check_precision(spec: RunSpec, zero: dict[str, Any]) -> None:
             f'[student] precision = "bf16", but {spec.deepspeed} offloads the optimizer, and this'
             f" machine has no GPU.\n  {mended}"
         )
+
+
+def _check_checkpoints(spec: RunSpec, zero: dict[str, Any]) -> None:
+    """Raise InputError if DeepSpeed would keep weights or moments where no checkpoint is made of.
+
+    student/zero_stages.py knows the places that remain.
+    """
+    for section in ("offload_optimizer", "offload_param"):
+        if zero.get(section, {}).get("device") == "nvme":
+            raise InputError(
+                f'{spec.deepspeed}: zero_optimization.{section}.device = "nvme", but weights and'
+                " moments on NVMe cannot be written into a checkpoint.\n"
+                '  set it to "cpu", or remove the section.'
+            )
+    offload = zero.get("offload_optimizer", {})
+    unknown = {
+        "offload_optimizer.ratio": offload.get("ratio", 1) != 1,
+        "offload_optimizer.super_offload": offload.get("super_offload", False),
+        "zenflow": "zenflow" in zero,
+        "mics_shard_size": zero.get("mics_shard_size", -1) > 0,
+    }
+    for key, is_set in unknown.items():
+        if is_set:
+            raise InputError(
+                f"{spec.deepspeed}: zero_optimization.{key} is set, but checkpoints of weights and"
+                " moments that are split in this way are not supported.\n"
+                f"  remove {key} from the file."
+            )
 
 
 def _check_machine(spec: RunSpec, zero: dict[str, Any], dtype: torch.dtype) -> None:

@@ -6,7 +6,8 @@ The folder holds the weights as safetensors, the configuration and the tokenizer
 from __future__ import annotations
 
 import copy
-import pickle
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,31 @@ from torch import Tensor
 
 from dskd_ds.errors import InputError
 from dskd_ds.files.atomic import atomic_folder
-from dskd_ds.files.manifest import read_manifest
+from dskd_ds.files.manifest import (
+    FileEntry,
+    file_problem,
+    parse_manifest,
+    refuse_unlisted_files,
+)
 from dskd_ds.models.named import NamedModel, RunModels
 from dskd_ds.spec import RunSpec
-from dskd_ds.student.checkpoint import checkpoint_dir, complete_tags
+from dskd_ds.student.checkpoint_folders import (
+    checkpoint_dir,
+    complete_tags,
+    refuse_other_layout,
+    refuse_other_student,
+)
 from dskd_ds.student.deepspeed_engine import Engine
 from dskd_ds.student.depth import student_init
+from dskd_ds.student.slice_files import MASTER, SUFFIX, SavedSlices
 
 FOLDER = "student"
 PREFIX = "language_model."
 """What the names of the student's weights begin with in DeepSpeed's module."""
-WHOLE_FILE = "mp_rank_00_model_states.pt"
-"""DeepSpeed's name for the file with all weights, which it writes up to ZeRO stage 2."""
+
+
+class DamagedError(Exception):
+    """A checkpoint's files differ from its manifest, or it has been deleted meanwhile."""
 
 
 def gather_and_export(engine: Engine, spec: RunSpec, models: RunModels) -> Path:
@@ -52,23 +66,41 @@ def gather_and_export(engine: Engine, spec: RunSpec, models: RunModels) -> Path:
 def export_checkpoint(spec: RunSpec, models: RunModels, tag: str | None = None) -> Path:
     """Write the student of a saved checkpoint, in one process, and return the folder.
 
-    tag: the checkpoint's folder name; None takes the newest complete checkpoint.
-    Raises InputError if there is no such checkpoint, or if its files differ from its manifest.
+    tag: the checkpoint's folder name; None takes the newest one whose files are whole, with a
+    warning on stderr for each that is passed over. One parameter is read at a time.
+    Raises InputError if there is no such checkpoint, or if it is of another student or layout.
     """
-    checkpoint = checkpoint_dir(spec) / _existing_tag(spec, tag)
-    read_manifest(checkpoint)
-    weights = {
-        name.removeprefix(PREFIX): tensor.to(torch.bfloat16)
-        for name, tensor in read_weights(checkpoint).items()
-        if name.startswith(PREFIX)
-    }
+    init, weights = _newest_weights(spec, models, tag)
     target = Path(spec.run_dir) / FOLDER
-    write_student(student_init(spec, models), models.teacher.tokenizer, weights, target)
+    write_student(init, models.teacher.tokenizer, weights, target)
     return target
 
 
-def _existing_tag(spec: RunSpec, tag: str | None) -> str:
-    """Return `tag`, or the newest one if None. Raises InputError if it is not complete."""
+def _newest_weights(
+    spec: RunSpec, models: RunModels, tag: str | None
+) -> tuple[NamedModel, dict[str, Tensor]]:
+    """Return the initial student and the weights of a checkpoint, or of the newest whole one."""
+    problems: list[str] = []
+    for candidate in _candidates(spec, tag):
+        checkpoint = checkpoint_dir(spec) / candidate
+        try:
+            # First what costs nothing: student_init may cut a model.
+            facts, files = _whole_checkpoint(checkpoint)
+            init = student_init(spec, models)
+            refuse_other_student(checkpoint, facts, init.fingerprint)
+            return init, read_weights(checkpoint, facts, files, init)
+        except (DamagedError, OSError) as error:
+            # A running training may have deleted it meanwhile, because newer ones are complete.
+            problems.append(f"{error}")
+            print(f"{error}\n  {candidate} is passed over.", file=sys.stderr)
+    raise InputError(
+        f"{checkpoint_dir(spec)}: no checkpoint is whole: {'; '.join(problems)}\n"
+        f"  complete ones: {', '.join(complete_tags(spec)) or 'none'}."
+    )
+
+
+def _candidates(spec: RunSpec, tag: str | None) -> list[str]:
+    """Return `tag`, or all complete ones, newest first. Raises InputError if there is none."""
     tags = complete_tags(spec)
     if not tags:
         raise InputError(
@@ -80,37 +112,68 @@ def _existing_tag(spec: RunSpec, tag: str | None) -> str:
             f"{checkpoint_dir(spec)}: there is no complete checkpoint {tag}.\n"
             f"  complete checkpoints: {', '.join(tags)}."
         )
-    return tag or tags[-1]
+    return [tag] if tag else tags[::-1]
 
 
-def read_weights(checkpoint: Path) -> dict[str, Tensor]:
-    """Return every parameter of a checkpoint whose manifest was verified.
+def read_weights(
+    checkpoint: Path, facts: dict[str, Any], files: Iterable[str], init: NamedModel
+) -> dict[str, Tensor]:
+    """Return every parameter of a checkpoint's student in bfloat16, by its name in `init`.
 
-    Up to ZeRO stage 2 the parameters have the student's dtype; at stage 3 they are float32. Raises
-    InputError if a file of stages 0 to 2 holds other objects than tensors and plain values.
-    Source: docs/deepspeed.md, "Checkpoints".
+    facts, files: of the checkpoint's manifest, compared before. Frozen parameters come from `init`.
     """
-    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+    dtype: torch.dtype = getattr(torch, facts["dtype"])
+    weights: dict[str, Tensor] = {}
+    frozen: list[str] = []
+    paths = [checkpoint / name for name in files if name.endswith(SUFFIX)]
+    with SavedSlices(paths) as saved:
+        for name, parameter in _empty_model(init).named_parameters():
+            trained = f"{PREFIX}{name}"
+            if trained in saved.numel:
+                weight = saved.read_whole(trained, MASTER).view(parameter.shape)
+                # The student computes in its own number format, which may be narrower than both.
+                weights[name] = weight.to(dtype).to(torch.bfloat16)
+            else:
+                frozen.append(name)
+    return weights | _frozen_weights(frozen, init, dtype)
 
-    path = checkpoint / WHOLE_FILE
-    if not path.is_file():  # stage 3
-        partitioned: dict[str, Tensor] = get_fp32_state_dict_from_zero_checkpoint(
-            str(checkpoint.parent), checkpoint.name
-        )
-        return partitioned
-    # Up to stage 2 one file has all parameters. It is read here without unpickling, because
-    # DeepSpeed's reader fails at stage 0 and unpickles at the other stages.
+
+def _whole_checkpoint(checkpoint: Path) -> tuple[dict[str, Any], dict[str, FileEntry]]:
+    """Return facts and files of a checkpoint after comparing them with its manifest.
+
+    Raises DamagedError if they differ, InputError if there is an unlisted file.
+    """
     try:
-        state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"{path}: the file holds more than tensors and plain values, so it is not read:"
-            f" {reason}\n"
-            "  resume the run and let it finish: training exports its student itself."
-        ) from None
-    whole: dict[str, Tensor] = state["module"]
-    return whole
+        facts, files = parse_manifest(checkpoint)
+    except InputError as error:
+        raise DamagedError(str(error)) from None
+    refuse_other_layout(checkpoint, facts)
+    refuse_unlisted_files(checkpoint, files)
+    for name, expected in files.items():
+        problem = file_problem(checkpoint / name, expected)
+        if problem:
+            raise DamagedError(f"{problem}.")
+    return facts, files
+
+
+def _frozen_weights(names: list[str], init: NamedModel, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return parameters that were not trained from the initial student, in bfloat16."""
+    from transformers import AutoModelForCausalLM
+
+    if not names:
+        return {}
+    model = AutoModelForCausalLM.from_pretrained(init.path, dtype=dtype, trust_remote_code=False)
+    parameters = dict(model.named_parameters())
+    return {name: parameters[name].detach().to(torch.bfloat16) for name in names}
+
+
+def _empty_model(init: NamedModel) -> Any:
+    """Return a model of the student's architecture without weights."""
+    from transformers import AutoModelForCausalLM
+
+    config = copy.deepcopy(init.config)  # from_config may write into it
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
 
 
 def write_student(
@@ -120,12 +183,8 @@ def write_student(
 
     init: the model that training started from. weights: by their names in that model.
     """
-    from transformers import AutoModelForCausalLM
-
-    config = copy.deepcopy(init.config)  # from_config may write into it
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    if getattr(config.get_text_config(), "tie_word_embeddings", False):
+    model = _empty_model(init)
+    if getattr(model.config.get_text_config(), "tie_word_embeddings", False):
         weights.pop("lm_head.weight", None)
     missing = {name for name, _ in model.named_parameters()} - set(weights)
     assert not missing, f"the export lacks {sorted(missing)[:5]}"

@@ -3,8 +3,8 @@
 Source: GKD, arXiv 2306.13649. The prompts come from the blocks that the step would have trained
 on. The student continues them, and the teacher scores the result like any other text. A step's
 requests are sent `prefetch_depth` steps ahead, so the student writes the text with weights that
-are this many steps old, as in asynchronous RL. A resumed run writes the text of its first
-on-policy steps with the weights it loaded.
+are this many steps old, as in asynchronous RL. A checkpoint contains the text of steps that are not
+done, so a resumed run trains on the same text.
 
 Under ZeRO-3 the whole student is gathered once per on-policy step and lent to a plain copy of the
 module, which has none of DeepSpeed's hooks (docs/deepspeed.md, "Roles and worlds"). So ranks may
@@ -16,7 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import deepspeed
@@ -32,6 +32,7 @@ from dskd_ds.spec import RunSpec
 from dskd_ds.spec.training import TrainSpec
 from dskd_ds.student.collectives import raise_on_every_rank
 from dskd_ds.student.deepspeed_engine import Engine
+from dskd_ds.student.run_state import State
 
 MIN_PROMPT_TOKENS = 4
 """Shorter prompts are not used: they do not determine what follows."""
@@ -46,11 +47,13 @@ def is_on_policy(fraction: float, step: int) -> bool:
 
 
 @dataclass(frozen=True)
-class Generated:
-    """What one rank wrote for one step."""
+class WrittenBlock:
+    """A block of an on-policy step."""
 
+    sample: Sample
+    block: Block
     num_tokens: int
-    seconds: float
+    """Number of tokens that the student wrote."""
 
 
 class OnPolicyBlocks:
@@ -70,8 +73,9 @@ class OnPolicyBlocks:
         self._begin = begin_ids(tokenizer)
         end_ids = [self._pad_id, *end_ids_of(engine.module.language_model, tokenizer)]
         self._end_ids = list(dict.fromkeys(end_ids))
-        self._written: dict[int, tuple[Sample, Block]] = {}
-        self._generated: dict[int, Generated] = {}
+        # Both have a key per on-policy step that is written and not done.
+        self._written: dict[int, dict[int, WrittenBlock]] = {}
+        self._seconds: dict[int, float] = {}
 
     def get(self, block_index: int) -> tuple[Sample, Block]:
         """Return a block, as `BlockSource.get` does.
@@ -82,24 +86,54 @@ class OnPolicyBlocks:
         step = block_index // self._spec.train.global_batch_blocks
         if not is_on_policy(self._spec.train.on_policy_fraction, step):
             return self._source.get(block_index)
-        if block_index not in self._written:
+        if step not in self._written:
             self._write_step(step)
-        return self._written.pop(block_index)
+        written = self._written[step][block_index]
+        return written.sample, written.block
 
     def all_reduce_report(self, step: int, num_supervised: int) -> dict[str, float]:
-        """Return the metrics of a step. A collective call. num_supervised: over all ranks."""
+        """Return the metrics of a step that is done, and forget its text. A collective call.
+
+        num_supervised: over all ranks.
+        """
         if not is_on_policy(self._spec.train.on_policy_fraction, step):
             return {"on_policy_share": 0.0, "generate_seconds": 0.0}
-        generated = self._generated.pop(step)
+        written = self._written.pop(step).values()
+        num_tokens = sum(block.num_tokens for block in written)
         device = local_device()
-        tokens = torch.tensor(generated.num_tokens, dtype=torch.float64, device=device)
-        seconds = torch.tensor(generated.seconds, dtype=torch.float64, device=device)
+        tokens = torch.tensor(num_tokens, dtype=torch.float64, device=device)
+        # A resumed run did not write the text of its first on-policy steps.
+        seconds = torch.tensor(self._seconds.pop(step, 0.0), dtype=torch.float64, device=device)
         deepspeed.comm.all_reduce(tokens)
         deepspeed.comm.all_reduce(seconds, op=deepspeed.comm.ReduceOp.MAX)
         return {
             "on_policy_share": float(tokens) / max(num_supervised, 1),
             "generate_seconds": float(seconds),
         }
+
+    def state_dict(self) -> State:
+        """Return the text of steps that are not done; see Stateful."""
+        return {
+            str(step): {str(index): asdict(written) for index, written in blocks.items()}
+            for step, blocks in self._written.items()
+        }
+
+    def load_state_dict(self, states: Sequence[State]) -> None:
+        """Take this rank's share of the text of all ranks; see Stateful.
+
+        Nothing is taken of a step that one rank had not written: all ranks write it again.
+        """
+        self._written.clear()
+        for step in sorted({int(key) for state in states for key in state}):
+            stored: dict[str, Any] = {}
+            for state in states:
+                stored |= state.get(str(step), {})
+            if len(stored) == self._spec.train.global_batch_blocks:
+                micros = range(self._spec.num_accumulation_steps)
+                own = [places(self._spec, step, micro, self._rank) for micro in micros]
+                self._written[step] = {
+                    index: _written_from(stored[str(index)]) for part in own for index in part
+                }
 
     def _write_step(self, step: int) -> None:
         """Write this rank's blocks of a step, one micro-batch at a time. A collective call.
@@ -108,8 +142,8 @@ class OnPolicyBlocks:
         """
         started = time.monotonic()
         error: Exception | None = None
+        written: dict[int, WrittenBlock] = {}
         micro_batches: list[dict[int, tuple[Sample, Block]]] = []
-        num_tokens = 0
         # The source is read before the weights are gathered, because a stream may end here, or a
         # disk fail on one node. The others would wait for this rank in the gather.
         try:
@@ -121,27 +155,30 @@ class OnPolicyBlocks:
         with gathered_student(self._engine) as model:
             try:
                 for micro_batch in micro_batches:
-                    num_tokens += self._write_micro_batch(model, micro_batch)
+                    written |= self._write_micro_batch(model, micro_batch)
             except Exception as met:
                 error = met
         raise_on_every_rank(error)
-        self._generated[step] = Generated(num_tokens, time.monotonic() - started)
+        self._written[step] = written
+        self._seconds[step] = time.monotonic() - started
 
     def _read_micro_batch(self, step: int, micro: int) -> dict[int, tuple[Sample, Block]]:
         """Return this rank's source blocks of a micro-batch by their block index."""
         block_indices = places(self._spec, step, micro, self._rank)
         return {index: self._source.get(index) for index in block_indices}
 
-    def _write_micro_batch(self, model: Any, given: dict[int, tuple[Sample, Block]]) -> int:
-        """Store what the student writes for some blocks, and return how many tokens it wrote."""
-        num_tokens = 0
+    def _write_micro_batch(
+        self, model: Any, given: dict[int, tuple[Sample, Block]]
+    ) -> dict[int, WrittenBlock]:
+        """Return what the student writes for some blocks, by their block index."""
+        written: dict[int, WrittenBlock] = {}
         continued = self._continue(model, list(given.values()))
         for (index, (sample, block)), segments in zip(given.items(), continued, strict=True):
             if segments:  # a block without a usable prompt stays as it is
                 block = block_row(segments, self._spec.data.block_tokens, self._pad_id)
-            self._written[index] = sample, block
-            num_tokens += sum(_num_written(segment) for segment in segments)
-        return num_tokens
+            num_tokens = sum(_num_written(segment) for segment in segments)
+            written[index] = WrittenBlock(sample, block, num_tokens)
+        return written
 
     def _continue(self, model: Any, given: Sequence[tuple[Sample, Block]]) -> list[list[Segment]]:
         """Return, for each block, its prompts with what the student writes after them."""
@@ -172,6 +209,12 @@ class OnPolicyBlocks:
             [_continued(prompt, next(remaining)) for prompt in block_prompts]
             for block_prompts in prompts
         ]
+
+
+def _written_from(stored: dict[str, Any]) -> WrittenBlock:
+    """Return the block that `asdict` was called on."""
+    block: Block = stored["block"]
+    return WrittenBlock(Sample(**stored["sample"]), block, stored["num_tokens"])
 
 
 def _continued(prompt: Segment, written: list[int]) -> Segment:

@@ -7,7 +7,6 @@ import sys
 from tqdm import tqdm
 
 from dskd_ds.errors import DskdError, ExitCode, OtherRankError
-from dskd_ds.student import checkpoint
 from dskd_ds.student.training import Training
 
 
@@ -22,7 +21,7 @@ def roll_back(training: Training) -> None:
     skips = training.skips
     num_skipped, weights_step, loaded_step = skips.in_a_row, skips.weights_step, 0
     if not skips.has_rolled_back_in_vain:
-        loaded_step, _ = checkpoint.resume(training.engine, training.spec, before=weights_step)
+        loaded_step = training.restore_weights(before=weights_step)
     if loaded_step == 0:
         if training.rank > 0:
             raise OtherRankError(ExitCode.FAILED)

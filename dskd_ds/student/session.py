@@ -20,8 +20,8 @@ from dskd_ds.runtime.world import open_world
 from dskd_ds.senses.choose.open import open_retriever
 from dskd_ds.senses.choose.retrieve import SenseRetriever
 from dskd_ds.spec import SPEC_FILE, RunSpec, write_spec
-from dskd_ds.student import checkpoint
 from dskd_ds.student.alignment import AlignmentTest
+from dskd_ds.student.checkpoint import Checkpoints
 from dskd_ds.student.collectives import run_on_rank_0
 from dskd_ds.student.deepspeed_engine import Engine
 from dskd_ds.student.depth import student_init
@@ -33,7 +33,10 @@ from dskd_ds.student.loop import run_steps
 from dskd_ds.student.on_policy import OnPolicyBlocks
 from dskd_ds.student.phases import EXPORTING, Phases
 from dskd_ds.student.requests import RequestBuilder
+from dskd_ds.student.resume_settings import refuse_another_run
 from dskd_ds.student.run_lock import RunLock
+from dskd_ds.student.run_state import EngineState
+from dskd_ds.student.skips import Skips
 from dskd_ds.student.step_health import StepHealth
 from dskd_ds.student.training import Training
 from dskd_ds.student.unchanged import UnchangedWeights
@@ -63,12 +66,19 @@ def train(spec: RunSpec, models: RunModels, role: Role) -> None:
             max_tokens=models.max_tokens,
         )
         engine = make_engine(spec, models, init, retriever.dictionary if retriever else None)
-        num_done, tokens = checkpoint.resume(engine, spec)
+        blocks = OnPolicyBlocks(spec, models.teacher.tokenizer, role.rank, source, engine)
+        skips = Skips(spec.train)
+        checkpoints = Checkpoints(
+            engine,
+            spec,
+            init_fingerprint=init.fingerprint,
+            states={"engine": EngineState(engine), "on_policy": blocks, "skips": skips},
+        )
+        done = checkpoints.resume()
         give_back_memory()
         total_steps = num_steps(spec, source)
         if launch_record:
-            launch_record.note_steps(num_done, total_steps)
-        blocks = OnPolicyBlocks(spec, models.teacher.tokenizer, role.rank, source, engine)
+            launch_record.note_steps(done.step, total_steps)
         requests, self_test = open_requests(spec, models, retriever, engine, role)
         feed = Feed(
             spec,
@@ -78,7 +88,7 @@ def train(spec: RunSpec, models: RunModels, role: Role) -> None:
             requests=requests,
             self_test=self_test,
             device=local_device(),
-            steps=range(num_done, total_steps),
+            steps=range(done.step, total_steps),
         )
         # Registered last, so called first: the preparing thread stops before the index closes.
         cleanup.callback(feed.close)
@@ -89,16 +99,18 @@ def train(spec: RunSpec, models: RunModels, role: Role) -> None:
             engine=engine,
             steps=feed,
             blocks=blocks,
-            num_done=num_done,
+            num_done=done.step,
             num_steps=total_steps,
-            tokens=tokens,
+            tokens=done.tokens,
+            skips=skips,
             phases=phases,
             unchanged_weights=UnchangedWeights.of_run(spec, engine),
             health=StepHealth(CollectiveClock().install(deepspeed.comm.comm.cdb)),
             run_lock=run_lock,
+            checkpoints=checkpoints,
         )
         run_steps(training)
-        if total_steps > num_done:
+        if total_steps > done.step:
             training.save()
         phases.enter(EXPORTING)
         gather_and_export(engine, spec, models)
@@ -179,5 +191,5 @@ def record_spec(spec: RunSpec) -> None:
 
     Raises InputError if the run directory holds checkpoints of another run.
     """
-    run_on_rank_0(checkpoint.refuse_another_run, spec)
+    run_on_rank_0(refuse_another_run, spec)
     run_on_rank_0(write_spec, spec, Path(spec.run_dir) / SPEC_FILE)

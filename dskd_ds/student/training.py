@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from dskd_ds.errors import SaveError
 from dskd_ds.spec import RunSpec
-from dskd_ds.student import checkpoint
+from dskd_ds.student.checkpoint import Checkpoints, Progress
 from dskd_ds.student.collectives import run_on_rank_0
 from dskd_ds.student.deepspeed_engine import Engine
 from dskd_ds.student.on_policy import OnPolicyBlocks
@@ -38,6 +38,8 @@ class Training:
     """Optimiser steps of the whole run."""
     tokens: int
     """Tokens that all ranks have read, from the start of the run."""
+    skips: Skips
+    """Which steps were skipped, and what decides whether the next one is."""
     is_stop_wanted: StopWish = field(default_factory=StopWish)
     """Whether a signal has asked this rank to stop."""
     saved_at: float = field(default_factory=time.monotonic)
@@ -52,11 +54,8 @@ class Training:
     """How long the last save took."""
     run_lock: RunLock | None = None
     """The lock on the run directory, which rank 0 holds. None in benchmarks, which save nothing."""
-    skips: Skips = field(init=False)
-    """Which steps were skipped, and what decides whether the next one is."""
-
-    def __post_init__(self) -> None:
-        self.skips = Skips(self.spec.train)
+    checkpoints: Checkpoints | None = None
+    """The run's checkpoints. None in benchmarks."""
 
     def save(self) -> None:
         """Save a checkpoint of the present step, unless there is one. A collective call.
@@ -67,13 +66,22 @@ class Training:
         self.phases.enter(SAVING, self.num_done)
         if self.run_lock:
             run_on_rank_0(self.run_lock.check)
-        checkpoint.save(self.engine, self.spec, self.num_done, self.tokens)
+        if self.checkpoints:
+            self.checkpoints.save(Progress(self.num_done, self.tokens))
         self.save_seconds = time.monotonic() - self.saved_at
 
     def save_record(self) -> dict[str, float]:
         """Return the part of a step's record about saves, by this rank's clock."""
         age = time.monotonic() - self.saved_at
         return {"save_seconds": self.save_seconds, "save_age_seconds": age}
+
+    def restore_weights(self, before: int) -> int:
+        """Load weights and moments of the newest checkpoint of fewer steps. A collective call.
+
+        Returns the number of its steps; 0 if there is none.
+        """
+        restored = self.checkpoints.restore_weights(before) if self.checkpoints else None
+        return restored.step if restored else 0
 
     def save_or_warn(self) -> None:
         """Save as `save` does, but only print a warning if that fails. A collective call."""

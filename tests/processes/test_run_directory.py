@@ -19,7 +19,7 @@ from tests.unit.student.test_run_lock import HOLD
 # Slow: the launches of this file take more time than `make test` has; CI runs them.
 pytestmark = [pytest.mark.process, pytest.mark.fault, pytest.mark.slow]
 PLANTED = "zero_pp_rank_0_mp_rank_-1_model_states.pt"
-"""DeepSpeed looks for zero_pp_rank_0_mp_rank_*_model_states.pt, and unpickles the first one."""
+"""DeepSpeed would look for zero_pp_rank_0_mp_rank_*_model_states.pt, and unpickle the first one."""
 
 
 class Bomb:
@@ -95,7 +95,7 @@ def test_planted_files_are_refused_and_damaged_checkpoints_passed_over(
     (newest / PLANTED).unlink()
 
     before = read_metrics(run_dir)
-    (damaged,) = newest.glob("*_optim_states.pt")
+    (damaged,) = newest.glob("*.safetensors")
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 1
     damaged.write_bytes(content)

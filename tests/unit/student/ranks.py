@@ -11,7 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from dskd_ds.student import checkpoint, checkpoint_files, collectives, writes
+from dskd_ds.student import (
+    checkpoint,
+    checkpoint_files,
+    collectives,
+    held_state,
+    writes,
+    zero_stages,
+)
 
 T = TypeVar("T")
 
@@ -58,7 +65,8 @@ class ThreadComm:
 def use_ranks(monkeypatch: pytest.MonkeyPatch, num_ranks: int) -> ThreadComm:
     """Let the modules under test communicate between this number of threads."""
     comm = ThreadComm(num_ranks)
-    for module in (checkpoint, checkpoint_files, collectives, writes):
+    modules = (checkpoint, checkpoint_files, collectives, held_state, writes, zero_stages)
+    for module in modules:
         monkeypatch.setattr(module, "dist", comm)
     return comm
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -143,3 +144,21 @@ def test_batch_sizes_come_from_the_spec() -> None:
         config["train_micro_batch_size_per_gpu"],
         config["gradient_accumulation_steps"],
     ) == (8, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("key", "zero"),
+    [
+        ("offload_optimizer.device", {"offload_optimizer": {"device": "nvme"}}),
+        ("offload_param.device", {"offload_param": {"device": "nvme"}}),
+        ("offload_optimizer.ratio", {"offload_optimizer": {"device": "cpu", "ratio": 0.5}}),
+        ("offload_optimizer.super_offload", {"offload_optimizer": {"super_offload": True}}),
+        ("zenflow", {"zenflow": {}}),
+        ("mics_shard_size", {"mics_shard_size": 2}),
+    ],
+)
+def test_state_that_no_checkpoint_can_hold_is_refused_by_key(
+    tmp_path: Path, key: str, zero: dict[str, Any]
+) -> None:
+    with pytest.raises(InputError, match=rf"zero_optimization\.{re.escape(key)} "):
+        config_of(written(tmp_path, **zero))

@@ -8,7 +8,8 @@ import pytest
 
 from dskd_ds.errors import InputError
 from dskd_ds.spec import SPEC_FILE, RunSpec, load_spec, write_spec
-from dskd_ds.student import checkpoint
+from dskd_ds.student.checkpoint_folders import checkpoint_dir
+from dskd_ds.student.resume_settings import refuse_another_run
 
 
 @pytest.fixture
@@ -16,7 +17,7 @@ def spec(tmp_path: Path) -> RunSpec:
     """The spec of a run that has a complete checkpoint."""
     spec = load_spec("ds_configs/runs/quickstart.toml", [f"run_dir={tmp_path}"])
     write_spec(spec, tmp_path / SPEC_FILE)
-    tag = checkpoint.checkpoint_dir(spec) / "step-00000003"
+    tag = checkpoint_dir(spec) / "step-00000003"
     tag.mkdir(parents=True)
     (tag / "manifest.json").write_text("{}")
     return spec
@@ -32,9 +33,9 @@ def test_settings_that_decide_results_must_stay(spec: RunSpec) -> None:
     with pytest.raises(
         InputError, match=r"other values of seed, student\.train_last_layers, optimizer\.lr\.\n"
     ):
-        checkpoint.refuse_another_run(changed(spec, *overrides, "student.compile=true"))
-    checkpoint.checkpoint_dir(spec).rename(Path(spec.run_dir) / "elsewhere")
-    checkpoint.refuse_another_run(changed(spec, *overrides))  # nothing was saved yet
+        refuse_another_run(changed(spec, *overrides, "student.compile=true"))
+    checkpoint_dir(spec).rename(Path(spec.run_dir) / "elsewhere")
+    refuse_another_run(changed(spec, *overrides))  # nothing was saved yet
 
 
 @pytest.mark.parametrize(
@@ -61,7 +62,7 @@ def test_settings_that_decide_no_result_may_change(
     now = changed(spec, override)
     assert now != spec
     # Compared with the stored spec of the first run, whatever the new run's folder is.
-    checkpoint.refuse_another_run(now.model_copy(update={"run_dir": spec.run_dir}))
+    refuse_another_run(now.model_copy(update={"run_dir": spec.run_dir}))
     assert capsys.readouterr().err == ""
 
 
@@ -69,18 +70,39 @@ def test_other_numbers_of_threads_are_a_warning(
     spec: RunSpec, capsys: pytest.CaptureFixture[str]
 ) -> None:
     threads = spec.topology.threads_per_rank
-    checkpoint.refuse_another_run(changed(spec, "topology.threads_per_rank=7"))
+    refuse_another_run(changed(spec, "topology.threads_per_rank=7"))
     message = capsys.readouterr().err
     assert f"topology.threads_per_rank was {threads} and is now 7: sums round" in message
 
 
 def test_the_number_format_on_the_wire_must_stay(spec: RunSpec) -> None:
     with pytest.raises(InputError, match=r"other values of link\.hidden_format\.\n"):
-        checkpoint.refuse_another_run(changed(spec, "link.hidden_format=float8"))
+        refuse_another_run(changed(spec, "link.hidden_format=float8"))
 
 
-def test_what_was_fixed_before_the_marks_is_fixed(spec: RunSpec) -> None:
-    for override in ("topology.num_students=1", "deepspeed=zero2.json", "data.block_tokens=128"):
-        key = override.split("=")[0]
-        with pytest.raises(InputError, match=f"other values of {key}"):
-            checkpoint.refuse_another_run(changed(spec, override))
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("topology.num_students=1", "topology.num_students"),
+        ("deepspeed=zero2.json", "deepspeed"),
+    ],
+)
+def test_another_world_or_stage_is_a_warning(
+    spec: RunSpec, override: str, key: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refuse_another_run(changed(spec, override))
+    assert f"{key} was" in capsys.readouterr().err
+
+
+def test_another_world_is_refused_if_the_learning_rate_depends_on_it(spec: RunSpec) -> None:
+    scaled = changed(spec, "optimizer.scale_lr_by_ranks=true")
+    write_spec(scaled, Path(spec.run_dir) / SPEC_FILE)
+    with pytest.raises(InputError, match="scale_lr_by_ranks multiplies the learning rate by it"):
+        refuse_another_run(changed(spec, "topology.num_students=1"))
+
+
+@pytest.mark.parametrize("override", ["data.block_tokens=128", "loss.top_k=7"])
+def test_what_decides_the_requests_must_stay(spec: RunSpec, override: str) -> None:
+    key = override.split("=")[0]
+    with pytest.raises(InputError, match=f"other values of {key}"):
+        refuse_another_run(changed(spec, override))

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from dskd_ds.errors import DskdError, ExitCode, OtherRankError
 from dskd_ds.spec import load_spec
-from dskd_ds.student import checkpoint
 from dskd_ds.student.rollback import roll_back
 from dskd_ds.student.skips import MAX_ROLLBACKS, Skips, StepFacts
 from dskd_ds.student.training import Training
@@ -187,9 +186,9 @@ def note(skips: Skips, step: int, event: str) -> None:
 
 def training_of(rank: int) -> Training:
     """A training whose last two steps were skipped with the weights of step 5."""
-    settings = ["train.rollback_after_skips=2"]
+    spec = load_spec(QUICKSTART, ["train.rollback_after_skips=2"])
     training = Training(
-        load_spec(QUICKSTART, settings),
+        spec,
         rank=rank,
         engine=Any,
         steps=Any,
@@ -197,6 +196,7 @@ def training_of(rank: int) -> Training:
         num_done=7,
         num_steps=9,
         tokens=0,
+        skips=Skips(spec.train),
     )
     for step, facts in ((5, applied(1.0)), (6, BAD), (7, BAD)):
         training.skips.note(step, facts)
@@ -206,13 +206,13 @@ def training_of(rank: int) -> Training:
 def test_a_rollback_takes_a_checkpoint_from_before_the_present_weights(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked: list[int | None] = []
+    asked: list[int] = []
 
-    def resume(*_args: Any, before: int | None = None) -> tuple[int, int]:
+    def restore_weights(_: Training, before: int) -> int:
         asked.append(before)
-        return 3, 99
+        return 3
 
-    monkeypatch.setattr(checkpoint, "resume", resume)
+    monkeypatch.setattr(Training, "restore_weights", restore_weights)
     training = training_of(rank=0)
     roll_back(training)
     assert asked == [5]
@@ -228,7 +228,7 @@ def test_a_rollback_takes_a_checkpoint_from_before_the_present_weights(
 def test_a_run_ends_if_there_is_nothing_to_go_back_to_or_it_does_not_help(
     monkeypatch: pytest.MonkeyPatch, reason: str
 ) -> None:
-    monkeypatch.setattr(checkpoint, "resume", lambda *_args, **_kwargs: (0, 0))
+    monkeypatch.setattr(Training, "restore_weights", lambda *_args, **_kwargs: 0)
     training, other = training_of(rank=0), training_of(rank=1)
     if reason == "did not help":
         for ranks in (training, other):

@@ -23,6 +23,7 @@ from dskd_ds.errors import (
 )
 from dskd_ds.runtime.launch import free_port
 from dskd_ds.spec import load_spec
+from dskd_ds.student.skips import Skips
 from dskd_ds.student.stop import STOP_SIGNALS, StopWish
 from dskd_ds.student.training import Training
 from dskd_ds.student.verdict import Counts, Prepared, Verdict, prepare, raise_end
@@ -124,8 +125,9 @@ def test_the_clock_of_rank_0_decides_when_to_save(
     rank: int, every_minutes: float, minutes_ago: float, is_due: bool
 ) -> None:
     settings = [f"checkpoint.every_minutes={every_minutes}"]
+    spec = load_spec("ds_configs/runs/quickstart.toml", settings)
     training = Training(
-        load_spec("ds_configs/runs/quickstart.toml", settings),
+        spec,
         rank=rank,
         engine=Any,
         steps=Any,
@@ -133,6 +135,7 @@ def test_the_clock_of_rank_0_decides_when_to_save(
         num_done=1,
         num_steps=9,
         tokens=0,
+        skips=Skips(spec.train),
         saved_at=time.monotonic() - minutes_ago * 60,
     )
     assert training.is_save_due_by_clock() is is_due

@@ -1,0 +1,109 @@
+"""The folders of a run's checkpoints: their names, which are complete, and how one is deleted."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from dskd_ds.errors import InputError
+from dskd_ds.files.manifest import MANIFEST_FILE
+from dskd_ds.spec import RunSpec
+
+FOLDER = "checkpoints"
+DAMAGED = "damaged-"
+"""What the folder name of a damaged checkpoint begins with after a resume has passed over it."""
+LAYOUT = 2
+"""Version of a checkpoint's files; those of version 1 were written by DeepSpeed."""
+
+
+def checkpoint_dir(spec: RunSpec) -> Path:
+    """Return the folder of a run's checkpoints."""
+    return Path(spec.run_dir) / FOLDER
+
+
+def tag_of(step: int) -> str:
+    """Return the folder name of the checkpoint after `step` steps."""
+    return f"step-{step:08d}"
+
+
+def complete_tags(spec: RunSpec) -> list[str]:
+    """Return the folder names of the checkpoints that have a manifest, oldest first."""
+    return sorted(path.parent.name for path in checkpoint_dir(spec).glob(f"step-*/{MANIFEST_FILE}"))
+
+
+def remove(checkpoint: Path) -> None:
+    """Delete a checkpoint if it exists; its manifest first, so that the rest is not complete."""
+    (checkpoint / MANIFEST_FILE).unlink(missing_ok=True)
+    if checkpoint.exists():
+        shutil.rmtree(checkpoint)
+
+
+def remove_oldest(spec: RunSpec) -> None:
+    """Delete all but the newest `[checkpoint] keep` checkpoints.
+
+    Prints a warning if one cannot be deleted: the newer ones are complete.
+    """
+    for old in complete_tags(spec)[: -spec.checkpoint.keep]:
+        path = checkpoint_dir(spec) / old
+        try:
+            remove(path)
+        except OSError as error:
+            print(f"{path}: this old checkpoint cannot be deleted: {error}", file=sys.stderr)
+
+
+def set_aside(folder: Path, damaged: dict[str, str], whole: str) -> None:
+    """Rename damaged checkpoints, and print why to stderr. damaged: folder name -> problem.
+
+    Otherwise the run would not save again at their steps, because a complete checkpoint exists.
+    """
+    for tag, problem in damaged.items():
+        remove(folder / f"{DAMAGED}{tag}")
+        (folder / tag).rename(folder / f"{DAMAGED}{tag}")
+        print(
+            f"{problem}.\n"
+            f"  {tag} is damaged, so the run continues from {whole}; the damaged one is kept as"
+            f" {DAMAGED}{tag} until you delete it.",
+            file=sys.stderr,
+        )
+
+
+def refuse_damaged(folder: Path, damaged: dict[str, str]) -> None:
+    """Raise InputError if there are checkpoints but all are damaged."""
+    if damaged:
+        problems = "".join(f"{problem}.\n" for problem in damaged.values())
+        raise InputError(
+            f"{problems}"
+            f"  no checkpoint in {folder} is whole: restore these files, or delete the folder to"
+            " start again from step 0."
+        )
+
+
+def refuse_other_layout(checkpoint: Path, facts: dict[str, Any]) -> None:
+    """Raise InputError if a checkpoint's files are not those that this version reads."""
+    found = facts.get("layout", 1)
+    if found == LAYOUT:
+        return
+    kind = " (pickles of DeepSpeed)" if found == 1 else ""
+    raise InputError(
+        f"{checkpoint}: its files have layout {found}{kind}, and this version reads layout"
+        f" {LAYOUT} only.\n"
+        "  finish or export the run with the version of dskd-ds that wrote it, or set another"
+        " run_dir to start again."
+    )
+
+
+def refuse_other_student(checkpoint: Path, facts: dict[str, Any], init_fingerprint: str) -> None:
+    """Raise InputError if a checkpoint's training started from other weights.
+
+    Frozen parameters are not in a checkpoint; they come from the model that training starts from.
+    """
+    found = facts.get("init")
+    if found != init_fingerprint:
+        raise InputError(
+            f"{checkpoint}: its training started from a student with fingerprint {found}, but this"
+            f" run's initial student has {init_fingerprint}.\n"
+            "  restore student_init/ of the run directory (or [student] model) as it was, or set"
+            " another run_dir."
+        )
