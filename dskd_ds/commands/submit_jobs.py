@@ -101,7 +101,6 @@ class Submission:
                 "nodes": str(allocation.num_teacher_nodes),
                 "ntasks-per-node": str(allocation.teachers_per_node),
                 "requeue": "",
-                "no-kill": "",
             }
             component |= second
         return self._job(

@@ -94,7 +94,7 @@ def message_of(reason: Reason, ending: Ending, attempt: Attempt, *, goes_on: str
         "time_limit": "the time limit came near",
         "preempted": "SLURM or a user asked the job to make room",
         "cancelled": "the job was cancelled",
-        "node_lost": f"node {', '.join(ending.lost_nodes)} failed",
+        "node_lost": f"{', '.join(ending.lost_nodes) or 'a node'} failed",
         "no_teacher": "no teacher was left",
         "wrong_input": "the input is wrong",
         "failed": f"the students failed with exit code {ending.exit_code}",

@@ -16,7 +16,7 @@ FIRST_FAILURE = re.compile(r"tasks? (\d+)[\d,-]*: (?:Exited with exit code (\d+)
 """A message of srun about tasks that failed; they are printed in the order of the failures."""
 
 CANCELLED = re.compile(
-    r"\*\*\* (?:STEP|JOB) \S+ ON \S+ CANCELLED AT \S+(?: DUE TO ([A-Z ]+?))? \*\*\*"
+    r"\*\*\* (?:STEP|JOB) \S+ ON \S+ CANCELLED AT [^ *]+(?: DUE TO ([A-Z ]*[A-Z])[^*]*)? \*\*\*"
 )
 """A message of slurmstepd in the output of tasks that SLURM ends."""
 

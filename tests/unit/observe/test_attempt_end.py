@@ -86,5 +86,5 @@ def test_the_message_says_what_was_saved_and_what_comes() -> None:
     found = message_of(
         "node_lost", ending(137, lost="a2"), attempt(1, 0, 9), goes_on="the job starts again"
     )
-    assert found == "node a2 failed; the newest checkpoint is step 9; the job starts again."
+    assert found == "a2 failed; the newest checkpoint is step 9; the job starts again."
     assert message_of("done", ending(0), attempt(1, 0, 9), goes_on="") == "the run is done."

@@ -31,6 +31,8 @@ def test_the_first_failure_is_the_one_that_counts() -> None:
 
 def test_the_cause_of_an_end_is_read_from_the_tasks_output() -> None:
     assert slurm.cause_of_end(TASK_OUTPUT.format(cause=" DUE TO TIME LIMIT")) == "TIME LIMIT"
+    node_failure = " DUE TO NODE FAILURE, SEE SLURMCTLD LOG FOR DETAILS"
+    assert slurm.cause_of_end(TASK_OUTPUT.format(cause=node_failure)) == "NODE FAILURE"
     assert slurm.cause_of_end(TASK_OUTPUT.format(cause="")) == ""
     assert slurm.cause_of_end("step 7") == ""
 
