@@ -25,6 +25,7 @@ from dskd_ds.commands import (
     senses,
     status,
     submit,
+    sweep,
     train,
 )
 from dskd_ds.errors import DskdError
@@ -84,6 +85,7 @@ def parser() -> argparse.ArgumentParser:
     paper.add_command(commands)
     evaluate.add_command(commands)
     compare.add_command(commands)
+    sweep.add_command(commands)
     export.add_command(commands)
     report.add_command(commands)
     bench.add_commands(commands)

@@ -11,7 +11,14 @@ from jinja2 import Environment, StrictUndefined
 
 from dskd_ds.commands.compare_text import difference_text, verdict_text
 from dskd_ds.commands.report_page import png_uri, sense_facts
-from dskd_ds.evaluation.groups import Comparison, Group, changed_settings, score_rows
+from dskd_ds.evaluation.groups import (
+    Comparison,
+    Group,
+    Only,
+    changed_settings,
+    every_item,
+    score_rows,
+)
 from dskd_ds.evaluation.items import tasks_of
 from dskd_ds.observe.metrics import read_metrics
 
@@ -27,8 +34,16 @@ CURVES = (
 """(key of metrics.jsonl, title) of each chart."""
 
 
-def write_page(folder: Path, groups: Sequence[Group], comparisons: Sequence[Comparison]) -> Path:
-    """Write the page and its picture of intervals into a folder; returns the page's path."""
+def write_page(
+    folder: Path,
+    groups: Sequence[Group],
+    comparisons: Sequence[Comparison],
+    only: Only = every_item,
+) -> Path:
+    """Write the page and its picture of intervals into a folder; returns the page's path.
+
+    only: the items of which the page shows scores.
+    """
     template = resources.files("dskd_ds.commands").joinpath("compare_template.html").read_text()
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     figure = _draw_intervals(comparisons)
@@ -38,7 +53,7 @@ def write_page(folder: Path, groups: Sequence[Group], comparisons: Sequence[Comp
         rows=[_row(comparison) for comparison in comparisons],
         intervals=png_uri(figure),
         curves=_curves(groups),
-        tasks={task: _scores(groups, task) for task in tasks_of(groups[0].runs[0].run_dir)},
+        tasks={task: _scores(groups, task, only) for task in tasks_of(groups[0].runs[0].run_dir)},
         settings={group.name: changed_settings(groups[0], group) for group in groups[1:]},
         senses={group.name: _senses(group) for group in groups},
     )
@@ -58,7 +73,7 @@ def _row(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _scores(groups: Sequence[Group], task: str) -> list[dict[str, Any]]:
+def _scores(groups: Sequence[Group], task: str, only: Only) -> list[dict[str, Any]]:
     """Return one row per group and metric of a task; a group without the task is left out."""
     measured = [group for group in groups if (group.runs[0].run_dir / "evaluation" / task).is_dir()]
     return [
@@ -68,7 +83,7 @@ def _scores(groups: Sequence[Group], task: str) -> list[dict[str, Any]]:
             "score": metric.score(mean),
             "error": metric.error(mean, error),
         }
-        for group, metric, mean, error in score_rows(measured, task)
+        for group, metric, mean, error in score_rows(measured, task, only)
     ]
 
 

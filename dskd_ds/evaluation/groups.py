@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,9 +126,19 @@ class Comparison:
         return "this holds for these models only: a claim on settings needs 2 or more seeds of each"
 
 
-def compare(reference: Group, group: Group) -> list[Comparison]:
+Only = Callable[[ItemScores], ItemScores]
+"""Returns the items to compare, of all that were measured."""
+
+
+def every_item(scores: ItemScores) -> ItemScores:
+    """Return all items."""
+    return scores
+
+
+def compare(reference: Group, group: Group, only: Only = every_item) -> list[Comparison]:
     """Return the differences in every task and metric that both groups have.
 
+    only: the items that count.
     Raises InputError if they have no task in common, or measured other items.
     """
     tasks = [
@@ -141,11 +151,14 @@ def compare(reference: Group, group: Group) -> list[Comparison]:
             f"{reference.name} and {group.name}: no task was measured in both.\n"
             "  run dskd eval with the same tasks on both."
         )
-    return [comparison for task in tasks for comparison in _compare_task(reference, group, task)]
+    return [
+        comparison for task in tasks for comparison in _compare_task(reference, group, task, only)
+    ]
 
 
-def _compare_task(reference: Group, group: Group, task: str) -> list[Comparison]:
-    first, second = _read(reference, task), _read(group, task)
+def _compare_task(reference: Group, group: Group, task: str, only: Only) -> list[Comparison]:
+    first = [only(scores) for scores in _read(reference, task)]
+    second = [only(scores) for scores in _read(group, task)]
     _refuse_other_items([*first, *second])
     seeds_are_paired = reference.seeds is not None and reference.seeds == group.seeds
     clusters = first[0].clusters
@@ -193,11 +206,13 @@ def _refuse_other_items(measured: Sequence[ItemScores]) -> None:
             )
 
 
-def score_rows(groups: Sequence[Group], task: str) -> list[tuple[Group, Metric, float, float]]:
+def score_rows(
+    groups: Sequence[Group], task: str, only: Only = every_item
+) -> list[tuple[Group, Metric, float, float]]:
     """Return each group's mean over runs and its standard error over items, per metric."""
     rows: list[tuple[Group, Metric, float, float]] = []
     for group in groups:
-        measured = _read(group, task)
+        measured = [only(scores) for scores in _read(group, task)]
         clusters: Ints = measured[0].clusters
         for metric in measured[0].metrics:
             values = np.stack([scores.values[metric.key] for scores in measured]).mean(axis=0)

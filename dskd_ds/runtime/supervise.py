@@ -77,6 +77,18 @@ def supervise(
     return LaunchEnd(code, session.stopped_by)
 
 
+def start_guard(group: int) -> subprocess.Popen[bytes]:
+    """Start a process that ends a process group if this process ends before the guard is killed.
+
+    group: the number of the group, which is the process id of its first process.
+    """
+    return subprocess.Popen(
+        ["/bin/sh", "-c", GUARD, "guard", str(group)],
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
 class _Session:
     """A launcher and all processes that it has started."""
 
@@ -103,11 +115,7 @@ class _Session:
             start_new_session=True,
         )
         # It ends the launch if this process is killed by SIGKILL, for example when memory runs out.
-        self._guard = subprocess.Popen(
-            ["/bin/sh", "-c", GUARD, "guard", str(self._launcher.pid)],
-            stdin=subprocess.PIPE,
-            start_new_session=True,
-        )
+        self._guard = start_guard(self._launcher.pid)
         # A signal that came while the launcher was being started found no process.
         if self.stopped_by is not None:
             self._send(self.stopped_by)

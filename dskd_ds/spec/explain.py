@@ -44,19 +44,22 @@ PLAIN_WORDS = {
 """What replaces parts of pydantic's other messages."""
 
 
-def explain(error: ValidationError) -> list[str]:
-    """Return one message for each thing that is wrong with a spec."""
+def explain(error: ValidationError, root: type[BaseModel] = RunSpec) -> list[str]:
+    """Return one message for each thing that is wrong with a spec.
+
+    root: the model that was validated; a run spec unless another one is given.
+    """
     messages: list[str] = []
     for details in error.errors():
         cause = details.get("ctx", {}).get("error")
         if isinstance(cause, ProblemsError):
             messages += [str(problem) for problem in cause.problems]
         else:
-            messages.append(_message(details))
+            messages.append(_message(details, root))
     return messages
 
 
-def _message(details: ErrorDetails) -> str:
+def _message(details: ErrorDetails, root: type[BaseModel]) -> str:
     """Return the message for one wrong, unknown or missing key."""
     *section, name = [str(part) for part in details["loc"]] or ["(spec)"]
     element = ""
@@ -67,11 +70,11 @@ def _message(details: ErrorDetails) -> str:
     where = f"[{'.'.join(section)}] " if section else ""
     if details["type"] == "extra_forbidden":
         replaced = REPLACED_KEYS.get(".".join([*section, name]))
-        return f"{where}{name}: unknown key.\n  {replaced or _nearest(section, name)}"
+        return f"{where}{name}: unknown key.\n  {replaced or _nearest(root, section, name)}"
     if details["type"] == "missing":
-        return f"{where}{name}{element} is missing.\n  add it: {_describe(section, name)}"
+        return f"{where}{name}{element} is missing.\n  add it: {_describe(root, section, name)}"
     found = f"{where}{name}{element} = {show(details['input'])}"
-    return f"{found}, but {_reason(details)}.\n  {_describe(section, name)}"
+    return f"{found}, but {_reason(details)}.\n  {_describe(root, section, name)}"
 
 
 def _reason(details: ErrorDetails) -> str:
@@ -92,35 +95,40 @@ def _section_model(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
-def _model_at(section: list[str]) -> type[BaseModel]:
-    """Return the pydantic model of a section, e.g. ['data', 'train', '0'] -> SourceSpec."""
-    model: type[BaseModel] = RunSpec
+def _model_at(root: type[BaseModel], section: list[str]) -> type[BaseModel]:
+    """Return the pydantic model of a section, e.g. ['data', 'train', '0'] -> SourceSpec.
+
+    Below a field that is a plain table, it is the model that has the field.
+    """
+    model = root
     for part in section:
         if part.isdigit():
             continue
-        inner = _section_model(model.model_fields[part].annotation)
-        assert inner is not None, section
+        field = model.model_fields.get(part)
+        inner = _section_model(field.annotation) if field else None
+        if inner is None:
+            return model
         model = inner
     return model
 
 
-def _nearest(section: list[str], name: str) -> str:
+def _nearest(root: type[BaseModel], section: list[str], name: str) -> str:
     """Return a hint for an unknown key: a similar key, the section that has it, or all keys."""
-    known_keys = list(_model_at(section).model_fields)
+    known_keys = list(_model_at(root, section).model_fields)
     near = difflib.get_close_matches(name, known_keys, n=1, cutoff=0.5)
     if near:
         return f"did you mean {near[0]}?"
     # A key in the wrong section is spelled correctly, so only exact names are looked for.
-    for other, field in RunSpec.model_fields.items():
+    for other, field in root.model_fields.items():
         model = _section_model(field.annotation)
         if model is not None and name in model.model_fields:
             return f"it belongs to [{other}]."
     return f"known keys: {', '.join(known_keys)}."
 
 
-def _describe(section: list[str], name: str) -> str:
+def _describe(root: type[BaseModel], section: list[str], name: str) -> str:
     """Return the docstring of a field on one line."""
-    field = _model_at(section).model_fields.get(name)
+    field = _model_at(root, section).model_fields.get(name)
     if field is None or not field.description:
         return f"a value of {name}"
     return field.description.replace("\n", " ")

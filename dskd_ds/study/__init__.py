@@ -1,0 +1,1 @@
+"""Studies: arms x seeds of one base spec, trained, measured and compared by one command."""

@@ -1,0 +1,104 @@
+"""What a study found: the best arm, chosen on one part of the items and reported on the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dskd_ds.errors import InputError
+from dskd_ds.evaluation.groups import Comparison, Group, MeasuredRun, Only, compare
+from dskd_ds.evaluation.heldout import TASK
+from dskd_ds.evaluation.items import items_path, read_items
+from dskd_ds.evaluation.metrics import METRICS, Metric, metric_of
+from dskd_ds.evaluation.split import Part, part_of
+from dskd_ds.study.results import read_result
+from dskd_ds.study.runs import Run
+from dskd_ds.study.spec import StudySpec, reference_arm
+
+
+@dataclass(frozen=True)
+class ArmScores:
+    """The mean over the seeds and items of an arm."""
+
+    arm: str
+    num_seeds: int
+    dev: float
+    test: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of a study's finished runs."""
+
+    metric: Metric
+    """What the best arm was chosen by."""
+    arms: list[ArmScores]
+    best: str
+    """The arm with the best dev score."""
+    groups: list[Group]
+    """The finished runs of each arm, the reference first."""
+    comparisons: list[Comparison]
+    """Every arm against the reference, on the test items."""
+
+
+def outcome_of(study: StudySpec, runs: Sequence[Run]) -> Outcome:
+    """Compare the finished runs of a study. Raises InputError if the reference has none."""
+    metric = select_metric(study)
+    finished = [run for run in runs if read_result(Path(study.folder), run) is not None]
+    groups = _groups(study, finished)
+    reference, *others = groups
+    test = only(study, "test")
+    arms = [_scores(study, group, metric) for group in groups]
+    best = min(arms, key=lambda arm: arm.dev if metric.lower_is_better else -arm.dev)
+    return Outcome(
+        metric=metric,
+        arms=arms,
+        best=best.arm,
+        groups=groups,
+        comparisons=[result for group in others for result in compare(reference, group, test)],
+    )
+
+
+def select_metric(study: StudySpec) -> Metric:
+    """Return the metric that the best arm is chosen by. Raises InputError if there is none."""
+    try:
+        return metric_of(study.select)
+    except KeyError:
+        known = ", ".join(metric.key for metric in METRICS)
+        raise InputError(
+            f'select = "{study.select}", but this is not a metric.\n  known metrics: {known}.'
+        ) from None
+
+
+def only(study: StudySpec, part: Part) -> Only:
+    """Return the function that keeps one part of the items."""
+    return lambda scores: part_of(scores, part, study.dev_share)
+
+
+def _groups(study: StudySpec, finished: Sequence[Run]) -> list[Group]:
+    """Return the finished runs by arm, the reference first."""
+    by_arm: dict[str, list[MeasuredRun]] = {reference_arm(study): []}
+    for run in finished:
+        measured = MeasuredRun(Path(run.spec.run_dir), "after", run.spec)
+        by_arm.setdefault(run.arm, []).append(measured)
+    if not by_arm[reference_arm(study)]:
+        raise InputError(
+            f"study {study.name}: no run of its reference {reference_arm(study)} has finished, so"
+            " there is nothing to compare with.\n  run dskd sweep again; its logs say what failed."
+        )
+    return [Group(arm, tuple(measured)) for arm, measured in by_arm.items()]
+
+
+def _scores(study: StudySpec, group: Group, metric: Metric) -> ArmScores:
+    means: dict[Part, float] = {}
+    parts: tuple[Part, Part] = ("dev", "test")
+    for part in parts:
+        keep = only(study, part)
+        measured = [
+            keep(read_items(items_path(run.run_dir, TASK, run.model))) for run in group.runs
+        ]
+        means[part] = float(np.mean([scores.values[metric.key].mean() for scores in measured]))
+    return ArmScores(group.name, len(group.runs), dev=means["dev"], test=means["test"])

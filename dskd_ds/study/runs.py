@@ -1,0 +1,111 @@
+"""The runs of a study: one spec per arm and seed, and what several of them share.
+
+Arms that build the same dictionary share one, and runs that cut the same student share the cut. A
+dictionary of the study is built with the base spec's seed, so that the seeds of an arm differ in
+nothing but training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dskd_ds.errors import InputError
+from dskd_ds.senses.dictionary.identity import BUILD_SETTINGS
+from dskd_ds.spec import RunSpec, load_spec
+from dskd_ds.spec.load import spec_toml
+from dskd_ds.student.depth import ORIGIN_SETTINGS
+from dskd_ds.study.spec import Settings, StudySpec, all_arms, override
+
+SHARED_BUILD_SECTIONS = ("teacher", "data")
+"""Sections of a spec that a dictionary depends on, besides fields of [senses]."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One arm with one seed."""
+
+    arm: str
+    seed: int
+    overrides: tuple[str, ...]
+    """`--set` arguments for the base spec; they name the run directory too."""
+    spec: RunSpec
+
+    @property
+    def name(self) -> str:
+        """Name of the run's folder and of its result."""
+        return f"{self.arm}-{self.seed}"
+
+    @property
+    def digest(self) -> str:
+        """Digest of everything that the run's spec says, to notice a changed study."""
+        return hashlib.sha256(spec_toml(self.spec).encode()).hexdigest()[:16]
+
+    @property
+    def cut_key(self) -> str | None:
+        """Equal for runs that cut the same student; None if the spec names a student."""
+        if self.spec.student.model is not None:
+            return None
+        cut = self.spec.student.model_dump(include=ORIGIN_SETTINGS, mode="json")
+        # `by_impact` measures the layers on the training text.
+        data = self.spec.data.model_dump(mode="json")
+        teacher = self.spec.teacher.model_dump(mode="json")
+        return _digest({"student": cut, "data": data, "teacher": teacher})
+
+
+def study_runs(study: StudySpec) -> list[Run]:
+    """Return all runs, every arm with the first seed before any with the second.
+
+    So a study that is stopped early has each arm. Raises InputError if an arm is not a valid spec.
+    """
+    base, arms = base_spec(study), all_arms(study)
+    return [
+        _run(study, base, arm, settings, seed)
+        for seed in study.seeds
+        for arm, settings in arms.items()
+    ]
+
+
+def base_spec(study: StudySpec) -> RunSpec:
+    """Return the spec that the arms override. Raises InputError if it is invalid."""
+    return load_spec(study.base, [override(key, value) for key, value in study.settings.items()])
+
+
+def _run(study: StudySpec, base: RunSpec, arm: str, settings: Settings, seed: int) -> Run:
+    folder = Path(study.folder) / "runs" / f"{arm}-{seed}"
+    own: Settings = {"run_dir": str(folder), "seed": seed, "name": f"{study.name}-{seed}"}
+    chosen = [override(key, value) for key, value in (study.settings | settings | own).items()]
+    try:
+        spec = load_spec(study.base, chosen)
+    except InputError as error:
+        raise InputError(f"arm {arm}: {error}") from None
+    if spec.uses_senses and build_key(spec) != build_key(base):
+        dictionary = Path(study.folder) / "senses" / build_key(spec)
+        chosen.append(override("senses.dictionary", str(dictionary)))
+        spec = load_spec(study.base, chosen)
+    return Run(arm, seed, tuple(chosen), spec)
+
+
+def build_key(spec: RunSpec) -> str:
+    """Return 16 hex digits that are equal for specs whose dictionaries are equal."""
+    senses = spec.senses.model_dump(mode="json")
+    built = {*BUILD_SETTINGS, "lexicons", "morpholex"}
+    settings = {name: value for name, value in senses.items() if name in built}
+    sections = {name: getattr(spec, name).model_dump(mode="json") for name in SHARED_BUILD_SECTIONS}
+    return _digest({**sections, "senses": settings})
+
+
+def _digest(content: dict[str, object]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def first_of_each_dictionary(runs: Sequence[Run]) -> list[Run]:
+    """Return one run for each dictionary that the study needs."""
+    firsts: dict[str, Run] = {}
+    for run in runs:
+        if run.spec.uses_senses:
+            firsts.setdefault(run.spec.senses.dictionary, run)
+    return list(firsts.values())

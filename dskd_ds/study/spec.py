@@ -1,0 +1,123 @@
+"""A study file: a base spec, the arms that override it, and the seeds."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import tomli_w
+from pydantic import Field, ValidationError, model_validator
+
+from dskd_ds.errors import InputError
+from dskd_ds.spec.base import Fraction, Part
+from dskd_ds.spec.explain import explain
+from dskd_ds.spec.load import expand, read_toml
+from dskd_ds.spec.problems import Problem, ProblemsError
+
+Value = bool | int | float | str | list[Any]
+"""The value of a setting, as TOML gives it."""
+Settings = dict[str, Value]
+"""`section.key` -> value."""
+ARM_NAME = re.compile(r"[A-Za-z0-9._=,+-]+")
+OWN_KEYS = ("run_dir", "name", "seed")
+"""Keys of a run spec that a study sets for each run."""
+
+
+class StudySpec(Part):
+    """What `dskd sweep` runs: every arm with every seed."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    """Name of the study, for titles."""
+    base: str
+    """Run spec that all arms override: a file, counted from the current folder, or one that
+    ships."""
+    folder: str
+    """Folder for everything that the study writes."""
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=1 << 32)], ...], Field(min_length=1)]
+    """Seeds of each arm. A verdict about settings needs at least 2."""
+    settings: Settings = Field(default={})
+    """Settings of the base spec to override in all arms."""
+    arms: dict[str, Settings] = Field(default={})
+    """Name of an arm -> settings to override in it. An empty section is the base spec itself."""
+    grid: dict[str, Annotated[list[Value], Field(min_length=1)]] = Field(default={})
+    """Setting -> values. Every combination is an arm, besides those of `arms`."""
+    reference: str | None = None
+    """Arm that the others are compared with. Default: the first one."""
+    select: str = "kl"
+    """Metric by which the best arm is chosen: `kl` or `cross_entropy`."""
+    dev_share: Fraction = 0.5
+    """Share of the held-out documents that the best arm is chosen on. The rest is its test."""
+
+    @model_validator(mode="after")
+    def _is_usable(self) -> StudySpec:
+        problems = list(_problems(self))
+        if problems:
+            raise ProblemsError(problems)
+        return self
+
+
+def _problems(study: StudySpec) -> Iterator[Problem]:
+    """Yield what is wrong with a study."""
+    if len(set(study.seeds)) < len(study.seeds):
+        yield Problem("seeds", study.seeds, "a seed is given twice", "give each seed once")
+    arms = all_arms(study)
+    if not arms:
+        yield Problem("arms", None, "there is none", "give [arms.NAME] sections or a [grid]")
+    if study.reference is not None and study.reference not in arms:
+        known = ", ".join(arms)
+        yield Problem("reference", study.reference, "there is no such arm", f"arms: {known}")
+    for name, settings in arms.items():
+        if not ARM_NAME.fullmatch(name):
+            yield Problem(
+                f"arms.{name}",
+                name,
+                "an arm's name is part of file names",
+                "use letters, digits and . _ = , + - only",
+            )
+        for key in OWN_KEYS:
+            if key in study.settings | settings:
+                value = (study.settings | settings)[key]
+                reason = "the study sets it for each run"
+                yield Problem(f"arms.{name}.{key}", value, reason, "remove it")
+
+
+def all_arms(study: StudySpec) -> dict[str, Settings]:
+    """Return the settings of every arm: those of [arms], then every combination of [grid]."""
+    arms = dict(study.arms)
+    if study.grid:
+        for values in itertools.product(*study.grid.values()):
+            settings = dict(zip(study.grid, values, strict=True))
+            arms[_grid_name(settings)] = settings
+    return arms
+
+
+def _grid_name(settings: Settings) -> str:
+    """Return a name such as `pull=0.5,push=1`."""
+    parts = (f"{key.rpartition('.')[2]}={value}" for key, value in settings.items())
+    return re.sub(r"[^A-Za-z0-9._=,+-]", "_", ",".join(parts))
+
+
+def reference_arm(study: StudySpec) -> str:
+    """Return the name of the arm that the others are compared with."""
+    return study.reference or next(iter(all_arms(study)))
+
+
+def load_study(path: str | Path) -> StudySpec:
+    """Read and validate a study file. Raises InputError that names file, key and reason."""
+    if not Path(path).is_file():
+        raise InputError(f"{path}: there is no such file.\n  name a study: dskd sweep STUDY.toml")
+    try:
+        return StudySpec.model_validate(expand(read_toml(Path(path))))
+    except ValidationError as error:
+        raise InputError(
+            "\n".join(f"{path}: {message}" for message in explain(error, StudySpec))
+        ) from None
+
+
+def override(key: str, value: Value) -> str:
+    """Return one `--set` argument."""
+    text = tomli_w.dumps({"value": value}).strip()
+    return f"{key}={text.removeprefix('value = ')}"

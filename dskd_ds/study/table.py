@@ -1,0 +1,116 @@
+"""A study's table as Markdown, and its picture: a heat map of a grid, or one curve."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dskd_ds.evaluation.groups import Comparison
+from dskd_ds.study.outcome import ArmScores, Outcome
+from dskd_ds.study.spec import StudySpec, all_arms
+
+PICTURE_FILE = "grid.png"
+
+
+def markdown(study: StudySpec, outcome: Outcome, planned: int) -> str:
+    """Return the table of arms, the best one, and every arm's difference to the reference.
+
+    planned: number of runs of the whole study.
+    """
+    done = sum(arm.num_seeds for arm in outcome.arms)
+    metric, reference = outcome.metric, outcome.groups[0].name
+    lines = [
+        f"# {study.name}",
+        "",
+        f"{done} of {planned} runs are done. Held-out documents are split: the best arm is chosen"
+        f" on {study.dev_share:.0%} of them (dev) and reported on the others (test).",
+        "",
+        f"| arm | seeds | {metric.label}, dev | test |",
+        "|---|---|---|---|",
+        *(_arm_row(arm, outcome) for arm in outcome.arms),
+        "",
+        f"Test, against {reference}; intervals of 95 % over documents"
+        " and, with 2 or more seeds of each arm, over seeds:",
+        "",
+        "| arm | score | difference | interval | verdict |",
+        "|---|---|---|---|---|",
+        *(_difference_row(result) for result in outcome.comparisons),
+        "",
+        f"**Best arm on dev: {outcome.best}.** {_verdict_of_best(outcome)}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _arm_row(arm: ArmScores, outcome: Outcome) -> str:
+    score = outcome.metric.score
+    mark = " (best)" if arm.arm == outcome.best else ""
+    return f"| {arm.arm}{mark} | {arm.num_seeds} | {score(arm.dev):.4g} | {score(arm.test):.4g} |"
+
+
+def _difference_row(result: Comparison) -> str:
+    found = result.difference
+    return (
+        f"| {result.group} | {result.metric.key} | {found.mean:+.4f} |"
+        f" {found.low:+.4f} ... {found.high:+.4f} | {result.verdict} |"
+    )
+
+
+def _verdict_of_best(outcome: Outcome) -> str:
+    """Return what the test part says of the best arm."""
+    reference = outcome.groups[0].name
+    for result in outcome.comparisons:
+        if (result.group, result.metric) == (outcome.best, outcome.metric):
+            return f"On test, against {reference}: {result.verdict}; {result.about}."
+    return f"It is the reference: no other arm was better than {reference} on dev."
+
+
+def draw_grid(study: StudySpec, outcome: Outcome, folder: Path) -> Path | None:
+    """Draw the dev score over a grid of one or two settings; None for any other study."""
+    if len(study.grid) not in (1, 2):
+        return None
+    import matplotlib
+
+    matplotlib.use("Agg")  # draws without a display; must be chosen before pyplot is imported
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6.4, 4.4), dpi=110)
+    scores = _dev_scores(study, outcome)
+    keys = list(study.grid)
+    label = f"{outcome.metric.label}, dev"
+    if len(keys) == 1:
+        values = study.grid[keys[0]]
+        axes.plot(range(len(values)), scores[:, 0], marker="o")
+        axes.set_xticks(range(len(values)), [str(value) for value in values])
+        axes.set(xlabel=keys[0], ylabel=label)
+        axes.grid(alpha=0.3)
+    else:
+        _draw_cells(axes, scores, [study.grid[key] for key in keys])
+        axes.set(ylabel=keys[0], xlabel=keys[1], title=f"{label} (dark: better)")
+    figure.tight_layout()
+    path = folder / PICTURE_FILE
+    figure.savefig(path)
+    pyplot.close(figure)
+    return path
+
+
+def _dev_scores(study: StudySpec, outcome: Outcome) -> Any:
+    """Return the dev scores of the grid's arms, [values of key 1, values of key 2 or 1]."""
+    by_arm = {arm.arm: outcome.metric.score(arm.dev) for arm in outcome.arms}
+    names = [name for name in all_arms(study) if name not in study.arms]
+    shape = [len(values) for values in study.grid.values()]
+    return np.array([by_arm.get(name, np.nan) for name in names]).reshape(shape[0], -1)
+
+
+def _draw_cells(axes: Any, scores: Any, values: Sequence[Sequence[Any]]) -> None:
+    """Draw one cell per combination with its number; a combination without a run stays empty."""
+    axes.imshow(scores, cmap="Blues_r", aspect="auto")
+    axes.set_yticks(range(len(values[0])), [str(value) for value in values[0]])
+    axes.set_xticks(range(len(values[1])), [str(value) for value in values[1]])
+    middle = (np.nanmin(scores) + np.nanmax(scores)) / 2
+    for (row, column), score in np.ndenumerate(scores):
+        if np.isfinite(score):
+            colour = "white" if score < middle else "black"
+            axes.text(column, row, f"{score:.4g}", ha="center", va="center", color=colour)

@@ -1,0 +1,180 @@
+"""Study files, the runs they stand for, and what is made of finished runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dskd_ds.commands import cli
+from dskd_ds.errors import InputError
+from dskd_ds.evaluation.items import ItemScores, items_path, write_items
+from dskd_ds.evaluation.split import part_of
+from dskd_ds.study.outcome import outcome_of
+from dskd_ds.study.results import Result, read_result, write_result
+from dskd_ds.study.runs import Run, first_of_each_dictionary, study_runs
+from dskd_ds.study.spec import all_arms, load_study
+from dskd_ds.study.table import draw_grid, markdown
+
+NUM_DOCUMENTS, DOCUMENT_TOKENS = 60, 10
+
+
+def study_file(tmp_path: Path, body: str) -> Path:
+    path = tmp_path / "study.toml"
+    path.write_text(
+        'name = "trial"\n'
+        'base = "ds_configs/runs/quickstart.toml"\n'
+        f'folder = "{tmp_path / "study"}"\n'
+        f"seeds = [0, 1, 2]\n{body}"
+    )
+    return path
+
+
+ARMS = """
+[settings]
+"train.num_steps" = 7
+[arms.kd]
+"loss.sense_weight" = 0.0
+[arms.dskd]
+[grid]
+"senses.num_senses" = [4, 8]
+"loss.pull" = [0.5, 1.0]
+"""
+
+
+def test_every_arm_runs_with_every_seed(tmp_path: Path) -> None:
+    study = load_study(study_file(tmp_path, ARMS))
+    assert list(all_arms(study)) == [
+        "kd",
+        "dskd",
+        "num_senses=4,pull=0.5",
+        "num_senses=4,pull=1.0",
+        "num_senses=8,pull=0.5",
+        "num_senses=8,pull=1.0",
+    ]
+    runs = study_runs(study)
+    assert len(runs) == 18
+    assert [run.seed for run in runs[:6]] == [0] * 6  # each arm once, before any second seed
+    for run in runs:
+        assert run.spec.seed == run.seed
+        assert run.spec.train.num_steps == 7
+        assert Path(run.spec.run_dir) == tmp_path / "study" / "runs" / run.name
+    assert runs[0].spec.loss.sense_weight == 0
+    assert runs[3].spec.loss.pull == 1.0
+    assert runs[4].spec.senses.num_senses == 8
+
+
+def test_runs_share_what_does_not_depend_on_their_settings(tmp_path: Path) -> None:
+    runs = study_runs(load_study(study_file(tmp_path, ARMS)))
+    base = runs[1].spec.senses.dictionary  # the arm without overrides keeps the base's dictionary
+    dictionaries = {run.arm: run.spec.senses.dictionary for run in runs}
+    assert dictionaries["num_senses=4,pull=0.5"] == dictionaries["num_senses=4,pull=1.0"] != base
+    assert len({run.cut_key for run in runs}) == 1
+    firsts = first_of_each_dictionary(runs)
+    assert "kd" not in [run.arm for run in firsts]  # it uses no senses
+    assert len(firsts) == len({run.spec.senses.dictionary for run in runs if run.arm != "kd"})
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("", "there is none"),
+        ("[arms.a]\nseed = 3\n", "[arms.a] seed = 3, but the study sets it for each run"),
+        ('reference = "b"\n[arms.a]\n', 'reference = "b", but there is no such arm'),
+        ("sedes = [1]\n[arms.a]\n", "sedes: unknown key.\n  did you mean seeds?"),
+        ('[arms."a/b"]\n', "an arm's name is part of file names"),
+        ('[arms.a]\n"loss.pul" = 1.0\n', "arm a: "),
+        ('select = "bleu"\n[arms.a]\n', 'select = "bleu", but this is not a metric'),
+    ],
+)
+def test_a_wrong_study_is_refused(
+    tmp_path: Path, body: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["sweep", str(study_file(tmp_path, body)), "--dry-run"]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_plan_lists_runs_and_what_they_share(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = study_file(tmp_path, ARMS)
+    assert cli.main(["sweep", str(path), "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert "18 runs, 18 to do, 1 at a time" in printed
+    assert "dictionaries: 3" in printed
+    assert "unknown until one run has finished" in printed
+    runs = study_runs(load_study(path))
+    finish(runs[0], tmp_path / "study", shift=0.0)
+    assert cli.main(["sweep", str(path), "--dry-run", "--jobs", "2"]) == 0
+    assert "time: about 8.5 h" in capsys.readouterr().out  # 17 runs of 3,600 s, two at a time
+
+
+def finish(run: Run, folder: Path, shift: float) -> None:
+    """Leave what a finished run leaves; its student is worse by `shift` nats."""
+    random = np.random.default_rng(run.seed)
+    text = np.random.default_rng(9).exponential(1.0, NUM_DOCUMENTS * DOCUMENT_TOKENS)
+    kl = text + shift + 0.01 * random.standard_normal() + 0.05 * random.standard_normal(len(text))
+    scores = ItemScores(
+        task="heldout",
+        model="after",
+        digest="text",
+        clusters=np.repeat(np.arange(NUM_DOCUMENTS), DOCUMENT_TOKENS),
+        values={"cross_entropy": kl + 1, "kl": kl},
+    )
+    run_dir = Path(run.spec.run_dir)
+    write_items(scores, items_path(run_dir, "heldout", "after"))
+    result = Result(
+        arm=run.arm,
+        seed=run.seed,
+        digest=run.digest,
+        overrides=run.overrides,
+        seconds={"train": 3000.0, "eval": 600.0},
+        scores={},
+        last_record={"step": 7.0},
+    )
+    write_result(folder, result, run)
+
+
+def test_the_best_arm_is_chosen_on_dev_and_reported_on_test(tmp_path: Path) -> None:
+    study = load_study(study_file(tmp_path, ARMS))
+    runs = study_runs(study)
+    for run in runs:
+        finish(run, tmp_path / "study", shift=-0.2 if run.arm == "num_senses=8,pull=0.5" else 0.0)
+    outcome = outcome_of(study, runs)
+    assert outcome.best == "num_senses=8,pull=0.5"
+    by_arm = {(result.group, result.metric.key): result for result in outcome.comparisons}
+    best = by_arm["num_senses=8,pull=0.5", "kl"]
+    assert best.verdict == "better"
+    assert best.difference.num_seeds == 3
+    assert by_arm["dskd", "kl"].verdict == "no difference shown"
+    table = markdown(study, outcome, planned=18)
+    assert "18 of 18 runs are done" in table
+    assert "**Best arm on dev: num_senses=8,pull=0.5.** On test, against kd: better" in table
+    picture = draw_grid(study, outcome, tmp_path)
+    assert picture is not None
+    assert picture.stat().st_size > 5000
+
+
+def test_a_document_is_in_one_part_only() -> None:
+    clusters = np.repeat(np.arange(200), 3)
+    scores = ItemScores(
+        "heldout", "after", "text", clusters, {"kl": np.arange(600, dtype=np.float64)}
+    )
+    dev, test = part_of(scores, "dev", 0.3), part_of(scores, "test", 0.3)
+    both = np.concatenate([dev.values["kl"], test.values["kl"]])
+    assert sorted(both) == list(range(600))
+    assert not set(dev.values["kl"] // 3) & set(test.values["kl"] // 3)
+    assert 0.2 < len(dev.clusters) / 600 < 0.4
+    assert dev.digest != test.digest
+
+
+def test_results_of_a_changed_study_do_not_mix(tmp_path: Path) -> None:
+    run = study_runs(load_study(study_file(tmp_path, ARMS)))[0]
+    finish(run, tmp_path / "study", shift=0.0)
+    assert read_result(tmp_path / "study", run) is not None
+    path = tmp_path / "study" / "results" / f"{run.name}.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"digest": "other"}))
+    with pytest.raises(InputError, match="other settings than the study has now"):
+        read_result(tmp_path / "study", run)
