@@ -59,14 +59,14 @@ def launch(tiny: TinyWorld) -> Launch:
     marker: part of the command line of all its processes, by default the tiny world's folder.
     """
 
-    def run(*argv: str, marker: str | None = None) -> Ended:
+    def run(*argv: str, marker: str | None = None, timeout: float = 240) -> Ended:
         done = subprocess.run(
             argv,
             env=environment_of(tiny),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=240,
+            timeout=timeout,
         )
         print(done.stdout[-6000:])
         assert not children_with(marker or str(tiny.folder)), "a process was left behind"
@@ -98,9 +98,13 @@ def start(tiny: TinyWorld) -> Iterator[Start]:
         print(process.communicate(timeout=30)[0][-3000:])
 
 
-def wait_until(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
+def wait_until(
+    condition: Callable[[], object],
+    process: subprocess.Popen[str],
+    patience: float = PATIENCE_SECONDS,
+) -> None:
     """Wait until a condition holds; fails if the process ends before that."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + patience
     while not condition():
         assert process.poll() is None, "the training ended too early"
         assert time.monotonic() < deadline, "the condition never held"

@@ -26,7 +26,7 @@ def write_study(tiny: TinyWorld, folder: Path) -> Path:
     return path
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 @pytest.mark.usefixtures("dictionary")
 def test_a_killed_study_goes_on(tiny: TinyWorld, launch: Launch, start: Start) -> None:
     (tiny.folder / "sweep").mkdir()
@@ -35,11 +35,11 @@ def test_a_killed_study_goes_on(tiny: TinyWorld, launch: Launch, start: Start) -
     first = start(*dskd("sweep", str(study)))
     finished = folder / "results" / "kd-0.json"
     next_run = folder / "logs" / "dskd-0.log"
-    wait_until(lambda: finished.is_file() and next_run.is_file(), first)
+    wait_until(lambda: finished.is_file() and next_run.is_file(), first, patience=600)
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
     before = {path: path.stat().st_mtime_ns for path in (folder / "results").glob("*.json")}
-    ended = launch(*dskd("sweep", str(study)), marker=str(study))
+    ended = launch(*dskd("sweep", str(study)), marker=str(study), timeout=900)
     assert ended.code == 0
     for path, changed_at in before.items():
         assert path.stat().st_mtime_ns == changed_at, "a finished run was run again"
@@ -52,5 +52,5 @@ def test_a_killed_study_goes_on(tiny: TinyWorld, launch: Launch, start: Start) -
     assert len(list((folder / "cuts").iterdir())) == 1
 
     # Nothing is left to do: the third call only writes the same table again.
-    assert launch(*dskd("sweep", str(study)), marker=str(study)).code == 0
+    assert launch(*dskd("sweep", str(study)), marker=str(study), timeout=900).code == 0
     assert (folder / "study.md").read_text() == table
