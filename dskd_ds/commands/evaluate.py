@@ -1,4 +1,4 @@
-"""`dskd eval`: measures held-out perplexity and KL, and writes sample continuations."""
+"""`dskd eval`: measures held-out perplexity and KL, or question answering, of a run's models."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dskd_ds.errors import InputError
-from dskd_ds.runtime.arguments import Commands, spec_command
-from dskd_ds.spec import load_spec
+from dskd_ds.runtime.arguments import Commands, add_overrides, at_least
+from dskd_ds.spec import RunSpec, load_spec
 
 if TYPE_CHECKING:
     from dskd_ds.evaluation.result import Score
+    from dskd_ds.models.named import NamedModel, RunModels
 
 TEXT = """\
 Measure the teacher and the student, before and after training, on text that was kept out of
@@ -25,18 +26,33 @@ evaluation.json in the run directory, where `dskd report` reads it. The scores o
 kept in RUN_DIR/evaluation/heldout/MODEL.parquet, where `dskd compare` pairs them with those of
 other runs. Length and number of samples are in [eval].
 
+With --tasks, ask the questions of lm-evaluation-harness tasks instead (pip install
+'dskd-ds[eval]'): the labels' log-probabilities (accuracy, margin of the right label, Brier score),
+and the model's own answer, which must equal the label as in the paper; F1 for SQuAD 2.0. The
+prompts are the paper's: 5 shots, SQuAD 2.0 one of the same context. A model alone needs no spec:
+  dskd eval --tasks arc_challenge,mmlu --model mine=FOLDER
+RUN_DIR/harness has the prompts and task files; lm_eval --include_path RUN_DIR/harness --tasks
+arc_challenge_label asks the same questions.
+
 The standard error is that of the text: what another choice of held-out documents would change. It
 says nothing about another seed; for that, train several and use `dskd compare`."""
 
 
 def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
     """Register `dskd eval`."""
-    command = spec_command(
-        commands,
+    command = commands.add_parser(
         "eval",
-        "measure held-out perplexity and KL of teacher and student; write samples",
+        help="measure perplexity, KL and question answering of teacher and student",
         description=TEXT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    command.add_argument(
+        "spec",
+        nargs="?",
+        help="the run's TOML spec: a file, or one that ships; with --tasks and --model it may be"
+        " left out",
+    )
+    add_overrides(command)
     command.add_argument(
         "--model",
         action="append",
@@ -45,7 +61,79 @@ def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
         help="model to evaluate besides the teacher; may be given several times"
         " (default: before=the untrained student, after=the trained one)",
     )
-    command.set_defaults(command=lambda args: evaluate(args.spec, args.set, args.model))
+    _add_task_options(command)
+    command.set_defaults(command=run)
+
+
+def _add_task_options(command: argparse.ArgumentParser) -> None:
+    tasks = command.add_argument_group("question answering (lm-evaluation-harness)")
+    tasks.add_argument(
+        "--tasks",
+        metavar="NAME,...",
+        help="measure these tasks instead of held-out text: arc_challenge, arc_easy, csqa, piqa,"
+        " mmlu, squadv2, quartz, logiqa, medmcqa",
+    )
+    tasks.add_argument(
+        "--data-dir",
+        metavar="DIR",
+        help="read DIR/TASK.jsonl (and DIR/TASK.shots.jsonl) instead of the hub",
+    )
+    tasks.add_argument(
+        "--limit", type=at_least(1), metavar="N", help="ask only N questions of each task"
+    )
+    tasks.add_argument(
+        "--batch-size",
+        type=at_least(1),
+        default=8,
+        metavar="N",
+        help="questions per forward pass (default 8); another number changes scores by rounding",
+    )
+    tasks.add_argument(
+        "--output",
+        metavar="DIR",
+        help="folder of the scores when no spec is given (default: evaluated)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate what the command line names; returns the exit code. Raises InputError."""
+    if args.tasks is None:
+        if args.spec is None:
+            raise InputError(
+                "dskd eval: held-out text needs a spec.\n"
+                "  name one, or give --tasks NAME,... with --model NAME=PATH."
+            )
+        return evaluate(args.spec, args.set, args.model)
+    return _run_tasks(args)
+
+
+def _run_tasks(args: argparse.Namespace) -> int:
+    """Evaluate tasks, of a run's models or of models alone."""
+    from dskd_ds.commands.evaluate_tasks import TaskOptions, evaluate_tasks
+    from dskd_ds.models.named import NamedModel
+    from dskd_ds.runtime.console import quiet_progress
+    from dskd_ds.spec.recipe import RecipeSpec
+
+    quiet_progress()
+    names = tuple(name.strip() for name in args.tasks.split(",") if name.strip())
+    options = TaskOptions(
+        names=names, data_dir=args.data_dir, limit=args.limit, batch_size=args.batch_size
+    )
+    if args.spec is None:
+        paths = _named_paths(args.model)
+        if not paths:
+            raise InputError("dskd eval --tasks: name a spec, or --model NAME=PATH.")
+        models = {name: NamedModel(path, key="--model") for name, path in paths.items()}
+        return evaluate_tasks(args.output or "evaluated", models, options, RecipeSpec())
+    if args.output is not None:
+        raise InputError(
+            f"--output {args.output}: with a spec, scores are stored in its run_dir.\n"
+            "  leave --output out, or evaluate without a spec: --model NAME=PATH."
+        )
+    spec = load_spec(args.spec, args.set)
+    of_run, students = _models_of(spec, args.spec, args.model)
+    models = {"teacher": of_run.teacher, **students}
+    return evaluate_tasks(spec.run_dir, models, options, spec.recipe or RecipeSpec())
 
 
 def evaluate(spec_file: str, overrides: Sequence[str], models: Sequence[str] = ()) -> int:
@@ -57,13 +145,30 @@ def evaluate(spec_file: str, overrides: Sequence[str], models: Sequence[str] = (
     from dskd_ds.evaluation.heldout import score_heldout
     from dskd_ds.evaluation.result import write_evaluation
     from dskd_ds.evaluation.samples import continuations
-    from dskd_ds.models.named import NamedModel, RunModels
     from dskd_ds.runtime.console import quiet_progress
-    from dskd_ds.student import export
-    from dskd_ds.student.depth import student_init
 
     spec = load_spec(spec_file, overrides)
     quiet_progress()
+    of_run, students = _models_of(spec, spec_file, models)
+    items = score_heldout(spec, of_run, students)
+    samples = continuations(spec, of_run, students)
+    path, scores = write_evaluation(spec.run_dir, items, samples)
+    print_scores(scores)
+    print(f"stored in {path}")
+    return 0
+
+
+def _models_of(
+    spec: RunSpec, spec_file: str, models: Sequence[str]
+) -> tuple[RunModels, dict[str, NamedModel]]:
+    """Return a run's models, and the students to evaluate by name.
+
+    models: `NAME=PATH` each. Raises InputError if there is no such model, or nothing was trained.
+    """
+    from dskd_ds.models.named import NamedModel, RunModels
+    from dskd_ds.student import export
+    from dskd_ds.student.depth import student_init
+
     trained = Path(spec.run_dir) / export.FOLDER
     if not models and not trained.is_dir():
         raise InputError(
@@ -81,12 +186,7 @@ def evaluate(spec_file: str, overrides: Sequence[str], models: Sequence[str] = (
     # A wrong name is reported before the teacher is loaded.
     for student in students.values():
         student.locate()
-    items = score_heldout(spec, of_run, students)
-    samples = continuations(spec, of_run, students)
-    path, scores = write_evaluation(spec.run_dir, items, samples)
-    print_scores(scores)
-    print(f"stored in {path}")
-    return 0
+    return of_run, students
 
 
 def print_scores(scores: dict[str, Score]) -> None:

@@ -30,6 +30,13 @@ class Metric:
 METRICS = (
     Metric("cross_entropy", "perplexity", lower_is_better=True, is_log=True),
     Metric("kl", "KL to the teacher (nats)", lower_is_better=True),
+    Metric("accuracy", "accuracy by label probability", lower_is_better=False),
+    Metric("accuracy_macro", "the same, mean of the topics", lower_is_better=False),
+    Metric("margin", "margin of the right label (nats)", lower_is_better=False),
+    Metric("brier", "Brier score", lower_is_better=True),
+    Metric("exact", "answer equals the label", lower_is_better=False),
+    Metric("exact_macro", "the same, mean of the topics", lower_is_better=False),
+    Metric("f1", "F1", lower_is_better=False),
 )
 """Every metric that an items file may have, in the order of tables."""
 

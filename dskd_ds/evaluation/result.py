@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from dskd_ds.evaluation.items import ItemScores, items_path, write_items
+from dskd_ds.evaluation.items import FOLDER, ItemScores, items_path, write_items
 from dskd_ds.evaluation.metrics import metric_of
 from dskd_ds.evaluation.paired import mean_and_error
 from dskd_ds.files.atomic import write_text
 
 EVALUATION_FILE = "evaluation.json"
+TASKS_FILE = "tasks.json"
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,25 @@ def summarise(items: ItemScores) -> Score:
         tokens=len(items.clusters),
         documents=int(items.clusters.max()) + 1,
     )
+
+
+def write_task_scores(run_dir: str | Path, items: Sequence[ItemScores]) -> dict[str, Any]:
+    """Write the scores per question, and add their means to RUN_DIR/evaluation/tasks.json.
+
+    Returns task -> model -> metric -> {"mean", "error"} of everything in that file.
+    """
+    path = Path(run_dir) / FOLDER / TASKS_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    for scores in items:
+        write_items(scores, items_path(run_dir, scores.task, scores.model))
+        means: dict[str, Any] = {"questions": len(scores.clusters)}
+        for key, values in scores.values.items():
+            mean, error = mean_and_error(values, scores.clusters)
+            means[key] = {"mean": mean, "error": _known(error)}
+        content.setdefault(scores.task, {})[scores.model] = means
+    write_text(path, json.dumps(content, indent=1))
+    return content
 
 
 def _known(error: float) -> float | None:

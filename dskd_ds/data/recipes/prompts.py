@@ -26,6 +26,8 @@ SUBJECTS = {
 }
 """What the system turn of the style `paper` calls the questions of a set. Only MMLU's have no
 subject."""
+ANY_SUBJECT = SUBJECTS["mmlu"]
+"""What it calls the questions of a set that is not in the paper."""
 SQUAD_SYSTEM = {
     "assistant": "You are a helpful assistant and answer questions about a context. Keep the answer"
     f' short and exact. If the context does not hold it, reply with exactly "{NO_ANSWER}".',
@@ -103,7 +105,8 @@ def _system_text(recipe: RecipeSpec, name: str, question: Question) -> str:
         return SQUAD_SYSTEM[recipe.squad_system]
     labels = ", ".join(sorted(option.label for option in question.options))
     # "Letter" for the digits of PIQA and ARC too, as the authors have it.
-    return f"You are given {SUBJECTS[name]}. Reply with one letter only, out of: {labels}."
+    subject = SUBJECTS.get(name, ANY_SUBJECT)
+    return f"You are given {subject}. Reply with one letter only, out of: {labels}."
 
 
 def _with_system(turns: list[Message], text: str, where: str) -> list[Message]:

@@ -1,0 +1,1 @@
+"""Question answering with lm-evaluation-harness: tasks, prompts, and scores per question."""

@@ -1,0 +1,113 @@
+"""Runs tasks with lm-evaluation-harness in this process, and returns the scores per question."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dskd_ds.errors import InputError
+from dskd_ds.evaluation.items import ItemScores, digest_of
+from dskd_ds.evaluation.tasks.catalogue import EvalTask
+from dskd_ds.evaluation.tasks.documents import scorings_of
+from dskd_ds.models.named import NamedModel
+from dskd_ds.runtime.devices import local_device, resolve_dtype
+
+SCORE_KEYS = {
+    "label": ("accuracy", "margin", "brier"),
+    "exact": ("exact",),
+    "f1": ("f1",),
+}
+"""What each scoring measures per question."""
+
+
+def check_harness() -> None:
+    """Raise InputError if lm-evaluation-harness is not installed."""
+    try:
+        import lm_eval  # noqa: F401
+    except ImportError:
+        raise InputError(
+            "--tasks needs lm-evaluation-harness, which is not installed.\n"
+            "  pip install 'dskd-ds[eval]'"
+        ) from None
+
+
+def score_tasks(
+    model: NamedModel,
+    name: str,
+    tasks: Sequence[EvalTask],
+    folder: Path,
+    batch_size: int,
+    seed: int,
+) -> list[ItemScores]:
+    """Return a model's scores, one entry per task.
+
+    name: of the model, in the results. folder: where `write_documents` has written the tasks.
+    """
+    results = run_harness(model, tasks, folder, batch_size, seed)
+    return [_item_scores(task, name, results) for task in tasks]
+
+
+def run_harness(
+    model: NamedModel, tasks: Sequence[EvalTask], folder: Path, batch_size: int, seed: int
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the harness's samples by its task name, in the order of the documents."""
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    harness_model = HFLM(
+        pretrained=model.path,
+        dtype=resolve_dtype(model.dtype),
+        device=str(local_device()),
+        batch_size=batch_size,
+        trust_remote_code=False,
+    )
+    names = [f"{task.name}_{scoring}" for task in tasks for scoring in scorings_of(task)]
+    results = simple_evaluate(
+        model=harness_model,
+        tasks=names,
+        task_manager=TaskManager(include_path=str(folder), include_defaults=False),
+        log_samples=True,
+        bootstrap_iters=0,  # errors are ours: clusters, and pairs of models
+        random_seed=seed,
+        numpy_random_seed=seed,
+        torch_random_seed=seed,
+    )
+    return {
+        task_name: sorted(samples, key=lambda sample: int(sample["doc_id"]))
+        for task_name, samples in results["samples"].items()
+    }
+
+
+def _item_scores(
+    task: EvalTask, model: str, results: dict[str, list[dict[str, Any]]]
+) -> ItemScores:
+    values: dict[str, Any] = {}
+    documents: list[dict[str, Any]] = []
+    for scoring in scorings_of(task):
+        samples = results[f"{task.name}_{scoring}"]
+        documents = [sample["doc"] for sample in samples]
+        for key in SCORE_KEYS[scoring]:
+            values[key] = np.array([sample[key] for sample in samples], dtype=np.float64)
+    if task.is_macro:
+        weights = macro_weights([document["topic"] for document in documents])
+        values |= {
+            f"{key}_macro": values[key] * weights for key in ("accuracy", "exact") if key in values
+        }
+    prompts = np.array([document["prompt"] for document in documents], dtype=np.str_)
+    return ItemScores(
+        task=task.name,
+        model=model,
+        digest=digest_of(prompts),
+        clusters=np.arange(len(documents), dtype=np.int64),
+        values=values,
+    )
+
+
+def macro_weights(topics: Sequence[str]) -> Any:
+    """Return [N] weights whose weighted mean over items is the unweighted mean over topics."""
+    _, index, counts = np.unique(np.array(topics), return_inverse=True, return_counts=True)
+    return len(topics) / (len(counts) * counts[index])
