@@ -146,7 +146,7 @@ class _ShotDraw:
         generator = random.Random(f"{self._seed} {self._task.name} {asked.id}")
         drawn = generator.sample(own, min(num_shots, len(own)))
         if self._task.has_choices and len(drawn) < num_shots:
-            # Its topic has too few. SQuAD 2.0's shots are of the question's context or there is none.
+            # Its topic has too few. Shots of SQuAD 2.0 are of the same context, or there is none.
             taken = {asked.id, *(read.id for read in drawn)}
             others = [read for read in self._all if read.id not in taken]
             drawn += generator.sample(others, min(num_shots - len(drawn), len(others)))
