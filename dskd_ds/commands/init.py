@@ -19,7 +19,13 @@ from dskd_ds.commands.new_spec import NewSpec, next_commands, spec_text
 from dskd_ds.errors import InputError
 from dskd_ds.runtime.arguments import Commands
 from dskd_ds.spec import load_spec
-from dskd_ds.spec.shipped import DEEPSPEED_CONFIGS, RUN_SPECS, described_files, shipped_folder
+from dskd_ds.spec.shipped import (
+    DEEPSPEED_CONFIGS,
+    RUN_SPECS,
+    STUDIES,
+    described_files,
+    shipped_folder,
+)
 
 TEXT = """\
 Write a short commented spec that runs on this machine, and print the commands that follow.
@@ -72,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
 def print_shipped() -> None:
     """Print every shipped file with its description."""
     print(f"These names work from any folder. The files are in {shipped_folder()}.")
-    for kind in (RUN_SPECS, DEEPSPEED_CONFIGS):
+    for kind in (RUN_SPECS, STUDIES, DEEPSPEED_CONFIGS):
         print(f"\n{kind.title}:")
         for name, description in described_files(kind).items():
             print(f"  {name}\n      {description}")

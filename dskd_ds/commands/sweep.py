@@ -51,7 +51,9 @@ def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
         description=TEXT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("study", help="the study's TOML file")
+    command.add_argument(
+        "study", help="the study's TOML file, or one that ships (dskd init --list)"
+    )
     command.add_argument(
         "--jobs",
         type=at_least(1),

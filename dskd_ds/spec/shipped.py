@@ -66,6 +66,16 @@ DEEPSPEED_USES = {
 }
 """When to take each shipped DeepSpeed configuration; the folder's README says more."""
 
+
+def is_study(path: Path) -> bool:
+    """Return whether the file is TOML with keys that only studies have."""
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        return False
+    return tree.keys() >= {"base", "seeds"}
+
+
 RUN_SPECS = FileKind(
     title="run specs",
     way_out="write one with `dskd init FILE.toml`, or use one that ships",
@@ -77,6 +87,12 @@ DEEPSPEED_CONFIGS = FileKind(
     way_out="use one that ships",
     patterns=("*.json",),
     recognises=is_deepspeed_config,
+)
+STUDIES = FileKind(
+    title="studies (dskd sweep)",
+    way_out="write one as `dskd sweep --help` shows, or use one that ships",
+    patterns=("studies/*.toml",),
+    recognises=is_study,
 )
 
 

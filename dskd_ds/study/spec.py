@@ -16,6 +16,7 @@ from dskd_ds.spec.base import Fraction, Part
 from dskd_ds.spec.explain import explain
 from dskd_ds.spec.load import expand, read_toml
 from dskd_ds.spec.problems import Problem, ProblemsError
+from dskd_ds.spec.shipped import STUDIES, shipped_file
 
 Value = bool | int | float | str | list[Any]
 """The value of a setting, as TOML gives it."""
@@ -106,11 +107,13 @@ def reference_arm(study: StudySpec) -> str:
 
 
 def load_study(path: str | Path) -> StudySpec:
-    """Read and validate a study file. Raises InputError that names file, key and reason."""
-    if not Path(path).is_file():
-        raise InputError(f"{path}: there is no such file.\n  name a study: dskd sweep STUDY.toml")
+    """Read and validate a study file, or one that ships (`ds_configs/studies/...`).
+
+    Raises InputError that names file, key and reason.
+    """
+    file = shipped_file(path, STUDIES, f"{path}: ")
     try:
-        return StudySpec.model_validate(expand(read_toml(Path(path))))
+        return StudySpec.model_validate(expand(read_toml(file)))
     except ValidationError as error:
         raise InputError(
             "\n".join(f"{path}: {message}" for message in explain(error, StudySpec))

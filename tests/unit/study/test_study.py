@@ -178,3 +178,15 @@ def test_results_of_a_changed_study_do_not_mix(tmp_path: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"digest": "other"}))
     with pytest.raises(InputError, match="other settings than the study has now"):
         read_result(tmp_path / "study", run)
+
+
+@pytest.mark.parametrize("path", sorted(Path("ds_configs/studies").glob("*.toml")), ids=str)
+def test_shipped_studies_are_valid(path: Path) -> None:
+    study = load_study(path)
+    runs = study_runs(study)
+    assert len(runs) == len(all_arms(study)) * len(study.seeds)
+    arms = [run for run in runs if run.seed == study.seeds[0]]
+    # An arm that equals another one measures nothing but noise.
+    same: dict[str, object] = {"run_dir": "", "name": ""}
+    contents = {run.spec.model_copy(update=same).model_dump_json() for run in arms}
+    assert len(contents) == len(arms)
