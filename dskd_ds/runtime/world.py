@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import deepspeed
+import ninja
 import torch
 from torch.utils import cpp_extension
 
@@ -30,12 +31,25 @@ def open_world() -> None:
     the memory when the last rank ends, however it ends.
     Source: docs/deepspeed.md, "Communication on CPUs".
     """
+    use_own_ninja()
     with _without_stale_locks(build_root()):
         deepspeed.init_distributed()
     if not torch.accelerator.is_available():
         # Each rank has mapped the others' buffers before it enters this barrier.
         deepspeed.comm.barrier()
         (SHARED_MEMORY / buffer_name(deepspeed.comm.get_rank())).unlink(missing_ok=True)
+
+
+def use_own_ninja() -> None:
+    """Put the `ninja` of this environment first on PATH.
+
+    Two versions of ninja hash a command differently. With another one on PATH (that of the system,
+    where the environment is not activated) torch would compile DeepSpeed's op again each time they
+    alternate: a minute per launch.
+    """
+    path = os.environ.get("PATH", os.defpath)
+    if path.split(os.pathsep)[0] != ninja.BIN_DIR:
+        os.environ["PATH"] = os.pathsep.join([ninja.BIN_DIR, path])
 
 
 def build_root() -> Path:

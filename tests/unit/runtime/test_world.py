@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import time
 from pathlib import Path
 
+import ninja
 import pytest
 from torch.utils.cpp_extension import _get_build_directory
 from torch.utils.file_baton import FileBaton
@@ -17,6 +19,7 @@ from dskd_ds.runtime.world import (
     _without_stale_locks,
     build_root,
     remove_stale_locks,
+    use_own_ninja,
 )
 
 
@@ -80,3 +83,18 @@ def test_the_folder_is_the_one_that_torch_uses(
         lock = make_lock(folder, COMPILE_SECONDS + 1, is_compiled=False)
         remove_stale_locks(build_root())
         assert not lock.exists()
+
+
+def test_torch_finds_the_ninja_of_this_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    other = tmp_path / "ninja"
+    other.write_text("#!/bin/sh\necho 1.0\n")
+    other.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert shutil.which("ninja") == str(other)
+    use_own_ninja()
+    path = os.environ["PATH"]
+    assert shutil.which("ninja") == str(Path(ninja.BIN_DIR) / "ninja")
+    use_own_ninja()
+    assert os.environ["PATH"] == path
