@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from dskd_ds.data.chat import Message
+from dskd_ds.data.conversation import Message
 from dskd_ds.data.recipes.prompts import conversation
 from dskd_ds.errors import InputError
 from dskd_ds.evaluation.tasks.catalogue import EvalTask
