@@ -11,9 +11,10 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from dskd_ds.spec.schema import schema_text, spec_schema
+from dskd_ds.spec.shipped import RUN_SPECS, shipped_files
 
 STORED = Path("ds_configs/spec.schema.json")
-SPECS = sorted(Path("ds_configs").glob("*/*.toml"))
+SPECS = [Path(name) for name in shipped_files(RUN_SPECS)]
 VALIDATOR = Draft202012Validator(spec_schema())
 
 

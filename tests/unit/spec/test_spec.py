@@ -10,8 +10,9 @@ import pytest
 
 from dskd_ds.errors import ExitCode, InputError
 from dskd_ds.spec import load_spec, spec_toml, write_spec
+from dskd_ds.spec.shipped import RUN_SPECS, shipped_files
 
-SHIPPED = sorted(Path("ds_configs").glob("*/*.toml"))
+SHIPPED = [Path(name) for name in shipped_files(RUN_SPECS)]
 QUICKSTART = "ds_configs/runs/quickstart.toml"
 
 
