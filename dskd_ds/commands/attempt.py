@@ -170,8 +170,6 @@ def _goes_on(reason: Reason, is_requeued: bool) -> str:
 def _ending(args: argparse.Namespace, attempt: Attempt) -> Ending:
     """Collect what is known about the end from the logs and from SLURM."""
     job = read_job(attempt.job_id)
-    left = [node for node in attempt.nodes if job.nodes and node not in job.nodes]
-    lost = dict.fromkeys([*left, *failed_nodes(attempt.nodes)])
     logs = log_dir(args.run_dir, attempt.number)
     code = args.exit_code
     # srun returns the largest code: 137 if a rank that failed made it kill the others.
@@ -184,7 +182,7 @@ def _ending(args: argparse.Namespace, attempt: Attempt) -> Ending:
         # SLURM calls a job that is being ended COMPLETING, whatever the cause.
         is_job_ending=job.state in ("COMPLETING", "CANCELLED", "TIMEOUT", "PREEMPTED"),
         cause=cause_of_end("\n".join(_text_of(path) for path in logs.glob("student-*.log"))),
-        lost_nodes=tuple(lost),
+        lost_nodes=tuple(failed_nodes(attempt.nodes)),
     )
 
 

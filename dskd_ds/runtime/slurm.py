@@ -28,7 +28,7 @@ class JobFacts:
     state: str
     """For example RUNNING; COMPLETING while SLURM ends the job; "" if SLURM did not answer."""
     nodes: tuple[str, ...]
-    """Nodes of the allocation. Failed nodes of a job with --no-kill are no longer among them."""
+    """Nodes of the allocation, without those that have ended their part of a job that ends."""
 
 
 @dataclass(frozen=True)

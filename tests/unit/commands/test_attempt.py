@@ -1,0 +1,134 @@
+"""What the job scripts call: records of attempts, and the decision to start again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dskd_ds.commands import attempt
+from dskd_ds.observe.attempts import Attempt, log_dir, read_attempts
+from dskd_ds.runtime.slurm import JobFacts
+
+RANK_1_FAILED = (
+    "srun: error: node2: task 1: Exited with exit code 2\nsrun: error: n1: task 0: Killed"
+)
+
+
+@pytest.fixture
+def job(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """A job of two nodes; its state can be changed, and no node has failed."""
+    facts = {"state": "RUNNING"}
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
+    monkeypatch.setattr(attempt, "read_job", lambda _: JobFacts(facts["state"], ("n1", "n2")))
+    monkeypatch.setattr(attempt, "failed_nodes", lambda _: [])
+    return facts
+
+
+def begin(run_dir: Path, chain_index: int = 1) -> int:
+    return attempt.main(["begin", "--run-dir", str(run_dir), "--chain-index", str(chain_index)])
+
+
+def end(run_dir: Path, code: int, *more: str) -> Attempt:
+    number = str(read_attempts(run_dir)[-1].number)
+    argv = ["end", "--run-dir", str(run_dir), "--number", number, "--exit-code", str(code)]
+    assert attempt.main([*argv, *more]) == 0
+    return read_attempts(run_dir)[-1]
+
+
+def save(run_dir: Path, step: int) -> None:
+    folder = run_dir / "checkpoints" / f"step-{step:08d}"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").touch()
+
+
+def write_log(run_dir: Path, name: str, text: str) -> None:
+    (log_dir(run_dir, 1) / name).write_text(text)
+
+
+@pytest.mark.usefixtures("job")
+def test_begin_prints_the_number_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(tmp_path, 12)
+    assert begin(tmp_path) == 0
+    printed = capsys.readouterr()
+    assert printed.out == "1\n"
+    assert "attempt 1 of" in printed.err
+    (record,) = read_attempts(tmp_path)
+    assert (record.nodes, record.first_step, record.job_id) == (["n1", "n2"], 12, "7")
+
+
+@pytest.mark.usefixtures("job")
+def test_a_saved_attempt_is_requeued(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    begin(tmp_path)
+    save(tmp_path, 5)
+    capsys.readouterr()
+    record = end(tmp_path, 3, "--stop-wish", "time_limit")
+    assert capsys.readouterr().out == "requeue\n"
+    assert (record.reason, record.last_step, record.is_requeued) == ("time_limit", 5, True)
+
+
+@pytest.mark.usefixtures("job")
+def test_in_a_chain_the_next_job_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin(tmp_path)
+    save(tmp_path, 5)
+    chain = ("--chain-length", "2", "--stop-wish", "time_limit")
+    capsys.readouterr()
+    record = end(tmp_path, 3, *chain, "--chain-index", "1")
+    assert capsys.readouterr().out == "stop\n"
+    assert "job 2 of 2 goes on" in record.message
+    assert begin(tmp_path, chain_index=2) == 0
+    save(tmp_path, 9)
+    # The last one has no successor.
+    assert end(tmp_path, 3, *chain, "--chain-index", "2").is_requeued
+
+
+@pytest.mark.usefixtures("job")
+@pytest.mark.parametrize(("code", "expected"), [(0, 0), (2, 1)])
+def test_later_jobs_of_a_chain_do_nothing_after_its_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], code: int, expected: int
+) -> None:
+    begin(tmp_path)
+    end(tmp_path, code)
+    capsys.readouterr()
+    assert begin(tmp_path, chain_index=2) == expected
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "has nothing to do" in printed.err
+    assert len(read_attempts(tmp_path)) == 1
+
+
+def test_scancel_ends(tmp_path: Path, job: dict[str, str]) -> None:
+    begin(tmp_path)
+    save(tmp_path, 5)
+    write_log(tmp_path, "student-0.log", "*** STEP 7.2 ON n1 CANCELLED AT 2026-11-25T17:34:32 ***")
+    job["state"] = "COMPLETING"
+    record = end(tmp_path, 3, "--stop-wish", "ending")
+    assert (record.reason, record.is_requeued) == ("cancelled", False)
+
+
+@pytest.mark.usefixtures("job")
+def test_the_rank_that_failed_first_counts_and_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin(tmp_path)
+    write_log(tmp_path, "students-step.log", RANK_1_FAILED)
+    write_log(tmp_path, "student-1.log", "loading\nno such file: data.jsonl\n")
+    record = end(tmp_path, 137)
+    assert (record.reason, record.exit_code) == ("wrong_input", 2)
+    assert "no such file: data.jsonl" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("job")
+def test_a_node_that_does_not_see_the_run_directory_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SLURMD_NODENAME", "n2")
+    begin(tmp_path)
+    seen = ["check-node", "--run-dir", str(tmp_path), "--number", "1"]
+    assert attempt.main(seen) == 0
+    unseen = ["check-node", "--run-dir", str(tmp_path / "elsewhere"), "--number", "1"]
+    assert attempt.main(unseen) == 2
+    assert "node n2 does not see" in capsys.readouterr().err
