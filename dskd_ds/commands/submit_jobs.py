@@ -132,10 +132,14 @@ class Submission:
         }
 
     def _overrides(self, allocation: Allocation) -> list[str]:
-        """Return --set of the user, and the address by which other nodes reach the students."""
+        """Return --set of the user, and what follows from the allocation."""
         overrides = list(self._args.set)
         if allocation.num_nodes > 1 and self._spec.link.address == LinkSpec().address:
             overrides.append("link.address=hostname")
+        # Teachers in the students' step are ranks of its launch, which must have as many.
+        is_in_launch = allocation.num_teacher_nodes == 0
+        if is_in_launch and allocation.num_teachers != self._spec.topology.num_teachers:
+            overrides.append(f"topology.num_teachers={allocation.num_teachers}")
         return overrides
 
     def _has_local_senses(self) -> bool:

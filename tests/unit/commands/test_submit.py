@@ -75,6 +75,12 @@ def test_an_address_of_the_user_stays() -> None:
     assert lines_with(script, "overrides=") == ["overrides=(link.address=10.0.0.1)"]
 
 
+def test_more_teachers_in_one_launch_are_ranks_of_it() -> None:
+    script = jobs("--ntasks-per-node", "8", "--num-teachers", "3")[0]
+    assert lines_with(script, "overrides=") == ["overrides=(topology.num_teachers=3)"]
+    assert {"num_teachers=3", "num_teacher_nodes=0"} <= set(script.splitlines())
+
+
 def test_a_heterogeneous_job_has_two_components() -> None:
     script = jobs(
         *("--ntasks-per-node", "2", "--sbatch", "account=x", "--het"),
