@@ -105,6 +105,9 @@ class CheckpointSpec(Part):
     the clock of student 0; 0 turns this off."""
     keep: PositiveInt = 2
     """Number of checkpoints to keep; older ones are deleted."""
+    asynchronous: bool = False
+    """Write checkpoints in a thread while training goes on, from a copy in host memory (12 bytes
+    per parameter, divided by the number of students). The last save of a run is synchronous."""
 
 
 class MonitorSpec(Part):

@@ -10,25 +10,13 @@ The ranks that load may be other ranks than those that saved, under another ZeRO
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-import deepspeed.comm as dist
-
-from dskd_ds.errors import SaveError
-from dskd_ds.files.atomic import write_json
-from dskd_ds.files.manifest import (
-    FileEntry,
-    describe_file,
-    refuse_unlisted_files,
-    store_manifest,
-)
+from dskd_ds.files.manifest import refuse_unlisted_files
 from dskd_ds.spec import RunSpec
 from dskd_ds.student.checkpoint_files import (
     Manifest,
-    all_gather_entries,
     all_gather_problem,
     broadcast_manifest,
     file_prefix,
@@ -40,7 +28,6 @@ from dskd_ds.student.checkpoint_folders import (
     refuse_damaged,
     refuse_other_layout,
     refuse_other_student,
-    remove,
     remove_oldest,
     set_aside,
     tag_of,
@@ -49,8 +36,8 @@ from dskd_ds.student.collectives import broadcast_from_rank_0, run_on_rank_0
 from dskd_ds.student.deepspeed_engine import Engine
 from dskd_ds.student.held_state import HeldState
 from dskd_ds.student.run_state import Stateful
-from dskd_ds.student.slice_files import SUFFIX, SavedSlices, write_slices
-from dskd_ds.student.writes import Writes
+from dskd_ds.student.saving import RankContent, Saving
+from dskd_ds.student.slice_files import SUFFIX, SavedSlices
 from dskd_ds.student.zero_stages import held_state
 
 
@@ -65,7 +52,7 @@ class Progress:
 
 
 class Checkpoints:
-    """The checkpoints of one run. Every method that is public is a collective call."""
+    """The checkpoints of one run. Its public methods are collective calls, unless they say no."""
 
     def __init__(
         self, engine: Engine, spec: RunSpec, init_fingerprint: str, states: Mapping[str, Stateful]
@@ -75,53 +62,50 @@ class Checkpoints:
         self._init_fingerprint = init_fingerprint
         self._states = states
         self._folder = checkpoint_dir(spec)
+        self._saving: Saving | None = None
 
-    def save(self, progress: Progress) -> None:
+    def save(self, progress: Progress, in_background: bool = False) -> None:
         """Save a checkpoint, unless a complete one of this step exists.
 
+        in_background: only copy what this rank writes, and let a thread write it.
+        `complete_save` must be called then; until it is, the checkpoint is incomplete.
         Deletes all but the newest `[checkpoint] keep` checkpoints.
         Raises SaveError on all ranks if one of them cannot write; the earlier checkpoints stay.
         """
+        assert self._saving is None, "the save before must be completed first"
         tag = tag_of(progress.step)
         # Rank 0 decides for all ranks, because another node may see new files of a shared folder
         # late.
         if broadcast_from_rank_0(tag in complete_tags(self._spec)):
             return
-        try:
-            self._write(tag, progress)
-        except SaveError:
-            if dist.get_rank() == 0:  # what was written would keep a full disk full
-                shutil.rmtree(self._folder / tag, ignore_errors=True)
-            raise
-        run_on_rank_0(remove_oldest, self._spec)
-
-    def _write(self, tag: str, progress: Progress) -> None:
-        """Write a checkpoint and its manifest. Raises SaveError on all ranks."""
-        folder = self._folder / tag
-        writes = Writes(folder)
-        if dist.get_rank() == 0:
-            with writes.attempt():
-                remove(folder)  # what an interrupted save left
-                folder.mkdir(parents=True)
-        writes.raise_on_every_rank()
         held = held_state(self._engine)
-        own_files: dict[str, FileEntry] = {}
-        with writes.attempt():
-            own_files = self._write_own_files(folder, held)
-        writes.raise_on_every_rank()
-        files = all_gather_entries(own_files)
-        if dist.get_rank() == 0:
-            with writes.attempt():
-                store_manifest(folder, self._facts(progress, held), files)
-        writes.raise_on_every_rank()
+        self._saving = Saving(self._folder / tag, self._facts(progress, held))
+        states = {name: state.state_dict() for name, state in self._states.items()}
+        if in_background:
+            copies = [piece.to_host() for piece in held.own_slices()]
+            self._saving.write_in_background(RankContent(copies, states))
+        else:
+            self._saving.write(RankContent(held.own_slices(), states))
+            self.complete_save()
 
-    def _write_own_files(self, folder: Path, held: HeldState) -> dict[str, FileEntry]:
-        """Write this rank's files and flush them to disk. Returns their manifest entries."""
-        prefix = file_prefix(dist.get_rank())
-        state_file = folder / f"{prefix}.json"
-        write_json(state_file, {name: state.state_dict() for name, state in self._states.items()})
-        paths = [*write_slices(folder, prefix, held.own_slices()), state_file]
-        return {path.name: describe_file(path) for path in paths}
+    @property
+    def is_saving(self) -> bool:
+        """Whether a save in the background is to be completed; the same on all ranks."""
+        return self._saving is not None
+
+    def is_save_written(self) -> bool:
+        """Whether this rank's part of a save in the background is written. Not collective."""
+        return self._saving is not None and self._saving.is_written
+
+    def complete_save(self) -> None:
+        """Wait for a save in the background, if there is one, and make it complete.
+
+        Raises SaveError on all ranks if one of them could not write; the earlier checkpoints stay.
+        """
+        saving, self._saving = self._saving, None
+        if saving:
+            saving.complete()
+            run_on_rank_0(remove_oldest, self._spec)
 
     def _facts(self, progress: Progress, held: HeldState) -> dict[str, object]:
         """Return what the manifest says about the checkpoint besides its files."""

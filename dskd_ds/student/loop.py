@@ -51,7 +51,7 @@ def run_steps(training: Training) -> None:
             is_save_due = verdict.is_save_due or training.is_save_due_by_steps()
             # Weights that only lead to skipped steps must not push sound checkpoints out.
             if is_save_due and not is_last and not training.skips.in_a_row:
-                training.save_or_warn()
+                training.save_or_warn(in_background=spec.checkpoint.asynchronous)
             if training.skips.is_rollback_due:
                 training.phases.enter("rollback")
                 roll_back(training)
@@ -69,7 +69,10 @@ def next_step(training: Training) -> tuple[StepInput, Verdict]:
         prepared,
         is_stop_wanted=training.is_stop_wanted(),
         is_save_due=training.is_save_due_by_clock(),
+        is_save_written=training.is_save_written(),
     )
+    if verdict.is_save_written:
+        training.complete_save_or_warn()
     if verdict.ends_run:
         save_at_end(training, verdict)
         raise_end(prepared, verdict, training.rank)

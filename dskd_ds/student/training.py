@@ -57,17 +57,20 @@ class Training:
     checkpoints: Checkpoints | None = None
     """The run's checkpoints. None in benchmarks."""
 
-    def save(self) -> None:
+    def save(self, in_background: bool = False) -> None:
         """Save a checkpoint of the present step, unless there is one. A collective call.
 
+        in_background: only copy what is saved; `complete_save_or_warn` makes it complete. A save
+        before this one is completed first.
         Raises SaveError on all ranks if one of them cannot write.
         """
         self.saved_at = time.monotonic()
+        self.complete_save_or_warn()
         self.phases.enter(SAVING, self.num_done)
         if self.run_lock:
             run_on_rank_0(self.run_lock.check)
         if self.checkpoints:
-            self.checkpoints.save(Progress(self.num_done, self.tokens))
+            self.checkpoints.save(Progress(self.num_done, self.tokens), in_background)
         self.save_seconds = time.monotonic() - self.saved_at
 
     def save_record(self) -> dict[str, float]:
@@ -80,16 +83,33 @@ class Training:
 
         Returns the number of its steps; 0 if there is none.
         """
+        self.complete_save_or_warn()
         restored = self.checkpoints.restore_weights(before) if self.checkpoints else None
         return restored.step if restored else 0
 
-    def save_or_warn(self) -> None:
+    def save_or_warn(self, in_background: bool = False) -> None:
         """Save as `save` does, but only print a warning if that fails. A collective call."""
         try:
-            self.save()
+            self.save(in_background)
         except SaveError as error:
-            if str(error):
-                tqdm.write(f"warning: {error}", file=sys.stderr)
+            warn(error)
+
+    def is_save_written(self) -> bool:
+        """Whether this rank's part of a save in the background is written."""
+        return self.checkpoints is not None and self.checkpoints.is_save_written()
+
+    def complete_save_or_warn(self) -> None:
+        """Wait for a save in the background, if there is one, and complete it. A collective call.
+
+        Only prints a warning if it cannot be written.
+        """
+        if self.checkpoints is None or not self.checkpoints.is_saving:
+            return
+        self.phases.enter(SAVING, self.num_done)
+        try:
+            self.checkpoints.complete_save()
+        except SaveError as error:
+            warn(error)
 
     def is_save_due_by_clock(self) -> bool:
         """Whether rank 0 finds that `[checkpoint] every_minutes` have passed; false elsewhere."""
@@ -101,3 +121,9 @@ class Training:
         """Whether the present step is a multiple of `[checkpoint] every_steps`."""
         every = self.spec.checkpoint.every_steps
         return every > 0 and self.num_done % every == 0
+
+
+def warn(error: SaveError) -> None:
+    """Print why a checkpoint was not saved; only the ranks that met the reason have a message."""
+    if str(error):
+        tqdm.write(f"warning: {error}", file=sys.stderr)

@@ -74,6 +74,8 @@ class Verdict:
     """Whether any rank wants to stop."""
     is_save_due: bool
     """Whether any rank says that a checkpoint is due after this step."""
+    is_save_written: bool = False
+    """Whether all ranks have written their part of a save in the background."""
 
     @property
     def ends_run(self) -> bool:
@@ -93,20 +95,25 @@ def prepare(source: StepSource, is_stop_wanted: Callable[[], bool]) -> Prepared:
         return Prepared(error=error)
 
 
-def all_reduce_verdict(prepared: Prepared, *, is_stop_wanted: bool, is_save_due: bool) -> Verdict:
+def all_reduce_verdict(
+    prepared: Prepared, *, is_stop_wanted: bool, is_save_due: bool, is_save_written: bool = False
+) -> Verdict:
     """Add up what all ranks have met, and return the verdict. A collective call."""
     # One number per exit code: how many ranks end with it. So everything can be summed at once.
     failures = [int(prepared.exit_code is code) for code in ExitCode]
-    local = [*prepared.counts, int(is_stop_wanted), int(is_save_due), *failures]
+    is_unwritten = not is_save_written
+    flags = [int(is_stop_wanted), int(is_save_due), int(is_unwritten)]
+    local = [*prepared.counts, *flags, *failures]
     total = torch.tensor(local, dtype=torch.int64, device=local_device())
     deepspeed.comm.all_reduce(total)
-    num_tokens, num_senses, num_stops, num_saves, *num_failures = total.tolist()
+    num_tokens, num_senses, num_stops, num_saves, num_unwritten, *num_failures = total.tolist()
     met = [code for code, count in zip(ExitCode, num_failures, strict=True) if count]
     return Verdict(
         counts=Counts(num_tokens, num_senses),
         exit_code=max(met),
         is_stop_wanted=num_stops > 0,
         is_save_due=num_saves > 0,
+        is_save_written=num_unwritten == 0,
     )
 
 

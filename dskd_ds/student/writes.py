@@ -12,7 +12,6 @@ from pathlib import Path
 
 import deepspeed.comm as dist
 import torch
-from safetensors import SafetensorError
 
 from dskd_ds.errors import SaveError
 from dskd_ds.runtime.devices import local_device
@@ -29,11 +28,11 @@ class Writes:
     def attempt(self) -> Iterator[None]:
         """Keep the error of a write instead of raising it. Do not call collectives inside.
 
-        safetensors reports a full disk as its own error.
+        Errors of every class are kept: the others wait for this rank, and must learn of each.
         """
         try:
             yield
-        except (OSError, SafetensorError) as error:
+        except Exception as error:
             self._error = self._error or error
 
     def raise_on_every_rank(self) -> None:

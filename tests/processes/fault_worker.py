@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from dskd_ds.student import checkpoint, session
+from dskd_ds.student import saving, session
 from dskd_ds.student.feed import Feed
 from dskd_ds.student.on_policy import OnPolicyBlocks
 from dskd_ds.train import main
@@ -96,13 +96,13 @@ def break_planning(step: int) -> None:
 
 def break_feed(fault: str, step: int) -> None:
     """Make the feed meet the fault in a step of the run."""
-    next_input, write = Feed.next, checkpoint.write_slices
+    next_input, write = Feed.next, saving.write_slices
 
     def faulty_next(feed: Any, is_stop_wanted: Callable[[], bool]) -> Any:
         # The first of the planned steps is next. The feed counts steps from 0.
         present = feed._next_step - len(feed._planned) + 1
         is_full = fault == "disk" and present == step
-        checkpoint.write_slices = no_space if is_full else write
+        saving.write_slices = no_space if is_full else write
         if present == step and fault == "signal":
             interrupted(is_stop_wanted)
         if present == step and fault == "input":

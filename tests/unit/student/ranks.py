@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from dskd_ds.student import (
-    checkpoint,
     checkpoint_files,
     collectives,
     held_state,
+    saving,
     writes,
     zero_stages,
 )
@@ -65,7 +65,7 @@ class ThreadComm:
 def use_ranks(monkeypatch: pytest.MonkeyPatch, num_ranks: int) -> ThreadComm:
     """Let the modules under test communicate between this number of threads."""
     comm = ThreadComm(num_ranks)
-    modules = (checkpoint, checkpoint_files, collectives, held_state, writes, zero_stages)
+    modules = (checkpoint_files, collectives, held_state, saving, writes, zero_stages)
     for module in modules:
         monkeypatch.setattr(module, "dist", comm)
     return comm

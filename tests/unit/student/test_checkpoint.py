@@ -13,7 +13,7 @@ import torch
 from dskd_ds.errors import InputError, SaveError
 from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.spec.training import CheckpointSpec
-from dskd_ds.student import checkpoint, slice_files
+from dskd_ds.student import saving, slice_files
 from dskd_ds.student.checkpoint import Progress
 from dskd_ds.student.checkpoint_folders import checkpoint_dir, complete_tags
 from tests.unit.student.ranks import on_all_ranks, use_ranks
@@ -49,7 +49,7 @@ def test_rank_0_decides_for_all_ranks(spec: RunSpec, monkeypatch: pytest.MonkeyP
     save(SmallEngine(), spec, 3)
     comm = use_ranks(monkeypatch, 2)
     late = spec.model_copy(update={"run_dir": f"{spec.run_dir}/nothing-yet"})
-    monkeypatch.setattr(checkpoint, "write_slices", None)
+    monkeypatch.setattr(saving, "write_slices", None)
     results = on_all_ranks(comm, lambda rank: save(SmallEngine(), (spec, late)[rank], 3))
     assert results == [None, None]
 
@@ -77,7 +77,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(
 
     save(SmallEngine(), spec, 3)
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, function, fail)
+        patch.setattr(saving, function, fail)
         with pytest.raises(SaveError, match=r"step-00000004: this checkpoint cannot .* No space"):
             save(SmallEngine(), spec, 4)
     assert [path.name for path in checkpoint_dir(spec).iterdir()] == ["step-00000003"]

@@ -10,7 +10,7 @@ import pytest
 from dskd_ds.errors import InputError, OtherRankError, SaveError
 from dskd_ds.models.named import RunModels
 from dskd_ds.spec import RunSpec, load_spec
-from dskd_ds.student import checkpoint, checkpoint_files
+from dskd_ds.student import checkpoint_files, saving
 from dskd_ds.student.checkpoint import Progress
 from dskd_ds.student.checkpoint_folders import checkpoint_dir, complete_tags
 from dskd_ds.student.export import export_checkpoint
@@ -158,14 +158,14 @@ def test_a_planted_file_is_refused_by_name(spec: RunSpec, comm: ThreadComm, name
 def test_all_ranks_stop_if_one_cannot_read_what_it_saved(
     spec: RunSpec, comm: ThreadComm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    describe_file = checkpoint.describe_file
+    describe_file = saving.describe_file
 
     def fail_on_rank_1(path: Path) -> checkpoint_files.FileEntry:
         if comm.get_rank() == 1:
             raise OSError(5, "Input/output error", str(path))
         return describe_file(path)
 
-    monkeypatch.setattr(checkpoint, "describe_file", fail_on_rank_1)
+    monkeypatch.setattr(saving, "describe_file", fail_on_rank_1)
     errors = on_all_ranks(comm, lambda _: save_checkpoint(SmallEngine(), spec, 9))
     assert all(isinstance(error, SaveError) for error in errors)
     assert complete_tags(spec) == ["step-00000003", "step-00000006"]

@@ -108,9 +108,17 @@ def test_all_ranks_get_the_same_verdict(verdicts: dict[str, list[dict[str, Any]]
     for case, (expected, *others) in verdicts.items():
         assert others == [expected] * (NUM_RANKS - 1), case
     everywhere = {case: found[0] for case, found in verdicts.items()}
-    go_on = {"counts": [3, 2], "exit_code": 0, "is_stop_wanted": False, "is_save_due": False}
+    go_on = {
+        "counts": [3, 2],
+        "exit_code": 0,
+        "is_stop_wanted": False,
+        "is_save_due": False,
+        "is_save_written": False,
+    }
     assert everywhere["all well"] == go_on
     assert everywhere["a save is due"] == go_on | {"is_save_due": True}
+    assert everywhere["one has written"] == go_on
+    assert everywhere["all have written"] == go_on | {"is_save_written": True}
     assert everywhere["one is to stop"] == go_on | {"is_stop_wanted": True}
     # The failed rank brings no positions.
     assert everywhere["one has an OSError"] == go_on | {"counts": [1, 1], "exit_code": 1}

@@ -20,7 +20,14 @@ ERRORS: dict[str, dict[int, Exception]] = {
 }
 """Case -> rank -> what it meets."""
 
-CASES = ("all well", "one is to stop", "a save is due", *ERRORS)
+CASES = (
+    "all well",
+    "one is to stop",
+    "a save is due",
+    "one has written",
+    "all have written",
+    *ERRORS,
+)
 
 
 def main() -> None:
@@ -37,6 +44,7 @@ def main() -> None:
             prepared,
             is_stop_wanted=(case, rank) == ("one is to stop", 1),
             is_save_due=(case, rank) == ("a save is due", 0),
+            is_save_written=case == "all have written" or (case, rank) == ("one has written", 1),
         )
         found[case] = asdict(verdict)
     for verdict in found.values():

@@ -1,0 +1,109 @@
+"""Saves in the background, and saves that are killed between two writes."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dskd_ds.errors import SaveError
+from dskd_ds.spec import RunSpec, load_spec
+from dskd_ds.student import saving
+from dskd_ds.student.checkpoint import Progress
+from dskd_ds.student.checkpoint_folders import checkpoint_dir, complete_tags
+from tests.unit.student.ranks import use_ranks
+from tests.unit.student.small_engine import SmallEngine, checkpoints_of, save
+
+
+@pytest.fixture
+def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunSpec:
+    """The spec of a run with one student, without torch.distributed."""
+    use_ranks(monkeypatch, 1)
+    settings = [f"run_dir={tmp_path}", "topology.num_students=1"]
+    return load_spec("ds_configs/runs/quickstart.toml", settings)
+
+
+class Gate:
+    """Holds the writing thread back, and lets it end."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, error: Exception | None = None) -> None:
+        self.open = threading.Event()
+        write = saving.write_slices
+
+        def write_later(*args: Any) -> Any:
+            assert self.open.wait(30)
+            if error:
+                raise error
+            return write(*args)
+
+        monkeypatch.setattr(saving, "write_slices", write_later)
+
+
+def test_training_goes_on_while_a_thread_writes_what_was_there(
+    spec: RunSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(monkeypatch)
+    engine = SmallEngine().train(3)
+    checkpoints = checkpoints_of(engine, spec)
+    checkpoints.save(Progress(3, 30), in_background=True)
+    engine.train(2)
+    assert checkpoints.is_saving
+    assert not checkpoints.is_save_written()
+    assert complete_tags(spec) == []
+    gate.open.set()
+    checkpoints.complete_save()
+    assert not checkpoints.is_saving
+    loaded = SmallEngine()
+    assert checkpoints_of(loaded, spec).resume() == Progress(3, 30)
+    assert loaded.numbers() == SmallEngine().train(3).numbers()
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), MemoryError()])
+def test_an_error_of_the_thread_is_met_when_the_save_is_completed(
+    spec: RunSpec, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    save(SmallEngine(), spec, 2)
+    gate = Gate(monkeypatch, error)
+    checkpoints = checkpoints_of(SmallEngine(), spec)
+    checkpoints.save(Progress(3, 30), in_background=True)
+    gate.open.set()
+    with pytest.raises(SaveError, match="step-00000003: this checkpoint cannot be written"):
+        checkpoints.complete_save()
+    assert [path.name for path in checkpoint_dir(spec).iterdir()] == ["step-00000002"]
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+WRITES = ("remove", "write_json", "write_slices", "describe_file", "store_manifest")
+
+
+@pytest.mark.parametrize("is_after", [False, True])
+@pytest.mark.parametrize("function", WRITES)
+def test_a_save_that_is_killed_between_two_writes_leaves_the_one_before(
+    spec: RunSpec, monkeypatch: pytest.MonkeyPatch, function: str, is_after: bool
+) -> None:
+    save(SmallEngine().train(2), spec, 2)
+    write = getattr(saving, function)
+
+    def write_and_die(*args: Any) -> None:
+        if is_after:
+            write(*args)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(saving, function, write_and_die)
+        with pytest.raises(Killed):
+            save(SmallEngine().train(3), spec, 3)
+    is_complete = function == "store_manifest" and is_after
+    step = 3 if is_complete else 2
+    engine = SmallEngine()
+    assert checkpoints_of(engine, spec).resume() == Progress(step, 10 * step)
+    assert engine.numbers() == SmallEngine().train(step).numbers()
+    save(SmallEngine().train(3), spec, 3)  # what the killed save left does no harm
+    assert complete_tags(spec)[-1] == "step-00000003"
+    engine = SmallEngine()
+    assert checkpoints_of(engine, spec).resume() == Progress(3, 30)
