@@ -45,7 +45,7 @@ def draw_vectors(words: Sequence[WordVectors], source: str, output: Path) -> Non
     marks = _marks(shown)
     for word, plane, mark in zip(shown, planes, marks, strict=True):
         colour = COLOURS[word.group]
-        axes.scatter(*plane.T, s=22, marker=mark, color=colour, alpha=0.45, linewidths=0)
+        axes.scatter(*plane.T, s=22, marker=mark, color=colour, alpha=0.6, linewidths=0)
     axes.set(xticks=[], yticks=[])
     axes.margins(0.07)
     asked = [word.text for word in words if not word.is_synonym]
