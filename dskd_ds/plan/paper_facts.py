@@ -256,13 +256,13 @@ DELIBERATE = (
         "states that are never part of a sense",
         here="those at the BOS token and at padding, and one in 64, which measures the dictionary",
         authors="none is left out",
-        effect="1.6 percent fewer states; part of the sample by hash",
+        effect="1.6 percent fewer states",
     ),
     Remark(
         "k-means",
         here="greedy k-means++ with more trials, at most 25 rounds, for all tokens at once",
         authors="scikit-learn's KMeans, random state 0, one run",
-        effect="other local optima of the same objective; part of the sample by hash",
+        effect="other local optima of the same objective; about the same squared error",
     ),
 )
 """What this program never does as the authors, whatever the spec says."""
