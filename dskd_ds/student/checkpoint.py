@@ -28,6 +28,7 @@ from dskd_ds.student.checkpoint_folders import (
     refuse_damaged,
     refuse_other_layout,
     refuse_other_student,
+    remove_incomplete,
     remove_oldest,
     set_aside,
     tag_of,
@@ -129,6 +130,7 @@ class Checkpoints:
         student.
         """
         found = self._newest_whole()
+        run_on_rank_0(remove_incomplete, self._spec)
         if found is None:
             return Progress()
         tag, manifest = found

@@ -46,11 +46,25 @@ def remove_oldest(spec: RunSpec) -> None:
     Prints a warning if one cannot be deleted: the newer ones are complete.
     """
     for old in complete_tags(spec)[: -spec.checkpoint.keep]:
-        path = checkpoint_dir(spec) / old
-        try:
-            remove(path)
-        except OSError as error:
-            print(f"{path}: this old checkpoint cannot be deleted: {error}", file=sys.stderr)
+        _remove_or_warn(checkpoint_dir(spec) / old)
+
+
+def remove_incomplete(spec: RunSpec) -> None:
+    """Delete what saves left that were killed, because the run need not save at these steps again.
+
+    Prints a warning if that fails. No save may be in progress.
+    """
+    complete = complete_tags(spec)
+    for path in sorted(checkpoint_dir(spec).glob("step-*")):
+        if path.name not in complete:
+            _remove_or_warn(path)
+
+
+def _remove_or_warn(checkpoint: Path) -> None:
+    try:
+        remove(checkpoint)
+    except OSError as error:
+        print(f"{checkpoint}: it is not needed but cannot be deleted: {error}", file=sys.stderr)
 
 
 def set_aside(folder: Path, damaged: dict[str, str], whole: str) -> None:

@@ -64,7 +64,7 @@ def test_a_half_deleted_checkpoint_is_not_complete(
 
     monkeypatch.setattr(shutil, "rmtree", fail)
     save(SmallEngine(), spec, 4)
-    assert "this old checkpoint cannot be deleted: cannot delete" in capsys.readouterr().err
+    assert "it is not needed but cannot be deleted: cannot delete" in capsys.readouterr().err
     assert complete_tags(spec) == ["step-00000004"]
 
 
