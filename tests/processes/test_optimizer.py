@@ -13,6 +13,8 @@ import pytest
 import torch
 
 from dskd_ds.objective.fused import DistillObjective, Scales
+from dskd_ds.observe.metrics import read_metrics
+from dskd_ds.runtime.arguments import override_argv
 from dskd_ds.student.dropout import seed_dropout, set_attention_dropout
 from dskd_ds.student.model import DistillStudent
 from tests.conftest import TinyWorld, write_model
@@ -144,3 +146,34 @@ def test_dropout_draws_the_same_for_any_number_of_ranks(
             torch.testing.assert_close(found["sums"], expected["sums"], rtol=1e-5, atol=1e-6)
             for name, weight in expected["weights"].items():
                 torch.testing.assert_close(found["weights"][name], weight, rtol=1e-4, atol=1e-5)
+
+
+def test_a_run_in_bf16_with_dropout_resumes_to_the_same_bits(
+    tiny: TinyWorld, launch: Launch
+) -> None:
+    """Two students and a teacher. The learning rate is constant, so that the length may change."""
+    overrides = [
+        "loss.sense_weight=0",
+        "student.layers=first",
+        "student.dtype=bfloat16",
+        "student.precision=bf16",
+        "student.attention_dropout=0.2",
+        "optimizer.max_grad_norm=0",
+        "optimizer.warmup_fraction=0",
+        "optimizer.min_lr_fraction=1",
+        "monitor.tensorboard=false",
+    ]
+
+    def train(name: str, num_steps: int) -> list[dict[str, float]]:
+        run_dir = tiny.folder / f"optimizer-{name}"
+        settings = [*overrides, f"run_dir={run_dir}", f"train.num_steps={num_steps}"]
+        argv = ["--spec", str(tiny.spec_file), *override_argv(settings)]
+        assert launch(*torchrun(3, "dskd_ds/train.py", *argv)).code == 0
+        return read_metrics(run_dir)
+
+    whole = train("whole", 3)
+    train("stopped", 2)
+    resumed = train("stopped", 3)
+    for key in ("loss", "loss_ce", "loss_kd", "grad_norm", "unchanged_weights"):
+        assert [record[key] for record in resumed] == [record[key] for record in whole]
+    assert all(0 < record["unchanged_weights"] < 1 for record in whole)
