@@ -32,13 +32,12 @@ from dskd_ds.link.messages import (
     WhoAreYou,
 )
 from dskd_ds.link.present import Credits
+from dskd_ds.link.reports import Reports
 from dskd_ds.link.transport import Frame, Listener, Peer, PeerGoneError
 from dskd_ds.spec.processes import LinkSpec
 
 MAX_TEACHERS = 1024
 """Teachers that may be present at the same time; more than any cluster has."""
-MAX_IGNORED_REPORTS = 100
-"""Messages of unnamed peers that are reported on stderr; later ones are ignored silently."""
 
 
 class StudentProtocol:
@@ -67,7 +66,7 @@ class StudentProtocol:
         now = clock()
         self._ledger = Ledger(limits, now)
         self._without_teacher_since = self._next_heartbeat = now
-        self._num_ignored = 0
+        self._reports = Reports(name)
 
     @property
     def num_open(self) -> int:
@@ -136,7 +135,7 @@ class StudentProtocol:
         """
         is_copy = not self._admission.is_new_session(hello)
         if is_copy and self._ledger.name_of(peer) != hello.teacher:
-            self._ignore(f"a copy of an earlier hello of teacher {hello.teacher}.")
+            self._reports.add(f"ignored a copy of an earlier hello of teacher {hello.teacher}.")
             return
         if not is_copy:
             reason = self._reason_to_reject(hello)
@@ -237,15 +236,7 @@ class StudentProtocol:
         if self._ledger.name_of(peer):
             self._act_on(self._ledger.ban(peer, reason))
         else:
-            self._ignore(reason)
-
-    def _ignore(self, reason: str) -> None:
-        """Say on stderr that a message of an unnamed peer is ignored, but not without end."""
-        self._num_ignored += 1
-        if self._num_ignored <= MAX_IGNORED_REPORTS:
-            print(f"{self._name}: ignored {reason}", file=sys.stderr)
-        if self._num_ignored == MAX_IGNORED_REPORTS:
-            print(f"{self._name}: no more such messages are reported.", file=sys.stderr)
+            self._reports.add(f"ignored {reason}")
 
     def _send(self, peer: Peer, message: Message) -> None:
         self._send_frames(peer, codec.encode(message))

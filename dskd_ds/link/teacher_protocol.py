@@ -7,7 +7,6 @@ it, and it does something only in `turn`. Replies may be queued by any thread.
 from __future__ import annotations
 
 import queue
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -29,6 +28,7 @@ from dskd_ds.link.messages import (
     Welcome,
     WhoAreYou,
 )
+from dskd_ds.link.reports import Reports
 from dskd_ds.link.transport import Dialer, Frame, Peer, PeerGoneError
 from dskd_ds.spec.processes import LinkSpec
 
@@ -104,6 +104,7 @@ class TeacherProtocol:
         """Students that do not come back."""
         self.rejections: dict[int, str] = {}
         """Why a student takes no replies from this teacher, by rank."""
+        self._reports = Reports(f"teacher {hello.teacher}")
         self._num_done = 0
         """Requests answered or refused, of all students; heartbeats carry it."""
         self._outbox: queue.SimpleQueue[tuple[Work, list[Frame]]] = queue.SimpleQueue()
@@ -170,7 +171,7 @@ class TeacherProtocol:
                 kind = type(message).__name__
                 raise LinkError(f"{peer} sent a {kind}, which only teachers send.")
         except LinkError as error:
-            print(f"teacher {self._hello.teacher}: {error}", file=sys.stderr)
+            self._reports.add(str(error))
             self._drop(rank)
             return
         student.last_seen = self._around.clock()
