@@ -106,6 +106,8 @@ class Training:
         if self.checkpoints is None or not self.checkpoints.is_saving:
             return
         self.phases.enter(SAVING, self.num_done)
+        if self.run_lock:
+            run_on_rank_0(self.run_lock.check)
         try:
             self.checkpoints.complete_save()
         except SaveError as error:
