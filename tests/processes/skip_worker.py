@@ -36,14 +36,12 @@ CONFIGS = (
     (1, "bfloat16"),
     (2, "float32"),
     (2, "bfloat16"),
-    (2, "bfloat16 without masters"),
     (2, "float16"),
     (3, "float32"),
     (3, "bfloat16"),
-    (3, "bfloat16 without masters"),
     (3, "float16"),
 )
-"""ZeRO stage and number format; without masters: [student] precision = "bf16"."""
+"""ZeRO stage and number format."""
 FAULTS = ("loss", "spike", "gradient")
 """NaN in the last hidden state, a loss above the limit, NaN in that state's gradient."""
 FAULTY_RANK = 1
@@ -59,16 +57,12 @@ def make_engine(model: str, stage: int, dtype: str) -> Any:
         "gradient_accumulation_steps": ACCUMULATION,
         "gradient_clipping": 1.0,
         "zero_optimization": {"stage": stage},
-        "bf16": {
-            "enabled": dtype.startswith("bfloat16"),
-            "bf16_master_weights_and_grads": dtype.endswith("masters"),
-            "bf16_optimizer_states": dtype.endswith("masters"),
-        },
+        "bf16": {"enabled": dtype == "bfloat16"},
         # Few positions, so the first loss scale must be small enough for their gradients.
         "fp16": {"enabled": dtype == "float16", "initial_scale_power": 4, "hysteresis": 1},
         "optimizer": {"type": "AdamW", "params": {"lr": 1e-2, "torch_adam": True}},
     }
-    student_spec = spec.student.model_copy(update={"dtype": dtype.split()[0]})
+    student_spec = spec.student.model_copy(update={"dtype": dtype})
     init = NamedModel.of_student(model, student_spec)
     student = load_student(spec, RunModels.of(spec), init, config, 2.0)
     engine, *_ = deepspeed.initialize(
