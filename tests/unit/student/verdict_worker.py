@@ -51,6 +51,8 @@ def main() -> None:
         verdict["counts"] = list(verdict["counts"].values())
     Path(sys.argv[1]).write_text(json.dumps(found))
     deepspeed.comm.barrier()  # no rank leaves while another still needs it
+    # Without it gloo's threads may still run when the process ends, which then aborts.
+    deepspeed.comm.destroy_process_group()
 
 
 if __name__ == "__main__":
