@@ -29,12 +29,16 @@ from dskd_ds.observe.metrics import read_metrics
 from dskd_ds.runtime.arguments import override_argv
 from dskd_ds.runtime.supervise import start_guard
 from dskd_ds.student.depth import INIT_FOLDER
+from dskd_ds.student.run_lock import refuse_a_held_run
 from dskd_ds.study.results import Result, read_result, write_result
 from dskd_ds.study.runs import Run, base_spec, first_of_each_dictionary
 from dskd_ds.study.spec import StudySpec
 
 LOGS = "logs"
 CUTS = "cuts"
+EARLIER_LAUNCH_SECONDS = 180.0
+"""How long a run waits for the launch of a study that was killed. Then its training says who holds
+the run directory."""
 
 
 class StageError(DskdError):
@@ -158,6 +162,7 @@ def _run_all(
 def _run_one(stages: Stages, run: Run) -> None:
     """Train and score one run, and write its result."""
     base, run_dir = stages.study.base, Path(run.spec.run_dir)
+    _wait_for_earlier_launch(stages, run_dir)
     _take_shared_cut(stages.folder, run)
     seconds = {"train": stages.call(run.name, "train", base, *override_argv(run.overrides))}
     _offer_cut(stages.folder, run)
@@ -179,6 +184,20 @@ def _run_one(stages: Stages, run: Run) -> None:
         last_record=read_metrics(run_dir)[-1],
     )
     write_result(stages.folder, result, run)
+
+
+def _wait_for_earlier_launch(stages: Stages, run_dir: Path) -> None:
+    """Wait until no launch holds a run, for a limited time.
+
+    If a study was killed, its launch ends by itself, but it may save first.
+    """
+    deadline = time.monotonic() + EARLIER_LAUNCH_SECONDS
+    while time.monotonic() < deadline and not stages.is_stopping:
+        try:
+            refuse_a_held_run(run_dir)
+            return
+        except InputError:
+            time.sleep(1.0)
 
 
 def _take_shared_cut(folder: Path, run: Run) -> None:

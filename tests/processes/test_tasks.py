@@ -36,7 +36,7 @@ def model(tiny: TinyWorld, tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_separate_lm_eval_gives_the_same_answers(
     model: Path, launch: Launch, tmp_path: Path
 ) -> None:
@@ -46,6 +46,7 @@ def test_a_separate_lm_eval_gives_the_same_answers(
         *dskd("eval", "--tasks", "quartz", "--model", f"mine={model}"),
         *("--data-dir", str(tmp_path / "data"), "--output", str(output), "--batch-size", "4"),
         marker=str(tmp_path),
+        timeout=300,
     )
     assert ended.code == 0
     assert "accuracy by label probability" in ended.output
@@ -57,6 +58,7 @@ def test_a_separate_lm_eval_gives_the_same_answers(
         *("--include_path", str(output / "harness"), "--tasks", "quartz_label,quartz_exact"),
         *("--log_samples", "--output_path", str(tmp_path / "theirs")),
         marker=str(tmp_path),
+        timeout=500,
     )
     assert theirs.code == 0
     for scoring, keys in (("label", ("accuracy", "margin", "brier")), ("exact", ("exact",))):
