@@ -24,7 +24,8 @@ set -euo pipefail
 nano() {{
   case $1 in
     *.sh) echo 'echo "environment of the site"' >> "$1" ;;
-    *) sed -i 's/^num_steps.*/num_steps = 4/' "$1" ;;
+    *) sed -i 's/^num_steps.*/num_steps = 4/' "$1"
+       sed -i 's/^heldout_fraction = 0.02/heldout_fraction = 0.3/' "$1" ;;
   esac
 }}
 git() {{ command git "$@" && mkdir dskd-ds/.venv && ln -s {bin} dskd-ds/.venv/bin &&
