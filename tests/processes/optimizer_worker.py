@@ -82,7 +82,7 @@ def run(case: dict[str, Any]) -> None:
         batches = micro_batches(step, shape.vocab_size, shape.hidden_size)
         set_lr(engine, spec.peak_lr)
         mine = StepInput(batches[rank::num_ranks], 0.0, 0.0, 0)
-        sums = take_step(spec, engine, mine, counts_of(batches))
+        sums = take_step(spec, engine, mine, counts_of(batches)).sums
         deepspeed.comm.all_reduce(sums)
         found["sums"].append(sums)
         found["grad_norms"].append(float(engine.get_global_grad_norm() or 0.0))
