@@ -18,7 +18,13 @@ from tests.conftest import TinyWorld
 from tests.processes.conftest import Launch, torchrun
 from tests.processes.test_configs import hpz_alone
 
-pytestmark = [pytest.mark.process, pytest.mark.fault, pytest.mark.slow]
+# Dozens of engines are made one after the other in a launch.
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.fault,
+    pytest.mark.slow,
+    pytest.mark.timeout(1200),
+]
 
 BF16 = ("student.dtype=bfloat16",)
 SAVED = {
@@ -98,7 +104,8 @@ class Cases:
         path = self._folder / "cases.json"
         path.write_text(json.dumps(cases))
         worker = "tests/processes/checkpoint_worker.py"
-        assert self._launch(*torchrun(num_ranks, worker, "--cases", str(path))).code == 0
+        command = torchrun(num_ranks, worker, "--cases", str(path))
+        assert self._launch(*command, timeout=1000).code == 0
         return [torch.load(case["out"], weights_only=True) for case in cases]
 
     def saved_by_two(self) -> dict[str, dict[str, Any]]:
