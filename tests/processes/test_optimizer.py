@@ -42,7 +42,7 @@ def run_cases(
         case["overrides"] = [f"optimizer.lr={LR}", *case["overrides"]]
     file = folder / f"cases-{num_ranks}.json"
     file.write_text(json.dumps(cases))
-    argv = ("tests/processes/optimizer_worker.py", "--cases", str(file))
+    argv = ("--module", "tests.processes.optimizer_worker", "--cases", str(file))
     assert launch(*torchrun(num_ranks, *argv), marker=str(file)).code == 0
     return [torch.load(case["out"], weights_only=True) for case in cases]
 
