@@ -142,8 +142,8 @@ def test_every_configuration_and_other_stages_load_what_was_saved(cases: Cases) 
     loading = [
         cases.case(name, config, 2, run=name, load=True, steps=1) for name, config in SAME_WORLD
     ]
-    found_by_case = cases.run(2, [*undisturbed, *loading])
-    third_step, loaded = found_by_case[: len(SAVED)], found_by_case[len(SAVED) :]
+    # Two launches, because DeepSpeed makes hpZ's groups only once in a process.
+    third_step, loaded = cases.run(2, undisturbed), cases.run(2, loading)
     for (name, config), found in zip(SAME_WORLD, loaded, strict=True):
         assert (found["step"], found["global_steps"]) == (2, 3), (name, config)
         assert_same(found["loaded"], saved[name]["trained"], f"{name} into {config}")
