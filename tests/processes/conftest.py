@@ -18,7 +18,7 @@ from tests.conftest import TinyWorld
 
 Launch = Callable[..., "Ended"]
 Start = Callable[..., subprocess.Popen[str]]
-PATIENCE_SECONDS = 200
+PATIENCE_SECONDS = 400
 """Timeout for an event that must happen, also on a busy machine."""
 
 
@@ -59,7 +59,7 @@ def launch(tiny: TinyWorld) -> Launch:
     marker: part of the command line of all its processes, by default the tiny world's folder.
     """
 
-    def run(*argv: str, marker: str | None = None, timeout: float = 240) -> Ended:
+    def run(*argv: str, marker: str | None = None, timeout: float = 480) -> Ended:
         done = subprocess.run(
             argv,
             env=environment_of(tiny),

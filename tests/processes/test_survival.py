@@ -13,7 +13,15 @@ from safetensors.torch import load_file
 from dskd_ds.observe.metrics import read_metrics
 from dskd_ds.observe.run_files import RankProgress, progress_file, read_record, stacks_file
 from tests.conftest import TinyWorld
-from tests.processes.conftest import Launch, Start, deepspeed, dskd, mpirun, wait_until
+from tests.processes.conftest import (
+    PATIENCE_SECONDS,
+    Launch,
+    Start,
+    deepspeed,
+    dskd,
+    mpirun,
+    wait_until,
+)
 from tests.processes.test_verdict import arguments_of, checkpoints
 
 # Slow: the launches of this file take more time than `make test` has; CI runs them.
@@ -130,6 +138,6 @@ def test_a_pause_of_everything_is_no_hang_and_a_signal_saves_in_time(
     wait_until(lambda: len(read_metrics(run_dir)) >= num_done + 5, train)
     for _ in range(2):
         train.send_signal(signal.SIGUSR1)
-    assert train.wait(timeout=30) == 3
+    assert train.wait(timeout=PATIENCE_SECONDS) == 3
     (last,) = checkpoints(run_dir)
     assert last == f"step-{len(read_metrics(run_dir)):08d}"

@@ -25,7 +25,7 @@ NODES = ("node1", "node2", "node3")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "unshare")
 CONTROLLER_PORT = 26817
 FIRST_NODE_PORT = 26901
-PATIENCE_SECONDS = 240.0
+PATIENCE_SECONDS = 480.0
 """Timeout for an event that must happen, also on a busy machine."""
 
 CONFIG = """\

@@ -56,7 +56,7 @@ class Runs:
     def dskd(self, *argv: str) -> subprocess.CompletedProcess[str]:
         """Run a dskd command on the login node."""
         done = subprocess.run(
-            [tool("dskd"), *argv], env=self.env, capture_output=True, text=True, timeout=120
+            [tool("dskd"), *argv], env=self.env, capture_output=True, text=True, timeout=300
         )
         print(done.stderr[-3000:])
         return done
@@ -137,6 +137,6 @@ def one_machine(runs: Runs, tiny: TinyWorld) -> Path:
     assert build.returncode == 0
     argv = ["--spec", str(runs.spec_file), "--set", f"run_dir={run_dir}"]
     command = torchrun(3, "dskd_ds/train.py", *argv)
-    done = subprocess.run(command, env=runs.env, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, env=runs.env, capture_output=True, text=True, timeout=480)
     assert done.returncode == 0, done.stderr
     return run_dir

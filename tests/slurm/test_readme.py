@@ -16,7 +16,7 @@ from tests.conftest import TinyWorld
 from tests.slurm.cluster import Cluster
 from tests.slurm.conftest import Runs, log_of
 
-pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(1500)]
 # The environment of the tests serves as the one that `make` would install: CI makes one from an
 # empty clone in its first step. The editor is a function that appends what a user would write.
 PRELUDE = """\
@@ -58,7 +58,7 @@ def test_from_an_empty_account_to_a_trained_student(
         env=runs.env,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=480,
     )
     print(done.stdout[-3000:], done.stderr[-3000:])
     assert done.returncode == 0

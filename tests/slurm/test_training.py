@@ -12,7 +12,7 @@ from tests.conftest import TinyWorld
 from tests.slurm.cluster import NODES, Cluster
 from tests.slurm.conftest import Runs, exact_losses, weights
 
-pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
 def attempts_of(run_dir: Path) -> list[Attempt]:

@@ -94,7 +94,7 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[st
         argv = [sys.executable, "-m", "tests.unit.student.verdict_worker", str(folder / str(rank))]
         ranks.append(subprocess.Popen(argv, env=dict(os.environ) | env))
     try:
-        assert [process.wait(240) for process in ranks] == [0] * NUM_RANKS
+        assert [process.wait(500) for process in ranks] == [0] * NUM_RANKS
     finally:
         for process in ranks:
             process.kill()
