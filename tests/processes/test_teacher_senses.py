@@ -126,7 +126,8 @@ def test_a_teacher_with_other_sense_settings_ends_the_run_with_a_reason(
     assert "ValueError: the student's senses are dictionary" in output
     assert "start the teacher with the students' spec" in output
     assert "Traceback" not in output
-    assert stranger.wait(30) == 0  # after the students' goodbye
+    # A run that failed may be started again, so the teacher waits for it.
+    assert stranger.poll() is None
 
 
 @pytest.mark.fault
