@@ -1,24 +1,21 @@
-"""`dskd senses show | map | projector | stats | eval`: look at a dictionary, and measure it."""
+"""`dskd senses show | map | projector | stats`: look at a dictionary."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dskd_ds.commands.look_eval import add_eval_command, without_nan
 from dskd_ds.errors import InputError
 from dskd_ds.runtime.arguments import Commands, spec_command, spec_of
 from dskd_ds.spec import RunSpec
 
 if TYPE_CHECKING:
     from dskd_ds.senses.dictionary.dictionary import SenseDictionary
-
-PARTS = ("context", "separation", "similarity")
-"""What `dskd senses eval` can measure."""
 
 SHOW_TEXT = """\
 Show the senses of words, in lower case and capitalised.
@@ -29,29 +26,6 @@ are the distances of those words' nearest senses.
 Contexts: the places in the corpus where the sense was found. »token« is the token that followed
 there in the text; with `attribution = "argmax"` it may differ from the word."""
 
-EVAL_TEXT = """\
-Measure senses without training, in order to choose a layer, a number of senses or a dictionary.
-
-  context     Word in context: two of WordNet's example sentences use a word in one meaning or in
-              two. Do the states, and the nearest senses in a dictionary, show which? (AUC: 0.5 is
-              chance.) Every word gives as many pairs of one kind as of the other. One word in
-              three is used for tuning and is never scored.
-  separation  Are the senses of synonyms nearer than those of antonyms and of unrelated words?
-              (This part needs no teacher.)
-  similarity  Do distances agree with people's ratings of word pairs? (SimLex-999, WordSim-353;
-              they are fetched once with pip.)
-
-Layer 0 is the embeddings; -1 is the state after the final norm, which the head reads and the loss
-uses."""
-
-EVAL_EPILOG = """\
-examples:
-  dskd senses eval my.toml
-      measures the spec's dictionary and four layers, all three parts
-  dskd senses eval my.toml --dictionary k10=runs/a/senses --dictionary k5=runs/b/senses \\
-      --only context
-  dskd senses eval my.toml --layers 0,5,10,15,20,25,-1 --json > eval.json"""
-
 
 def add_look_commands(senses: Commands[argparse.ArgumentParser]) -> None:
     """Register `show`, `map`, `projector`, `stats` and `eval`."""
@@ -59,7 +33,7 @@ def add_look_commands(senses: Commands[argparse.ArgumentParser]) -> None:
     _add_map(senses)
     _add_projector(senses)
     _add_stats(senses)
-    _add_eval(senses)
+    add_eval_command(senses)
 
 
 def _add_show(senses: Commands[argparse.ArgumentParser]) -> None:
@@ -118,46 +92,6 @@ def _add_stats(senses: Commands[argparse.ArgumentParser]) -> None:
     command.add_argument("--output", metavar="FILE.png", help="also draw histograms")
     command.add_argument("--json", action="store_true", help="print JSON")
     command.set_defaults(command=run_stats)
-
-
-def _add_eval(senses: Commands[argparse.ArgumentParser]) -> None:
-    command = spec_command(
-        senses,
-        "eval",
-        "measure senses: word in context, synonyms against antonyms, word similarity",
-        description=EVAL_TEXT,
-    )
-    command.epilog = EVAL_EPILOG
-    command.add_argument(
-        "--layers",
-        metavar="LIST",
-        help="layers whose states are compared, for example 0,10,-1 (default: four layers)",
-    )
-    command.add_argument(
-        "--dictionary",
-        action="append",
-        default=[],
-        metavar="NAME=PATH",
-        help="a dictionary to measure; may be repeated: several are compared on the same pairs"
-        " (default: the spec's)",
-    )
-    command.add_argument(
-        "--only",
-        action="append",
-        default=[],
-        choices=PARTS,
-        help="measure only this part; may be repeated (default: all parts)",
-    )
-    command.add_argument(
-        "--pairs",
-        type=int,
-        default=1500,
-        metavar="N",
-        help="maximum number of word-in-context pairs (default 1500: two minutes on one core with"
-        " SmolLM2)",
-    )
-    command.add_argument("--json", action="store_true", help="print JSON")
-    command.set_defaults(command=run_eval)
 
 
 def run_show(args: argparse.Namespace) -> int:
@@ -235,71 +169,13 @@ def run_stats(args: argparse.Namespace) -> int:
     dictionary, tokenizer = _opened(spec_of(args))
     found = stats.measure(dictionary, tokenizer)
     if args.json:
-        print(json.dumps(_without_nan(stats.as_json(found)), indent=1))
+        print(json.dumps(without_nan(stats.as_json(found)), indent=1))
     else:
         print(render(found))
     if args.output:
         draw(dictionary, Path(args.output))
         print(args.output, file=sys.stderr)  # stdout may be JSON
     return 0
-
-
-def run_eval(args: argparse.Namespace) -> int:
-    """Measure, print the tables and how to read them, or JSON; return the exit code."""
-    from dskd_ds.models.named import NamedModel
-    from dskd_ds.runtime.console import quiet_progress
-    from dskd_ds.runtime.devices import use_threads
-    from dskd_ds.senses.dictionary.dictionary import open_own
-    from dskd_ds.senses.intrinsic.evaluate import evaluate_senses
-    from dskd_ds.senses.intrinsic.table import READING, render
-
-    spec, layers = spec_of(args), _layers(args.layers)
-    teacher = NamedModel.of_teacher(spec.teacher)
-    paths = _named_paths(args.dictionary, spec)
-    # A wrong dictionary is reported before the teacher is loaded.
-    dictionaries = {name: open_own(path, teacher) for name, path in paths.items()}
-    quiet_progress()
-    use_threads(spec.topology.threads_per_rank)
-    result = evaluate_senses(
-        spec,
-        teacher,
-        dictionaries,
-        layers=layers,
-        parts=args.only or PARTS,
-        max_pairs=args.pairs,
-    )
-    if args.json:
-        print(json.dumps(_without_nan(result.as_json()), indent=1), end="")
-    else:
-        print(f"{render(result)}\n\n{READING}", end="")
-    return 0
-
-
-def _layers(text: str | None) -> list[int]:
-    """Parse --layers; empty if it is not given. Raises InputError."""
-    if not text:
-        return []
-    try:
-        return [int(item) for item in text.split(",")]
-    except ValueError:
-        raise InputError(
-            f"--layers {text} is invalid: it must be a list of integers.\n"
-            "  example: --layers 0,10,20,-1"
-        ) from None
-
-
-def _named_paths(arguments: list[str], spec: RunSpec) -> dict[str, str]:
-    """Parse --dictionary to name -> path; the spec's dictionary by default. Raises InputError."""
-    paths: dict[str, str] = {}
-    for argument in arguments:
-        name, separator, path = argument.partition("=")
-        if not separator:
-            raise InputError(
-                f"--dictionary {argument} is invalid: it must be of the form NAME=PATH.\n"
-                "  example: --dictionary k10=runs/mine/senses"
-            )
-        paths[name] = path
-    return paths or {"senses": spec.senses.dictionary}
 
 
 def _opened(spec: RunSpec) -> tuple[SenseDictionary, Any]:
@@ -309,12 +185,3 @@ def _opened(spec: RunSpec) -> tuple[SenseDictionary, Any]:
 
     teacher = NamedModel.of_teacher(spec.teacher)
     return open_own(spec.senses.dictionary, teacher), teacher.tokenizer
-
-
-def _without_nan(value: Any) -> Any:
-    """Replace NaN by None in a JSON value: JSON has no NaN, and null means "not measured"."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

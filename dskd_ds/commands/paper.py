@@ -6,7 +6,8 @@ import argparse
 import json
 
 from dskd_ds.plan.paper_check import BACKBONES, PaperCheck, backbone_of, check_paper
-from dskd_ds.plan.paper_facts import FACTS, UNKNOWN, Remark
+from dskd_ds.plan.paper_facts import FACTS
+from dskd_ds.plan.paper_remarks import UNKNOWN, Remark
 from dskd_ds.runtime.arguments import Commands, add_overrides
 from dskd_ds.spec import load_spec
 from dskd_ds.spec.problems import show

@@ -56,13 +56,15 @@ class Group:
     @staticmethod
     def of(text: str) -> Group:
         """Read `[NAME=]RUN[,RUN...]`. Raises InputError, also if their settings differ."""
-        name, separator, listed = text.rpartition("=")
-        runs = tuple(MeasuredRun.of(item) for item in listed.split(",") if item)
+        name, separator, listed = text.partition("=")
+        if not separator or "/" in name:  # a path may contain "=", a group's name no "/"
+            name, listed = "", text
+        runs = _by_seed([MeasuredRun.of(item) for item in listed.split(",") if item])
         if not runs:
             raise InputError(
                 f"{text}: this names no run.\n  example: kd=runs/kd-0,runs/kd-1,runs/kd-2"
             )
-        group = Group(name if separator else _default_name(runs[0]), runs)
+        group = Group(name or _default_name(runs[0]), runs)
         for run in runs[1:]:
             changes = _changes(runs[0], run)
             if changes:
@@ -71,6 +73,13 @@ class Group:
                     f"{text}: {run.run_dir} and {runs[0].run_dir} differ in {keys}, so they are not"
                     " seeds of one setting.\n  give them as two groups, separated by a space."
                 )
+        seeds = group.seeds or []
+        for seed in seeds:
+            if seeds.count(seed) > 1:
+                raise InputError(
+                    f"{text}: two of these runs have the seed {seed}, so they say nothing about the"
+                    " spread of seeds.\n  name each seed once."
+                )
         return group
 
     @property
@@ -78,6 +87,11 @@ class Group:
         """The seed of each run; None if one has no spec."""
         specs = [run.spec for run in self.runs]
         return None if None in specs else [spec.seed for spec in specs if spec]
+
+
+def _by_seed(runs: list[MeasuredRun]) -> tuple[MeasuredRun, ...]:
+    """Return runs ordered by seed, so that two groups with the same seeds are paired."""
+    return tuple(sorted(runs, key=lambda run: run.spec.seed if run.spec else 0))
 
 
 def _default_name(run: MeasuredRun) -> str:

@@ -14,7 +14,7 @@ from dskd_ds.link.jobs import Answer, CheckReply
 from dskd_ds.link.messages import Array, Hello, Wanted
 from dskd_ds.link.student import StudentLink
 from dskd_ds.link.teacher import TeacherLink
-from dskd_ds.link.teacher_protocol import Work
+from dskd_ds.link.work import Work
 from dskd_ds.spec.processes import LinkSpec
 
 

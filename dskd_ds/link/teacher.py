@@ -17,14 +17,9 @@ from dskd_ds.errors import DskdError, LinkError
 from dskd_ds.link import zeromq
 from dskd_ds.link.endpoint_reader import EndpointReader
 from dskd_ds.link.messages import Array, Hello
-from dskd_ds.link.teacher_protocol import (
-    Surroundings,
-    TeacherProtocol,
-    Work,
-    failure_frames,
-    reply_frames,
-)
+from dskd_ds.link.teacher_protocol import Surroundings, TeacherProtocol
 from dskd_ds.link.transport import Dialer
+from dskd_ds.link.work import Work, failure_frames, reply_frames
 from dskd_ds.spec.processes import LinkSpec
 
 OpenDialer = Callable[[LinkSpec], Dialer]

@@ -14,15 +14,12 @@ from dskd_ds.errors import LinkError, NoTeacherError
 from dskd_ds.link import codec
 from dskd_ds.link.keys import Endpoint
 from dskd_ds.link.messages import (
-    MAX_FAILURE_CHARACTERS,
     Array,
     Bye,
-    Failure,
     Hello,
     Message,
     Ping,
     Rejected,
-    Reply,
     Request,
     TeacherPing,
     Welcome,
@@ -30,21 +27,8 @@ from dskd_ds.link.messages import (
 )
 from dskd_ds.link.reports import Reports
 from dskd_ds.link.transport import Dialer, Frame, Peer, PeerGoneError
+from dskd_ds.link.work import Work
 from dskd_ds.spec.processes import LinkSpec
-
-
-@dataclass(frozen=True)
-class Work:
-    """A request, and the student that sent it."""
-
-    student_rank: int
-    request: Request
-    arrays: dict[str, Array]
-    session: int = 0
-    """Number of the session in which the request came; a new hello starts a new session.
-
-    A student of another session (greeted again, or restarted) does not wait for a reply to it.
-    """
 
 
 @dataclass
@@ -283,26 +267,3 @@ class TeacherProtocol:
         except PeerGoneError:
             # It is greeted again while its endpoint is published.
             self._drop(rank)
-
-
-def reply_frames(
-    work: Work, arrays: dict[str, Array], forward_seconds: float, max_message_bytes: int
-) -> list[Frame]:
-    """Return the frames of a reply; of a failure if the reply is longer than the link allows."""
-    message = Reply(request_id=work.request.request_id, forward_seconds=forward_seconds)
-    frames = codec.encode(message, arrays)
-    size = codec.num_bytes(frames)
-    if size <= max_message_bytes:
-        return frames
-    # The student's transport would close the connection silently.
-    return failure_frames(
-        work,
-        f"the reply has {size} bytes, more than [link] max_message_bytes = {max_message_bytes}.\n"
-        "  raise it, or set a smaller [train] micro_batch_blocks",
-    )
-
-
-def failure_frames(work: Work, reason: str) -> list[Frame]:
-    """Return the frames that tell a student why its request cannot be answered."""
-    text = reason[:MAX_FAILURE_CHARACTERS]
-    return codec.encode(Failure(request_id=work.request.request_id, text=text))

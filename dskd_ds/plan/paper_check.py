@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from dskd_ds.plan.paper_facts import DELIBERATE, FACTS, UNKNOWN, Backbone, Fact, Remark
+from dskd_ds.plan.paper_facts import FACTS, Backbone, Fact
+from dskd_ds.plan.paper_remarks import DELIBERATE, UNKNOWN, Remark
 from dskd_ds.spec import RunSpec
 from dskd_ds.spec.problems import show
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import deepspeed
 
-from dskd_ds.data.batches import num_steps, open_source
+from dskd_ds.data.batches import BlockSource, num_steps, open_source
 from dskd_ds.errors import DskdError, ExitCode
 from dskd_ds.link import StudentSide, open_student_side
-from dskd_ds.models.named import RunModels
+from dskd_ds.models.named import NamedModel, RunModels
 from dskd_ds.runtime.collective_clock import CollectiveClock
 from dskd_ds.runtime.devices import give_back_memory, local_device
 from dskd_ds.runtime.supervise import FINAL_CODES
@@ -47,8 +47,7 @@ def train(spec: RunSpec, models: RunModels, role: Role) -> None:
     """Train as one rank of the students' world. Raises DskdError for what a user should read."""
     open_world()
     with ExitStack() as cleanup:
-        run_lock = acquire_run_lock(spec, role, cleanup)
-        record_spec(spec)
+        run_lock = acquire_run_directory(spec, role, cleanup)
         phases = watch(spec, role, cleanup)
         launch_record = LaunchRecord(spec, role) if role.rank == 0 else None
         # Before anything that takes long: teachers only wait for a student that listens.
@@ -58,22 +57,11 @@ def train(spec: RunSpec, models: RunModels, role: Role) -> None:
         cleanup.push(note_end)
         init = student_init(spec, models)
         retriever = open_retriever(spec, role, cleanup) if spec.uses_senses else None
-        source = open_source(
-            spec.data,
-            models.teacher.tokenizer,
-            seed=spec.seed,
-            step_blocks=spec.train.global_batch_blocks,
-            max_tokens=models.max_tokens,
-        )
+        source = open_run_source(spec, models)
         engine = make_engine(spec, models, init, retriever.dictionary if retriever else None)
         blocks = OnPolicyBlocks(spec, models.teacher.tokenizer, role.rank, source, engine)
         skips = Skips(spec.train)
-        checkpoints = Checkpoints(
-            engine,
-            spec,
-            init_fingerprint=init.fingerprint,
-            states={"engine": EngineState(engine), "on_policy": blocks, "skips": skips},
-        )
+        checkpoints = open_checkpoints(spec, engine, init, blocks, skips)
         done = checkpoints.resume()
         give_back_memory()
         total_steps = num_steps(spec, source)
@@ -117,15 +105,18 @@ def train(spec: RunSpec, models: RunModels, role: Role) -> None:
     deepspeed.comm.destroy_process_group()
 
 
-def acquire_run_lock(spec: RunSpec, role: Role, cleanup: ExitStack) -> RunLock:
-    """Lock the run directory before anything is written into it. A collective call.
+def acquire_run_directory(spec: RunSpec, role: Role, cleanup: ExitStack) -> RunLock:
+    """Lock the run directory, then write the resolved spec into it. A collective call.
 
-    Raises InputError on rank 0 and OtherRankError on the others if another launch has the lock.
+    Raises InputError on rank 0 and OtherRankError on the others if another launch has the lock, or
+    if the directory holds checkpoints of another run.
     """
     run_lock = RunLock(Path(spec.run_dir))
     run_on_rank_0(run_lock.acquire)
     if role.rank == 0:
         cleanup.callback(run_lock.release)
+    run_on_rank_0(refuse_another_run, spec)
+    run_on_rank_0(write_spec, spec, Path(spec.run_dir) / SPEC_FILE)
     return run_lock
 
 
@@ -136,6 +127,29 @@ def watch(spec: RunSpec, role: Role, cleanup: ExitStack) -> Phases:
     watchdog.start()
     cleanup.callback(watchdog.stop)
     return phases
+
+
+def open_checkpoints(
+    spec: RunSpec, engine: Engine, init: NamedModel, blocks: OnPolicyBlocks, skips: Skips
+) -> Checkpoints:
+    """Return the run's checkpoints, with everything that must come back on resume."""
+    return Checkpoints(
+        engine,
+        spec,
+        init_fingerprint=init.fingerprint,
+        states={"engine": EngineState(engine), "on_policy": blocks, "skips": skips},
+    )
+
+
+def open_run_source(spec: RunSpec, models: RunModels) -> BlockSource:
+    """Open the run's training blocks."""
+    return open_source(
+        spec.data,
+        models.teacher.tokenizer,
+        seed=spec.seed,
+        step_blocks=spec.train.global_batch_blocks,
+        max_tokens=models.max_tokens,
+    )
 
 
 def open_link(spec: RunSpec, models: RunModels, role: Role) -> StudentSide:
@@ -184,12 +198,3 @@ def open_requests(
         is_printing=role.rank == 0,
     )
     return requests, self_test
-
-
-def record_spec(spec: RunSpec) -> None:
-    """Write the resolved spec into the run directory. A collective call.
-
-    Raises InputError if the run directory holds checkpoints of another run.
-    """
-    run_on_rank_0(refuse_another_run, spec)
-    run_on_rank_0(write_spec, spec, Path(spec.run_dir) / SPEC_FILE)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dskd_ds.errors import InputError
-from dskd_ds.senses.dictionary.identity import BUILD_SETTINGS
+from dskd_ds.senses.choose.retrieve import DECIDING
 from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.spec.load import spec_toml
 from dskd_ds.student.depth import ORIGIN_SETTINGS
@@ -22,6 +22,9 @@ from dskd_ds.study.spec import Settings, StudySpec, all_arms, override
 
 SHARED_BUILD_SECTIONS = ("teacher", "data")
 """Sections of a spec that a dictionary depends on, besides fields of [senses]."""
+NOT_BUILT = {*DECIDING, "dictionary", "local_dir", "collection_dir", "retrieve_on"}
+"""Fields of [senses] that a dictionary does not depend on. All others count: one dictionary more
+costs time, but a shared one with other settings would make results wrong."""
 
 
 @dataclass(frozen=True)
@@ -91,9 +94,7 @@ def _run(study: StudySpec, base: RunSpec, arm: str, settings: Settings, seed: in
 
 def build_key(spec: RunSpec) -> str:
     """Return 16 hex digits that are equal for specs whose dictionaries are equal."""
-    senses = spec.senses.model_dump(mode="json")
-    built = {*BUILD_SETTINGS, "lexicons", "morpholex"}
-    settings = {name: value for name, value in senses.items() if name in built}
+    settings = spec.senses.model_dump(mode="json", exclude=NOT_BUILT)
     sections = {name: getattr(spec, name).model_dump(mode="json") for name in SHARED_BUILD_SECTIONS}
     return _digest({**sections, "senses": settings})
 

@@ -220,6 +220,8 @@ def _offer_cut(folder: Path, run: Run) -> None:
     if run.cut_key is None or not own.is_dir():
         return
     shared = folder / CUTS / run.cut_key
+    if shared.is_dir():
+        return
     shared.parent.mkdir(parents=True, exist_ok=True)
     partial = shared.with_suffix(f".{os.getpid()}.{run.name}")
     shutil.copytree(own, partial, copy_function=os.link)

@@ -11,7 +11,7 @@ import torch
 from dskd_ds.models.generation import continue_tokens
 from dskd_ds.observe.metrics import read_metrics
 from dskd_ds.spec import load_spec
-from dskd_ds.student.on_policy import prompts_of
+from dskd_ds.student.prompts import prompts_of
 from tests.conftest import TinyWorld
 from tests.of_spec import source_of, train_blocks_of
 from tests.processes.conftest import Launch, mpirun, torchrun

@@ -71,6 +71,15 @@ def test_groups_of_seeds_give_a_verdict_about_the_settings(
     assert (tmp_path / "result" / "compare.png").stat().st_size > 5000
 
 
+def test_runs_are_paired_by_seed_and_their_folders_may_contain_an_equals_sign(
+    tmp_path: Path,
+) -> None:
+    runs = [str(make_run(tmp_path / f"pull=1-{seed}", seed=seed, shift=0.0)) for seed in (0, 1)]
+    assert Group.of(",".join(runs)) == Group.of(",".join(reversed(runs)))
+    assert Group.of(f"mine={runs[0]}").name == "mine"
+    assert Group.of(runs[0]).name == "pull=1-0"
+
+
 def test_one_seed_each_is_a_verdict_about_two_models_only(tmp_path: Path) -> None:
     first = make_run(tmp_path / "first", seed=0, shift=0.0)
     second = make_run(tmp_path / "second", seed=1, shift=0.2)
@@ -110,6 +119,7 @@ def test_bad_input_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "differ in loss.kd_weight" in refusal(capsys, run, f"both={run},{other}")
     assert "on other items" in refusal(capsys, run, text)
     assert "two groups are named" in refusal(capsys, run, run)
+    assert "two of these runs have the seed 0" in refusal(capsys, other, f"{run},{run}")
     missing = refusal(capsys, run, f"{run}:mine")
     assert "mine.parquet: these scores do not exist" in missing
     items_path(run, "heldout", "after").write_bytes(b"not parquet")

@@ -12,7 +12,8 @@ from dskd_ds.link.admission import Admission
 from dskd_ds.link.jobs import Answer, Jobs
 from dskd_ds.link.keys import Endpoint
 from dskd_ds.link.student_protocol import StudentProtocol
-from dskd_ds.link.teacher_protocol import Surroundings, TeacherProtocol, Work, reply_frames
+from dskd_ds.link.teacher_protocol import Surroundings, TeacherProtocol
+from dskd_ds.link.work import Work, reply_frames
 from dskd_ds.spec.processes import LinkSpec
 from tests.unit.link.network import Faults, Network, Unreliable
 from tests.unit.link.test_link import ARRAYS, WANTED, hello, reply_arrays

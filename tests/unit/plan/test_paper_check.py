@@ -9,7 +9,8 @@ import pytest
 
 from dskd_ds.commands.cli import main
 from dskd_ds.plan.paper_check import BACKBONES, MISSING, backbone_of, check_paper, value_of
-from dskd_ds.plan.paper_facts import DELIBERATE, FACTS, UNKNOWN, Backbone, Fact
+from dskd_ds.plan.paper_facts import FACTS, Backbone, Fact
+from dskd_ds.plan.paper_remarks import DELIBERATE, UNKNOWN
 from dskd_ds.spec import RunSpec, load_spec
 
 RECIPES = {

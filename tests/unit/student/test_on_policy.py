@@ -17,7 +17,8 @@ from dskd_ds.errors import InputError
 from dskd_ds.models.resolve import load_tokenizer
 from dskd_ds.spec import load_spec
 from dskd_ds.spec.training import TrainSpec
-from dskd_ds.student.on_policy import is_on_policy, prompts_of
+from dskd_ds.student.on_policy import is_on_policy
+from dskd_ds.student.prompts import prompts_of
 from tests.conftest import TinyWorld
 from tests.unit.data.chats import CHATML
 

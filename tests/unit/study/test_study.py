@@ -77,6 +77,13 @@ def test_runs_share_what_does_not_depend_on_their_settings(tmp_path: Path) -> No
     assert len(firsts) == len({run.spec.senses.dictionary for run in runs if run.arm != "kd"})
 
 
+def test_rules_of_the_lexicon_need_a_dictionary_of_their_own(tmp_path: Path) -> None:
+    body = '[arms.a]\n[arms.b]\n"senses.conflicts" = "keep"\n[arms.c]\n"senses.kappa" = 2\n'
+    study = load_study(study_file(tmp_path, body))
+    found = {run.arm: run.spec.senses.dictionary for run in study_runs(study)}
+    assert found["a"] == found["c"] != found["b"]
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [
