@@ -1,0 +1,185 @@
+"""The sizes of a language model that its costs follow from, read from a Hugging Face configuration.
+
+Works for decoders of the kinds Llama, Mistral, Qwen 2 and 3, Gemma, OLMo, Phi-3 and their like, and
+for GPT-2 and MPT. A test compares the counts with transformers' own models. Loads no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from dskd_ds.errors import InputError
+
+TWO_MATRIX_MLP = frozenset({"gpt2", "gpt_neo", "gpt_neox", "mpt", "opt", "starcoder2", "phi"})
+"""Model types whose MLP has two matrices. All others are taken to have three (gated)."""
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
+"""Entries that a mixture of experts has."""
+QUERY_KEY_NORMS = frozenset({"qwen3", "gemma3_text", "gemma3", "olmo2", "olmo3"})
+"""Model types that normalise queries and keys."""
+NORMS_PER_LAYER = {"gemma2": 4, "gemma3_text": 4, "gemma3": 4}
+"""Norms of a layer, where there are not two."""
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Sizes of a dense decoder."""
+
+    name: str
+    hidden_size: int
+    """D."""
+    intermediate_size: int
+    """Width of the MLP."""
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_size: int
+    """Numbers of a query, key or value of one head."""
+    vocab_size: int
+    """Rows of the embedding and of the head."""
+    tied: bool
+    """Whether the head is the embedding."""
+    gated: bool
+    """Whether the MLP has three matrices instead of two."""
+    matmul_parameters_per_layer: int
+    """Weights of a layer that multiply the states: attention and MLP, without biases and norms."""
+    parameters_per_layer: int
+    """All weights of a layer."""
+    num_outer_parameters: int
+    """The final norm, and learned positions where the model has some; not embedding and head."""
+    max_tokens: int | None = None
+    """Longest text that the model reads; None if its configuration sets no limit."""
+
+    @property
+    def embedding_parameters(self) -> int:
+        """Weights of the embedding."""
+        return self.vocab_size * self.hidden_size
+
+    @property
+    def head_parameters(self) -> int:
+        """Weights of a head of its own; 0 if the head is the embedding."""
+        return 0 if self.tied else self.embedding_parameters
+
+    @property
+    def num_parameters(self) -> int:
+        """All weights of the model; a tied head is counted once."""
+        layers = self.num_layers * self.parameters_per_layer
+        outside = self.embedding_parameters + self.head_parameters + self.num_outer_parameters
+        return layers + outside
+
+    @property
+    def query_size(self) -> int:
+        """Width of the queries of all heads."""
+        return self.num_heads * self.head_size
+
+    @property
+    def kv_size(self) -> int:
+        """Width of the keys, and of the values, of all heads."""
+        return self.num_kv_heads * self.head_size
+
+    def with_layers(self, num_layers: int) -> ModelShape:
+        """Return the same model with another number of layers."""
+        return replace(self, num_layers=num_layers)
+
+
+def model_shape(config: Mapping[str, Any], name: str = "model") -> ModelShape:
+    """Return the sizes in a Hugging Face configuration (the content of a config.json).
+
+    name: of the model, for messages. A multimodal model's `text_config` is used.
+    Raises InputError if sizes are missing, or if the model is a mixture of experts.
+    """
+    text = config.get("text_config", config)
+    kind = str(text.get("model_type", config.get("model_type", "")))
+    if any(text.get(key) for key in EXPERTS):
+        raise InputError(
+            f"{name}: this model is a mixture of experts, whose costs have no formula here.\n"
+            "  use a dense model."
+        )
+    hidden = _size(text, name, "hidden_size", "n_embd", "d_model")
+    heads = _size(text, name, "num_attention_heads", "n_head", "n_heads")
+    kv_heads = int(text.get("num_key_value_heads") or _grouped_heads(text) or heads)
+    head_size = int(text.get("head_dim") or hidden // heads)
+    width = _mlp_width(text, hidden)
+    is_gated = kind not in TWO_MATRIX_MLP
+    query, kv = heads * head_size, kv_heads * head_size
+    matmul = hidden * (2 * query + 2 * kv) + (3 if is_gated else 2) * hidden * width
+    norm = _norm_parameters(text, kind, hidden)
+    small = NORMS_PER_LAYER.get(kind, 2) * norm + _biases(text, kind, hidden, query, kv, width)
+    if kind in QUERY_KEY_NORMS:
+        small += query + kv if kind.startswith("olmo") else 2 * head_size
+    max_tokens = text.get("max_position_embeddings") or text.get("n_positions")
+    positions = int(max_tokens or 0) * hidden if kind == "gpt2" else 0
+    return ModelShape(
+        name=name,
+        hidden_size=hidden,
+        intermediate_size=width,
+        num_layers=_size(text, name, "num_hidden_layers", "n_layer", "n_layers"),
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_size=head_size,
+        vocab_size=_size(text, name, "vocab_size"),
+        tied=_is_tied(config, text, kind),
+        gated=is_gated,
+        matmul_parameters_per_layer=matmul,
+        parameters_per_layer=matmul + small,
+        num_outer_parameters=norm + positions,
+        max_tokens=int(max_tokens) if max_tokens else None,
+    )
+
+
+def _size(text: Mapping[str, Any], name: str, *keys: str) -> int:
+    """Return the first entry that is given. Raises InputError if there is none."""
+    for key in keys:
+        if text.get(key):
+            return int(text[key])
+    raise InputError(
+        f"{name}: its configuration has no {keys[0]}.\n"
+        "  use a decoder whose configuration lists its sizes (Llama, Qwen, Mistral, Gemma ... do)."
+    )
+
+
+def _grouped_heads(text: Mapping[str, Any]) -> int | None:
+    """Return MPT's number of key and value heads, if it is given."""
+    attention = text.get("attn_config")
+    return attention.get("kv_n_heads") if isinstance(attention, Mapping) else None
+
+
+def _mlp_width(text: Mapping[str, Any], hidden: int) -> int:
+    """Return the width of the MLP; GPT-2 and MPT give a multiple of D, or nothing."""
+    width = text.get("intermediate_size") or text.get("n_inner")
+    return int(width) if width else int(text.get("expansion_ratio", 4) * hidden)
+
+
+def _norm_parameters(text: Mapping[str, Any], kind: str, hidden: int) -> int:
+    """Return the weights of one norm. LayerNorm has a bias, except in MPT; RMSNorm has none."""
+    if kind == "olmo":  # its norms have no weights
+        return 0
+    has_bias = "layer_norm_epsilon" in text or "layer_norm_eps" in text or "norm_epsilon" in text
+    return 2 * hidden if has_bias and kind != "mpt" else hidden
+
+
+def _biases(
+    text: Mapping[str, Any], kind: str, hidden: int, query: int, kv: int, width: int
+) -> int:
+    """Return the biases of a layer's attention and MLP."""
+    if kind in ("gpt2", "gpt_neox", "phi", "opt"):
+        return query + 2 * kv + hidden + width + hidden
+    biases = 0
+    if kind == "qwen2" or text.get("attention_bias"):
+        biases += query + 2 * kv
+    if text.get("attention_bias") and kind not in ("qwen2", "qwen3"):
+        biases += hidden
+    if text.get("mlp_bias"):
+        biases += 2 * width + hidden
+    if kind == "starcoder2" and text.get("use_bias", True):
+        biases += query + 2 * kv + hidden + width + hidden
+    return biases
+
+
+def _is_tied(config: Mapping[str, Any], text: Mapping[str, Any], kind: str) -> bool:
+    """Return whether the head is the embedding. Without an entry the model type decides."""
+    for source in (text, config):
+        if source.get("tie_word_embeddings") is not None:
+            return bool(source["tie_word_embeddings"])
+    return kind in ("gpt2", "mpt", "starcoder2") or kind.startswith("gemma")
