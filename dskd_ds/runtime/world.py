@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 import threading
@@ -32,6 +33,7 @@ def open_world() -> None:
     Source: docs/deepspeed.md, "Communication on CPUs".
     """
     use_own_ninja()
+    use_own_build_folder()
     with _without_stale_locks(build_root()):
         deepspeed.init_distributed()
     if not torch.accelerator.is_available():
@@ -52,10 +54,26 @@ def use_own_ninja() -> None:
         os.environ["PATH"] = os.pathsep.join([ninja.BIN_DIR, path])
 
 
+def use_own_build_folder() -> None:
+    """Let torch compile DeepSpeed's op into `build_root`.
+
+    By default all environments of a user share one folder. The commands of the compiler name the
+    environment, so two that alternate (a clone beside the first installation) would compile the op
+    again in every launch: a minute each, and more than four on a busy machine.
+    """
+    os.environ["TORCH_EXTENSIONS_DIR"] = str(build_root())
+
+
 def build_root() -> Path:
-    """Return the folder in which torch keeps the ops that DeepSpeed lets it compile."""
-    root = os.environ.get("TORCH_EXTENSIONS_DIR") or cpp_extension.get_default_build_root()
-    return Path(root)
+    """Return the folder in which torch keeps the ops that DeepSpeed lets it compile.
+
+    It is TORCH_EXTENSIONS_DIR if that is set, else a folder of this environment in torch's cache.
+    """
+    given = os.environ.get("TORCH_EXTENSIONS_DIR")
+    if given:
+        return Path(given)
+    environment = hashlib.sha256(sys.prefix.encode()).hexdigest()[:12]
+    return Path(cpp_extension.get_default_build_root()) / f"dskd-{environment}"
 
 
 @contextmanager

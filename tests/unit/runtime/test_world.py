@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import threading
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ from dskd_ds.runtime.world import (
     _without_stale_locks,
     build_root,
     remove_stale_locks,
+    use_own_build_folder,
     use_own_ninja,
 )
 
@@ -71,18 +73,26 @@ def test_a_process_that_waits_for_a_dead_one_goes_on(tmp_path: Path) -> None:
     assert not waiting.is_alive()
 
 
-def test_the_folder_is_the_one_that_torch_uses(
+def test_torch_compiles_into_the_folder_of_this_environment(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.delenv("TORCH_EXTENSIONS_DIR", raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for given in (None, str(tmp_path / "mine")):
-        if given:
-            monkeypatch.setenv("TORCH_EXTENSIONS_DIR", given)
-        folder = Path(_get_build_directory("op", verbose=False))
-        lock = make_lock(folder, COMPILE_SECONDS + 1, is_compiled=False)
-        remove_stale_locks(build_root())
-        assert not lock.exists()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    roots = []
+    for prefix in ("/envs/first", "/envs/second", "/envs/first"):
+        monkeypatch.setenv("TORCH_EXTENSIONS_DIR", "")
+        monkeypatch.setattr(sys, "prefix", prefix)
+        use_own_build_folder()
+        assert Path(_get_build_directory("op", verbose=False)) == build_root() / "op"
+        roots.append(build_root())
+    first, second, again = roots
+    assert first == again != second
+    assert first.parent == tmp_path / "torch_extensions"
+
+
+def test_a_build_folder_of_the_user_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    use_own_build_folder()
+    assert Path(_get_build_directory("op", verbose=False)) == build_root() / "op" == tmp_path / "op"
 
 
 def test_torch_finds_the_ninja_of_this_environment(
