@@ -23,6 +23,7 @@ from dskd_ds.link import TeacherLink, Work, codec
 from dskd_ds.link.messages import Array, Hello, Reply
 from dskd_ds.models.frozen import FrozenModel, load_frozen
 from dskd_ds.models.named import RunModels
+from dskd_ds.models.reply_identity import reply_fingerprint
 from dskd_ds.runtime.arguments import add_overrides, exit_code_of, spec_of
 from dskd_ds.runtime.console import quiet_progress
 from dskd_ds.runtime.devices import use_threads
@@ -94,7 +95,7 @@ def serve(spec: RunSpec, store: ReplyStore) -> None:
             teacher = load_teacher()
             hello = Hello(
                 teacher="replay",
-                fingerprint=teacher.fingerprint + senses_name,
+                fingerprint=reply_fingerprint(spec, models, teacher.device.type) + senses_name,
                 vocab_size=teacher.vocab_size,
                 hidden_size=teacher.hidden_size,
             )

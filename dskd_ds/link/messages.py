@@ -48,7 +48,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from dskd_ds.spec.processes import MAX_CREDITS, HiddenFormat
 
-PROTOCOL = 6
+PROTOCOL = 7
 """Version of everything in this module; a peer with another version is refused."""
 
 MAX_FAILURE_CHARACTERS = 4000
@@ -113,6 +113,9 @@ class Wanted(Message):
     draw_temperature: Annotated[float, Field(gt=0)]
     draw_seed: Count
     hidden_format: HiddenFormat
+    by_block: bool = False
+    """Whether each row is a forward pass of its own, without the padding behind it. A position's
+    reply is then the same in any request that contains its row."""
     senses: SensesWanted | None = None
     """None if the student chooses senses itself, or trains without senses."""
 

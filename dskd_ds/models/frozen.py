@@ -27,7 +27,8 @@ class FrozenModel:
     """V: rows of the head that are used; for a teacher, those that the student has too."""
     hidden_size: int
     fingerprint: str
-    """What results depend on to the last bit: weights, dtype, kind of device, compiled or not."""
+    """Weights (by samples), dtype, kind of device, compiled or not. What replies depend on to the
+    last bit is in models/reply_identity.py."""
     device: torch.device
 
     @torch.inference_mode()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from dskd_ds.models.resolve import (
@@ -17,6 +18,7 @@ from dskd_ds.models.resolve import (
     resolve_model,
     tokenizer_fingerprint,
 )
+from dskd_ds.models.weights_digest import weights_digest
 from dskd_ds.spec import RunSpec
 from dskd_ds.spec.base import Dtype
 from dskd_ds.spec.models import StudentSpec, TeacherSpec
@@ -75,8 +77,14 @@ class NamedModel:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of the weights; equal for two copies of one model."""
+        """Quick digest of samples of the weights; equal for two copies of one model."""
         return model_fingerprint(self.path)
+
+    @cached_property
+    def weights_digest(self) -> str:
+        """Digest of every byte of the weights. A hub name's commit stands for its files."""
+        folder = Path(self.path)
+        return weights_digest(folder) if folder.is_dir() else self.fingerprint
 
     @property
     def vocab_size(self) -> int:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dskd_ds.spec.base import MAY_CHANGE, Dtype, NonNegativeInt, Part, PositiveInt
+from dskd_ds.spec.base import MAY_CHANGE, OTHER_ROUNDING, Dtype, NonNegativeInt, Part, PositiveInt
 
 
 class TeacherSpec(Part):
@@ -21,6 +21,11 @@ class TeacherSpec(Part):
     compile: Annotated[bool, MAY_CHANGE] = False
     """Compile the teacher's layers with `torch.compile`, which fuses what lies between the matrix
     products. It pays off in long runs, and needs g++ on a CPU."""
+
+    block_by_block: Annotated[bool, OTHER_ROUNDING] = False
+    """Let the teacher read each block, or unpacked row, in a forward pass of its own. What it says
+    of a block is then the same to the last bit in any batch and for any number of ranks. With
+    signal = "sampled" the draws for a block are then the same in every epoch."""
 
 
 class StudentSpec(Part):

@@ -54,6 +54,7 @@ class RequestBuilder:
             draw_temperature=spec.loss.temperature,
             draw_seed=spec.seed,  # `request` replaces it with the seed of the batch's epoch
             hidden_format=spec.link.hidden_format,
+            by_block=spec.teacher.block_by_block,
             senses=retriever.wanted if retriever is not None and teacher_chooses else None,
         )
 
@@ -69,8 +70,10 @@ class RequestBuilder:
             f"{part}_positions": where.astype(np.int32) for part, where in positions.items()
         }
         # A block comes again in the next epoch with the same content. With a seed per epoch, the
-        # teacher's draws for it differ.
-        draw_seed = epoch_seed(self._seed, batch.samples[0].epoch)
+        # teacher's draws for it differ. Replies by block are to be the same in every epoch.
+        draw_seed = self._seed
+        if not self._wanted.by_block:
+            draw_seed = epoch_seed(self._seed, batch.samples[0].epoch)
         return TeacherRequest(
             batch=batch,
             selection=selection,

@@ -1,4 +1,4 @@
-"""Answers a request: a forward pass, then the parts of the reply that the request names.
+"""Answers a request: forward passes, then the parts of the reply that the request names.
 
 The teacher never learns which kind of signal the run uses (signals/kind.py): a request names the
 positions of each part. Everything a reply depends on is in the request, so that any identical
@@ -23,6 +23,7 @@ from dskd_ds.signals.parts.chunks import concatenate
 from dskd_ds.signals.parts.draws import Draws, take_draws
 from dskd_ds.signals.parts.top_k import take_top_k
 from dskd_ds.signals.reply import ReplyParts, reply_arrays
+from dskd_ds.teacher.blocks import AskedAt, GroupRows, forward_blocks
 from dskd_ds.teacher.senses import selection_of
 
 LOGIT_ROWS = 128
@@ -80,7 +81,8 @@ def compute(
     wanted: Wanted,
     retriever: SenseRetriever | None = None,
 ) -> Computed:
-    """Do one forward pass of the request's shape and take the parts, all but the senses.
+    """Do one forward pass of the request's shape, or one per row, and take the parts, all but the
+    senses.
 
     retriever: for requests that want senses chosen. Raises ValueError if ids or positions are out
     of range, positions do not ascend, or the request wants senses that this teacher does not have.
@@ -92,15 +94,13 @@ def compute(
         sense_positions = torch.from_numpy(selection.positions)
     # Senses are chosen by the top k too, wherever the divergence gets its signal from.
     ranked_positions = torch.unique(torch.cat([asked.top_k, sense_positions]))
-    hidden = teacher.hidden_states(asked.input_ids, asked.position_ids).flatten(0, 1)
-    # For all positions at once, so that the size of chunks does not change what is drawn.
-    uniforms = torch.rand(
-        len(asked.draws),
-        wanted.num_draws,
-        dtype=torch.float64,
-        generator=_generator(arrays, wanted),
-    )
-    ranked, draws = _take(teacher, hidden, ranked_positions, asked.draws, uniforms, wanted)
+    if wanted.by_block:
+        hidden, ranked, draws = _forward_blocks(teacher, asked, ranked_positions, wanted)
+    else:
+        generator = _generator(arrays, wanted)
+        hidden, ranked, draws = _forward_together(
+            teacher, asked, ranked_positions, wanted, generator
+        )
     at_senses = torch.searchsorted(ranked_positions, sense_positions)
     top_k = ranked
     if len(ranked_positions) != len(asked.top_k):
@@ -146,6 +146,47 @@ def read_request(arrays: dict[str, Array], vocab_size: int) -> Asked:
         top_k=_positions(arrays, "top_k_positions", limit),
         draws=_positions(arrays, "draw_positions", limit),
         hidden=_positions(arrays, "hidden_positions", limit),
+    )
+
+
+def _forward_together(
+    teacher: FrozenModel,
+    asked: Asked,
+    ranked_positions: Tensor,
+    wanted: Wanted,
+    generator: torch.Generator,
+) -> tuple[Tensor, TopK, Draws]:
+    """Do one forward pass of all rows; return states [B * T, D], top k and draws where asked."""
+    hidden = teacher.hidden_states(asked.input_ids, asked.position_ids).flatten(0, 1)
+    # For all positions at once, so that the size of chunks does not change what is drawn.
+    shape = (len(asked.draws), wanted.num_draws)
+    uniforms = torch.rand(shape, dtype=torch.float64, generator=generator)
+    ranked, draws = _take(teacher, hidden, ranked_positions, asked.draws, uniforms, wanted)
+    return hidden, ranked, draws
+
+
+def _forward_blocks(
+    teacher: FrozenModel,
+    asked: Asked,
+    ranked_positions: Tensor,
+    wanted: Wanted,
+) -> tuple[Tensor, TopK, Draws]:
+    """Do a forward pass per row (teacher/blocks.py); return what `_forward_together` does."""
+    shape = asked.input_ids.shape
+    masks = (
+        torch.zeros(shape.numel(), dtype=torch.bool).index_fill_(0, positions, True).view(shape)
+        for positions in (ranked_positions, asked.draws, asked.hidden)
+    )
+    return forward_blocks(
+        teacher,
+        asked.input_ids,
+        asked.position_ids,
+        AskedAt(*masks),
+        wanted,
+        GroupRows(
+            logits=LOGIT_ROWS,
+            parts=CACHE_ROWS if teacher.device.type == "cpu" else LOGIT_ROWS,
+        ),
     )
 
 

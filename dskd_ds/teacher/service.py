@@ -15,6 +15,7 @@ from dskd_ds.link import TeacherSide, Work, open_teacher_side
 from dskd_ds.link.messages import Hello
 from dskd_ds.models.frozen import FrozenModel, load_frozen
 from dskd_ds.models.named import RunModels
+from dskd_ds.models.reply_identity import reply_fingerprint
 from dskd_ds.runtime.topology import Role
 from dskd_ds.senses.choose.open import open_on_teacher
 from dskd_ds.senses.choose.retrieve import SenseRetriever
@@ -40,7 +41,7 @@ def serve(spec: RunSpec, models: RunModels, replica: int, role: Role | None = No
         # than the first one's.
         hello = Hello(
             teacher=name,
-            fingerprint=teacher.fingerprint + senses_name,
+            fingerprint=reply_fingerprint(spec, models, teacher.device.type) + senses_name,
             vocab_size=teacher.vocab_size,
             hidden_size=teacher.hidden_size,
         )

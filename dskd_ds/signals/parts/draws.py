@@ -30,6 +30,16 @@ class Draws:
     log_probs: Tensor
     """[N] float32: mean of the drawn tokens' log-probabilities, over the draws of each position."""
 
+    def rows(self, mask: Tensor) -> Draws:
+        """Return the draws at some of the positions. mask: [N] bool."""
+        is_entry_kept = torch.repeat_interleave(mask, self.lengths)
+        return Draws(
+            lengths=self.lengths[mask],
+            ids=self.ids[is_entry_kept],
+            counts=self.counts[is_entry_kept],
+            log_probs=self.log_probs[mask],
+        )
+
     def sampled(self) -> Sampled:
         """Return the draws as rows of equal width, with each token's share of the draws."""
         width = int(self.lengths.max()) if len(self.lengths) else 0
