@@ -12,6 +12,7 @@ from dskd_ds.models.head import HeadForm, check_own_logits
 from dskd_ds.models.layers import compile_layers
 from dskd_ds.models.named import NamedModel
 from dskd_ds.runtime.devices import local_device, resolve_dtype
+from dskd_ds.spec.models import HEAD_CHUNK_ROWS
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class FrozenModel:
     """Weights (by samples), dtype, kind of device, compiled or not. What replies depend on to the
     last bit is in models/reply_identity.py."""
     device: torch.device
+    head_chunk_rows: int = HEAD_CHUNK_ROWS
+    """Positions whose logits exist at a time when requests are answered."""
 
     @torch.inference_mode()
     def hidden_states(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
@@ -111,4 +114,5 @@ def load_frozen(
         hidden_size=model.config.get_text_config().hidden_size,
         fingerprint=fingerprint,
         device=device,
+        head_chunk_rows=named.head_chunk_rows,
     )

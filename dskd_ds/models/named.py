@@ -21,7 +21,7 @@ from dskd_ds.models.resolve import (
 from dskd_ds.models.weights_digest import weights_digest
 from dskd_ds.spec import RunSpec
 from dskd_ds.spec.base import Dtype
-from dskd_ds.spec.models import StudentSpec, TeacherSpec
+from dskd_ds.spec.models import HEAD_CHUNK_ROWS, StudentSpec, TeacherSpec
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,18 @@ class NamedModel:
     """Number format of its weights and forward pass."""
     compiled: bool = False
     """Whether its layers are compiled with `torch.compile`."""
+    head_chunk_rows: int = HEAD_CHUNK_ROWS
+    """Positions whose logits exist at a time when it answers requests."""
 
     @staticmethod
     def of_teacher(spec: TeacherSpec) -> NamedModel:
         """Return the model of a [teacher] section."""
-        return NamedModel(spec.model, dtype=spec.dtype, compiled=spec.compile)
+        return NamedModel(
+            spec.model,
+            dtype=spec.dtype,
+            compiled=spec.compile,
+            head_chunk_rows=spec.head_chunk_rows,
+        )
 
     @staticmethod
     def of_student(name: str, spec: StudentSpec) -> NamedModel:

@@ -31,6 +31,8 @@ def reply_fingerprint(spec: RunSpec, models: RunModels, device_type: str | None 
         device_type,
         attention_kernel(models.teacher),
         str(models.shared_vocab_size),
+        # The number of rows of a matrix product decides how it rounds.
+        f"rows{spec.teacher.head_chunk_rows}",
     ]
     if spec.teacher.compile:
         facts.append("compiled")  # compiled layers round differently

@@ -6,7 +6,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dskd_ds.spec.base import MAY_CHANGE, OTHER_ROUNDING, Dtype, NonNegativeInt, Part, PositiveInt
+from dskd_ds.spec.base import (
+    MAY_CHANGE,
+    OTHER_ROUNDING,
+    Dtype,
+    NonNegativeInt,
+    Part,
+    PositiveInt,
+)
+
+HEAD_CHUNK_ROWS = 128
+"""Rows of logits that a frozen model forms at a time, if a spec does not say otherwise."""
 
 
 class TeacherSpec(Part):
@@ -21,6 +31,11 @@ class TeacherSpec(Part):
     compile: Annotated[bool, MAY_CHANGE] = False
     """Compile the teacher's layers with `torch.compile`, which fuses what lies between the matrix
     products. It pays off in long runs, and needs g++ on a CPU."""
+    head_chunk_rows: Annotated[PositiveInt, OTHER_ROUNDING] = HEAD_CHUNK_ROWS
+    """Number of positions whose logits the teacher holds at a time; top k and draws are taken chunk
+    by chunk. A chunk takes about 16 bytes per token of the vocabulary and position (260 MB for 128
+    positions of Llama 3). All teachers of a run must have the same value, because the size of a
+    matrix product decides how it rounds."""
 
     block_by_block: Annotated[bool, OTHER_ROUNDING] = False
     """Let the teacher read each block, or unpacked row, in a forward pass of its own. What it says

@@ -24,10 +24,9 @@ from dskd_ds.signals.parts.draws import Draws, take_draws
 from dskd_ds.signals.parts.top_k import take_top_k
 from dskd_ds.signals.reply import ReplyParts, reply_arrays
 from dskd_ds.teacher.blocks import AskedAt, GroupRows, forward_blocks
+from dskd_ds.teacher.out_of_memory import explained_logits, explained_states
 from dskd_ds.teacher.senses import selection_of
 
-LOGIT_ROWS = 128
-"""Positions whose logits exist at a time (draws need three more arrays of that size)."""
 CACHE_ROWS = 16
 """Rows that parts are taken from at a time on a CPU. At 49,152 tokens one thread took 0.18 ms per
 position for 50 draws and 0.22 for the top 64, against 0.85 and 0.33 from 128 rows, which do not fit
@@ -157,7 +156,7 @@ def _forward_together(
     generator: torch.Generator,
 ) -> tuple[Tensor, TopK, Draws]:
     """Do one forward pass of all rows; return states [B * T, D], top k and draws where asked."""
-    hidden = teacher.hidden_states(asked.input_ids, asked.position_ids).flatten(0, 1)
+    hidden = explained_states(teacher, asked.input_ids, asked.position_ids).flatten(0, 1)
     # For all positions at once, so that the size of chunks does not change what is drawn.
     shape = (len(asked.draws), wanted.num_draws)
     uniforms = torch.rand(shape, dtype=torch.float64, generator=generator)
@@ -184,8 +183,8 @@ def _forward_blocks(
         AskedAt(*masks),
         wanted,
         GroupRows(
-            logits=LOGIT_ROWS,
-            parts=CACHE_ROWS if teacher.device.type == "cpu" else LOGIT_ROWS,
+            logits=teacher.head_chunk_rows,
+            parts=CACHE_ROWS if teacher.device.type == "cpu" else teacher.head_chunk_rows,
         ),
     )
 
@@ -206,15 +205,16 @@ def _take(
     draws: list[Draws] = []
     # Both parts are taken from the same logits, so a position that is in both is computed once.
     positions = torch.unique(torch.cat([ranked_positions, draw_positions]))
-    for chunk in positions.split(LOGIT_ROWS):
-        logits = teacher.logits(hidden[chunk.to(hidden.device)])
-        num_rows = CACHE_ROWS if logits.device.type == "cpu" else LOGIT_ROWS
-        for rows, some in zip(chunk.split(num_rows), logits.split(num_rows), strict=True):
-            ranked = _rows_where(some, torch.isin(rows, ranked_positions))
-            top_k.append(take_top_k(ranked, wanted.top_k, wanted.temperatures))
-            drawn = _rows_where(some, torch.isin(rows, draw_positions))
-            row_uniforms = uniforms[torch.isin(draw_positions, rows)]
-            draws.append(take_draws(drawn, wanted.draw_temperature, row_uniforms))
+    for chunk in positions.split(teacher.head_chunk_rows):
+        with explained_logits(len(chunk)):
+            logits = teacher.logits(hidden[chunk.to(hidden.device)])
+            num_rows = CACHE_ROWS if logits.device.type == "cpu" else len(chunk)
+            for rows, some in zip(chunk.split(num_rows), logits.split(num_rows), strict=True):
+                ranked = _rows_where(some, torch.isin(rows, ranked_positions))
+                top_k.append(take_top_k(ranked, wanted.top_k, wanted.temperatures))
+                drawn = _rows_where(some, torch.isin(rows, draw_positions))
+                row_uniforms = uniforms[torch.isin(draw_positions, rows)]
+                draws.append(take_draws(drawn, wanted.draw_temperature, row_uniforms))
     return concatenate(top_k), concatenate(draws)
 
 

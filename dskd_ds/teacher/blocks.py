@@ -22,6 +22,7 @@ from dskd_ds.signals.block_rows import unpadded_length
 from dskd_ds.signals.parts.chunks import concatenate
 from dskd_ds.signals.parts.draws import Draws, take_draws
 from dskd_ds.signals.parts.top_k import take_top_k
+from dskd_ds.teacher.out_of_memory import explained_logits, explained_states
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def forward_blocks(
     draws: list[Draws] = []
     for row in range(num_rows):
         block = _block(input_ids[row], position_ids[row], asked, row)
-        of_block = teacher.hidden_states(block.input_ids[None], block.position_ids[None])[0]
+        of_block = explained_states(teacher, block.input_ids[None], block.position_ids[None])[0]
         states[row, : len(of_block)] = of_block
         for ranked, drawn in _take(teacher, block, of_block, wanted, group_rows):
             top_k.append(ranked)
@@ -118,16 +119,18 @@ def _take(
         rows = slice(start, start + group_rows.logits)
         if not bool(is_asked[rows].any()):
             continue
-        logits = teacher.logits(states[rows])
-        for begin in range(0, len(logits), group_rows.parts):
-            group = slice(start + begin, min(start + begin + group_rows.parts, start + len(logits)))
-            if not bool(is_asked[group].any()):
-                continue
-            some = logits[begin : begin + group_rows.parts]
-            yield (
-                _ranked_rows(some, block.is_ranked[group], wanted),
-                _drawn_rows(some, block.is_drawn[group], uniforms[group], wanted),
-            )
+        with explained_logits(len(states[rows])):
+            logits = teacher.logits(states[rows])
+            for begin in range(0, len(logits), group_rows.parts):
+                end = min(begin + group_rows.parts, len(logits))
+                group = slice(start + begin, start + end)
+                if not bool(is_asked[group].any()):
+                    continue
+                some = logits[begin:end]
+                yield (
+                    _ranked_rows(some, block.is_ranked[group], wanted),
+                    _drawn_rows(some, block.is_drawn[group], uniforms[group], wanted),
+                )
 
 
 def _ranked_rows(logits: Tensor, is_asked: Tensor, wanted: Wanted) -> TopK:

@@ -22,6 +22,7 @@ from dskd_ds.senses.choose.retrieve import SenseRetriever
 from dskd_ds.spec import RunSpec
 from dskd_ds.teacher.answer import Computed, compute, finish
 from dskd_ds.teacher.health import WatchedLink, note_loading
+from dskd_ds.teacher.out_of_memory import TeacherMemoryError, release_memory
 
 
 def serve(spec: RunSpec, models: RunModels, replica: int, role: Role | None = None) -> None:
@@ -109,9 +110,14 @@ def _compute_or_fail(
     """Compute; report any error to the student, which may ask another teacher."""
     try:
         return compute(teacher, work.arrays, work.request.wanted, retriever)
+    except TeacherMemoryError as error:
+        link.fail(work, str(error))
     except Exception as error:
         link.fail(work, f"{type(error).__name__}: {error}")
         return None
+    # Outside of the handler: there the error still holds the failed request's tensors.
+    release_memory()
+    return None
 
 
 def _finish_or_fail(
