@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any, get_args
 
+from dskd_ds.commands import questions
 from dskd_ds.data.continue_options import add_options, argv_of, recipe_of
 from dskd_ds.data.epoch_files import check_output
 from dskd_ds.data.recipes.question_sets import SETS
@@ -21,7 +22,8 @@ from dskd_ds.spec.recipe import RecipeSpec
 
 DATA_TEXT = """\
 Make files of conversations to train on, in the way of the paper: `paper` writes few-shot chats
-from question sets, and `continue` lets the teacher write the last answer of each."""
+from question sets, and `continue` lets the teacher write the last answer of each. `questions`
+splits other question sets into training conversations and a test."""
 
 PAPER_TEXT = """\
 Write the paper's mixture as chats: a quarter of CSQA, PIQA, ARC-Challenge and MMLU with 5 shots, 30
@@ -54,6 +56,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     data = group.add_subparsers(required=True, metavar="COMMAND")
     _add_paper(data)
     _add_continue(data)
+    questions.add_command(data)
 
 
 def _add_paper(data: Commands[argparse.ArgumentParser]) -> None:

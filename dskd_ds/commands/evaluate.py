@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from dskd_ds.evaluation.result import Score
     from dskd_ds.models.named import NamedModel, RunModels
 
+TEACHER, BEFORE, AFTER = "teacher", "before", "after"
+"""Names of a run's teacher, untrained student and trained student in scores."""
 TEXT = """\
 Measure the teacher and the student, before and after training, on text that was kept out of
 training ([data] heldout, or heldout_fraction of the documents): perplexity, and the KL of the
@@ -58,8 +60,9 @@ def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
         action="append",
         default=[],
         metavar="NAME=PATH",
-        help="model to evaluate besides the teacher; may be given several times"
-        " (default: before=the untrained student, after=the trained one)",
+        help="model to evaluate; may be given several times. With a spec, the names alone mean the"
+        " run's own models: before (the untrained student) and after (the trained one; default:"
+        " both), and for --tasks teacher (default: it too)",
     )
     _add_task_options(command)
     command.set_defaults(command=run)
@@ -87,6 +90,26 @@ def _add_task_options(command: argparse.ArgumentParser) -> None:
         default=8,
         metavar="N",
         help="questions per forward pass (default 8); another number changes scores by rounding",
+    )
+    tasks.add_argument(
+        "--max-prompt-tokens",
+        type=at_least(1),
+        metavar="N",
+        help="drop shots until a prompt has at most N tokens; leave out a question that is longer"
+        " without shots",
+    )
+    tasks.add_argument(
+        "--max-shots",
+        type=at_least(0),
+        metavar="N",
+        help="most shots before a question (default: 5; SQuAD 2.0 1, LogiQA 2)",
+    )
+    tasks.add_argument(
+        "--scoring",
+        choices=("all", "label"),
+        default="all",
+        help="label: only the labels' log-probabilities, in one forward pass per question;"
+        " all (default): the model's own answer too",
     )
     tasks.add_argument(
         "--output",
@@ -117,29 +140,44 @@ def _run_tasks(args: argparse.Namespace) -> int:
     quiet_progress()
     names = tuple(name.strip() for name in args.tasks.split(",") if name.strip())
     options = TaskOptions(
-        names=names, data_dir=args.data_dir, limit=args.limit, batch_size=args.batch_size
+        names=names,
+        data_dir=args.data_dir,
+        limit=args.limit,
+        batch_size=args.batch_size,
+        max_prompt_tokens=args.max_prompt_tokens,
+        max_shots=args.max_shots,
+        is_label_only=args.scoring == "label",
     )
     if args.spec is None:
         paths = _named_paths(args.model)
         if not paths:
             raise InputError("dskd eval --tasks: name a spec, or --model NAME=PATH.")
         models = {name: NamedModel(path, key="--model") for name, path in paths.items()}
-        return evaluate_tasks(args.output or "evaluated", models, options, RecipeSpec())
+        first = next(iter(models.values()))
+        output = args.output or "evaluated"
+        return evaluate_tasks(output, models, options, RecipeSpec(), prompt_model=first)
     if args.output is not None:
         raise InputError(
             f"--output {args.output}: with a spec, scores are stored in its run_dir.\n"
             "  leave --output out, or evaluate without a spec: --model NAME=PATH."
         )
     spec = load_spec(args.spec, args.set)
-    of_run, students = _models_of(spec, args.spec, args.model)
-    models = {"teacher": of_run.teacher, **students}
-    return evaluate_tasks(spec.run_dir, models, options, spec.recipe or RecipeSpec())
+    of_run, models = _models_of(spec, args.spec, args.model)
+    if not args.model or TEACHER in args.model:
+        models = {TEACHER: of_run.teacher, **models}
+    return evaluate_tasks(
+        spec.run_dir,
+        models,
+        options,
+        spec.recipe or RecipeSpec(),
+        prompt_model=of_run.teacher,
+    )
 
 
 def evaluate(spec_file: str, overrides: Sequence[str], models: Sequence[str] = ()) -> int:
     """Evaluate, print a table and store the numbers for the report; returns the exit code.
 
-    models: `NAME=PATH` each, to evaluate instead of the student before and after training.
+    models: what `--model` names, to evaluate instead of the student before and after training.
     Raises InputError if there is no such model, or nothing was trained.
     """
     from dskd_ds.evaluation.heldout import score_heldout
@@ -163,22 +201,27 @@ def _models_of(
 ) -> tuple[RunModels, dict[str, NamedModel]]:
     """Return a run's models, and the students to evaluate by name.
 
-    models: `NAME=PATH` each. Raises InputError if there is no such model, or nothing was trained.
+    models: `NAME=PATH`, or `before` or `after`; none: both of these. The name `teacher` adds no
+    student. Raises InputError if there is no such model, or nothing was trained.
     """
     from dskd_ds.models.named import NamedModel, RunModels
     from dskd_ds.student import export
     from dskd_ds.student.depth import student_init
 
-    trained = Path(spec.run_dir) / export.FOLDER
-    if not models and not trained.is_dir():
-        raise InputError(
-            f"{trained}: there is no trained student yet.\n"
-            f"  train first (dskd train {spec_file}), or give --model NAME=PATH."
-        )
-    paths = _named_paths(models)
     of_run = RunModels.of(spec)
-    if not paths:
-        paths = {"before": student_init(spec, of_run).path, "after": str(trained)}
+    wanted = models or (BEFORE, AFTER)
+    paths: dict[str, str] = {}
+    if AFTER in wanted:
+        trained = Path(spec.run_dir) / export.FOLDER
+        if not trained.is_dir():
+            raise InputError(
+                f"{trained}: there is no trained student yet.\n"
+                f"  train first (dskd train {spec_file}), or give --model NAME=PATH."
+            )
+        paths[AFTER] = str(trained)
+    if BEFORE in wanted:
+        paths = {BEFORE: student_init(spec, of_run).path, **paths}
+    paths |= _named_paths([item for item in wanted if item not in (TEACHER, BEFORE, AFTER)])
     students = {
         name: NamedModel(path, key="--model", dtype=spec.student.dtype)
         for name, path in paths.items()

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dskd_ds.errors import InputError
 from dskd_ds.evaluation.metrics import METRICS
 from dskd_ds.evaluation.result import write_task_scores
-from dskd_ds.evaluation.tasks.catalogue import tasks_named
-from dskd_ds.evaluation.tasks.documents import write_documents
+from dskd_ds.evaluation.tasks.catalogue import EvalTask, tasks_named
+from dskd_ds.evaluation.tasks.documents import fit_prompt, write_documents
 from dskd_ds.evaluation.tasks.harness import check_harness, score_tasks
-from dskd_ds.evaluation.tasks.questions import read_task
+from dskd_ds.evaluation.tasks.questions import AskedQuestion, read_task
 from dskd_ds.models.named import NamedModel
 from dskd_ds.spec.recipe import RecipeSpec
 
@@ -28,6 +29,12 @@ class TaskOptions:
     data_dir: str | None = None
     limit: int | None = None
     batch_size: int = 8
+    max_prompt_tokens: int | None = None
+    """Longest prompt; shots are dropped until it fits. None: any length."""
+    max_shots: int | None = None
+    """Most shots before a question. None: the task's own number."""
+    is_label_only: bool = False
+    """Whether the model's own answers are not asked for."""
     seed: int = 0
     """Of the draw of shots."""
 
@@ -37,28 +44,55 @@ def evaluate_tasks(
     models: dict[str, NamedModel],
     options: TaskOptions,
     recipe: RecipeSpec,
+    prompt_model: NamedModel,
 ) -> int:
     """Ask every model the questions, store the scores below `output`, and print a table.
 
+    prompt_model: its tokenizer makes the prompts of all models, so that their scores can be paired.
     Returns the exit code. Raises InputError if a task or its data is unknown, or if the harness is
     not installed.
     """
     tasks = tasks_named(options.names)
+    if options.max_shots is not None:
+        tasks = [replace(task, num_shots=min(task.num_shots, options.max_shots)) for task in tasks]
     check_harness()
     folder = Path(output) / HARNESS_FOLDER
-    # One tokenizer's prompts for all models, so that their scores can be paired.
-    tokenizer = next(iter(models.values())).tokenizer
+    tokenizer = prompt_model.tokenizer
     for task in tasks:
         asked = read_task(task, options.data_dir, options.limit, options.seed)
+        if options.max_prompt_tokens is not None:
+            asked = _fitting(task, asked, tokenizer, recipe, options.max_prompt_tokens)
         print(f"{task.name}: {task.title}, {len(asked)} questions", flush=True)
-        write_documents(folder, task, asked, tokenizer, recipe)
+        write_documents(folder, task, asked, tokenizer, recipe, options.is_label_only)
     for name, model in models.items():
         print(f"asking the {name}: {model.name}", flush=True)
-        items = score_tasks(model, name, tasks, folder, options.batch_size, options.seed)
+        items = score_tasks(
+            model, name, tasks, folder=folder, batch_size=options.batch_size, seed=options.seed
+        )
         content = write_task_scores(output, items)
     print_task_scores({task.name: content[task.name] for task in tasks}, list(models))
     print(f"stored in {Path(output) / 'evaluation'}; prompts and harness files in {folder}")
     return 0
+
+
+def _fitting(
+    task: EvalTask, asked: list[AskedQuestion], tokenizer: Any, recipe: RecipeSpec, max_tokens: int
+) -> list[AskedQuestion]:
+    """Return the questions with as many of their shots as fit into `max_tokens` tokens.
+
+    Prints how many were shortened or left out. Raises InputError if none fits.
+    """
+    fitted = [fit_prompt(task, question, tokenizer, recipe, max_tokens) for question in asked]
+    kept = [question for question in fitted if question is not None]
+    if not kept:
+        raise InputError(
+            f"--max-prompt-tokens {max_tokens}: no question of {task.name} fits.\n"
+            "  raise it, or leave it out."
+        )
+    shots = sum(len(question.shots) for question in kept) / len(kept)
+    num_lost = len(asked) - len(kept)
+    print(f"{task.name}: {shots:.2f} shots on average, {num_lost} questions too long, left out")
+    return kept
 
 
 def print_task_scores(content: dict[str, Any], models: Sequence[str]) -> None:

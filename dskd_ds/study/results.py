@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,11 @@ class Result:
     seconds: dict[str, float]
     """Stage -> time it took, in seconds; of the last call, if a stage was resumed."""
     scores: dict[str, Any]
-    """What `dskd eval` measured of the trained student."""
+    """What `dskd eval` measured of the trained student; of baselines, by the model's name."""
     last_record: dict[str, float]
     """The last line of metrics.jsonl."""
+    tasks: dict[str, Any] = field(default_factory=dict)
+    """Task -> metric -> mean and standard error; of baselines, by the model's name."""
 
 
 def result_path(folder: Path, run: Run) -> Path:

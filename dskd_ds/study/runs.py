@@ -18,7 +18,7 @@ from dskd_ds.senses.choose.retrieve import DECIDING
 from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.spec.load import spec_toml
 from dskd_ds.student.depth import ORIGIN_SETTINGS
-from dskd_ds.study.spec import Settings, StudySpec, all_arms, override
+from dskd_ds.study.spec import BASELINE, Settings, StudySpec, all_arms, override, seeds_of_arm
 
 SHARED_BUILD_SECTIONS = ("teacher", "data")
 """Sections of a spec that a dictionary depends on, besides fields of [senses]."""
@@ -36,6 +36,8 @@ class Run:
     overrides: tuple[str, ...]
     """`--set` arguments for the base spec; they name the run directory too."""
     spec: RunSpec
+    is_baseline: bool = False
+    """Whether this stands for the teacher and the untrained student, which are only measured."""
 
     @property
     def name(self) -> str:
@@ -65,11 +67,24 @@ def study_runs(study: StudySpec) -> list[Run]:
     So a study that is stopped early has each arm. Raises InputError if an arm is not a valid spec.
     """
     base, arms = base_spec(study), all_arms(study)
+    seeds_by_arm = {arm: seeds_of_arm(study, arm) for arm in arms}
+    all_seeds = dict.fromkeys(seed for seeds in seeds_by_arm.values() for seed in seeds)
     return [
         _run(study, base, arm, settings, seed)
-        for seed in study.seeds
+        for seed in all_seeds
         for arm, settings in arms.items()
+        if seed in seeds_by_arm[arm]
     ]
+
+
+def baseline_run(study: StudySpec) -> Run:
+    """Return what stands for the teacher and the untrained student: the base spec, not trained."""
+    run_dir = Path(study.folder) / BASELINE
+    chosen = [
+        override(key, value) for key, value in (study.settings | {"run_dir": str(run_dir)}).items()
+    ]
+    spec = load_spec(study.base, chosen)
+    return Run(BASELINE, spec.seed, tuple(chosen), spec, is_baseline=True)
 
 
 def base_spec(study: StudySpec) -> RunSpec:
@@ -107,6 +122,6 @@ def first_of_each_dictionary(runs: Sequence[Run]) -> list[Run]:
     """Return one run for each dictionary that the study needs."""
     firsts: dict[str, Run] = {}
     for run in runs:
-        if run.spec.uses_senses:
+        if run.spec.uses_senses and not run.is_baseline:
             firsts.setdefault(run.spec.senses.dictionary, run)
     return list(firsts.values())

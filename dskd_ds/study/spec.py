@@ -6,13 +6,13 @@ import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tomli_w
 from pydantic import Field, ValidationError, model_validator
 
 from dskd_ds.errors import InputError
-from dskd_ds.spec.base import Fraction, Part
+from dskd_ds.spec.base import Fraction, NonNegativeInt, Part, PositiveInt
 from dskd_ds.spec.explain import explain
 from dskd_ds.spec.load import expand, read_toml
 from dskd_ds.spec.problems import Problem, ProblemsError
@@ -23,8 +23,46 @@ Value = bool | int | float | str | list[Any]
 Settings = dict[str, Value]
 """`section.key` -> value."""
 ARM_NAME = re.compile(r"[A-Za-z0-9._=,+-]+")
+BASELINE = "baseline"
+"""Name of the folder and result of the teacher and the untrained student."""
 OWN_KEYS = ("run_dir", "name", "seed")
 """Keys of a run spec that a study sets for each run."""
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=1 << 32)], ...], Field(min_length=1)]
+
+
+class PrepareSpec(Part):
+    """A `dskd` command that makes files which all runs need."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    """Name of the stage, in messages and of its log."""
+    command: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Arguments after `dskd`. `{base}` in them stands for the base spec, `{folder}` for the study's
+    folder."""
+    makes: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Files that exist once the command is done; it is not called again then. `{folder}` in them
+    stands for the study's folder."""
+
+
+class TasksSpec(Part):
+    """Question-answering tasks that every run is measured on, besides held-out text."""
+
+    names: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Tasks of `dskd eval --tasks`."""
+    data_dir: str | None = None
+    """Folder with a file per task, as of `dskd eval --data-dir`; without it the hub is read.
+    `{folder}` in it stands for the study's folder."""
+    limit: PositiveInt | None = None
+    """Number of questions of each task, the first by id; without it, all."""
+    max_prompt_tokens: PositiveInt | None = None
+    """Longest prompt in tokens: shots are dropped until it fits, and a question that is longer
+    without any shot is left out."""
+    max_shots: NonNegativeInt | None = None
+    """Most shots before a question; without it, the task's own number."""
+    scoring: Literal["all", "label"] = "all"
+    """`label`: only the labels' log-probabilities, which need one forward pass per question.
+    `all`: the model's own answer too."""
+    batch_size: PositiveInt = 8
+    """Questions per forward pass."""
 
 
 class StudySpec(Part):
@@ -37,8 +75,16 @@ class StudySpec(Part):
     ships."""
     folder: str
     """Folder for everything that the study writes."""
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=1 << 32)], ...], Field(min_length=1)]
+    seeds: Seeds
     """Seeds of each arm. A verdict about settings needs at least 2."""
+    seeds_of: dict[str, Seeds] = Field(default={})
+    """Name of an arm -> its seeds, if they are not `seeds`."""
+    prepare: tuple[PrepareSpec, ...] = ()
+    """Commands that make what the runs need, in this order; one section [[prepare]] each."""
+    tasks: TasksSpec | None = None
+    """Question-answering tasks that every run is measured on."""
+    baselines: bool = False
+    """Measure the teacher and the untrained student too."""
     settings: Settings = Field(default={})
     """Settings of the base spec to override in all arms."""
     arms: dict[str, Settings] = Field(default={})
@@ -50,7 +96,8 @@ class StudySpec(Part):
     select: str = "kl"
     """Metric by which the best arm is chosen: `kl` or `cross_entropy`."""
     dev_share: Fraction = 0.5
-    """Share of the held-out documents that the best arm is chosen on. The rest is its test."""
+    """Share of the held-out documents that the best arm is chosen on. The rest is its test. 0: no
+    arm is chosen, and all documents are reported."""
 
     @model_validator(mode="after")
     def _is_usable(self) -> StudySpec:
@@ -67,6 +114,12 @@ def _problems(study: StudySpec) -> Iterator[Problem]:
     arms = all_arms(study)
     if not arms:
         yield Problem("arms", None, "there is none", "give [arms.NAME] sections or a [grid]")
+    for name in study.seeds_of.keys() - arms.keys():
+        known = ", ".join(arms)
+        yield Problem(f"seeds_of.{name}", name, "there is no such arm", f"arms: {known}")
+    for name, seeds in study.seeds_of.items():
+        if len(set(seeds)) < len(seeds):
+            yield Problem(f"seeds_of.{name}", seeds, "a seed is given twice", "give each seed once")
     if study.reference is not None and study.reference not in arms:
         known = ", ".join(arms)
         yield Problem("reference", study.reference, "there is no such arm", f"arms: {known}")
@@ -78,6 +131,9 @@ def _problems(study: StudySpec) -> Iterator[Problem]:
                 "an arm's name is part of file names",
                 "use letters, digits and . _ = , + - only",
             )
+        if study.baselines and name == BASELINE:
+            reason = "with baselines = true, it names the teacher and the untrained student"
+            yield Problem(f"arms.{name}", name, reason, "give it another name")
         for key in OWN_KEYS:
             if key in study.settings | settings:
                 value = (study.settings | settings)[key]
@@ -99,6 +155,16 @@ def _grid_name(settings: Settings) -> str:
     """Return a name such as `pull=0.5,push=1`."""
     parts = (f"{key.rpartition('.')[2]}={value}" for key, value in settings.items())
     return re.sub(r"[^A-Za-z0-9._=,+-]", "_", ",".join(parts))
+
+
+def seeds_of_arm(study: StudySpec, arm: str) -> tuple[int, ...]:
+    """Return the seeds of an arm."""
+    return study.seeds_of.get(arm, study.seeds)
+
+
+def filled(text: str, study: StudySpec) -> str:
+    """Return a text of the study with `{folder}` and `{base}` filled in."""
+    return text.replace("{folder}", study.folder).replace("{base}", study.base)
 
 
 def reference_arm(study: StudySpec) -> str:

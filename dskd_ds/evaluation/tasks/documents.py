@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,20 @@ MMLU_SYSTEM = (
 student")."""
 
 
-def scorings_of(task: EvalTask) -> tuple[str, ...]:
-    """Return how a task is scored: names of the YAML templates."""
-    return ("label", "exact") if task.has_choices else ("f1",)
+def scorings_of(task: EvalTask, is_label_only: bool = False) -> tuple[str, ...]:
+    """Return how a task is scored: names of the YAML templates.
+
+    is_label_only: without the model's own answers. A task without choices has nothing else.
+    """
+    if not task.has_choices:
+        return ("f1",)
+    return ("label",) if is_label_only else ("label", "exact")
+
+
+def written_scorings(task: EvalTask, folder: Path) -> list[str]:
+    """Return the scorings of a task that `write_documents` wrote into a folder."""
+    found = scorings_of(task)
+    return [scoring for scoring in found if (folder / f"{task.name}_{scoring}.yaml").is_file()]
 
 
 def write_documents(
@@ -41,10 +53,12 @@ def write_documents(
     asked: Sequence[AskedQuestion],
     tokenizer: Any,
     recipe: RecipeSpec,
+    is_label_only: bool = False,
 ) -> list[str]:
     """Write the prompts and YAML files of a task; returns the names of its harness tasks.
 
     recipe: its system_turn, temperature and top_p are used; the style is always `paper`.
+    is_label_only: no files for the model's own answers; those of an earlier call are removed.
     Raises InputError if the tokenizer has no chat template.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -56,10 +70,30 @@ def write_documents(
     documents = folder / f"{task.name}.jsonl"
     write_text(documents, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     names: list[str] = []
+    wanted = scorings_of(task, is_label_only)
     for scoring in scorings_of(task):
-        names.append(f"{task.name}_{scoring}")
-        write_text(folder / f"{names[-1]}.yaml", _yaml(task, scoring, documents, recipe))
+        path = folder / f"{task.name}_{scoring}.yaml"
+        if scoring not in wanted:
+            path.unlink(missing_ok=True)
+            continue
+        names.append(path.stem)
+        write_text(path, _yaml(task, scoring, documents, recipe))
     return names
+
+
+def fit_prompt(
+    task: EvalTask, asked: AskedQuestion, tokenizer: Any, recipe: RecipeSpec, max_tokens: int
+) -> AskedQuestion | None:
+    """Return the question with as many of its shots as fit into `max_tokens`; None if none does.
+
+    Shots are dropped from the front.
+    """
+    for num_dropped in range(len(asked.shots) + 1):
+        shorter = replace(asked, shots=asked.shots[num_dropped:])
+        text = render_prompt(task, shorter, tokenizer, recipe)
+        if len(tokenizer(text, add_special_tokens=False)["input_ids"]) <= max_tokens:
+            return shorter
+    return None
 
 
 def _yaml(task: EvalTask, scoring: str, documents: Path, recipe: RecipeSpec) -> str:

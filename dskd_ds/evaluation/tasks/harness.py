@@ -11,7 +11,7 @@ import numpy as np
 from dskd_ds.errors import InputError
 from dskd_ds.evaluation.items import ItemScores, digest_of
 from dskd_ds.evaluation.tasks.catalogue import EvalTask
-from dskd_ds.evaluation.tasks.documents import scorings_of
+from dskd_ds.evaluation.tasks.documents import written_scorings
 from dskd_ds.models.named import NamedModel
 from dskd_ds.runtime.devices import local_device, resolve_dtype
 
@@ -47,7 +47,7 @@ def score_tasks(
     name: of the model, in the results. folder: where `write_documents` has written the tasks.
     """
     results = run_harness(model, tasks, folder, batch_size, seed)
-    return [_item_scores(task, name, results) for task in tasks]
+    return [_item_scores(task, name, written_scorings(task, folder), results) for task in tasks]
 
 
 def run_harness(
@@ -65,7 +65,9 @@ def run_harness(
         batch_size=batch_size,
         trust_remote_code=False,
     )
-    names = [f"{task.name}_{scoring}" for task in tasks for scoring in scorings_of(task)]
+    names = [
+        f"{task.name}_{scoring}" for task in tasks for scoring in written_scorings(task, folder)
+    ]
     results = simple_evaluate(
         model=harness_model,
         tasks=names,
@@ -83,11 +85,14 @@ def run_harness(
 
 
 def _item_scores(
-    task: EvalTask, model: str, results: dict[str, list[dict[str, Any]]]
+    task: EvalTask,
+    model: str,
+    scorings: Sequence[str],
+    results: dict[str, list[dict[str, Any]]],
 ) -> ItemScores:
     values: dict[str, Any] = {}
     documents: list[dict[str, Any]] = []
-    for scoring in scorings_of(task):
+    for scoring in scorings:
         samples = results[f"{task.name}_{scoring}"]
         documents = [sample["doc"] for sample in samples]
         for key in SCORE_KEYS[scoring]:

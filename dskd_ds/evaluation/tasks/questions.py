@@ -41,14 +41,25 @@ class AskedQuestion:
 
 
 @dataclass(frozen=True)
-class _Read:
+class ReadQuestion:
+    """A row of a question set."""
+
+    row: dict[str, Any]
+    """The row as it was read."""
     question: Question
     answers: tuple[str, ...]
+    """Every right answer, see AskedQuestion."""
 
     @property
     def id(self) -> str:
+        """Digest of the question's text and options."""
         shown = repr((self.question.context, self.question.text, self.question.options))
         return hashlib.blake2b(shown.encode(), digest_size=8).hexdigest()
+
+    @property
+    def place(self) -> float:
+        """A number in [0, 1) that depends on the id alone, to split a set by."""
+        return int(self.id, 16) / 2**64
 
 
 def read_task(
@@ -60,18 +71,12 @@ def read_task(
     the question alone. Raises InputError if the data cannot be read.
     """
     own_file = _file_of(task.name, data_dir)
-    source = SourceSpec(path=str(own_file)) if own_file else task.source
-    if source is None:
-        raise InputError(
-            f"--tasks {task.name}: this task is read from a file.\n"
-            f"  give --data-dir DIR with DIR/{task.name}.jsonl; {task.read.__doc__}"
-        )
-    asked = _read_source(task, source)
+    asked = read_questions_of(task, data_dir)
     shots_file = _file_of(f"{task.name}.shots", data_dir)
     if shots_file:
-        pool = _read_source(task, SourceSpec(path=str(shots_file)))
+        pool = read_source(task, SourceSpec(path=str(shots_file)))
     elif own_file is None and task.shots is not None:
-        pool = _read_source(task, task.shots)
+        pool = read_source(task, task.shots)
     elif task.has_choices:
         pool = [read for read in asked if not _is_asked(read)]
         asked = [read for read in asked if _is_asked(read)]
@@ -79,8 +84,23 @@ def read_task(
         pool = asked  # a shot of the same context: other questions of the task itself
     asked.sort(key=lambda read: read.id)
     chosen = asked[:limit]
-    draw = _ShotDraw(task, pool, seed)
+    draw = ShotDraw(task, pool, seed)
     return [AskedQuestion(read.id, read.question, draw(read), read.answers) for read in chosen]
+
+
+def read_questions_of(task: EvalTask, data_dir: str | None) -> list[ReadQuestion]:
+    """Return all questions of a task, from its file in a folder or from the hub.
+
+    Raises InputError if the data cannot be read.
+    """
+    own_file = _file_of(task.name, data_dir)
+    source = SourceSpec(path=str(own_file)) if own_file else task.source
+    if source is None:
+        raise InputError(
+            f"--tasks {task.name}: this task is read from a file.\n"
+            f"  give --data-dir DIR with DIR/{task.name}.jsonl; {task.read.__doc__}"
+        )
+    return read_source(task, source)
 
 
 def _file_of(name: str, data_dir: str | None) -> Path | None:
@@ -94,9 +114,9 @@ def _file_of(name: str, data_dir: str | None) -> Path | None:
     return None
 
 
-def _read_source(task: EvalTask, source: SourceSpec) -> list[_Read]:
+def read_source(task: EvalTask, source: SourceSpec) -> list[ReadQuestion]:
     """Return the questions of a source. Raises InputError if too many rows are unusable."""
-    read: dict[str, _Read] = {}
+    read: dict[str, ReadQuestion] = {}
     lost: list[str] = []
     num_rows = 0
     for number, row in enumerate(load_source(source, f"--tasks {task.name}", stream=False), 1):
@@ -106,7 +126,7 @@ def _read_source(task: EvalTask, source: SourceSpec) -> list[_Read]:
         except MalformedRowError as error:
             lost.append(f"row {number}: {error}")
             continue
-        found = _Read(question, _answers(task, row, question))
+        found = ReadQuestion(row, question, _answers(task, row, question))
         read.setdefault(found.id, found)  # a question that comes twice is asked once
     if not read or len(lost) > MAX_LOST_FRACTION * num_rows:
         raise InputError(
@@ -122,25 +142,25 @@ def _answers(task: EvalTask, row: dict[str, Any], question: Question) -> tuple[s
     return tuple(dict.fromkeys(row["answers"]["text"]))
 
 
-def _is_asked(read: _Read) -> bool:
+def _is_asked(read: ReadQuestion) -> bool:
     """Whether a question is asked; the others are shots."""
-    return int(read.id, 16) / 2**64 < ASKED_SHARE
+    return read.place < ASKED_SHARE
 
 
-class _ShotDraw:
+class ShotDraw:
     """Draws the shots of one question: of its topic or context, keyed by (seed, question)."""
 
-    def __init__(self, task: EvalTask, pool: Sequence[_Read], seed: int) -> None:
+    def __init__(self, task: EvalTask, pool: Sequence[ReadQuestion], seed: int) -> None:
         self._task, self._seed = task, seed
         self._all = [read for read in pool if task.has_choices or read.answers]
-        self._by_key: dict[str, list[_Read]] = defaultdict(list)
+        self._by_key: dict[str, list[ReadQuestion]] = defaultdict(list)
         for read in self._all:
             self._by_key[self._key(read)].append(read)
 
-    def _key(self, read: _Read) -> str:
+    def _key(self, read: ReadQuestion) -> str:
         return read.question.topic if self._task.has_choices else read.question.context
 
-    def __call__(self, asked: _Read) -> tuple[Question, ...]:
+    def __call__(self, asked: ReadQuestion) -> tuple[Question, ...]:
         own = [read for read in self._by_key[self._key(asked)] if read.id != asked.id]
         num_shots = self._task.num_shots
         generator = random.Random(f"{self._seed} {self._task.name} {asked.id}")

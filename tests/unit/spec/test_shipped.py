@@ -13,7 +13,9 @@ from dskd_ds.spec import load_spec, shipped
 from dskd_ds.spec.shipped import (
     DEEPSPEED_CONFIGS,
     RUN_SPECS,
+    STUDIES,
     described_files,
+    is_study,
     shipped_file,
     shipped_files,
 )
@@ -39,8 +41,10 @@ def test_all_files_of_the_folder_are_listed_with_a_description() -> None:
     specs = {
         str(path) for name in ("runs", "paper") for path in Path("ds_configs", name).glob("*.toml")
     }
+    studies = {path for path in specs if is_study(Path(path))}
     configs = {str(path) for path in Path("ds_configs").glob("zero*.json")}
-    assert set(shipped_files(RUN_SPECS)) == specs
+    assert set(shipped_files(RUN_SPECS)) == specs - studies
+    assert studies < set(shipped_files(STUDIES))
     assert set(shipped_files(DEEPSPEED_CONFIGS)) == configs
     for kind in (RUN_SPECS, DEEPSPEED_CONFIGS):
         for name, description in described_files(kind).items():
