@@ -21,6 +21,7 @@ from dskd_ds.evaluation.groups import (
 )
 from dskd_ds.evaluation.items import tasks_of
 from dskd_ds.observe.metrics import read_metrics
+from dskd_ds.study.paper_table import Table
 
 PAGE_FILE = "compare.html"
 PICTURE_FILE = "compare.png"
@@ -39,10 +40,12 @@ def write_page(
     groups: Sequence[Group],
     comparisons: Sequence[Comparison],
     only: Only = every_item,
+    tables: Sequence[Table] = (),
 ) -> Path:
     """Write the page and its picture of intervals into a folder; returns the page's path.
 
-    only: the items of which the page shows scores.
+    groups: the reference first. only: the items of which the page shows scores.
+    tables: shown first.
     """
     template = resources.files("dskd_ds.commands").joinpath("compare_template.html").read_text()
     environment = Environment(autoescape=True, undefined=StrictUndefined)
@@ -50,6 +53,7 @@ def write_page(
     figure.savefig(folder / PICTURE_FILE)
     page = environment.from_string(template).render(
         groups=groups,
+        tables=tables,
         rows=[_row(comparison) for comparison in comparisons],
         intervals=png_uri(figure),
         curves=_curves(groups),

@@ -11,14 +11,11 @@ from dskd_ds.errors import InputError
 from dskd_ds.evaluation.metrics import METRICS
 from dskd_ds.evaluation.result import write_task_scores
 from dskd_ds.evaluation.tasks.catalogue import EvalTask, tasks_named
-from dskd_ds.evaluation.tasks.documents import fit_prompt, write_documents
+from dskd_ds.evaluation.tasks.documents import HARNESS_FOLDER, fit_prompt, write_documents
 from dskd_ds.evaluation.tasks.harness import check_harness, score_tasks
 from dskd_ds.evaluation.tasks.questions import AskedQuestion, read_task
 from dskd_ds.models.named import NamedModel
 from dskd_ds.spec.recipe import RecipeSpec
-
-HARNESS_FOLDER = "harness"
-"""Folder of the run directory with prompts and YAML files, for `lm_eval --include_path`."""
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,10 @@ the cut. The best arm is chosen on one part of the held-out documents (dev_share
 the other. The folder gets results/ARM-SEED.json, logs/, study.md, compare.html and, for a grid of
 one or two settings, grid.png.
 
+A study can also name commands that make what its runs need ([[prepare]]), question-answering tasks
+to measure ([tasks]), seeds of single arms ([seeds_of]), and whether to measure the teacher and the
+untrained student (baselines = true): see ds_configs/paper/small.toml, and dskd paper.
+
 The same command goes on where a study was stopped: finished runs are not touched, a run that was
 training resumes from its checkpoint."""
 
@@ -92,9 +96,15 @@ def run(args: argparse.Namespace) -> int:
 def print_plan(study: StudySpec, runs: Sequence[Run], num_jobs: int) -> None:
     """Print what the study runs, and its time if a run of it has been timed."""
     from dskd_ds.runtime.arguments import override_argv
+    from dskd_ds.study.prepare import missing_files
     from dskd_ds.study.results import read_result
     from dskd_ds.study.runs import first_of_each_dictionary
+    from dskd_ds.study.spec import filled
 
+    for stage in study.prepare:
+        state = "to do" if missing_files(study, stage) else "done"
+        argv = [filled(argument, study) for argument in stage.command]
+        print(f"{state:<6}{stage.name}: dskd {' '.join(argv)}")
     results = {run.name: read_result(Path(study.folder), run) for run in runs}
     for run in runs:
         state = "done" if results[run.name] else "to do"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ class ArmScores:
     arm: str
     num_seeds: int
     dev: float
+    """NaN if the study has no dev part."""
     test: float
 
 
@@ -36,8 +38,8 @@ class Outcome:
     metric: Metric
     """What the best arm was chosen by."""
     arms: list[ArmScores]
-    best: str
-    """The arm with the best dev score."""
+    best: str | None
+    """The arm with the best dev score; None if the study has no dev part."""
     groups: list[Group]
     """The finished runs of each arm, the reference first."""
     comparisons: list[Comparison]
@@ -52,11 +54,13 @@ def outcome_of(study: StudySpec, runs: Sequence[Run]) -> Outcome:
     reference, *others = groups
     test = only(study, "test")
     arms = [_scores(study, group, metric) for group in groups]
-    best = min(arms, key=lambda arm: arm.dev if metric.lower_is_better else -arm.dev)
+    best: ArmScores | None = None
+    if study.dev_share > 0:
+        best = min(arms, key=lambda arm: arm.dev if metric.lower_is_better else -arm.dev)
     return Outcome(
         metric=metric,
         arms=arms,
-        best=best.arm,
+        best=best.arm if best else None,
         groups=groups,
         comparisons=[result for group in others for result in compare(reference, group, test)],
     )
@@ -93,8 +97,8 @@ def _groups(study: StudySpec, finished: Sequence[Run]) -> list[Group]:
 
 
 def _scores(study: StudySpec, group: Group, metric: Metric) -> ArmScores:
-    means: dict[Part, float] = {}
-    parts: tuple[Part, Part] = ("dev", "test")
+    means: dict[Part, float] = {"dev": math.nan}
+    parts: tuple[Part, ...] = ("dev", "test") if study.dev_share > 0 else ("test",)
     for part in parts:
         keep = only(study, part)
         measured = [

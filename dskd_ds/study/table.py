@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,15 @@ def markdown(study: StudySpec, outcome: Outcome, planned: int) -> str:
     """
     done = sum(arm.num_seeds for arm in outcome.arms)
     metric, reference = outcome.metric, outcome.groups[0].name
+    has_dev = outcome.best is not None
+    split = (
+        f"Held-out documents are split: the best arm is chosen on {study.dev_share:.0%} of them"
+        " (dev) and reported on the others (test)."
+    )
     lines = [
         f"# {study.name}",
         "",
-        f"{done} of {planned} runs are done. Held-out documents are split: the best arm is chosen"
-        f" on {study.dev_share:.0%} of them (dev) and reported on the others (test).",
+        f"{done} of {planned} runs are done. {split if has_dev else 'All documents are reported.'}",
         "",
         f"| arm | seeds | {metric.label}, dev | test |",
         "|---|---|---|---|",
@@ -38,16 +43,17 @@ def markdown(study: StudySpec, outcome: Outcome, planned: int) -> str:
         "| arm | score | difference | interval | verdict |",
         "|---|---|---|---|---|",
         *(_difference_row(result) for result in outcome.comparisons),
-        "",
-        f"**Best arm on dev: {outcome.best}.** {_verdict_of_best(outcome)}",
     ]
+    if has_dev:
+        lines += ["", f"**Best arm on dev: {outcome.best}.** {_verdict_of_best(outcome)}"]
     return "\n".join(lines) + "\n"
 
 
 def _arm_row(arm: ArmScores, outcome: Outcome) -> str:
     score = outcome.metric.score
     mark = " (best)" if arm.arm == outcome.best else ""
-    return f"| {arm.arm}{mark} | {arm.num_seeds} | {score(arm.dev):.4g} | {score(arm.test):.4g} |"
+    dev = "-" if math.isnan(arm.dev) else f"{score(arm.dev):.4g}"
+    return f"| {arm.arm}{mark} | {arm.num_seeds} | {dev} | {score(arm.test):.4g} |"
 
 
 def _difference_row(result: Comparison) -> str:
@@ -69,7 +75,7 @@ def _verdict_of_best(outcome: Outcome) -> str:
 
 def draw_grid(study: StudySpec, outcome: Outcome, folder: Path) -> Path | None:
     """Draw the dev score over a grid of one or two settings; None for any other study."""
-    if len(study.grid) not in (1, 2):
+    if len(study.grid) not in (1, 2) or outcome.best is None:
         return None
     import matplotlib
 

@@ -22,6 +22,8 @@ from dskd_ds.evaluation.tasks.questions import AskedQuestion
 from dskd_ds.files.atomic import write_text
 from dskd_ds.spec.recipe import RecipeSpec
 
+HARNESS_FOLDER = "harness"
+"""Folder of the run directory with prompts and YAML files, for `lm_eval --include_path`."""
 TEMPLATES = ("label.yaml", "exact.yaml", "f1.yaml", "scoring.py")
 MMLU_SYSTEM = (
     "You are a helpful assistant for multiple-choice questions. Reply with the letter of the right"

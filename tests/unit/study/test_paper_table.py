@@ -1,0 +1,134 @@
+"""The paper's table of a small study whose scores are made up, but on real files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dskd_ds.commands.paper_report import write_report
+from dskd_ds.evaluation.items import ItemScores, items_path, write_items
+from dskd_ds.study.outcome import outcome_of
+from dskd_ds.study.paper_table import baseline_groups, chance_of, counted_tasks, tables
+from dskd_ds.study.results import Result, write_result
+from dskd_ds.study.runs import Run, baseline_run, study_runs
+from dskd_ds.study.spec import StudySpec, load_study
+from tests.unit.study.test_study import study_file
+
+BODY = """
+dev_share = 0.0
+baselines = true
+[seeds_of]
+ours = [0]
+[tasks]
+names = ["quartz", "logiqa"]
+[arms.kd]
+"loss.sense_weight" = 0.0
+[arms.dskd]
+[arms.ours]
+"loss.sense_weight" = 0.2
+"""
+NUM_QUESTIONS = 120
+
+
+def leave_scores(run_dir: Path, model: str, kl: float, accuracy: dict[str, float]) -> None:
+    """Leave what `dskd eval` leaves of a model."""
+    random = np.random.default_rng([len(model), round(kl * 1000)])
+    difficulty = np.random.default_rng(5).exponential(1.0, NUM_QUESTIONS)
+    text = np.maximum(kl + 0.1 * difficulty + 0.01 * random.standard_normal(NUM_QUESTIONS), 0)
+    clusters = np.arange(NUM_QUESTIONS)
+    heldout = ItemScores(
+        "heldout", model, "text", clusters, {"cross_entropy": text + 1, "kl": text}
+    )
+    write_items(heldout, items_path(run_dir, "heldout", model))
+    for task, share in accuracy.items():
+        right = (np.arange(NUM_QUESTIONS) < share * NUM_QUESTIONS).astype(float)
+        margin = 4 * right - 2 - kl + 0.01 * random.standard_normal(NUM_QUESTIONS)
+        scores = ItemScores(task, model, task, clusters, {"accuracy": right, "margin": margin})
+        write_items(scores, items_path(run_dir, task, model))
+
+
+def finish(study: StudySpec, run: Run, kl: float) -> None:
+    leave_scores(Path(run.spec.run_dir), "after", kl, {"quartz": 0.55, "logiqa": 0.25})
+    result = Result(
+        arm=run.arm,
+        seed=run.seed,
+        digest=run.digest,
+        overrides=run.overrides,
+        seconds={"train": 100.0, "eval": 10.0, "tasks": 20.0},
+        scores={},
+        last_record={"step": 7.0, "rss_bytes": 2e9},
+    )
+    write_result(Path(study.folder), result, run)
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> StudySpec:
+    """A study of which all runs have finished; quartz has two choices, logiqa four."""
+    found = load_study(study_file(tmp_path, BODY))
+    folder = Path(baseline_run(found).spec.run_dir)
+    leave_scores(folder, "teacher", 0.0, {"quartz": 0.56, "logiqa": 0.28})
+    leave_scores(folder, "before", 0.9, {"quartz": 0.5, "logiqa": 0.2})
+    (folder / "harness").mkdir()
+    for task, labels in (("quartz", "AB"), ("logiqa", "ABCD")):
+        line = json.dumps({"labels": list(labels)})
+        (folder / "harness" / f"{task}.jsonl").write_text(f"{line}\n" * 3)
+    for run in study_runs(found):
+        means = {"kd": 0.5, "dskd": 0.4, "ours": 0.45}
+        finish(found, run, means[run.arm] + 0.002 * run.seed)
+    return found
+
+
+def test_an_arm_can_have_seeds_of_its_own(study: StudySpec) -> None:
+    names = [run.name for run in study_runs(study)]
+    assert names == ["kd-0", "dskd-0", "ours-0", "kd-1", "dskd-1", "kd-2", "dskd-2"]
+
+
+def test_accuracy_counts_only_where_the_teacher_beats_chance(study: StudySpec) -> None:
+    assert chance_of(study, "quartz") == 0.5
+    assert chance_of(study, "logiqa") == 0.25
+    assert counted_tasks(study) == ["quartz"]  # 0.56 beats 0.55; 0.28 does not reach 0.30
+
+
+def test_tables_of_a_finished_study(study: StudySpec) -> None:
+    runs = study_runs(study)
+    found = {table.title: table for table in tables(study, outcome_of(study, runs).groups, runs)}
+    models = [row[0] for row in found["Held-out questions"].rows]
+    assert models == ["teacher", "untrained student", "kd", "dskd", "ours"]
+    seeds = {row[0]: row[1] for row in found["Held-out questions"].rows}
+    assert seeds == {"teacher": "-", "untrained student": "-", "kd": "3", "dskd": "3", "ours": "1"}
+    differences = {(row[0], row[2], row[3]): row for row in found["Differences"].rows}
+    kl = differences["dskd", "heldout", "KL to the teacher (nats)"]
+    assert float(kl[4]) == pytest.approx(-0.1, abs=0.01)
+    assert kl[6:] == ("better", "settings")
+    assert differences["ours", "heldout", "KL to the teacher (nats)"][7] == "these models only"
+    tasks_with_accuracy = {row[2] for row in found["Differences"].rows if "accuracy" in row[3]}
+    assert tasks_with_accuracy == {"quartz"}
+    assert found["What the runs took"].rows[0] == ("kd", "3", "100", "10", "20", "2.00")
+
+
+def test_the_report_is_written_and_complete(
+    study: StudySpec, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = study_runs(study)
+    write_report(study, runs)
+    folder = Path(study.folder)
+    assert "7 of 7 runs are done" in (folder / "table.md").read_text()
+    assert "| dskd | 3 against 3 | heldout |" in capsys.readouterr().out
+    content = json.loads((folder / "table.json").read_text())
+    assert content["seeds"] == {"kd": [0, 1, 2], "dskd": [0, 1, 2], "ours": [0]}
+    page = (folder / "compare.html").read_text()
+    assert "untrained student" in page
+    assert "What the runs took" in page
+
+
+def test_a_study_that_has_only_begun_has_a_table_too(tmp_path: Path) -> None:
+    found = load_study(study_file(tmp_path, BODY))
+    runs = study_runs(found)
+    finish(found, runs[0], 0.5)
+    write_report(found, runs)
+    text = (Path(found.folder) / "table.md").read_text()
+    assert "1 of 7 runs are done" in text
+    assert baseline_groups(found) == []
