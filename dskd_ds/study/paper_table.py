@@ -23,8 +23,8 @@ from dskd_ds.evaluation.paired import mean_and_error
 from dskd_ds.evaluation.tasks.documents import HARNESS_FOLDER
 from dskd_ds.study.one_run import BASELINES
 from dskd_ds.study.results import Result, read_result
-from dskd_ds.study.runs import BASELINE, Run
-from dskd_ds.study.spec import StudySpec, reference_arm
+from dskd_ds.study.runs import Run
+from dskd_ds.study.spec import BASELINE, StudySpec, reference_arm
 
 MIN_LEAD = 0.05
 """Accuracy counts on a task if the teacher's is at least this much above chance."""
@@ -39,7 +39,7 @@ class Table:
 
     title: str
     header: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
     note: str = ""
 
     def markdown(self) -> str:
