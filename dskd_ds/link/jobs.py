@@ -23,6 +23,10 @@ class Answer:
     forward_seconds: float
     link_bytes: int
     """Bytes of request and reply together."""
+    num_asked: int = 0
+    """Positions that were looked up in a cache of teacher signal; 0 without one."""
+    num_kept: int = 0
+    """Those of them that the cache had."""
 
 
 CheckReply = Callable[[dict[str, Array]], object]

@@ -51,6 +51,7 @@ CHARTS: dict[str, str] = {
     "tokens_per_second": "speed/tokens per second",
     "link_bytes": "speed/bytes over the link",
     "link_bytes_per_token": "speed/bytes over the link per token",
+    "cache_hit_rate": "speed/share of the teacher's signal that the cache had",
     "skipped": "health/skipped steps",
     "skipped_for_loss": "health/steps skipped because a loss was not finite",
     "skipped_for_spike": "health/steps skipped because the loss was a spike",

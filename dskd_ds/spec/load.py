@@ -13,16 +13,12 @@ from pydantic import ValidationError
 
 from dskd_ds.errors import InputError
 from dskd_ds.spec.explain import explain
+from dskd_ds.spec.home import dskd_home
 from dskd_ds.spec.run import RunSpec
 from dskd_ds.spec.shipped import RUN_SPECS, shipped_file
 
 SPEC_FILE = "spec.toml"
 """Name of the copy of the spec in a run directory."""
-
-
-def dskd_home() -> Path:
-    """Return the folder for data that runs share: `$DSKD_HOME`, or `~/.cache/dskd`."""
-    return Path(os.environ.get("DSKD_HOME", "~/.cache/dskd")).expanduser()
 
 
 def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> RunSpec:

@@ -11,12 +11,21 @@ from dskd_ds.spec.base import (
     OTHER_ROUNDING,
     Dtype,
     NonNegativeInt,
+    OnResume,
     Part,
     PositiveInt,
 )
+from dskd_ds.spec.home import dskd_home
 
 HEAD_CHUNK_ROWS = 128
 """Rows of logits that a frozen model forms at a time, if a spec does not say otherwise."""
+SignalSourceName = Literal["live", "cache", "cache_or_live"]
+"""Where students get the teacher's signal."""
+OTHER_FORWARD_PASS = OnResume(
+    may_change=True,
+    effect="forward passes of one block round differently from those of a batch, so results are"
+    " equal bit for bit only between runs with block_by_block = true or a cache",
+)
 
 
 class TeacherSpec(Part):
@@ -36,11 +45,32 @@ class TeacherSpec(Part):
     by chunk. A chunk takes about 16 bytes per token of the vocabulary and position (260 MB for 128
     positions of Llama 3). All teachers of a run must have the same value, because the size of a
     matrix product decides how it rounds."""
-
+    source: Annotated[SignalSourceName, OTHER_FORWARD_PASS] = "live"
+    """Where students get the teacher's signal. `live`: every request goes to a teacher.
+    `cache_or_live`: what was asked before, in any run, is read from `cache_dir`; the rest goes to a
+    teacher and is kept. `cache`: no teacher is started or asked, with [topology] num_teachers = 0;
+    `dskd teach` fills the cache ahead."""
+    cache_dir: Annotated[str | None, MAY_CHANGE] = None
+    """Folder of kept teacher signal, which runs and nodes may share. Without it,
+    `$DSKD_HOME/signals`."""
+    cache_limit_bytes: Annotated[NonNegativeInt, MAY_CHANGE] = 1 << 36
+    """Most bytes that `cache_dir` takes, for all teachers together; what was written first is
+    removed first. 0: no limit."""
     block_by_block: Annotated[bool, OTHER_ROUNDING] = False
     """Let the teacher read each block, or unpacked row, in a forward pass of its own. What it says
     of a block is then the same to the last bit in any batch and for any number of ranks. With
-    signal = "sampled" the draws for a block are then the same in every epoch."""
+    signal = "sampled" the draws for a block are then the same in every epoch. A cache
+    (`source`) always implies it."""
+
+    @property
+    def answers_by_block(self) -> bool:
+        """Whether each block is a forward pass of its own."""
+        return self.block_by_block or self.source != "live"
+
+    @property
+    def cache_folder(self) -> str:
+        """The folder of kept signal."""
+        return self.cache_dir or str(dskd_home() / "signals")
 
 
 class StudentSpec(Part):

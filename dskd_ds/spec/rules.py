@@ -11,6 +11,7 @@ from dskd_ds.spec.row_rules import ROW_RULES
 from dskd_ds.spec.sections import RunSections
 from dskd_ds.spec.sense_rules import SENSE_RULES
 from dskd_ds.spec.student_rules import STUDENT_RULES
+from dskd_ds.spec.teacher_rules import TEACHER_RULES
 
 
 def check_rules(spec: RunSections) -> Iterator[Problem]:
@@ -21,6 +22,7 @@ def check_rules(spec: RunSections) -> Iterator[Problem]:
         stream_has_no_epochs,
         batch_divides,
         *STUDENT_RULES,
+        *TEACHER_RULES,
         topk_temperature,
         teacher_is_used,
         hidden_has_no_kl,

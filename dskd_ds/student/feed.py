@@ -28,6 +28,7 @@ from dskd_ds.runtime.devices import local_device, pinned
 from dskd_ds.spec import RunSpec
 from dskd_ds.student.alignment import AlignmentTest
 from dskd_ds.student.collectives import all_reduce_error
+from dskd_ds.student.on_policy import is_on_policy
 from dskd_ds.student.requests import RequestBuilder, TeacherRequest
 
 STOP_POLL_SECONDS = 0.2
@@ -56,6 +57,10 @@ class StepInput:
     teacher_wait_seconds: float
     sense_wait_seconds: float
     link_bytes: int
+    cache_asked: int = 0
+    """Positions that were looked up in a cache of teacher signal; 0 without one."""
+    cache_kept: int = 0
+    """Those of them that the cache had."""
 
     @property
     def num_tokens(self) -> int:
@@ -82,13 +87,18 @@ class Feed:
         rank: int,
         source: BlockSource,
         link: StudentSide,
+        link_for_own_text: StudentSide | None = None,
         requests: RequestBuilder,
         self_test: AlignmentTest,
         device: torch.device,
         steps: range,
     ) -> None:
-        """Start preparing. steps: the optimiser steps of the run that are left, counted from 0."""
+        """Start preparing. steps: the optimiser steps of the run that are left, counted from 0.
+
+        link_for_own_text: asked for text that the student wrote; None: `link` is.
+        """
         self._spec, self._rank, self._source, self._link = spec, rank, source, link
+        self._link_for_own_text = link_for_own_text or link
         self._requests, self._self_test = requests, self_test
         self._device = device
         # The thread chooses its device when it starts, because torch keeps that choice per thread.
@@ -144,6 +154,8 @@ class Feed:
             teacher_wait_seconds=answered - started,
             sense_wait_seconds=done - answered,
             link_bytes=sum(answer.link_bytes for answer in answers),
+            cache_asked=sum(answer.num_asked for answer in answers),
+            cache_kept=sum(answer.num_kept for answer in answers),
         )
 
     def close(self) -> None:
@@ -182,7 +194,9 @@ class Feed:
         reply_bytes = self._requests.most_reply_bytes(request)
         # The link's thread reads the reply once more than needed (2 ms for 2,048 positions), so
         # that a teacher with NaN in its replies is found while another one can still be asked.
-        answer = self._link.submit(
+        student_wrote = is_on_policy(self._spec.train.on_policy_fraction, self._next_step)
+        link = self._link_for_own_text if student_wrote else self._link
+        answer = link.submit(
             request.arrays,
             request.wanted,
             reply_bytes=reply_bytes,

@@ -23,6 +23,13 @@ MEANS = {
     **{f"sense_with_{name}": (name, "sense_positions") for name in COVERAGE},
 }
 """Key of the record -> (sum, what it is divided by)."""
+INPUT_SUMS = {
+    "link_bytes": "link_bytes",
+    "tokens": "num_tokens",
+    "cache_asked": "cache_asked",
+    "cache_kept": "cache_kept",
+}
+"""Name of a sum -> attribute of the step's input."""
 
 
 def all_reduce_record(
@@ -45,6 +52,9 @@ def all_reduce_record(
         key: total[name] / total[over] if total[over] else 0.0
         for key, (name, over) in MEANS.items()
     }
+    cache = {}
+    if total["cache_asked"]:
+        cache["cache_hit_rate"] = total["cache_kept"] / total["cache_asked"]
     return {
         **loss_terms(spec.loss, total, counts),
         "grad_norm": float(engine.get_global_grad_norm() or 0.0),
@@ -56,6 +66,7 @@ def all_reduce_record(
         "tokens_per_second": num_tokens / times_and_memory["step_seconds"],
         "link_bytes": total["link_bytes"],
         "link_bytes_per_token": total["link_bytes"] / num_tokens,
+        **cache,
     }
 
 
@@ -63,10 +74,10 @@ def _all_reduce_sums(local_sums: Tensor, step_input: StepInput) -> dict[str, flo
     """Add up the step's sums over all ranks, by name. A collective call."""
     coverages = [batch.senses.coverage for batch in step_input.micro_batches]
     coverage = torch.stack(coverages).sum(dim=0)
-    sizes = local_sums.new_tensor([step_input.link_bytes, step_input.num_tokens])
+    sizes = local_sums.new_tensor([getattr(step_input, name) for name in INPUT_SUMS.values()])
     sums = torch.cat([local_sums, sizes, coverage.to(local_sums)])
     deepspeed.comm.all_reduce(sums)
-    return dict(zip((*STATS, "link_bytes", "tokens", *COVERAGE), sums.tolist(), strict=True))
+    return dict(zip((*STATS, *INPUT_SUMS, *COVERAGE), sums.tolist(), strict=True))
 
 
 def loss_terms(spec: LossSpec, total: dict[str, float], counts: Counts) -> dict[str, float]:

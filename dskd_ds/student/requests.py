@@ -54,7 +54,7 @@ class RequestBuilder:
             draw_temperature=spec.loss.temperature,
             draw_seed=spec.seed,  # `request` replaces it with the seed of the batch's epoch
             hidden_format=spec.link.hidden_format,
-            by_block=spec.teacher.block_by_block,
+            by_block=spec.teacher.answers_by_block,
             senses=retriever.wanted if retriever is not None and teacher_chooses else None,
         )
 

@@ -36,6 +36,7 @@ from dskd_ds.student.requests import RequestBuilder
 from dskd_ds.student.resume_settings import refuse_another_run
 from dskd_ds.student.run_lock import RunLock
 from dskd_ds.student.run_state import EngineState
+from dskd_ds.student.signal_source import open_signal_source
 from dskd_ds.student.skips import Skips
 from dskd_ds.student.step_health import StepHealth
 from dskd_ds.student.training import Training
@@ -51,7 +52,10 @@ def train(spec: RunSpec, models: RunModels, role: Role) -> None:
         phases = watch(spec, role, cleanup)
         launch_record = LaunchRecord(spec, role) if role.rank == 0 else None
         # Before anything that takes long: teachers only wait for a student that listens.
-        link = open_link(spec, models, role)
+        source_of_signal = open_signal_source(
+            spec, models, open_link=lambda: open_link(spec, models, role)
+        )
+        link = source_of_signal.link
         cleanup.callback(link.close)
         note_end = end_noter(link)
         cleanup.push(note_end)
@@ -73,6 +77,7 @@ def train(spec: RunSpec, models: RunModels, role: Role) -> None:
             rank=role.rank,
             source=blocks,
             link=link,
+            link_for_own_text=source_of_signal.for_own_text,
             requests=requests,
             self_test=self_test,
             device=local_device(),

@@ -22,6 +22,8 @@ from dskd_ds.study.spec import BASELINE, Settings, StudySpec, all_arms, override
 
 SHARED_BUILD_SECTIONS = ("teacher", "data")
 """Sections of a spec that a dictionary depends on, besides fields of [senses]."""
+NOT_CUT = {"source", "cache_dir", "cache_limit_bytes", "block_by_block"}
+"""Fields of [teacher] that neither a dictionary nor a cut student depends on."""
 NOT_BUILT = {*DECIDING, "dictionary", "local_dir", "collection_dir", "retrieve_on"}
 """Fields of [senses] that a dictionary does not depend on. All others count: one dictionary more
 costs time, but a shared one with other settings would make results wrong."""
@@ -57,7 +59,7 @@ class Run:
         cut = self.spec.student.model_dump(include=ORIGIN_SETTINGS, mode="json")
         # `by_impact` measures the layers on the training text.
         data = self.spec.data.model_dump(mode="json")
-        teacher = self.spec.teacher.model_dump(mode="json")
+        teacher = self.spec.teacher.model_dump(mode="json", exclude=NOT_CUT)
         return _digest({"student": cut, "data": data, "teacher": teacher})
 
 
@@ -110,7 +112,10 @@ def _run(study: StudySpec, base: RunSpec, arm: str, settings: Settings, seed: in
 def build_key(spec: RunSpec) -> str:
     """Return 16 hex digits that are equal for specs whose dictionaries are equal."""
     settings = spec.senses.model_dump(mode="json", exclude=NOT_BUILT)
-    sections = {name: getattr(spec, name).model_dump(mode="json") for name in SHARED_BUILD_SECTIONS}
+    sections = {
+        name: getattr(spec, name).model_dump(mode="json", exclude=NOT_CUT)
+        for name in SHARED_BUILD_SECTIONS
+    }
     return _digest({**sections, "senses": settings})
 
 

@@ -1,0 +1,194 @@
+"""The records of one teacher in a folder that several processes share.
+
+Each process appends to segments of its own and reads those of all. What another process wrote is
+seen within REFRESH_SECONDS. A damaged record counts as missing and is named on stderr. An object is
+used by one thread at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from dskd_ds.signal_cache.index import (
+    Location,
+    RecordIndex,
+    read_index,
+    stored_table,
+    write_index,
+)
+from dskd_ds.signal_cache.room import make_room, segment_limit
+from dskd_ds.signal_cache.segments import (
+    SEGMENT_ENDING,
+    DamagedRecordError,
+    SegmentWriter,
+    read_payload,
+    scan_segment,
+)
+
+REFRESH_SECONDS = 2.0
+"""Shortest time between two looks for what other processes wrote."""
+
+
+@dataclass
+class _Known:
+    """A segment of this or another process."""
+
+    number: int
+    path: Path
+    scanned_to: int = 0
+    is_complete: bool = False
+    """Whether its index file was read, so that nothing follows."""
+
+
+@dataclass
+class SignalStore:
+    """Payloads by key, of one teacher."""
+
+    root: Path
+    """The cache's folder, whose size is limited."""
+    folder: Path
+    """This teacher's folder in it."""
+    limit_bytes: int = 0
+    """Limit of all segments in `root`; 0: none."""
+    _index: RecordIndex = field(default_factory=RecordIndex)
+    _known: dict[str, _Known] = field(default_factory=dict)
+    _paths: list[Path] = field(default_factory=list)
+    """By the segment's number."""
+    _bad: set[Location] = field(default_factory=set)
+    _writer: SegmentWriter | None = None
+    _writer_number: int = -1
+    _is_writing: bool = True
+    _refreshed_at: float = -REFRESH_SECONDS
+    num_damaged: int = 0
+    """Damaged records and headers that this process met."""
+
+    @property
+    def num_records(self) -> int:
+        """Records that are known, those included whose segment has been removed since."""
+        return len(self._index)
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether `put` still writes."""
+        return self._is_writing
+
+    def get(self, key: bytes) -> list[bytes]:
+        """Return the payloads of a key; a damaged record is left out and named on stderr."""
+        payloads: list[bytes] = []
+        for location in self._index.find(key):
+            if location in self._bad:
+                continue
+            path = self._paths[location.segment]
+            try:
+                payloads.append(read_payload(path, location.record))
+            except OSError:
+                self._bad.add(location)  # removed to make room, or unreadable
+            except DamagedRecordError as error:
+                self.forget(location, str(error))
+        return payloads
+
+    def forget(self, location: Location, reason: str) -> None:
+        """Count a record as missing from now on, and name it on stderr."""
+        self._bad.add(location)
+        self.num_damaged += 1
+        where = f"{self._paths[location.segment]}, byte {location.record.offset}"
+        _warn(f"teacher signal in {where} is damaged ({reason}); it is asked again.")
+
+    def put(self, key: bytes, payload: bytes) -> None:
+        """Append a record. If the disk is full or read-only, warn once and write no more."""
+        if not self._is_writing:
+            return
+        try:
+            writer = self._writer_for(len(payload))
+            record = writer.append(key, payload)
+        except OSError as error:
+            self._is_writing = False
+            _warn(
+                f"{self.folder}: teacher signal cannot be kept any more ({error.strerror}). The"
+                " run goes on and asks the teacher.\n"
+                "  make room, or set [teacher] cache_dir to a larger disk."
+            )
+            return
+        self._index.add_record(self._writer_number, record)
+
+    def refresh(self) -> bool:
+        """Look for what other processes wrote, unless that was done just now.
+
+        Returns whether it was looked.
+        """
+        if time.monotonic() - self._refreshed_at < REFRESH_SECONDS:
+            return False
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            for entry in sorted(os.scandir(self.folder), key=_name):
+                if entry.name.endswith(SEGMENT_ENDING):
+                    with contextlib.suppress(OSError):
+                        self._read_segment(Path(entry.path), entry.stat().st_size)
+        self._refreshed_at = time.monotonic()
+        return True
+
+    def close(self) -> None:
+        """Complete the segment of this process."""
+        writer, self._writer = self._writer, None
+        if writer is None:
+            return
+        try:
+            if not writer.is_deleted:
+                write_index(writer.path, writer.records)
+            writer.close()
+        except OSError as error:
+            _warn(f"{writer.path}: {error.strerror}; its last records may be lost.")
+
+    def _writer_for(self, num_bytes: int) -> SegmentWriter:
+        """Return a segment with room for a payload. Raises OSError."""
+        limit = segment_limit(self.limit_bytes)
+        writer = self._writer
+        if writer is not None:
+            is_full = writer.size > 0 and writer.size + num_bytes > limit
+            if not is_full and not writer.is_deleted:
+                return writer
+            self.close()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        make_room(self.root, self.limit_bytes, max(limit, num_bytes))
+        self._writer = SegmentWriter(self.folder)
+        known = self._add_segment(self._writer.path)
+        known.is_complete = True  # what is written goes into the index at once
+        self._writer_number = known.number
+        return self._writer
+
+    def _add_segment(self, path: Path) -> _Known:
+        known = _Known(len(self._paths), path)
+        self._paths.append(path)
+        self._known[path.name] = known
+        return known
+
+    def _read_segment(self, path: Path, size: int) -> None:
+        """Add what is new in a segment to the index. Raises OSError."""
+        known = self._known.get(path.name) or self._add_segment(path)
+        if known.is_complete or size == known.scanned_to:
+            return
+        table = read_index(path) if known.scanned_to == 0 else None
+        if table is not None:
+            self._index.add_table(known.number, table)
+            known.is_complete = True
+            return
+        scan = scan_segment(path, known.scanned_to)
+        self._index.add_table(known.number, stored_table(scan.records))
+        known.scanned_to = scan.end
+        if scan.num_damaged:
+            self.num_damaged += scan.num_damaged
+            _warn(f"{path}: {scan.num_damaged} damaged records; they are asked again.")
+
+
+def _name(entry: os.DirEntry[str]) -> str:
+    return entry.name
+
+
+def _warn(message: str) -> None:
+    tqdm.write(f"warning: {message}", file=sys.stderr)
