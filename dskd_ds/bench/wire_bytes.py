@@ -14,11 +14,11 @@ import torch
 
 from dskd_ds.bench.measure import Figure
 from dskd_ds.bench.real_text import ROWS, TeacherOnText, teacher_on_text
+from dskd_ds.costs.traffic import SignalBytes, signal_bytes
 from dskd_ds.data.batches import Batch
 from dskd_ds.link import codec
 from dskd_ds.link.messages import Array, Reply, Request, SensesWanted, Wanted
 from dskd_ds.losses.distributions import TopK
-from dskd_ds.plan.traffic import SignalBytes, signal_bytes
 from dskd_ds.senses.choose.retrieve import Selection, SenseRetriever
 from dskd_ds.senses.dictionary.dictionary import open_dictionary
 from dskd_ds.senses.index.graph import knn, load_graph, load_projection

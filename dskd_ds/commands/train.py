@@ -62,9 +62,9 @@ def train(
     dry_run: only check and print. restarts: see `launch.run_training`.
     Raises InputError if the spec cannot run.
     """
+    from dskd_ds.costs.traffic import plan_line
     from dskd_ds.models.named import RunModels
     from dskd_ds.plan.preflight import preflight
-    from dskd_ds.plan.traffic import plan_line
     from dskd_ds.runtime import launch
     from dskd_ds.runtime.console import quiet_progress
     from dskd_ds.student.depth import student_init

@@ -48,6 +48,9 @@ class ModelShape:
     """All weights of a layer."""
     num_outer_parameters: int
     """The final norm, and learned positions where the model has some; not embedding and head."""
+    norms_per_layer: int = 2
+    norms_queries: bool = False
+    """Whether queries and keys are normalised."""
     max_tokens: int | None = None
     """Longest text that the model reads; None if its configuration sets no limit."""
 
@@ -124,6 +127,8 @@ def model_shape(config: Mapping[str, Any], name: str = "model") -> ModelShape:
         matmul_parameters_per_layer=matmul,
         parameters_per_layer=matmul + small,
         num_outer_parameters=norm + positions,
+        norms_per_layer=NORMS_PER_LAYER.get(kind, 2),
+        norms_queries=kind in QUERY_KEY_NORMS,
         max_tokens=int(max_tokens) if max_tokens else None,
     )
 

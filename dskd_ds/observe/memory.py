@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import resource
+from pathlib import Path
 
 
 def peak_host_bytes() -> int:
     """Return the largest resident memory of this process since it started, in bytes."""
     # Linux gives kilobytes (getrusage(2)).
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def resident_bytes() -> int:
+    """Return the resident memory of this process now, in bytes; 0 where there is no /proc."""
+    try:
+        pages = Path("/proc/self/statm").read_text().split()[1]
+    except OSError:
+        return 0
+    return int(pages) * resource.getpagesize()
 
 
 def peak_device_bytes() -> int:

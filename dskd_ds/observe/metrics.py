@@ -68,6 +68,7 @@ CHARTS: dict[str, str] = {
     "slowest_factor": "health/slowest student's computation time over the others'",
     "rss_bytes": "health/largest memory of a student (bytes)",
     "device_bytes": "health/largest GPU memory of a student (bytes)",
+    "engine_bytes": "health/largest memory that student, optimiser and steps took (bytes)",
     "save_seconds": "health/seconds that the last save took",
     "save_age_seconds": "health/seconds since the last save",
     "attempt": "health/attempt",
@@ -106,7 +107,7 @@ COMBINED_CHARTS: dict[str, dict[str, tuple[str, ...]]] = {
             "teacher_busy_share",
         ),
         "slowest student's computation time over the others'": ("slowest_factor",),
-        "memory (bytes)": ("rss_bytes", "device_bytes"),
+        "memory (bytes)": ("rss_bytes", "device_bytes", "engine_bytes"),
         "saves (seconds)": ("save_seconds", "save_age_seconds"),
     },
 }

@@ -4,7 +4,7 @@ Requests for the next `prefetch_depth` steps, with all their micro-batches, are 
 computes. A background thread decodes replies, looks up senses and copies everything to the device.
 The training thread waits only for what is not ready yet, and reports how long it waited. The memory
 is bounded: replies of `prefetch_depth + 1` steps of this rank, and the senses at their positions,
-in the dictionary's format until a loss uses them (plan/traffic.py counts the bytes).
+in the dictionary's format until a loss uses them (costs/traffic.py counts the bytes).
 """
 
 from __future__ import annotations

@@ -62,25 +62,48 @@ def load_student(
     Raises InputError if the LM head has a bias, or if more layers are to be trained than exist.
     """
     model = _load_language_model(init, deepspeed_config)
+    student = assemble_student(
+        spec,
+        model,
+        margin,
+        teacher_head=teacher_head(spec, models),
+        teacher_size=models.teacher.hidden_size,
+    )
+    if init.compiled:
+        compile_layers(model)
+    # ZeRO-3 then gathers and releases whole layers. Otherwise each Linear fetches its own weights,
+    # and each fetch walks over all weights in Python.
+    set_z3_leaf_modules(model, [type(layers_of(model)[0])])
+    return student
+
+
+def assemble_student(
+    spec: RunSpec,
+    model: Any,
+    margin: float,
+    *,
+    teacher_head: FrozenHead | None,
+    teacher_size: int,
+) -> DistillStudent:
+    """Return a language model with its objective, as it is trained.
+
+    margin: squared distance per dimension. teacher_head: for the signal `exact`. teacher_size: the
+    teacher's hidden size. Raises InputError as `load_student` does.
+    """
     freeze(model, spec.student.train_last_layers)
     set_attention_dropout(model, spec.student.attention_dropout)
     if spec.student.activation_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    if init.compiled:
-        compile_layers(model)
     head: Any = model.get_output_embeddings()
     refuse_bias(head, "[student] model")
-    # ZeRO-3 then gathers and releases whole layers. Otherwise each Linear fetches its own weights,
-    # and each fetch walks over all weights in Python.
-    set_z3_leaf_modules(model, [type(layers_of(model)[0])])
     config = model.config.get_text_config()
     objective = DistillObjective(
         head.weight,
         spec.loss,
         margin,
         form=HeadForm.of(config),
-        teacher_head=teacher_head(spec, models),
-        sense_map=sense_map(spec, models.teacher.hidden_size, config.hidden_size),
+        teacher_head=teacher_head,
+        sense_map=sense_map(spec, teacher_size, config.hidden_size),
     )
     return DistillStudent(model, objective)
 

@@ -12,6 +12,7 @@ from dskd_ds.data.batches import BlockSource, num_steps, open_source
 from dskd_ds.errors import DskdError, ExitCode
 from dskd_ds.link import StudentSide, open_student_side
 from dskd_ds.models.named import NamedModel, RunModels
+from dskd_ds.observe.memory import resident_bytes
 from dskd_ds.runtime.collective_clock import CollectiveClock
 from dskd_ds.runtime.devices import give_back_memory, local_device
 from dskd_ds.runtime.supervise import FINAL_CODES
@@ -62,6 +63,7 @@ def train(spec: RunSpec, models: RunModels, role: Role) -> None:
         init = student_init(spec, models)
         retriever = open_retriever(spec, role, cleanup) if spec.uses_senses else None
         source = open_run_source(spec, models)
+        bytes_before = resident_bytes()
         engine = make_engine(spec, models, init, retriever.dictionary if retriever else None)
         blocks = OnPolicyBlocks(spec, models.teacher.tokenizer, role.rank, source, engine)
         skips = Skips(spec.train)
@@ -98,7 +100,7 @@ def train(spec: RunSpec, models: RunModels, role: Role) -> None:
             skips=skips,
             phases=phases,
             unchanged_weights=UnchangedWeights.of_run(spec, engine),
-            health=StepHealth(CollectiveClock().install(deepspeed.comm.comm.cdb)),
+            health=StepHealth(CollectiveClock().install(deepspeed.comm.comm.cdb), bytes_before),
             run_lock=run_lock,
             checkpoints=checkpoints,
         )

@@ -30,13 +30,21 @@ class RankStep:
     """The largest memory of the process so far."""
     device_bytes: float
     """The largest memory of its GPU so far; 0 without one."""
+    engine_bytes: float = 0
+    """What student, optimiser and steps take of `device_bytes`; without a GPU, of `host_bytes`: the
+    memory beyond what the process had before it made the engine."""
 
 
 class StepHealth:
     """Measures the steps of this rank and compares those of all ranks."""
 
-    def __init__(self, clock: CollectiveClock | None = None) -> None:
-        """clock: one that is installed; without it, waits in collectives count as computation."""
+    def __init__(self, clock: CollectiveClock | None = None, bytes_before: int = 0) -> None:
+        """Make the measurement of a rank's steps.
+
+        clock: one that is installed; without it, waits in collectives count as computation.
+        bytes_before: resident memory of the process before it made the engine.
+        """
+        self._bytes_before = bytes_before
         self.stragglers = Stragglers()
         self._clock = clock or CollectiveClock()
         self._started = time.monotonic()
@@ -49,13 +57,15 @@ class StepHealth:
     def end_step(self, step_input: StepInput) -> RankStep:
         """Return what the step took on this rank. Call it when the weights are updated."""
         seconds = time.monotonic() - self._started
+        host_bytes, device_bytes = peak_host_bytes(), peak_device_bytes()
         return RankStep(
             seconds=seconds,
             teacher_wait=step_input.teacher_wait_seconds,
             sense_wait=step_input.sense_wait_seconds,
             collectives=self._clock.take_seconds(),
-            host_bytes=peak_host_bytes(),
-            device_bytes=peak_device_bytes(),
+            host_bytes=host_bytes,
+            device_bytes=device_bytes,
+            engine_bytes=device_bytes or max(host_bytes - self._bytes_before, 0),
         )
 
     def all_gather_record(self, own: RankStep) -> dict[str, float]:
@@ -75,6 +85,7 @@ class StepHealth:
             "slowest_factor": slowest.factor,
             "rss_bytes": max(rank.host_bytes for rank in ranks),
             "device_bytes": max(rank.device_bytes for rank in ranks),
+            "engine_bytes": max(rank.engine_bytes for rank in ranks),
         }
 
 

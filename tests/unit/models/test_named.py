@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
+from dskd_ds.costs.traffic import plan_line
 from dskd_ds.data.blocks import heldout_blocks, train_blocks
 from dskd_ds.errors import InputError
 from dskd_ds.models import named
 from dskd_ds.models.named import NamedModel, RunModels
 from dskd_ds.models.resolve import load_tokenizer, model_fingerprint, tokenizer_fingerprint
 from dskd_ds.plan.preflight import preflight
-from dskd_ds.plan.traffic import plan_line
 from dskd_ds.senses.build.collect import collection_layout
 from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.student.depth import student_init

@@ -11,10 +11,10 @@ from types import ModuleType
 import pytest
 import torch
 
+from dskd_ds.costs.traffic import held_bytes, signal_bytes
 from dskd_ds.losses.sense import SenseTargets
 from dskd_ds.models.frozen import FrozenModel
 from dskd_ds.objective.fused import STATS, DistillObjective, Scales
-from dskd_ds.plan.traffic import held_bytes, signal_bytes
 from dskd_ds.signals.kind import signal_kind
 from dskd_ds.spec import RunSpec
 from dskd_ds.spec.loss import LossSpec

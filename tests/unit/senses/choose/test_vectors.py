@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from dskd_ds.costs.traffic import held_sense_bytes
 from dskd_ds.losses.sense import SenseTargets, sense_loss
-from dskd_ds.plan.traffic import held_sense_bytes
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.spec.loss import LossSpec
 from tests.unit.senses.choose.small import D, batch, dictionary_in, retriever, spec, teacher_signal

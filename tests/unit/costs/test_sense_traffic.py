@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from dskd_ds.costs.traffic import MANY_ROWS, signal_bytes
 from dskd_ds.models.frozen import FrozenModel
-from dskd_ds.plan.traffic import MANY_ROWS, signal_bytes
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.teacher.answer import answer
 from tests.unit.conftest import D, V, senses

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from dskd_ds.costs import traffic
 from dskd_ds.link import codec
 from dskd_ds.link.messages import Reply, Request, Wanted
 from dskd_ds.losses.distributions import TopK
-from dskd_ds.plan import traffic
 from dskd_ds.signals.kind import signal_kind
 from dskd_ds.signals.parts.draws import Draws
 from dskd_ds.signals.reply import ReplyParts, reply_arrays

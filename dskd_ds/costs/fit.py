@@ -1,0 +1,219 @@
+"""Whether a run fits into memory, by how much it does not, and the cheapest ways out.
+
+Loads no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from dskd_ds.costs.capacity import Capacity
+from dskd_ds.costs.memory import (
+    Device,
+    MemoryParts,
+    node_memory,
+    student_memory,
+    teacher_memory,
+)
+from dskd_ds.costs.run_shapes import RunShapes
+from dskd_ds.costs.zero_settings import zero_settings
+from dskd_ds.spec import RunSpec
+
+REFUSED_SHARE = 0.9
+"""A run is refused if this share of the predicted memory exceeds the capacity. The prediction's
+error is about ten per cent (tools/studies/plan.md); between this and 1 there is a warning."""
+PROCESS_BYTES = 300 << 20
+"""Resident memory of a rank on a CPU before its engine: Python, torch and DeepSpeed, without the
+pages that the ranks of a node share."""
+MAX_RANKS = 1 << 12
+"""Most ranks that a way out proposes."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a rank or a node needs, and what it has."""
+
+    what: str
+    memory: MemoryParts
+    capacity: float
+    """Bytes."""
+    count: int = 1
+    """How many ranks share the capacity."""
+    added: float = 0.0
+    """Bytes that are needed beside `memory`, for all ranks together."""
+
+    @property
+    def needed(self) -> float:
+        """Predicted bytes."""
+        return self.memory.total * self.count + self.added
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the run would very likely fail."""
+        return self.needed * REFUSED_SHARE > self.capacity
+
+    @property
+    def is_tight(self) -> bool:
+        """Whether the run may fail."""
+        return self.needed > self.capacity
+
+
+@dataclass(frozen=True)
+class WayOut:
+    """A change of the spec with which the student rank fits."""
+
+    change: str
+    """What to set."""
+    cost: str
+    """What it costs."""
+    needed: float
+    """Predicted bytes of a student rank afterwards."""
+
+
+def device_of(capacity: Capacity) -> Device:
+    """Return where the ranks compute."""
+    return "gpu" if capacity.gpu_bytes else "cpu"
+
+
+def needs(
+    spec: RunSpec,
+    shapes: RunShapes,
+    capacity: Capacity,
+    related_fraction: float | None = None,
+    num_senses: int | None = None,
+) -> list[Need]:
+    """Return what the ranks need and have: per GPU, or per node if ranks have no GPU.
+
+    On a CPU all ranks of the launch are taken to share one node. num_senses: of the dictionary.
+    """
+    device = device_of(capacity)
+    student = student_memory(spec, shapes, device, related_fraction)
+    teacher = teacher_memory(spec, shapes, device, related_fraction)
+    node = node_memory(spec, shapes, num_senses)
+    num_students, num_teachers = spec.topology.num_students, spec.topology.num_teachers
+    if device == "gpu":
+        found = [Need("a student's GPU", student, capacity.gpu_bytes)]
+        if num_teachers:
+            found.append(Need("a teacher's GPU", teacher, capacity.gpu_bytes))
+        per_node = min(num_students, max(capacity.num_gpus, 1))
+        host = student.host_total * per_node + node.total
+        if host:
+            on_host = MemoryParts({**student.host, **node.parts}, "always")
+            added = host - on_host.total
+            found.append(Need("a node's main memory", on_host, capacity.host_bytes, added=added))
+        return found
+    others = teacher.total * num_teachers + node.total
+    added = others + PROCESS_BYTES * (num_students + num_teachers)
+    what = "this machine's memory, for all ranks"
+    return [Need(what, student, capacity.host_bytes, count=num_students, added=added)]
+
+
+def ways_out(
+    spec: RunSpec, shapes: RunShapes, capacity: Capacity, related_fraction: float | None = None
+) -> list[WayOut]:
+    """Return the changes of the spec with which everything fits, the cheapest first.
+
+    Changes that are not enough one by one are tried together, in their order.
+    """
+    device = device_of(capacity)
+
+    def fits(changed: RunSpec) -> bool:
+        found = needs(changed, shapes, capacity, related_fraction)
+        return not any(need.is_tight for need in found)
+
+    found: list[WayOut] = []
+    together, names = spec, []
+    for change, cost, apply in _changes(spec, device):
+        changed = apply(spec)
+        if fits(changed):
+            needed = student_memory(changed, shapes, device, related_fraction).total
+            found.append(WayOut(change, cost, needed))
+        together = apply(together)
+        names.append(change)
+        if not found and len(names) > 1 and fits(together):
+            needed = student_memory(together, shapes, device, related_fraction).total
+            found.append(WayOut("; ".join(names), "all of this together", needed))
+    if device == "gpu":
+        found += _more_ranks(spec, fits, shapes, device, related_fraction)
+    return found
+
+
+Change = tuple[str, str, Callable[[RunSpec], RunSpec]]
+"""What to set, what it costs, and the function that sets it."""
+
+
+def _changes(spec: RunSpec, device: Device) -> Iterator[Change]:
+    """Yield changes of a spec that save memory, from cheap to expensive."""
+    settings = zero_settings(spec.deepspeed)
+    if spec.loss.chunk_positions > 64:
+        yield (
+            "[loss] chunk_positions = 64",
+            "a slightly slower objective",
+            _set("loss", chunk_positions=64),
+        )
+    if spec.train.micro_batch_blocks > 1:
+        yield (
+            "[train] micro_batch_blocks = 1",
+            "more, smaller forward passes per step",
+            _set("train", micro_batch_blocks=1),
+        )
+    if settings.stage < 3:
+        file = "ds_configs/zero3.json" if device == "gpu" else "ds_configs/zero3_cpu.json"
+        yield (
+            f'deepspeed = "{file}"',
+            "weights are gathered for each layer",
+            _set_top(deepspeed=file),
+        )
+    if not spec.student.activation_checkpointing:
+        yield (
+            "[student] activation_checkpointing = true",
+            "about a third more time",
+            _set("student", activation_checkpointing=True),
+        )
+    if device == "gpu" and not settings.offloads_optimizer:
+        yield (
+            'deepspeed = "ds_configs/zero3_offload.json"',
+            "slow updates on the CPU",
+            _set_top(deepspeed="ds_configs/zero3_offload.json"),
+        )
+    half = spec.student.dtype in ("auto", "bfloat16") and device == "gpu"
+    if half and spec.student.precision == "mixed":
+        yield (
+            '[student] precision = "bf16"',
+            "small updates are lost to rounding",
+            _set("student", precision="bf16"),
+        )
+
+
+def _set(section: str, **values: object) -> Callable[[RunSpec], RunSpec]:
+    """Return a function that sets keys of a section in a copy of a spec."""
+
+    def apply(spec: RunSpec) -> RunSpec:
+        changed = getattr(spec, section).model_copy(update=values)
+        return spec.model_copy(update={section: changed})
+
+    return apply
+
+
+def _set_top(**values: object) -> Callable[[RunSpec], RunSpec]:
+    """Return a function that sets keys outside of sections in a copy of a spec."""
+    return lambda spec: spec.model_copy(update=values)
+
+
+def _more_ranks(
+    spec: RunSpec,
+    fits: Callable[[RunSpec], bool],
+    shapes: RunShapes,
+    device: Device,
+    related_fraction: float | None,
+) -> Iterator[WayOut]:
+    """Yield the smallest doubled number of students with which everything fits."""
+    ranks = 2 * spec.topology.num_students
+    while ranks <= MAX_RANKS:
+        changed = _set("topology", num_students=ranks)(spec)
+        if fits(changed):
+            needed = student_memory(changed, shapes, device, related_fraction).total
+            yield WayOut(f"[topology] num_students = {ranks}", "more GPUs", needed)
+            return
+        ranks *= 2

@@ -1,0 +1,237 @@
+"""Memory of a student rank, of a teacher rank and of a node, by formulas. Loads no torch.
+
+A rank's memory is what it always holds, and the largest of what its phases add: the backward pass,
+the reduction of gradients, and the update. The formulas follow DeepSpeed 0.19.8's ZeRO and this
+project's objective; `tools/validate_plan.py` compares them with measured runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from dskd_ds.costs.activations import activation_bytes, forward_bytes
+from dskd_ds.costs.run_shapes import RunShapes
+from dskd_ds.costs.traffic import (
+    SignalBytes,
+    held_bytes,
+    sense_share,
+    signal_bytes,
+    teacher_held_bytes,
+)
+from dskd_ds.costs.zero_memory import zero_memory
+from dskd_ds.costs.zero_settings import zero_settings
+from dskd_ds.runtime.cpu_features import cpu_has_bfloat16
+from dskd_ds.spec import RunSpec
+from dskd_ds.spec.base import Dtype
+
+Device = Literal["gpu", "cpu"]
+"""Where ranks compute. On a CPU their memory is the node's main memory."""
+TAKEN_AT_A_TIME = 128
+"""Positions whose logits a teacher forms at a time (teacher/answer.py)."""
+ASSUMED_RELATED_FRACTION = 0.6
+"""Share of positions whose target has word relations, if no dictionary tells it: SmolLM2 with
+WordNet on Wikipedia has 0.5 to 0.7."""
+INDEX_LINK_BYTES = 12
+"""Bytes per sense and link of the HNSW index: 2 M links of 4 bytes on the lowest level, and the
+higher levels'."""
+
+
+@dataclass(frozen=True)
+class MemoryParts:
+    """Bytes by kind at the moment when a rank holds most."""
+
+    parts: Mapping[str, float]
+    """On the device of the rank; on a CPU all of its memory."""
+    phase: str
+    """When that is."""
+    host: Mapping[str, float] = field(default_factory=dict)
+    """In the node's main memory beside a GPU: what is offloaded."""
+
+    @property
+    def total(self) -> float:
+        """Bytes on the device."""
+        return sum(self.parts.values())
+
+    @property
+    def host_total(self) -> float:
+        """Bytes in main memory beside the device."""
+        return sum(self.host.values())
+
+
+def number_bytes(dtype: Dtype, device: Device) -> int:
+    """Return the bytes of a number; `auto` is resolved as runtime/devices.py does."""
+    if dtype == "auto":
+        return 2 if device == "gpu" or cpu_has_bfloat16() else 4
+    return 4 if dtype == "float32" else 2
+
+
+def student_memory(
+    spec: RunSpec, shapes: RunShapes, device: Device, related_fraction: float | None = None
+) -> MemoryParts:
+    """Return the memory of a student rank. related_fraction: as `run_signal` takes it."""
+    student = shapes.student
+    width = number_bytes(spec.student.dtype, device)
+    trained_layers = min(spec.student.train_last_layers or student.num_layers, student.num_layers)
+    settings = zero_settings(spec.deepspeed)
+    zero = zero_memory(
+        settings,
+        student,
+        num_ranks=spec.topology.num_students,
+        number_bytes=width,
+        is_bf16_only=spec.student.precision == "bf16",
+        trained_layers=trained_layers,
+        trains_all=spec.student.train_last_layers is None,
+        map_parameters=_map_parameters(spec, shapes),
+        on_gpu=device == "gpu",
+    )
+    activations = activation_bytes(
+        student,
+        rows=spec.train.micro_batch_blocks,
+        row_tokens=spec.data.block_tokens,
+        number_bytes=width,
+        trained_layers=trained_layers,
+        checkpointing=spec.student.activation_checkpointing,
+        packed=spec.data.packing == "blocks",
+    )
+    signal = run_signal(spec, shapes, related_fraction)
+    held = held_bytes(spec, signal, shapes.teacher.hidden_size, spec.data.block_tokens)
+    fixed = {**zero.fixed, "teacher's signal": held, "teacher's head": _head_copy(spec, shapes)}
+    gathered = {"gathered layers": zero.gathered}
+    kept = {"activations": activations.kept + activations.states}
+    phases = {
+        "objective": {
+            **gathered,
+            **kept,
+            "objective": _objective_bytes(spec, shapes, width, device),
+        },
+        "backward pass": {
+            **gathered,
+            "activations": activations.kept + activations.states + activations.backward,
+            "objective": _head_gradient(spec, student.embedding_parameters, width),
+        },
+        "reduction": {"gradient copies": zero.reduction},
+        "update": {"gradient copies": zero.update},
+    }
+    phase, added = max(phases.items(), key=_size_of_phase)
+    return MemoryParts(_without_zeros({**fixed, **added}), phase, host=_without_zeros(zero.host))
+
+
+def teacher_memory(
+    spec: RunSpec, shapes: RunShapes, device: Device, related_fraction: float | None = None
+) -> MemoryParts:
+    """Return the memory of a teacher rank. related_fraction: as `run_signal` takes it."""
+    teacher = shapes.teacher
+    width = number_bytes(spec.teacher.dtype, device)
+    forward = forward_bytes(
+        teacher,
+        rows=spec.train.micro_batch_blocks,
+        row_tokens=spec.data.block_tokens,
+        number_bytes=width,
+    )
+    signal = run_signal(spec, shapes, related_fraction)
+    logits = TAKEN_AT_A_TIME * teacher.vocab_size * (8 + width)
+    parts = {
+        "parameters": float(width * teacher.num_parameters),
+        "activations": forward,
+        "logits": float(logits),
+        "replies": teacher_held_bytes(spec, signal, spec.data.block_tokens),
+    }
+    return MemoryParts(_without_zeros(parts), "forward pass")
+
+
+def node_memory(spec: RunSpec, shapes: RunShapes, num_senses: int | None = None) -> MemoryParts:
+    """Return what a node with a role that chooses senses holds once: dictionary and index.
+
+    num_senses: of the dictionary; None estimates it from the text that it is to be built from.
+    """
+    if not spec.uses_senses:
+        return MemoryParts({}, "always")
+    rows = estimated_senses(spec, shapes) if num_senses is None else num_senses
+    senses = spec.senses
+    per_sense = 2 * shapes.teacher.hidden_size + 16
+    parts = {"senses (mapped from disk)": float(rows * per_sense)}
+    if senses.candidates != "lexical":
+        links = senses.index_links * INDEX_LINK_BYTES
+        parts["index"] = float(rows * (4 * senses.index_dims + links))
+    return MemoryParts(parts, "always")
+
+
+def estimated_senses(spec: RunSpec, shapes: RunShapes) -> int:
+    """Return an upper bound of the senses of a dictionary that is not built yet.
+
+    No token has more than `num_senses`, nor more senses than the teacher reads tokens of text.
+    """
+    most = shapes.teacher.vocab_size * spec.senses.num_senses
+    collected = sum(
+        text.collect_tokens or spec.senses.collect_tokens for text in spec.senses.corpus
+    )
+    return min(most, collected or spec.senses.collect_tokens)
+
+
+def run_signal(
+    spec: RunSpec, shapes: RunShapes, related_fraction: float | None = None
+) -> SignalBytes:
+    """Return the bytes per token that a run's teacher sends.
+
+    related_fraction: share of positions whose target has word relations; None takes an assumed one.
+    """
+    related = ASSUMED_RELATED_FRACTION if related_fraction is None else related_fraction
+    share = sense_share(spec, related)
+    vocab_size = min(shapes.teacher.vocab_size, shapes.student.vocab_size)
+    return signal_bytes(spec, vocab_size, shapes.teacher.hidden_size, share)
+
+
+def _map_parameters(spec: RunSpec, shapes: RunShapes) -> int:
+    """Return the weights of the map between two hidden sizes; 0 if there is none."""
+    if not spec.uses_senses or not shapes.has_map:
+        return 0
+    return shapes.teacher.hidden_size * shapes.student.hidden_size
+
+
+def _head_copy(spec: RunSpec, shapes: RunShapes) -> float:
+    """Return the bytes of the teacher's head that each student keeps for the signal `exact`."""
+    if spec.loss.signal != "exact":
+        return 0.0
+    width = 4 if spec.teacher.dtype == "float32" else 2
+    return float(width * shapes.teacher.embedding_parameters)
+
+
+def _objective_bytes(spec: RunSpec, shapes: RunShapes, width: int, device: Device) -> float:
+    """Return the workspace of the objective: a chunk's logits, gradients by weight and states.
+
+    Logits are float32. In a half format the product and the gradient exist in that format too. On a
+    CPU a chunk is worked on in blocks of 32 rows; on a GPU whole, so further copies of the chunk
+    exist: at a temperature of its own, and of the teacher's logits.
+    """
+    loss, student = spec.loss, shapes.student
+    chunk = loss.chunk_positions * student.vocab_size
+    logits = chunk * 4.0
+    if width == 2:
+        logits += chunk * width
+    if loss.signal == "exact":
+        teacher_width = number_bytes(spec.teacher.dtype, device)
+        logits += chunk * (4 + (teacher_width if teacher_width == 2 else 0))
+    if device == "gpu":
+        num_copies = 1 + (loss.temperature != 1) + (loss.signal == "exact")
+        logits += chunk * 4 * num_copies
+    tokens = spec.train.micro_batch_blocks * spec.data.block_tokens
+    by_states = tokens * student.hidden_size * width
+    by_weight = _head_gradient(spec, student.embedding_parameters, width=4)
+    return logits + by_states + by_weight
+
+
+def _head_gradient(spec: RunSpec, head_parameters: int, width: int) -> float:
+    """Return the gradient by the head: float32, and once more in a half format."""
+    if spec.student.train_last_layers is not None:
+        return 0.0
+    return float(head_parameters * (4 + (width if width == 2 else 0)))
+
+
+def _size_of_phase(phase: tuple[str, Mapping[str, float]]) -> float:
+    return sum(phase[1].values())
+
+
+def _without_zeros(parts: Mapping[str, float]) -> dict[str, float]:
+    return {kind: size for kind, size in parts.items() if size}

@@ -1,0 +1,95 @@
+"""Reads a model's configuration as plain data, without torch and transformers, for the planner.
+
+A folder has it in config.json. Of a hub name the file is taken from the local cache, or downloaded
+alone, without the weights. A GGUF file has the sizes in its header.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dskd_ds.errors import InputError
+from dskd_ds.spec import dskd_home
+
+GGUF_KEYS = {
+    "hidden_size": "embedding_length",
+    "intermediate_size": "feed_forward_length",
+    "num_hidden_layers": "block_count",
+    "num_attention_heads": "attention.head_count",
+    "num_key_value_heads": "attention.head_count_kv",
+    "head_dim": "attention.key_length",
+    "max_position_embeddings": "context_length",
+    "vocab_size": "vocab_size",
+}
+"""Entries of a configuration, and a GGUF header's keys without the name of the architecture."""
+
+
+def read_config_file(model: str, key: str = "[teacher] model") -> dict[str, Any]:
+    """Return the content of a model's config.json, or the same entries of a GGUF file's header.
+
+    model: a folder, a hub name or a GGUF file. key: the setting that names it, for messages.
+    Raises InputError if there is none.
+    """
+    path = Path(model)
+    converted = None
+    if model.endswith(".gguf") and path.is_file():
+        converted = _converted_config(path)
+        if converted is None:
+            return _gguf_config(path)
+    file = converted or (path / "config.json" if path.is_dir() else _hub_file(model, key))
+    try:
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f'{key} = "{model}", but its configuration cannot be read: {error}.\n'
+            "  name a folder that save_pretrained wrote, a .gguf file, or a hub name."
+        ) from None
+    return content
+
+
+def _converted_config(gguf: Path) -> Path | None:
+    """Return the config.json of the converted copy of a GGUF file (models/resolve.py), if there is
+    one: reading the header of a GGUF file takes seconds, because it lists all tokens.
+
+    A copy that is older than the file belongs to another file of this name.
+    """
+    copies = (dskd_home() / "models").glob(f"{gguf.stem}-{'?' * 12}/config.json")
+    newest = max(copies, key=lambda file: file.stat().st_mtime, default=None)
+    if newest is None or newest.stat().st_mtime < gguf.stat().st_mtime:
+        return None
+    return newest
+
+
+def _hub_file(model: str, key: str) -> Path:
+    """Return the local copy of a hub model's config.json. Raises InputError if it has none."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(model, "config.json"))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f'{key} = "{model}", but its configuration cannot be loaded: {reason}\n'
+            "  check the name, or download it where there is a network and name the folder."
+        ) from None
+
+
+def _gguf_config(path: Path) -> dict[str, Any]:
+    """Return the entries of a configuration that a GGUF file's header gives."""
+    from gguf import GGUFReader
+
+    reader = GGUFReader(path)
+    kind = str(reader.fields["general.architecture"].contents())
+    config: dict[str, Any] = {"model_type": kind}
+    for entry, key in GGUF_KEYS.items():
+        field = reader.fields.get(f"{kind}.{key}")
+        if field is not None:
+            config[entry] = field.contents()
+    shapes = {tensor.name: [int(size) for size in tensor.shape] for tensor in reader.tensors}
+    # GGUF lists the sizes of a tensor from the innermost one.
+    config["vocab_size"] = shapes["token_embd.weight"][-1]
+    config["tie_word_embeddings"] = "output.weight" not in shapes
+    return config

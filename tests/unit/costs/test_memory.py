@@ -1,0 +1,136 @@
+"""The memory of ranks: what each setting changes, and by how much."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from dskd_ds.costs.memory import MemoryParts, node_memory, student_memory, teacher_memory
+from dskd_ds.costs.run_shapes import RunShapes
+from dskd_ds.costs.shapes import model_shape
+from dskd_ds.costs.zero_memory import zero_memory
+from dskd_ds.costs.zero_settings import zero_settings
+from dskd_ds.spec import RunSpec, load_spec
+
+LLAMA_8B = model_shape(
+    {
+        "model_type": "llama",
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "vocab_size": 128256,
+        "tie_word_embeddings": False,
+    }
+)
+SHAPES = RunShapes(teacher=LLAMA_8B, student=LLAMA_8B.with_layers(16))
+GIB = 1 << 30
+
+
+def spec_with(*overrides: str) -> RunSpec:
+    defaults = ["deepspeed=ds_configs/zero3.json", "data.block_tokens=1024"]
+    return load_spec("ds_configs/runs/quickstart.toml", [*defaults, *overrides])
+
+
+def student(*overrides: str) -> MemoryParts:
+    return student_memory(spec_with(*overrides), SHAPES, "gpu", related_fraction=0.5)
+
+
+def test_zero_3_holds_16_bytes_per_weight() -> None:
+    """2 for weights, 2 for gradients, 4 for master weights and 8 for moments, on 64 ranks."""
+    memory = zero_memory(
+        zero_settings("ds_configs/zero3.json"),
+        LLAMA_8B,
+        num_ranks=64,
+        number_bytes=2,
+        is_bf16_only=False,
+        trained_layers=32,
+        trains_all=True,
+        map_parameters=0,
+        on_gpu=True,
+    )
+    share = LLAMA_8B.num_parameters / 64
+    kinds = ("parameters", "gradients", "master weights", "optimiser")
+    held = sum(memory.fixed[kind] for kind in kinds)
+    assert held == pytest.approx(16 * share, rel=0.01)
+    assert memory.fixed["gradient buckets"] == 1e9  # 500 million numbers of 2 bytes
+
+
+def test_partitions_shrink_with_the_number_of_ranks() -> None:
+    two, eight = (
+        student(f"topology.num_students={count}", "train.global_batch_blocks=8") for count in (2, 8)
+    )
+    for kind in ("master weights", "optimiser", "gradients"):
+        assert two.parts[kind] == pytest.approx(4 * eight.parts[kind])
+    assert two.parts["activations"] == eight.parts["activations"]
+
+
+def test_checkpointing_and_smaller_chunks_take_less() -> None:
+    plain, chunked = student(), student("loss.chunk_positions=64")
+    assert student("student.activation_checkpointing=true").total < plain.total
+    assert chunked.total <= plain.total
+
+
+def test_bf16_only_has_no_master_weights() -> None:
+    memory = student("student.dtype=bfloat16", "student.precision=bf16")
+    assert "master weights" not in memory.parts
+    assert memory.parts["optimiser"] == pytest.approx(student().parts["optimiser"] / 2)
+
+
+def test_frozen_layers_have_no_optimiser() -> None:
+    memory = student("student.train_last_layers=2")
+    trained = 2 * LLAMA_8B.parameters_per_layer / 2  # layers, ranks
+    assert memory.parts["optimiser"] == pytest.approx(8 * trained)
+
+
+def test_offloaded_state_is_in_main_memory() -> None:
+    plain, offloaded = student(), student("deepspeed=ds_configs/zero3_offload.json")
+    assert offloaded.total < plain.total
+    assert offloaded.host["optimiser"] == plain.parts["optimiser"]
+    assert "optimiser" not in offloaded.parts
+
+
+def test_on_a_cpu_float32_weights_are_their_own_master() -> None:
+    spec = spec_with("student.dtype=float32", "deepspeed=ds_configs/zero3_cpu.json")
+    memory = student_memory(spec, SHAPES, "cpu", related_fraction=0.5)
+    assert "master weights" not in memory.parts
+    stage_2 = spec_with("student.dtype=float32", "deepspeed=ds_configs/zero2.json")
+    assert "master weights" in student_memory(stage_2, SHAPES, "cpu", 0.5).parts
+
+
+def test_each_stage_partitions_more() -> None:
+    sizes = [
+        student(f"deepspeed=ds_configs/{name}.json").parts for name in ("zero0", "zero2", "zero3")
+    ]
+    held = [
+        sum(parts[kind] for kind in ("parameters", "optimiser", "gradients")) for parts in sizes
+    ]
+    assert held[0] > held[1] > held[2]
+
+
+def test_exact_signals_need_the_teachers_head() -> None:
+    memory = student("loss.signal=exact")
+    assert memory.parts["teacher's head"] == 2 * LLAMA_8B.embedding_parameters
+
+
+def test_a_teacher_holds_its_weights_and_replies() -> None:
+    memory = teacher_memory(spec_with(), SHAPES, "gpu", related_fraction=0.5)
+    assert memory.parts["parameters"] == 2 * LLAMA_8B.num_parameters
+    assert 15 * GIB < memory.total < 17 * GIB
+
+
+def test_a_node_holds_the_senses_once() -> None:
+    memory = node_memory(spec_with(), SHAPES, num_senses=1000)
+    assert memory.parts["senses (mapped from disk)"] == pytest.approx(1000 * 8192, rel=0.01)
+    lexical = spec_with("senses.candidates=lexical")
+    assert "index" not in node_memory(lexical, SHAPES, num_senses=1000).parts
+    assert not node_memory(spec_with("loss.sense_weight=0"), SHAPES).parts
+
+
+def test_a_map_between_two_sizes_is_trained() -> None:
+    wider = replace(SHAPES, student=replace(SHAPES.student, hidden_size=2048))
+    with_map = student_memory(spec_with(), wider, "gpu", 0.5).parts["optimiser"]
+    without = student_memory(spec_with("loss.sense_weight=0"), wider, "gpu", 0.5)
+    assert with_map - without.parts["optimiser"] == 8 * 4096 * 2048 / 2
