@@ -113,7 +113,7 @@ def step_time(
     sense_wait = max(0.0, sense_seconds(work, cluster, constants) - own)
     teacher_wait = 0.0
     if teacher is not None:
-        supply = supply_seconds(work, teacher, num_teachers, prefetch_depth)
+        supply = supply_seconds(work, teacher, num_teachers, prefetch_depth, own + sense_wait)
         teacher_wait = max(0.0, supply - own - sense_wait)
     return StepTime(
         compute=micro_batches * (forward + backward),
@@ -156,17 +156,24 @@ def teacher_time(
 
 
 def supply_seconds(
-    work: StepWork, teacher: TeacherTime, num_teachers: int, prefetch_depth: int
+    work: StepWork,
+    teacher: TeacherTime,
+    num_teachers: int,
+    prefetch_depth: int,
+    own_seconds: float,
 ) -> float:
     """Return the seconds in which the teachers can supply one step's replies.
 
-    The longest of three: all teachers are busy, a student's own link is busy, or replies arrive
-    later than `prefetch_depth` steps after their requests.
+    The longest of three: all teachers are busy, a student's own link is busy, or replies take
+    longer than `prefetch_depth` steps. In the last case, `prefetch_depth + 1` steps take one reply
+    and one step of computing (costs/simulate/ follows the requests and finds the same).
+    own_seconds: of a step without waiting for teachers.
     """
     requests = work.num_ranks * work.num_micro_batches
     busy = requests * teacher.forward / num_teachers
     receiving = work.num_micro_batches * teacher.transfer
-    return max(busy, receiving, teacher.latency / (prefetch_depth + 1))
+    late = (teacher.latency + own_seconds) / (prefetch_depth + 1)
+    return max(busy, receiving, late)
 
 
 def teachers_needed(work: StepWork, own_seconds: float, teacher: TeacherTime) -> float:

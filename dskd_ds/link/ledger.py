@@ -15,6 +15,7 @@ in flight. They are limits and not counters, so no message that repeats or gets 
 from __future__ import annotations
 
 import statistics
+import zlib
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -53,8 +54,10 @@ class _Job:
 class Ledger:
     """The requests of one student, and the teachers that answer them."""
 
-    def __init__(self, limits: Limits, now: float) -> None:
-        self._limits = limits
+    def __init__(self, limits: Limits, now: float, student: str = "") -> None:
+        """student: the name of this student; it decides which teacher is asked first."""
+        self._limits, self._student = limits, student
+        self._num_sent = 0
         self._jobs: dict[int, _Job] = {}
         self._waiting: deque[int] = deque()
         self._teachers: dict[bytes, PresentTeacher] = {}
@@ -99,7 +102,13 @@ class Ledger:
         for earlier, found in list(self._teachers.items()):
             if earlier == teacher or found.name == name:
                 events += self._take_out(earlier, "has connected again", is_banned=False)
-        self._teachers[teacher] = PresentTeacher(name, credits, last_seen=now, last_progress=now)
+        self._teachers[teacher] = PresentTeacher(
+            name,
+            credits,
+            last_seen=now,
+            last_progress=now,
+            turn=_first_turn(name, self._student),
+        )
         return events
 
     def note_sign_of_life(self, teacher: bytes, now: float, num_done: int | None = None) -> None:
@@ -191,16 +200,20 @@ class Ledger:
                 skipped.append(job_id)
                 blocked.update(able)
                 continue
-            self._teachers[teacher].take(job_id, job.num_bytes, now)
+            self._num_sent += 1
+            self._teachers[teacher].take(job_id, job.num_bytes, now, turn=self._num_sent)
             sends.append(Send(teacher, job_id))
         self._waiting.extendleft(reversed(skipped))
         return sends
 
     def _freest(self, teachers: list[bytes], job: _Job) -> bytes | None:
-        """Return the teacher that may get most more requests, of those that may get this one."""
+        """Return the teacher that may get most more requests, of those that may get this one.
+
+        Of several it is the one that was asked longest ago. A fixed order would leave teachers idle
+        if there are more of them than requests of one student.
+        """
         free = {teacher: self._teachers[teacher].num_free(job.num_bytes) for teacher in teachers}
-        # The first of several: teachers are asked in the order in which they came.
-        best = max(free, key=lambda teacher: free[teacher], default=None)
+        best = max(free, key=lambda one: (free[one], -self._teachers[one].turn), default=None)
         return best if best is not None and free[best] > 0 else None
 
     def _find_lost(self, teacher: PresentTeacher, now: float) -> list[Event]:
@@ -251,3 +264,11 @@ class Ledger:
         self._last_tick = now
         for found in self._teachers.values():
             found.forgive(gap)
+
+
+def _first_turn(teacher: str, student: str) -> int:
+    """Return the turn of a teacher that was never asked: before all others, in any order.
+
+    The order differs between students. Otherwise all would begin with the same teacher.
+    """
+    return -1 - zlib.crc32(f"{teacher}/{student}".encode())

@@ -33,6 +33,8 @@ class PresentTeacher:
     credits: Credits
     last_seen: float
     last_progress: float
+    turn: int = 0
+    """Its place in the order of asking; a smaller one was asked longer ago."""
     num_done: int = 0
     """Requests of all students that it has finished, as its heartbeats say."""
     in_flight: dict[int, Flight] = field(default_factory=dict)
@@ -52,8 +54,9 @@ class PresentTeacher:
             return 0
         return self.credits.num_requests - len(self.in_flight)
 
-    def take(self, job_id: int, num_bytes: int, now: float) -> None:
-        """A request is sent to it."""
+    def take(self, job_id: int, num_bytes: int, now: float, turn: int = 0) -> None:
+        """A request is sent to it. turn: its new place in the order of asking."""
+        self.turn = turn
         if not self.in_flight:
             self.last_progress = max(self.last_progress, now)
         self.in_flight[job_id] = Flight(num_bytes, sent=now, last_held=now)

@@ -64,7 +64,7 @@ class StudentProtocol:
             deadline_factor=spec.deadline_factor,
         )
         now = clock()
-        self._ledger = Ledger(limits, now)
+        self._ledger = Ledger(limits, now, student=name)
         self._without_teacher_since = self._next_heartbeat = now
         self._reports = Reports(name)
 

@@ -192,7 +192,7 @@ def test_nobody_waits_with_as_many_teachers_as_are_needed(
     if needed > 1.01:
         few = max(1, math.ceil(needed) - 1)
         fewer = step_time(work, H100, teacher=teacher, num_teachers=few, prefetch_depth=depth)
-        supply = supply_seconds(work, teacher, few, depth)
+        supply = supply_seconds(work, teacher, few, depth, alone.own)
         assert fewer.total == pytest.approx(supply)
         assert fewer.teacher_wait > 0
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -16,7 +18,7 @@ A, B = b"a", b"b"
 
 
 def ledger_with(*teachers: bytes, credits: int = 2, credit_bytes: int = 0) -> Ledger:
-    ledger = Ledger(LIMITS, now=0.0)
+    ledger = Ledger(LIMITS, now=0.0, student="0")  # this student asks A first
     for teacher in teachers:
         ledger.join(teacher, teacher.decode(), Credits(credits, credit_bytes), now=0.0)
     return ledger
@@ -45,6 +47,33 @@ def test_a_refused_request_goes_to_another_teacher_and_not_back() -> None:
     assert ledger.dispatch(1.0) == [Send(B, 1)]
     assert ledger.answer(B, 1, 0.5, now=2.0)
     assert ledger.num_open == 0
+
+
+def test_every_teacher_is_asked_before_one_is_asked_again() -> None:
+    teachers = [str(number).encode() for number in range(16)]
+    ledger = ledger_with(*teachers)
+    asked = []
+    for job_id in range(32):
+        ledger.add(job_id)
+        (sent,) = ledger.dispatch(0.0)
+        ledger.answer(sent.teacher, job_id, 0.5, now=0.0)
+        asked.append(sent.teacher)
+    assert sorted(asked[:16]) == sorted(teachers)
+    assert asked[16:] == asked[:16]
+
+
+def test_students_with_few_requests_keep_many_teachers_busy() -> None:
+    num_asked: Counter[bytes] = Counter()
+    for student in range(64):
+        ledger = Ledger(LIMITS, now=0.0, student=str(student))
+        for number in range(16):
+            ledger.join(str(number).encode(), str(number), Credits(2), now=0.0)
+        for job_id in range(4):
+            ledger.add(job_id)
+        num_asked.update(sent.teacher for sent in ledger.dispatch(0.0))
+    # 256 requests: 16 for each teacher, if they were dealt out evenly.
+    assert len(num_asked) == 16
+    assert max(num_asked.values()) < 32
 
 
 def test_a_request_that_every_teacher_refused_fails_with_all_reasons() -> None:

@@ -106,7 +106,7 @@ def test_buffers_are_bounded_by_credits_on_both_sides() -> None:
     for _ in range(4):
         world.step()  # hello, welcome, requests
     assert all(0 < len(teacher.queue) <= 2 * 3 for teacher in teachers)
-    assert any(len(student.pending) == NUM_REQUESTS for student in world.students)
+    assert all(len(student.pending) > NUM_REQUESTS // 2 for student in world.students)
     for _ in range(20):  # the students stand still while replies and heartbeats come
         world.now += 0.25
         for teacher in teachers:
