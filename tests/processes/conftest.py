@@ -15,9 +15,12 @@ import pytest
 from dskd_ds.runtime.console import child_environment
 from dskd_ds.runtime.launch import free_port, tool
 from tests.conftest import TinyWorld
+from tests.processes.warm import WarmServer, is_warm, warm
+from tests.processes.warm_rank import SOCKET_VARIABLE
 
 Launch = Callable[..., "Ended"]
 Start = Callable[..., subprocess.Popen[str]]
+Environment = dict[str, str]
 PATIENCE_SECONDS = 400
 """Timeout for an event that must happen, also on a busy machine."""
 
@@ -52,8 +55,30 @@ def environment_of(tiny: TinyWorld) -> dict[str, str]:
     }
 
 
+@pytest.fixture(scope="session")
+def warm_server(tiny: TinyWorld) -> Iterator[WarmServer]:
+    """The server of warm ranks, started by the first launch that needs it."""
+    server = WarmServer(tiny.folder, environment_of(tiny))
+    yield server
+    server.close()
+
+
 @pytest.fixture
-def launch(tiny: TinyWorld) -> Launch:
+def environment_for(tiny: TinyWorld, request: pytest.FixtureRequest) -> Callable[..., Environment]:
+    """`environment_for(argv)` is the environment in which a command line runs."""
+
+    def environment(argv: tuple[str, ...]) -> Environment:
+        env = environment_of(tiny)
+        if is_warm(argv):
+            server: WarmServer = request.getfixturevalue("warm_server")
+            env[SOCKET_VARIABLE] = server.address
+        return env
+
+    return environment
+
+
+@pytest.fixture
+def launch(tiny: TinyWorld, environment_for: Callable[..., Environment]) -> Launch:
     """`launch(argument, ...)` runs a command to its end; none of its processes may be left.
 
     marker: part of the command line of all its processes, by default the tiny world's folder.
@@ -62,7 +87,7 @@ def launch(tiny: TinyWorld) -> Launch:
     def run(*argv: str, marker: str | None = None, timeout: float = 480) -> Ended:
         done = subprocess.run(
             argv,
-            env=environment_of(tiny),
+            env=environment_for(argv),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -76,14 +101,14 @@ def launch(tiny: TinyWorld) -> Launch:
 
 
 @pytest.fixture
-def start(tiny: TinyWorld) -> Iterator[Start]:
+def start(environment_for: Callable[..., Environment]) -> Iterator[Start]:
     """`start(argument, ...)` starts a process, which is terminated when the test ends."""
     started: list[subprocess.Popen[str]] = []
 
     def run(*argv: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             argv,
-            env=environment_of(tiny),
+            env=environment_for(argv),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -125,10 +150,7 @@ def deepspeed(num_ranks: int, script: str, *argv: str) -> list[str]:
 
 
 def torchrun(num_ranks: int, script: str, *argv: str) -> list[str]:
-    """Return a command line of torchrun, for tests that do not depend on the launcher.
-
-    It is faster: the deepspeed launcher imports deepspeed twice before the first rank starts.
-    """
+    """Return a command line of torchrun."""
     return [
         tool("torchrun"),
         "--nproc_per_node",
@@ -157,9 +179,22 @@ def mpirun(num_ranks: int, script: str, *argv: str) -> list[str]:
     ]
 
 
+def ranks(num_ranks: int, *argv: str) -> list[str]:
+    """Return a command line of mpirun for warm ranks, for tests that do not depend on the launcher.
+
+    argv: a script or `-m` and a module, and its arguments.
+    """
+    return warm(mpirun(num_ranks, *argv))
+
+
 def dskd(*argv: str) -> list[str]:
     """Return a command line of the dskd command."""
     return [tool("dskd"), *argv]
+
+
+def warm_dskd(*argv: str) -> list[str]:
+    """Return a command line of the dskd command in a warm process."""
+    return warm([sys.executable, "-m", "dskd_ds.commands.cli", *argv])
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from dskd_ds.observe.metrics import read_metrics
 from dskd_ds.runtime.arguments import override_argv
 from tests.conftest import TinyWorld
-from tests.processes.conftest import Launch, deepspeed, dskd, torchrun
+from tests.processes.conftest import Launch, ranks, warm_dskd
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
@@ -38,7 +38,7 @@ def train(tiny: TinyWorld, launch: Launch, name: str, *overrides: str) -> list[d
     run_dir = tiny.folder / f"configs-{name}"
     if not (run_dir / "student").is_dir():
         argv = ["--spec", str(tiny.spec_file), *overrides_of(tiny, name, *overrides)]
-        assert launch(*torchrun(3, "dskd_ds/train.py", *argv)).code == 0
+        assert launch(*ranks(3, "dskd_ds/train.py", *argv)).code == 0
     records = read_metrics(run_dir)
     assert len(records) == 3
     return records
@@ -104,7 +104,7 @@ def test_a_checkpoint_exports_the_same_student_as_training(
     trained = load_file(path)
     path.unlink()
     argv = [str(tiny.spec_file), *overrides_of(tiny, name, *overrides)]
-    assert launch(*dskd("export", *argv)).code == 0
+    assert launch(*warm_dskd("export", *argv)).code == 0
     exported = load_file(path)
     assert exported.keys() == trained.keys()
     assert all((exported[name] == trained[name]).all() for name in trained)
@@ -120,7 +120,7 @@ def test_bf16_losses_are_close_to_float32(tiny: TinyWorld, launch: Launch) -> No
 
 def test_quantised_communication_needs_a_gpu(tiny: TinyWorld, launch: Launch) -> None:
     argv = overrides_of(tiny, "zero_pp", "deepspeed=ds_configs/zero_pp.json")
-    ended = launch(*deepspeed(3, "dskd_ds/train.py", "--spec", str(tiny.spec_file), *argv))
+    ended = launch(*ranks(3, "dskd_ds/train.py", "--spec", str(tiny.spec_file), *argv))
     assert ended.code == 2
     assert ended.output.count("DeepSpeed has the kernels for CUDA only") == 1
     assert "Traceback" not in ended.output
@@ -131,7 +131,7 @@ def test_fp16_gradients_do_not_vanish_and_overflows_are_skipped(
 ) -> None:
     out = tmp_path / "found.json"
     argv = ["--model", str(tiny.folder / "teacher"), "--out", str(out)]
-    command = deepspeed(1, "--module", "tests.processes.fp16_worker", *argv)
+    command = ranks(1, "-m", "tests.processes.fp16_worker", *argv)
     assert launch(*command, marker=str(out)).code == 0
     found = json.loads(out.read_text())
     small, expected = found["float16 10000000"], found["float32 10000000"]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import TinyWorld, write_model
-from tests.processes.conftest import Launch, torchrun
+from tests.processes.conftest import Launch, ranks
 from tests.processes.skip_worker import CONFIGS, FAULTS, FAULTY_RANK
 
 # Slow: twenty engines in one launch take longer than `make test` has.
@@ -33,7 +33,7 @@ def found(tiny: TinyWorld, launch: Launch, out: Path) -> list[dict[str, Any]]:
     if not files[0].is_file():
         model = write_model(out / "model", tiny.folder, num_layers=2, seed=5)
         options = ["--model", str(model), "--out", str(out)]
-        command = torchrun(NUM_RANKS, "--module", "tests.processes.skip_worker", *options)
+        command = ranks(NUM_RANKS, "-m", "tests.processes.skip_worker", *options)
         assert launch(*command, marker=str(out)).code == 0
     return [json.loads(file.read_text()) for file in files]
 
