@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from dskd_ds.data.batches import BlockSource, open_source
+from dskd_ds.data.batches import BlockSource
 from dskd_ds.data.blocks import heldout_blocks, train_blocks
 from dskd_ds.data.documents import heldout_documents, train_documents
+from dskd_ds.data.source import open_source
 from dskd_ds.models.named import NamedModel
 from dskd_ds.spec import RunSpec
 

@@ -100,7 +100,7 @@ def compare(args: argparse.Namespace) -> list[Figure]:
     Raises InputError if the quickstart was not run or the blocks cannot be shared evenly,
     BenchError if a side fails.
     """
-    from dskd_ds.data.batches import open_source
+    from dskd_ds.data.source import open_source
     from dskd_ds.models.named import NamedModel
 
     spec = load_spec(QUICKSTART)

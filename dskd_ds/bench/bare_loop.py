@@ -21,7 +21,8 @@ from deepspeed.utils import set_z3_leaf_modules
 from torch import Tensor
 from torch.nn import functional as F
 
-from dskd_ds.data.batches import Batch, open_source, places, read_batch
+from dskd_ds.data.batches import Batch, places, read_batch
+from dskd_ds.data.source import open_source
 from dskd_ds.models.layers import layers_of
 from dskd_ds.models.named import NamedModel, RunModels
 from dskd_ds.observe.metrics import METRICS_FILE

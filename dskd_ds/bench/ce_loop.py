@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dskd_ds.bench.bare_loop import load_model
-from dskd_ds.data.batches import BlockSource, num_steps, open_source, places, read_batch
+from dskd_ds.data.batches import BlockSource, places, read_batch
+from dskd_ds.data.source import num_steps, open_source
 from dskd_ds.losses.sense import SenseTargets
 from dskd_ds.models.named import NamedModel
 from dskd_ds.objective.fused import STATS, Scales

@@ -1,4 +1,4 @@
-"""`dskd bench`: measures objective, wire and whole steps against their targets."""
+"""`dskd bench`: measures objective, wire, whole steps and packing against their targets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     """Register `dskd bench`."""
     bench = commands.add_parser(
         "bench",
-        help="measure objective, wire and whole steps against their targets",
+        help="measure objective, wire, whole steps and packing against their targets",
         description=TEXT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -37,10 +37,10 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def run_bench(args: argparse.Namespace) -> int:
     """Run the chosen benches and print their figures."""
-    from dskd_ds.bench import measure, objective, step, wire
+    from dskd_ds.bench import measure, objective, pack, step, wire
     from dskd_ds.runtime.console import quiet_progress
 
     quiet_progress()
-    benches = {**objective.BENCHES, **wire.BENCHES, **step.BENCHES}
+    benches = {**objective.BENCHES, **wire.BENCHES, **step.BENCHES, **pack.BENCHES}
     measure.run_and_print(benches, args.only, args.json)
     return 0

@@ -1,4 +1,4 @@
-"""`dskd data ...`: makes files of conversations that `[data]` reads."""
+"""`dskd data ...`: makes files of conversations that `[data]` reads, and packs its text."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dskd_ds.commands import questions
 from dskd_ds.data.continue_options import add_options, argv_of, recipe_of
 from dskd_ds.data.epoch_files import check_output
 from dskd_ds.data.recipes.question_sets import SETS
+from dskd_ds.errors import InputError
 from dskd_ds.runtime.arguments import (
     Commands,
     add_overrides,
@@ -23,7 +24,8 @@ from dskd_ds.spec.recipe import RecipeSpec
 DATA_TEXT = """\
 Make files of conversations to train on, in the way of the paper: `paper` writes few-shot chats
 from question sets, and `continue` lets the teacher write the last answer of each. `questions`
-splits other question sets into training conversations and a test."""
+splits other question sets into training conversations and a test. `pack` turns the text of a run
+into tokens once, for all runs that read it."""
 
 PAPER_TEXT = """\
 Write the paper's mixture as chats: a quarter of CSQA, PIQA, ARC-Challenge and MMLU with 5 shots, 30
@@ -45,11 +47,21 @@ A source reads the file with: format = "chat". With supervise = "completions" on
 teacher wrote is a target."""
 
 
+PACK_TEXT = """\
+Turn the training text of a run into tokens once, and write them to the folder of [data] packed as
+Arrow files that runs map into memory. A run then opens its text at once, whatever the size, and
+trains on the same blocks in the same order as without the folder. The same command resumes a job
+that was killed. If the folder is complete, it only compares the files with their digests.
+
+Several runs may use one folder, if they agree in tokenizer, text and block length. A run refuses
+the folder if its text has changed since. [[data.train]] weight may change without packing again."""
+
+
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     """Register every command of `dskd data`."""
     group = commands.add_parser(
         "data",
-        help="make training data: the paper's mixture, the teacher's continuations",
+        help="make training data: the paper's mixture, the teacher's continuations, packed text",
         description=DATA_TEXT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -57,6 +69,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     _add_paper(data)
     _add_continue(data)
     questions.add_command(data)
+    _add_pack(data)
 
 
 def _add_paper(data: Commands[argparse.ArgumentParser]) -> None:
@@ -173,3 +186,33 @@ def run_continue(args: argparse.Namespace) -> int:
     return launch.run(
         launch.continue_command(args.spec, args.set, num_ranks=args.ranks, flags=argv_of(args))
     )
+
+
+def _add_pack(data: Commands[argparse.ArgumentParser]) -> None:
+    text = "turn a run's training text into tokens once, in the folder of [data] packed"
+    command = spec_command(data, "pack", text, description=PACK_TEXT)
+    add_ranks(command, "tokenise")
+    command.set_defaults(command=run_pack)
+
+
+def run_pack(args: argparse.Namespace) -> int:
+    """Check the spec and launch the ranks with mpirun; returns the exit code."""
+    from dskd_ds.runtime import launch
+
+    # Wrong input is reported here, once, and not by every rank.
+    check_packable(args.spec, spec_of(args))
+    return launch.run(launch.pack_command(args.spec, args.set, num_ranks=args.ranks))
+
+
+def check_packable(spec_file: str, spec: RunSpec) -> None:
+    """Raise InputError if a spec names no folder for packed text, or a text that is missing."""
+    from dskd_ds.data.documents import matching_files
+
+    if spec.data.packed is None:
+        raise InputError(
+            f"{spec_file}: [data] packed is not given, so there is no folder to pack into.\n"
+            "  add it to the spec, or call with --set data.packed=FOLDER."
+        )
+    for index, source in enumerate(spec.data.train):
+        for epoch in range(spec.data.epoch_files):
+            matching_files(source.of_epoch(epoch).path, f"data.train.{index}")

@@ -63,6 +63,7 @@ def train(
     Raises InputError if the spec cannot run.
     """
     from dskd_ds.costs.traffic import plan_line
+    from dskd_ds.data.packed import check_packed
     from dskd_ds.models.named import RunModels
     from dskd_ds.plan.preflight import preflight
     from dskd_ds.runtime import launch
@@ -79,6 +80,9 @@ def train(
         share = f"{spec.data.heldout_fraction:.1%}"
         print(f"held out: {share} of the training documents ([data] heldout_fraction), by a hash")
     if dry_run:
+        packed_line = check_packed(spec.data, models.teacher.tokenizer, models.max_tokens)
+        if packed_line:
+            print(packed_line)
         print(*launch.train_command(spec_file, overrides, spec))
         return 0
     refuse_a_held_run(Path(spec.run_dir))

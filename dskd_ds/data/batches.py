@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from dskd_ds.data.block import Block, Blocks
-from dskd_ds.data.blocks import position_ids, train_rows
-from dskd_ds.data.documents import short_reason
-from dskd_ds.errors import DskdError, InputError
+from dskd_ds.data.blocks import position_ids
 from dskd_ds.runtime.seeds import epoch_seed
 from dskd_ds.spec import RunSpec
-from dskd_ds.spec.data import DataSpec
 
 IGNORE = -100
 """The target of a position that is not supervised."""
@@ -152,88 +148,6 @@ class BlocksByEpoch:
         return permutation(len(self._epochs[epoch % len(self._epochs)]), self._seed, epoch)
 
 
-class StreamedBlocks:
-    """Blocks in the order of the stream. Every rank reads all of them; places must ascend.
-
-    All blocks of a step are read together, so that the text ends at the same step on every rank and
-    before any rank has started that step. Otherwise collective calls in the step (generating
-    on-policy text) would wait for a rank that has stopped. A thread reads, tokenises and packs the
-    blocks one step ahead.
-    """
-
-    def __init__(self, blocks: Iterable[Block], step_blocks: int) -> None:
-        """step_blocks: blocks of one optimiser step, over all ranks."""
-        self._rows: Iterator[Block] = iter(blocks)
-        self._step_blocks, self._num_read = step_blocks, 0
-        self._step = -1
-        self._of_step: list[Block] = []
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="stream")
-        self._ahead = self._thread.submit(self._read_step)
-
-    def get(self, place: int) -> tuple[Sample, Block]:
-        """See BlockSource. Raises InputError if the stream ends or breaks within this step."""
-        step, index = divmod(place, self._step_blocks)
-        assert step >= self._step, "a stream cannot go back"
-        # A resumed run reads the steps before its own and drops them: a stream has no other way in.
-        while self._step < step:
-            self._of_step = self._ahead.result()
-            self._step += 1
-            self._ahead = self._thread.submit(self._read_step)
-        return Sample(0, place), self._of_step[index]
-
-    def _read_step(self) -> list[Block]:
-        """Return the blocks of the next step.
-
-        Raises InputError, which the reading thread keeps until `get` asks for this step.
-        """
-        rows: list[Block] = []
-        while len(rows) < self._step_blocks:
-            row = self._next_row()
-            if row is None:
-                raise InputError(
-                    f"[data] stream = true, but the text ends after {self._num_read} blocks.\n"
-                    "  lower [train] num_steps, or name more text."
-                )
-            self._num_read += 1
-            rows.append(row)
-        return rows
-
-    def _next_row(self) -> Block | None:
-        """Return the next block, or None at the end. Raises InputError if the text is damaged."""
-        try:
-            return next(self._rows, None)
-        except DskdError:
-            raise
-        except Exception as error:  # datasets raises a dozen unrelated classes
-            raise InputError(
-                f"[data] stream = true, but the text cannot be read further than {self._num_read}"
-                f" blocks: {short_reason(error)}\n"
-                "  repair the source and start again: the run resumes from its last checkpoint."
-            ) from None
-
-
-def open_source(
-    data: DataSpec,
-    tokenizer: Any,
-    *,
-    seed: int,
-    step_blocks: int,
-    max_tokens: int | None = None,
-) -> BlockSource:
-    """Open the training blocks, or with packing = "none" the rows, mapped or streamed.
-
-    seed: the order of mapped blocks. step_blocks: blocks of one optimiser step, over all ranks.
-    max_tokens: the longest row that the models read; None: rows of any length.
-    """
-    if data.epoch_files > 1:
-        files = [data.of_epoch(epoch) for epoch in range(data.epoch_files)]
-        return BlocksByEpoch([train_rows(file, tokenizer, max_tokens) for file in files], seed)
-    blocks = train_rows(data, tokenizer, max_tokens)
-    if data.stream:
-        return StreamedBlocks(blocks, step_blocks)
-    return MappedBlocks(blocks, seed)
-
-
 def places(spec: RunSpec, step: int, micro: int, rank: int) -> range:
     """Return the places in the global order of one micro-batch of one rank.
 
@@ -250,14 +164,3 @@ def read_batch(source: BlockSource, wanted: range) -> Batch:
     """Return the batch of these places."""
     samples, rows = zip(*(source.get(place) for place in wanted), strict=True)
     return make_batch(rows, samples)
-
-
-def num_steps(spec: RunSpec, source: BlockSource) -> int:
-    """Return the number of optimiser steps of the run; epochs are rounded down to whole steps."""
-    if spec.train.num_steps is not None:
-        return spec.train.num_steps
-    # The spec requires num_steps for a stream, whose length is unknown.
-    assert isinstance(source, MappedBlocks | BlocksByEpoch)
-    assert spec.train.num_epochs is not None
-    num_blocks = source.num_blocks(spec.train.num_epochs)
-    return max(1, int(num_blocks / spec.train.global_batch_blocks))

@@ -46,14 +46,12 @@ def end_of_text_id(tokenizer: Any) -> int:
 
 
 def train_blocks(data: DataSpec, tokenizer: Any) -> Any:
-    """Return the training blocks: a `datasets.Dataset`, or an `IterableDataset` if streamed.
+    """Return the training blocks as a `datasets.Dataset`. data: not streamed.
 
     Raises InputError if there is not one block.
     """
     packed = _in_blocks(data, end_of_text_id(tokenizer))
-    return _arranged(
-        data, tokenizer, train_documents, part="train", stream=data.stream, layout=packed
-    )
+    return _arranged(data, tokenizer, train_documents, part="train", layout=packed)
 
 
 def train_rows(data: DataSpec, tokenizer: Any, max_tokens: int | None) -> Any:
@@ -62,16 +60,8 @@ def train_rows(data: DataSpec, tokenizer: Any, max_tokens: int | None) -> Any:
     max_tokens: the longest row that the models read; a longer document is left out. Otherwise as
     `train_blocks`.
     """
-    if data.packing == "blocks":
-        return train_blocks(data, tokenizer)
-    rows = Layout(
-        function=one_per_row,
-        settings={"max_tokens": max_tokens, "end_id": end_of_text_id(tokenizer)},
-        version="rows v1",
-    )
-    return _arranged(
-        data, tokenizer, train_documents, part="train", stream=data.stream, layout=rows
-    )
+    layout = train_layout(data, tokenizer, max_tokens)
+    return _arranged(data, tokenizer, train_documents, part="train", layout=layout)
 
 
 def heldout_blocks(data: DataSpec, tokenizer: Any) -> Any:
@@ -80,9 +70,7 @@ def heldout_blocks(data: DataSpec, tokenizer: Any) -> Any:
     Raises InputError if there is not one block.
     """
     packed = _in_blocks(data, end_of_text_id(tokenizer))
-    return _arranged(
-        data, tokenizer, heldout_documents, part="heldout", stream=False, layout=packed
-    )
+    return _arranged(data, tokenizer, heldout_documents, part="heldout", layout=packed)
 
 
 @dataclass(frozen=True)
@@ -102,6 +90,18 @@ class Layout:
         return " ".join([*map(str, self.settings.values()), self.version])
 
 
+def train_layout(data: DataSpec, tokenizer: Any, max_tokens: int | None) -> Layout:
+    """Return how [data] packing turns training documents into rows.
+
+    max_tokens: see `train_rows`.
+    """
+    end_id = end_of_text_id(tokenizer)
+    if data.packing == "blocks":
+        return _in_blocks(data, end_id)
+    settings = {"max_tokens": max_tokens, "end_id": end_id}
+    return Layout(function=one_per_row, settings=settings, version="rows v1")
+
+
 def _in_blocks(data: DataSpec, end_id: int) -> Layout:
     settings = {"block_tokens": data.block_tokens, "end_id": end_id}
     return Layout(function=pack, settings=settings, version="v3")
@@ -113,24 +113,19 @@ def _arranged(
     documents_of: Callable[[DataSpec, Any], Any],
     *,
     part: Literal["train", "heldout"],
-    stream: bool,
     layout: Layout,
 ) -> Any:
     """Arrange the documents of a part. documents_of: train_documents or heldout_documents."""
-    tally = Tally(f"[data] {part}", live=stream)
+    tally = Tally(f"[data] {part}")
     settings = {"tokenizer": tokenizer, "tally": tally, **layout.settings}
-    lock = dskd_home() / "data.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock):  # the first process of a node packs, the others find the result
+    with preparation_lock():  # the first process of a node packs, the others find the result
         documents = documents_of(data, tokenizer)
         options: dict[str, Any] = {
             "batched": True,
             "batch_size": PACK_DOCUMENTS,
-            "features": _features(),
+            "features": block_features(),
             "remove_columns": list(DOCUMENT_COLUMNS),
         }
-        if stream:
-            return documents.map(layout.function, fn_kwargs=settings, **options)
         # By default `datasets` hashes the arguments, with the tally's counts and the whole
         # tokenizer. This key names what the result depends on.
         key = f"{documents._fingerprint} {tokenizer_fingerprint(tokenizer)} {layout.key}"
@@ -143,15 +138,24 @@ def _arranged(
         )
     tally.print_counts()
     if len(blocks) == 0:
-        raise InputError(_nothing_left(data, part, len(documents), layout))
+        raise InputError(
+            nothing_left(data, part, len(documents), in_rows=layout.function is not pack)
+        )
     if part == "train":
         check_lost(data, documents, blocks, in_blocks=layout.function is pack)
     return blocks
 
 
-def _nothing_left(data: DataSpec, part: str, num_documents: int, layout: Layout) -> str:
-    """Return the message for documents that give not one block or row."""
-    if layout.function is one_per_row:
+def preparation_lock() -> FileLock:
+    """Return the lock under which the processes of a node prepare texts in `datasets`' cache."""
+    path = dskd_home() / "data.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path)
+
+
+def nothing_left(data: DataSpec, part: str, num_documents: int, *, in_rows: bool) -> str:
+    """Return the message for documents that give not one block, or not one row."""
+    if in_rows:
         return (
             f"[data] {part}: none of its {num_documents} documents gives a row: they are longer"
             " than the models read, or have no token to supervise.\n"
@@ -170,7 +174,7 @@ def _nothing_left(data: DataSpec, part: str, num_documents: int, layout: Layout)
     )
 
 
-def _features() -> Any:
+def block_features() -> Any:
     """Return the types of a block's columns; `datasets` cannot guess the type of empty lists."""
     from datasets import Features, List, Value
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import glob
 import hashlib
-from collections.abc import Container
+from collections.abc import Callable, Container
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,13 +29,10 @@ def train_documents(data: DataSpec, tokenizer: Any) -> Any:
     """
     documents = _load(data, tokenizer, "train", data.stream)
     if data.heldout:
-        titles = {title for title in heldout_documents(data, tokenizer)["title"] if title}
+        titles = _heldout_titles(data, tokenizer)
         if not titles:
             return documents
-        # `datasets` hashes the arguments to find its cache; a dict of sorted titles has one order
-        # in every process and is searched as fast as a set.
-        sorted_titles = dict.fromkeys(sorted(titles))
-        return documents.filter(_title_not_in, fn_kwargs={"titles": sorted_titles})
+        return documents.filter(_title_not_in, fn_kwargs={"titles": titles})
     return documents.filter(_is_train, fn_kwargs={"heldout_fraction": data.heldout_fraction})
 
 
@@ -140,18 +138,12 @@ def matching_files(path: str, key: str = "data") -> list[str]:
 def _as_documents(
     loaded: Any, source: SourceSpec, key: str, chat: ChatFormat | None, stream: bool
 ) -> Any:
-    """Map a loaded source to documents. Raises InputError if it lacks the columns that it needs."""
-    columns = list(loaded.column_names or loaded.features or ())
-    if not columns:
-        raise InputError(
-            f'[{key}] path = "{source.path}", but its first rows cannot be read, so its columns are'
-            " unknown.\n  look at its first line: it is empty or damaged."
-        )
-    _check_fields(source, key, columns)
-    options = {"batched": True, "remove_columns": columns, "features": _features()}
+    """Map a loaded source to documents. Raises InputError as `checked_columns` does."""
+    columns = checked_columns(loaded, source, key)
+    options = {"batched": True, "remove_columns": columns, "features": document_features()}
     if source.format == "text":
         return loaded.map(
-            _pick,
+            pick,
             fn_kwargs={"text_field": source.text_field, "title_field": source.title_field},
             **options,
         )
@@ -179,8 +171,17 @@ def _as_documents(
     return documents
 
 
-def _check_fields(source: SourceSpec, key: str, columns: list[str]) -> None:
-    """Raise InputError if a source lacks a column that its spec names or its format needs."""
+def checked_columns(loaded: Any, source: SourceSpec, key: str) -> list[str]:
+    """Return the columns of a loaded source.
+
+    Raises InputError if it lacks a column that its spec names or its format needs.
+    """
+    columns = list(loaded.column_names or loaded.features or ())
+    if not columns:
+        raise InputError(
+            f'[{key}] path = "{source.path}", but its first rows cannot be read, so its columns are'
+            " unknown.\n  look at its first line: it is empty or damaged."
+        )
     wanted = {"title_field": source.title_field}
     if source.format == "text":
         wanted["text_field"] = source.text_field
@@ -196,9 +197,10 @@ def _check_fields(source: SourceSpec, key: str, columns: list[str]) -> None:
             f'[{key}] format = "chat", but {source.path} has the columns {columns}.\n'
             "  a conversation is a row with `messages`, or with `prompt` and `completion`."
         )
+    return columns
 
 
-def _features() -> Any:
+def document_features() -> Any:
     """Return the types of a document's columns; `datasets` cannot guess the type of empty lists."""
     from datasets import Features, List, Value
 
@@ -214,7 +216,7 @@ def _features() -> Any:
     )
 
 
-def _pick(
+def pick(
     rows: dict[str, list[Any]], text_field: str, title_field: str | None
 ) -> dict[str, list[Any]]:
     """Turn a batch of rows of a text source into columns of documents; empty texts are left out."""
@@ -230,6 +232,26 @@ def _pick(
         "completions": [[] for _ in kept],
         "continuation": [[] for _ in kept],
     }
+
+
+def train_filter(data: DataSpec, tokenizer: Any) -> Callable[[Document], bool]:
+    """Return the function that tells whether a document is trained on, as `train_documents` does.
+
+    It needs the title and the text of a document.
+    """
+    if not data.heldout:
+        return partial(_is_train, heldout_fraction=data.heldout_fraction)
+    return partial(_title_not_in, titles=_heldout_titles(data, tokenizer))
+
+
+def _heldout_titles(data: DataSpec, tokenizer: Any) -> dict[str, None]:
+    """Return the titles of the held-out documents.
+
+    `datasets` hashes the arguments of a filter to find its cache; a dict of sorted titles has one
+    order in every process and is searched as fast as a set.
+    """
+    titles = {title for title in heldout_documents(data, tokenizer)["title"] if title}
+    return dict.fromkeys(sorted(titles))
 
 
 def _title_not_in(row: Document, titles: Container[str]) -> bool:

@@ -7,6 +7,7 @@ finds prepared rows in the cache of `datasets`, and must stop as the first did.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from typing import Any
 
 from dskd_ds.data.packing import text_digest
@@ -22,14 +23,21 @@ def check_lost(data: DataSpec, documents: Any, rows: Any, *, in_blocks: bool) ->
     """
     if data.max_lost_fraction == 1:  # the usual case: nothing is read
         return
-    if not in_blocks:
-        num_documents, num_lost = len(documents), len(documents) - len(rows)
-        reason = "they are longer than the models read, or have no token to supervise"
-        way_out = "shorten them"
+    if in_blocks:
+        num_documents, num_lost = count_lost_chats(documents, rows)
     else:
-        num_documents, num_lost = _count_lost_chats(documents, rows)
+        num_documents, num_lost = len(documents), len(documents) - len(rows)
+    refuse_lost_rows(data, num_documents, num_lost, in_blocks=in_blocks)
+
+
+def refuse_lost_rows(data: DataSpec, num_documents: int, num_lost: int, *, in_blocks: bool) -> None:
+    """Raise InputError if too many documents are missing in the rows, or not whole in blocks."""
+    if in_blocks:
         reason = f"they are longer than a block of {data.block_tokens} tokens"
         way_out = 'raise [data] block_tokens, set packing = "none"'
+    else:
+        reason = "they are longer than the models read, or have no token to supervise"
+        way_out = "shorten them"
     refuse_lost(data, "data.train", num_documents, num_lost, reason=reason, way_out=way_out)
 
 
@@ -49,10 +57,10 @@ def refuse_lost(
         )
 
 
-def _count_lost_chats(documents: Any, blocks: Any) -> tuple[int, int]:
+def count_lost_chats(documents: Mapping[str, Any], blocks: Mapping[str, Any]) -> tuple[int, int]:
     """Return the number of conversations, and how many of them are in no block as a whole.
 
-    A conversation that was cut begins at an offset above 0.
+    documents, blocks: by column. A conversation that was cut begins at an offset above 0.
     """
     digests = itertools.chain.from_iterable(blocks["doc_digests"])
     offsets = itertools.chain.from_iterable(blocks["doc_offsets"])

@@ -6,6 +6,7 @@ The checks are cheap and give the same result on every rank, so all ranks stop w
 from __future__ import annotations
 
 from dskd_ds.data.documents import matching_files
+from dskd_ds.data.packed import check_packed
 from dskd_ds.errors import InputError
 from dskd_ds.models.layers import check_compiler, check_layers
 from dskd_ds.models.named import RunModels
@@ -20,7 +21,7 @@ from dskd_ds.student.ds_config import deepspeed_config
 def preflight(spec: RunSpec, models: RunModels, with_senses: bool = True) -> None:
     """Check what a run needs. Raises InputError for the first problem.
 
-    with_senses: whether the dictionary must exist already.
+    with_senses: whether dictionary and packed text must exist already.
     """
     deepspeed_config(spec)
     for section, compiled in (
@@ -32,6 +33,8 @@ def preflight(spec: RunSpec, models: RunModels, with_senses: bool = True) -> Non
     for source in (*spec.data.train, *spec.data.heldout):
         for epoch in range(spec.data.epoch_files):
             matching_files(source.of_epoch(epoch).path)
+    if with_senses and spec.data.packed is not None:
+        check_packed(spec.data, models.teacher.tokenizer, models.max_tokens)
     _check_teacher(spec, models)
     # The teacher's own layers matter only if a student is cut from them, or if they are compiled.
     if models.student is not None:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dskd_ds.spec.base import Fraction, Part, PositiveInt
+from dskd_ds.spec.base import MAY_CHANGE, Fraction, Part, PositiveFloat, PositiveInt
 
 EPOCH = "{epoch}"
 """What stands in a path for the number of the epoch, counted from 0."""
@@ -33,6 +33,11 @@ class SourceSpec(Part):
     supervise: Literal["all", "completions"] = "all"
     """Which tokens are targets. `all`: every token (paper). `completions`, for format = "chat"
     only: the assistant's messages, or the column `completion`."""
+    weight: PositiveFloat | None = None
+    """Share of the training tokens that this source gives, relative to the weights of the other
+    sources in [data] train. Without weights every text is read once per epoch. With weights an
+    epoch has as many blocks as all sources together, and a source is read more or less than once.
+    """
 
     def of_epoch(self, epoch: int) -> SourceSpec:
         """Return the source of an epoch: itself, or its file with that number."""
@@ -70,8 +75,26 @@ class DataSpec(Part):
     """How conversations become text. `tokenizer`: the template of the teacher's tokenizer. `plain`:
     User: ... Assistant: ... Or the path of a `.jinja` file."""
     stream: bool = False
-    """Read the corpus in order while training, without storing or shuffling all of it: for corpora
-    larger than the disk."""
+    """Read the corpus while training, without storing or shuffling all of it: for corpora larger
+    than the disk. The corpus is dealt to as many lanes as a step has blocks ([train]
+    global_batch_blocks), and a rank tokenises only the lanes of its own blocks."""
+    stream_group_documents: PositiveInt = 1000
+    """Number of consecutive rows of a stream that go to one lane and are packed together. The rest
+    of a group's texts, less than a block, is dropped. A stream needs this many documents for each
+    of its `global_batch_blocks` lanes before it gives one batch; fewer documents start sooner."""
+    packed: Annotated[str | None, MAY_CHANGE] = None
+    """Folder to which `dskd data pack` writes the training text as tokens, and from which the run
+    then reads it. Opening it takes less than a second for any size. The run trains on the same
+    blocks in the same order as without it."""
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether the sources have weights."""
+        return any(source.weight is not None for source in self.train)
+
+    def of_source(self, index: int) -> DataSpec:
+        """Return the same data with only one of the training sources."""
+        return self.model_copy(update={"train": (self.train[index],)})
 
     def of_epoch(self, epoch: int) -> DataSpec:
         """Return the same data with the files of an epoch, and no others."""

@@ -12,6 +12,7 @@ from dskd_ds.spec.sections import RunSections
 from dskd_ds.spec.sense_rules import SENSE_RULES
 from dskd_ds.spec.student_rules import STUDENT_RULES
 from dskd_ds.spec.teacher_rules import TEACHER_RULES
+from dskd_ds.spec.text_rules import TEXT_RULES
 
 
 def check_rules(spec: RunSections) -> Iterator[Problem]:
@@ -34,6 +35,7 @@ def check_rules(spec: RunSections) -> Iterator[Problem]:
         on_policy_fits,
         *RECIPE_RULES,
         *ROW_RULES,
+        *TEXT_RULES,
     )
     for rule in rules:
         yield from rule(spec)

@@ -61,9 +61,13 @@ class Checkpoints:
         """init_fingerprint: of the model that training started from. states: by name."""
         self._engine, self._spec = engine, spec
         self._init_fingerprint = init_fingerprint
-        self._states = states
+        self._states = dict(states)
         self._folder = checkpoint_dir(spec)
         self._saving: Saving | None = None
+
+    def keep_state(self, name: str, state: Stateful) -> None:
+        """Save and load a further state. Not collective; call it on all ranks before `resume`."""
+        self._states[name] = state
 
     def save(self, progress: Progress, in_background: bool = False) -> None:
         """Save a checkpoint, unless a complete one of this step exists.

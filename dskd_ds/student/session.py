@@ -8,7 +8,10 @@ from pathlib import Path
 
 import deepspeed
 
-from dskd_ds.data.batches import BlockSource, num_steps, open_source
+from dskd_ds.data.batches import BlockSource
+from dskd_ds.data.packed import check_packed
+from dskd_ds.data.source import KEPT_STEPS, lanes_of, num_steps, open_source
+from dskd_ds.data.streamed import StreamedBlocks
 from dskd_ds.errors import DskdError, ExitCode
 from dskd_ds.link import StudentSide, open_student_side
 from dskd_ds.models.named import NamedModel, RunModels
@@ -62,12 +65,15 @@ def train(spec: RunSpec, models: RunModels, role: Role) -> None:
         cleanup.push(note_end)
         init = student_init(spec, models)
         retriever = open_retriever(spec, role, cleanup) if spec.uses_senses else None
-        source = open_run_source(spec, models)
+        source = open_run_source(spec, models, role.rank)
         bytes_before = resident_bytes()
         engine = make_engine(spec, models, init, retriever.dictionary if retriever else None)
         blocks = OnPolicyBlocks(spec, models.teacher.tokenizer, role.rank, source, engine)
         skips = Skips(spec.train)
         checkpoints = open_checkpoints(spec, engine, init, blocks, skips)
+        if isinstance(source, StreamedBlocks):
+            checkpoints.keep_state("stream", source)
+            cleanup.callback(source.close)
         done = checkpoints.resume()
         give_back_memory()
         total_steps = num_steps(spec, source)
@@ -148,14 +154,18 @@ def open_checkpoints(
     )
 
 
-def open_run_source(spec: RunSpec, models: RunModels) -> BlockSource:
-    """Open the run's training blocks."""
+def open_run_source(spec: RunSpec, models: RunModels, rank: int) -> BlockSource:
+    """Open the run's training blocks, for this rank. Rank 0 says so if they are packed."""
+    if rank == 0 and spec.data.packed is not None:
+        print(check_packed(spec.data, models.teacher.tokenizer, models.max_tokens), flush=True)
     return open_source(
         spec.data,
         models.teacher.tokenizer,
         seed=spec.seed,
         step_blocks=spec.train.global_batch_blocks,
         max_tokens=models.max_tokens,
+        lanes=lanes_of(spec, rank),
+        keep_steps=spec.link.prefetch_depth + KEPT_STEPS,
     )
 
 

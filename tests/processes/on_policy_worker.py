@@ -12,7 +12,7 @@ import deepspeed
 import torch
 from parity_worker import LENGTH, block  # Python looks in the script's folder first
 
-from dskd_ds.data.batches import open_source
+from dskd_ds.data.source import open_source
 from dskd_ds.models.generation import continue_tokens
 from dskd_ds.models.named import RunModels
 from dskd_ds.objective.fused import Scales

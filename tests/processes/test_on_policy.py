@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import tomli_w
@@ -12,8 +14,8 @@ from dskd_ds.models.generation import continue_tokens
 from dskd_ds.observe.metrics import read_metrics
 from dskd_ds.spec import load_spec
 from dskd_ds.student.prompts import prompts_of
-from tests.conftest import TinyWorld
-from tests.of_spec import source_of, train_blocks_of
+from tests.conftest import WORDS, TinyWorld
+from tests.of_spec import source_of
 from tests.processes.conftest import Launch, mpirun, torchrun
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
@@ -96,31 +98,49 @@ def test_metrics_count_the_text_that_the_student_wrote(tiny: TinyWorld, launch: 
     assert (tiny.folder / "on_policy" / "student" / "model.safetensors").is_file()
 
 
-def test_a_stream_that_ends_on_one_rank_ends_on_all(tiny: TinyWorld, launch: Launch) -> None:
-    """Only the last block of rank 1 is missing in the third step.
+def write_uneven_lanes(path: Path) -> None:
+    """Append a document for each of four lanes: three blocks of 32 tokens, then two blocks."""
+    words = [WORDS[0]] * 100
+    texts = [words, words, words[:70], words[:70]]
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps({"text": " ".join(text)}) + "\n" for text in texts)
 
-    Rank 0 must not start to gather weights and wait for rank 1 forever.
+
+def test_a_stream_that_ends_on_one_rank_ends_on_all(tiny: TinyWorld, launch: Launch) -> None:
+    """Both lanes of rank 1 have two steps, those of rank 0 have more.
+
+    Rank 0 must not start to gather weights and wait for rank 1 forever. With more text the run
+    goes on where the lanes were.
     """
-    assert len(train_blocks_of(load_spec(tiny.spec_file))) % 44 == 43
     tree = tiny.spec_tree()
-    tree["data"] |= {"stream": True}  # type: ignore[operator]
+    write_uneven_lanes(tiny.folder / "lanes.jsonl")
+    tree["data"] |= {  # type: ignore[operator]
+        "stream": True,
+        "stream_group_documents": 1,
+        "train": [{"path": str(tiny.folder / "lanes.jsonl")}],
+    }
     tree |= {
         "student": {"layers": "first", "num_layers": 2, "dtype": "float32"},
         "run_dir": str(tiny.folder / "stream"),
         "loss": {"top_k": 16, "sense_weight": 0.0},
         "train": {
             "num_steps": 6,
-            "global_batch_blocks": 44,
-            "micro_batch_blocks": 11,
+            "global_batch_blocks": 4,
+            "micro_batch_blocks": 2,
             **ON_POLICY,
             "on_policy_fraction": 1.0,
         },
     }
     path = tiny.folder / "stream.toml"
     path.write_text(tomli_w.dumps(tree))
-    ended = launch("timeout", "100", *mpirun(3, "dskd_ds/train.py", "--spec", str(path)))
+    ended = launch("timeout", "300", *mpirun(3, "dskd_ds/train.py", "--spec", str(path)))
     assert ended.code == 2
-    assert "the text ends after 131 blocks" in ended.output
+    assert "the text ends after 2 steps" in ended.output
     assert "Traceback" not in ended.output
     assert [record["step"] for record in read_metrics(tiny.folder / "stream")] == [1, 2]
     assert (tiny.folder / "stream" / "checkpoints" / "step-00000002" / "manifest.json").is_file()
+    write_uneven_lanes(tiny.folder / "lanes.jsonl")
+    ended = launch("timeout", "300", *mpirun(3, "dskd_ds/train.py", "--spec", str(path)))
+    assert ended.code == 2
+    assert "the text ends after 4 steps" in ended.output
+    assert [record["step"] for record in read_metrics(tiny.folder / "stream")] == [1, 2, 3, 4]

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 import tomli_w
 
-from dskd_ds.data.batches import BlocksByEpoch, open_source
+from dskd_ds.data.batches import BlocksByEpoch
+from dskd_ds.data.source import open_source
 from dskd_ds.plan.paper_check import check_paper
 from dskd_ds.spec import load_spec
 from tests.conftest import WORDS, TinyWorld

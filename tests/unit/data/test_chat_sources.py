@@ -59,20 +59,6 @@ def test_a_spec_mixes_text_and_conversations(tiny: TinyWorld, chat_file: str) ->
         assert sorted(supervised) == sorted(expected)
 
 
-def test_a_stream_of_conversations_is_the_same(tiny: TinyWorld, chat_file: str) -> None:
-    keys = [
-        f"data.train=[{chat_file}]",
-        "data.chat_template=plain",
-        "data.heldout=[]",
-        "data.heldout_fraction=0.2",
-    ]
-    mapped = train_blocks_of(load_spec(tiny.spec_file, keys))
-    streamed = train_blocks_of(
-        load_spec(tiny.spec_file, [*keys, "data.stream=true", "student.layers=first"])
-    )
-    assert [row["input_ids"] for row in streamed] == [row["input_ids"] for row in mapped]
-
-
 def test_wrong_chat_settings_are_reported(tiny: TinyWorld, chat_file: str, tmp_path: Path) -> None:
     def message(*overrides: str) -> str:
         with pytest.raises(InputError) as error:

@@ -15,7 +15,6 @@ from dskd_ds.data.batches import (
     IGNORE,
     MappedBlocks,
     Sample,
-    StreamedBlocks,
     make_batch,
     places,
 )
@@ -28,7 +27,6 @@ from tests.conftest import TinyWorld
 from tests.of_spec import (
     heldout_blocks_of,
     heldout_documents_of,
-    source_of,
     teacher_of,
     train_blocks_of,
     train_documents_of,
@@ -112,14 +110,6 @@ def test_each_epoch_is_a_new_permutation() -> None:
     assert epochs[0] == [MappedBlocks(rows, seed=3).get(i)[0].block for i in range(50)]
 
 
-def test_a_stream_gives_each_place_its_block_once(tiny: TinyWorld) -> None:
-    mapped = train_blocks_of(load_spec(tiny.spec_file))
-    source = source_of(load_spec(tiny.spec_file, ["data.stream=true", "student.layers=first"]))
-    assert isinstance(source, StreamedBlocks)
-    for place in (0, 3, 4, 9):
-        assert source.get(place)[1]["input_ids"] == mapped[place]["input_ids"]
-
-
 def test_wrong_sources_are_reported(tiny: TinyWorld, tmp_path: Path) -> None:
     def message(*overrides: str) -> str:
         with pytest.raises(InputError) as error:
@@ -135,15 +125,6 @@ def test_wrong_sources_are_reported(tiny: TinyWorld, tmp_path: Path) -> None:
         "data.heldout_fraction=0.0",
         "data.heldout=[]",
     )
-
-
-def test_a_streams_own_documents_are_not_evaluated_on(tiny: TinyWorld) -> None:
-    with pytest.raises(InputError, match=r"stream = true.*\n.*\[\[data.heldout\]\]"):
-        heldout_documents_of(
-            load_spec(
-                tiny.spec_file, ["data.stream=true", "student.layers=first", "data.heldout=[]"]
-            )
-        )
 
 
 def test_heldout_blocks_exist(tiny: TinyWorld) -> None:
@@ -170,49 +151,3 @@ def test_text_and_parquet_files_are_read(tiny: TinyWorld, tmp_path: Path) -> Non
             "one paragraph of text",
             "another one",
         ]
-
-
-def test_the_end_of_a_stream_is_reported(tiny: TinyWorld) -> None:
-    source = source_of(load_spec(tiny.spec_file, ["data.stream=true", "student.layers=first"]))
-    num_blocks = len(train_blocks_of(load_spec(tiny.spec_file)))
-    end_of_whole_steps = num_blocks // 4 * 4
-    source.get(end_of_whole_steps - 1)
-    with pytest.raises(InputError, match=f"the text ends after {num_blocks} blocks"):
-        source.get(end_of_whole_steps)
-
-
-def test_an_invalid_line_in_a_stream_is_reported(tiny: TinyWorld, tmp_path: Path) -> None:
-    """It may come hours after the start: one message then names the checkpoint to resume from."""
-    (tmp_path / "1.jsonl").write_text((tiny.folder / "train.jsonl").read_text())
-    (tmp_path / "2.jsonl").write_text('{"title": "half a li\n')
-    settings = ["data.stream=true", "student.layers=first"]
-    source = source_of(
-        load_spec(tiny.spec_file, [*settings, f'data.train=[{{path="{tmp_path}/*.jsonl"}}]'])
-    )
-    with pytest.raises(
-        InputError, match=r"cannot be read further than \d+ blocks: .+\n.*last checkpoint"
-    ):
-        source.get(10**6)
-    with pytest.raises(InputError, match="its first rows cannot be read"):
-        source_of(
-            load_spec(tiny.spec_file, [*settings, f'data.train=[{{path="{tmp_path}/2.jsonl"}}]'])
-        )
-
-
-def test_a_stream_that_ends_within_a_step_ends_before_it_on_every_rank() -> None:
-    """Rank 0 would find its places; its next collective call would wait for rank 1 for ever."""
-    spec = load_spec("ds_configs/runs/quickstart.toml", ["train.global_batch_blocks=4"])
-    for rank in range(2):
-        source = StreamedBlocks([{"number": i} for i in range(11)], step_blocks=4)
-        for step in range(2):
-            wanted = [place for micro in range(2) for place in places(spec, step, micro, rank)]
-            assert [source.get(place)[1]["number"] for place in wanted] == wanted
-        with pytest.raises(InputError, match="the text ends after 11 blocks"):
-            source.get(places(spec, 2, 0, rank)[0])
-
-
-def test_a_stream_can_start_in_the_middle() -> None:
-    source = StreamedBlocks([{"number": i} for i in range(40)], step_blocks=4)
-    assert [source.get(place)[1]["number"] for place in (30, 31, 33)] == [30, 31, 33]
-    with pytest.raises(AssertionError, match="cannot go back"):
-        source.get(3)

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from dskd_ds.data.batches import BlocksByEpoch, Sample, num_steps
+from dskd_ds.data.batches import BlocksByEpoch, Sample
+from dskd_ds.data.source import num_steps
 from dskd_ds.errors import InputError
 from dskd_ds.plan.preflight import preflight
 from dskd_ds.spec import load_spec

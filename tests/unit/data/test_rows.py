@@ -14,15 +14,14 @@ from dskd_ds.data.batches import (
     IGNORE,
     MappedBlocks,
     Sample,
-    StreamedBlocks,
     make_batch,
-    num_steps,
-    open_source,
     places,
     read_batch,
 )
 from dskd_ds.data.blocks import heldout_blocks, train_blocks, train_rows
 from dskd_ds.data.packing import one_per_row
+from dskd_ds.data.source import num_steps, open_source
+from dskd_ds.data.streamed import StreamedBlocks
 from dskd_ds.data.tally import Tally
 from dskd_ds.errors import InputError
 from dskd_ds.models.frozen import load_frozen
@@ -222,7 +221,8 @@ def test_rows_count_as_blocks(tiny: TinyWorld, tokenizer: Any, tmp_path: Path) -
 def test_a_stream_has_rows_too(tiny: TinyWorld, tokenizer: Any, tmp_path: Path) -> None:
     path = five_shot_chats(tmp_path, 12)
     mapped = spec_of(tiny, path, "data.packing=none")
-    streamed = spec_of(tiny, path, "data.packing=none", "data.stream=true")
+    groups = "data.stream_group_documents=1"
+    streamed = spec_of(tiny, path, "data.packing=none", "data.stream=true", groups)
     rows = train_rows(mapped.data, tokenizer, None)
     source = open_source(streamed.data, tokenizer, seed=1, step_blocks=3)
     assert isinstance(source, StreamedBlocks)

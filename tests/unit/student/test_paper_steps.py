@@ -14,7 +14,8 @@ import pytest
 import tomli_w
 import torch
 
-from dskd_ds.data.batches import open_source, places, read_batch
+from dskd_ds.data.batches import places, read_batch
+from dskd_ds.data.source import open_source
 from dskd_ds.lexicon.relations import TokenRelations
 from dskd_ds.link import Answer
 from dskd_ds.models.frozen import load_frozen
