@@ -23,7 +23,9 @@ def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
         description=TEXT,
     )
     command.add_argument(
-        "--tag", help="the checkpoint's folder name, e.g. step-00000100 (default: the newest)"
+        "--tag",
+        help="the checkpoint's folder name, e.g. step-00000100 (default: the newest); best: the one"
+        " with the lowest loss on held-out text, see [checkpoint] keep_best",
     )
     command.set_defaults(command=run)
 

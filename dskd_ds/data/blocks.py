@@ -73,6 +73,14 @@ def heldout_blocks(data: DataSpec, tokenizer: Any) -> Any:
     return _arranged(data, tokenizer, heldout_documents, part="heldout", layout=packed)
 
 
+def evenly_spread(num_blocks: int, num_tokens: int, block_tokens: int) -> range:
+    """Return the indices of evenly spread blocks with about `num_tokens` tokens, at least one."""
+    num_wanted = max(1, num_tokens // block_tokens)
+    num_chosen = min(num_blocks, num_wanted)
+    stride = num_blocks // num_chosen
+    return range(0, num_chosen * stride, stride)
+
+
 @dataclass(frozen=True)
 class Layout:
     """How documents become rows of tokens."""

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from dskd_ds.data.batches import Batch, Sample, make_batch
 from dskd_ds.data.block import Block
-from dskd_ds.data.blocks import heldout_blocks
+from dskd_ds.data.blocks import evenly_spread, heldout_blocks
 from dskd_ds.errors import InputError
 from dskd_ds.evaluation.items import ItemScores, digest_of
 from dskd_ds.models.frozen import FrozenModel, load_frozen
@@ -89,10 +89,8 @@ def _check_rows(name: str, model: FrozenModel, teacher: FrozenModel) -> None:
 def _evenly_spread_blocks(spec: RunSpec, models: RunModels) -> list[HeldoutBlock]:
     """Return blocks that are evenly spread over the held-out text."""
     blocks: Sequence[Block] = heldout_blocks(spec.data, models.teacher.tokenizer)
-    wanted = spec.eval.num_tokens // spec.data.block_tokens
-    num_blocks = min(len(blocks), max(1, wanted))
-    stride = len(blocks) // num_blocks
-    return [_heldout_block(blocks[index * stride], index * stride) for index in range(num_blocks)]
+    indices = evenly_spread(len(blocks), spec.eval.num_tokens, spec.data.block_tokens)
+    return [_heldout_block(blocks[index], index) for index in indices]
 
 
 def _heldout_block(row: Block, index: int) -> HeldoutBlock:

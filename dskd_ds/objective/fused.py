@@ -24,6 +24,7 @@ from dskd_ds.losses.sense import SenseTargets, sense_loss
 from dskd_ds.models.head import PLAIN, FrozenHead, HeadForm
 from dskd_ds.objective.chunk import STATS as TOKEN_STATS
 from dskd_ds.objective.chunk import Chunks
+from dskd_ds.objective.cross_entropy import cross_entropy_sum
 from dskd_ds.objective.targets import TeacherTargets
 from dskd_ds.spec.loss import LossSpec
 
@@ -78,13 +79,20 @@ class DistillObjective(nn.Module):
         return FrozenHead(self.teacher_head, self.teacher_form)
 
     def forward(
-        self, hidden: Tensor, teacher: TeacherTargets, senses: SenseTargets, scales: Scales
+        self,
+        hidden: Tensor,
+        teacher: TeacherTargets,
+        senses: SenseTargets | None = None,
+        scales: Scales | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Compute the loss of one micro-batch.
 
         hidden: [B, T, D]. Returns the loss to backpropagate (once), and the sums named in STATS
-        [len(STATS)] float64.
+        [len(STATS)] float64. Without `senses` and `scales`: the sum of the cross-entropy and the
+        number of positions, both float64 without a gradient.
         """
+        if senses is None or scales is None:
+            return cross_entropy_sum(hidden.flatten(0, 1), self.weight, self.form, teacher)
         fused: Any = _Fused.apply
         loss, stats = fused(
             hidden.flatten(0, 1), self.weight, self.sense_map, self, teacher, senses, scales

@@ -15,6 +15,7 @@ from typing import Any, Generic
 
 from dskd_ds.files.manifest import MANIFEST_FILE
 from dskd_ds.observe.attempts import Attempt, read_attempts
+from dskd_ds.observe.best_checkpoint import BestCheckpoint, best_checkpoint
 from dskd_ds.observe.metrics import METRICS_FILE
 from dskd_ds.observe.run_files import (
     ENDS_FOLDER,
@@ -89,6 +90,8 @@ class Evidence:
     """When metrics.jsonl was last written, in Unix seconds."""
     checkpoint: Checkpoint | None = None
     """The newest one."""
+    best: BestCheckpoint | None = None
+    """The one with the lowest loss on held-out text."""
     stacks: Mapping[str, float] = field(default_factory=dict)
     """Files with the stacks of ranks that hung, and when each was written."""
     has_student: bool = False
@@ -112,6 +115,7 @@ def read_evidence(run_dir: Path, lease: Lease | None, now: float) -> Evidence:
         metrics=tuple(read_tail(metrics_file)),
         metrics_written=_written(metrics_file),
         checkpoint=_newest_checkpoint(run_dir),
+        best=best_checkpoint(run_dir / "checkpoints"),
         stacks={
             str(path): _written(path) or 0.0
             for path in sorted(run_dir.glob(f"{PROGRESS_FOLDER}/*{STACKS_SUFFIX}"))

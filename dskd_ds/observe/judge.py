@@ -11,6 +11,7 @@ from dskd_ds.observe.evidence import Evidence, Metrics, Seen
 from dskd_ds.observe.run_files import End, RankProgress, TeacherHealth
 from dskd_ds.observe.run_state import current_attempt, outcome
 from dskd_ds.observe.status import (
+    BestStatus,
     ErrorStatus,
     Memory,
     NodeStatus,
@@ -67,6 +68,7 @@ def judge(evidence: Evidence) -> Status:
         ),
         skipped_steps={key: int(last[key]) for key in last if key.startswith("skipped")},
         checkpoint=_checkpoint(evidence, last),
+        best=_best(evidence),
         num_students=start.num_students if start else _topology(evidence, "num_students"),
         num_teachers=start.num_teachers if start else _topology(evidence, "num_teachers"),
         nodes=nodes,
@@ -143,6 +145,11 @@ def _checkpoint(evidence: Evidence, last: Metrics) -> SaveStatus | None:
         age_seconds=_age(evidence, found.saved) or 0.0,
         save_seconds=last.get("save_seconds"),
     )
+
+
+def _best(evidence: Evidence) -> BestStatus | None:
+    found = evidence.best
+    return BestStatus(step=found.step, heldout_loss=found.loss) if found else None
 
 
 def _nodes(evidence: Evidence, is_alive: bool) -> list[NodeStatus]:

@@ -28,6 +28,7 @@ CHARTS: dict[str, str] = {
     "loss_ce": "loss/cross-entropy (nats)",
     "loss_kd": "loss/KL to the teacher (nats)",
     "loss_sense": "loss/sense term",
+    "heldout_loss": "loss/cross-entropy on held-out text (nats)",
     "grad_norm": "optimiser/gradient norm",
     "lr": "optimiser/learning rate",
     "unchanged_weights": "optimiser/share of updates lost in bfloat16",
@@ -69,6 +70,7 @@ CHARTS: dict[str, str] = {
     "rss_bytes": "health/largest memory of a student (bytes)",
     "device_bytes": "health/largest GPU memory of a student (bytes)",
     "engine_bytes": "health/largest memory that student, optimiser and steps took (bytes)",
+    "heldout_seconds": "health/seconds to measure the loss on held-out text",
     "save_seconds": "health/seconds that the last save took",
     "save_age_seconds": "health/seconds since the last save",
     "attempt": "health/attempt",
@@ -152,11 +154,13 @@ class MetricsWriter:
     def write(self, record: dict[str, float]) -> None:
         """Write the metrics of one step; `step` counts from 1.
 
-        A disk that is full or read-only costs one warning, not the run.
+        A step whose loss on held-out text was measured is always written. A disk that is full or
+        read-only costs one warning, not the run.
         """
         step = int(record["step"])
         self._report_idle_push(record)
-        if step % self._every and step != self._last_step:
+        is_measured = "heldout_loss" in record
+        if step % self._every and step != self._last_step and not is_measured:
             return
         record = record | self._health.metrics()
         with self._warn_of_lost_metrics():

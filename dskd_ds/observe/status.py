@@ -79,6 +79,14 @@ class SaveStatus(Part):
     """How long training stood still for the last save."""
 
 
+class BestStatus(Part):
+    """The complete checkpoint with the lowest loss on held-out text."""
+
+    step: int
+    heldout_loss: float
+    """Mean cross-entropy, in nats."""
+
+
 class ErrorStatus(Part):
     """An error that a process recorded when it ended, whatever launch it was part of."""
 
@@ -115,6 +123,7 @@ class Status(Part):
     skipped_steps: dict[str, int]
     """Number of skipped steps, by key of metrics.jsonl."""
     checkpoint: SaveStatus | None
+    best: BestStatus | None = None
     num_students: int | None
     num_teachers: int | None
     nodes: list[NodeStatus]

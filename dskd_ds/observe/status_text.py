@@ -124,7 +124,12 @@ def _checkpoint(status: Status) -> list[str]:
     text = f"step {saved.step:,}, {duration(saved.age_seconds)} ago"
     if saved.save_seconds:
         text += f"; training stood still for {saved.save_seconds:.1f} s"
-    return _entry("last save", text)
+    lines = _entry("last save", text)
+    if status.best:
+        loss = f"{status.best.heldout_loss:.4f} nats on held-out text"
+        export = "dskd export SPEC --tag best"
+        lines += _entry("best save", f"step {status.best.step:,}, {loss} ({export})")
+    return lines
 
 
 def _nodes(nodes: Sequence[NodeStatus]) -> list[str]:

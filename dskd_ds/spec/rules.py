@@ -30,6 +30,7 @@ def check_rules(spec: RunSections) -> Iterator[Problem]:
         draws_run_forward,
         *SENSE_RULES,
         deadlines_order,
+        heldout_text_is_kept,
         completions_are_chats,
         epoch_files_are_named,
         on_policy_fits,
@@ -145,6 +146,21 @@ def deadlines_order(spec: RunSections) -> Iterator[Problem]:
             reason=f"that is less than three heartbeats of {link.heartbeat_seconds} s",
             way_out=f"use at least {shortest}, or a shorter heartbeat_seconds",
         )
+
+
+def heldout_text_is_kept(spec: RunSections) -> Iterator[Problem]:
+    """A loss on held-out text needs such text."""
+    has_heldout_text = spec.data.heldout or spec.data.heldout_fraction > 0
+    if has_heldout_text or not spec.measures_heldout_loss:
+        return
+    every_steps = spec.monitor.heldout_every_steps
+    yield Problem(
+        key="monitor.heldout_every_steps" if every_steps else "checkpoint.keep_best",
+        value=every_steps or True,
+        reason="[data] names no heldout text, and heldout_fraction = 0 keeps none",
+        way_out="name texts in [[data.heldout]], set [data] heldout_fraction above 0, or turn this"
+        " key off",
+    )
 
 
 def completions_are_chats(spec: RunSections) -> Iterator[Problem]:

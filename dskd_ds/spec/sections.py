@@ -70,6 +70,11 @@ class RunSections(Part):
         return self.loss.sense_weight > 0
 
     @property
+    def measures_heldout_loss(self) -> bool:
+        """Whether training measures the loss on held-out text."""
+        return self.checkpoint.keep_best or self.monitor.heldout_every_steps > 0
+
+    @property
     def peak_lr(self) -> float:
         """Peak learning rate, scaled by the number of student ranks if the spec says so."""
         factor = self.topology.num_students if self.optimizer.scale_lr_by_ranks else 1

@@ -105,6 +105,10 @@ class CheckpointSpec(Part):
     the clock of student 0; 0 turns this off."""
     keep: PositiveInt = 2
     """Number of checkpoints to keep; older ones are deleted."""
+    keep_best: bool = False
+    """Measure the loss on held-out text before each save, and keep the checkpoint with the lowest
+    one besides the newest `keep`. [monitor] heldout_tokens says how much text is measured.
+    `dskd export SPEC --tag best` writes its student."""
     asynchronous: bool = False
     """Write checkpoints in a thread while training goes on, from a copy in host memory (12 bytes
     per parameter, divided by the number of students). The last save of a run is synchronous."""
@@ -117,6 +121,12 @@ class MonitorSpec(Part):
     """Write TensorBoard event files."""
     log_every_steps: PositiveInt = 1
     """Write a line of metrics.jsonl every this many steps, and one for the last step."""
+    heldout_every_steps: NonNegativeInt = 0
+    """Measure the student's cross-entropy on held-out text each time this many steps are done; 0
+    turns this off. [checkpoint] keep_best measures it before each save too."""
+    heldout_tokens: PositiveInt = 8_192
+    """Number of held-out tokens whose cross-entropy is measured during training: blocks that are
+    evenly spread over the held-out text, the same ones each time."""
 
 
 class EvalSpec(Part):

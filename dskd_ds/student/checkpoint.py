@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dskd_ds.files.manifest import refuse_unlisted_files
+from dskd_ds.observe.best_checkpoint import HeldoutScore
 from dskd_ds.spec import RunSpec
 from dskd_ds.student.checkpoint_files import (
     Manifest,
@@ -69,12 +70,18 @@ class Checkpoints:
         """Save and load a further state. Not collective; call it on all ranks before `resume`."""
         self._states[name] = state
 
-    def save(self, progress: Progress, in_background: bool = False) -> None:
+    def save(
+        self,
+        progress: Progress,
+        in_background: bool = False,
+        heldout: HeldoutScore | None = None,
+    ) -> None:
         """Save a checkpoint, unless a complete one of this step exists.
 
         in_background: only copy what this rank writes, and let a thread write it.
         `complete_save` must be called then; until it is, the checkpoint is incomplete.
-        Deletes all but the newest `[checkpoint] keep` checkpoints.
+        heldout: of the present weights, if it was measured.
+        Deletes all but the newest `[checkpoint] keep` checkpoints and, with `keep_best`, the best.
         Raises SaveError on all ranks if one of them cannot write; the earlier checkpoints stay.
         """
         assert self._saving is None, "the save before must be completed first"
@@ -84,7 +91,7 @@ class Checkpoints:
         if broadcast_from_rank_0(tag in complete_tags(self._spec)):
             return
         held = held_state(self._engine)
-        self._saving = Saving(self._folder / tag, self._facts(progress, held))
+        self._saving = Saving(self._folder / tag, self._facts(progress, held, heldout))
         states = {name: state.state_dict() for name, state in self._states.items()}
         if in_background:
             copies = [piece.to_host() for piece in held.own_slices()]
@@ -112,7 +119,9 @@ class Checkpoints:
             saving.complete()
             run_on_rank_0(remove_oldest, self._spec)
 
-    def _facts(self, progress: Progress, held: HeldState) -> dict[str, object]:
+    def _facts(
+        self, progress: Progress, held: HeldState, heldout: HeldoutScore | None
+    ) -> dict[str, object]:
         """Return what the manifest says about the checkpoint besides its files."""
         parameter = next(iter(self._engine.module.parameters()))
         return {
@@ -123,6 +132,7 @@ class Checkpoints:
             "num_students": self._spec.topology.num_students,
             "init": self._init_fingerprint,
             "dtype": str(parameter.dtype).removeprefix("torch."),
+            **(heldout.as_facts() if heldout else {}),
         }
 
     def resume(self) -> Progress:

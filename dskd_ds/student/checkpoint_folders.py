@@ -9,6 +9,7 @@ from typing import Any
 
 from dskd_ds.errors import InputError
 from dskd_ds.files.manifest import MANIFEST_FILE
+from dskd_ds.observe.best_checkpoint import best_checkpoint
 from dskd_ds.spec import RunSpec
 
 FOLDER = "checkpoints"
@@ -41,12 +42,14 @@ def remove(checkpoint: Path) -> None:
 
 
 def remove_oldest(spec: RunSpec) -> None:
-    """Delete all but the newest `[checkpoint] keep` checkpoints.
+    """Delete all but the newest `[checkpoint] keep` checkpoints and, with `keep_best`, the best.
 
     Prints a warning if one cannot be deleted: the newer ones are complete.
     """
+    best = best_checkpoint(checkpoint_dir(spec)) if spec.checkpoint.keep_best else None
     for old in complete_tags(spec)[: -spec.checkpoint.keep]:
-        _remove_or_warn(checkpoint_dir(spec) / old)
+        if best is None or old != best.tag:
+            _remove_or_warn(checkpoint_dir(spec) / old)
 
 
 def remove_incomplete(spec: RunSpec) -> None:

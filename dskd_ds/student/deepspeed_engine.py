@@ -32,10 +32,18 @@ class Engine(Protocol):
         input_ids: Tensor,
         position_ids: Tensor,
         teacher: TeacherTargets,
-        senses: SenseTargets,
-        scales: Scales,
+        senses: SenseTargets | None = None,
+        scales: Scales | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Run `DistillStudent.forward`."""
+        ...
+
+    def train(self) -> Any:
+        """Let the modules work as in training, with dropout."""
+        ...
+
+    def eval(self) -> Any:
+        """Let the modules work as in evaluation, without dropout."""
         ...
 
     def backward(self, loss: Tensor) -> Any:

@@ -24,6 +24,7 @@ from dskd_ds.files.manifest import (
     refuse_unlisted_files,
 )
 from dskd_ds.models.named import NamedModel, RunModels
+from dskd_ds.observe.best_checkpoint import best_checkpoint
 from dskd_ds.spec import RunSpec
 from dskd_ds.student.checkpoint_folders import (
     checkpoint_dir,
@@ -36,6 +37,8 @@ from dskd_ds.student.depth import student_init
 from dskd_ds.student.slice_files import MASTER, SUFFIX, SavedSlices
 
 FOLDER = "student"
+BEST = "best"
+"""Stands for the checkpoint with the lowest loss on held-out text."""
 PREFIX = "language_model."
 """What the names of the student's weights begin with in DeepSpeed's module."""
 
@@ -66,8 +69,9 @@ def gather_and_export(engine: Engine, spec: RunSpec, models: RunModels) -> Path:
 def export_checkpoint(spec: RunSpec, models: RunModels, tag: str | None = None) -> Path:
     """Write the student of a saved checkpoint, in one process, and return the folder.
 
-    tag: the checkpoint's folder name; None takes the newest one whose files are whole, with a
-    warning on stderr for each that is passed over. One parameter is read at a time.
+    tag: the checkpoint's folder name, or BEST for the one with the lowest loss on held-out text;
+    None takes the newest one whose files are whole, with a warning on stderr for each that is
+    passed over. One parameter is read at a time.
     Raises InputError if there is no such checkpoint, or if it is of another student or layout.
     """
     init, weights = _newest_weights(spec, models, tag)
@@ -100,19 +104,33 @@ def _newest_weights(
 
 
 def _candidates(spec: RunSpec, tag: str | None) -> list[str]:
-    """Return `tag`, or all complete ones, newest first. Raises InputError if there is none."""
+    """Return the one that `tag` means, or all, newest first. Raises InputError without any."""
     tags = complete_tags(spec)
     if not tags:
         raise InputError(
             f"{checkpoint_dir(spec)}: there is no complete checkpoint.\n"
             "  train first: dskd train SPEC.toml"
         )
+    if tag == BEST:
+        return [_best_tag(spec)]
     if tag is not None and tag not in tags:
         raise InputError(
             f"{checkpoint_dir(spec)}: there is no complete checkpoint {tag}.\n"
             f"  complete checkpoints: {', '.join(tags)}."
         )
     return [tag] if tag else tags[::-1]
+
+
+def _best_tag(spec: RunSpec) -> str:
+    """Return the best checkpoint's folder name. Raises InputError if none was measured."""
+    best = best_checkpoint(checkpoint_dir(spec))
+    if best is None:
+        raise InputError(
+            f"--tag {BEST}: no checkpoint in {checkpoint_dir(spec)} has a loss on held-out text.\n"
+            "  set [checkpoint] keep_best = true before you train, or name a checkpoint:"
+            f" {', '.join(complete_tags(spec))}."
+        )
+    return best.tag
 
 
 def read_weights(

@@ -43,12 +43,13 @@ def run_steps(training: Training) -> None:
             training.health.begin_step()
             step_input, verdict = next_step(training)
             record = run_step(training, step_input, verdict.counts)
+            is_save_due = verdict.is_save_due or training.is_save_due_by_steps()
+            record |= training.all_reduce_heldout_loss(is_save_due)
             report_straggler(training)
             if metrics:
                 metrics.write(record)
             show_progress(bar, record)
             is_last = training.num_done == training.num_steps  # `train` saves the last step
-            is_save_due = verdict.is_save_due or training.is_save_due_by_steps()
             # Weights that only lead to skipped steps must not push sound checkpoints out.
             if is_save_due and not is_last and not training.skips.in_a_row:
                 training.save_or_warn(in_background=spec.checkpoint.asynchronous)

@@ -35,12 +35,13 @@ class DistillStudent(nn.Module):
         input_ids: Tensor,
         position_ids: Tensor,
         teacher: TeacherTargets,
-        senses: SenseTargets,
-        scales: Scales,
+        senses: SenseTargets | None = None,
+        scales: Scales | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return the loss to backpropagate, and the sums that `objective.fused.STATS` names.
 
-        input_ids, position_ids: [B, T].
+        input_ids, position_ids: [B, T]. Without `senses` and `scales`: the sum of the
+        cross-entropy and the number of positions, see `DistillObjective.forward`.
         """
         # The trunk alone: the objective forms the logits, a chunk of positions at a time.
         trunk = self.language_model.base_model

@@ -14,6 +14,7 @@ LOADING = "loading"
 WAITING = "waiting for the teacher"
 VERDICT = "verdict"
 SAVING = "save"
+MEASURING = "held-out loss"
 EXPORTING = "export"
 ENDED = "ended"
 

@@ -32,6 +32,7 @@ from dskd_ds.student.depth import student_init
 from dskd_ds.student.engine import make_engine
 from dskd_ds.student.export import gather_and_export
 from dskd_ds.student.feed import Feed
+from dskd_ds.student.heldout_loss import HeldoutLoss
 from dskd_ds.student.launch_record import LaunchRecord
 from dskd_ds.student.loop import run_steps
 from dskd_ds.student.on_policy import OnPolicyBlocks
@@ -69,6 +70,7 @@ def train(spec: RunSpec, models: RunModels, role: Role) -> None:
         bytes_before = resident_bytes()
         engine = make_engine(spec, models, init, retriever.dictionary if retriever else None)
         blocks = OnPolicyBlocks(spec, models.teacher.tokenizer, role.rank, source, engine)
+        heldout = open_heldout_loss(spec, models, role, engine)
         skips = Skips(spec.train)
         checkpoints = open_checkpoints(spec, engine, init, blocks, skips)
         if isinstance(source, StreamedBlocks):
@@ -109,6 +111,7 @@ def train(spec: RunSpec, models: RunModels, role: Role) -> None:
             health=StepHealth(CollectiveClock().install(deepspeed.comm.comm.cdb), bytes_before),
             run_lock=run_lock,
             checkpoints=checkpoints,
+            heldout=heldout,
         )
         run_steps(training)
         if total_steps > done.step:
@@ -167,6 +170,15 @@ def open_run_source(spec: RunSpec, models: RunModels, rank: int) -> BlockSource:
         lanes=lanes_of(spec, rank),
         keep_steps=spec.link.prefetch_depth + KEPT_STEPS,
     )
+
+
+def open_heldout_loss(
+    spec: RunSpec, models: RunModels, role: Role, engine: Engine
+) -> HeldoutLoss | None:
+    """Return what measures the loss on held-out text; None if the spec does not ask for it."""
+    if not spec.measures_heldout_loss:
+        return None
+    return HeldoutLoss(spec, models.teacher.tokenizer, role.rank, engine)
 
 
 def open_link(spec: RunSpec, models: RunModels, role: Role) -> StudentSide:

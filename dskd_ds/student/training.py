@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from tqdm import tqdm
 
 from dskd_ds.errors import SaveError
+from dskd_ds.observe.best_checkpoint import HeldoutScore
 from dskd_ds.spec import RunSpec
 from dskd_ds.student.checkpoint import Checkpoints, Progress
 from dskd_ds.student.collectives import run_on_rank_0
 from dskd_ds.student.deepspeed_engine import Engine
+from dskd_ds.student.heldout_loss import HeldoutLoss
 from dskd_ds.student.on_policy import OnPolicyBlocks
-from dskd_ds.student.phases import SAVING, Phases
+from dskd_ds.student.phases import MEASURING, SAVING, Phases
 from dskd_ds.student.run_lock import RunLock
 from dskd_ds.student.skips import Skips
 from dskd_ds.student.step_health import StepHealth
@@ -56,6 +58,10 @@ class Training:
     """The lock on the run directory, which rank 0 holds. None in benchmarks, which save nothing."""
     checkpoints: Checkpoints | None = None
     """The run's checkpoints. None in benchmarks."""
+    heldout: HeldoutLoss | None = None
+    """Measures the loss on held-out text. None if the spec does not ask for it."""
+    heldout_score: HeldoutScore | None = None
+    """The loss of the present weights on held-out text; None if it was not measured."""
 
     def save(self, in_background: bool = False) -> None:
         """Save a checkpoint of the present step, unless there is one. A collective call.
@@ -70,8 +76,29 @@ class Training:
         if self.run_lock:
             run_on_rank_0(self.run_lock.check)
         if self.checkpoints:
-            self.checkpoints.save(Progress(self.num_done, self.tokens), in_background)
+            progress = Progress(self.num_done, self.tokens)
+            self.checkpoints.save(progress, in_background, self.heldout_score)
         self.save_seconds = time.monotonic() - self.saved_at
+
+    def all_reduce_heldout_loss(self, is_save_due: bool) -> dict[str, float]:
+        """Measure the loss on held-out text if it is due after this step. A collective call.
+
+        Returns the part of the step's record about it; empty if it is not due.
+        """
+        self.heldout_score = None
+        every = self.spec.monitor.heldout_every_steps
+        is_due_by_steps = every > 0 and self.num_done % every == 0
+        is_due_by_save = self.spec.checkpoint.keep_best and is_save_due
+        is_last = self.num_done == self.num_steps
+        if self.heldout is None or not (is_due_by_steps or is_due_by_save or is_last):
+            return {}
+        started = time.monotonic()
+        self.phases.enter(MEASURING, self.num_done)
+        self.heldout_score = self.heldout.all_reduce_score()
+        return {
+            "heldout_loss": self.heldout_score.loss,
+            "heldout_seconds": time.monotonic() - started,
+        }
 
     def save_record(self) -> dict[str, float]:
         """Return the part of a step's record about saves, by this rank's clock."""

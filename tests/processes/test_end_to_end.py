@@ -26,11 +26,16 @@ pytestmark = pytest.mark.process
 
 @pytest.fixture
 def run_dir(tiny: TinyWorld, launch: Launch, dictionary: Path) -> Path:
-    """A finished run of 6 steps with a checkpoint after step 3, trained once per session."""
+    """A finished run of 6 steps with a checkpoint after step 3, trained once per session.
+
+    It measures the loss on held-out text before each save.
+    """
     folder = tiny.folder / "run"
     if not (folder / "student").is_dir():
         assert dictionary.is_dir()
-        assert launch(*dskd("train", str(tiny.spec_file))).code == 0
+        settings = ("checkpoint.keep_best=true", "monitor.heldout_tokens=256")
+        argv = [str(tiny.spec_file), *override_argv(settings)]
+        assert launch(*dskd("train", *argv)).code == 0
     return folder
 
 
@@ -61,8 +66,9 @@ def test_a_run_leaves_all_its_files_and_no_shared_memory(tiny: TinyWorld, run_di
     records = read_metrics(run_dir)
     assert [record["step"] for record in records] == [1, 2, 3, 4, 5, 6]
     keys = {"step", "tokens", "step_tokens", "job_id", *CHARTS} - {"unchanged_weights"}
+    at_saves = {"heldout_loss", "heldout_seconds"}
     for record in records:
-        assert set(record) == keys
+        assert set(record) == (keys if record["step"] in (3, 6) else keys - at_saves)
         assert all(math.isfinite(value) for value in record.values())
         assert record["sense_positions"] > 0
         assert 0 < record["teacher_mass"] <= 1
@@ -93,6 +99,9 @@ def test_eval_report_and_export(tiny: TinyWorld, launch: Launch, run_dir: Path) 
     assert scores["teacher"]["kl"] == 0
     assert scores["before"]["kl"] > 0
     assert scores["after"]["kl"] > 0
+    # The same text and weights, but the exported student is rounded to bfloat16.
+    measured = read_metrics(run_dir)[-1]["heldout_loss"]
+    assert math.log(scores["after"]["perplexity"]) == pytest.approx(measured, rel=0.01)
     assert launch(*dskd("report", str(tiny.spec_file))).code == 0
     page = (run_dir / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 6

@@ -133,9 +133,26 @@ def test_the_last_step_is_written_whatever_the_interval(
     ]
     writer = MetricsWriter(load_spec(QUICKSTART, keys), 0, 5)
     for step in range(1, 6):
-        writer.write(record(step))
+        unmeasured = record(step)
+        del unmeasured["heldout_loss"]
+        writer.write(unmeasured)
     writer.close()
     assert [r["step"] for r in read_metrics(tmp_path)] == steps
+
+
+def test_a_loss_on_held_out_text_is_written_whatever_the_interval(tmp_path: Path) -> None:
+    settings = [f"run_dir={tmp_path}", "monitor.tensorboard=false", "monitor.log_every_steps=9"]
+    writer = MetricsWriter(load_spec(QUICKSTART, settings), 0, 5)
+    for step in range(1, 6):
+        made = record(step)
+        if step != 2:
+            del made["heldout_loss"]
+        writer.write(made)
+    writer.close()
+    assert [(r["step"], r.get("heldout_loss")) for r in read_metrics(tmp_path)] == [
+        (2, 2.0),
+        (5, None),
+    ]
 
 
 @pytest.mark.parametrize(

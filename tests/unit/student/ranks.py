@@ -15,6 +15,7 @@ from dskd_ds.student import (
     checkpoint_files,
     collectives,
     held_state,
+    heldout_loss,
     saving,
     writes,
     zero_stages,
@@ -65,7 +66,15 @@ class ThreadComm:
 def use_ranks(monkeypatch: pytest.MonkeyPatch, num_ranks: int) -> ThreadComm:
     """Let the modules under test communicate between this number of threads."""
     comm = ThreadComm(num_ranks)
-    modules = (checkpoint_files, collectives, held_state, saving, writes, zero_stages)
+    modules = (
+        checkpoint_files,
+        collectives,
+        held_state,
+        heldout_loss,
+        saving,
+        writes,
+        zero_stages,
+    )
     for module in modules:
         monkeypatch.setattr(module, "dist", comm)
     return comm
