@@ -7,12 +7,14 @@ code 2.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 
 from dskd_ds import __version__
 from dskd_ds.commands import (
     bench,
+    checkpoint,
     compare,
     data,
     evaluate,
@@ -28,7 +30,7 @@ from dskd_ds.commands import (
     sweep,
     train,
 )
-from dskd_ds.errors import DskdError
+from dskd_ds.errors import DskdError, ExitCode
 from dskd_ds.runtime.console import quiet_libraries
 
 EPILOG = """\
@@ -53,6 +55,19 @@ exit codes: 0 done, 2 the input is wrong, 3 saved (please requeue), 4 no teacher
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code. A DskdError is printed to stderr."""
     quiet_libraries()
+    try:
+        try:
+            return run_command(argv)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader has seen enough, as `head` does. Python flushes stdout once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return int(ExitCode.FAILED)
+
+
+def run_command(argv: list[str] | None) -> int:
+    """Parse the command line and run its command; see `main`."""
     args = parser().parse_args(argv)
     try:
         command: Callable[[argparse.Namespace], int] = args.command
@@ -87,6 +102,7 @@ def parser() -> argparse.ArgumentParser:
     compare.add_command(commands)
     sweep.add_command(commands)
     export.add_command(commands)
+    checkpoint.add_commands(commands)
     report.add_command(commands)
     bench.add_commands(commands)
     schema.add_command(commands)

@@ -10,7 +10,7 @@ from typing import Any
 from dskd_ds.errors import InputError
 from dskd_ds.files.manifest import MANIFEST_FILE
 from dskd_ds.observe.best_checkpoint import best_checkpoint
-from dskd_ds.spec import RunSpec
+from dskd_ds.spec import SPEC_FILE, RunSpec
 
 FOLDER = "checkpoints"
 DAMAGED = "damaged-"
@@ -102,12 +102,17 @@ def refuse_other_layout(checkpoint: Path, facts: dict[str, Any]) -> None:
     found = facts.get("layout", 1)
     if found == LAYOUT:
         return
-    kind = " (pickles of DeepSpeed)" if found == 1 else ""
+    if found == 1:
+        raise InputError(
+            f"{checkpoint}: its files have layout 1 (DeepSpeed's own), and this version reads"
+            f" layout {LAYOUT} only.\n"
+            f"  convert it: dskd checkpoint convert {checkpoint.parent.parent / SPEC_FILE}"
+            f" --tag {checkpoint.name}"
+        )
     raise InputError(
-        f"{checkpoint}: its files have layout {found}{kind}, and this version reads layout"
-        f" {LAYOUT} only.\n"
-        "  finish or export the run with the version of dskd-ds that wrote it, or set another"
-        " run_dir to start again."
+        f"{checkpoint}: its files have layout {found}, and this version reads layout {LAYOUT}"
+        " only.\n"
+        "  use the version of dskd-ds that wrote it, or set another run_dir to start again."
     )
 
 

@@ -145,7 +145,7 @@ def read_weights(
     frozen: list[str] = []
     paths = [checkpoint / name for name in files if name.endswith(SUFFIX)]
     with SavedSlices(paths) as saved:
-        for name, parameter in _empty_model(init).named_parameters():
+        for name, parameter in empty_model(init).named_parameters():
             trained = f"{PREFIX}{name}"
             if trained in saved.numel:
                 weight = saved.read_whole(trained, MASTER).view(parameter.shape)
@@ -185,7 +185,7 @@ def _frozen_weights(names: list[str], init: NamedModel, dtype: torch.dtype) -> d
     return {name: parameters[name].detach().to(torch.bfloat16) for name in names}
 
 
-def _empty_model(init: NamedModel) -> Any:
+def empty_model(init: NamedModel) -> Any:
     """Return a model of the student's architecture without weights."""
     from transformers import AutoModelForCausalLM
 
@@ -201,7 +201,7 @@ def write_student(
 
     init: the model that training started from. weights: by their names in that model.
     """
-    model = _empty_model(init)
+    model = empty_model(init)
     if getattr(model.config.get_text_config(), "tie_word_embeddings", False):
         weights.pop("lm_head.weight", None)
     missing = {name for name, _ in model.named_parameters()} - set(weights)

@@ -3,9 +3,10 @@
 torchrun --nproc_per_node R checkpoint_worker.py --cases FILE.json
 
 The file lists cases, which run one after the other: `spec` (a file), `overrides`, `load` (whether
-to resume from the run directory), `steps` (to train then), `save` (whether to save then), and `out`
-(a file, to which rank 0 writes the whole weights and moments, as DeepSpeed's own functions gather
-them).
+to resume from the run directory), `steps` (to train then), `save` (whether to save then, and to
+measure the loss on held-out text after each step), and `out` (a file, to which rank 0 writes the
+whole weights and moments, as DeepSpeed's own functions gather them). DeepSpeed saves too, in the
+way of earlier versions, for the run directory that `old_run_dir` names.
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ from dskd_ds.objective.fused import Scales
 from dskd_ds.runtime.world import open_world
 from dskd_ds.spec import load_spec
 from dskd_ds.student.checkpoint import Checkpoints, Progress
+from dskd_ds.student.checkpoint_folders import FOLDER, tag_of
 from dskd_ds.student.depth import student_init
 from dskd_ds.student.engine import make_engine, set_lr
+from dskd_ds.student.heldout_loss import HeldoutLoss
 from dskd_ds.student.run_state import EngineState
 from dskd_ds.student.slice_files import MASTER, MOMENTS
 
@@ -92,16 +95,24 @@ def run_case(case: dict[str, Any]) -> None:
     done = checkpoints.resume() if case["load"] else Progress()
     loaded = whole_state(engine) if done.step else {}
     rank, num_ranks = deepspeed.comm.get_rank(), deepspeed.comm.get_world_size()
+    heldout = HeldoutLoss(spec, models.teacher.tokenizer, rank, engine) if case["save"] else None
+    heldout_losses = []
     for step in range(done.step, done.step + case["steps"]):
         train_step(engine, (step * num_ranks + rank) % 6)
+        if heldout:
+            heldout_losses.append(heldout.all_reduce_score().loss)
     if case["save"]:
         checkpoints.save(Progress(done.step + case["steps"], 7))
+        old_folder = str(Path(case["old_run_dir"], FOLDER))
+        tag = tag_of(done.step + case["steps"])
+        engine.save_checkpoint(old_folder, tag=tag, save_latest=False)
     result = {
         "step": done.step,
         "loaded": loaded,
         "trained": whole_state(engine),
         "skipped": engine.skipped_steps,
         "global_steps": engine.global_steps,
+        "heldout_losses": heldout_losses,
     }
     if rank == 0:
         torch.save(result, case["out"])

@@ -14,6 +14,12 @@ import pytest
 import tomli_w
 import torch
 
+from dskd_ds.files.manifest import write_manifest
+from dskd_ds.models.named import RunModels
+from dskd_ds.spec import load_spec
+from dskd_ds.student.checkpoint_folders import checkpoint_dir, tag_of
+from dskd_ds.student.convert import convert_checkpoint
+from dskd_ds.student.slice_files import MASTER, MOMENTS, SUFFIX, SavedSlices
 from tests.conftest import TinyWorld
 from tests.processes.conftest import Launch, torchrun
 from tests.processes.test_configs import hpz_alone
@@ -54,6 +60,8 @@ SAME_WORLD = (
     ("zero2, bf16", "zero3"),
 )
 """(saved, DeepSpeed file that loads it)."""
+CONVERTED = ("zero0", "zero2, bf16", "zero3", "all bf16")
+"""Names in SAVED whose checkpoints of DeepSpeed are loaded after they were converted."""
 OTHER_WORLD = (
     ("zero3", "zero3"),
     ("zero3", "zero0"),
@@ -83,6 +91,7 @@ class Cases:
         """Return a case. saved: name in SAVED. run: name of its run directory."""
         path = self._hpz if config == "hpz" else f"ds_configs/{config}.json"
         overrides = (
+            "monitor.heldout_tokens=160",
             f"run_dir={self._folder / run}",
             f"deepspeed={path}",
             f"topology.num_students={num_ranks}",
@@ -96,6 +105,7 @@ class Cases:
             "load": load,
             "steps": steps,
             "save": not load,
+            "old_run_dir": str(self._folder / old_run(run)),
             "out": str(self._folder / f"{name}.pt"),
         }
 
@@ -108,6 +118,14 @@ class Cases:
         assert self._launch(*command, timeout=1000).code == 0
         return [torch.load(case["out"], weights_only=True) for case in cases]
 
+    def convert(self, name: str) -> Path:
+        """Convert what DeepSpeed saved for a name in SAVED, and return the checkpoint's folder."""
+        case = self.case(name, SAVED[name][0], 2, run=old_run(name), load=True, steps=1)
+        spec = load_spec(case["spec"], case["overrides"])
+        facts = {"step": 2, "tokens": 7, "num_students": 2}
+        write_manifest(checkpoint_dir(spec) / tag_of(2), facts)
+        return convert_checkpoint(spec, RunModels.of(spec))
+
     def saved_by_two(self) -> dict[str, dict[str, Any]]:
         """Return what two ranks found when they saved, for each name in SAVED; run once."""
         cases = {
@@ -117,6 +135,11 @@ class Cases:
         if all(Path(case["out"]).is_file() for case in cases.values()):
             return {name: torch.load(case["out"]) for name, case in cases.items()}
         return dict(zip(cases, self.run(2, list(cases.values())), strict=True))
+
+
+def old_run(run: str) -> str:
+    """Return the name of the run directory for what DeepSpeed saves of a run."""
+    return f"{run}, by DeepSpeed"
 
 
 @pytest.fixture
@@ -133,8 +156,28 @@ def assert_same(found: dict[str, Any], expected: dict[str, Any], what: str) -> N
             assert torch.equal(found[name][kind], tensor), (what, name, kind)
 
 
+def assert_same_files(folder: Path, expected: dict[str, Any], what: str) -> None:
+    """Assert that a checkpoint's files have the weights and moments of a state, bit for bit."""
+    with SavedSlices(folder.glob(f"*{SUFFIX}")) as saved:
+        trained = {name for name, tensors in expected.items() if MASTER in tensors}
+        assert saved.numel.keys() == trained, what
+        for name in trained:
+            for kind in (MASTER, *MOMENTS):
+                tensor = expected[name][kind]
+                assert torch.equal(saved.read_whole(name, kind), tensor), (what, name, kind)
+
+
 def test_every_configuration_and_other_stages_load_what_was_saved(cases: Cases) -> None:
+    """What DeepSpeed saved is converted, and read in the same way.
+
+    The runs that save also measure the loss on held-out text, which must change nothing.
+    """
     saved = cases.saved_by_two()
+    for name in SAVED:
+        assert_same_files(cases.convert(name), saved[name]["trained"], f"{name}, converted")
+    measured = [saved[name]["heldout_losses"] for name in ("zero0", "zero2", "zero3", "offload")]
+    assert len(set(measured[0])) == 2  # after each step another loss
+    assert measured == [measured[0]] * len(measured)  # of the same weights at every stage
     undisturbed = [
         cases.case(name, SAVED[name][0], 2, run=f"{name}, undisturbed", load=False, steps=3)
         for name in SAVED
@@ -142,14 +185,25 @@ def test_every_configuration_and_other_stages_load_what_was_saved(cases: Cases) 
     loading = [
         cases.case(name, config, 2, run=name, load=True, steps=1) for name, config in SAME_WORLD
     ]
+    loading_converted = [
+        cases.case(name, SAVED[name][0], 2, run=old_run(name), load=True, steps=1)
+        for name in CONVERTED
+    ]
     # Two launches, because DeepSpeed makes hpZ's groups only once in a process.
-    third_step, loaded = cases.run(2, undisturbed), cases.run(2, loading)
+    third_step, loaded = cases.run(2, undisturbed), cases.run(2, [*loading, *loading_converted])
+    converted = dict(zip(CONVERTED, loaded[len(loading) :], strict=True))
+    del loaded[len(loading) :]
     for (name, config), found in zip(SAME_WORLD, loaded, strict=True):
         assert (found["step"], found["global_steps"]) == (2, 3), (name, config)
         assert_same(found["loaded"], saved[name]["trained"], f"{name} into {config}")
     # With the same file, the next step is that of an undisturbed run.
     for name, found, other in zip(SAVED, loaded, third_step, strict=False):
         assert_same(found["trained"], other["trained"], f"{name} goes on")
+    of_name = dict(zip(SAVED, third_step, strict=True))
+    for name, found in converted.items():
+        assert (found["step"], found["global_steps"]) == (2, 3), name
+        assert_same(found["loaded"], saved[name]["trained"], f"{name}, converted")
+        assert_same(found["trained"], of_name[name]["trained"], f"{name}, converted, goes on")
     trained = saved["frozen"]["trained"]
     assert any("master" not in tensors for tensors in trained.values())
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -33,6 +36,18 @@ def test_restarts_may_not_be_negative(capsys: pytest.CaptureFixture[str]) -> Non
         cli.main(["train", "nowhere.toml", "--restarts", "-1"])
     assert end.value.code == 2
     assert "argument --restarts: -1 is invalid: must be at least 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("argv", "code"), [(("init", "--list"), 1), (("--help",), 0)])
+def test_a_reader_that_leaves_gets_no_traceback(argv: tuple[str, ...], code: int) -> None:
+    """As with `dskd init --list | head -1`: nobody reads the pipe any more."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "dskd_ds.commands.cli", *argv]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, timeout=120)
+    os.close(writer)
+    assert done.stderr == b""
+    assert done.returncode == code
 
 
 def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
