@@ -21,6 +21,7 @@ from dskd_ds.commands import (
     export,
     init,
     paper,
+    plan,
     quickstart,
     report,
     schema,
@@ -92,6 +93,7 @@ def parser() -> argparse.ArgumentParser:
     # --help lists them in this order: first what a new user needs first.
     quickstart.add_command(commands)
     init.add_command(commands)
+    plan.add_command(commands)
     train.add_command(commands)
     submit.add_command(commands)
     status.add_command(commands)

@@ -17,7 +17,8 @@ from dskd_ds.commands.init_choices import (
 )
 from dskd_ds.commands.new_spec import NewSpec, next_commands, spec_text
 from dskd_ds.errors import InputError
-from dskd_ds.runtime.arguments import Commands
+from dskd_ds.plan.refuse import refuse_what_cannot_fit
+from dskd_ds.runtime.arguments import Commands, add_force
 from dskd_ds.spec import load_spec
 from dskd_ds.spec.shipped import (
     DEEPSPEED_CONFIGS,
@@ -57,6 +58,7 @@ def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
         action="store_true",
         help="list the run specs and DeepSpeed configurations that ship, and write nothing",
     )
+    add_force(command)
     command.set_defaults(command=run)
 
 
@@ -67,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.spec is None:
         raise InputError("dskd init: no file is named.\n  example: dskd init my.toml")
-    new = init(args.spec, args.teacher, args.text)
+    new = init(args.spec, args.teacher, args.text, is_forced=args.force)
     print(f"wrote {new.path}: teacher {new.teacher}, text {new.train[0].path}")
     if new.num_layers is None:
         print("the student keeps all layers of the teacher; [student] says how to keep fewer")
@@ -84,8 +86,11 @@ def print_shipped() -> None:
             print(f"  {name}\n      {description}")
 
 
-def init(path: Path, teacher: str | None, text: str | None) -> NewSpec:
-    """Write a spec and validate it; returns the choices. On InputError no file is left."""
+def init(path: Path, teacher: str | None, text: str | None, is_forced: bool = False) -> NewSpec:
+    """Write a spec and validate it; returns the choices. On InputError no file is left.
+
+    is_forced: write it although the run will not fit into this machine's memory.
+    """
     _check_target(path)
     known_teacher = quickstart_teacher() if teacher is None else given_teacher(teacher)
     if text is None:
@@ -106,7 +111,7 @@ def init(path: Path, teacher: str | None, text: str | None) -> NewSpec:
         block_tokens=min(longest, known_teacher.max_tokens or longest),
         ranks=choose_ranks(num_gpus, num_cores),
     )
-    _write_valid(new)
+    _write_valid(new, is_forced)
     return new
 
 
@@ -125,8 +130,8 @@ def _check_target(path: Path) -> None:
         )
 
 
-def _write_valid(new: NewSpec) -> None:
-    """Write the spec, and remove it again if it is not valid. Raises InputError."""
+def _write_valid(new: NewSpec, is_forced: bool) -> None:
+    """Write the spec, and remove it again if it is not valid or cannot fit. Raises InputError."""
     try:
         with new.path.open("x", encoding="utf-8") as file:
             file.write(spec_text(new))
@@ -136,7 +141,7 @@ def _write_valid(new: NewSpec) -> None:
             "  name a file in a folder that you may write to."
         ) from None
     try:
-        load_spec(new.path)
+        refuse_what_cannot_fit(load_spec(new.path), is_forced)
     except InputError:
         new.path.unlink()
         raise

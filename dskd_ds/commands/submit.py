@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from dskd_ds.errors import InputError
 from dskd_ds.observe.run_files import record_submission
-from dskd_ds.runtime.arguments import Commands, at_least, spec_command
+from dskd_ds.runtime.arguments import Commands, add_force, at_least, spec_command
 
 if TYPE_CHECKING:
     from dskd_ds.commands.submit_jobs import Job
@@ -53,6 +53,7 @@ def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
         help="submit N jobs that train one after the other, each up to its time limit, instead of"
         " one that is requeued; for sites that do not allow requeueing",
     )
+    add_force(command)
     _add_layout(command)
     _add_site(command)
     command.set_defaults(command=run)
@@ -98,6 +99,11 @@ def _add_layout(command: argparse.ArgumentParser) -> None:
 def _add_site(command: argparse.ArgumentParser) -> None:
     """Add the options for the scheduler."""
     site = command.add_argument_group("SLURM")
+    site.add_argument(
+        "--cluster",
+        metavar="NAME|FILE",
+        help="the nodes' kind (dskd plan): the job is refused if it does not fit into their memory",
+    )
     site.add_argument("--partition", help="partition of all jobs")
     site.add_argument("--time", metavar="LIMIT", help="limit of one attempt, e.g. 8:00:00")
     site.add_argument(
@@ -135,15 +141,20 @@ def _stages(text: str) -> tuple[str, ...]:
 
 def run(args: argparse.Namespace) -> int:
     """Check the run, write its scripts, and print or submit them. Returns the exit code."""
+    from dskd_ds.plan.refuse import refuse_on_cluster
+    from dskd_ds.runtime.arguments import spec_of
+
+    spec = spec_of(args)
+    if args.cluster:  # what the nodes have is unknown here otherwise
+        refuse_on_cluster(spec, args.cluster, args.force)
+
     from dskd_ds.commands.submit_jobs import Submission
     from dskd_ds.models.named import RunModels
     from dskd_ds.observe.attempts import attempts_dir
     from dskd_ds.plan.preflight import preflight
     from dskd_ds.runtime import slurm
-    from dskd_ds.runtime.arguments import spec_of
     from dskd_ds.runtime.console import quiet_progress
 
-    spec = spec_of(args)
     quiet_progress()
     jobs = Submission(spec, args).jobs()
     # A dictionary that this submission builds is not there yet.

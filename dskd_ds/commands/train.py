@@ -10,7 +10,13 @@ from pathlib import Path
 
 from dskd_ds.errors import ExitCode
 from dskd_ds.observe.run_files import COMMAND_VARIABLE, record_end
-from dskd_ds.runtime.arguments import Commands, at_least, override_argv, spec_command
+from dskd_ds.runtime.arguments import (
+    Commands,
+    add_force,
+    at_least,
+    override_argv,
+    spec_command,
+)
 from dskd_ds.spec import load_spec
 
 TEXT = """\
@@ -40,6 +46,7 @@ def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
         action="store_true",
         help="check everything; print how much the teacher will send, and the deepspeed line",
     )
+    add_force(command)
     command.add_argument(
         "--restarts",
         type=at_least(0),
@@ -49,19 +56,34 @@ def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     command.set_defaults(
         command=lambda args: train(
-            args.spec, args.set, dry_run=args.dry_run, restarts=args.restarts
+            args.spec,
+            args.set,
+            dry_run=args.dry_run,
+            restarts=args.restarts,
+            is_forced=args.force,
         )
     )
 
 
 def train(
-    spec_file: str, overrides: Sequence[str], dry_run: bool = False, restarts: int = 0
+    spec_file: str,
+    overrides: Sequence[str],
+    dry_run: bool = False,
+    restarts: int = 0,
+    is_forced: bool = False,
 ) -> int:
     """Check the spec, cut the student and launch the ranks; returns the launch's exit code.
 
-    dry_run: only check and print. restarts: see `launch.run_training`.
+    dry_run: only check and print. restarts: see `launch.run_training`. is_forced: start it although
+    it will not fit into memory.
     Raises InputError if the spec cannot run.
     """
+    from dskd_ds.plan.refuse import refuse_what_cannot_fit
+
+    spec = load_spec(spec_file, overrides)
+    # Before torch is loaded: a spec that cannot fit is refused within a second.
+    refuse_what_cannot_fit(spec, is_forced)
+
     from dskd_ds.costs.traffic import plan_line
     from dskd_ds.data.packed import check_packed
     from dskd_ds.models.named import RunModels
@@ -71,7 +93,6 @@ def train(
     from dskd_ds.student.depth import student_init
     from dskd_ds.student.run_lock import refuse_a_held_run
 
-    spec = load_spec(spec_file, overrides)
     quiet_progress()
     models = RunModels.of(spec)
     preflight(spec, models)

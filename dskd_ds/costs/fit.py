@@ -94,8 +94,7 @@ def needs(
     num_students, num_teachers = spec.topology.num_students, spec.topology.num_teachers
     if device == "gpu":
         found = [Need("a student's GPU", student, capacity.gpu_bytes)]
-        if num_teachers:
-            found.append(Need("a teacher's GPU", teacher, capacity.gpu_bytes))
+        found.append(Need("a teacher's GPU", teacher, capacity.gpu_bytes))
         per_node = min(num_students, max(capacity.num_gpus, 1))
         host = student.host_total * per_node + node.total
         if host:
@@ -105,7 +104,7 @@ def needs(
         return found
     others = teacher.total * num_teachers + node.total
     added = others + PROCESS_BYTES * (num_students + num_teachers)
-    what = "this machine's memory, for all ranks"
+    what = "this machine, for all ranks"
     return [Need(what, student, capacity.host_bytes, count=num_students, added=added)]
 
 

@@ -60,6 +60,15 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_force(command: argparse.ArgumentParser) -> None:
+    """Add --force, which overrides the refusal of a run that does not fit into memory."""
+    command.add_argument(
+        "--force",
+        action="store_true",
+        help="go on although the plan says that the run does not fit into memory (dskd plan)",
+    )
+
+
 def add_ranks(command: argparse.ArgumentParser, what: str) -> None:
     """Add --ranks to a command that mpirun starts. what: what the ranks do."""
     command.add_argument(

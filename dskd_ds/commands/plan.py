@@ -1,0 +1,140 @@
+"""`dskd plan`: memory, time and teachers of a run, before anything is started."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dskd_ds.errors import ExitCode, InputError
+from dskd_ds.runtime.arguments import Commands, at_least, spec_command
+
+if TYPE_CHECKING:
+    from dskd_ds.costs.clusters import Cluster
+    from dskd_ds.costs.constants import Constants
+    from dskd_ds.costs.run_shapes import RunShapes
+    from dskd_ds.costs.search import Split
+    from dskd_ds.spec import RunSpec
+
+TEXT = """\
+Say whether a run fits into memory, how long it takes, how many teachers it needs, and what travels
+between them; nothing is started, and no weights are read. Exit code 2 if it does not fit.
+
+Without --cluster the run is planned for this machine: its memory, and the speeds that
+`dskd bench calibrate` measured. --cluster NAME takes a cluster that ships, --cluster FILE.toml one
+of your own with the same keys:
+
+  dskd plan my.toml --cluster h100-80 --tokens 2000000000
+  dskd plan my.toml --cluster a100-80 --search 64 --picture plan.png
+
+The formulas and their errors are in dskd_ds/docs/planning.md."""
+
+
+def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
+    """Register `dskd plan`."""
+    command = spec_command(
+        commands, "plan", "memory, time and teachers of a run, before it starts", description=TEXT
+    )
+    command.add_argument(
+        "--cluster", metavar="NAME|FILE", help="where the run is to be (default: this machine)"
+    )
+    command.add_argument(
+        "--tokens", type=at_least(1), metavar="N", help="token budget, instead of the spec's length"
+    )
+    command.add_argument(
+        "--search",
+        type=at_least(2),
+        metavar="GPUS",
+        help="find the fastest split of so many GPUs into students and teachers",
+    )
+    command.add_argument(
+        "--exact",
+        action="store_true",
+        help="also run the student with fake tensors, to count its activations (loads torch)",
+    )
+    command.add_argument("--json", action="store_true", help="print the plan as JSON")
+    command.add_argument(
+        "--picture", type=Path, metavar="FILE.png", help="draw memory and time into this file"
+    )
+    command.set_defaults(command=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the plan. Returns 2 if the run does not fit, else 0."""
+    from dskd_ds.costs.plan import make_plan
+    from dskd_ds.costs.plan_text import plan_json, plan_text
+    from dskd_ds.costs.run_shapes import run_shapes
+    from dskd_ds.runtime.arguments import spec_of
+
+    spec = spec_of(args)
+    shapes = run_shapes(spec)
+    cluster, constants = place_of(args.cluster)
+    if args.search:
+        return _search(spec, shapes, cluster, constants, args)
+    plan = make_plan(spec, shapes, cluster, constants, tokens=args.tokens)
+    print(json.dumps(plan_json(plan), indent=1) if args.json else plan_text(plan))
+    if args.exact:
+        from dskd_ds.plan.exact_memory import exact_lines
+
+        print(*exact_lines(spec, shapes), sep="\n")
+    if args.picture:
+        from dskd_ds.commands.plan_picture import draw_plan
+
+        draw_plan(plan, args.picture)
+    return int(ExitCode.WRONG_INPUT if plan.is_refused else ExitCode.DONE)
+
+
+def place_of(name: str | None) -> tuple[Cluster | None, Constants]:
+    """Return the cluster that --cluster names, and the constants of its times.
+
+    Without a name: this machine as `dskd bench calibrate` measured it, or None.
+    Raises InputError if the name is unknown or the file invalid.
+    """
+    from dskd_ds.costs.calibration import read_calibration
+    from dskd_ds.costs.clusters import open_cluster
+    from dskd_ds.costs.constants import DEFAULT
+
+    if name is not None:
+        return open_cluster(name), DEFAULT
+    measured = read_calibration()
+    return (measured.cluster, measured.constants) if measured else (None, DEFAULT)
+
+
+def _search(
+    spec: RunSpec,
+    shapes: RunShapes,
+    cluster: Cluster | None,
+    constants: Constants,
+    args: argparse.Namespace,
+) -> int:
+    """Print the fastest splits. Raises InputError without a cluster, or if none fits."""
+    from dskd_ds.costs.search import best_splits
+
+    if cluster is None or cluster.architecture == "measured":
+        raise InputError("--search: the cluster is unknown.\n  name one: --cluster NAME or FILE.")
+    splits = best_splits(spec, shapes, cluster, args.search, constants)
+    if args.json:
+        print(json.dumps([_split_json(split) for split in splits], indent=1))
+        return int(ExitCode.DONE)
+    print(f"{'students':>8}{'teachers':>10}{'micro-batch':>13}{'tokens/s':>12}{'GB':>8}  waiting")
+    for split in splits:
+        step = split.speed.step
+        waiting = (step.teacher_wait + step.sense_wait) / step.total
+        print(
+            f"{split.num_students:>8}{split.num_teachers:>10}{split.micro_batch_blocks:>13}"
+            f"{split.tokens_per_second:>12,.0f}{split.student_bytes / 1e9:>8.1f}  {waiting:.0%}"
+        )
+    return int(ExitCode.DONE)
+
+
+def _split_json(split: Split) -> dict[str, float]:
+    """Return a split as data."""
+    return {
+        "num_students": split.num_students,
+        "num_teachers": split.num_teachers,
+        "micro_batch_blocks": split.micro_batch_blocks,
+        "tokens_per_second": split.tokens_per_second,
+        "student_bytes": split.student_bytes,
+        "teachers_needed": split.speed.teachers_needed,
+    }

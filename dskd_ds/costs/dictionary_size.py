@@ -1,0 +1,20 @@
+"""How many senses a run's dictionary has, if it is built already. Loads no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dskd_ds.files.manifest import MANIFEST_FILE, parse_manifest
+from dskd_ds.spec import RunSpec
+
+
+def num_senses(spec: RunSpec) -> int | None:
+    """Return the number of senses of the run's dictionary; None if it is not built, or unused.
+
+    Raises InputError if its manifest is invalid.
+    """
+    file = Path(spec.senses.dictionary) / MANIFEST_FILE
+    if not spec.uses_senses or not file.is_file():
+        return None
+    facts, _ = parse_manifest(file.parent)
+    return int(facts["num_rows"]) if "num_rows" in facts else None

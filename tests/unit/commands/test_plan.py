@@ -1,0 +1,165 @@
+"""`dskd plan`, and the refusal of what cannot fit, as a user calls them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dskd_ds.commands import cli
+from dskd_ds.costs import calibration, capacity
+
+CONFIG = {
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "tie_word_embeddings": False,
+}
+SPEC = """\
+name = "big"
+run_dir = "run"
+deepspeed = "ds_configs/zero3.json"
+teacher = {model = "llama"}
+student = {layers = "first", num_layers = 16}
+topology = {num_students = 4, num_teachers = 1}
+train = {num_steps = 100, global_batch_blocks = 64, micro_batch_blocks = 2}
+data = {train = [{path = "text.txt"}]}
+senses = {dictionary = "senses", candidates = "neighbours"}
+"""
+
+
+@pytest.fixture
+def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A run of Llama-3-8B, of which only the configuration is there; its machine has 8 GB."""
+    (tmp_path / "llama").mkdir()
+    (tmp_path / "llama/config.json").write_text(json.dumps(CONFIG))
+    (tmp_path / "big.toml").write_text(SPEC)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DSKD_HOME", str(tmp_path / "home"))
+    small = capacity.Capacity(gpu_bytes=0, num_gpus=0, host_bytes=8 << 30, source="a test")
+    monkeypatch.setattr("dskd_ds.costs.plan.this_machine", lambda: small)
+    return "big.toml"
+
+
+def test_a_run_that_fits_is_planned_with_times(
+    spec: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["plan", spec, "--cluster", "h100-80"]) == 0
+    printed = capsys.readouterr().out
+    for words in (
+        "activations",
+        "bytes per token",
+        "tokens/s",
+        "teachers so that",
+        "all 100 steps",
+    ):
+        assert words in printed
+
+
+def test_json_holds_the_same_plan(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["plan", spec, "--cluster", "h100-80", "--json", "--tokens", "65536000"])
+    plan = json.loads(capsys.readouterr().out)
+    student = plan["needs"][0]
+    assert student["needed"] == pytest.approx(sum(student["memory"]["parts"].values()))
+    assert plan["speed"]["num_steps"] == 1000  # 64 blocks of 1,024 tokens per step
+    step = plan["speed"]["step"]
+    assert plan["speed"]["hours"] == pytest.approx(1000 * step["total"] / 3600)
+
+
+def test_what_does_not_fit_is_refused_with_ways_out(
+    spec: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["plan", spec, "--set", "data.block_tokens=8192", "--cluster", "a100-40"]) == 2
+    printed = capsys.readouterr().out
+    assert "DOES NOT FIT" in printed
+    assert "activation_checkpointing = true" in printed
+
+
+def test_training_it_here_is_refused_before_anything_is_read(
+    spec: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["train", spec]) == 2
+    message = capsys.readouterr().err
+    assert "does not fit into memory" in message
+    assert "GB too little" in message
+    assert "--force" in message
+    assert not Path("run").exists()
+
+
+def test_force_goes_on_to_the_other_checks(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The next thing that is wrong is the text, which does not exist."""
+    assert cli.main(["train", spec, "--force", "--dry-run"]) == 2
+    message = capsys.readouterr().err
+    assert "--force: started although" in message
+    assert "text.txt" in message
+
+
+def test_the_best_split_keeps_the_batch(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["plan", spec, "--cluster", "h100-80", "--search", "16", "--json"]
+    assert cli.main(argv) == 0
+    splits = json.loads(capsys.readouterr().out)
+    assert splits
+    for split in splits:
+        assert split["num_students"] + split["num_teachers"] == 16
+        assert 64 % (split["num_students"] * split["micro_batch_blocks"]) == 0
+    speeds = [split["tokens_per_second"] for split in splits]
+    assert speeds == sorted(speeds, reverse=True)
+
+
+def test_a_search_needs_a_cluster(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", spec, "--search", "16"]) == 2
+    assert "--cluster" in capsys.readouterr().err
+
+
+def test_the_picture_is_a_png(spec: str) -> None:
+    cli.main(["plan", spec, "--cluster", "h100-80", "--picture", "plan.png"])
+    assert Path("plan.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("argv", [["plan"], ["train"]])
+def test_a_refusal_loads_no_torch(spec: str, argv: list[str], tmp_path: Path) -> None:
+    """A machine of 8 GB refuses the run with exit code 2, without importing torch."""
+    code = (
+        "import sys\n"
+        "from dskd_ds.costs import capacity, plan\n"
+        "plan.this_machine = lambda: capacity.Capacity(0, 0, 8 << 30, 'a test')\n"
+        "from dskd_ds.commands import cli\n"
+        f"code = cli.main({[*argv, spec]!r})\n"
+        "sys.exit(99 if 'torch' in sys.modules else code)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False)
+    assert result.returncode == 2
+
+
+def test_this_machine_has_times_once_it_is_calibrated(
+    spec: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli.main(["plan", spec])
+    assert "dskd bench calibrate" in capsys.readouterr().out
+    measured = calibration.Measured(
+        flops_per_second=5e10,
+        memory_bandwidth=1e10,
+        traffic_eager=4.0,
+        head_passes=12.0,
+        teacher_head_passes=6.0,
+        all_reduce_bandwidth=1e9,
+        hop_seconds=1e-4,
+        disk_write_bandwidth=1e9,
+        link_bandwidth=5e8,
+        num_ranks=2,
+        cpu="a CPU",
+        num_cores=2,
+        memory_bytes=8 << 30,
+    )
+    calibration.write_calibration(measured)
+    cli.main(["plan", spec])
+    printed = capsys.readouterr().out
+    assert "tokens/s" in printed
+    assert "measured here" in printed
