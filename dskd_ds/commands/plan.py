@@ -28,7 +28,7 @@ of your own with the same keys:
   dskd plan my.toml --cluster h100-80 --tokens 2000000000
   dskd plan my.toml --cluster a100-80 --search 64 --picture plan.png
 
-The formulas and their errors are in dskd_ds/docs/planning.md."""
+How it is computed: docs/planning.md, "Memory of a student" and "Time"."""
 
 
 def add_command(commands: Commands[argparse.ArgumentParser]) -> None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 from dskd_ds.losses.distributions import Sampled, TopK
@@ -57,9 +58,13 @@ class StepMemory:
 
 
 @contextmanager
-def fake_tensors() -> Iterator[None]:
-    """Create only fake tensors inside of the context; real ones may meet them as inputs."""
-    with FakeTensorMode(allow_non_fake_inputs=True):
+def fake_tensors(unknown_sizes: bool = False) -> Iterator[None]:
+    """Create only fake tensors inside of the context; real ones may meet them as inputs.
+
+    unknown_sizes: allow sizes that depend on values, as of the rows that a mask selects.
+    """
+    shapes = ShapeEnv() if unknown_sizes else None
+    with FakeTensorMode(allow_non_fake_inputs=True, shape_env=shapes):
         yield
 
 
@@ -121,7 +126,7 @@ def materialise(module: nn.Module, device: torch.device) -> None:
     replaced: dict[int, nn.Parameter] = {}
     for part in module.modules():
         for name, parameter in list(part._parameters.items()):
-            if parameter is None or parameter.device == device:
+            if parameter is None or parameter.device.type == device.type:
                 continue
             if id(parameter) not in replaced:
                 fake = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -47,6 +47,16 @@ class MicroBatch:
     """Place of its first block in the global order of blocks, which seeds the dropout."""
     num_padding: int = 0
     """Positions that only fill rows up to the longest."""
+
+    def to(self, device: torch.device) -> MicroBatch:
+        """Return a copy on a device; the copies to an accelerator are asynchronous."""
+        return replace(
+            self,
+            input_ids=pinned(self.input_ids).to(device, non_blocking=True),
+            position_ids=pinned(self.position_ids).to(device, non_blocking=True),
+            teacher=pinned(self.teacher).to(device),
+            senses=pinned(self.senses).to(device),
+        )
 
 
 @dataclass(frozen=True)
@@ -216,11 +226,12 @@ class Feed:
         self._self_test.run_once(step, request, reply, answer.teacher)
         teacher, senses = self._requests.targets(request, reply)
         batch = request.batch
-        return MicroBatch(
-            input_ids=pinned(batch.input_ids).to(self._device, non_blocking=True),
-            position_ids=pinned(batch.position_ids).to(self._device, non_blocking=True),
-            teacher=pinned(teacher).to(self._device),
-            senses=pinned(senses).to(self._device),
+        on_cpu = MicroBatch(
+            input_ids=batch.input_ids,
+            position_ids=batch.position_ids,
+            teacher=teacher,
+            senses=senses,
             place=place,
             num_padding=batch.num_padding,
         )
+        return on_cpu.to(self._device)
