@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import fields
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -177,12 +178,12 @@ def main() -> None:
     """Run all cases and print the results."""
     results: dict[str, str] = {}
     for name, overrides in SIGNALS.items():
-        results[name] = result_of(lambda: student_step(spec_with(*overrides)))
-    results["another hidden size"] = result_of(lambda: student_step(spec_with(), WIDER))
+        results[name] = result_of(partial(student_step, spec_with(*overrides)))
+    results["another hidden size"] = result_of(partial(student_step, spec_with(), WIDER))
     results["teacher's signal"] = result_of(teacher_signal)
     for name, planted in PLANTED.items():
         with planted():
-            results[name] = result_of(lambda: student_step(spec_with()))
+            results[name] = result_of(partial(student_step, spec_with()))
     print(json.dumps(results), flush=True)
     os._exit(0)  # torch aborts when the interpreter unloads a pretended device
 
