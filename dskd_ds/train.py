@@ -47,12 +47,12 @@ def main(argv: list[str] | None = None) -> int:
     except DskdError as error:
         if role and role.kind == "student" and role.rank == 0:
             record_error(Path(spec.run_dir), role.kind, role.rank, error)
-        return report_error(error, rank, RANK_0_FIRST_SECONDS)
+        return report_error(error, rank, RANK_0_FIRST_SECONDS, args.spec)
     try:
         with recorded_end(Path(spec.run_dir), role.kind, role.rank):
             run(spec, models, role)
     except DskdError as error:
-        return report_error(error)
+        return report_error(error, spec_file=args.spec)
     return int(ExitCode.DONE)
 
 

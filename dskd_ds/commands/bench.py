@@ -37,10 +37,11 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def run_bench(args: argparse.Namespace) -> int:
     """Run the chosen benches and print their figures."""
-    from dskd_ds.bench import measure, objective, pack, step, wire
+    from dskd_ds.bench import growth, measure, objective, pack, step, wire
     from dskd_ds.runtime.console import quiet_progress
 
     quiet_progress()
-    benches = {**objective.BENCHES, **wire.BENCHES, **step.BENCHES, **pack.BENCHES}
+    modules = (objective, wire, step, pack, growth)
+    benches = {name: bench for module in modules for name, bench in module.BENCHES.items()}
     measure.run_and_print(benches, args.only, args.json)
     return 0

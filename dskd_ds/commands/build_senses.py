@@ -38,7 +38,7 @@ def main() -> int:
         help="add the spec's corpus to the existing dictionary",
     )
     args = parser.parse_args()
-    return run_or_abort_all_ranks(lambda: run(args))
+    return run_or_abort_all_ranks(lambda: run(args), args.spec)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -33,6 +33,7 @@ from dskd_ds.commands import (
 )
 from dskd_ds.errors import DskdError, ExitCode
 from dskd_ds.runtime.console import quiet_libraries
+from dskd_ds.runtime.reporting import report_error
 
 EPILOG = """\
 A run of your own, from its spec to its report:
@@ -74,8 +75,7 @@ def run_command(argv: list[str] | None) -> int:
         command: Callable[[argparse.Namespace], int] = args.command
         return command(args)
     except DskdError as error:
-        print(error, file=sys.stderr)
-        return int(error.exit_code)
+        return report_error(error, spec_file=getattr(args, "spec", None))
 
 
 def parser() -> argparse.ArgumentParser:

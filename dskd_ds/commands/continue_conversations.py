@@ -31,7 +31,7 @@ def main() -> int:
     parser = rank_parser("dskd_ds.commands.continue_conversations", TEXT)
     add_options(parser)
     args = parser.parse_args()
-    return run_or_abort_all_ranks(lambda: run(args))
+    return run_or_abort_all_ranks(lambda: run(args), args.spec)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -200,17 +200,17 @@ def run_pack(args: argparse.Namespace) -> int:
     from dskd_ds.runtime import launch
 
     # Wrong input is reported here, once, and not by every rank.
-    check_packable(args.spec, spec_of(args))
+    check_packable(spec_of(args))
     return launch.run(launch.pack_command(args.spec, args.set, num_ranks=args.ranks))
 
 
-def check_packable(spec_file: str, spec: RunSpec) -> None:
+def check_packable(spec: RunSpec) -> None:
     """Raise InputError if a spec names no folder for packed text, or a text that is missing."""
     from dskd_ds.data.documents import matching_files
 
     if spec.data.packed is None:
         raise InputError(
-            f"{spec_file}: [data] packed is not given, so there is no folder to pack into.\n"
+            "[data] packed is not given, so there is no folder to pack into.\n"
             "  add it to the spec, or call with --set data.packed=FOLDER."
         )
     for index, source in enumerate(spec.data.train):

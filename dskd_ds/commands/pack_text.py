@@ -28,7 +28,7 @@ def main() -> int:
     quiet_libraries()
     quiet_progress()
     args = rank_parser("dskd_ds.commands.pack_text", TEXT).parse_args()
-    return run_or_abort_all_ranks(lambda: run(load_spec(args.spec, args.set)))
+    return run_or_abort_all_ranks(lambda: run(load_spec(args.spec, args.set)), args.spec)
 
 
 def run(spec: RunSpec) -> None:

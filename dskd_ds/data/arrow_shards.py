@@ -96,6 +96,13 @@ class ArrowShards:
         shard = bisect.bisect_right(self._ends, index)
         return self._open(shard)[index - self._start(shard)]
 
+    def as_dataset(self) -> Any:
+        """Return all rows as one `datasets.Dataset`, which opens all shards."""
+        import datasets
+
+        shards = [self._open(shard) for shard in range(len(self._ends))]
+        return datasets.concatenate_datasets(shards)
+
     def columns(self, rows: range) -> Columns:
         """Return consecutive rows, which may be in several shards."""
         parts: list[Columns] = []

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dskd_ds.data.block import Block, Blocks
 from dskd_ds.data.blocks import position_ids
-from dskd_ds.runtime.seeds import epoch_seed
+from dskd_ds.data.shuffle import Permutation, permutation
 from dskd_ds.spec import RunSpec
 
 IGNORE = -100
@@ -90,12 +90,6 @@ class BlockSource(Protocol):
         ...
 
 
-def permutation(count: int, seed: int, epoch: int) -> Tensor:
-    """Return the order [count] in which an epoch reads its blocks, keyed by (seed, epoch)."""
-    generator = torch.Generator().manual_seed(epoch_seed(seed, epoch))
-    return torch.randperm(count, generator=generator)
-
-
 class MappedBlocks:
     """Mapped blocks, in a new permutation per epoch, keyed by (seed, epoch)."""
 
@@ -114,10 +108,10 @@ class MappedBlocks:
     def get(self, place: int) -> tuple[Sample, Block]:
         """See BlockSource."""
         epoch, index = divmod(place, len(self.blocks))
-        block = int(self._permutation(epoch)[index])
+        block = self._permutation(epoch)[index]
         return Sample(epoch, block), self.blocks[block]
 
-    def _make_permutation(self, epoch: int) -> Tensor:
+    def _make_permutation(self, epoch: int) -> Permutation:
         return permutation(len(self.blocks), self.seed, epoch)
 
 
@@ -141,10 +135,10 @@ class BlocksByEpoch:
         file = bisect.bisect_right(self._ends, rest)
         index = rest - (self._ends[file - 1] if file else 0)
         epoch = cycle * len(self._epochs) + file
-        block = int(self._permutation(epoch)[index])
+        block = self._permutation(epoch)[index]
         return Sample(epoch, block), self._epochs[file][block]
 
-    def _make_permutation(self, epoch: int) -> Tensor:
+    def _make_permutation(self, epoch: int) -> Permutation:
         return permutation(len(self._epochs[epoch % len(self._epochs)]), self._seed, epoch)
 
 

@@ -19,6 +19,8 @@ from dskd_ds.spec.data import DataSpec, SourceSpec
 
 READERS = {".txt": "text", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 """The reader in `datasets` for each file ending."""
+OTHER_ENDINGS = {".arrow", ".bz2", ".csv", ".gz", ".md", ".pdf", ".tsv", ".xz", ".zip", ".zst"}
+"""Endings of files that are not read. A name that ends so is a file, not a hub dataset."""
 
 
 def train_documents(data: DataSpec, tokenizer: Any) -> Any:
@@ -125,14 +127,23 @@ def matching_files(path: str, key: str = "data") -> list[str]:
     suffix = Path(path).suffix
     if files and all(Path(file).suffix == suffix for file in files) and suffix in READERS:
         return files
-    # None of these is taken for a hub name, which would be looked up in the network.
-    if files or suffix in READERS or path.startswith(("/", ".", "~")):
+    if files or is_local(path):
         problem = "its kind of file is unknown" if files else "there is no such file"
         raise InputError(
             f"{named(key, path)}, but {problem}.\n"
             f"  name a file or glob ending in {', '.join(READERS)}, or a hub dataset."
         )
     return []
+
+
+def is_local(path: str) -> bool:
+    """Return whether a path cannot be a hub dataset, which is `name` or `owner/name`.
+
+    Such a path is not looked up in the network.
+    """
+    has_ending = Path(path).suffix in READERS or Path(path).suffix in OTHER_ENDINGS
+    is_pattern = any(letter in path for letter in "*?[")
+    return has_ending or is_pattern or path.startswith(("/", ".", "~")) or path.count("/") > 1
 
 
 def _as_documents(

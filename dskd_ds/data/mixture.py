@@ -13,10 +13,9 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
-from torch import Tensor
-
-from dskd_ds.data.batches import Sample, permutation
+from dskd_ds.data.batches import Sample
 from dskd_ds.data.block import Block, Blocks
+from dskd_ds.data.shuffle import Permutation, permutation
 
 LARGEST_DENOMINATOR = 10**6
 """Weights are rounded to fractions with at most this denominator, so that sums are exact."""
@@ -55,7 +54,7 @@ class WeightedBlocks:
         source, number = self.locate(place)
         blocks = self._sources[source]
         epoch, index = divmod(number, len(blocks))
-        block = int(self._permutation(source, epoch)[index])
+        block = self._permutation(source, epoch)[index]
         return Sample(epoch, self._firsts[source] + block), blocks[block]
 
     def locate(self, place: int) -> tuple[int, int]:
@@ -72,7 +71,7 @@ class WeightedBlocks:
         """Return the index of the source that a sample is of."""
         return bisect.bisect_right(self._firsts, sample.block) - 1
 
-    def _make_permutation(self, source: int, epoch: int) -> Tensor:
+    def _make_permutation(self, source: int, epoch: int) -> Permutation:
         return permutation(len(self._sources[source]), self._seed, epoch)
 
 

@@ -198,7 +198,7 @@ class PackJob:
         missing = [number for number in own if not is_written(folder, number)]
         with tqdm(
             total=len(missing) * per_shard * PACK_DOCUMENTS,
-            desc=f"{self._part.name}: {title} on {comm.size} ranks",
+            desc=f"{self._part.name}: {title}, ranks: {comm.size}",
             unit=" documents",
             disable=comm.rank > 0,
         ) as bar:
@@ -247,7 +247,7 @@ class PackJob:
         unit = "blocks" if self._part.data.packing == "blocks" else "rows"
         print(
             f"{self._part.folder}: {num_tokens:,} tokens in {num_rows:,} {unit} and"
-            f" {len(facts['rows'])} files, packed in {seconds:.1f} s by {self._comm.size} ranks"
+            f" {len(facts['rows'])} files, packed in {seconds:.1f} s, ranks: {self._comm.size}"
             f" ({num_tokens / seconds:,.0f} tokens per second)."
         )
 

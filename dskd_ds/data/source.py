@@ -8,7 +8,7 @@ from typing import Any
 
 from dskd_ds.data.batches import BlocksByEpoch, BlockSource, MappedBlocks, places
 from dskd_ds.data.block import Blocks
-from dskd_ds.data.blocks import train_rows
+from dskd_ds.data.blocks import train_blocks, train_rows
 from dskd_ds.data.lane_reader import LaneReader
 from dskd_ds.data.mixture import WeightedBlocks, WeightedSource
 from dskd_ds.data.packed import PackedBlocks, open_packed
@@ -60,6 +60,18 @@ def open_source(
     if data.epoch_files > 1:
         return BlocksByEpoch(blocks, seed)
     return MappedBlocks(blocks[0], seed)
+
+
+def open_blocks(data: DataSpec, tokenizer: Any) -> Any:
+    """Return the blocks of the training text, at epoch 0, as a `datasets.Dataset`.
+
+    They are those that a run without weights trains on, so they may be packed. With weights, or
+    with packing = "none", they are made anew.
+    """
+    can_be_packed = data.packing == "blocks" and not data.is_weighted
+    if data.packed is None or not can_be_packed:
+        return train_blocks(data.of_epoch(0), tokenizer)
+    return open_packed(text_parts(data)[0], tokenizer, max_tokens=None).as_dataset()
 
 
 def _open_part(part: TextPart, tokenizer: Any, max_tokens: int | None) -> Blocks:

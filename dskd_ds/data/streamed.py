@@ -8,7 +8,7 @@ stay the same. The order does not depend on the number of ranks.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypedDict
 
@@ -154,5 +154,4 @@ class StreamedBlocks:
 
 def _with_names(positions: Mapping[int, Sequence[Position]]) -> dict[str, Sequence[Position]]:
     """Return positions by the lane's number as a string, as JSON's keys must be."""
-    items: Iterator[tuple[int, Sequence[Position]]] = iter(positions.items())
-    return {str(number): of_lane for number, of_lane in items}
+    return {str(number): of_lane for number, of_lane in positions.items()}

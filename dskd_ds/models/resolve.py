@@ -21,6 +21,8 @@ from dskd_ds.spec import dskd_home
 
 HEADER_BYTES = 1 << 20
 """A safetensors file begins with the names and offsets of its tensors."""
+WEIGHT_ENDINGS = {".bin", ".json", ".pt", ".pth", ".safetensors"}
+"""Endings of files in a model's folder. A name that ends so is no hub name."""
 NUM_SAMPLES, SAMPLE_BYTES = 64, 1 << 16
 """Samples of each file for a fingerprint: 4 MB in all, whatever the size of the file."""
 
@@ -46,7 +48,8 @@ def resolve_model(model: str, key: str = "[teacher] model") -> str:
             )
         return model
     # Hub names are `name` or `owner/name`; whether such a model exists is seen when it is read.
-    if model.startswith(("/", ".", "~")) or model.count("/") > 1:
+    is_local = model.startswith(("/", ".", "~")) or model.count("/") > 1
+    if is_local or path.suffix in WEIGHT_ENDINGS:
         raise InputError(
             f'{key} = "{model}", but there is no such folder.\n'
             "  give an existing folder, a .gguf file, or a hub name."

@@ -58,11 +58,11 @@ class Communicator:
         return not num_different[0]
 
 
-def run_or_abort_all_ranks(work: Callable[[], None]) -> int:
+def run_or_abort_all_ranks(work: Callable[[], None], spec_file: str | None = None) -> int:
     """Do this rank's work and return its exit code; an error aborts all ranks.
 
     Without the abort the other ranks would wait for this one forever. A DskdError is printed
-    without a traceback, any other error with it.
+    without a traceback, any other error with it. spec_file: see `report_error`.
     """
     # Importing this initialises MPI, so it waits until the arguments have been parsed.
     from mpi4py import MPI
@@ -72,7 +72,7 @@ def run_or_abort_all_ranks(work: Callable[[], None]) -> int:
         work()
         return int(ExitCode.DONE)
     except DskdError as error:
-        code = report_error(error, int(world.rank), RANK_0_FIRST_SECONDS)
+        code = report_error(error, int(world.rank), RANK_0_FIRST_SECONDS, spec_file)
     except Exception:
         traceback.print_exc()
         code = int(ExitCode.FAILED)

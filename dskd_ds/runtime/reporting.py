@@ -8,8 +8,24 @@ import time
 from dskd_ds.errors import DskdError
 
 
-def report_error(error: DskdError, rank: int = 0, rank_0_first_seconds: float = 0.0) -> int:
+def message_of(error: DskdError, spec_file: str | None) -> str:
+    """Return an error's message; one that begins with a section of the spec gets the spec's file.
+
+    What finds such an error only has the spec, not the name of its file.
+    """
+    text = str(error)
+    return f"{spec_file}: {text}" if spec_file and text.startswith("[") else text
+
+
+def report_error(
+    error: DskdError,
+    rank: int = 0,
+    rank_0_first_seconds: float = 0.0,
+    spec_file: str | None = None,
+) -> int:
     """Print an error to stderr, without a traceback, and return its exit code.
+
+    spec_file: the run's spec, for errors in it that are found after it was loaded.
 
     Most errors are the same on all ranks, and the exit of rank 0 ends the launch. So other ranks
     wait `rank_0_first_seconds` before they print: rank 0 then reports a shared error once. A rank
@@ -19,5 +35,5 @@ def report_error(error: DskdError, rank: int = 0, rank_0_first_seconds: float = 
     if rank > 0:
         time.sleep(rank_0_first_seconds)
     if str(error):
-        print(error, file=sys.stderr, flush=True)
+        print(message_of(error, spec_file), file=sys.stderr, flush=True)
     return int(error.exit_code)

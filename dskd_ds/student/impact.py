@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dskd_ds.data.batches import Batch, Sample, make_batch
-from dskd_ds.data.blocks import train_blocks
+from dskd_ds.data.source import open_blocks
 from dskd_ds.models.frozen import FrozenModel, load_frozen
 from dskd_ds.models.layers import layers_of
 from dskd_ds.models.named import NamedModel
@@ -59,7 +59,7 @@ def removal_losses(data: DataSpec, named: NamedModel, num_tokens: int) -> list[f
 
 def _sample_batch(data: DataSpec, named: NamedModel, num_tokens: int) -> Batch:
     """Return blocks with about `num_tokens` tokens, evenly spread over the training text."""
-    blocks = train_blocks(data, named.tokenizer)
+    blocks = open_blocks(data, named.tokenizer)
     wanted = -(-num_tokens // data.block_tokens)
     num_blocks = min(len(blocks), max(1, wanted))
     stride = len(blocks) // num_blocks

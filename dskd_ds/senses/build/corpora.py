@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from dskd_ds.data.blocks import train_blocks
+from dskd_ds.data.source import open_blocks
 from dskd_ds.errors import InputError
 from dskd_ds.models.frozen import FrozenModel, load_frozen
 from dskd_ds.models.named import NamedModel
@@ -123,7 +124,7 @@ def _data_blocks(spec: RunSpec, tokenizer: Any) -> Any:
             "  build with --set data.stream=false, from a part of the corpus that fits on the disk,"
             " or name texts in [[senses.corpus]]."
         )
-    return train_blocks(spec.data, tokenizer)
+    return open_blocks(spec.data, tokenizer)
 
 
 def _spec_of(spec: RunSpec, corpus: CorpusSpec) -> RunSpec:

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from dskd_ds.commands import cli
+from tests.conftest import TinyWorld
 
 
 def test_wrong_spec_ends_with_2_and_one_message(capsys: pytest.CaptureFixture[str]) -> None:
@@ -17,9 +18,21 @@ def test_wrong_spec_ends_with_2_and_one_message(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().err.startswith("nowhere.toml: there is no such file.")
 
 
+def test_errors_in_a_loaded_spec_name_its_file(
+    tiny: TinyWorld, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = ["--set", 'data.train=[{path="/nowhere/a.jsonl"}]']
+    for argv in (["train", "--dry-run"], ["data", "pack", "--set", "data.packed=x"]):
+        assert cli.main([*argv, str(tiny.spec_file), *missing]) == 2
+        start = f"{tiny.spec_file}: [data"
+        assert capsys.readouterr().err.startswith(start)
+    assert cli.main(["data", "pack", str(tiny.spec_file)]) == 2
+    assert f"{tiny.spec_file}: [data] packed is not given" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("value", ["0", "-2", "two"])
 @pytest.mark.parametrize(
-    "words", [("senses", "build"), ("senses", "refresh"), ("data", "continue")]
+    "words", [("senses", "build"), ("senses", "refresh"), ("data", "continue"), ("data", "pack")]
 )
 def test_a_wrong_number_of_ranks_is_refused(
     words: tuple[str, str], value: str, capsys: pytest.CaptureFixture[str]

@@ -14,9 +14,10 @@ from dskd_ds.data.batches import BlockSource
 from dskd_ds.data.blocks import train_rows
 from dskd_ds.data.pack_groups import BlockGroups
 from dskd_ds.data.packed import check_packed, open_packed
-from dskd_ds.data.source import num_steps, open_source
+from dskd_ds.data.source import num_steps, open_blocks, open_source
 from dskd_ds.data.text_parts import text_parts
 from dskd_ds.errors import InputError
+from dskd_ds.senses.dictionary.identity import corpus_digest
 from tests.conftest import TinyWorld
 from tests.unit.data.packs import contents, pack, spec_of
 
@@ -160,3 +161,16 @@ def test_weights_share_the_tokens(
     assert len(samples) == count  # no draw has the key of another
     epochs = spec.train.model_copy(update={"num_steps": None, "num_epochs": 2.0})
     assert num_steps(spec.model_copy(update={"train": epochs}), source) == count * 2 // 4
+
+
+def test_a_dictionary_is_built_from_packed_blocks(
+    tiny: TinyWorld, tokenizer: Any, text_folder: Path, packed: Path
+) -> None:
+    live = open_blocks(spec_of(tiny, text_folder).data, tokenizer)
+    spec = spec_of(tiny, text_folder, f'data.packed="{packed}"')
+    blocks = open_blocks(spec.data, tokenizer)
+    assert corpus_digest(blocks) == corpus_digest(live)
+    assert blocks[len(blocks) - 1] == live[len(live) - 1]
+    # Of sources that are packed apart, a dictionary's blocks are made anew.
+    weighted = spec_of(tiny, text_folder, f'data.packed="{packed}"', weights="1,2")
+    assert corpus_digest(open_blocks(weighted.data, tokenizer)) == corpus_digest(live)
