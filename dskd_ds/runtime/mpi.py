@@ -6,6 +6,7 @@ Only flags and digests go over MPI; large data goes through the shared work fold
 from __future__ import annotations
 
 import os
+import time
 import traceback
 from collections.abc import Callable
 
@@ -14,6 +15,8 @@ import numpy as np
 from dskd_ds.errors import DskdError, ExitCode
 from dskd_ds.runtime.reporting import report_error
 
+BARRIER_POLL_SECONDS = 0.005
+"""How often a rank that waits looks whether the others have come."""
 RANK_0_FIRST_SECONDS = 2.0
 """Delay so that rank 0 reports a shared error once, and ends the other ranks."""
 
@@ -36,8 +39,13 @@ class Communicator:
             node.Free()
 
     def barrier(self) -> None:
-        """Wait until all ranks have called this."""
-        self._world.Barrier()
+        """Wait until all ranks have called this; a waiting rank leaves its core to others.
+
+        MPI's own barrier would use the core that another rank needs to get here.
+        """
+        request = self._world.Ibarrier()
+        while not request.Test():
+            time.sleep(BARRIER_POLL_SECONDS)
 
     def broadcast_flag_from_rank_0(self, flag: bool) -> bool:
         """Return rank 0's flag on every rank. Collective."""
