@@ -31,6 +31,7 @@ from dskd_ds.runtime.arguments import override_argv
 from dskd_ds.runtime.console import child_environment
 from dskd_ds.senses.choose.retrieve import SenseRetriever
 from dskd_ds.senses.dictionary.dictionary import open_dictionary
+from dskd_ds.senses.dictionary.facts import Facts
 from dskd_ds.senses.dictionary.senses import Senses
 from dskd_ds.senses.dictionary.write import write_dictionary
 from dskd_ds.spec import dskd_home, load_spec
@@ -166,7 +167,7 @@ def _random_retriever(folder: Path, vocab_size: int) -> SenseRetriever:
         torch.randn(num_rows, DIMENSIONS, generator=draw),
         np.ones(num_rows, np.int64),
     )
-    facts = {"vocab_size": vocab_size, "layer": -1, "teacher": "random", "tokenizer": "random"}
+    facts = Facts(vocab_size=vocab_size, layer=-1, teacher="random", tokenizer="random")
     write_dictionary(folder, senses, relations, facts, SENSES_PER_TOKEN)
     settings = SensesSpec(dictionary=str(folder), candidates="lexical")
     return SenseRetriever(open_dictionary(folder), settings, LossSpec(), seed=0)
