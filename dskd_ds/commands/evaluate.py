@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dskd_ds.commands.task_options import add_task_options, task_argv_of, task_options
 from dskd_ds.errors import InputError
-from dskd_ds.runtime.arguments import Commands, add_overrides, at_least
+from dskd_ds.runtime.arguments import Commands, add_overrides
 from dskd_ds.spec import RunSpec, load_spec
 
 if TYPE_CHECKING:
@@ -35,6 +36,10 @@ prompts are the paper's: 5 shots, SQuAD 2.0 one of the same context. A model alo
   dskd eval --tasks arc_challenge,mmlu --model mine=FOLDER
 RUN_DIR/harness has the prompts and task files; lm_eval --include_path RUN_DIR/harness --tasks
 arc_challenge_label asks the same questions.
+
+With --watch RUN, score each checkpoint beside a running training, on held-out text or on --tasks:
+the curves are in TensorBoard, the numbers in RUN/evaluation/checkpoints.jsonl, and dskd compare
+reads the scores as RUN:step-00000100. It ends when the training has finished.
 
 The standard error is that of the text: what another choice of held-out documents would change. It
 says nothing about another seed; for that, train several and use `dskd compare`."""
@@ -64,62 +69,29 @@ def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
         " run's own models: before (the untrained student) and after (the trained one; default:"
         " both), and for --tasks teacher (default: it too)",
     )
-    _add_task_options(command)
+    command.add_argument(
+        "--watch",
+        metavar="RUN",
+        help="score each checkpoint that this run saves, until its training has finished",
+    )
+    command.add_argument(
+        "--once", action="store_true", help="with --watch: score what is saved now, and end"
+    )
+    command.add_argument(
+        "--every",
+        type=float,
+        default=15.0,
+        metavar="SECONDS",
+        help="with --watch: time between two looks at the checkpoints (default 15)",
+    )
+    add_task_options(command)
     command.set_defaults(command=run)
-
-
-def _add_task_options(command: argparse.ArgumentParser) -> None:
-    tasks = command.add_argument_group("question answering (lm-evaluation-harness)")
-    tasks.add_argument(
-        "--tasks",
-        metavar="NAME,...",
-        help="measure these tasks instead of held-out text: arc_challenge, arc_easy, csqa, piqa,"
-        " mmlu, squadv2, quartz, logiqa, medmcqa",
-    )
-    tasks.add_argument(
-        "--data-dir",
-        metavar="DIR",
-        help="read DIR/TASK.jsonl (and DIR/TASK.shots.jsonl) instead of the hub",
-    )
-    tasks.add_argument(
-        "--limit", type=at_least(1), metavar="N", help="ask only N questions of each task"
-    )
-    tasks.add_argument(
-        "--batch-size",
-        type=at_least(1),
-        default=8,
-        metavar="N",
-        help="questions per forward pass (default 8); another number changes scores by rounding",
-    )
-    tasks.add_argument(
-        "--max-prompt-tokens",
-        type=at_least(1),
-        metavar="N",
-        help="drop shots until a prompt has at most N tokens; leave out a question that is longer"
-        " without shots",
-    )
-    tasks.add_argument(
-        "--max-shots",
-        type=at_least(0),
-        metavar="N",
-        help="most shots before a question (default: 5; SQuAD 2.0 1, LogiQA 2)",
-    )
-    tasks.add_argument(
-        "--scoring",
-        choices=("all", "label"),
-        default="all",
-        help="label: only the labels' log-probabilities, in one forward pass per question;"
-        " all (default): the model's own answer too",
-    )
-    tasks.add_argument(
-        "--output",
-        metavar="DIR",
-        help="folder of the scores when no spec is given (default: evaluated)",
-    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate what the command line names; returns the exit code. Raises InputError."""
+    if args.watch is not None:
+        return _watch(args)
     if args.tasks is None:
         if args.spec is None:
             raise InputError(
@@ -130,24 +102,29 @@ def run(args: argparse.Namespace) -> int:
     return _run_tasks(args)
 
 
+def _watch(args: argparse.Namespace) -> int:
+    """Score the checkpoints of a run. Raises InputError for options that do not go together."""
+    from dskd_ds.commands.status import find_run_dir
+    from dskd_ds.commands.watch_checkpoints import watch
+
+    if args.spec is not None or args.set or args.model:
+        raise InputError(
+            "--watch: it takes the spec of the run directory and the student of each checkpoint.\n"
+            "  leave out the spec, --set and --model."
+        )
+    run_dir = find_run_dir(args.watch)
+    return watch(run_dir, task_argv_of(args), every_seconds=max(args.every, 0.1), is_once=args.once)
+
+
 def _run_tasks(args: argparse.Namespace) -> int:
     """Evaluate tasks, of a run's models or of models alone."""
-    from dskd_ds.commands.evaluate_tasks import TaskOptions, evaluate_tasks
+    from dskd_ds.commands.evaluate_tasks import evaluate_tasks
     from dskd_ds.models.named import NamedModel
     from dskd_ds.runtime.console import quiet_progress
     from dskd_ds.spec.recipe import RecipeSpec
 
     quiet_progress()
-    names = tuple(name.strip() for name in args.tasks.split(",") if name.strip())
-    options = TaskOptions(
-        names=names,
-        data_dir=args.data_dir,
-        limit=args.limit,
-        batch_size=args.batch_size,
-        max_prompt_tokens=args.max_prompt_tokens,
-        max_shots=args.max_shots,
-        is_label_only=args.scoring == "label",
-    )
+    options = task_options(args)
     if args.spec is None:
         paths = _named_paths(args.model)
         if not paths:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from dskd_ds.commands.task_options import TaskOptions
 from dskd_ds.errors import InputError
 from dskd_ds.evaluation.metrics import METRICS
 from dskd_ds.evaluation.result import write_task_scores
@@ -16,24 +17,6 @@ from dskd_ds.evaluation.tasks.harness import check_harness, score_tasks
 from dskd_ds.evaluation.tasks.questions import AskedQuestion, read_task
 from dskd_ds.models.named import NamedModel
 from dskd_ds.spec.recipe import RecipeSpec
-
-
-@dataclass(frozen=True)
-class TaskOptions:
-    """What the command line says of the tasks."""
-
-    names: tuple[str, ...]
-    data_dir: str | None = None
-    limit: int | None = None
-    batch_size: int = 8
-    max_prompt_tokens: int | None = None
-    """Longest prompt; shots are dropped until it fits. None: any length."""
-    max_shots: int | None = None
-    """Most shots before a question. None: the task's own number."""
-    is_label_only: bool = False
-    """Whether the model's own answers are not asked for."""
-    seed: int = 0
-    """Of the draw of shots."""
 
 
 def evaluate_tasks(

@@ -80,6 +80,23 @@ def export_checkpoint(spec: RunSpec, models: RunModels, tag: str | None = None) 
     return target
 
 
+def export_folder(spec: RunSpec, models: RunModels, checkpoint: Path, target: Path) -> Path:
+    """Write the student of one checkpoint to `target`, in one process, and return `target`.
+
+    checkpoint: folder of its files, which may lie outside of the run's checkpoints.
+    Raises InputError if its files are damaged, or if it is of another student or layout.
+    """
+    try:
+        facts, files = _whole_checkpoint(checkpoint)
+    except DamagedError as error:
+        raise InputError(f"{error}\n  this checkpoint cannot be exported.") from None
+    init = student_init(spec, models)
+    refuse_other_student(checkpoint, facts, init.fingerprint)
+    weights = read_weights(checkpoint, facts, files, init)
+    write_student(init, models.teacher.tokenizer, weights, target)
+    return target
+
+
 def _newest_weights(
     spec: RunSpec, models: RunModels, tag: str | None
 ) -> tuple[NamedModel, dict[str, Tensor]]:

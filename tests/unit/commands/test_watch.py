@@ -1,0 +1,66 @@
+"""Which checkpoints `dskd eval --watch` takes, and how it holds one that is deleted meanwhile."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from dskd_ds.commands import cli
+from dskd_ds.commands.watch_checkpoints import SCORES_FILE, hold, read_scores
+from dskd_ds.files.manifest import MANIFEST_FILE
+
+
+def checkpoint(folder: Path) -> Path:
+    (folder / "rank-0").mkdir(parents=True)
+    (folder / "rank-0" / "weights").write_text("weights")
+    (folder / MANIFEST_FILE).write_text("{}")
+    return folder
+
+
+def test_held_files_outlive_the_checkpoint(tmp_path: Path) -> None:
+    source, held = checkpoint(tmp_path / "step-1"), tmp_path / "held" / "step-1"
+    assert hold(source, held)
+    assert (held / "rank-0" / "weights").samefile(source / "rank-0" / "weights")  # no copy
+    shutil.rmtree(source)
+    assert (held / "rank-0" / "weights").read_text() == "weights"
+
+
+def test_a_checkpoint_that_is_being_deleted_is_not_held(tmp_path: Path) -> None:
+    source, held = checkpoint(tmp_path / "step-1"), tmp_path / "held" / "step-1"
+    (source / MANIFEST_FILE).unlink()  # the manifest goes first
+    assert not hold(source, held)
+    shutil.rmtree(source)
+    assert not hold(source, held)
+    assert not held.exists()
+
+
+def test_a_line_that_was_cut_short_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "evaluation" / SCORES_FILE
+    path.parent.mkdir()
+    line = json.dumps({"step": 3, "identity": "step-3 1", "scores": {"kl": 0.5}})
+    path.write_text(f"{line}\n{line[:20]}")
+    assert [found["step"] for found in read_scores(tmp_path)] == [3]
+    assert read_scores(tmp_path / "nothing") == []
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["spec.toml", "--watch", "run"], "leave out the spec"),
+        (["--watch", "nothing/here"], "there is no such run directory"),
+    ],
+)
+def test_a_wrong_watch_is_refused(
+    argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["eval", *argv]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_once_needs_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    assert cli.main(["eval", "--watch", str(tmp_path), "--once"]) == 2
+    assert "no run was started here" in capsys.readouterr().err
