@@ -14,11 +14,13 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from dskd_ds.errors import InputError
+from dskd_ds.files.atomic import write_text
 
 REPEATS = 5
 """Number of measured runs of each variant."""
@@ -87,14 +89,19 @@ def run_benches(
 
 
 def run_and_print(
-    benches: Mapping[str, Callable[[], list[Figure]]], only: Sequence[str], json_wanted: bool
+    benches: Mapping[str, Callable[[], list[Figure]]],
+    only: Sequence[str],
+    json_wanted: bool,
+    output: str | None = None,
 ) -> None:
     """Run benches and print their figures to stdout; everything else is printed to stderr.
 
-    Raises InputError for an unknown name in `only`.
+    output: file to write the JSON into too. Raises InputError for an unknown name in `only`.
     """
     with contextlib.redirect_stdout(sys.stderr):
         figures = run_benches(benches, only)
+    if output is not None:
+        write_text(Path(output), as_json(figures))
     print(as_json(figures) if json_wanted else table(figures))
 
 

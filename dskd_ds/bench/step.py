@@ -165,11 +165,13 @@ def measure(
 def turns(arms: Sequence[str], rounds: int) -> list[tuple[str, bool]]:
     """Return the launches in their order: the arm, and whether it counts.
 
-    The launch that records replies for the replaying teacher does not count.
+    The launch that records replies for the replaying teacher does not count. The floor is measured
+    for arms that are compared with it.
     """
     recording = [("replay", False)] if "replay" in arms else []
     measured = [(arm, True) for _ in range(rounds) for arm in arms]
-    return [("floor", True), *recording, *measured]
+    floor = [("floor", True)] if {"bare", "loop"} & set(arms) else []
+    return [*floor, *recording, *measured]
 
 
 def bench_step() -> list[Figure]:

@@ -17,15 +17,16 @@ def figures(found: Found, tokens: int) -> list[Figure]:
     floor = _seconds(found["floor"][0])
     notes = {"floor": f"{floor:.3f} s a step: forward and backward without DeepSpeed"}
     return [
-        _sense_time(found, notes),
-        _sense_memory(found),
+        sense_time(found, notes),
+        sense_memory(found),
         _stream_time(found, notes),
         _replay_time(found),
         _loop(found, tokens, notes),
     ]
 
 
-def _sense_time(found: Found, notes: dict[str, str]) -> Figure:
+def sense_time(found: Found, notes: dict[str, str]) -> Figure:
+    """Return the ratio of the seconds per step. notes: shown first."""
     ratios = _time_ratios(found, "sense", "kd")
     return Figure(
         key="sense_time_ratio",
@@ -37,7 +38,8 @@ def _sense_time(found: Found, notes: dict[str, str]) -> Figure:
     )
 
 
-def _sense_memory(found: Found) -> Figure:
+def sense_memory(found: Found) -> Figure:
+    """Return the ratio of the student's peak memory."""
     # From launches with LIVE_ALLOCATOR, where equal runs need equal memory; see bench/step.py.
     ratios = _ratios(found, "sense_memory", "kd_memory", lambda followed: followed.student_bytes)
     with_live_allocator = f"{_megabytes(found['sense_memory'])} / {_megabytes(found['kd_memory'])}"

@@ -34,6 +34,8 @@ With --tasks, ask the questions of lm-evaluation-harness tasks instead (pip inst
 and the model's own answer, which must equal the label as in the paper; F1 for SQuAD 2.0. The
 prompts are the paper's: 5 shots, SQuAD 2.0 one of the same context. A model alone needs no spec:
   dskd eval --tasks arc_challenge,mmlu --model mine=FOLDER
+The tasks wic and simlex need no answers: word in context and SimLex-999 by the states of teacher
+and students, at 0, 25, 50, 75 and 100 percent of their layers (wic_50, ...).
 RUN_DIR/harness has the prompts and task files; lm_eval --include_path RUN_DIR/harness --tasks
 arc_challenge_label asks the same questions.
 
@@ -148,6 +150,7 @@ def _run_tasks(args: argparse.Namespace) -> int:
         options,
         spec.recipe or RecipeSpec(),
         prompt_model=of_run.teacher,
+        spec=spec,
     )
 
 

@@ -9,13 +9,16 @@ from typing import Any
 
 from dskd_ds.commands.task_options import TaskOptions
 from dskd_ds.errors import InputError
+from dskd_ds.evaluation.items import ItemScores
 from dskd_ds.evaluation.metrics import METRICS
 from dskd_ds.evaluation.result import write_task_scores
 from dskd_ds.evaluation.tasks.catalogue import EvalTask, tasks_named
 from dskd_ds.evaluation.tasks.documents import HARNESS_FOLDER, fit_prompt, write_documents
 from dskd_ds.evaluation.tasks.harness import check_harness, score_tasks
 from dskd_ds.evaluation.tasks.questions import AskedQuestion, read_task
+from dskd_ds.evaluation.word_tasks import DEPTHS, WORD_TASKS, WordItems, name_at, score_words
 from dskd_ds.models.named import NamedModel
+from dskd_ds.spec import RunSpec
 from dskd_ds.spec.recipe import RecipeSpec
 
 
@@ -25,18 +28,56 @@ def evaluate_tasks(
     options: TaskOptions,
     recipe: RecipeSpec,
     prompt_model: NamedModel,
+    spec: RunSpec | None = None,
 ) -> int:
     """Ask every model the questions, store the scores below `output`, and print a table.
 
     prompt_model: its tokenizer makes the prompts of all models, so that their scores can be paired.
+    spec: its WordNet has the sentences of the task `wic`.
     Returns the exit code. Raises InputError if a task or its data is unknown, or if the harness is
     not installed.
     """
-    tasks = tasks_named(options.names)
+    # A wrong name is reported before anything is read or loaded.
+    asked_names = [name for name in options.names if name not in WORD_TASKS]
+    tasks = tasks_named(asked_names)
+    word_names = [name for name in options.names if name in WORD_TASKS]
+    words = WordItems.read(word_names, spec, prompt_model, options.limit)
+    if tasks:
+        _write_questions(Path(output) / HARNESS_FOLDER, tasks, options, recipe, prompt_model)
+    for name, model in models.items():
+        print(f"asking the {name}: {model.name}", flush=True)
+        content = write_task_scores(
+            output,
+            [
+                *_score_questions(Path(output) / HARNESS_FOLDER, tasks, options, name, model),
+                *(score_words(model, name, prompt_model, words) if word_names else []),
+            ],
+        )
+    print_task_scores({name: content[name] for name in stored_names(options)}, list(models))
+    print(f"stored in {Path(output) / 'evaluation'}")
+    if tasks:
+        print(f"prompts and harness files in {Path(output) / HARNESS_FOLDER}")
+    return 0
+
+
+def stored_names(options: TaskOptions) -> list[str]:
+    """Return the names under which the scores are stored: a word task has one per depth."""
+    names = [name for name in dict.fromkeys(options.names) if name not in WORD_TASKS]
+    word_names = [name for name in dict.fromkeys(options.names) if name in WORD_TASKS]
+    return names + [name_at(name, depth) for name in word_names for depth in DEPTHS]
+
+
+def _write_questions(
+    folder: Path,
+    tasks: Sequence[EvalTask],
+    options: TaskOptions,
+    recipe: RecipeSpec,
+    prompt_model: NamedModel,
+) -> None:
+    """Write the prompts and harness files of all tasks, and print what they hold."""
+    check_harness()
     if options.max_shots is not None:
         tasks = [replace(task, num_shots=min(task.num_shots, options.max_shots)) for task in tasks]
-    check_harness()
-    folder = Path(output) / HARNESS_FOLDER
     tokenizer = prompt_model.tokenizer
     for task in tasks:
         asked = read_task(task, options.data_dir, options.limit, options.seed)
@@ -44,15 +85,17 @@ def evaluate_tasks(
             asked = _fitting(task, asked, tokenizer, recipe, options.max_prompt_tokens)
         print(f"{task.name}: {task.title}, {len(asked)} questions", flush=True)
         write_documents(folder, task, asked, tokenizer, recipe, options.is_label_only)
-    for name, model in models.items():
-        print(f"asking the {name}: {model.name}", flush=True)
-        items = score_tasks(
-            model, name, tasks, folder=folder, batch_size=options.batch_size, seed=options.seed
-        )
-        content = write_task_scores(output, items)
-    print_task_scores({task.name: content[task.name] for task in tasks}, list(models))
-    print(f"stored in {Path(output) / 'evaluation'}; prompts and harness files in {folder}")
-    return 0
+
+
+def _score_questions(
+    folder: Path, tasks: Sequence[EvalTask], options: TaskOptions, name: str, model: NamedModel
+) -> list[ItemScores]:
+    """Return a model's scores of the tasks that lm-evaluation-harness asks."""
+    if not tasks:
+        return []
+    return score_tasks(
+        model, name, tasks, folder=folder, batch_size=options.batch_size, seed=options.seed
+    )
 
 
 def _fitting(
@@ -82,12 +125,16 @@ def print_task_scores(content: dict[str, Any], models: Sequence[str]) -> None:
     for task, by_model in content.items():
         shown = [name for name in models if name in by_model]
         questions = by_model[shown[0]]["questions"]
-        print(f"{task} ({questions} questions)")
+        print(f"{task} ({questions} {'pairs' if _is_of_words(task) else 'questions'})")
         for metric in METRICS:
             if metric.key not in by_model[shown[0]]:
                 continue
             cells = "".join(f"{_cell(by_model[name][metric.key]):>{width}}" for name in shown)
             print(f"  {metric.label:<44}{cells}")
+
+
+def _is_of_words(task: str) -> bool:
+    return any(task == name_at(name, depth) for name in WORD_TASKS for depth in DEPTHS)
 
 
 def _cell(score: dict[str, float | None]) -> str:

@@ -70,14 +70,20 @@ def _heldout(spec: RunSpec, models: RunModels, tag: str, student: NamedModel) ->
 def _tasks(
     spec: RunSpec, models: RunModels, args: argparse.Namespace, student: NamedModel
 ) -> list[ItemScores]:
-    from dskd_ds.commands.evaluate_tasks import evaluate_tasks
+    from dskd_ds.commands.evaluate_tasks import evaluate_tasks, stored_names
     from dskd_ds.evaluation.items import items_path, read_items
     from dskd_ds.spec.recipe import RecipeSpec
 
     options = task_options(args)
-    recipe = spec.recipe or RecipeSpec()
-    evaluate_tasks(spec.run_dir, {args.tag: student}, options, recipe, prompt_model=models.teacher)
-    return [read_items(items_path(spec.run_dir, task, args.tag)) for task in options.names]
+    evaluate_tasks(
+        spec.run_dir,
+        {args.tag: student},
+        options,
+        spec.recipe or RecipeSpec(),
+        prompt_model=models.teacher,
+        spec=spec,
+    )
+    return [read_items(items_path(spec.run_dir, task, args.tag)) for task in stored_names(options)]
 
 
 def means(items: list[ItemScores]) -> dict[str, float]:

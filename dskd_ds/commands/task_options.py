@@ -33,7 +33,7 @@ def add_task_options(command: argparse.ArgumentParser) -> None:
         "--tasks",
         metavar="NAME,...",
         help="measure these tasks instead of held-out text: arc_challenge, arc_easy, csqa, piqa,"
-        " mmlu, squadv2, quartz, logiqa, medmcqa",
+        " mmlu, squadv2, quartz, logiqa, medmcqa; or wic, simlex (states of words)",
     )
     tasks.add_argument(
         "--data-dir",

@@ -37,6 +37,8 @@ METRICS = (
     Metric("exact", "answer equals the label", lower_is_better=False),
     Metric("exact_macro", "the same, mean of the topics", lower_is_better=False),
     Metric("f1", "F1", lower_is_better=False),
+    Metric("auc", "AUC of the states' cosine", lower_is_better=False),
+    Metric("spearman", "rank correlation with ratings", lower_is_better=False),
 )
 """Every metric that an items file may have, in the order of tables."""
 

@@ -1,8 +1,8 @@
 """Word in context and word similarity as tasks: by layer, of the teacher and of students alike.
 
-AUC and rank correlation are no means over items. Each item therefore gets a pseudo-value: their mean
-is the statistic, and their spread over items is that of its influence function, so that standard
-errors and paired differences work as for any other task.
+AUC and rank correlation are no means over items. So each item gets a value whose mean is the
+statistic, and whose spread over items gives its standard error (the influence function). Errors and
+paired differences then work as for any other task.
 """
 
 from __future__ import annotations

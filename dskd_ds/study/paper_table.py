@@ -21,6 +21,7 @@ from dskd_ds.evaluation.items import items_path, read_items
 from dskd_ds.evaluation.metrics import Metric, metric_of
 from dskd_ds.evaluation.paired import mean_and_error
 from dskd_ds.evaluation.tasks.documents import HARNESS_FOLDER
+from dskd_ds.study.cost import COST_FILE, read_cost
 from dskd_ds.study.one_run import BASELINES
 from dskd_ds.study.results import Result, read_result
 from dskd_ds.study.runs import Run
@@ -72,7 +73,8 @@ def tables(study: StudySpec, arms: Sequence[Group], runs: Sequence[Run]) -> list
         _scores(study, groups, [("margin", task) for task in _tasks(study)], "Margin (nats)"),
         _accuracy(study, groups, counted),
         _differences(study, arms, counted),
-        _costs(study, runs),
+        *_cost(study),
+        _seconds_taken(study, runs),
     ]
 
 
@@ -192,7 +194,25 @@ def _differences(study: StudySpec, arms: Sequence[Group], counted: Sequence[str]
     return Table("Differences", header, rows, note)
 
 
-def _costs(study: StudySpec, runs: Sequence[Run]) -> Table:
+def _cost(study: StudySpec) -> list[Table]:
+    """Return the table of what the sense term costs, if it was measured."""
+    content = read_cost(study)
+    if content is None or study.cost is None:
+        return []
+    rows = []
+    for key, details in content["details"].items():
+        reached = {True: "reached", False: "missed", None: ""}[details["reached"]]
+        target = f"at most {details['target']}"
+        rows.append((details["what"], f"{content[key]:.4f}", target, reached))
+    header = ("ratio", "median", "target", "")
+    note = (
+        f"{study.cost.rounds} launches of each kind in turn, student and teacher on a core of their"
+        f" own; the details are in {COST_FILE}."
+    )
+    return [Table("What the sense term costs", header, rows, note)]
+
+
+def _seconds_taken(study: StudySpec, runs: Sequence[Run]) -> Table:
     """Return what the runs took. They share the machine, so this is no measurement of ratios."""
     by_arm: dict[str, list[Result]] = {}
     for run in runs:

@@ -65,6 +65,15 @@ class TasksSpec(Part):
     """Questions per forward pass."""
 
 
+class CostSpec(Part):
+    """What the sense term of an arm costs, against the reference: `dskd bench --only cost`."""
+
+    arm: str
+    """Arm whose sense term is measured. The reference is the same arm without it."""
+    rounds: PositiveInt = 5
+    """Launches of each kind."""
+
+
 class StudySpec(Part):
     """What `dskd sweep` runs: every arm with every seed."""
 
@@ -83,6 +92,8 @@ class StudySpec(Part):
     """Commands that make what the runs need, in this order; one section [[prepare]] each."""
     tasks: TasksSpec | None = None
     """Question-answering tasks that every run is measured on."""
+    cost: CostSpec | None = None
+    """Measure what the sense term of an arm costs, once all runs have finished."""
     baselines: bool = False
     """Measure the teacher and the untrained student too."""
     settings: Settings = Field(default={})
@@ -114,6 +125,12 @@ def _problems(study: StudySpec) -> Iterator[Problem]:
     arms = all_arms(study)
     if not arms:
         yield Problem("arms", None, "there is none", "give [arms.NAME] sections or a [grid]")
+    if study.cost is not None and study.cost.arm not in arms:
+        known = ", ".join(arms)
+        yield Problem("cost.arm", study.cost.arm, "there is no such arm", f"arms: {known}")
+    if study.cost is not None and not study.baselines:
+        reason = "the untrained student comes from the baselines"
+        yield Problem("cost", study.cost.arm, reason, "set baselines = true, or remove [cost]")
     for name in study.seeds_of.keys() - arms.keys():
         known = ", ".join(arms)
         yield Problem(f"seeds_of.{name}", name, "there is no such arm", f"arms: {known}")

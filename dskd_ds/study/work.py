@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from dskd_ds.errors import InputError, RequeueError
 from dskd_ds.runtime.arguments import override_argv
+from dskd_ds.study.cost import measure_cost
 from dskd_ds.study.one_run import measure_baselines, train_and_measure
 from dskd_ds.study.prepare import prepare
 from dskd_ds.study.results import read_result
@@ -46,7 +47,9 @@ def do_work(study: StudySpec, runs: Sequence[Run], num_jobs: int) -> list[str]:
         with tqdm(
             total=len(planned), initial=len(planned) - len(pending), desc="study", unit="run"
         ) as bar:
-            return _run_all(work, pending, num_jobs, bar)
+            failures = _run_all(work, pending, num_jobs, bar)
+        measure_cost(stages, runs)
+        return failures
 
 
 def _run_all(

@@ -8,13 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dskd_ds.bench.cost import inference_figure
+from dskd_ds.bench.measure import as_json
 from dskd_ds.commands.paper_report import write_report
+from dskd_ds.errors import InputError
 from dskd_ds.evaluation.items import ItemScores, items_path, write_items
+from dskd_ds.study.cost import COST_FILE
 from dskd_ds.study.outcome import outcome_of
 from dskd_ds.study.paper_table import baseline_groups, chance_of, counted_tasks, tables
 from dskd_ds.study.results import Result, write_result
 from dskd_ds.study.runs import Run, baseline_run, study_runs
-from dskd_ds.study.spec import StudySpec, load_study
+from dskd_ds.study.spec import CostSpec, StudySpec, load_study
 from tests.unit.study.test_study import study_file
 
 BODY = """
@@ -107,6 +111,34 @@ def test_tables_of_a_finished_study(study: StudySpec) -> None:
     tasks_with_accuracy = {row[2] for row in found["Differences"].rows if "accuracy" in row[3]}
     assert tasks_with_accuracy == {"quartz"}
     assert found["What the runs took"].rows[0] == ("kd", "3", "100", "10", "20", "2.00")
+
+
+def test_the_cost_is_shown_once_it_is_measured(study: StudySpec) -> None:
+    costed = study.model_copy(update={"cost": CostSpec(arm="dskd", rounds=3)})
+    runs = study_runs(costed)
+    groups = outcome_of(costed, runs).groups
+    titles = [table.title for table in tables(costed, groups, runs)]
+    assert "What the sense term costs" not in titles
+    figures = [inference_figure({"kd": [1.0, 1.0, 2.0], "dskd": [1.02, 1.01, 2.0]})]
+    (Path(costed.folder) / COST_FILE).write_text(as_json(figures))
+    found = {table.title: table for table in tables(costed, groups, runs)}
+    assert found["What the sense term costs"].rows == [
+        ("inference of the trained students: dskd / kd", "1.0100", "at most 1.01", "reached")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ('[cost]\narm = "kdd"\n', "there is no such arm"),
+        ("[seeds_of]\nkdd = [0]\n", "there is no such arm"),
+        ("[seeds_of]\nkd = [0, 0]\n", "a seed is given twice"),
+        ('[cost]\narm = "kd"\n', "the untrained student comes from the baselines"),
+    ],
+)
+def test_wrong_studies_are_refused(tmp_path: Path, body: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_study(study_file(tmp_path, f"{body}[arms.kd]\n"))
 
 
 def test_the_report_is_written_and_complete(
