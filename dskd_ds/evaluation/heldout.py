@@ -49,14 +49,14 @@ def score_heldout(
     for name, model in loaded.items():
         _check_rows(name, model, teacher)
     blocks = _evenly_spread_blocks(spec, models)
-    rows: dict[str, list[Tensor]] = {name: [] for name in ("teacher", *loaded)}
+    all_models = {"teacher": teacher, **loaded}
+    rows: dict[str, list[Tensor]] = {name: [] for name in all_models}
     for block in tqdm(blocks, desc="evaluating on held-out text", unit="block"):
         batch = block.batch
         # All models read a block before the next one, so only one block's states exist at a time.
-        teacher_states = _supervised_states(teacher, batch)
-        for name, model in {"teacher": teacher, **loaded}.items():
-            states = teacher_states if model is teacher else _supervised_states(model, batch)
-            rows[name].append(_score_positions(teacher, model, teacher_states, states, batch))
+        states = {name: _supervised_states(model, batch) for name, model in all_models.items()}
+        for name, found in _score_positions(all_models, states, batch).items():
+            rows[name].append(found)
     return {name: _item_scores(name, blocks, torch.cat(parts)) for name, parts in rows.items()}
 
 
@@ -108,31 +108,30 @@ def _supervised_states(model: FrozenModel, batch: Batch) -> Tensor:
 
 
 def _score_positions(
-    teacher: FrozenModel,
-    model: FrozenModel,
-    teacher_states: Tensor,
-    model_states: Tensor,
-    batch: Batch,
-) -> Tensor:
-    """Return [N, 2] on the CPU: cross-entropy and KL at a batch's supervised positions.
+    models: dict[str, FrozenModel], states: dict[str, Tensor], batch: Batch
+) -> dict[str, Tensor]:
+    """Return, for each model, [N, 2] on the CPU: cross-entropy and KL at the supervised positions.
 
-    teacher_states [N, D_teacher], model_states [N, D]: at these positions.
+    models: the teacher first. states: of each model [N, D] at these positions.
     """
-    targets = batch.targets.flatten()[batch.supervised].to(model.device)
-    chunks = zip(
-        teacher_states.split(LOGIT_ROWS),
-        model_states.split(LOGIT_ROWS),
-        targets.split(LOGIT_ROWS),
-        strict=True,
-    )
-    rows: list[Tensor] = []
-    for teacher_rows, model_rows, ids in chunks:
-        log_q = torch.log_softmax(model.logits(model_rows).float(), dim=1)
-        log_p = log_q
-        if model is not teacher:
-            log_p = torch.log_softmax(teacher.logits(teacher_rows).float(), dim=1)
-        ce = -log_q.gather(1, ids[:, None]).squeeze(1)
-        # A student may have more rows than the teacher, which gives them probability 0.
-        kl = (log_p.exp() * (log_p - log_q[:, : log_p.shape[1]])).sum(dim=1)
-        rows.append(torch.stack([ce, kl], dim=1).cpu())
-    return torch.cat(rows)
+    first, teacher = next(iter(models.items()))
+    targets = batch.targets.flatten()[batch.supervised].to(teacher.device)
+    rows: dict[str, list[Tensor]] = {name: [] for name in models}
+    for start in range(0, len(targets), LOGIT_ROWS):
+        chunk = slice(start, start + LOGIT_ROWS)
+        ids = targets[chunk]
+        # The teacher's distribution is needed by all models: it is computed once per chunk.
+        log_p = _log_probs(teacher, states[first][chunk])
+        probs = log_p.exp()
+        for name, model in models.items():
+            log_q = log_p if model is teacher else _log_probs(model, states[name][chunk])
+            ce = -log_q.gather(1, ids[:, None]).squeeze(1)
+            # A student may have more rows than the teacher, which gives them probability 0.
+            kl = (probs * (log_p - log_q[:, : log_p.shape[1]])).sum(dim=1)
+            rows[name].append(torch.stack([ce, kl], dim=1).cpu())
+    return {name: torch.cat(parts) for name, parts in rows.items()}
+
+
+def _log_probs(model: FrozenModel, states: Tensor) -> Tensor:
+    """Return the log-probabilities [N, V] at states [N, D], in float32."""
+    return torch.log_softmax(model.logits(states).float(), dim=1)
