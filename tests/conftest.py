@@ -96,6 +96,15 @@ class TinyWorld:
 
         return tomllib.loads(self.spec_file.read_text())
 
+    def spec_tree_with(self, changes: dict[str, dict[str, object]]) -> dict[str, object]:
+        """Return the spec as a tree, with some settings changed: section -> key -> value."""
+        tree = self.spec_tree()
+        for section, settings in changes.items():
+            part = tree.get(section, {})
+            assert isinstance(part, dict)
+            tree[section] = part | settings
+        return tree
+
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyWorld:

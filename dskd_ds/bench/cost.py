@@ -7,12 +7,11 @@ rank on a core of its own (bench/step.py). Inference is that of two trained stud
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dskd_ds.bench.measure import REPEATS, Figure
+from dskd_ds.bench.measure import REPEATS, Figure, interleaved_rounds
 from dskd_ds.bench.step import measure
 from dskd_ds.bench.step_figures import sense_memory, sense_time
 
@@ -46,15 +45,7 @@ def bench_cost(case: CostCase) -> list[Figure]:
 def inference(students: Mapping[str, str], rounds: int) -> Figure:
     """Return the ratio of the seconds that two students take: the second one's to the first's."""
     calls = {name: _generation(path) for name, path in students.items()}
-    for call in calls.values():
-        call()
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, call in calls.items():
-            started = time.perf_counter()
-            call()
-            seconds[name].append(time.perf_counter() - started)
-    return inference_figure(seconds)
+    return inference_figure(interleaved_rounds(calls, repeats=rounds))
 
 
 def inference_figure(seconds: Mapping[str, Sequence[float]]) -> Figure:

@@ -58,6 +58,14 @@ def interleaved_seconds(
 
     With warm_up each variant runs once more before that, unmeasured.
     """
+    rounds = interleaved_rounds(variants, repeats, warm_up)
+    return {name: statistics.median(values) for name, values in rounds.items()}
+
+
+def interleaved_rounds(
+    variants: Mapping[str, Callable[[], object]], repeats: int = REPEATS, warm_up: bool = True
+) -> dict[str, list[float]]:
+    """Return the seconds of each variant in every round; see `interleaved_seconds`."""
     if warm_up:
         for run in variants.values():
             run()
@@ -67,7 +75,7 @@ def interleaved_seconds(
             started = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - started)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    return seconds
 
 
 def run_benches(

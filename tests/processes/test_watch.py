@@ -22,17 +22,13 @@ NUM_STEPS = 6
 
 def write_spec(tiny: TinyWorld, folder: Path) -> Path:
     """Write a run that saves after each step and keeps only the newest checkpoint."""
-    tree = tiny.spec_tree()
     changes: dict[str, dict[str, object]] = {
         "train": {"num_steps": NUM_STEPS},
         "loss": {"sense_weight": 0.0},
         "topology": {"num_students": 1},
         "checkpoint": {"every_steps": 1, "keep": 1},
     }
-    for section, settings in changes.items():
-        part = tree.get(section, {})
-        assert isinstance(part, dict)
-        tree[section] = part | settings
+    tree = tiny.spec_tree_with(changes)
     tree["run_dir"] = str(folder / "run")
     path = folder / "watched.toml"
     path.write_text(tomli_w.dumps(tree))
