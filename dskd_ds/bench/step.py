@@ -42,7 +42,8 @@ the sense term adds.
 """
 NUM_STEPS, NUM_DROPPED = 5, 2
 ENDLESS = 10_000
-"""[train] num_steps of a launch, which is ended as soon as the measured steps are done."""
+"""[train] num_steps or num_epochs of a launch, which is ended as soon as the measured steps are
+done."""
 NO_TEACHER, NO_SENSES = "topology.num_teachers=0", "loss.sense_weight=0"
 
 
@@ -51,10 +52,13 @@ class Arms:
 
     def __init__(self, spec_file: str, overrides: Sequence[str], folder: Path) -> None:
         self.spec_file, self.folder = spec_file, folder
+        # A spec has one of the two.
+        epochs = load_spec(spec_file, overrides).train.num_epochs
+        length = "num_steps" if epochs is None else "num_epochs"
         self.overrides = [
             "topology.num_students=1",
             "topology.num_teachers=1",
-            f"train.num_steps={ENDLESS}",
+            f"train.{length}={ENDLESS}",
             "checkpoint.every_steps=0",
             "checkpoint.every_minutes=0",
             "topology.threads_per_rank=1",

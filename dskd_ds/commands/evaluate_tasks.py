@@ -16,7 +16,12 @@ from dskd_ds.evaluation.tasks.catalogue import EvalTask, tasks_named
 from dskd_ds.evaluation.tasks.documents import HARNESS_FOLDER, fit_prompt, write_documents
 from dskd_ds.evaluation.tasks.harness import check_harness, score_tasks
 from dskd_ds.evaluation.tasks.questions import AskedQuestion, read_task
-from dskd_ds.evaluation.word_tasks import DEPTHS, WORD_TASKS, WordItems, name_at, score_words
+from dskd_ds.evaluation.word_tasks import (
+    WORD_TASKS,
+    WordItems,
+    score_words,
+    stored_names,
+)
 from dskd_ds.models.named import NamedModel
 from dskd_ds.spec import RunSpec
 from dskd_ds.spec.recipe import RecipeSpec
@@ -38,33 +43,22 @@ def evaluate_tasks(
     not installed.
     """
     # A wrong name is reported before anything is read or loaded.
-    asked_names = [name for name in options.names if name not in WORD_TASKS]
-    tasks = tasks_named(asked_names)
+    tasks = tasks_named([name for name in options.names if name not in WORD_TASKS])
     word_names = [name for name in options.names if name in WORD_TASKS]
     words = WordItems.read(word_names, spec, prompt_model, options.limit)
     if tasks:
         _write_questions(Path(output) / HARNESS_FOLDER, tasks, options, recipe, prompt_model)
     for name, model in models.items():
         print(f"asking the {name}: {model.name}", flush=True)
-        content = write_task_scores(
-            output,
-            [
-                *_score_questions(Path(output) / HARNESS_FOLDER, tasks, options, name, model),
-                *(score_words(model, name, prompt_model, words) if word_names else []),
-            ],
-        )
-    print_task_scores({name: content[name] for name in stored_names(options)}, list(models))
+        items = _score_questions(Path(output) / HARNESS_FOLDER, tasks, options, name, model)
+        if word_names:
+            items += score_words(model, name, prompt_model, words)
+        content = write_task_scores(output, items)
+    print_task_scores({name: content[name] for name in stored_names(options.names)}, list(models))
     print(f"stored in {Path(output) / 'evaluation'}")
     if tasks:
         print(f"prompts and harness files in {Path(output) / HARNESS_FOLDER}")
     return 0
-
-
-def stored_names(options: TaskOptions) -> list[str]:
-    """Return the names under which the scores are stored: a word task has one per depth."""
-    names = [name for name in dict.fromkeys(options.names) if name not in WORD_TASKS]
-    word_names = [name for name in dict.fromkeys(options.names) if name in WORD_TASKS]
-    return names + [name_at(name, depth) for name in word_names for depth in DEPTHS]
 
 
 def _write_questions(
@@ -125,16 +119,13 @@ def print_task_scores(content: dict[str, Any], models: Sequence[str]) -> None:
     for task, by_model in content.items():
         shown = [name for name in models if name in by_model]
         questions = by_model[shown[0]]["questions"]
-        print(f"{task} ({questions} {'pairs' if _is_of_words(task) else 'questions'})")
+        what = "pairs" if task in stored_names(WORD_TASKS) else "questions"
+        print(f"{task} ({questions} {what})")
         for metric in METRICS:
             if metric.key not in by_model[shown[0]]:
                 continue
             cells = "".join(f"{_cell(by_model[name][metric.key]):>{width}}" for name in shown)
             print(f"  {metric.label:<44}{cells}")
-
-
-def _is_of_words(task: str) -> bool:
-    return any(task == name_at(name, depth) for name in WORD_TASKS for depth in DEPTHS)
 
 
 def _cell(score: dict[str, float | None]) -> str:

@@ -70,8 +70,9 @@ def _heldout(spec: RunSpec, models: RunModels, tag: str, student: NamedModel) ->
 def _tasks(
     spec: RunSpec, models: RunModels, args: argparse.Namespace, student: NamedModel
 ) -> list[ItemScores]:
-    from dskd_ds.commands.evaluate_tasks import evaluate_tasks, stored_names
+    from dskd_ds.commands.evaluate_tasks import evaluate_tasks
     from dskd_ds.evaluation.items import items_path, read_items
+    from dskd_ds.evaluation.word_tasks import stored_names
     from dskd_ds.spec.recipe import RecipeSpec
 
     options = task_options(args)
@@ -83,7 +84,8 @@ def _tasks(
         prompt_model=models.teacher,
         spec=spec,
     )
-    return [read_items(items_path(spec.run_dir, task, args.tag)) for task in stored_names(options)]
+    names = stored_names(options.names)
+    return [read_items(items_path(spec.run_dir, task, args.tag)) for task in names]
 
 
 def means(items: list[ItemScores]) -> dict[str, float]:

@@ -40,6 +40,14 @@ def name_at(task: str, depth: int) -> str:
     return f"{task}_{depth}"
 
 
+def stored_names(names: Sequence[str]) -> list[str]:
+    """Return the names under which tasks store their scores: a word task has one per depth."""
+    distinct = list(dict.fromkeys(names))
+    questions = [name for name in distinct if name not in WORD_TASKS]
+    words = [name for name in distinct if name in WORD_TASKS]
+    return questions + [name_at(name, depth) for name in words for depth in DEPTHS]
+
+
 @dataclass(frozen=True)
 class WordItems:
     """The pairs of words that all models are measured on."""

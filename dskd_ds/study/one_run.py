@@ -11,6 +11,7 @@ from dskd_ds.errors import InputError
 from dskd_ds.evaluation.heldout import TASK
 from dskd_ds.evaluation.items import ItemScores, items_path, read_items
 from dskd_ds.evaluation.result import means_of, summarise
+from dskd_ds.evaluation.word_tasks import stored_names
 from dskd_ds.observe.metrics import read_metrics
 from dskd_ds.runtime.arguments import override_argv
 from dskd_ds.student.run_lock import refuse_a_held_run
@@ -108,7 +109,8 @@ def _task_means(study: StudySpec, run_dir: Path, model: str) -> dict[str, Any]:
     if not study.tasks:
         return {}
     measured: dict[str, ItemScores] = {
-        task: read_items(items_path(run_dir, task, model)) for task in study.tasks.names
+        task: read_items(items_path(run_dir, task, model))
+        for task in stored_names(study.tasks.names)
     }
     return {task: means_of(scores) for task, scores in measured.items()}
 

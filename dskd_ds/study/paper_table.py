@@ -21,6 +21,7 @@ from dskd_ds.evaluation.items import items_path, read_items
 from dskd_ds.evaluation.metrics import Metric, metric_of
 from dskd_ds.evaluation.paired import mean_and_error
 from dskd_ds.evaluation.tasks.documents import HARNESS_FOLDER
+from dskd_ds.evaluation.word_tasks import WIC, WORD_TASKS, stored_names
 from dskd_ds.study.cost import COST_FILE, read_cost
 from dskd_ds.study.one_run import BASELINES
 from dskd_ds.study.results import Result, read_result
@@ -72,14 +73,27 @@ def tables(study: StudySpec, arms: Sequence[Group], runs: Sequence[Run]) -> list
         _scores(study, groups, [("kl", HELDOUT), ("cross_entropy", HELDOUT)], "Held-out questions"),
         _scores(study, groups, [("margin", task) for task in _tasks(study)], "Margin (nats)"),
         _accuracy(study, groups, counted),
+        *_words(study, groups),
         _differences(study, arms, counted),
         *_cost(study),
         _seconds_taken(study, runs),
     ]
 
 
-def _tasks(study: StudySpec) -> tuple[str, ...]:
-    return study.tasks.names if study.tasks else ()
+def _tasks(study: StudySpec) -> list[str]:
+    """Return the tasks that ask questions."""
+    names = study.tasks.names if study.tasks else ()
+    return [name for name in names if name not in WORD_TASKS]
+
+
+def _words(study: StudySpec, groups: Sequence[Group]) -> list[Table]:
+    """Return the table of the word tasks, by depth; none if the study has no such task."""
+    names = study.tasks.names if study.tasks else ()
+    found = stored_names([name for name in names if name in WORD_TASKS])
+    if not found:
+        return []
+    columns = [("auc" if name.startswith(WIC) else "spearman", name) for name in found]
+    return [_scores(study, groups, columns, "States of words, by percent of the layers")]
 
 
 def _scores(

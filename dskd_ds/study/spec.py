@@ -47,7 +47,7 @@ class TasksSpec(Part):
     """Question-answering tasks that every run is measured on, besides held-out text."""
 
     names: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Tasks of `dskd eval --tasks`."""
+    """Tasks of `dskd eval --tasks`, also `wic` and `simlex`."""
     data_dir: str | None = None
     """Folder with a file per task, as of `dskd eval --data-dir`; without it the hub is read.
     `{folder}` in it stands for the study's folder."""
