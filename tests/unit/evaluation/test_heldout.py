@@ -1,0 +1,61 @@
+"""Held-out scores of several models at once, against a slow version that reads one at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from dskd_ds.data.blocks import heldout_blocks
+from dskd_ds.evaluation.heldout import score_heldout
+from dskd_ds.models.named import NamedModel, RunModels
+from dskd_ds.spec import RunSpec, load_spec
+from dskd_ds.student.depth import student_init
+from tests.conftest import TinyWorld
+
+
+def slow_scores(spec: RunSpec, teacher: str, student: str) -> tuple[np.ndarray, np.ndarray]:
+    """Cross-entropy and KL of every target, document by document, in float64."""
+    models = [
+        AutoModelForCausalLM.from_pretrained(path, dtype=torch.float64).eval()
+        for path in (teacher, student)
+    ]
+    blocks = heldout_blocks(spec.data, RunModels.of(spec).teacher.tokenizer)
+    num_blocks = min(len(blocks), spec.eval.num_tokens // spec.data.block_tokens)
+    stride = len(blocks) // num_blocks
+    ce: list[float] = []
+    kl: list[float] = []
+    for number in range(num_blocks):
+        block = blocks[number * stride]
+        ids = torch.tensor(block["input_ids"])
+        ends = [*block["segment_starts"][1:], len(ids)]
+        for start, end in zip(block["segment_starts"], ends, strict=True):
+            # A document is read alone: attention never crosses to another one.
+            with torch.inference_mode():
+                log_p, log_q = (
+                    torch.log_softmax(model(ids[None, start:end]).logits[0, :-1], dim=-1)
+                    for model in models
+                )
+            targets = ids[start + 1 : end]
+            ce += (-log_q[range(len(targets)), targets]).tolist()
+            kl += (log_p.exp() * (log_p - log_q)).sum(dim=-1).tolist()
+    return np.array(ce), np.array(kl)
+
+
+def test_scores_are_those_of_a_slow_version(tiny: TinyWorld, tmp_path: Path) -> None:
+    spec = load_spec(tiny.spec_file, [f"run_dir={tmp_path}", "student.layers=first"])
+    models = RunModels.of(spec)
+    student = student_init(spec, models)
+    copy = NamedModel(models.teacher.path, dtype="float32")
+    found = score_heldout(spec, models, {"cut": student, "copy": copy})
+    ce, kl = slow_scores(spec, models.teacher.path, student.path)
+    assert found["cut"].values["cross_entropy"] == pytest.approx(ce, abs=1e-4)
+    assert found["cut"].values["kl"] == pytest.approx(kl, abs=1e-4)
+    assert np.array_equal(
+        found["copy"].values["cross_entropy"], found["teacher"].values["cross_entropy"]
+    )
+    assert np.abs(found["copy"].values["kl"]).max() < 1e-6
+    assert found["cut"].digest == found["teacher"].digest
