@@ -106,18 +106,20 @@ class Constants:
         "counted in teacher/answer.py and signals/parts/",
     )
     sense_query_seconds: float = _constant(
-        5e-4,
-        2e-4,
-        2e-3,
+        3e-4,
+        1.5e-4,
+        1e-3,
         "time of one HNSW query on one core, in seconds",
-        "an assumption: hnswlib, 2.5 million rows of 256 numbers, 150 candidates",
+        "an assumption: 0.16 ms were measured here with 9,150 senses; millions of senses take more"
+        " hops, and more of them miss the cache",
     )
     sense_rows: float = _constant(
-        400.0,
+        180.0,
         150.0,
-        800.0,
-        "senses that are compared exactly per sense position (related words and candidates)",
-        "an assumption: 25 related words of several senses each, and 150 candidates",
+        400.0,
+        "senses that are compared exactly per sense position",
+        "150 candidates of the index ([senses] index_search_effort), and an assumption for the"
+        " senses of related words",
     )
     core_bandwidth: float = _constant(
         5e9,
@@ -127,7 +129,11 @@ class Constants:
         "an assumption",
     )
     sense_core_share: float = _constant(
-        0.5, 0.25, 0.75, "share of a node's cores that retrieve senses", "an assumption"
+        0.5,
+        0.25,
+        0.75,
+        "share of a node's cores that choose senses with [topology] threads_per_rank = 0",
+        "an assumption",
     )
     link_bandwidth: float = _constant(
         1e9,

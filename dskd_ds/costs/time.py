@@ -142,8 +142,7 @@ def teacher_time(
     passes = constants.teacher_head_passes * LOGIT_BYTES * logits / cluster.memory_bandwidth
     head = (2 * logits * shape.hidden_size / peak + passes) / ranks
     choosing = _choosing_seconds(work.sense_share * tokens, shape, constants)
-    cores = cluster.cpu_cores_per_node * ranks / cluster.gpus_per_node
-    senses = choosing / max(1.0, cores * constants.sense_core_share)
+    senses = choosing / _choosing_cores(work.threads_per_rank, ranks, cluster, constants)
     all_reduce = _tensor_parallel_seconds(work, cluster, constants)
     transfer = work.reply_bytes_per_token * tokens / constants.link_bandwidth
     return TeacherTime(
@@ -213,7 +212,17 @@ def sense_seconds(work: StepWork, cluster: Cluster, constants: Constants) -> flo
     ranks_per_node = min(work.num_ranks, cluster.gpus_per_node)
     positions = work.micro_batch_tokens * work.num_micro_batches * work.sense_share
     choosing = _choosing_seconds(positions * ranks_per_node, work.shape, constants)
-    return choosing / max(1.0, cluster.cpu_cores_per_node * constants.sense_core_share)
+    return choosing / _choosing_cores(work.threads_per_rank, ranks_per_node, cluster, constants)
+
+
+def _choosing_cores(
+    threads_per_rank: int, num_ranks: int, cluster: Cluster, constants: Constants
+) -> float:
+    """Return the cores that choose senses for some ranks of a node."""
+    if threads_per_rank:
+        return float(threads_per_rank * num_ranks)
+    share = num_ranks / cluster.gpus_per_node * constants.sense_core_share
+    return max(1.0, cluster.cpu_cores_per_node * share)
 
 
 def _choosing_seconds(positions: float, shape: ModelShape, constants: Constants) -> float:

@@ -49,6 +49,8 @@ class StepWork:
     """Share of positions with a sense term, 0..1."""
     retrieves_senses: bool = False
     """Whether the students' nodes choose the senses."""
+    threads_per_rank: int = 0
+    """Cores of each rank that choose senses; 0: the rank's share of the node."""
     saved_bytes: float = 0.0
     """Bytes of a checkpoint."""
 
@@ -88,6 +90,8 @@ class TeacherWork:
     """Share of positions whose logits the teacher computes, 0..1."""
     sense_share: float = 0.0
     """Share of positions where the teacher chooses senses, 0..1."""
+    threads_per_rank: int = 0
+    """Cores of each rank that choose senses; 0: the rank's share of the node."""
     compiled: bool = False
     parameter_bytes: int = 2
 
@@ -130,6 +134,7 @@ def step_work(
         rebuilds_width=teacher_width if spec.loss.signal == "exact" else 0,
         sense_share=sense_share,
         retrieves_senses=spec.uses_senses and spec.senses.retrieve_on == "student",
+        threads_per_rank=spec.topology.threads_per_rank,
     )
     saved = 6 if spec.student.precision == "bf16" else 12
     return replace(work, saved_bytes=float(saved * work.trained_parameters))
@@ -158,6 +163,7 @@ def teacher_work(
         reply_bytes_per_token=bytes_per_token,
         head_share=1.0 if needs_all_logits else sense_share,
         sense_share=sense_share if chooses else 0.0,
+        threads_per_rank=spec.topology.threads_per_rank,
         compiled=spec.teacher.compile,
         parameter_bytes=4 if spec.teacher.dtype == "float32" else 2,
     )

@@ -132,8 +132,8 @@ class Ledger:
         found = self._teachers.get(teacher)
         if found is None or job_id not in found.in_flight:
             return False
-        del found.in_flight[job_id], self._jobs[job_id]
-        found.last_progress, found.refusals_in_a_row = now, 0
+        del self._jobs[job_id]
+        found.note_answer(job_id, now)
         self._forward_times.append(forward_seconds)
         return True
 
@@ -179,7 +179,7 @@ class Ledger:
         return events
 
     def dispatch(self, now: float) -> list[Send]:
-        """Give waiting requests to the teachers with the most free credits, as far as these go.
+        """Give waiting requests to the teachers that should answer first, as far as credits go.
 
         A teacher that has too few bytes left for a request gets no later one before it: otherwise
         small requests could keep a large one waiting without end.
@@ -195,7 +195,7 @@ class Ledger:
                 for teacher, found in self._teachers.items()
                 if teacher not in blocked and found.name not in job.refusals
             ]
-            teacher = self._freest(able, job)
+            teacher = self._soonest(able, job)
             if teacher is None:
                 skipped.append(job_id)
                 blocked.update(able)
@@ -206,15 +206,20 @@ class Ledger:
         self._waiting.extendleft(reversed(skipped))
         return sends
 
-    def _freest(self, teachers: list[bytes], job: _Job) -> bytes | None:
-        """Return the teacher that may get most more requests, of those that may get this one.
+    def _soonest(self, teachers: list[bytes], job: _Job) -> bytes | None:
+        """Return the teacher that should answer first, of those that may get this request.
 
-        Of several it is the one that was asked longest ago. A fixed order would leave teachers idle
-        if there are more of them than requests of one student.
+        That follows from its earlier answers, so a slow one, or one that other students keep busy,
+        is asked less often. Of several it is the one that was asked longest ago: a fixed order
+        would leave teachers idle if there are more of them than requests of one student.
         """
-        free = {teacher: self._teachers[teacher].num_free(job.num_bytes) for teacher in teachers}
-        best = max(free, key=lambda one: (free[one], -self._teachers[one].turn), default=None)
-        return best if best is not None and free[best] > 0 else None
+        present = {teacher: self._teachers[teacher] for teacher in teachers}
+        free = [one for one, found in present.items() if found.num_free(job.num_bytes) > 0]
+        return min(
+            free,
+            key=lambda one: (present[one].expected_seconds(), present[one].turn),
+            default=None,
+        )
 
     def _find_lost(self, teacher: PresentTeacher, now: float) -> list[Event]:
         """Take back what a living teacher has not said to hold for so long that it never came."""

@@ -37,6 +37,8 @@ class PresentTeacher:
     """Its place in the order of asking; a smaller one was asked longer ago."""
     num_done: int = 0
     """Requests of all students that it has finished, as its heartbeats say."""
+    round_trip: float = 0.0
+    """Mean time from a request to its answer, of which the last answer is half; 0 before any."""
     in_flight: dict[int, Flight] = field(default_factory=dict)
     """By request, in the order of sending."""
     refusals_in_a_row: int = 0
@@ -53,6 +55,16 @@ class PresentTeacher:
         if self.in_flight and not has_room:
             return 0
         return self.credits.num_requests - len(self.in_flight)
+
+    def expected_seconds(self) -> float:
+        """Estimate when it would answer one more request; 0 for a teacher that never answered."""
+        return (len(self.in_flight) + 1) * self.round_trip
+
+    def note_answer(self, job_id: int, now: float) -> None:
+        """It has answered a request."""
+        seconds = now - self.in_flight.pop(job_id).sent
+        self.round_trip = (self.round_trip + seconds) / 2 if self.round_trip else seconds
+        self.last_progress, self.refusals_in_a_row = now, 0
 
     def take(self, job_id: int, num_bytes: int, now: float, turn: int = 0) -> None:
         """A request is sent to it. turn: its new place in the order of asking."""

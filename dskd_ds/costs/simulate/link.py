@@ -1,14 +1,15 @@
 """The requests between simulated students and teachers, as the real ledger sends them.
 
-Each student gives its waiting requests to the teacher that has the most free credits for it; of
-several, to the one that it asked longest ago (`link/ledger.py`). A teacher computes one request at
-a time, in the order in which they come. Requests of a killed teacher wait again, ahead of others,
-once it is noticed.
+Each student gives a waiting request to the teacher with free credits that should answer first, as
+its earlier answers tell; of several, to the one that it asked longest ago (`link/ledger.py`). A
+teacher computes one request at a time, in the order in which they come. Requests of a killed
+teacher wait again, ahead of others, once it is noticed.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 import random
 import zlib
 from collections import deque
@@ -67,7 +68,9 @@ class StudentLink:
         self._env, self._costs = env, costs
         self._student = student
         self._teachers = teachers
-        self._in_flight: dict[int, list[Job]] = {teacher.number: [] for teacher in teachers}
+        self._in_flight: dict[int, dict[Job, float]] = {one.number: {} for one in teachers}
+        """Teacher -> its requests, and when they were sent."""
+        self._round_trips = dict.fromkeys(self._in_flight, 0.0)
         self._waiting: deque[Job] = deque()
         self._turns = {number: first_turn(number, student) for number in self._in_flight}
         self._num_asked = 0
@@ -98,34 +101,40 @@ class StudentLink:
 
     def _dispatch(self) -> None:
         while self._waiting:
-            number = self._freest()
-            if number is None or len(self._in_flight[number]) >= self._costs.credits:
+            number = self._soonest()
+            if number is None:
                 return
             job = self._waiting.popleft()
-            self._in_flight[number].append(job)
+            self._in_flight[number][job] = float(self._env.now)
             self._num_asked += 1
             self._turns[number] = self._num_asked
             heapq.heappush(self._order, self._entry(number))
             self._teachers[number].ask(job, partial(self._answer, number))
 
-    def _freest(self) -> int | None:
-        """Return the teacher that may get most more requests; None if no teacher is present."""
+    def _soonest(self) -> int | None:
+        """Return the teacher that should answer first; None if none may get a request."""
         while self._order:
             number = self._order[0][2]
             if number in self._in_flight and self._order[0] == self._entry(number):
-                return number
+                may_get_more = len(self._in_flight[number]) < self._costs.credits
+                return number if may_get_more else None
             heapq.heappop(self._order)
         return None
 
-    def _entry(self, number: int) -> tuple[int, int, int]:
-        """Return a teacher's place in the order of asking."""
-        return len(self._in_flight[number]), self._turns[number], number
+    def _entry(self, number: int) -> tuple[float, int, int]:
+        """Return a teacher's place in the order of asking; last, if it may get no request."""
+        num_held = len(self._in_flight[number])
+        if num_held >= self._costs.credits:
+            return math.inf, self._turns[number], number
+        return (num_held + 1) * self._round_trips[number], self._turns[number], number
 
     def _answer(self, number: int, job: Job) -> None:
-        in_flight = self._in_flight.get(number, [])
+        in_flight = self._in_flight.get(number, {})
         if job not in in_flight:  # late: the teacher was given up
             return
-        in_flight.remove(job)
+        seconds = float(self._env.now) - in_flight.pop(job)
+        earlier = self._round_trips[number]
+        self._round_trips[number] = (earlier + seconds) / 2 if earlier else seconds
         heapq.heappush(self._order, self._entry(number))
         step = job[1]
         self._missing[step] -= 1
@@ -136,7 +145,7 @@ class StudentLink:
 
     def _lose(self, number: int) -> None:
         """Give up a teacher: what it held waits again, ahead of what was never sent."""
-        self._waiting.extendleft(reversed(self._in_flight.pop(number, [])))
+        self._waiting.extendleft(reversed(self._in_flight.pop(number, {})))
         self._dispatch()
 
 

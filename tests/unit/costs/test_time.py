@@ -213,8 +213,22 @@ def test_choosing_senses_is_hidden_until_it_takes_longer_than_the_step() -> None
     assert step_time(work, H100).sense_wait == 0
     waiting = step_time(work, H100, slow)
     positions = 8 * 3 * 8192 * 0.4
-    per_position = 1.0 + 400 * 2 * 4096 / 5e9
+    per_position = 1.0 + 180 * 2 * 4096 / 5e9
     assert waiting.total == pytest.approx(positions * per_position / 56)
+    two_threads = step_time(replace(work, threads_per_rank=2), H100, slow)
+    assert two_threads.total == pytest.approx(positions * per_position / 16)
+
+
+def test_a_teacher_that_chooses_senses_on_one_core_answers_late() -> None:
+    choosing = replace(TEACHER, sense_share=0.4)
+    forward = teacher_time(TEACHER, H100).forward
+
+    one = teacher_time(replace(choosing, threads_per_rank=1), H100)
+    seven = teacher_time(choosing, H100)
+
+    per_position = 3e-4 + 180 * 2 * 4096 / 5e9
+    assert one.forward == pytest.approx(8192 * 0.4 * per_position)
+    assert seven.forward == pytest.approx(max(forward, one.forward / 7))
 
 
 def test_a_save_writes_at_the_file_systems_pace_or_copies_to_host_memory() -> None:

@@ -62,6 +62,31 @@ def test_every_teacher_is_asked_before_one_is_asked_again() -> None:
     assert asked[16:] == asked[:16]
 
 
+def test_a_teacher_that_answers_late_is_asked_less_often() -> None:
+    ledger = ledger_with(A, B)
+    asked: Counter[bytes] = Counter()
+    now = 0.0
+    for job_id in range(30):
+        ledger.add(job_id)
+        (sent,) = ledger.dispatch(now)
+        now += 9.0 if sent.teacher == A else 1.0
+        ledger.answer(sent.teacher, job_id, 0.5, now=now)
+        asked[sent.teacher] += 1
+    # Each is tried once; then the one that answers within a second gets all.
+    assert asked == {A: 1, B: 29}
+
+
+def test_a_late_teacher_is_asked_when_the_others_are_full() -> None:
+    ledger = ledger_with(A, B)
+    for job_id, seconds in ((0, 9.0), (1, 1.0)):
+        ledger.add(job_id)
+        (sent,) = ledger.dispatch(0.0)
+        ledger.answer(sent.teacher, job_id, 0.5, now=seconds)
+    for job_id in range(2, 6):
+        ledger.add(job_id)
+    assert [sent.teacher for sent in ledger.dispatch(10.0)] == [B, B, A, A]
+
+
 def test_students_with_few_requests_keep_many_teachers_busy() -> None:
     num_asked: Counter[bytes] = Counter()
     for student in range(64):

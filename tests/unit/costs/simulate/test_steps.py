@@ -60,6 +60,18 @@ def test_the_rates_of_unequal_teachers_add_up() -> None:
     assert simulated.steady() == pytest.approx(64 * 4 / 5, rel=0.01)
 
 
+def test_slow_teachers_are_spared_if_the_others_are_enough() -> None:
+    costs = replace(
+        COSTS, num_students=8, num_teachers=10, own=4.0, slow_teachers={0: 5.0}, num_steps=60
+    )
+
+    simulated = simulate_steps(costs)
+
+    # 24 requests of one second and nine teachers: 2.7 s of each step's 4.
+    assert simulated.steady_wait() == 0.0
+    assert simulated.teacher_busy[0] < 0.5
+
+
 @pytest.mark.parametrize("depth", [1, 2, 5])
 def test_late_replies_cost_what_the_prefetch_does_not_hide(depth: int) -> None:
     costs = replace(
