@@ -1,16 +1,18 @@
 # `make quickstart` runs the main job on real input, and `make test` runs the tests.
 # Both create the environment at .venv if it does not exist. Outside of this folder they keep files only in
 # $DSKD_HOME (default ~/.cache/dskd) and in caches of the libraries.
-# `make quickstart STEPS=4` trains only 4 steps.
+# `make quickstart STEPS=4` trains only 4 steps; EVAL_TOKENS=5120 evaluates on fewer tokens.
 
 PYTHON ?= python3
 BIN := .venv/bin
 STEPS :=
+EVAL_TOKENS :=
 
 .PHONY: quickstart test check clean
 
 quickstart: .venv/.ready
-	$(BIN)/dskd quickstart $(if $(STEPS),--steps $(STEPS))
+	$(BIN)/dskd quickstart $(if $(STEPS),--steps $(STEPS)) \
+	  $(if $(EVAL_TOKENS),--set eval.num_tokens=$(EVAL_TOKENS))
 
 test: .venv/.ready
 	$(BIN)/python -m pytest

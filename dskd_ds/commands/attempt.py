@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
+from dskd_ds.commands.status import read_status
 from dskd_ds.errors import DskdError, ExitCode, InputError
 from dskd_ds.files.manifest import MANIFEST_FILE
 from dskd_ds.observe.attempt_end import Ending, StopWish, is_worth_another, message_of, reason_of
@@ -30,17 +31,20 @@ Record the attempts of a run; the job scripts in slurm/ call this.
 
   begin       number a new attempt; prints the number, or nothing if a chain of jobs has ended
   check-node  check that this node sees the run directory
-  end         record how the attempt ended; prints `requeue` if the job is to start again"""
+  end         record how the attempt ended; prints `requeue` if the job is to start again
+  teachers-ended   in a job of teachers: print what to do after its teachers have ended"""
 STEP_LOG = "students-step.log"
 """What srun itself printed about the students' step."""
 NUM_LOG_LINES = 20
 """Lines that are shown of the log of a rank that failed."""
 VISIBLE_SECONDS = 30.0
 """A network file system may show a new file to other nodes so much later."""
+WAITING_JOB_STATES = ("PENDING", "CONFIGURING", "COMPLETING", "SUSPENDED")
+"""States of a job that will run, or run again; COMPLETING comes before SLURM requeues a job."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one of the three actions and return its exit code."""
+    """Run one of the actions and return its exit code."""
     args = _parser().parse_args(argv)
     action: Callable[[argparse.Namespace], int] = args.action
     try:
@@ -60,14 +64,22 @@ def _parser() -> argparse.ArgumentParser:
     begin_parser = actions.add_parser("begin")
     check_parser = actions.add_parser("check-node")
     end_parser = actions.add_parser("end")
-    for action, function in ((begin_parser, begin), (check_parser, check_node), (end_parser, end)):
+    teachers_parser = actions.add_parser("teachers-ended")
+    functions = (
+        (begin_parser, begin),
+        (check_parser, check_node),
+        (end_parser, end),
+        (teachers_parser, teachers_ended),
+    )
+    for action, function in functions:
         action.add_argument("--run-dir", type=Path, required=True)
         action.set_defaults(action=function)
     for action in (check_parser, end_parser):
         action.add_argument("--number", type=int, required=True)
     for action in (begin_parser, end_parser):
         action.add_argument("--chain-index", type=int, default=1)
-    end_parser.add_argument("--exit-code", type=int, required=True)
+    for action in (end_parser, teachers_parser):
+        action.add_argument("--exit-code", type=int, required=True)
     end_parser.add_argument("--stop-wish", choices=get_args(StopWish), default="none")
     end_parser.add_argument("--chain-length", type=int, default=1)
     return parser
@@ -165,6 +177,38 @@ def _goes_on(reason: Reason, is_requeued: bool) -> str:
     }.get(
         reason, "too many attempts in a row saved nothing: raise --time, or the seconds of --signal"
     )
+
+
+def teachers_ended(args: argparse.Namespace) -> int:
+    """Print what a job of teachers does now: `again`, `requeue` or `stop`.
+
+    Teachers that no student has needed for a while give their node back while the students' job
+    waits in the queue, and end if the run is over.
+    """
+    decision = "again"
+    if args.exit_code in (ExitCode.DONE, ExitCode.WRONG_INPUT):
+        decision = "stop"
+    elif args.exit_code == ExitCode.NO_TEACHER:
+        decision = _without_students(args.run_dir)
+    print(decision)
+    return int(ExitCode.DONE)
+
+
+def _without_students(run_dir: Path) -> str:
+    """Return what teachers do that no student has needed for a while."""
+    attempts = read_attempts(run_dir)
+    job = read_job(attempts[-1].job_id).state if attempts else ""
+    if job == "RUNNING":
+        decision = "again"
+    # After the failure of its first node a job could not record that it is to start again. In a
+    # chain the next job goes on, which the run directory knows.
+    elif job in WAITING_JOB_STATES or read_status(run_dir).state == "queued":
+        decision = "requeue"
+    else:
+        decision = "stop"
+    known = f"the students' job is {job}" if job else "SLURM does not know the students' job"
+    print(f"no student has come, and {known}: {decision}", file=sys.stderr)
+    return decision
 
 
 def _ending(args: argparse.Namespace, attempt: Attempt) -> Ending:

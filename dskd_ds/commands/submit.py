@@ -84,12 +84,18 @@ def _add_layout(command: argparse.ArgumentParser) -> None:
         help="submit a heterogeneous job: the teachers' nodes are its second component",
     )
     layout.add_argument(
+        "--teachers-job",
+        action="store_true",
+        help="submit the teachers as jobs of their own, one per node: when such a node fails, its"
+        " job is requeued and the students go on",
+    )
+    layout.add_argument(
         "--het-sbatch",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="option of sbatch for the teachers' component, e.g. gpus-per-node=4 (may be given"
-        " several times)",
+        help="option of sbatch for the teachers' component or jobs alone, e.g. gpus-per-node=4 (may"
+        " be given several times)",
     )
     layout.add_argument(
         "--senses-nodes", type=count, default=1, metavar="N", help="nodes of --what senses"
@@ -175,23 +181,28 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _submit_all(jobs: list[Job]) -> list[str]:
-    """Submit jobs that depend on each other, print their numbers and return them; all or none.
+    """Submit jobs that depend on each other and print their numbers; all or none.
 
+    Returns the numbers without those of jobs that run beside another one.
     Raises InputError if SLURM refuses one; those that it has accepted are cancelled.
     """
     from dskd_ds.runtime import slurm
 
+    in_sequence: list[str] = []
     submitted: list[str] = []
     try:
         for job in jobs:
-            dependency = f"{job.after}:{submitted[-1]}" if submitted else ""
-            submitted.append(slurm.submit(job.script, name=job.template, dependency=dependency))
+            dependency = f"{job.after}:{in_sequence[-1]}" if in_sequence else ""
+            job_id = slurm.submit(job.script, name=job.template, dependency=dependency)
+            submitted.append(job_id)
+            if not job.is_beside:
+                in_sequence.append(job_id)
             suffix = f", after {dependency}" if dependency else ""
-            print(f"{job.title}: job {submitted[-1]}{suffix}", flush=True)
+            print(f"{job.title}: job {job_id}{suffix}", flush=True)
     except InputError:
         slurm.cancel(submitted)
         raise
-    return submitted
+    return in_sequence
 
 
 def _refuse_a_running_job(run_dir: Path) -> None:

@@ -20,7 +20,16 @@ from dskd_ds.runtime.job_script import (
 from dskd_ds.spec import RunSpec
 from dskd_ds.spec.processes import LinkSpec
 
-OWN_OPTIONS = ("nodes", "ntasks-per-node", "gpus-per-node", "partition", "time", "signal", "output")
+OWN_OPTIONS = (
+    "nodes",
+    "ntasks-per-node",
+    "gpus-per-node",
+    "partition",
+    "time",
+    "signal",
+    "output",
+    "array",
+)
 """Options of sbatch that the scripts set; they are refused in --sbatch."""
 
 
@@ -32,7 +41,9 @@ class Job:
     template: Path
     script: str
     after: str
-    """The kind of dependency on the job before it: `afterok` or `afterany`."""
+    """The kind of dependency on the job before it: `afterok`, `afterany` or `after`."""
+    is_beside: bool = False
+    """Whether it runs beside the job before it, and no later job waits for it."""
 
 
 class Submission:
@@ -50,6 +61,11 @@ class Submission:
                 "  use --partition, --time, --gpus-per-node, --ntasks-per-node or --signal-seconds;"
                 " the number of nodes follows from [topology]."
             )
+        if args.het and args.teachers_job:
+            raise InputError(
+                "--het and --teachers-job: the teachers are either a component of the students'"
+                " job or jobs of their own.\n  give one of the two."
+            )
         self._ranks_per_node = args.ntasks_per_node or args.gpus_per_node
         if self._ranks_per_node is None and set(args.what) != {"eval"}:
             raise InputError(
@@ -63,29 +79,40 @@ class Submission:
         if "senses" in self._args.what:
             jobs.append(self._senses())
         if "train" in self._args.what:
-            jobs += [self._train(index) for index in range(1, self._args.chain + 1)]
+            training = [self._train(index) for index in range(1, self._args.chain + 1)]
+            if self._args.teachers_job:
+                training.insert(1, self._teachers())
+            jobs += training
         if "eval" in self._args.what:
             jobs.append(self._eval())
         return jobs
 
-    def _train(self, chain_index: int) -> Job:
+    def _allocation(self) -> Allocation:
         args = self._args
-        second = None
         teachers_per_node = args.teachers_per_node
-        if args.het:
-            second = _sbatch_options("--het-sbatch", args.het_sbatch)
-            given = second.get("ntasks-per-node") or second.get("gpus-per-node")
-            teachers_per_node = int(given) if given and given.isdecimal() else teachers_per_node
-        allocation = allocate(
+        if args.het or args.teachers_job:
+            given = self._teachers_options().get
+            count = given("ntasks-per-node") or given("gpus-per-node")
+            teachers_per_node = int(count) if count and count.isdecimal() else teachers_per_node
+        return allocate(
             self._spec,
             ranks_per_node=self._ranks_per_node,
             teachers_per_node=teachers_per_node,
             num_teachers=args.num_teachers,
-            is_heterogeneous=second is not None,
+            have_own_nodes=args.het or args.teachers_job,
         )
+
+    def _teachers_options(self) -> dict[str, str]:
+        """Return the options of sbatch that the user gave for teachers alone."""
+        return _sbatch_options("--het-sbatch", self._args.het_sbatch)
+
+    def _train(self, chain_index: int) -> Job:
+        args, allocation = self._args, self._allocation()
+        second = self._teachers_options() if args.het else None
         is_het = second is not None
-        num_nodes = allocation.num_student_nodes if is_het else allocation.num_nodes
-        num_tasks = allocation.students_per_node if is_het else allocation.tasks_per_node
+        has_students_only = is_het or args.teachers_job
+        num_nodes = allocation.num_student_nodes if has_students_only else allocation.num_nodes
+        num_tasks = allocation.students_per_node if has_students_only else allocation.tasks_per_node
         options = {
             "job-name": self._spec.name,
             "nodes": str(num_nodes),
@@ -111,18 +138,37 @@ class Submission:
             after="afterany" if chain_index > 1 else "afterok",
         )
 
+    def _teachers(self) -> Job:
+        """Return the array of jobs with one teachers' node each. They start after the students."""
+        allocation = self._allocation()
+        options = {
+            "job-name": f"{self._spec.name}-teachers",
+            "array": f"0-{allocation.num_teacher_nodes - 1}",
+            "ntasks-per-node": str(allocation.teachers_per_node),
+            "output": f"{attempts_dir(self._run_dir)}/teachers-%A_%a.out",
+        }
+        options |= self._common_options() | self._teachers_options()
+        settings = {
+            "run_dir": bash_string(self._run_dir),
+            "overrides": bash_array(self._overrides(allocation)),
+            "num_teachers": str(allocation.num_teachers),
+            "teachers_per_node": str(allocation.teachers_per_node),
+        }
+        return self._job("teachers", options, settings, after="after", is_beside=True)
+
     def _train_settings(
         self, allocation: Allocation, *, chain_index: int, is_het: bool
     ) -> dict[str, str]:
         students_at = "--het-group=0" if is_het else "--relative=0"
         teachers_at = "--het-group=1" if is_het else f"--relative={allocation.num_student_nodes}"
+        is_beside = self._args.teachers_job
         return {
             "run_dir": bash_string(self._run_dir),
             "overrides": bash_array(self._overrides(allocation)),
             "num_students": str(allocation.num_students),
             "num_student_nodes": str(allocation.num_student_nodes),
-            "num_teachers": str(allocation.num_teachers),
-            "num_teacher_nodes": str(allocation.num_teacher_nodes),
+            "num_teachers": str(0 if is_beside else allocation.num_teachers),
+            "num_teacher_nodes": str(0 if is_beside else allocation.num_teacher_nodes),
             "teachers_per_node": str(allocation.teachers_per_node),
             "students_at": bash_array([students_at]),
             "teachers_at": bash_array([teachers_at]),
@@ -138,6 +184,8 @@ class Submission:
             overrides.append("link.address=hostname")
         # Teachers in the students' step are ranks of its launch, which must have as many.
         is_in_launch = allocation.num_teacher_nodes == 0
+        if self._args.teachers_job:
+            overrides.append("topology.num_teachers=0")
         if is_in_launch and allocation.num_teachers != self._spec.topology.num_teachers:
             overrides.append(f"topology.num_teachers={allocation.num_teachers}")
         return overrides
@@ -185,6 +233,7 @@ class Submission:
         *,
         component: dict[str, str] | None = None,
         after: str = "afterok",
+        is_beside: bool = False,
     ) -> Job:
         template = script_path(f"{stage}.sbatch")
         spec_file = Path(self._args.spec)
@@ -200,7 +249,7 @@ class Submission:
             settings=shared | settings,
             second_component=component,
         )
-        return Job(title=stage, template=template, script=script, after=after)
+        return Job(title=stage, template=template, script=script, after=after, is_beside=is_beside)
 
 
 def _sbatch_options(flag: str, given: list[str]) -> dict[str, str]:

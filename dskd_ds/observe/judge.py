@@ -8,7 +8,7 @@ from collections import defaultdict
 from dskd_ds.errors import ExitCode
 from dskd_ds.observe.advice import advice
 from dskd_ds.observe.evidence import Evidence, Metrics, Seen
-from dskd_ds.observe.run_files import End, RankProgress, TeacherHealth
+from dskd_ds.observe.run_files import WAITING_FOR_TEACHER, End, RankProgress, TeacherHealth
 from dskd_ds.observe.run_state import current_attempt, outcome
 from dskd_ds.observe.status import (
     BestStatus,
@@ -31,6 +31,8 @@ SILENT_SECONDS = 60.0
 """A process that lives rewrites its progress file more often than this."""
 LONG_STEPS = 10
 """Steps are late if none was done for this many times their usual duration, and a minute."""
+REPLY_SECONDS = 10.0
+"""A student that waits so long for one reply probably has no teacher."""
 TEACHER_WAIT_SHARE = 0.3
 """Share of the step from which waiting for the teacher is a problem."""
 
@@ -222,9 +224,24 @@ def _problems(evidence: Evidence, nodes: list[NodeStatus], speed: Speed | None) 
                     f"teacher {teacher.replica} on {node.host} refused {teacher.num_refused}"
                     f" requests, the last one because: {teacher.last_error}"
                 )
+    problems += _without_teacher(nodes)
     if speed is not None:
         problems += _slowness(evidence, speed)
     return problems
+
+
+def _without_teacher(nodes: list[NodeStatus]) -> list[str]:
+    """Return one sentence if a student has waited long for a reply."""
+    waits = [
+        student.phase_seconds
+        for node in nodes
+        for student in node.students
+        if student.phase == WAITING_FOR_TEACHER
+    ]
+    longest = max(waits, default=0.0)
+    if longest < REPLY_SECONDS:
+        return []
+    return [f"students have waited {longest:.0f} s for a teacher: all are gone, or too slow"]
 
 
 def _slowness(evidence: Evidence, speed: Speed) -> list[str]:

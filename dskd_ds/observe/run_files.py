@@ -31,6 +31,8 @@ ENDS_FOLDER = "progress/ends"
 RUN_START_FILE = "progress/run.json"
 SUBMISSION_FILE = "attempts/submitted.json"
 STACKS_SUFFIX = ".stacks.txt"
+WAITING_FOR_TEACHER = "waiting for the teacher"
+"""The phase of a student that has nothing to compute until a reply comes."""
 COMMAND_VARIABLE = "DSKD_COMMAND"
 """Environment variable with the command that starts the launch again, set by what started it."""
 

@@ -39,7 +39,7 @@ def allocate(
     ranks_per_node: int,
     teachers_per_node: int | None = None,
     num_teachers: int | None = None,
-    is_heterogeneous: bool = False,
+    have_own_nodes: bool = False,
 ) -> Allocation:
     """Return the allocation of a run.
 
@@ -47,8 +47,8 @@ def allocate(
     nodes of their own, so that a failed teacher does not end the students' step.
 
     ranks_per_node: usually the GPUs of a node. teachers_per_node: the same by default.
-    num_teachers: [topology] num_teachers by default. is_heterogeneous: teachers always get nodes
-        of their own.
+    num_teachers: [topology] num_teachers by default. have_own_nodes: teachers always get nodes of
+        their own.
     Raises InputError if the number of teachers is unknown.
     """
     students = spec.topology.num_students
@@ -59,7 +59,7 @@ def allocate(
             "  add --num-teachers N: they get a job step of their own."
         )
     per_node = teachers_per_node or ranks_per_node
-    if students + teachers <= ranks_per_node and not is_heterogeneous and not teachers_per_node:
+    if students + teachers <= ranks_per_node and not have_own_nodes and not teachers_per_node:
         return Allocation(
             num_students=students,
             num_student_nodes=1,

@@ -10,8 +10,10 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
+from dskd_ds.observe.run_files import WAITING_FOR_TEACHER
+
 LOADING = "loading"
-WAITING = "waiting for the teacher"
+WAITING = WAITING_FOR_TEACHER
 VERDICT = "verdict"
 SAVING = "save"
 MEASURING = "held-out loss"

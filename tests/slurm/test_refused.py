@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from dskd_ds.commands.status import read_status
 from dskd_ds.observe.attempts import read_attempts, record_path
 from tests.conftest import TinyWorld
 from tests.slurm.cluster import Cluster
@@ -32,6 +33,7 @@ def test_what_cannot_run_is_refused_before_it_is_submitted(
     second = runs.dskd(*argv, "--het", "--het-sbatch=gpus-per-node=4")
     assert second.returncode == 2
     assert cluster.run("squeue", "-h") == ""
+    assert read_status(run_dir).state == "never started"
 
 
 def test_a_run_directory_that_a_node_does_not_share_gets_one_clear_message(
@@ -45,3 +47,6 @@ def test_a_run_directory_that_a_node_does_not_share_gets_one_clear_message(
     assert output.count("but node node2 does not see what the first node wrote there") == 1
     assert record_path(run_dir, 1).is_file()
     assert [attempt.reason for attempt in read_attempts(run_dir)] == ["wrong_input"]
+    status = read_status(run_dir)
+    assert (status.state in ("failed", "dead"), status.exit_code) == (True, 2)
+    assert status.what_to_do.startswith("correct the input")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -132,3 +133,40 @@ def test_a_node_that_does_not_see_the_run_directory_is_named(
     unseen = ["check-node", "--run-dir", str(tmp_path / "elsewhere"), "--number", "1"]
     assert attempt.main(unseen) == 2
     assert "node n2 does not see" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("code", "job_state", "run_state", "decision"),
+    [
+        (0, "RUNNING", "finished", "stop"),
+        (2, "RUNNING", "running", "stop"),
+        (1, "RUNNING", "failed", "again"),
+        (143, "RUNNING", "running", "again"),
+        (4, "RUNNING", "starting", "again"),
+        # Its first node failed, so that nothing was recorded.
+        (4, "PENDING", "dead", "requeue"),
+        (4, "COMPLETING", "saved", "requeue"),
+        # A later job of a chain goes on.
+        (4, "COMPLETED", "queued", "requeue"),
+        (4, "CANCELLED", "saved", "stop"),
+        (4, "", "dead", "stop"),
+    ],
+)
+def test_what_a_job_of_teachers_does_when_they_have_ended(
+    *,
+    job: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    code: int,
+    job_state: str,
+    run_state: str,
+    decision: str,
+) -> None:
+    begin(tmp_path)
+    capsys.readouterr()
+    job["state"] = job_state
+    monkeypatch.setattr(attempt, "read_status", lambda _: SimpleNamespace(state=run_state))
+    argv = ["teachers-ended", "--run-dir", str(tmp_path), "--exit-code", str(code)]
+    assert attempt.main(argv) == 0
+    assert capsys.readouterr().out == f"{decision}\n"

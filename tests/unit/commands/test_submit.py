@@ -93,6 +93,43 @@ def test_a_heterogeneous_job_has_two_components() -> None:
     assert "teachers_at=(--het-group=1)" in second.splitlines()
 
 
+def test_teachers_in_jobs_of_their_own_leave_the_students_job_to_students() -> None:
+    students, teachers = jobs(
+        *("--ntasks-per-node", "2", "--teachers-job", "--num-teachers", "3", "--time", "1:00"),
+        *("--sbatch", "account=x", "--het-sbatch", "partition=big", "--partition", "small"),
+    )
+    assert {"num_teachers=0", "num_teacher_nodes=0", "num_student_nodes=1"} <= set(
+        students.splitlines()
+    )
+    assert "#SBATCH --nodes=1" in students.splitlines()
+    # The students' launch has no teachers, and the teachers' nodes must reach it.
+    overrides = ["overrides=(link.address=hostname topology.num_teachers=0)"]
+    assert lines_with(students, "overrides=") == lines_with(teachers, "overrides=") == overrides
+    assert "#SBATCH --array=0-1" in teachers.splitlines()
+    assert "#SBATCH --ntasks-per-node=2" in teachers.splitlines()
+    assert {"num_teachers=3", "teachers_per_node=2"} <= set(teachers.splitlines())
+    assert lines_with(teachers, "#SBATCH --partition") == ["#SBATCH --partition=big"]
+    assert lines_with(teachers, "#SBATCH --account") == ["#SBATCH --account=x"]
+    assert lines_with(teachers, "#SBATCH --time") == ["#SBATCH --time=1:00"]
+
+
+def test_no_job_waits_for_the_end_of_the_teachers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    numbers = iter(["10", "11", "12", "13", "14"])
+    monkeypatch.setattr(slurm, "submit", lambda *_, **__: next(numbers))
+    argv = ["submit", SPEC, "--ntasks-per-node", "1", "--teachers-job", "--chain", "2"]
+    args = cli.parser().parse_args([*argv, "--what", "senses,train,eval"])
+    assert submit._submit_all(Submission(spec_of(args), args).jobs()) == ["10", "11", "13", "14"]
+    assert capsys.readouterr().out.splitlines() == [
+        "senses: job 10",
+        "train: job 11, after afterok:10",
+        "teachers: job 12, after after:11",
+        "train: job 13, after afterany:11",
+        "eval: job 14, after afterok:13",
+    ]
+
+
 def test_a_chain_hands_the_run_on() -> None:
     scripts = jobs("--ntasks-per-node", "4", "--chain", "3")
     assert [lines_with(script, "chain_index=")[0] for script in scripts] == [
@@ -121,6 +158,7 @@ def test_stages_come_in_their_order() -> None:
         (["--ntasks-per-node", "1", "--sbatch", "nodes=4"], "follows from .topology"),
         (["--ntasks-per-node", "1", "--sbatch", "account="], "write --sbatch KEY=VALUE"),
         (["--ntasks-per-node", "1", "--environment", "nix.sh"], "there is no such file"),
+        (["--ntasks-per-node", "1", "--het", "--teachers-job"], "give one of the two"),
     ],
 )
 def test_wrong_options_are_refused(argv: list[str], message: str) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from dskd_ds.observe.advice import restart_command
-from dskd_ds.observe.evidence import Evidence
+from dskd_ds.observe.evidence import Evidence, Seen
 from dskd_ds.observe.judge import judge
-from dskd_ds.observe.run_files import Submission
+from dskd_ds.observe.run_files import RankProgress, Submission
 from dskd_ds.observe.status import Status
 from dskd_ds.observe.status_text import WIDTH, duration, ranges, status_text
 from tests.unit.observe.made_runs import (
@@ -51,6 +51,13 @@ def test_speed_leaves_out_the_first_step_of_the_launch() -> None:
     assert (speed.step_seconds, speed.teacher_wait_share) == (2.0, 0.25)
 
 
+def waiting_student(rank: int, seconds: float) -> Seen[RankProgress]:
+    """Return a student that has waited for a reply for so long."""
+    seen = student(rank)
+    changes = {"phase": "waiting for the teacher", "since": NOW - seconds}
+    return replace(seen, record=seen.record.model_copy(update=changes))
+
+
 PROBLEMS = {
     "silent student": (
         {"students": (student(0), student(1, NOW - 90))},
@@ -68,6 +75,10 @@ PROBLEMS = {
     "straggler": (
         {"metrics": (metric(40, slowest_rank=1, slowest_factor=2.94),)},
         "student 1 computes 2.9 times as long per step as the others",
+    ),
+    "no teacher": (
+        {"students": (waiting_student(0, 4.0), waiting_student(1, 31.0))},
+        "students have waited 31 s for a teacher: all are gone, or too slow",
     ),
     "too few teachers": (
         {"metrics": (metric(40, teacher_wait_seconds=1.0),)},

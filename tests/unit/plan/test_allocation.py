@@ -38,7 +38,7 @@ def test_what_fits_on_one_node_shares_it() -> None:
 
 
 def test_a_heterogeneous_job_never_shares() -> None:
-    found = allocate(spec(6, 2), ranks_per_node=8, is_heterogeneous=True)
+    found = allocate(spec(6, 2), ranks_per_node=8, have_own_nodes=True)
     assert (found.num_student_nodes, found.num_teacher_nodes) == (1, 1)
 
 
