@@ -8,11 +8,11 @@ from __future__ import annotations
 import os
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from dskd_ds.errors import DskdError, ExitCode
+from dskd_ds.errors import DskdError, ExitCode, InputError
 from dskd_ds.runtime.reporting import report_error
 
 BARRIER_POLL_SECONDS = 0.005
@@ -32,8 +32,11 @@ class Communicator:
 
         self._world = MPI.COMM_WORLD
         self.rank, self.size = int(self._world.rank), int(self._world.size)
-        if self.size > 1:
-            # LOCAL_RANK names this rank's device; MPI launchers use other names for it.
+        # LOCAL_RANK names this rank's device; MPI launchers use other names for it.
+        by_srun = local_rank_under_srun(os.environ, self.size)
+        if by_srun is not None:
+            os.environ["LOCAL_RANK"] = by_srun
+        elif self.size > 1:
             node = self._world.Split_type(MPI.COMM_TYPE_SHARED)
             os.environ["LOCAL_RANK"] = str(node.rank)
             node.Free()
@@ -64,6 +67,29 @@ class Communicator:
         num_different = np.zeros_like(differs)
         self._world.Allreduce(differs, num_different)
         return not num_different[0]
+
+
+def local_rank_under_srun(env: Mapping[str, str], num_ranks: int) -> str | None:
+    """Return the number of a rank on its node if srun started it; None with another launcher.
+
+    With `srun --mpi=pmix` MPI itself may not see which ranks share a node (Open MPI 5.0 with the
+    PMIx of SLURM 22.05: each rank is alone), so SLURM's number is used.
+    num_ranks: size of MPI's world. Raises InputError if srun has started several tasks and each is
+        a world of one rank: all of them would do the whole work and write the same files.
+    """
+    num_tasks = env.get("SLURM_STEP_NUM_TASKS", "")
+    # Ranks of mpirun inherit the variables of the srun that started its daemons.
+    if not num_tasks or "OMPI_COMM_WORLD_RANK" in env:
+        return None
+    if num_ranks == 1 and int(num_tasks) > 1:
+        if env.get("SLURM_PROCID") != "0":
+            raise InputError("")  # the first task says it for all
+        raise InputError(
+            f"srun has started {num_tasks} tasks, but MPI does not connect them.\n"
+            "  add --mpi=pmix (`srun --mpi=list` shows whether SLURM has it), or start the ranks"
+            " with mpirun inside the job."
+        )
+    return env.get("SLURM_LOCALID", "0")
 
 
 def run_or_abort_all_ranks(work: Callable[[], None], spec_file: str | None = None) -> int:

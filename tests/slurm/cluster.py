@@ -39,7 +39,8 @@ AuthType=auth/munge
 AuthInfo=socket={folder}/munge/munge.socket,cred_expire=5
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
-TmpFS={folder}
+# Each node needs one of its own: the PMIx of its steps keeps sockets there.
+TmpFS={folder}/tmp-%n
 SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
@@ -204,7 +205,8 @@ class Cluster:
             time.sleep(0.1)
 
     def _write_files(self) -> None:
-        for name in ("state", "munge", "unshared", *(f"spool-{node}" for node in NODES)):
+        of_nodes = [f"{kind}-{node}" for kind in ("spool", "tmp") for node in NODES]
+        for name in ("state", "munge", "unshared", *of_nodes):
             (self.folder / name).mkdir()
         for folder in (self.folder, self.folder / "munge"):
             folder.chmod(0o711)  # munged refuses a socket that others cannot reach
