@@ -14,7 +14,7 @@ from dskd_ds.runtime.arguments import Commands, add_force, at_least, spec_comman
 if TYPE_CHECKING:
     from dskd_ds.commands.submit_jobs import Job
 
-STAGES = ("senses", "train", "eval")
+STAGES = ("pack", "senses", "train", "eval")
 TEXT = """\
 Submit a run to SLURM. The scripts are those in slurm/, with the options and settings of this run
 filled in; --dry-run prints them instead.
@@ -42,8 +42,8 @@ def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
         type=_stages,
         default=("train",),
         metavar="STAGES",
-        help="senses, train and eval, joined by commas: each starts when the one before it is done"
-        " (default train)",
+        help="pack, senses, train and eval, joined by commas: each starts when the one before it is"
+        " done (default train)",
     )
     command.add_argument(
         "--chain",
@@ -100,6 +100,15 @@ def _add_layout(command: argparse.ArgumentParser) -> None:
     layout.add_argument(
         "--senses-nodes", type=count, default=1, metavar="N", help="nodes of --what senses"
     )
+    layout.add_argument(
+        "--pack-nodes", type=count, default=1, metavar="N", help="nodes of --what pack"
+    )
+    layout.add_argument(
+        "--pack-tasks-per-node",
+        type=count,
+        metavar="N",
+        help="tasks of a node of --what pack, one core each (default: ranks of a node)",
+    )
 
 
 def _add_site(command: argparse.ArgumentParser) -> None:
@@ -154,6 +163,7 @@ def run(args: argparse.Namespace) -> int:
     if args.cluster:  # what the nodes have is unknown here otherwise
         refuse_on_cluster(spec, args.cluster, args.force)
 
+    from dskd_ds.commands.data import check_packable
     from dskd_ds.commands.submit_jobs import Submission
     from dskd_ds.models.named import RunModels
     from dskd_ds.observe.attempts import attempts_dir
@@ -163,9 +173,16 @@ def run(args: argparse.Namespace) -> int:
 
     quiet_progress()
     jobs = Submission(spec, args).jobs()
-    # A dictionary that this submission builds is not there yet.
-    needs_senses = "train" in args.what and "senses" not in args.what
-    preflight(spec, RunModels.of(spec), with_senses=needs_senses)
+    if "pack" in args.what:
+        check_packable(args.spec, spec)
+    # What this submission builds or packs is not there yet.
+    trains = "train" in args.what
+    preflight(
+        spec,
+        RunModels.of(spec),
+        with_senses=trains and "senses" not in args.what,
+        with_packed=trains and "pack" not in args.what,
+    )
     if args.dry_run:
         print(*(job.script for job in jobs), sep="\n", end="")
         return 0

@@ -76,6 +76,8 @@ class Submission:
     def jobs(self) -> list[Job]:
         """Return the jobs in the order in which they run."""
         jobs: list[Job] = []
+        if "pack" in self._args.what:
+            jobs.append(self._pack())
         if "senses" in self._args.what:
             jobs.append(self._senses())
         if "train" in self._args.what:
@@ -192,6 +194,19 @@ class Submission:
 
     def _has_local_senses(self) -> bool:
         return bool(self._spec.senses.local_dir)
+
+    def _pack(self) -> Job:
+        tasks = self._args.pack_tasks_per_node or self._ranks_per_node
+        options = {
+            "job-name": f"{self._spec.name}-pack",
+            "nodes": str(self._args.pack_nodes),
+            "ntasks-per-node": str(tasks),
+            "output": f"{attempts_dir(self._run_dir)}/pack-%j.out",
+        }
+        common = self._common_options()
+        common.pop("gpus-per-node", None)
+        settings = {"overrides": bash_array(self._args.set)}
+        return self._job("pack", options | common, settings)
 
     def _senses(self) -> Job:
         options = {

@@ -18,11 +18,15 @@ from dskd_ds.spec import RunSpec
 from dskd_ds.student.ds_config import deepspeed_config
 
 
-def preflight(spec: RunSpec, models: RunModels, with_senses: bool = True) -> None:
+def preflight(
+    spec: RunSpec, models: RunModels, with_senses: bool = True, with_packed: bool | None = None
+) -> None:
     """Check what a run needs. Raises InputError for the first problem.
 
-    with_senses: whether dictionary and packed text must exist already.
+    with_senses: whether the dictionary must exist already. with_packed: whether the packed text
+        must; by default both or none.
     """
+    with_packed = with_senses if with_packed is None else with_packed
     deepspeed_config(spec)
     for section, compiled in (
         ("[student]", spec.student.compile),
@@ -33,7 +37,7 @@ def preflight(spec: RunSpec, models: RunModels, with_senses: bool = True) -> Non
     for source in (*spec.data.train, *spec.data.heldout):
         for epoch in range(spec.data.epoch_files):
             matching_files(source.of_epoch(epoch).path)
-    if with_senses and spec.data.packed is not None:
+    if with_packed and spec.data.packed is not None:
         check_packed(spec.data, models.teacher.tokenizer, models.max_tokens)
     _check_teacher(spec, models)
     # The teacher's own layers matter only if a student is cut from them, or if they are compiled.

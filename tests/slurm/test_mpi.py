@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
+from tests.conftest import TinyWorld
 from tests.slurm.cluster import Cluster
-from tests.slurm.conftest import Runs
+from tests.slurm.conftest import Runs, log_of
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 RANK = """
@@ -35,3 +36,14 @@ def test_ranks_that_mpi_does_not_connect_are_refused_once(runs: Runs) -> None:
     assert ended.returncode == 2
     assert ended.stderr.count("srun has started 2 tasks, but MPI does not connect them") == 1
     assert "Traceback" not in ended.stderr
+
+
+def test_text_is_packed_by_a_job(cluster: Cluster, runs: Runs, tiny: TinyWorld) -> None:
+    run_dir, packed = tiny.folder / "packs", tiny.folder / "packed"
+    options = ("--set", f"data.packed={packed}", "--pack-tasks-per-node=2")
+    (job,) = runs.submit(run_dir, "--what=pack", *options)
+    assert cluster.wait_for_end(job) == "COMPLETED", log_of(run_dir)
+    argv = ("--set", f"run_dir={run_dir}", "--set", "loss.sense_weight=0", *options[:2])
+    checked = runs.dskd("train", str(runs.spec_file), "--dry-run", *argv)
+    assert checked.returncode == 0, checked.stdout
+    assert str(packed) in checked.stdout

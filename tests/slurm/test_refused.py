@@ -21,6 +21,9 @@ def test_what_cannot_run_is_refused_before_it_is_submitted(
     run_dir = tiny.folder / "refused"
     argv = ("submit", str(runs.spec_file), "--set", f"run_dir={run_dir}", *WITHOUT_SENSES)
     argv = (*argv, "--ntasks-per-node=1")
+    nothing_to_pack = runs.dskd(*argv, "--what=pack")
+    assert nothing_to_pack.returncode == 2
+    assert "[data] packed is not given" in nothing_to_pack.stderr
     wrong_partition = runs.dskd(*argv, "--partition=nix")
     assert wrong_partition.returncode == 2
     assert "SLURM refuses this job: invalid partition specified: nix" in wrong_partition.stderr

@@ -141,14 +141,21 @@ def test_a_chain_hands_the_run_on() -> None:
 
 
 def test_stages_come_in_their_order() -> None:
-    scripts = jobs("--what", "eval,senses,train", "--ntasks-per-node", "4", "--senses-nodes", "2")
+    scripts = jobs(
+        *("--what", "eval,senses,train,pack", "--gpus-per-node", "4", "--senses-nodes", "2"),
+        *("--pack-tasks-per-node", "32"),
+    )
     names = [lines_with(script, "#SBATCH --job-name")[0] for script in scripts]
     assert names == [
+        "#SBATCH --job-name=quickstart-pack",
         "#SBATCH --job-name=quickstart-senses",
         "#SBATCH --job-name=quickstart",
         "#SBATCH --job-name=quickstart-eval",
     ]
-    assert "#SBATCH --nodes=2" in scripts[0].splitlines()
+    assert "#SBATCH --nodes=2" in scripts[1].splitlines()
+    assert "#SBATCH --gpus-per-node=4" in scripts[1].splitlines()
+    assert "#SBATCH --ntasks-per-node=32" in scripts[0].splitlines()
+    assert not lines_with(scripts[0], "#SBATCH --gpus")
 
 
 @pytest.mark.parametrize(
@@ -186,5 +193,5 @@ def test_a_refused_job_leaves_none_of_its_chain(monkeypatch: pytest.MonkeyPatch)
 
 def test_an_unknown_stage_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        cli.parser().parse_args(["submit", SPEC, "--what", "pack"])
-    assert "unknown stage 'pack': choose from senses, train, eval" in capsys.readouterr().err
+        cli.parser().parse_args(["submit", SPEC, "--what", "paint"])
+    assert "unknown stage 'paint': choose from pack, senses, train, eval" in capsys.readouterr().err
