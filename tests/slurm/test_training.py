@@ -10,6 +10,7 @@ import pytest
 
 from dskd_ds.commands.status import read_status
 from dskd_ds.observe.attempts import Attempt, log_dir, read_attempts
+from dskd_ds.observe.run_files import WAITING_FOR_TEACHER
 from tests.conftest import TinyWorld
 from tests.slurm.cluster import NODES, Cluster
 from tests.slurm.conftest import NUM_STEPS, Runs, exact_losses, weights
@@ -48,10 +49,15 @@ def test_a_job_of_three_nodes_equals_one_machine_although_its_teacher_is_killed(
     runs.wait_for_step(run_dir, 3, job)
     running = status(run_dir)
     assert (running["state"], running["job_id"], running["attempt"]) == ("running", job, 1)
-    assert (len(phases(running, "students")), phases(running, "teachers")) == (2, ["serving"])
     steps = cluster.run("squeue", "-h", "-s", "-o", "%i %j").splitlines()
     teachers = next(line.split()[0] for line in steps if line.endswith(" teachers"))
     cluster.run("scancel", "--signal=KILL", teachers, check=False)
+    cluster.wait_until(
+        lambda: WAITING_FOR_TEACHER in phases(status(run_dir), "students"),
+        "the status says that a student has no teacher",
+    )
+    without_teacher = status(run_dir)
+    assert (without_teacher["state"], len(phases(without_teacher, "students"))) == ("running", 2)
     assert runs.wait_for_end(run_dir, job) == "COMPLETED"
     assert reasons(run_dir) == ["done"]
     assert attempts_of(run_dir)[0].nodes == list(NODES)
