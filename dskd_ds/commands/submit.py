@@ -174,7 +174,7 @@ def run(args: argparse.Namespace) -> int:
     quiet_progress()
     jobs = Submission(spec, args).jobs()
     if "pack" in args.what:
-        check_packable(args.spec, spec)
+        check_packable(spec)
     # What this submission builds or packs is not there yet.
     trains = "train" in args.what
     preflight(
