@@ -21,7 +21,7 @@ from dskd_ds.student.checkpoint_folders import checkpoint_dir, tag_of
 from dskd_ds.student.convert import convert_checkpoint
 from dskd_ds.student.slice_files import MASTER, MOMENTS, SUFFIX, SavedSlices
 from tests.conftest import TinyWorld
-from tests.processes.conftest import Launch, torchrun
+from tests.processes.conftest import Launch, ranks
 from tests.processes.test_configs import hpz_alone
 
 # Dozens of engines are made one after the other in a launch.
@@ -114,7 +114,7 @@ class Cases:
         path = self._folder / "cases.json"
         path.write_text(json.dumps(cases))
         worker = "tests/processes/checkpoint_worker.py"
-        command = torchrun(num_ranks, worker, "--cases", str(path))
+        command = ranks(num_ranks, worker, "--cases", str(path))
         assert self._launch(*command, timeout=1000).code == 0
         return [torch.load(case["out"], weights_only=True) for case in cases]
 

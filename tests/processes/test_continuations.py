@@ -18,7 +18,7 @@ from dskd_ds.runtime.console import child_environment
 from dskd_ds.spec import load_spec
 from tests.conftest import WORDS, TinyWorld
 from tests.of_spec import train_blocks_of
-from tests.processes.conftest import Launch, children_with, dskd
+from tests.processes.conftest import Launch, children_with, warm_dskd
 
 pytestmark = pytest.mark.process
 SAMPLED = ("--new-tokens", "80", "--temperature", "1.0", "--batch", "2", "--epochs", "2")
@@ -60,7 +60,9 @@ def reference(tiny: TinyWorld, launch: Launch, chat_spec: Path) -> Path:
     """The files that one rank writes, once per session."""
     output = tiny.folder / "continued-{epoch}.jsonl"
     if not Path(str(output).format(epoch=1)).exists():
-        ended = launch(*dskd("data", "continue", str(chat_spec), "--output", str(output), *SAMPLED))
+        ended = launch(
+            *warm_dskd("data", "continue", str(chat_spec), "--output", str(output), *SAMPLED)
+        )
         assert ended.code == 0
         assert ended.output.count("1 left out: no question before the answer") == 2
     return output
@@ -78,7 +80,7 @@ def test_two_ranks_write_the_same_files_and_a_run_reads_them(
         *SAMPLED,
         *override_argv(["data.block_tokens=128", "data.chat_template=plain"]),
     ]
-    assert launch(*dskd("data", "continue", *argv)).code == 0
+    assert launch(*warm_dskd("data", "continue", *argv)).code == 0
     assert written(output) == written(reference)
     first, second = ([json.loads(line) for line in file.splitlines()] for file in written(output))
     assert len(first) == len(second) == 60
@@ -119,17 +121,17 @@ def test_a_killed_job_is_continued(
     assert 3 <= num_written(output) < 30
     torn = next(iter(tiny.folder.glob("killed-0.jsonl.part-*")))
     torn.write_bytes(torn.read_bytes() + b'{"batch": 29, "ro')
-    other = launch(*dskd("data", "continue", str(chat_spec), *argv, "--whole"))
+    other = launch(*warm_dskd("data", "continue", str(chat_spec), *argv, "--whole"))
     assert other.code == 2
     assert "written with other settings" in other.output
     # One rank continues what two ranks began.
-    ended = launch(*dskd("data", "continue", str(chat_spec), *argv))
+    ended = launch(*warm_dskd("data", "continue", str(chat_spec), *argv))
     assert ended.code == 0
     assert written(output) == written(reference)
-    again = launch(*dskd("data", "continue", str(chat_spec), *argv))
+    again = launch(*warm_dskd("data", "continue", str(chat_spec), *argv))
     assert again.code == 0
     assert again.output.count("complete already, kept as it is") == 2
     one = ["--output", str(output).format(epoch=0), *SAMPLED[:-2]]
-    ended = launch(*dskd("data", "continue", str(chat_spec), *one))
+    ended = launch(*warm_dskd("data", "continue", str(chat_spec), *one))
     assert ended.code == 2
     assert "the file exists already" in ended.output

@@ -19,7 +19,7 @@ from dskd_ds.runtime.arguments import override_argv
 from dskd_ds.senses.dictionary.dictionary import SENSES_FILE, open_dictionary
 from dskd_ds.spec import load_spec
 from tests.conftest import TinyWorld
-from tests.processes.conftest import Launch, dskd, mpirun, torchrun
+from tests.processes.conftest import Launch, dskd, mpirun, ranks, torchrun, warm_dskd
 
 pytestmark = pytest.mark.process
 
@@ -44,7 +44,7 @@ def test_dictionary_is_the_same_for_any_number_of_ranks(
 ) -> None:
     alone = tiny.folder / "senses_alone"
     argv = [str(tiny.spec_file), "--set", f"senses.dictionary={alone}"]
-    assert launch(*dskd("senses", "build", *argv)).code == 0
+    assert launch(*warm_dskd("senses", "build", *argv)).code == 0
     assert (alone / SENSES_FILE).read_bytes() == (dictionary / SENSES_FILE).read_bytes()
     assert (alone / "index" / "graph.bin").read_bytes() == (
         dictionary / "index" / "graph.bin"
@@ -94,7 +94,7 @@ def test_the_student_loads_without_this_package(run_dir: Path) -> None:
 
 
 def test_eval_report_and_export(tiny: TinyWorld, launch: Launch, run_dir: Path) -> None:
-    assert launch(*dskd("eval", str(tiny.spec_file))).code == 0
+    assert launch(*warm_dskd("eval", str(tiny.spec_file))).code == 0
     scores = json.loads((run_dir / "evaluation.json").read_text())["scores"]
     assert scores["teacher"]["kl"] == 0
     assert scores["before"]["kl"] > 0
@@ -102,12 +102,12 @@ def test_eval_report_and_export(tiny: TinyWorld, launch: Launch, run_dir: Path) 
     # The same text and weights, but the exported student is rounded to bfloat16.
     measured = read_metrics(run_dir)[-1]["heldout_loss"]
     assert math.log(scores["after"]["perplexity"]) == pytest.approx(measured, rel=0.01)
-    assert launch(*dskd("report", str(tiny.spec_file))).code == 0
+    assert launch(*warm_dskd("report", str(tiny.spec_file))).code == 0
     page = (run_dir / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 6
     assert f"{scores['after']['perplexity']:.1f}" in page
     exported = load_file(run_dir / "student" / "model.safetensors")
-    assert launch(*dskd("export", str(tiny.spec_file))).code == 0
+    assert launch(*warm_dskd("export", str(tiny.spec_file))).code == 0
     again = load_file(run_dir / "student" / "model.safetensors")
     assert exported.keys() == again.keys()
     # Training gathers the weights from the ranks; the command reads the checkpoint's files.
@@ -122,7 +122,8 @@ def test_resume_is_bitwise(tiny: TinyWorld, launch: Launch, run_dir: Path) -> No
     shutil.rmtree(second / "student")
     # As after a crash while this checkpoint was saved: it has no manifest.
     (second / "checkpoints" / "step-00000005").mkdir()
-    assert launch(*dskd("train", str(tiny.spec_file), "--set", f"run_dir={second}")).code == 0
+    argv = ["--spec", str(tiny.spec_file), "--set", f"run_dir={second}"]
+    assert launch(*ranks(3, "dskd_ds/train.py", *argv)).code == 0
     exact = (
         "loss",
         "loss_ce",
@@ -154,7 +155,7 @@ def test_exact_signal_trains(tiny: TinyWorld, launch: Launch, dictionary: Path) 
         "train.global_batch_blocks=8",
     )
     argv = ["--spec", str(tiny.spec_file), *override_argv(keys)]
-    assert launch(*torchrun(3, "dskd_ds/train.py", *argv)).code == 0
+    assert launch(*ranks(3, "dskd_ds/train.py", *argv)).code == 0
     assert len(read_metrics(folder)) == 2
     # The two students share one copy.
     (copy,) = (path for path in (folder / "node").glob("*/senses-*") if path.is_dir())

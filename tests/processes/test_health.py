@@ -20,7 +20,7 @@ from tests.processes.conftest import (
     Launch,
     Start,
     dskd,
-    torchrun,
+    ranks,
     wait_until,
 )
 from tests.processes.slow_worker import FACTOR, FIRST_SLOW_STEP
@@ -51,7 +51,7 @@ def test_a_slow_student_is_named_within_50_steps_with_its_factor(
     overrides = overrides_of(run_dir, f"train.num_steps={NUM_STEPS}", "checkpoint.every_steps=20")
     monkeypatch.setenv("FORWARDS_PER_STEP", "2")  # 4 blocks, one at a time on each of 2 students
     argv = ["--spec", str(tiny.spec_file), *overrides]
-    ended = launch(*torchrun(3, "tests/processes/slow_worker.py", *argv))
+    ended = launch(*ranks(3, "tests/processes/slow_worker.py", *argv))
     assert ended.code == 0
     # The run ends 50 steps after the student became slow.
     (factor,) = re.findall(r"student 1 computes ([\d.]+) times as long per step", ended.output)
@@ -121,7 +121,7 @@ def test_status_says_what_a_run_without_teachers_died_of(tiny: TinyWorld, launch
     overrides = overrides_of(
         run_dir, "topology.num_teachers=0", "link.teacher_wait_seconds=2", "train.num_steps=3"
     )
-    ended = launch(*torchrun(2, "dskd_ds/train.py", "--spec", str(tiny.spec_file), *overrides))
+    ended = launch(*ranks(2, "dskd_ds/train.py", "--spec", str(tiny.spec_file), *overrides))
     assert ended.code != 0
     status = read_status(run_dir)
     assert (status.state, status.exit_code) == ("failed", 4)

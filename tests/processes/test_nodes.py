@@ -23,6 +23,7 @@ from tests.processes.nodes import (
     mpirun_hosts,
     torchrun_rendezvous,
 )
+from tests.processes.warm import warm
 
 # Slow: the launches of this file take more time than `make test` has; CI runs them.
 pytestmark = [pytest.mark.process, pytest.mark.slow]
@@ -75,7 +76,7 @@ def test_two_nodes(tiny: TinyWorld, start: Start, nodes: Nodes, name: str, is_in
     argv = argv_of(tiny, run_dir, f"topology.num_teachers={int(is_inside)}")
     teachers = []
     if not is_inside:
-        teachers = [start(sys.executable, "-m", "dskd_ds.teacher", *argv)]
+        teachers = [start(*warm([sys.executable, "-m", "dskd_ds.teacher", *argv]))]
     num_ranks = (2, 1) if is_inside else (1, 1)
     codes = run_to_the_end(start, launcher(nodes, num_ranks, ["dskd_ds/train.py", *argv]))
     assert set(codes) == {0}

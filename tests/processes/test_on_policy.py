@@ -16,7 +16,7 @@ from dskd_ds.spec import load_spec
 from dskd_ds.student.prompts import prompts_of
 from tests.conftest import WORDS, TinyWorld
 from tests.of_spec import source_of
-from tests.processes.conftest import Launch, mpirun, torchrun
+from tests.processes.conftest import Launch, ranks
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 ON_POLICY = {"on_policy_fraction": 0.5, "on_policy_prompt_tokens": 8, "on_policy_new_tokens": 6}
@@ -39,7 +39,7 @@ def test_generation_changes_neither_weights_nor_training(tiny: TinyWorld, launch
     for name, flags in (("written", ["--write"]), ("plain", [])):
         out = tiny.folder / name
         argv = ["--spec", str(path), "--out", str(out), *flags]
-        assert launch(*torchrun(2, "tests/processes/on_policy_worker.py", *argv)).code == 0
+        assert launch(*ranks(2, "tests/processes/on_policy_worker.py", *argv)).code == 0
     written = [torch.load(tiny.folder / f"written.{rank}", weights_only=True) for rank in range(2)]
     plain = torch.load(tiny.folder / "plain.0", weights_only=True)
     for name, weight in plain["weights"].items():
@@ -86,7 +86,7 @@ def test_metrics_count_the_text_that_the_student_wrote(tiny: TinyWorld, launch: 
     }
     path = tiny.folder / "on_policy.toml"
     path.write_text(tomli_w.dumps(tree))
-    assert launch(*torchrun(3, "dskd_ds/train.py", "--spec", str(path))).code == 0
+    assert launch(*ranks(3, "dskd_ds/train.py", "--spec", str(path))).code == 0
     records = read_metrics(tiny.folder / "on_policy")
     assert [record["on_policy_share"] for record in records] == [0, 1, 0, 1, 0, 1]
     assert [record["generate_seconds"] > 0 for record in records] == [False, True] * 3
@@ -133,7 +133,7 @@ def test_a_stream_that_ends_on_one_rank_ends_on_all(tiny: TinyWorld, launch: Lau
     }
     path = tiny.folder / "stream.toml"
     path.write_text(tomli_w.dumps(tree))
-    ended = launch("timeout", "300", *mpirun(3, "dskd_ds/train.py", "--spec", str(path)))
+    ended = launch("timeout", "300", *ranks(3, "dskd_ds/train.py", "--spec", str(path)))
     assert ended.code == 2
     assert "the text ends after 2 steps" in ended.output
     assert "Traceback" not in ended.output

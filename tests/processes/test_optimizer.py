@@ -19,7 +19,7 @@ from dskd_ds.student.dropout import seed_dropout, set_attention_dropout
 from dskd_ds.student.model import DistillStudent
 from tests.conftest import TinyWorld, write_model
 from tests.processes import optimizer_worker as worker
-from tests.processes.conftest import Launch, torchrun
+from tests.processes.conftest import Launch, ranks
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
@@ -42,8 +42,8 @@ def run_cases(
         case["overrides"] = [f"optimizer.lr={LR}", *case["overrides"]]
     file = folder / f"cases-{num_ranks}.json"
     file.write_text(json.dumps(cases))
-    argv = ("--module", "tests.processes.optimizer_worker", "--cases", str(file))
-    assert launch(*torchrun(num_ranks, *argv), marker=str(file)).code == 0
+    argv = ("-m", "tests.processes.optimizer_worker", "--cases", str(file))
+    assert launch(*ranks(num_ranks, *argv), marker=str(file)).code == 0
     return [torch.load(case["out"], weights_only=True) for case in cases]
 
 
@@ -168,7 +168,7 @@ def test_a_run_in_bf16_with_dropout_resumes_to_the_same_bits(
         run_dir = tiny.folder / f"optimizer-{name}"
         settings = [*overrides, f"run_dir={run_dir}", f"train.num_steps={num_steps}"]
         argv = ["--spec", str(tiny.spec_file), *override_argv(settings)]
-        assert launch(*torchrun(3, "dskd_ds/train.py", *argv)).code == 0
+        assert launch(*ranks(3, "dskd_ds/train.py", *argv)).code == 0
         return read_metrics(run_dir)
 
     whole = train("whole", 3)

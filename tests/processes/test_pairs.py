@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from dskd_ds.observe.metrics import read_metrics
 from dskd_ds.student.slice_files import MASTER, SavedSlices
 from tests.conftest import TinyWorld, write_model
-from tests.processes.conftest import Launch, dskd, torchrun
+from tests.processes.conftest import Launch, ranks, warm_dskd
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
@@ -41,7 +41,7 @@ def test_a_wider_student_with_more_padding_rows(
     }
     spec = tmp_path / "pair.toml"
     spec.write_text(tomli_w.dumps(tree))
-    command = torchrun(3, "dskd_ds/train.py", "--spec", str(spec))
+    command = ranks(3, "dskd_ds/train.py", "--spec", str(spec))
     assert launch(*command, marker=str(tmp_path)).code == 0
     for record in read_metrics(tmp_path / "run"):
         assert all(math.isfinite(value) for value in record.values())
@@ -57,7 +57,7 @@ def test_a_wider_student_with_more_padding_rows(
     initial = load_file(student / "model.safetensors")
     name = "model.embed_tokens.weight"
     assert exported[name].shape == initial[name].shape
-    assert launch(*dskd("eval", str(spec)), marker=str(tmp_path)).code == 0
+    assert launch(*warm_dskd("eval", str(spec)), marker=str(tmp_path)).code == 0
     scores = json.loads((tmp_path / "run" / "evaluation.json").read_text())["scores"]
     assert scores["teacher"]["kl"] == 0
     assert all(score["kl"] > 0 for name, score in scores.items() if name != "teacher")

@@ -22,7 +22,7 @@ from dskd_ds.plan.paper_check import check_paper
 from dskd_ds.spec import load_spec
 from tests.conftest import WORDS, TinyWorld
 from tests.of_spec import teacher_of
-from tests.processes.conftest import Launch, dskd
+from tests.processes.conftest import Launch, warm_dskd
 
 pytestmark = [pytest.mark.process, pytest.mark.slow, pytest.mark.timeout(900)]
 RECIPE = Path("ds_configs/paper/llama3_8b.toml")
@@ -121,7 +121,7 @@ def test_the_recipe_runs_from_questions_to_a_student(tiny: TinyWorld, launch: La
         ("train", str(path)),
     )
     for argv in steps:
-        assert launch(*dskd(*argv)).code == 0, argv
+        assert launch(*warm_dskd(*argv)).code == 0, argv
     _check_conversations(folder)
     _check_run(folder, spec)
 

@@ -12,7 +12,7 @@ from dskd_ds.observe.metrics import read_metrics
 from tests.conftest import TinyWorld
 from tests.paper_world import DROPOUT, LR, NUM_CHATS, SEED, paper_tree, write_chats
 from tests.processes import single_process
-from tests.processes.conftest import Launch, dskd
+from tests.processes.conftest import Launch, ranks
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
@@ -27,7 +27,8 @@ def test_losses_equal_those_of_one_process(
     chats = write_chats(tmp_path)
     spec_file = tmp_path / "paper.toml"
     spec_file.write_text(tomli_w.dumps(paper_tree(tiny, tmp_path, chats)))
-    assert launch(*dskd("train", str(spec_file)), marker=str(tmp_path)).code == 0
+    command = ranks(4, "dskd_ds/train.py", "--spec", str(spec_file))
+    assert launch(*command, marker=str(tmp_path)).code == 0
     records = read_metrics(tmp_path / "run")
     expected = single_process.train(
         teacher_folder=str(tiny.folder / "teacher"),

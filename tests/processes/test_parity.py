@@ -12,7 +12,7 @@ import torch
 from dskd_ds.objective.fused import Scales
 from tests.conftest import TinyWorld, write_model
 from tests.processes import parity_worker
-from tests.processes.conftest import Launch, torchrun
+from tests.processes.conftest import Launch, ranks
 
 pytestmark = pytest.mark.process
 
@@ -79,7 +79,7 @@ def test_gradients_equal_those_of_a_single_process(
     cases = [prepare(tiny, tmp_path / str(number), **case) for number, case in enumerate(wanted)]
     file = tmp_path / "cases.json"
     file.write_text(json.dumps(cases))
-    command = torchrun(num_ranks, "tests/processes/parity_worker.py", "--cases", str(file))
+    command = ranks(num_ranks, "tests/processes/parity_worker.py", "--cases", str(file))
     assert launch(*command, marker=str(file)).code == 0
     for case, want in zip(cases, wanted, strict=True):
         found = torch.load(case["out"], weights_only=True)

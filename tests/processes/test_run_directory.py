@@ -13,7 +13,7 @@ from dskd_ds.observe.metrics import read_metrics
 from dskd_ds.runtime.arguments import override_argv
 from dskd_ds.student.run_lock import LEASE_FILE
 from tests.conftest import TinyWorld
-from tests.processes.conftest import Launch, Start, mpirun
+from tests.processes.conftest import Launch, Start, ranks
 from tests.unit.student.test_run_lock import HOLD
 
 # Slow: the launches of this file take more time than `make test` has; CI runs them.
@@ -49,7 +49,7 @@ def argv_of(tiny: TinyWorld, *overrides: str) -> list[str]:
 
 def train(num_ranks: int, argv: list[str]) -> list[str]:
     """Return the command line of a launch with these arguments."""
-    return mpirun(num_ranks, "dskd_ds/train.py", "--spec", *argv)
+    return ranks(num_ranks, "dskd_ds/train.py", "--spec", *argv)
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ from dskd_ds.runtime.console import child_environment
 from dskd_ds.runtime.launch import senses_command
 from dskd_ds.senses.dictionary.dictionary import open_dictionary
 from tests.conftest import WORDS, TinyWorld
-from tests.processes.conftest import Launch, children_with, dskd, mpirun
+from tests.processes.conftest import Launch, children_with, mpirun, warm_dskd
+from tests.processes.warm import warm
 
 pytestmark = pytest.mark.process
 
@@ -75,7 +76,7 @@ def whole(tiny: TinyWorld, launch: Launch) -> Path:
     """A dictionary that one rank built without interruption, once per session."""
     folder = tiny.folder / "whole"
     if not folder.is_dir():
-        assert launch(*launch_of(tiny, folder, 1)).code == 0
+        assert launch(*warm(launch_of(tiny, folder, 1))).code == 0
     return folder
 
 
@@ -84,7 +85,9 @@ def test_any_number_of_ranks_builds_the_same_dictionary(
     tiny: TinyWorld, launch: Launch, whole: Path, ranks: int
 ) -> None:
     folder = tiny.folder / f"by-{ranks}"
-    assert launch(*launch_of(tiny, folder, ranks)).code == 0
+    command = launch_of(tiny, folder, ranks)
+    # Two ranks are started by Python, so that their hashes have other seeds than those of `whole`.
+    assert launch(*(command if ranks == 2 else warm(command))).code == 0
     assert digests(folder) == digests(whole)
     assert not Path(f"{folder}.work").exists()
 
@@ -101,7 +104,7 @@ def test_several_texts_give_the_same_dictionary_for_any_number_of_ranks(
     settings = (f"senses.corpus=[{first}, {second}]",)
     folders = {ranks: tiny.folder / f"several-{ranks}" for ranks in (1, 2, 4)}
     for ranks, folder in folders.items():
-        assert launch(*launch_of(tiny, folder, ranks, settings=settings)).code == 0
+        assert launch(*warm(launch_of(tiny, folder, ranks, settings=settings))).code == 0
     assert digests(folders[2]) == digests(folders[1])
     assert digests(folders[4]) == digests(folders[1])
     one, several = open_dictionary(whole), open_dictionary(folders[1])
@@ -134,7 +137,7 @@ def test_a_killed_build_is_continued_with_another_number_of_ranks(
     done = {batch for path in found for batch in json.loads(path.read_text())["batches"]}
     assert 0 < len(done) < 32
     assert not folder.exists()
-    assert launch(*launch_of(tiny, folder, 1)).code == 0
+    assert launch(*warm(launch_of(tiny, folder, 1))).code == 0
     assert digests(folder) == digests(whole)
     assert not work.exists()
 
@@ -145,13 +148,14 @@ def test_a_collection_that_is_kept_serves_other_dictionaries(
     """The second build adds nothing to the collection and deletes only its own parts."""
     kept = tiny.folder / "kept"
     first, second = tiny.folder / "from-kept-1", tiny.folder / "from-kept-2"
-    assert launch(*launch_of(tiny, first, 2, settings=(f"senses.collection_dir={kept}",))).code == 0
+    settings = (f"senses.collection_dir={kept}",)
+    assert launch(*warm(launch_of(tiny, first, 2, settings=settings))).code == 0
     assert digests(first) == digests(whole)
     collected = digests(kept)
     assert any("rank-" in name for name in collected)
     assert not any("parts-" in name for name in collected)
     settings = (f"senses.collection_dir={kept}", "senses.num_senses=2")
-    assert launch(*launch_of(tiny, second, 1, settings=settings)).code == 0
+    assert launch(*warm(launch_of(tiny, second, 1, settings=settings))).code == 0
     assert digests(kept) == collected
     assert len(open_dictionary(second).senses) < len(open_dictionary(first).senses)
 
@@ -161,7 +165,7 @@ def test_refresh_adds_another_corpus_once(tiny: TinyWorld, launch: Launch, whole
     alone, shared = tiny.folder / "refreshed-1", tiny.folder / "refreshed-2"
     for folder, ranks in ((alone, 1), (shared, 2)):
         shutil.copytree(whole, folder)
-        assert launch(*launch_of(tiny, folder, ranks, "second", ("--refresh",))).code == 0
+        assert launch(*warm(launch_of(tiny, folder, ranks, "second", ("--refresh",)))).code == 0
     assert digests(alone) == digests(shared)
     before, after = open_dictionary(whole), open_dictionary(alone)
     assert [len(entry["sources"]) for entry in after.facts["history"]] == [1, 1]
@@ -177,7 +181,7 @@ def test_refresh_adds_another_corpus_once(tiny: TinyWorld, launch: Launch, whole
     left = Path(f"{alone}.work")
     left.mkdir()
     os.utime(tiny.folder / "second.jsonl")  # another time stamp, but the same text
-    assert launch(*launch_of(tiny, alone, 1, "second", ("--refresh",))).code == 0
+    assert launch(*warm(launch_of(tiny, alone, 1, "second", ("--refresh",)))).code == 0
     assert digests(alone) == digests(shared)
     assert not left.exists()
 
@@ -188,7 +192,7 @@ def test_refresh_refuses_states_of_another_layer(
     before = digests(whole)
     path = tiny.folder / "train.jsonl"
     ended = launch(
-        *dskd(
+        *warm_dskd(
             "senses",
             "refresh",
             str(tiny.spec_file),
@@ -210,13 +214,13 @@ def test_refresh_refuses_states_of_another_layer(
 def test_training_refuses_a_dictionary_of_another_layer(tiny: TinyWorld, launch: Launch) -> None:
     folder = tiny.folder / "layer-2"
     settings = ("--set", f"senses.dictionary={folder}", "--set", "senses.hidden_layer=2")
-    assert launch(*senses_command(str(tiny.spec_file), settings[1::2], 1)).code == 0
+    assert launch(*warm(senses_command(str(tiny.spec_file), settings[1::2], 1))).code == 0
     assert open_dictionary(folder).layer == 2
-    ended = launch(*dskd("train", str(tiny.spec_file), *settings))
+    ended = launch(*warm_dskd("train", str(tiny.spec_file), *settings))
     assert ended.code == 2
     assert "holds states of layer 2" in ended.output
     ended = launch(
-        *dskd("senses", "build", str(tiny.spec_file), *settings[:3], "senses.hidden_layer=9")
+        *warm_dskd("senses", "build", str(tiny.spec_file), *settings[:3], "senses.hidden_layer=9")
     )
     assert ended.code == 2
     assert "the teacher has 4 layers" in ended.output
@@ -227,7 +231,7 @@ def test_two_builds_of_one_dictionary_do_not_run_at_once(tiny: TinyWorld, launch
 
     folder = tiny.folder / "taken"
     with FileLock(f"{folder}.lock"):
-        ended = launch(*launch_of(tiny, folder, 1))
+        ended = launch(*warm(launch_of(tiny, folder, 1)))
     assert ended.code == 2
     assert "another process is building it" in ended.output
 

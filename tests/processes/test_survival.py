@@ -19,7 +19,7 @@ from tests.processes.conftest import (
     Start,
     deepspeed,
     dskd,
-    mpirun,
+    ranks,
     wait_until,
 )
 from tests.processes.test_verdict import arguments_of, checkpoints
@@ -47,7 +47,7 @@ def train_with_nan(
         f"train.rollback_after_skips={rollback_after}",
     )
     fault = ["--fault", "nan", "--step", str(first), "--num-steps", str(num_steps)]
-    ended = launch(*mpirun(3, FAULT_WORKER, *fault, *argv))
+    ended = launch(*ranks(3, FAULT_WORKER, *fault, *argv))
     assert ended.code == 0
     assert ended.output.count("was skipped by all ranks: the norm of its gradients") == num_steps
     return ended.output
@@ -82,7 +82,7 @@ def test_an_error_of_one_rank_while_the_student_is_to_write_stops_all_after_a_sa
     on_policy = ("on_policy_fraction=0.5", "on_policy_prompt_tokens=8", "on_policy_new_tokens=8")
     argv = arguments_of(tiny, run_dir, *(f"train.{setting}" for setting in on_policy))
     fault = ["--fault", "plan", "--step", "4"]
-    ended = launch(*mpirun(3, FAULT_WORKER, *fault, *argv))
+    ended = launch(*ranks(3, FAULT_WORKER, *fault, *argv))
     assert ended.code == 1
     assert ended.output.count("OSError: [Errno 116] Stale file handle") == 1
     assert ended.output.count("Traceback") == 1

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from dskd_ds.evaluation.items import items_path, read_items
 from tests.conftest import TinyWorld
-from tests.processes.conftest import Launch, dskd
+from tests.processes.conftest import Launch, warm_dskd
 from tests.unit.evaluation.tasks.test_questions import quartz_rows, write_rows
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
@@ -43,7 +43,7 @@ def test_a_separate_lm_eval_gives_the_same_answers(
     write_rows(tmp_path / "data" / "quartz.jsonl", quartz_rows(20))
     output = tmp_path / "out"
     ended = launch(
-        *dskd("eval", "--tasks", "quartz", "--model", f"mine={model}"),
+        *warm_dskd("eval", "--tasks", "quartz", "--model", f"mine={model}"),
         *("--data-dir", str(tmp_path / "data"), "--output", str(output), "--batch-size", "4"),
         marker=str(tmp_path),
         timeout=300,

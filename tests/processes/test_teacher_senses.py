@@ -12,7 +12,8 @@ from dskd_ds.observe.metrics import read_metrics
 from dskd_ds.runtime.arguments import override_argv
 from dskd_ds.senses.index.graph import INDEX_FOLDER
 from tests.conftest import TinyWorld
-from tests.processes.conftest import PATIENCE_SECONDS, Launch, Start, dskd, mpirun, torchrun
+from tests.processes.conftest import PATIENCE_SECONDS, Launch, Start, dskd, ranks
+from tests.processes.warm import warm
 
 pytestmark = pytest.mark.process
 EXACT = (
@@ -53,7 +54,7 @@ def by_students(tiny: TinyWorld, launch: Launch, dictionary: Path) -> list[dict[
     if not folder.is_dir():
         assert dictionary.is_dir()
         argv = ["--spec", str(tiny.spec_file), *overrides_of(folder)]
-        assert launch(*torchrun(3, "dskd_ds/train.py", *argv)).code == 0
+        assert launch(*ranks(3, "dskd_ds/train.py", *argv)).code == 0
     return read_metrics(folder)
 
 
@@ -102,8 +103,8 @@ def test_a_separate_teacher_has_the_only_index(
         str(tiny.spec_file),
         *overrides_of(folder, ON_TEACHER, "topology.num_teachers=0"),
     ]
-    students = start(*torchrun(2, "dskd_ds/train.py", *spec, "--set", f"senses.dictionary={copy}"))
-    alone = start(sys.executable, "-m", "dskd_ds.teacher", *spec)
+    students = start(*ranks(2, "dskd_ds/train.py", *spec, "--set", f"senses.dictionary={copy}"))
+    alone = start(*warm([sys.executable, "-m", "dskd_ds.teacher", *spec]))
     assert students.wait(PATIENCE_SECONDS) == 0
     assert alone.wait(30) == 0
     assert same_steps(read_metrics(folder), by_students)
@@ -119,8 +120,9 @@ def test_a_teacher_with_other_sense_settings_ends_the_run_with_a_reason(
         str(tiny.spec_file),
         *overrides_of(tiny.folder / "other_senses", ON_TEACHER, "topology.num_teachers=0"),
     ]
-    students = start(*mpirun(2, "dskd_ds/train.py", *spec))
-    stranger = start(sys.executable, "-m", "dskd_ds.teacher", *spec, "--set", "senses.kappa=3")
+    students = start(*ranks(2, "dskd_ds/train.py", *spec))
+    other = [*spec, "--set", "senses.kappa=3"]
+    stranger = start(*warm([sys.executable, "-m", "dskd_ds.teacher", *other]))
     output, _ = students.communicate(timeout=PATIENCE_SECONDS)
     assert students.returncode == 1
     assert "ValueError: the student's senses are dictionary" in output
@@ -133,14 +135,9 @@ def test_a_teacher_with_other_sense_settings_ends_the_run_with_a_reason(
 @pytest.mark.fault
 def test_a_teacher_without_the_dictionary_is_refused(tiny: TinyWorld, launch: Launch) -> None:
     nowhere = tiny.folder / "no_senses"
-    ended = launch(
-        sys.executable,
-        "-m",
-        "dskd_ds.teacher",
-        "--spec",
-        str(tiny.spec_file),
-        *overrides_of(tiny.folder / "no_run", ON_TEACHER, f"senses.dictionary={nowhere}"),
-    )
+    overrides = overrides_of(tiny.folder / "no_run", ON_TEACHER, f"senses.dictionary={nowhere}")
+    spec = ["--spec", str(tiny.spec_file), *overrides]
+    ended = launch(*warm([sys.executable, "-m", "dskd_ds.teacher", *spec]))
     assert ended.code == 2
     assert f'[senses] dictionary = "{nowhere}", but there is no such folder' in ended.output
     assert "Traceback" not in ended.output

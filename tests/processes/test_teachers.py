@@ -18,10 +18,11 @@ from tests.processes.conftest import (
     Launch,
     Start,
     deepspeed,
-    dskd,
-    torchrun,
+    ranks,
     wait_until,
+    warm_dskd,
 )
+from tests.processes.warm import warm
 
 pytestmark = [pytest.mark.process, pytest.mark.fault]
 NUM_STEPS = 24
@@ -44,7 +45,7 @@ def arguments_of(tiny: TinyWorld, run_dir: Path) -> list[str]:
 
 def teacher(argv: list[str], replica: int) -> list[str]:
     """Return the command line of a separate teacher."""
-    return [sys.executable, "-m", "dskd_ds.teacher", *argv, "--replica", str(replica)]
+    return warm([sys.executable, "-m", "dskd_ds.teacher", *argv, "--replica", str(replica)])
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def one_teacher(tiny: TinyWorld, start: Start, dictionary: Path) -> Path:
     if not run_dir.is_dir():
         assert dictionary.is_dir()
         argv = arguments_of(tiny, run_dir)
-        students = start(*torchrun(2, "dskd_ds/train.py", *argv))
+        students = start(*ranks(2, "dskd_ds/train.py", *argv))
         wait_until(lambda: len(read_addresses(run_dir)) == 2, students)
         late = start(*teacher(argv, 0))
         assert students.wait(PATIENCE_SECONDS) == 0
@@ -72,7 +73,7 @@ def test_a_separate_teacher_may_start_late(one_teacher: Path) -> None:
 def test_the_dry_run_predicts_the_bytes_that_are_sent(
     tiny: TinyWorld, launch: Launch, one_teacher: Path
 ) -> None:
-    ended = launch(*dskd("train", str(tiny.spec_file), "--dry-run"))
+    ended = launch(*warm_dskd("train", str(tiny.spec_file), "--dry-run"))
     assert ended.code == 0
     predicted = re.search(
         r"teacher signal: top-16 \+ hidden states at ~\d+% of positions = (\d+) bytes per token",
@@ -114,9 +115,9 @@ def test_a_broken_teacher_costs_itself_only(
     overrides = override_argv([f"link.deadline_seconds={PATIENCE_SECONDS}"])
     argv = [*arguments_of(tiny, run_dir), *overrides]
     gate = tiny.folder / "broken.gate"
-    command = [sys.executable, "-m", "tests.processes.bad_teacher"]
+    command = warm([sys.executable, "-m", "tests.processes.bad_teacher"])
     good = start(*command, "waits", str(gate), *argv)
-    students = start(*torchrun(2, "dskd_ds/train.py", *argv))
+    students = start(*ranks(2, "dskd_ds/train.py", *argv))
     # After the first step the good teacher is known; it goes on when the bad one has failed.
     wait_until(lambda: len(read_lines(run_dir / METRICS_FILE)) >= 1, students)
     bad = start(*command, "fails", str(gate), *argv, "--replica", "1")

@@ -10,7 +10,7 @@ from dskd_ds.files.manifest import MANIFEST_FILE
 from dskd_ds.observe.metrics import read_metrics
 from dskd_ds.runtime.arguments import override_argv
 from tests.conftest import TinyWorld
-from tests.processes.conftest import Launch, deepspeed, mpirun
+from tests.processes.conftest import Launch, deepspeed, ranks
 
 # Slow: the launches of this file take more time than `make test` has; CI runs them.
 pytestmark = [pytest.mark.process, pytest.mark.fault, pytest.mark.slow]
@@ -51,7 +51,7 @@ def undisturbed(tiny: TinyWorld, launch: Launch) -> Path:
     run_dir = tiny.folder / "undisturbed"
     if not run_dir.is_dir():
         argv = arguments_of(tiny, run_dir, "checkpoint.every_minutes=1e-9")
-        assert launch(*mpirun(3, "dskd_ds/train.py", *argv)).code == 0
+        assert launch(*ranks(3, "dskd_ds/train.py", *argv)).code == 0
     return run_dir
 
 
@@ -74,7 +74,7 @@ def test_the_same_command_goes_on_even_if_one_save_fails(
     run_dir = tiny.folder / "interrupted"
     assert checkpoints(run_dir) == ["step-00000002"]  # of the test before
     argv = arguments_of(tiny, run_dir, "checkpoint.every_steps=1")
-    ended = launch(*mpirun(3, *faulty("disk", 4), *argv))
+    ended = launch(*ranks(3, *faulty("disk", 4), *argv))
     assert ended.code == 0
     assert ended.output.count("this checkpoint cannot be written: OSError: [Errno 28]") == 1
     assert checkpoints(run_dir) == [f"step-0000000{step}" for step in (2, 3, 5, 6)]
@@ -84,7 +84,7 @@ def test_the_same_command_goes_on_even_if_one_save_fails(
 
 def test_an_error_of_one_rank_stops_both_after_a_save(tiny: TinyWorld, launch: Launch) -> None:
     run_dir = tiny.folder / "stale"
-    ended = launch(*mpirun(3, *faulty("input", 3), *arguments_of(tiny, run_dir)))
+    ended = launch(*ranks(3, *faulty("input", 3), *arguments_of(tiny, run_dir)))
     assert ended.code == 1
     assert ended.output.count("OSError: [Errno 116] Stale file handle") == 1
     assert ended.output.count("Traceback") == 1

@@ -9,7 +9,7 @@ import tomli_w
 
 from dskd_ds.runtime.arguments import override_argv
 from tests.conftest import TinyWorld, write_model
-from tests.processes.conftest import Launch, deepspeed, mpirun
+from tests.processes.conftest import Launch, deepspeed, ranks
 
 pytestmark = [pytest.mark.process, pytest.mark.fault]
 TRAIN = "dskd_ds/train.py"
@@ -51,7 +51,7 @@ def test_a_student_with_another_vocabulary_is_refused(launch: Launch, tiny: Tiny
     }
     path = tiny.folder / "vocabulary.toml"
     path.write_text(tomli_w.dumps(tree))
-    ended = launch(*mpirun(3, TRAIN, "--spec", str(path)))
+    ended = launch(*ranks(3, TRAIN, "--spec", str(path)))
     assert ended.code == 2
     assert "vocabulary" in ended.output
     assert "Traceback" not in ended.output
@@ -67,7 +67,7 @@ def test_a_run_without_a_teacher_saves_and_ends(launch: Launch, tiny: TinyWorld)
         "student.layers=first",
     )
     argv = ["--spec", str(tiny.spec_file), *override_argv(overrides)]
-    ended = launch(*mpirun(2, TRAIN, *argv))
+    ended = launch(*ranks(2, TRAIN, *argv))
     assert ended.code == 4
     assert "no teacher came" in ended.output
     assert "Traceback" not in ended.output
