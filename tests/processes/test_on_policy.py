@@ -140,7 +140,7 @@ def test_a_stream_that_ends_on_one_rank_ends_on_all(tiny: TinyWorld, launch: Lau
     assert [record["step"] for record in read_metrics(tiny.folder / "stream")] == [1, 2]
     assert (tiny.folder / "stream" / "checkpoints" / "step-00000002" / "manifest.json").is_file()
     write_uneven_lanes(tiny.folder / "lanes.jsonl")
-    ended = launch("timeout", "300", *mpirun(3, "dskd_ds/train.py", "--spec", str(path)))
+    ended = launch("timeout", "300", *ranks(3, "dskd_ds/train.py", "--spec", str(path)))
     assert ended.code == 2
     assert "the text ends after 4 steps" in ended.output
     assert [record["step"] for record in read_metrics(tiny.folder / "stream")] == [1, 2, 3, 4]
