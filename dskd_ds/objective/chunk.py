@@ -49,8 +49,8 @@ class Chunks:
     def loss(self, states: Tensor, teacher: TeacherTargets, scale: float) -> tuple[Tensor, Tensor]:
         """Return one chunk's gradient and sums.
 
-        states: [C, D] of the student. The gradient is d(scale * (CE + alpha tau^2 KL)) / d(product)
-        [C, V], where the product is `states @ weight.T`. The sums are those named in STATS.
+        states: [C, D] of the student. The gradient is that of `scale * (ce_weight CE + alpha tau^2
+        KL)` by the product `states @ weight.T` [C, V]. The sums are those named in STATS.
         """
         logits = self._product("student", states, self._weight)
         teacher_logits = self._teacher_product(teacher)
@@ -83,9 +83,10 @@ class Chunks:
         slope = self._form.slope(logits)
         stats = self._agreement(logits, teacher_logits, teacher)
         right = logits.gather(1, teacher.targets[:, None]).squeeze(1)
-        ce_scale = scale * self._form.scale
+        token_scale = scale * self._form.scale
+        ce_scale = self._spec.ce_weight * token_scale
         # tau^2 of the loss, and 1/tau because the divergence is of logits / tau.
-        kd_scale = self._spec.kd_weight * tau * ce_scale
+        kd_scale = self._spec.kd_weight * tau * token_scale
         divergence_ = self._kind.divergence_
         if tau == 1.0:  # cross-entropy needs the same softmax: one pass serves both
             kd = divergence_(logits, teacher.signal, teacher_logits, kd_scale, ce_scale)

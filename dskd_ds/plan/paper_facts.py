@@ -89,6 +89,7 @@ LOSS_FACTS = (
     Fact("loss.signal", both("exact"), "the KL is not that of the whole vocabulary"),
     Fact("link.hidden_format", both("bfloat16"), "the teacher's states are rounded once more"),
     Fact("loss.divergence", both("forward"), "another direction of the KL"),
+    Fact("loss.ce_weight", both(1.0), "another weight of the cross-entropy"),
     Fact("loss.kd_weight", both(0.7), "another weight of the KL (times temperature squared: 2.8)"),
     Fact("loss.temperature", both(2.0), "another temperature of the KL"),
     Fact("loss.normalise", both("sequence"), "long sequences weigh more than short ones"),

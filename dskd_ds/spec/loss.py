@@ -16,7 +16,7 @@ SignalName = Literal["topk", "exact", "sampled", "hidden"]
 
 
 class LossSpec(Part):
-    """`CE + alpha tau^2 KL + lambda SENSE` (docs/method.md, "The losses")."""
+    """`ce_weight CE + alpha tau^2 KL + lambda SENSE` (docs/method.md, "The losses")."""
 
     signal: SignalName = "topk"
     """What the KL term is computed from. `topk`: the teacher's k likeliest tokens and one bucket
@@ -32,6 +32,9 @@ class LossSpec(Part):
     num_draws: Annotated[int, Field(gt=0, le=65_535)] = 100
     """Draws per position, for signal = "sampled". 100 draws hit about 31 different tokens: 99
     bytes."""
+    ce_weight: NonNegativeFloat = 1.0
+    """Weight of the cross-entropy with the text's own next token (paper: 1). 0 leaves it out: the
+    student then learns from the teacher alone."""
     kd_weight: NonNegativeFloat = 0.7
     """alpha, the weight of the KL term (paper: 0.7)."""
     temperature: PositiveFloat = 1.0

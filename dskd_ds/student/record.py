@@ -87,7 +87,7 @@ def loss_terms(spec: LossSpec, total: dict[str, float], counts: Counts) -> dict[
     loss_sense = total["sense"] / max(counts.senses, 1)
     weighted_kd = spec.kd_weight * spec.temperature**2 * loss_kd
     return {
-        "loss": loss_ce + weighted_kd + spec.sense_weight * loss_sense,
+        "loss": spec.ce_weight * loss_ce + weighted_kd + spec.sense_weight * loss_sense,
         "loss_ce": loss_ce,
         "loss_kd": loss_kd,
         "loss_sense": loss_sense,

@@ -127,12 +127,21 @@ def test_a_map_takes_the_states_into_the_senses_space() -> None:
 
 
 @pytest.mark.parametrize("tau", [1.0, 2.0])
-@pytest.mark.parametrize("signal", ["topk", "exact", "sampled", "hidden"])
-def test_weights_of_positions_equal_dense_autograd(signal: str, tau: float) -> None:
+@pytest.mark.parametrize(
+    ("signal", "ce_weight"),
+    [
+        *((signal, weight) for signal in ("topk", "exact", "sampled") for weight in (1.0, 0.0)),
+        ("hidden", 0.25),
+    ],
+)
+def test_weights_of_positions_and_terms_equal_dense_autograd(
+    signal: str, tau: float, ce_weight: float
+) -> None:
     spec = LossSpec(
         signal=signal,
         top_k=V,
         temperature=tau,
+        ce_weight=ce_weight,
         kd_weight=0.0 if signal == "hidden" else 0.7,
         sense_weight=0.0,
         chunk_positions=4,
@@ -155,7 +164,7 @@ def test_weights_of_positions_equal_dense_autograd(signal: str, tau: float) -> N
     log_q = torch.log_softmax(logits / tau, 1)
     kd = dense_kd(signal, log_q, teacher, teacher_logits, "forward", tau)
     ce = torch.nn.functional.cross_entropy(logits, TARGETS, reduction="none")
-    dense = 0.25 * (weights * (ce + spec.kd_weight * tau**2 * kd)).sum()
+    dense = 0.25 * (weights * (ce_weight * ce + spec.kd_weight * tau**2 * kd)).sum()
     dense.backward()
     assert loss.item() == pytest.approx(dense.item(), rel=2e-3)
     for fused, expected in ((h.grad, h2.grad), (w.grad, w2.grad)):
