@@ -214,6 +214,7 @@ def _request_arrays(
     arrays: dict[str, Array] = {
         "input_ids": batch.input_ids.numpy().astype(np.int32),
         "position_ids": batch.position_ids.numpy().astype(np.int32),
+        "layer_positions": np.zeros(0, np.int32),
     }
     for part, indices in positions.items():
         arrays[f"{part}_positions"] = indices.astype(np.int32)

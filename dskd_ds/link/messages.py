@@ -8,13 +8,13 @@ itself and does not add to an earlier one. A request holds everything that its r
 identical teachers send identical replies.
 
 Sizes: B blocks of T tokens, vocabulary V, hidden size D. K positions get the top k tokens, S get
-draws, P get hidden states, Q get senses. Positions count through the flattened B * T and ascend.
+draws, P get hidden states, Q get senses, M get states of several layers. Positions count through the flattened B * T and ascend.
 Token ids take the fewest bytes that hold V (link/packing.py), written "id bytes" here; "count
 bytes", "length bytes" and "row bytes" are chosen in the same way.
 
 Request
     input_ids, position_ids [B, T] int32
-    top_k_positions [K], draw_positions [S], hidden_positions [P] int32
+    top_k_positions [K], draw_positions [S], hidden_positions [P], layer_positions [M] int32
     targets [B, T] int32           -100 where there is none
     sample_keys [B, 2] int64       epoch and block; both sides draw the same Q sense positions and
                                    the same related words from them
@@ -31,6 +31,8 @@ Reply
                                    draw_temperature
     hidden [P, D * number bytes] uint8 and hidden_scales [P, scale blocks] uint16
                                    (signals/parts/states.py)
+    layer_states and layer_scales  the same for [layers * M] rows, layer by layer
+                                   (signals/parts/layers.py)
     sense_weights [Q] float32
     sense_neighbours [Q] uint8     1 if the index gave senses
     pull_lengths [Q, length bytes] uint8 and pull_rows [sum of lengths, row bytes] uint8
@@ -52,6 +54,8 @@ PROTOCOL = 7
 """Version of everything in this module; a peer with another version is refused."""
 
 MAX_FAILURE_CHARACTERS = 4000
+MAX_LAYERS = 512
+"""Layers whose states one request may name."""
 Array = NDArray[np.generic]
 Count = Annotated[int, Field(ge=0)]
 
@@ -116,6 +120,9 @@ class Wanted(Message):
     by_block: bool = False
     """Whether each row is a forward pass of its own, without the padding behind it. A position's
     reply is then the same in any request that contains its row."""
+    layers: Annotated[tuple[Count, ...], Field(max_length=MAX_LAYERS)] = ()
+    """Layers whose states are wanted at the layer positions, ascending. 0 is the embeddings, k the
+    output of the k-th layer."""
     senses: SensesWanted | None = None
     """None if the student chooses senses itself, or trains without senses."""
 
@@ -199,6 +206,7 @@ ARRAYS: dict[type[Message], dict[str, tuple[str, int]]] = {
         "top_k_positions": ("int32", 1),
         "draw_positions": ("int32", 1),
         "hidden_positions": ("int32", 1),
+        "layer_positions": ("int32", 1),
         "targets": ("int32", 2),
         "sample_keys": ("int64", 2),
     },
@@ -212,6 +220,8 @@ ARRAYS: dict[type[Message], dict[str, tuple[str, int]]] = {
         "draw_log_probs": ("float32", 1),
         "hidden": ("uint8", 2),
         "hidden_scales": ("uint16", 2),
+        "layer_states": ("uint8", 2),
+        "layer_scales": ("uint16", 2),
         "sense_weights": ("float32", 1),
         "sense_neighbours": ("uint8", 1),
         "pull_lengths": ("uint8", 2),

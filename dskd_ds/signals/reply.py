@@ -11,6 +11,7 @@ from dskd_ds.link.messages import Array, Wanted
 from dskd_ds.losses.distributions import TopK
 from dskd_ds.signals.parts.chosen import UNWANTED, Chosen, chosen_arrays, read_chosen
 from dskd_ds.signals.parts.draws import Draws, draw_arrays, read_draws
+from dskd_ds.signals.parts.layers import layer_arrays, no_layers, read_layers
 from dskd_ds.signals.parts.states import pack_hidden, read_states
 from dskd_ds.signals.parts.top_k import read_top_k, top_k_arrays
 from dskd_ds.signals.widths import (
@@ -32,6 +33,8 @@ class ReplyParts:
     """[P, D]"""
     chosen: Chosen = field(default_factory=Chosen.nothing)
     """Senses at Q positions, if the teacher chooses them."""
+    layers: Tensor | None = None
+    """[layers, M, D]: states after the layers that the request names; None if it names none."""
 
 
 @dataclass(frozen=True)
@@ -48,16 +51,20 @@ class ReplyShape:
     """Positions with hidden states."""
     num_chosen: int = 0
     """Positions at which the teacher chooses senses."""
+    num_at_layers: int = 0
+    """Positions with states of the wanted layers."""
 
 
 def reply_arrays(parts: ReplyParts, wanted: Wanted, vocab_size: int) -> dict[str, Array]:
     """Return the arrays of a reply."""
     numbers, scales = pack_hidden(parts.hidden, wanted.hidden_format)
+    layers = no_layers(parts.hidden) if parts.layers is None else parts.layers
     return {
         **top_k_arrays(parts.top_k, vocab_size),
         **draw_arrays(parts.draws, wanted.num_draws, vocab_size),
         "hidden": numbers,
         "hidden_scales": scales,
+        **layer_arrays(layers, wanted),
         **chosen_arrays(parts.chosen, wanted.senses or UNWANTED),
     }
 
@@ -74,6 +81,7 @@ def read_reply(arrays: dict[str, Array], wanted: Wanted, shape: ReplyShape) -> R
         top_k=read_top_k(arrays, shape.num_top_k, wanted.top_k, num_temperatures, vocab_size),
         draws=read_draws(arrays, shape.num_drawn, wanted.num_draws, vocab_size),
         hidden=read_states(arrays, shape.num_hidden, wanted.hidden_format, shape.hidden_size),
+        layers=read_layers(arrays, wanted, shape.num_at_layers, shape.hidden_size),
         chosen=read_chosen(arrays, wanted.senses or UNWANTED, shape.num_chosen),
     )
 
@@ -82,10 +90,12 @@ def most_reply_bytes(wanted: Wanted, shape: ReplyShape) -> int:
     """Return the most bytes that a valid reply has, with its headers."""
     senses = wanted.senses or UNWANTED
     num_temperatures = len(wanted.temperatures)
+    num_layer_rows = len(wanted.layers) * shape.num_at_layers
     return math.ceil(
         HEADER_BYTES
         + shape.num_top_k * top_k_bytes(wanted.top_k, shape.vocab_size, num_temperatures)
         + shape.num_drawn * most_draws_bytes(wanted.num_draws, shape.vocab_size)
         + shape.num_hidden * states_bytes(wanted.hidden_format, shape.hidden_size)
+        + num_layer_rows * states_bytes(wanted.hidden_format, shape.hidden_size)
         + shape.num_chosen * chosen_bytes(2 * senses.most, senses.most, senses.num_rows)
     )

@@ -82,6 +82,7 @@ class RequestBuilder:
                 "input_ids": batch.input_ids.numpy().astype(np.int32),
                 "position_ids": batch.position_ids.numpy().astype(np.int32),
                 **position_arrays,
+                "layer_positions": np.zeros(0, np.int32),
                 **selection_arrays(batch if self._wanted.senses else None),
             },
             wanted=self._wanted.model_copy(update={"draw_seed": draw_seed}),

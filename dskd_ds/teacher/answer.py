@@ -8,7 +8,7 @@ teacher answers it bit for bit the same.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dskd_ds.link.messages import Array, Wanted
 from dskd_ds.losses.distributions import TopK
+from dskd_ds.models.captured import captured_states, rows_at_layers
 from dskd_ds.models.frozen import FrozenModel
 from dskd_ds.senses.choose.retrieve import Selection, SenseRetriever
 from dskd_ds.signals.parts.chosen import chosen_arrays
@@ -47,6 +48,8 @@ class Asked:
     """[S] int64"""
     hidden: Tensor
     """[P] int64"""
+    layers: Tensor
+    """[M] int64: positions with states of the wanted layers."""
 
 
 @dataclass(frozen=True)
@@ -84,28 +87,35 @@ def compute(
     senses.
 
     retriever: for requests that want senses chosen. Raises ValueError if ids or positions are out
-    of range, positions do not ascend, or the request wants senses that this teacher does not have.
+    of range, positions do not ascend, or the request wants senses or layers that this teacher does
+    not have.
     """
     asked = read_request(arrays, teacher.vocab_size)
+    if wanted.by_block and wanted.layers:
+        raise ValueError("states of layers are not sent block by block")
     selection = selection_of(retriever, arrays, wanted, asked.input_ids, asked.position_ids)
     sense_positions = torch.zeros(0, dtype=torch.long)
     if selection:
         sense_positions = torch.from_numpy(selection.positions)
     # Senses are chosen by the top k too, wherever the divergence gets its signal from.
     ranked_positions = torch.unique(torch.cat([asked.top_k, sense_positions]))
-    if wanted.by_block:
-        hidden, ranked, draws = _forward_blocks(teacher, asked, ranked_positions, wanted)
-    else:
-        generator = _generator(arrays, wanted)
-        hidden, ranked, draws = _forward_together(
-            teacher, asked, ranked_positions, wanted, generator
-        )
+with captured_states(teacher.trunk if wanted.layers else None, wanted.layers) as captured:
+        if wanted.by_block:
+            hidden, ranked, draws = _forward_blocks(teacher, asked, ranked_positions, wanted)
+        else:
+            generator = _generator(arrays, wanted)
+            hidden, ranked, draws = _forward_together(
+                teacher, asked, ranked_positions, wanted, generator
+            )
     at_senses = torch.searchsorted(ranked_positions, sense_positions)
     top_k = ranked
     if len(ranked_positions) != len(asked.top_k):
         is_asked = torch.isin(ranked_positions, asked.top_k)
         top_k = ranked.rows(is_asked.to(ranked.ids.device))
     parts = ReplyParts(top_k, draws, hidden[asked.hidden.to(hidden.device)])
+    if wanted.layers:
+        at_layers = rows_at_layers(captured, wanted.layers, asked.layers)
+        parts = replace(parts, layers=at_layers)
     return Computed(
         arrays=reply_arrays(parts, wanted, teacher.vocab_size),
         wanted=wanted,
@@ -145,6 +155,7 @@ def read_request(arrays: dict[str, Array], vocab_size: int) -> Asked:
         top_k=_positions(arrays, "top_k_positions", limit),
         draws=_positions(arrays, "draw_positions", limit),
         hidden=_positions(arrays, "hidden_positions", limit),
+        layers=_positions(arrays, "layer_positions", limit),
     )
 
 

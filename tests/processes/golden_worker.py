@@ -169,6 +169,7 @@ def replies(spec_file: Path) -> dict[str, dict[str, str]]:
                     "top_k_positions": top_k,
                     "draw_positions": draw,
                     "hidden_positions": hidden,
+                    "layer_positions": nowhere,
                     "targets": np.zeros((0, 0), np.int32),
                     "sample_keys": np.zeros((0, 2), np.int64),
                 },

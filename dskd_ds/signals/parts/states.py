@@ -25,15 +25,30 @@ def read_states(
     arrays: dict[str, Array], num_rows: int, hidden_format: HiddenFormat, hidden_size: int
 ) -> Tensor:
     """Return the states [P, D] of a reply. Raises ValueError if shapes or values do not fit."""
+    names = ("hidden", "hidden_scales")
+    return read_packed(arrays, names, num_rows, hidden_format, hidden_size)
+
+
+def read_packed(
+    arrays: dict[str, Array],
+    names: tuple[str, str],
+    num_rows: int,
+    hidden_format: HiddenFormat,
+    hidden_size: int,
+) -> Tensor:
+    """Return the states [R, D] that two arrays hold. names: of the numbers and of the scales.
+
+    Raises ValueError if shapes or values do not fit.
+    """
     num_bytes, num_scales = hidden_width(hidden_format, hidden_size)
-    numbers, scales = arrays["hidden"], arrays["hidden_scales"]
-    check_shape("hidden", numbers, (num_rows, num_bytes))
-    check_shape("hidden_scales", scales, (num_rows, num_scales))
+    numbers, scales = (arrays[name] for name in names)
+    check_shape(names[0], numbers, (num_rows, num_bytes))
+    check_shape(names[1], scales, (num_rows, num_scales))
     as_bfloat16 = as_tensor(scales.view(np.int16)).view(torch.bfloat16)
-    check_range("hidden_scales", as_bfloat16, least=0.0)
-    hidden = unpack_hidden(numbers, scales, hidden_format)
-    check_range("hidden", hidden)
-    return hidden
+    check_range(names[1], as_bfloat16, least=0.0)
+    states = unpack_hidden(numbers, scales, hidden_format)
+    check_range(names[0], states)
+    return states
 
 
 def pack_hidden(hidden: Tensor, hidden_format: HiddenFormat) -> tuple[Array, Array]:

@@ -26,6 +26,7 @@ ARRAYS = {
     "top_k_positions": np.arange(3, dtype=np.int32),
     "draw_positions": np.zeros(0, np.int32),
     "hidden_positions": np.arange(1, dtype=np.int32),
+    "layer_positions": np.zeros(0, np.int32),
     **selection_arrays(None),
 }
 WANTED = Wanted(
@@ -53,6 +54,8 @@ def reply_arrays(value: int) -> dict[str, np.ndarray]:
         "draw_log_probs": np.zeros(0, np.float32),
         "hidden": np.zeros((1, 8), np.uint8),
         "hidden_scales": np.zeros((1, 0), np.uint16),
+        "layer_states": np.zeros((0, 8), np.uint8),
+        "layer_scales": np.zeros((0, 0), np.uint16),
         **chosen_arrays(Chosen.nothing(), UNWANTED),
     }
 

@@ -50,5 +50,6 @@ def known_request(kind: str) -> KnownRequest:
         "input_ids": np.array([ids], np.int32),
         "position_ids": np.arange(T, dtype=np.int32)[None],
         **{f"{name}_positions": rows.astype(np.int32) for name, rows in positions.items()},
+        "layer_positions": np.zeros(0, np.int32),
     }
     return KnownRequest(arrays, torch.tensor([[*ids[1:], -100]]), positions)

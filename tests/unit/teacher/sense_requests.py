@@ -79,6 +79,7 @@ def sense_request(batch: Batch, kind: str, wanted: SensesWanted) -> SenseRequest
         "input_ids": batch.input_ids.numpy().astype(np.int32),
         "position_ids": batch.position_ids.numpy().astype(np.int32),
         **{f"{name}_positions": rows.astype(np.int32) for name, rows in positions.items()},
+        "layer_positions": np.zeros(0, np.int32),
         **selection_arrays(batch),
     }
     frames = codec.encode(message, arrays)
