@@ -8,7 +8,8 @@ itself and does not add to an earlier one. A request holds everything that its r
 identical teachers send identical replies.
 
 Sizes: B blocks of T tokens, vocabulary V, hidden size D. K positions get the top k tokens, S get
-draws, P get hidden states, Q get senses, M get states of several layers. Positions count through the flattened B * T and ascend.
+draws, P get hidden states, Q get senses, M get states of several layers. Positions count through
+the flattened B * T and ascend.
 Token ids take the fewest bytes that hold V (link/packing.py), written "id bytes" here; "count
 bytes", "length bytes" and "row bytes" are chosen in the same way.
 
@@ -50,7 +51,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from dskd_ds.spec.processes import MAX_CREDITS, HiddenFormat
 
-PROTOCOL = 7
+PROTOCOL = 8
 """Version of everything in this module; a peer with another version is refused."""
 
 MAX_FAILURE_CHARACTERS = 4000

@@ -147,7 +147,9 @@ class _Fused(torch.autograd.Function):
         sense_sums = _sense_term(hidden, sense_map, objective, senses, scales.sense, grads)
         spec = objective.spec
         ce, kd = token_sums[0], token_sums[1]
-        token_loss = scales.token * (spec.ce_weight * ce + spec.kd_weight * spec.temperature**2 * kd)
+        token_loss = scales.token * (
+            spec.ce_weight * ce + spec.kd_weight * spec.temperature**2 * kd
+        )
         loss = token_loss + spec.sense_weight * scales.sense * sense_sums[0]
         num_sense_positions = sense_sums.new_full((1,), len(senses.positions))
         stats = torch.cat([token_sums, sense_sums, num_sense_positions])

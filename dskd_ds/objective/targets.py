@@ -22,6 +22,9 @@ class TeacherTargets:
     """The targets of the run's signal kind (signals/); None for a kind without a divergence."""
     weights: Tensor | None = None
     """[N] float32: factor of each position in both sums of the loss; None: 1 everywhere."""
+    layers: Tensor | None = None
+    """[layers, B * T, D]: the teacher's states after some of its layers, at all positions; None if
+    the loss needs only what the head reads."""
 
     def to(self, device: torch.device) -> TeacherTargets:
         """Return a copy on another device; the copies are asynchronous."""
@@ -30,10 +33,11 @@ class TeacherTargets:
             self.targets.to(device, non_blocking=True),
             None if self.signal is None else self.signal.to(device),
             None if self.weights is None else self.weights.to(device, non_blocking=True),
+            None if self.layers is None else self.layers.to(device, non_blocking=True),
         )
 
     def __getitem__(self, rows: slice) -> TeacherTargets:
-        """Return the targets at some of the positions."""
+        """Return the targets of the head at some of the positions."""
         signal = None if self.signal is None else self.signal.rows(rows)
         weights = None if self.weights is None else self.weights[rows]
         return TeacherTargets(self.positions[rows], self.targets[rows], signal, weights)

@@ -79,6 +79,9 @@ CHARTS: dict[str, str] = {
 }
 """TensorBoard's tag of each key of metrics.jsonl."""
 
+LAYER_LOSS = "repair_loss_layer_"
+"""What the keys of a repair's losses begin with; the layer's number follows."""
+
 COMBINED_CHARTS: dict[str, dict[str, tuple[str, ...]]] = {
     "Losses": {"terms of the loss": ("loss", "loss_ce", "loss_kd", "loss_sense")},
     "Teacher signal": {
@@ -127,8 +130,13 @@ class MetricsWriter:
     When a run is resumed, the records after its checkpoint are replaced.
     """
 
-    def __init__(self, spec: RunSpec, first_step: int, last_step: int) -> None:
-        """first_step: number of steps that are done already. last_step: the run's last step."""
+    def __init__(
+        self, spec: RunSpec, first_step: int, last_step: int, board_dir: Path | None = None
+    ) -> None:
+        """first_step: number of steps that are done already. last_step: the run's last step.
+
+        board_dir: where TensorBoard's files go; None for `tensorboard/` of the run directory.
+        """
         self._every, self._last_step = spec.monitor.log_every_steps, last_step
         self._push_weight = spec.loss.push
         self._active_shares: list[float] = []
@@ -141,7 +149,9 @@ class MetricsWriter:
         with self._warn_of_lost_metrics():
             self._file = self._open()
         with self._warn_of_lost_metrics():
-            self._board = open_board(spec, first_step) if spec.monitor.tensorboard else None
+            if spec.monitor.tensorboard:
+                board_dir = board_dir or run_dir / TENSORBOARD_FOLDER
+                self._board = open_board(spec, first_step, board_dir)
             if self._board:
                 attempt = self._health.describe_attempt(first_step)
                 self._board.add_text("attempts", attempt, first_step)
@@ -170,9 +180,10 @@ class MetricsWriter:
             self._file.flush()
         with self._warn_of_lost_metrics():
             if self._board:
-                for key, tag in CHARTS.items():
-                    if key in record:  # some belong to some settings only
-                        self._board.add_scalar(tag, record[key], step)
+                for key, value in record.items():
+                    tag = tag_of(key)
+                    if tag is not None:
+                        self._board.add_scalar(tag, value, step)
 
     def _report_idle_push(self, record: dict[str, float]) -> None:
         """Warn once if hardly any sense of S- is within the margin: the push then has no effect.
@@ -219,7 +230,14 @@ class MetricsWriter:
             self._has_warned = True
 
 
-def open_board(spec: RunSpec, first_step: int) -> SummaryWriter:
+def tag_of(key: str) -> str | None:
+    """Return TensorBoard's tag of a key of metrics.jsonl; None for one that has no chart."""
+    if key.startswith(LAYER_LOSS):
+        return f"repair/loss of layer {key.removeprefix(LAYER_LOSS)}"
+    return CHARTS.get(key)
+
+
+def open_board(spec: RunSpec, first_step: int, board_dir: Path) -> SummaryWriter:
     """Return the run's TensorBoard writer, with the layout of the charts and the run spec.
 
     first_step: number of steps that are done already.
@@ -227,7 +245,7 @@ def open_board(spec: RunSpec, first_step: int) -> SummaryWriter:
     from torch.utils.tensorboard import SummaryWriter
 
     # TensorBoard drops the later steps that an earlier, crashed process of the run wrote.
-    board = SummaryWriter(str(Path(spec.run_dir) / TENSORBOARD_FOLDER), purge_step=first_step + 1)
+    board = SummaryWriter(str(board_dir), purge_step=first_step + 1)
     board.add_custom_scalars(
         {
             tab: {chart: ["Multiline", _tag_patterns(keys)] for chart, keys in charts.items()}

@@ -12,6 +12,7 @@ from dskd_ds.spec.loss import LossSpec
 from dskd_ds.spec.models import StudentSpec, TeacherSpec
 from dskd_ds.spec.processes import LinkSpec, TopologySpec
 from dskd_ds.spec.recipe import RecipeSpec
+from dskd_ds.spec.repair import RepairSpec
 from dskd_ds.spec.senses import SensesSpec
 from dskd_ds.spec.training import CheckpointSpec, EvalSpec, MonitorSpec, OptimizerSpec, TrainSpec
 
@@ -45,6 +46,8 @@ class RunSections(Part):
     """The terms of the objective and their weights."""
     optimizer: OptimizerSpec = OptimizerSpec()
     """AdamW and its learning rate schedule."""
+    repair: RepairSpec = RepairSpec()
+    """Mending of the layers beside each cut, before distillation."""
     train: TrainSpec
     """Length of the run and size of its batches."""
     topology: TopologySpec

@@ -96,6 +96,19 @@ def bf16_precision_has_bfloat16(spec: RunSections) -> Iterator[Problem]:
         )
 
 
+def repair_needs_a_cut(spec: RunSections) -> Iterator[Problem]:
+    """Only a student that lacks layers of its teacher can be repaired."""
+    if spec.repair.steps == 0:
+        return
+    if spec.student.model is not None or spec.student.layers == "all":
+        yield Problem(
+            key="repair.steps",
+            value=spec.repair.steps,
+            reason="the student is not cut from the teacher",
+            way_out='set [repair] steps = 0, or [student] layers = "by_impact", "first" or "list"',
+        )
+
+
 STUDENT_RULES = (
     own_model_keeps_all_layers,
     impact_needs_whole_corpus,
@@ -103,4 +116,5 @@ STUDENT_RULES = (
     kept_layers_ascend,
     layer_keys_have_an_effect,
     bf16_precision_has_bfloat16,
+    repair_needs_a_cut,
 )

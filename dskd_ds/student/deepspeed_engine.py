@@ -5,21 +5,43 @@ The modules that `engine.py` imports use this type, so it has a module of its ow
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from dskd_ds.losses.sense import SenseTargets
 from dskd_ds.objective.fused import Scales
 from dskd_ds.objective.targets import TeacherTargets
-from dskd_ds.student.model import DistillStudent
+from dskd_ds.student.counts import Counts
+
+
+class TrainedModule(Protocol):
+    """The module that DeepSpeed trains, around a causal language model of transformers."""
+
+    language_model: Any
+    stat_names: tuple[str, ...]
+    """Names of the sums that a forward pass returns, in order."""
+
+    def loss_record(self, total: dict[str, float], counts: Counts) -> dict[str, float]:
+        """Return the losses of a step for its record. total: sums over all ranks, by name."""
+        ...
+
+    def parameters(self) -> Iterator[Parameter]:
+        """Return all parameters."""
+        ...
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """Return all parameters with their names."""
+        ...
 
 
 class Engine(Protocol):
     """What this project uses of DeepSpeed's engine, which has no types of its own."""
 
-    module: DistillStudent
+    module: TrainedModule
     optimizer: Any
     basic_optimizer: Any
     """The optimiser inside of ZeRO's: AdamW over this rank's flattened weights."""
@@ -35,7 +57,7 @@ class Engine(Protocol):
         senses: SenseTargets | None = None,
         scales: Scales | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Run `DistillStudent.forward`."""
+        """Run the module's forward: the loss to backpropagate, and the sums of `stat_names`."""
         ...
 
     def train(self) -> Any:
@@ -64,6 +86,10 @@ class Engine(Protocol):
 
     def get_global_grad_norm(self) -> Any:
         """The norm of the last step's gradients over all ranks, before clipping."""
+        ...
+
+    def destroy(self) -> None:
+        """Remove the hooks and free what the engine holds."""
         ...
 
     def get_lr(self) -> list[float]:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import deepspeed
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dskd_ds.models.named import NamedModel, RunModels
-from dskd_ds.objective.fused import STATS, Scales
+from dskd_ds.objective.fused import Scales
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.spec import RunSpec
+from dskd_ds.student.counts import Counts
 from dskd_ds.student.deepspeed_engine import Engine
 from dskd_ds.student.dropout import seed_dropout
 from dskd_ds.student.ds_config import deepspeed_config
@@ -21,7 +23,6 @@ from dskd_ds.student.feed import StepInput
 from dskd_ds.student.model import load_student
 from dskd_ds.student.skips import StepFacts
 from dskd_ds.student.update import all_reduce_losses, poison_if_bad, update_or_skip
-from dskd_ds.student.verdict import Counts
 
 
 def make_engine(
@@ -38,10 +39,18 @@ def make_engine(
         assert distance is not None  # preflight refuses this unit without antonyms
         margin *= distance
     student = load_student(spec, models, init, config, margin)
-    student.train()
-    trainable = [parameter for parameter in student.parameters() if parameter.requires_grad]
+    return open_engine(student, config)
+
+
+def open_engine(module: nn.Module, config: dict[str, Any]) -> Engine:
+    """Give a module to DeepSpeed, which trains those of its weights that require a gradient.
+
+    config: the complete DeepSpeed configuration. The module must fit `TrainedModule`.
+    """
+    module.train()
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     engine: Engine
-    engine, *_ = deepspeed.initialize(model=student, model_parameters=trainable, config=config)
+    engine, *_ = deepspeed.initialize(model=module, model_parameters=trainable, config=config)
     return engine
 
 
@@ -50,7 +59,7 @@ class StepResult:
     """What one step of this rank gave."""
 
     sums: Tensor
-    """This rank's sums, in the order of STATS."""
+    """This rank's sums, in the order of the module's `stat_names`."""
     facts: StepFacts
     """Whether the weights were updated, and why not; the same on all ranks."""
 
@@ -83,7 +92,7 @@ def take_step(
     loss_scale = float(getattr(engine.optimizer, "loss_scale", 1.0))
     factor = spec.num_accumulation_steps * num_ranks * loss_scale
     scales = Scales(token=factor / max(counts.tokens, 1), sense=factor / max(counts.senses, 1))
-    sums = torch.zeros(len(STATS), dtype=torch.float64, device=engine.device)
+    sums = torch.zeros(len(engine.module.stat_names), dtype=torch.float64, device=engine.device)
     own_loss, losses = sums.new_zeros(()), sums.new_zeros(num_ranks)
     for batch in step_input.micro_batches:
         enter_phase("forward")

@@ -33,14 +33,12 @@ from dskd_ds.student.checkpoint_folders import (
     refuse_other_student,
 )
 from dskd_ds.student.deepspeed_engine import Engine
-from dskd_ds.student.depth import student_init
+from dskd_ds.student.repair.result import PREFIX, distilled_init
 from dskd_ds.student.slice_files import MASTER, SUFFIX, SavedSlices
 
 FOLDER = "student"
 BEST = "best"
 """Stands for the checkpoint with the lowest loss on held-out text."""
-PREFIX = "language_model."
-"""What the names of the student's weights begin with in DeepSpeed's module."""
 
 
 class DamagedError(Exception):
@@ -62,7 +60,7 @@ def gather_and_export(engine: Engine, spec: RunSpec, models: RunModels) -> Path:
                 weights[name.removeprefix(PREFIX)] = weight
     target = Path(spec.run_dir) / FOLDER
     if is_first_rank:
-        write_student(student_init(spec, models), models.teacher.tokenizer, weights, target)
+        write_student(distilled_init(spec, models), models.teacher.tokenizer, weights, target)
     return target
 
 
@@ -105,9 +103,9 @@ def _newest_weights(
     for candidate in _candidates(spec, tag):
         checkpoint = checkpoint_dir(spec) / candidate
         try:
-            # First what costs nothing: student_init may cut a model.
+            # First what costs nothing: it may cut a model.
             facts, files = _whole_checkpoint(checkpoint)
-            init = student_init(spec, models)
+            init = distilled_init(spec, models)
             refuse_other_student(checkpoint, facts, init.fingerprint)
             return init, read_weights(checkpoint, facts, files, init)
         except (DamagedError, OSError) as error:

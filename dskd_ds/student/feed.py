@@ -15,21 +15,24 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from dskd_ds.data.batches import BlockSource, places, read_batch
+from dskd_ds.data.batches import Batch, BlockSource, places, read_batch
 from dskd_ds.errors import DskdError
 from dskd_ds.link import Answer, StudentSide
+from dskd_ds.link.messages import Array
 from dskd_ds.losses.sense import SenseTargets
 from dskd_ds.objective.targets import TeacherTargets
 from dskd_ds.runtime.devices import local_device, pinned
+from dskd_ds.signals.reply import ReplyParts
 from dskd_ds.spec import RunSpec
 from dskd_ds.student.alignment import AlignmentTest
 from dskd_ds.student.collectives import all_reduce_error
 from dskd_ds.student.on_policy import is_on_policy
-from dskd_ds.student.requests import RequestBuilder, TeacherRequest
+from dskd_ds.student.requests import TeacherRequest
 
 STOP_POLL_SECONDS = 0.2
 """How often a wait for a teacher looks whether this rank was asked to stop."""
@@ -87,6 +90,32 @@ class _Planned:
     ready: Future[MicroBatch]
 
 
+class StepRequests(Protocol):
+    """Turns batches into requests, and replies into targets."""
+
+    def request(self, batch: Batch) -> TeacherRequest:
+        """Put the request for a batch together."""
+        ...
+
+    def parts(self, request: TeacherRequest, arrays: dict[str, Array]) -> ReplyParts:
+        """Return the parts of a reply. Raises ValueError if shapes or values do not fit."""
+        ...
+
+    def read(self, request: TeacherRequest, answer: Answer) -> ReplyParts:
+        """Return the parts of a reply. Raises LinkError if it does not fit its request."""
+        ...
+
+    def most_reply_bytes(self, request: TeacherRequest) -> int:
+        """Return the most bytes that the reply to a request can have."""
+        ...
+
+    def targets(
+        self, request: TeacherRequest, reply: ReplyParts
+    ) -> tuple[TeacherTargets, SenseTargets]:
+        """Return what the loss learns from, on the CPU."""
+        ...
+
+
 class Feed:
     """The inputs of one rank's steps, in order."""
 
@@ -98,8 +127,8 @@ class Feed:
         source: BlockSource,
         link: StudentSide,
         link_for_own_text: StudentSide | None = None,
-        requests: RequestBuilder,
-        self_test: AlignmentTest,
+        requests: StepRequests,
+        self_test: AlignmentTest | None,
         device: torch.device,
         steps: range,
     ) -> None:
@@ -168,6 +197,10 @@ class Feed:
             cache_kept=sum(answer.num_kept for answer in answers),
         )
 
+    def finish(self) -> None:
+        """Stop preparing after the last step, and leave the link open for another feed."""
+        self._pool.shutdown(wait=True)
+
     def close(self) -> None:
         """Stop preparing, and close the link."""
         self._link.close()  # first, because it ends the thread's wait for replies
@@ -223,7 +256,8 @@ class Feed:
         """Turn a reply into tensors on the device. Runs in the background thread."""
         answer = pending.result()
         reply = self._requests.read(request, answer)
-        self._self_test.run_once(step, request, reply, answer.teacher)
+        if self._self_test:
+            self._self_test.run_once(step, request, reply, answer.teacher)
         teacher, senses = self._requests.targets(request, reply)
         batch = request.batch
         on_cpu = MicroBatch(

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from dskd_ds.errors import ExitCode
 from dskd_ds.observe.metrics import MetricsWriter
+from dskd_ds.student.counts import Counts
 from dskd_ds.student.engine import set_lr, take_step
 from dskd_ds.student.feed import StepInput
 from dskd_ds.student.phases import VERDICT, WAITING
@@ -18,7 +19,7 @@ from dskd_ds.student.rollback import roll_back
 from dskd_ds.student.schedule import lr_at
 from dskd_ds.student.skips import StepFacts
 from dskd_ds.student.training import Training
-from dskd_ds.student.verdict import Counts, Verdict, all_reduce_verdict, prepare, raise_end
+from dskd_ds.student.verdict import Verdict, all_reduce_verdict, prepare, raise_end
 
 
 def run_steps(training: Training) -> None:
@@ -29,12 +30,12 @@ def run_steps(training: Training) -> None:
     with ExitStack() as cleanup:
         metrics: MetricsWriter | None = None
         if is_first_rank:
-            metrics = MetricsWriter(spec, training.num_done, training.num_steps)
+            metrics = MetricsWriter(spec, training.num_done, training.num_steps, training.board_dir)
             cleanup.callback(metrics.close)
         bar = tqdm(
             total=training.num_steps,
             initial=training.num_done,
-            desc="training",
+            desc=training.title,
             unit="step",
             disable=not is_first_rank,
         )
@@ -110,7 +111,6 @@ def run_step(training: Training, step_input: StepInput, counts: Counts) -> dict[
     training.phases.note_step(own_step.seconds)
     training.phases.enter("metrics", training.num_done)
     record = all_reduce_record(
-        spec,
         engine,
         local_sums=result.sums,
         step_input=step_input,

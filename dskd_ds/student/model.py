@@ -14,11 +14,12 @@ from dskd_ds.models.cut import read_head_weight
 from dskd_ds.models.head import FrozenHead, HeadForm, refuse_bias
 from dskd_ds.models.layers import compile_layers, layers_of
 from dskd_ds.models.named import NamedModel, RunModels
-from dskd_ds.objective.fused import DistillObjective, Scales
+from dskd_ds.objective.fused import STATS, DistillObjective, Scales
 from dskd_ds.objective.targets import TeacherTargets
 from dskd_ds.runtime.devices import local_device, resolve_dtype
 from dskd_ds.signals.kind import signal_kind
 from dskd_ds.spec import RunSpec
+from dskd_ds.student.counts import Counts
 from dskd_ds.student.dropout import set_attention_dropout
 
 
@@ -29,6 +30,7 @@ class DistillStudent(nn.Module):
         super().__init__()
         self.language_model = language_model
         self.objective = objective
+        self.stat_names = STATS
 
     def forward(
         self,
@@ -38,7 +40,7 @@ class DistillStudent(nn.Module):
         senses: SenseTargets | None = None,
         scales: Scales | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return the loss to backpropagate, and the sums that `objective.fused.STATS` names.
+        """Return the loss to backpropagate, and the sums that `stat_names` names.
 
         input_ids, position_ids: [B, T]. Without `senses` and `scales`: the sum of the
         cross-entropy and the number of positions, see `DistillObjective.forward`.
@@ -48,6 +50,23 @@ class DistillStudent(nn.Module):
         output = trunk(input_ids=input_ids, position_ids=position_ids, use_cache=False)
         loss, stats = self.objective(output.last_hidden_state, teacher, senses, scales)
         return loss, stats
+
+    def loss_record(self, total: dict[str, float], counts: Counts) -> dict[str, float]:
+        """Return the terms of a step's loss, and their weighted sum, for the step's record.
+
+        total: sums over all ranks, by their names in `stat_names`.
+        """
+        spec = self.objective.spec
+        loss_ce = total["ce"] / max(counts.tokens, 1)
+        loss_kd = total["kd"] / max(counts.tokens, 1)
+        loss_sense = total["sense"] / max(counts.senses, 1)
+        weighted_kd = spec.kd_weight * spec.temperature**2 * loss_kd
+        return {
+            "loss": spec.ce_weight * loss_ce + weighted_kd + spec.sense_weight * loss_sense,
+            "loss_ce": loss_ce,
+            "loss_kd": loss_kd,
+            "loss_sense": loss_sense,
+        }
 
 
 def load_student(
@@ -62,7 +81,7 @@ def load_student(
     margin: squared distance per dimension, as `DistillObjective` takes it.
     Raises InputError if the LM head has a bias, or if more layers are to be trained than exist.
     """
-    model = _load_language_model(init, deepspeed_config)
+    model = load_language_model(init, deepspeed_config)
     student = assemble_student(
         spec,
         model,
@@ -109,7 +128,7 @@ def assemble_student(
     return DistillStudent(model, objective)
 
 
-def _load_language_model(init: NamedModel, deepspeed_config: dict[str, Any]) -> Any:
+def load_language_model(init: NamedModel, deepspeed_config: dict[str, Any]) -> Any:
     """Return the model as transformers loads it under this DeepSpeed configuration."""
     from transformers import AutoModelForCausalLM
     from transformers.integrations.deepspeed import HfDeepSpeedConfig

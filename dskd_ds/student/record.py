@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import deepspeed
 import torch
 from torch import Tensor
 
 from dskd_ds.losses.sense import COVERAGE
 from dskd_ds.losses.token import AGREEMENT
-from dskd_ds.objective.fused import STATS
-from dskd_ds.spec import RunSpec
-from dskd_ds.spec.loss import LossSpec
+from dskd_ds.student.counts import Counts
 from dskd_ds.student.deepspeed_engine import Engine
 from dskd_ds.student.feed import StepInput
 from dskd_ds.student.step_health import RankStep, StepHealth
-from dskd_ds.student.verdict import Counts
 
 MEANS = {
     "sense_pull_distance": ("pull_distance", "num_pull"),
@@ -33,7 +32,6 @@ INPUT_SUMS = {
 
 
 def all_reduce_record(
-    spec: RunSpec,
     engine: Engine,
     local_sums: Tensor,
     step_input: StepInput,
@@ -43,9 +41,10 @@ def all_reduce_record(
 ) -> dict[str, float]:
     """Return the step's record, the same on all ranks. A collective call.
 
-    local_sums: of this rank, in the order of STATS. health: has measured this rank's `own_step`.
+    local_sums: of this rank, in the order of the module's `stat_names`. health: has measured this
+    rank's `own_step`.
     """
-    total = _all_reduce_sums(local_sums, step_input)
+    total = _all_reduce_sums(engine.module.stat_names, local_sums, step_input)
     times_and_memory = health.all_gather_record(own_step)
     num_tokens = total["tokens"]
     means = {
@@ -56,7 +55,7 @@ def all_reduce_record(
     if total["cache_asked"]:
         cache["cache_hit_rate"] = total["cache_kept"] / total["cache_asked"]
     return {
-        **loss_terms(spec.loss, total, counts),
+        **engine.module.loss_record(total, counts),
         "grad_norm": float(engine.get_global_grad_norm() or 0.0),
         "lr": engine.get_lr()[0],
         **means,
@@ -70,25 +69,13 @@ def all_reduce_record(
     }
 
 
-def _all_reduce_sums(local_sums: Tensor, step_input: StepInput) -> dict[str, float]:
+def _all_reduce_sums(
+    names: Sequence[str], local_sums: Tensor, step_input: StepInput
+) -> dict[str, float]:
     """Add up the step's sums over all ranks, by name. A collective call."""
     coverages = [batch.senses.coverage for batch in step_input.micro_batches]
     coverage = torch.stack(coverages).sum(dim=0)
     sizes = local_sums.new_tensor([getattr(step_input, name) for name in INPUT_SUMS.values()])
     sums = torch.cat([local_sums, sizes, coverage.to(local_sums)])
     deepspeed.comm.all_reduce(sums)
-    return dict(zip((*STATS, *INPUT_SUMS, *COVERAGE), sums.tolist(), strict=True))
-
-
-def loss_terms(spec: LossSpec, total: dict[str, float], counts: Counts) -> dict[str, float]:
-    """Divide the sums of the terms by their counts, and add them up with their weights."""
-    loss_ce = total["ce"] / max(counts.tokens, 1)
-    loss_kd = total["kd"] / max(counts.tokens, 1)
-    loss_sense = total["sense"] / max(counts.senses, 1)
-    weighted_kd = spec.kd_weight * spec.temperature**2 * loss_kd
-    return {
-        "loss": spec.ce_weight * loss_ce + weighted_kd + spec.sense_weight * loss_sense,
-        "loss_ce": loss_ce,
-        "loss_kd": loss_kd,
-        "loss_sense": loss_sense,
-    }
+    return dict(zip((*names, *INPUT_SUMS, *COVERAGE), sums.tolist(), strict=True))

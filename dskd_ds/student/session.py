@@ -35,8 +35,10 @@ from dskd_ds.student.feed import Feed
 from dskd_ds.student.heldout_loss import HeldoutLoss
 from dskd_ds.student.launch_record import LaunchRecord
 from dskd_ds.student.loop import run_steps
+from dskd_ds.student.model import DistillStudent
 from dskd_ds.student.on_policy import OnPolicyBlocks
 from dskd_ds.student.phases import EXPORTING, Phases
+from dskd_ds.student.repair.stage import RunParts, repair
 from dskd_ds.student.requests import RequestBuilder
 from dskd_ds.student.resume_settings import refuse_another_run
 from dskd_ds.student.run_lock import RunLock
@@ -44,6 +46,7 @@ from dskd_ds.student.run_state import EngineState
 from dskd_ds.student.signal_source import open_signal_source
 from dskd_ds.student.skips import Skips
 from dskd_ds.student.step_health import StepHealth
+from dskd_ds.student.stop import StopWish
 from dskd_ds.student.training import Training
 from dskd_ds.student.unchanged import UnchangedWeights
 from dskd_ds.student.watchdog import Watchdog
@@ -65,6 +68,10 @@ def train(spec: RunSpec, models: RunModels, role: Role) -> None:
         note_end = end_noter(link)
         cleanup.push(note_end)
         init = student_init(spec, models)
+        is_stop_wanted = StopWish()
+        if spec.repair.steps:
+            parts = RunParts(role.rank, link, phases, run_lock, is_stop_wanted)
+            init = repair(spec, models, init, parts)
         retriever = open_retriever(spec, role, cleanup) if spec.uses_senses else None
         source = open_run_source(spec, models, role.rank)
         bytes_before = resident_bytes()
@@ -107,6 +114,7 @@ def train(spec: RunSpec, models: RunModels, role: Role) -> None:
             tokens=done.tokens,
             skips=skips,
             phases=phases,
+            is_stop_wanted=is_stop_wanted,
             unchanged_weights=UnchangedWeights.of_run(spec, engine),
             health=StepHealth(CollectiveClock().install(deepspeed.comm.comm.cdb), bytes_before),
             run_lock=run_lock,
@@ -218,11 +226,13 @@ def open_requests(
     role: Role,
 ) -> tuple[RequestBuilder, AlignmentTest]:
     """Return what turns batches into requests, and what tests the first reply."""
+    student = engine.module
+    assert isinstance(student, DistillStudent)
     vocab_size, hidden_size = models.shared_vocab_size, models.teacher.hidden_size
     requests = RequestBuilder(spec, retriever, vocab_size, hidden_size)
     self_test = AlignmentTest(
         requests,
-        teacher_head=engine.module.objective.frozen_head(),
+        teacher_head=student.objective.frozen_head(),
         on_policy_fraction=spec.train.on_policy_fraction,
         is_printing=role.rank == 0,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -62,6 +63,10 @@ class Training:
     """Measures the loss on held-out text. None if the spec does not ask for it."""
     heldout_score: HeldoutScore | None = None
     """The loss of the present weights on held-out text; None if it was not measured."""
+    title: str = "training"
+    """What the progress bar says."""
+    board_dir: Path | None = None
+    """Where TensorBoard's files go; None for `tensorboard/` of the run directory."""
 
     def save(self, in_background: bool = False) -> None:
         """Save a checkpoint of the present step, unless there is one. A collective call.

@@ -16,6 +16,7 @@ import torch
 
 from dskd_ds.errors import ExitCode, OtherRankError, RequeueError, exit_code_of
 from dskd_ds.runtime.devices import local_device
+from dskd_ds.student.counts import Counts
 from dskd_ds.student.feed import StepInput
 
 
@@ -32,19 +33,6 @@ class StepSource(Protocol):
         Raises an error if it cannot come.
         """
         ...
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What a step's sums are divided by, over all ranks and accumulation steps.
-
-    With [loss] normalise = "sequence" both are the number of sequences.
-    """
-
-    tokens: int
-    """Supervised positions."""
-    senses: int
-    """Positions with the sense term."""
 
 
 @dataclass(frozen=True)

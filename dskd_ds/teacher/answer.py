@@ -99,7 +99,7 @@ def compute(
         sense_positions = torch.from_numpy(selection.positions)
     # Senses are chosen by the top k too, wherever the divergence gets its signal from.
     ranked_positions = torch.unique(torch.cat([asked.top_k, sense_positions]))
-with captured_states(teacher.trunk if wanted.layers else None, wanted.layers) as captured:
+    with captured_states(teacher.trunk, wanted.layers) as captured:
         if wanted.by_block:
             hidden, ranked, draws = _forward_blocks(teacher, asked, ranked_positions, wanted)
         else:
