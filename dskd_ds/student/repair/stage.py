@@ -38,7 +38,7 @@ from dskd_ds.student.repair.requests import RepairRequests
 from dskd_ds.student.repair.result import gather_and_write, open_repaired, repaired_folder
 from dskd_ds.student.resume_settings import refuse_another_run
 from dskd_ds.student.run_lock import RunLock
-from dskd_ds.student.run_state import EngineState
+from dskd_ds.student.run_state import EngineState, Stateful
 from dskd_ds.student.skips import Skips
 from dskd_ds.student.stop import StopWish
 from dskd_ds.student.training import Training
@@ -153,7 +153,7 @@ def _open_training(
         max_tokens=models.max_tokens,
     )
     skips = Skips(repaired.train)
-    states = {"engine": EngineState(engine), "skips": skips}
+    states: dict[str, Stateful] = {"engine": EngineState(engine), "skips": skips}
     checkpoints = Checkpoints(engine, repaired, init.fingerprint, states)
     done = checkpoints.resume()
     requests = RepairRequests(

@@ -1,0 +1,57 @@
+"""The repair of a cut student: through the real launcher, stopped and resumed, and exported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dskd_ds.observe.metrics import read_metrics
+from tests.conftest import TinyWorld
+from tests.processes.conftest import Launch, mpirun
+from tests.processes.test_verdict import arguments_of, faulty
+
+pytestmark = [pytest.mark.process, pytest.mark.fault, pytest.mark.slow]
+
+STEPS = 12
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Return the weights of a student in a folder."""
+    return load_file(folder / "model.safetensors")
+
+
+def test_a_repair_mends_only_its_layers_and_resumes_bit_for_bit(
+    tiny: TinyWorld, launch: Launch
+) -> None:
+    """The teacher's last two layers are cut off: the student's second layer does their work."""
+    settings = (f"repair.steps={STEPS}", "repair.lr=0.02", "train.num_steps=2")
+    whole, stopped = tiny.folder / "repaired", tiny.folder / "repaired-twice"
+    ended = launch(*mpirun(3, "dskd_ds/train.py", *arguments_of(tiny, whole, *settings)))
+    assert ended.code == 0
+
+    before, repaired = weights(whole / "student_init"), weights(whole / "student_repaired")
+    assert before.keys() == repaired.keys()
+    changed = {name for name in before if not torch.equal(before[name], repaired[name])}
+    assert changed == {name for name in before if ".layers.1." in name}
+
+    records = read_metrics(whole / "repair")
+    losses = [record["repair_loss_layer_2"] for record in records]
+    assert [record["step"] for record in records] == list(range(1, STEPS + 1))
+    assert losses == [record["loss"] for record in records]
+    assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
+    assert len(read_metrics(whole)) == 2
+    assert not (whole / "repair" / "checkpoints").exists()
+    assert list((whole / "tensorboard" / "repair").glob("events*"))
+
+    argv = arguments_of(tiny, stopped, *settings)
+    ended = launch(*mpirun(3, *faulty("signal", 4), *argv))
+    assert ended.code == 3
+    assert not (stopped / "student_repaired").exists()
+    ended = launch(*mpirun(3, "dskd_ds/train.py", *argv))
+    assert ended.code == 0
+    expected, found = weights(whole / "student"), weights(stopped / "student")
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert [record["repair_loss_layer_2"] for record in read_metrics(stopped / "repair")] == losses
