@@ -88,6 +88,7 @@ def train(
     from dskd_ds.data.packed import check_packed
     from dskd_ds.models.named import RunModels
     from dskd_ds.plan.preflight import preflight
+    from dskd_ds.plan.repair_traffic import repair_line
     from dskd_ds.runtime import launch
     from dskd_ds.runtime.console import quiet_progress
     from dskd_ds.student.depth import student_init
@@ -97,6 +98,8 @@ def train(
     models = RunModels.of(spec)
     preflight(spec, models)
     print(plan_line(spec, models.teacher))
+    if line := repair_line(spec, models.teacher):
+        print(line)
     if spec.data.heldout_fraction and not spec.data.heldout:
         share = f"{spec.data.heldout_fraction:.1%}"
         print(f"held out: {share} of the training documents ([data] heldout_fraction), by a hash")

@@ -45,5 +45,21 @@ def cache_keeps_no_senses(spec: RunSections) -> Iterator[Problem]:
         )
 
 
-TEACHER_RULES = (cache_has_no_teachers, cache_knows_no_new_text, cache_keeps_no_senses)
+def cache_keeps_no_layers(spec: RunSections) -> Iterator[Problem]:
+    """The repair needs states of several layers, which no cache keeps."""
+    if spec.teacher.source == "cache" and spec.repair.steps:
+        yield Problem(
+            key="repair.steps",
+            value=spec.repair.steps,
+            reason='[teacher] source = "cache" has no states of the teacher\'s layers',
+            way_out='set [teacher] source = "cache_or_live", or [repair] steps = 0',
+        )
+
+
+TEACHER_RULES = (
+    cache_has_no_teachers,
+    cache_knows_no_new_text,
+    cache_keeps_no_senses,
+    cache_keeps_no_layers,
+)
 """In the order of the messages."""

@@ -70,7 +70,7 @@ def train(spec: RunSpec, models: RunModels, role: Role) -> None:
         init = student_init(spec, models)
         is_stop_wanted = StopWish()
         if spec.repair.steps:
-            parts = RunParts(role.rank, link, phases, run_lock, is_stop_wanted)
+            parts = RunParts(role.rank, source_of_signal.uncached, phases, run_lock, is_stop_wanted)
             init = repair(spec, models, init, parts)
         retriever = open_retriever(spec, role, cleanup) if spec.uses_senses else None
         source = open_run_source(spec, models, role.rank)
@@ -94,7 +94,7 @@ def train(spec: RunSpec, models: RunModels, role: Role) -> None:
             rank=role.rank,
             source=blocks,
             link=link,
-            link_for_own_text=source_of_signal.for_own_text,
+            link_for_own_text=source_of_signal.uncached,
             requests=requests,
             self_test=self_test,
             device=local_device(),

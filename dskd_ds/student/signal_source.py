@@ -23,8 +23,9 @@ class SignalSource:
 
     link: StudentSide
     """For text that may come again."""
-    for_own_text: StudentSide
-    """For text that the student wrote: it never comes again, so no cache keeps it."""
+    uncached: StudentSide
+    """For what no cache keeps: text that the student wrote, which never comes again, and the states
+    of layers that the repair needs."""
 
 
 def open_signal_source(
