@@ -22,9 +22,9 @@ from dskd_ds.spec import RunSpec
 from dskd_ds.student.checkpoint_files import file_prefix
 from dskd_ds.student.checkpoint_folders import LAYOUT, checkpoint_dir, complete_tags, remove
 from dskd_ds.student.deepspeed_files import DeepSpeedFiles
-from dskd_ds.student.depth import student_init
-from dskd_ds.student.export import PREFIX, empty_model
+from dskd_ds.student.export import empty_model
 from dskd_ds.student.model import freeze
+from dskd_ds.student.repair.result import PREFIX, distilled_init
 from dskd_ds.student.resume_settings import refuse_another_run
 from dskd_ds.student.run_lock import RunLock
 from dskd_ds.student.slice_files import write_slices
@@ -102,7 +102,7 @@ def _write(
     spec: RunSpec, models: RunModels, source: DeepSpeedFiles, facts: dict[str, Any], target: Path
 ) -> None:
     """Write a checkpoint of the present layout, one rank after the other; its manifest last."""
-    init = student_init(spec, models)
+    init = distilled_init(spec, models)
     adam_step, scaler = 0, {}
     for saved in source.ranks(trained_names(spec, init, source)):
         write_slices(target, file_prefix(saved.rank), saved.slices)

@@ -8,9 +8,7 @@ from pathlib import Path
 
 import deepspeed
 
-from dskd_ds.data.batches import BlockSource
-from dskd_ds.data.packed import check_packed
-from dskd_ds.data.source import KEPT_STEPS, lanes_of, num_steps, open_source
+from dskd_ds.data.source import num_steps
 from dskd_ds.data.streamed import StreamedBlocks
 from dskd_ds.errors import DskdError, ExitCode
 from dskd_ds.link import StudentSide, open_student_side
@@ -42,6 +40,7 @@ from dskd_ds.student.repair.stage import RunParts, repair
 from dskd_ds.student.requests import RequestBuilder
 from dskd_ds.student.resume_settings import refuse_another_run
 from dskd_ds.student.run_lock import RunLock
+from dskd_ds.student.run_source import open_run_source
 from dskd_ds.student.run_state import EngineState
 from dskd_ds.student.signal_source import open_signal_source
 from dskd_ds.student.skips import Skips
@@ -162,21 +161,6 @@ def open_checkpoints(
         spec,
         init_fingerprint=init.fingerprint,
         states={"engine": EngineState(engine), "on_policy": blocks, "skips": skips},
-    )
-
-
-def open_run_source(spec: RunSpec, models: RunModels, rank: int) -> BlockSource:
-    """Open the run's training blocks, for this rank. Rank 0 says so if they are packed."""
-    if rank == 0 and spec.data.packed is not None:
-        print(check_packed(spec.data, models.teacher.tokenizer, models.max_tokens), flush=True)
-    return open_source(
-        spec.data,
-        models.teacher.tokenizer,
-        seed=spec.seed,
-        step_blocks=spec.train.global_batch_blocks,
-        max_tokens=models.max_tokens,
-        lanes=lanes_of(spec, rank),
-        keep_steps=spec.link.prefetch_depth + KEPT_STEPS,
     )
 
 

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from dskd_ds.data.batches import open_source
+from dskd_ds.data.streamed import StreamedBlocks
 from dskd_ds.errors import InputError
 from dskd_ds.link import StudentSide
 from dskd_ds.models.named import NamedModel, RunModels
@@ -38,6 +38,7 @@ from dskd_ds.student.repair.requests import RepairRequests
 from dskd_ds.student.repair.result import gather_and_write, open_repaired, repaired_folder
 from dskd_ds.student.resume_settings import refuse_another_run
 from dskd_ds.student.run_lock import RunLock
+from dskd_ds.student.run_source import open_run_source
 from dskd_ds.student.run_state import EngineState, Stateful
 from dskd_ds.student.skips import Skips
 from dskd_ds.student.stop import StopWish
@@ -77,6 +78,8 @@ def repair_spec(spec: RunSpec) -> RunSpec:
         update={
             "run_dir": folder,
             "loss": spec.loss.model_copy(update={"sense_weight": 0.0, "normalise": "global"}),
+            "monitor": spec.monitor.model_copy(update={"heldout_every_steps": 0}),
+            "checkpoint": spec.checkpoint.model_copy(update={"keep_best": False}),
             "optimizer": spec.optimizer.model_copy(update={"lr": spec.repair.lr}),
             "train": spec.train.model_copy(update=train),
         }
@@ -108,11 +111,13 @@ def _train(spec: RunSpec, models: RunModels, init: NamedModel, run: RunParts) ->
     engine = _open_engine(repaired, init, blocks)
     with ExitStack() as cleanup:
         training = _open_training(spec, repaired, models, init, run, engine, blocks, cleanup)
-        run_steps(training)
-        # After an error the feed closes the link; here the training that follows needs it.
-        cleanup.pop_all()
         assert isinstance(training.steps, Feed)
-        training.steps.finish()
+        try:
+            run_steps(training)
+        except BaseException:
+            training.steps.close()  # the link too: its thread may wait for a reply
+            raise
+        training.steps.finish()  # the training that follows needs the link
     run.phases.enter(EXPORTING)
     gather_and_write(engine, spec, init)
     engine.destroy()
@@ -145,16 +150,13 @@ def _open_training(
     cleanup: ExitStack,
 ) -> Training:
     """Open data, checkpoints and feed, and return the repair's training."""
-    source = open_source(
-        repaired.data,
-        models.teacher.tokenizer,
-        seed=repaired.seed,
-        step_blocks=repaired.train.global_batch_blocks,
-        max_tokens=models.max_tokens,
-    )
+    source = open_run_source(repaired, models, run.rank)
     skips = Skips(repaired.train)
     states: dict[str, Stateful] = {"engine": EngineState(engine), "skips": skips}
     checkpoints = Checkpoints(engine, repaired, init.fingerprint, states)
+    if isinstance(source, StreamedBlocks):
+        checkpoints.keep_state("stream", source)
+        cleanup.callback(source.close)
     done = checkpoints.resume()
     requests = RepairRequests(
         teacher_layers(blocks),
@@ -172,7 +174,6 @@ def _open_training(
         device=local_device(),
         steps=range(done.step, repaired.repair.steps),
     )
-    cleanup.callback(feed.close)
     return Training(
         spec=repaired,
         rank=run.rank,
