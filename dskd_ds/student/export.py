@@ -88,7 +88,7 @@ def export_folder(spec: RunSpec, models: RunModels, checkpoint: Path, target: Pa
         facts, files = _whole_checkpoint(checkpoint)
     except DamagedError as error:
         raise InputError(f"{error}\n  this checkpoint cannot be exported.") from None
-    init = student_init(spec, models)
+    init = distilled_init(spec, models)
     refuse_other_student(checkpoint, facts, init.fingerprint)
     weights = read_weights(checkpoint, facts, files, init)
     write_student(init, models.teacher.tokenizer, weights, target)
