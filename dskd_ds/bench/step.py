@@ -77,7 +77,8 @@ class Arms:
                 raise InputError(
                     f"{path}: the benches of the whole step need this {what}, "
                     "which does not exist yet.\n"
-                    "  run make quickstart first (or name other benches: dskd bench --only NAME)."
+                    "  run make quickstart first (or name other benches: dskd bench --only NAME).\n"
+                    "  of a spec of your own: dskd senses build SPEC, dskd train SPEC."
                 )
 
     def run(self, arm: str, num_steps: int, dropped: int) -> Followed:
