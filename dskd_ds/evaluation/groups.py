@@ -140,6 +140,19 @@ class Comparison:
         return "this holds for these models only: a claim on settings needs 2 or more seeds of each"
 
 
+def with_seeds_of(reference: Group, group: Group) -> Group:
+    """Return the reference with the seeds of a group only, so that both are paired seed by seed.
+
+    A reference that lacks one of the seeds is returned as it is.
+    """
+    if reference.seeds is None or group.seeds is None:
+        return reference
+    if not set(group.seeds) <= set(reference.seeds):
+        return reference
+    pairs = zip(reference.seeds, reference.runs, strict=True)
+    return Group(reference.name, tuple(run for seed, run in pairs if seed in group.seeds))
+
+
 Only = Callable[[ItemScores], ItemScores]
 """Returns the items to compare, of all that were measured."""
 

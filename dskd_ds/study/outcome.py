@@ -10,7 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from dskd_ds.errors import InputError
-from dskd_ds.evaluation.groups import Comparison, Group, MeasuredRun, Only, compare
+from dskd_ds.evaluation.groups import (
+    Comparison,
+    Group,
+    MeasuredRun,
+    Only,
+    compare,
+    with_seeds_of,
+)
 from dskd_ds.evaluation.heldout import TASK
 from dskd_ds.evaluation.items import items_path, read_items
 from dskd_ds.evaluation.metrics import METRICS, Metric, metric_of
@@ -62,8 +69,12 @@ def outcome_of(study: StudySpec, runs: Sequence[Run]) -> Outcome:
         arms=arms,
         best=best.arm if best else None,
         groups=groups,
-        comparisons=[result for group in others for result in compare(reference, group, test)],
+        comparisons=[result for group in others for result in _compare(reference, group, test)],
     )
+
+
+def _compare(reference: Group, group: Group, only: Only) -> list[Comparison]:
+    return compare(with_seeds_of(reference, group), group, only)
 
 
 def select_metric(study: StudySpec) -> Metric:

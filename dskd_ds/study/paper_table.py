@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dskd_ds.evaluation.groups import Comparison, Group, MeasuredRun, compare
+from dskd_ds.evaluation.groups import Comparison, Group, MeasuredRun, compare, with_seeds_of
 from dskd_ds.evaluation.heldout import TASK as HELDOUT
 from dskd_ds.evaluation.items import items_path, read_items
 from dskd_ds.evaluation.metrics import Metric, metric_of
@@ -165,8 +165,8 @@ def _accuracy(study: StudySpec, groups: Sequence[Group], counted: Sequence[str])
         shown = "-" if chance is None else f"{chance:.3f}"
         rows.append((task, shown, "yes" if task in counted else "no", *cells))
     note = (
-        f"Accuracy by label probability. It counts where the teacher beats chance by {MIN_LEAD:.0%}"
-        " or more."
+        "Accuracy by label probability. It counts where the teacher beats chance by"
+        f" {100 * MIN_LEAD:.0f} points or more."
     )
     return Table("Accuracy", tuple(header), rows, note)
 
@@ -174,7 +174,9 @@ def _accuracy(study: StudySpec, groups: Sequence[Group], counted: Sequence[str])
 def paper_comparisons(arms: Sequence[Group], counted: Sequence[str]) -> list[Comparison]:
     """Return the differences that decide: of every arm to the first one."""
     reference, *others = arms
-    found = [result for group in others for result in compare(reference, group)]
+    found = [
+        result for group in others for result in compare(with_seeds_of(reference, group), group)
+    ]
     return [
         result
         for result in found
@@ -184,6 +186,7 @@ def paper_comparisons(arms: Sequence[Group], counted: Sequence[str]) -> list[Com
 
 
 def _differences(study: StudySpec, arms: Sequence[Group], counted: Sequence[str]) -> Table:
+    against = {group.name: len(with_seeds_of(arms[0], group).runs) for group in arms}
     seeds = {group.name: len(group.runs) for group in arms}
     rows = []
     for result in paper_comparisons(arms, counted):
@@ -191,7 +194,7 @@ def _differences(study: StudySpec, arms: Sequence[Group], counted: Sequence[str]
         rows.append(
             (
                 result.group,
-                f"{seeds[result.group]} against {seeds[result.reference]}",
+                f"{seeds[result.group]} against {against[result.group]}",
                 result.task,
                 result.metric.label,
                 f"{found.mean:+.4f}",
@@ -202,8 +205,9 @@ def _differences(study: StudySpec, arms: Sequence[Group], counted: Sequence[str]
         )
     header = ("arm", "seeds", "task", "score", "difference", "95 % interval", "verdict", "about")
     note = (
-        f"Paired question by question against {reference_arm(study)}. With 2 or more seeds of both"
-        " arms the interval contains the spread of seeds. Each interval is wrong in 1 of 20 cases."
+        f"Paired question by question and seed by seed against {reference_arm(study)}. With 2 or"
+        " more seeds of both arms the interval contains the spread of seeds. Each interval is wrong"
+        " in 1 of 20 cases."
     )
     return Table("Differences", header, rows, note)
 
