@@ -17,7 +17,7 @@ import matplotlib as mpl
 
 from dskd_ds.costs.clusters import open_cluster, shipped_clusters
 from tools.plan_validation.finding import Table
-from tools.scaling import faults, roles, scale, sensitivity
+from tools.scaling import faults, roles, scale, sensitivity, signals
 from tools.scaling.section import Section
 from tools.scaling.setting import model_sources, models
 
@@ -27,7 +27,7 @@ SECTIONS = (
     scale.strong,
     roles.teachers,
     roles.senses,
-    roles.signals,
+    signals.signals,
     scale.largest,
     faults.failures,
     faults.unevenness,

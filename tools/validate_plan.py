@@ -23,7 +23,7 @@ from tools.plan_validation.finding import Finding
 STUDIES = Path(__file__).resolve().parent / "studies"
 RESULTS = STUDIES / "plan_validation.json"
 PAGE = STUDIES / "plan_validation.md"
-PARTS = {"c": "public_rows", "d": "simulator"}
+PARTS = {"c": "public_figures", "d": "simulator"}
 """Part -> its module in tools/plan_validation, whose `validate` returns a Finding."""
 TITLE = """# How far the plan can be trusted
 

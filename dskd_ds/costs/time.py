@@ -15,6 +15,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dskd_ds.costs.clusters import Cluster
+from dskd_ds.costs.collectives import (
+    added_seconds,
+    pass_collectives,
+    step_collectives,
+    teacher_all_reduces,
+)
 from dskd_ds.costs.constants import DEFAULT, Constants
 from dskd_ds.costs.shapes import ModelShape
 from dskd_ds.costs.work import StepWork, TeacherWork
@@ -102,12 +108,12 @@ def step_time(
     teacher: of one request, which is one rank's micro-batch. Without it nobody waits for teachers.
     """
     forward, backward = _layer_seconds(work, cluster, constants)
-    gather, back = _collective_seconds(work, cluster, constants)
+    gather, back = pass_collectives(work, cluster, constants)
     micro_batches = work.num_micro_batches
     head = objective_seconds(work, cluster, constants)
-    exposed = _added(forward + head / 3, gather, constants, cluster)
-    exposed += _added(backward + head * 2 / 3, back, constants, cluster)
-    final = _step_collectives(work, cluster, constants)
+    exposed = added_seconds(forward + head / 3, gather, constants, cluster)
+    exposed += added_seconds(backward + head * 2 / 3, back, constants, cluster)
+    final = step_collectives(work, cluster, constants)
     update = _update_seconds(work, cluster, constants)
     own = micro_batches * (forward + backward + head + exposed) + final + update
     sense_wait = max(0.0, sense_seconds(work, cluster, constants) - own)
@@ -143,7 +149,7 @@ def teacher_time(
     head = (2 * logits * shape.hidden_size / peak + passes) / ranks
     choosing = _choosing_seconds(work.sense_share * tokens, shape, constants)
     senses = choosing / _choosing_cores(work.threads_per_rank, ranks, cluster, constants)
-    all_reduce = _tensor_parallel_seconds(work, cluster, constants)
+    all_reduce = teacher_all_reduces(work, cluster, constants)
     transfer = work.reply_bytes_per_token * tokens / constants.link_bandwidth
     return TeacherTime(
         layers=layers,
@@ -276,71 +282,8 @@ def _layer_seconds(work: StepWork, cluster: Cluster, constants: Constants) -> tu
     return forward, work.trained_layers * per_layer
 
 
-def _collective(
-    num_bytes: float, calls: int, num_ranks: int, cluster: Cluster, constants: Constants
-) -> float:
-    """Return the seconds of gathers (or reduce-scatters) of so many bytes in so many calls."""
-    if num_ranks == 1:
-        return 0.0
-    reached = constants.collective_efficiency * cluster.bandwidth(num_ranks)
-    moving = num_bytes * (num_ranks - 1) / num_ranks / reached
-    return moving + calls * (num_ranks - 1) * constants.hop_seconds
-
-
-def _collective_seconds(
-    work: StepWork, cluster: Cluster, constants: Constants
-) -> tuple[float, float]:
-    """Return the seconds of the collectives in the forward and backward pass of a micro-batch."""
-    gather = back = 0.0
-    calls = work.shape.num_layers + 2
-    passed = work.trained_layers * work.shape.parameters_per_layer + work.shape.embedding_parameters
-    if work.zero_stage == 3:
-        num_bytes = work.parameter_bytes * work.shape.num_parameters
-        gather = _collective(num_bytes, calls, work.num_ranks, cluster, constants)
-        calls_back = work.trained_layers + 2
-        num_bytes = work.parameter_bytes * passed
-        back = _collective(num_bytes, calls_back, work.num_ranks, cluster, constants)
-    if work.zero_stage >= 2:
-        num_bytes = work.gradient_bytes * work.trained_parameters
-        back += _collective(num_bytes, work.trained_layers, work.num_ranks, cluster, constants)
-    return gather, back
-
-
-def _step_collectives(work: StepWork, cluster: Cluster, constants: Constants) -> float:
-    """Return the seconds of the collectives at the end of a step, which nothing hides."""
-    if work.zero_stage == 3:
-        return 0.0
-    seconds = 0.0
-    if work.zero_stage < 2:
-        num_bytes = 2 * work.gradient_bytes * work.trained_parameters
-        seconds += _collective(num_bytes, work.trained_layers, work.num_ranks, cluster, constants)
-    if work.zero_stage > 0:
-        num_bytes = work.parameter_bytes * work.trained_parameters
-        seconds += _collective(num_bytes, work.trained_layers, work.num_ranks, cluster, constants)
-    return seconds
-
-
-def _added(compute: float, collective: float, constants: Constants, cluster: Cluster) -> float:
-    """Return what overlapped collectives add to a computation."""
-    share = constants.hidden_share(cluster.architecture)
-    return max(compute, collective) + share * min(compute, collective) - compute
-
-
 def _update_seconds(work: StepWork, cluster: Cluster, constants: Constants) -> float:
     """Return the seconds of the optimiser's update, and of what a step needs besides."""
     parts = work.num_ranks if work.zero_stage > 0 else 1
     num_bytes = work.adam_bytes * work.trained_parameters / parts
     return num_bytes / cluster.memory_bandwidth + constants.step_seconds
-
-
-def _tensor_parallel_seconds(work: TeacherWork, cluster: Cluster, constants: Constants) -> float:
-    """Return the seconds of the all-reduces between a teacher's ranks: two per layer."""
-    if work.ranks_per_teacher == 1:
-        return 0.0
-    num_bytes = work.parameter_bytes * work.request_tokens * work.shape.hidden_size
-    # An all-reduce is a reduce-scatter and a gather.
-    return (
-        work.shape.num_layers
-        * 2
-        * _collective(2 * num_bytes, 2, work.ranks_per_teacher, cluster, constants)
-    )

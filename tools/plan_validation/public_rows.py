@@ -1,4 +1,4 @@
-"""Part c: the time formulas against public measured figures (tools/studies/public_rows.toml).
+"""Public measured figures (tools/studies/public_rows.toml), and constants that are fitted to them.
 
 Four constants are fitted. The error is reported on sources that were held out: for each source
 the constants are fitted to all others, and then its rows are predicted. Tokens per second are
@@ -9,7 +9,6 @@ number of its rows, and the loss is robust (soft L1 beyond 10 %).
 from __future__ import annotations
 
 import math
-import statistics
 import tomllib
 from collections import Counter
 from collections.abc import Sequence
@@ -17,8 +16,6 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-import matplotlib.pyplot as plt
-import numpy as np
 from scipy.optimize import least_squares
 
 from dskd_ds.costs.clusters import Cluster, open_cluster
@@ -26,7 +23,6 @@ from dskd_ds.costs.constants import DEFAULT, Constants
 from dskd_ds.costs.shapes import ModelShape, model_shape
 from dskd_ds.costs.time import step_time
 from dskd_ds.costs.work import Recompute, StepWork
-from tools.plan_validation.finding import Finding, Table, Target, percent
 
 ROWS_FILE = Path(__file__).resolve().parent.parent / "studies" / "public_rows.toml"
 BOUNDS = {
@@ -78,6 +74,11 @@ def _content() -> tuple[tuple[Row, ...], dict[str, ModelShape], dict[str, dict[s
 def all_rows() -> tuple[Row, ...]:
     """Return every row of the file."""
     return _content()[0]
+
+
+def sources() -> dict[str, dict[str, str]]:
+    """Return page and remark of each source."""
+    return _content()[2]
 
 
 def counted_rows() -> list[Row]:
@@ -163,162 +164,3 @@ def memory_differences() -> list[tuple[str, float, float]]:
         name = "compiled" if compiled else "not compiled"
         differences.append((name, few.memory - many.memory, saved))
     return differences
-
-
-def validate() -> Finding:
-    """Fit and compare."""
-    held_out = held_out_errors()
-    errors = [(row, error) for _, rows in held_out.values() for row, error in rows]
-    sizes = [abs(error) for _, error in errors]
-    memory = memory_differences()
-    worst_row, worst = max(errors, key=lambda pair: abs(pair[1]))
-    constants = fit(counted_rows())
-    targets = [
-        Target("median error of held-out tokens/s", 0.15, statistics.median(sizes)),
-        Target("worst error of held-out tokens/s", 0.35, max(sizes)),
-        Target(
-            "error of the memory that 128 instead of 8 GPUs save (torchtitan)",
-            0.15,
-            max(abs(saved / measured - 1) for _, measured, saved in memory),
-        ),
-    ]
-    medians = [statistics.median(abs(error) for _, error in rows) for _, rows in held_out.values()]
-    remarks = [
-        f"{len(errors)} rows of {len(held_out)} sources count. Each source was predicted with"
-        " constants that were fitted to the other sources only.",
-        "Most rows are llm-foundry's. With the same weight for each source, the median error is"
-        f" {statistics.median(medians):.1%} (median of the sources' medians), and at most"
-        f" {max(medians):.1%} in one source.",
-        f"The worst row is {worst_row.model} on {worst_row.gpus} {worst_row.cluster}, rows of"
-        f" {worst_row.row_tokens:,} tokens, micro-batch {worst_row.micro_batch}"
-        f" ({worst_row.source}): {worst:+.1%}. A model that fills its GPUs' memory to the brim is"
-        " slowed down by the allocator, which no formula here describes.",
-        "torchtitan is predicted too fast: its GPUs have a limit of 500 W, and how far their clock"
-        " falls is not published (`sustained_clock` is an assumption).",
-        "Rows above 8,192 tokens do not count. Their time is mostly attention, in a Triton kernel"
-        " of 2023 that reaches far less than today's kernels.",
-        "Attention's share of the peak (0.5 and 0.3) is taken from FlashAttention's papers and was"
-        " not fitted. With 0.6 and 0.4 the errors were 13.4 % (median) and 28.5 % (worst).",
-    ]
-    return Finding(
-        part="c",
-        title="public figures",
-        targets=targets,
-        tables=[
-            _source_table(held_out),
-            _constants_table(held_out, constants),
-            _memory_table(memory),
-            _row_table("Every counted row", errors),
-            _not_counted_table(constants),
-        ],
-        remarks=remarks,
-        draw=lambda path: _draw(path, errors),
-    )
-
-
-def _source_table(held_out: dict[str, tuple[Constants, list[tuple[Row, float]]]]) -> Table:
-    sources = _content()[2]
-    rows = []
-    for source, (_, errors) in held_out.items():
-        values = [error for _, error in errors]
-        sizes = [abs(value) for value in values]
-        rows.append(
-            [
-                source,
-                len(values),
-                f"{statistics.median(sizes):.1%}",
-                percent(statistics.median(values)),
-                percent(max(values, key=abs)),
-                f"{sources[source]['page']}. {sources[source]['remark']}.",
-            ]
-        )
-    columns = ["source", "rows", "median size", "median", "worst", "page"]
-    text = "Errors of predicted tokens/s; + means that the prediction is too fast."
-    return Table("Held-out errors by source", text, columns, rows)
-
-
-def _constants_table(
-    held_out: dict[str, tuple[Constants, list[tuple[Row, float]]]], constants: Constants
-) -> Table:
-    fits = {"all sources": constants} | {
-        f"without {source}": without for source, (without, _) in held_out.items()
-    }
-    rows = [
-        [name, *[round(float(getattr(fitted, key)), 3) for key in BOUNDS]]
-        for name, fitted in fits.items()
-    ]
-    text = (
-        "The first line is what `dskd_ds/costs/constants.py` contains; its ranges span the others."
-    )
-    return Table("Fitted constants", text, ["fitted to", *BOUNDS], rows)
-
-
-def _memory_table(memory: list[tuple[str, float, float]]) -> Table:
-    rows = [
-        [name, f"{measured:.1f}", f"{saved:.1f}", percent(saved / measured - 1)]
-        for name, measured, saved in memory
-    ]
-    text = (
-        "Llama 3.1 8B, GiB per GPU. Differences are compared because allocators keep different"
-        " reserves."
-    )
-    columns = ["torchtitan", "measured", "predicted", "error"]
-    return Table("Memory that 128 instead of 8 GPUs save", text, columns, rows)
-
-
-def _row_table(title: str, errors: list[tuple[Row, float]]) -> Table:
-    columns = ["source", "model", "GPUs", "row", "batch", "recompute", "compiled"]
-    columns += ["measured", "predicted", "error"]
-    rows = []
-    for row, error in errors:
-        measured = row.tokens_per_second_per_gpu
-        rows.append(
-            [
-                row.source,
-                row.model,
-                f"{row.gpus} {row.cluster}",
-                row.row_tokens,
-                f"{row.micro_batch} x {row.accumulation}",
-                row.recompute,
-                "yes" if row.compiled else "no",
-                f"{measured:,.0f}",
-                f"{measured * (1 + error):,.0f}",
-                percent(error),
-            ]
-        )
-    return Table(title, "Tokens per second and GPU, each source held out.", columns, rows)
-
-
-def _not_counted_table(constants: Constants) -> Table:
-    rows = []
-    for row in all_rows():
-        if row.not_counted:
-            model = f"{row.model}, {row.gpus} {row.cluster}, row {row.row_tokens:,}"
-            measured = row.tokens_per_second_per_gpu
-            error = percent(row.error(constants))
-            rows.append([row.source, model, row.not_counted, f"{measured:,.0f}", error])
-    text = (
-        "Predicted with the constants of all sources, as if they were bfloat16 and sharded fully."
-    )
-    columns = ["source", "row", "reason", "measured tokens/s", "error"]
-    return Table("Rows that do not count", text, columns, rows)
-
-
-def _draw(path: Path, errors: list[tuple[Row, float]]) -> None:
-    """Draw predicted over measured tokens per second."""
-    figure, axes = plt.subplots(figsize=(6.5, 5.5), layout="constrained")
-    measured = [row.tokens_per_second_per_gpu for row, _ in errors]
-    span = np.array([min(measured) / 1.3, max(measured) * 1.3])
-    axes.fill_between(span, span * 0.85, span * 1.15, color="0.9", label="within 15 %")
-    axes.plot(span, span, color="0.4", linewidth=1)
-    for source in sorted({row.source for row, _ in errors}):
-        own = [(row, error) for row, error in errors if row.source == source]
-        x = [row.tokens_per_second_per_gpu for row, _ in own]
-        y = [row.tokens_per_second_per_gpu * (1 + error) for row, error in own]
-        axes.scatter(x, y, s=18, alpha=0.8, label=source)
-    axes.set(xscale="log", yscale="log", xlim=span, ylim=span)
-    axes.set_xlabel("measured tokens/s per GPU")
-    axes.set_ylabel("predicted, source held out")
-    axes.legend()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)

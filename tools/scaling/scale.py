@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 
 from dskd_ds.costs.constants import constant_fields
 from tools.plan_validation.finding import Cell, Table
@@ -119,14 +120,19 @@ def _draw_weak(path: Path, base: dict[str, Setting]) -> None:
         lows = [low / start for low, _ in bands]
         highs = [high / start for _, high in bands]
         axes.fill_between(sizes, lows, highs, alpha=0.12, color=line.get_color())
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(GPUS, [f"{n:,}" for n in GPUS])
+    _gpu_axis(axes)
     axes.set_ylim(bottom=0)
-    axes.set_xlabel("student GPUs (H100)")
     axes.set_ylabel("tokens/s per GPU, relative to the fewest GPUs")
     axes.legend(title="student")
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def _gpu_axis(axes: Axes) -> None:
+    """Label the x axis with numbers of GPUs."""
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(GPUS, [f"{n:,}" for n in GPUS])
+    axes.set_xlabel("student GPUs (H100)")
 
 
 def strong() -> Section:
@@ -159,7 +165,7 @@ def strong() -> Section:
             " each. All else is as above."
         ),
         findings=[
-            f"At 1,024 GPUs each GPU has one micro-batch, and the 8B student reaches"
+            "At 1,024 GPUs each GPU has one micro-batch, and the 8B student reaches"
             f" {_efficiency('Llama-8B', 1024):.0%} of the rate per GPU that it has on 8.",
             "ZeRO-3 gathers and reduces in every micro-batch, so fewer micro-batches per step save"
             " as many collectives. Only the fixed part of a step weighs more.",
@@ -193,10 +199,8 @@ def _draw_strong(path: Path) -> None:
         (line,) = axes.plot(sizes, seconds, marker="o", label=name)
         ideal = [seconds[0] * sizes[0] / n for n in sizes]
         axes.plot(sizes, ideal, linestyle=":", color=line.get_color())
-    axes.set_xscale("log", base=2)
+    _gpu_axis(axes)
     axes.set_yscale("log")
-    axes.set_xticks(GPUS, [f"{n:,}" for n in GPUS])
-    axes.set_xlabel("student GPUs (H100)")
     axes.set_ylabel("seconds per step (dotted: ideal)")
     axes.legend(title="student")
     figure.savefig(path, dpi=110)
