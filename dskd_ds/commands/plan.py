@@ -49,6 +49,11 @@ def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
         help="find the fastest split of so many GPUs into students and teachers",
     )
     command.add_argument(
+        "--simulate",
+        action="store_true",
+        help="also simulate the run with all requests, saves, failures and restarts (--cluster)",
+    )
+    command.add_argument(
         "--exact",
         action="store_true",
         help="also run the student with fake tensors, to count its activations (loads torch)",
@@ -73,7 +78,15 @@ def run(args: argparse.Namespace) -> int:
     if args.search:
         return _search(spec, shapes, cluster, constants, args)
     plan = make_plan(spec, shapes, cluster, constants, tokens=args.tokens)
-    print(json.dumps(plan_json(plan), indent=1) if args.json else plan_text(plan))
+    printed = plan_json(plan)
+    lines = [plan_text(plan)]
+    if args.simulate:
+        from dskd_ds.commands import plan_simulate
+
+        simulated = plan_simulate.simulate_plan(spec, shapes, cluster, constants, args.tokens)
+        printed["simulated"] = plan_simulate.simulation_json(simulated)
+        lines.append(plan_simulate.simulation_text(simulated, constants))
+    print(json.dumps(printed, indent=1) if args.json else "\n".join(lines))
     if args.exact:
         from dskd_ds.plan.exact_memory import exact_lines
 

@@ -63,6 +63,27 @@ def test_a_run_that_fits_is_planned_with_times(
         assert words in printed
 
 
+def test_a_planned_run_is_simulated(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["plan", spec, "--cluster", "h100-80", "--simulate"]
+    assert cli.main([*argv, "--set", "checkpoint.every_steps=20"]) == 0
+    printed = capsys.readouterr().out
+    assert "all 100 steps" in printed
+    assert "waiting for teachers; teachers compute" in printed
+
+    cli.main([*argv, "--set", "checkpoint.every_steps=20", "--json"])
+    plan = json.loads(capsys.readouterr().out)
+    simulated = plan["simulated"]
+    assert simulated["step_seconds"] == pytest.approx(plan["speed"]["step"]["total"], rel=0.1)
+    assert simulated["launches"]["saved"] > 0
+
+
+def test_a_simulation_needs_a_cluster_and_a_length(
+    spec: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["plan", spec, "--simulate"]) == 2
+    assert "--simulate: the cluster is unknown" in capsys.readouterr().err
+
+
 def test_json_holds_the_same_plan(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
     cli.main(["plan", spec, "--cluster", "h100-80", "--json", "--tokens", "65536000"])
     plan = json.loads(capsys.readouterr().out)
