@@ -83,7 +83,8 @@ def prepare(spec: RunSpec, models: RunModels, role: Role) -> None:
 
     quiet_progress()
     use_threads(spec.topology.threads_per_rank)
-    listen_address(spec.link, role.launch.spans_nodes)
+    if spec.teacher.source != "cache":  # such a run has no link
+        listen_address(spec.link, role.launch.spans_nodes)
     preflight(spec, models)
 
 

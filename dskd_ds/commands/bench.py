@@ -19,7 +19,8 @@ The bench "cost" (--only cost --spec SPEC) measures what the sense term of a run
 time, the student's memory and, with --student twice, inference.
 
 The bench "step" starts 37 real launches of the quickstart's student and teacher, each pinned to a
-core: run `make quickstart` first, and this command in the same folder."""
+core, and the bench "cache" 10 launches with and without kept teacher signal: run `make quickstart`
+first, and this command in the same folder."""
 
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -69,12 +70,12 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def run_bench(args: argparse.Namespace) -> int:
     """Run the chosen benches and print their figures. Raises InputError."""
-    from dskd_ds.bench import growth, measure, objective, pack, step, wire
+    from dskd_ds.bench import growth, measure, objective, pack, signal_cache, step, wire
     from dskd_ds.bench.cost import bench_cost
     from dskd_ds.runtime.console import quiet_progress
 
     quiet_progress()
-    modules = (objective, wire, step, pack, growth)
+    modules = (objective, wire, step, pack, growth, signal_cache)
     benches = {name: bench for module in modules for name, bench in module.BENCHES.items()}
     if args.spec is not None:
         case = cost_case(args)

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dskd_ds import __version__
 from dskd_ds.commands import (
     bench,
+    cache,
     checkpoint,
     compare,
     data,
@@ -29,6 +30,7 @@ from dskd_ds.commands import (
     status,
     submit,
     sweep,
+    teach,
     train,
 )
 from dskd_ds.errors import DskdError, ExitCode
@@ -95,6 +97,8 @@ def parser() -> argparse.ArgumentParser:
     init.add_command(commands)
     plan.add_command(commands)
     train.add_command(commands)
+    teach.add_command(commands)
+    cache.add_command(commands)
     submit.add_command(commands)
     status.add_command(commands)
     senses.add_commands(commands)

@@ -35,13 +35,10 @@ A study file names a base spec and what each arm overrides in it:
   "loss.pull" = [0.5, 1.0, 2.0]
 
 Arms with equal settings for building share a dictionary, and runs that cut the same student share
-the cut. The best arm is chosen on one part of the held-out documents (dev_share) and reported on
-the other. The folder gets results/ARM-SEED.json, logs/, study.md, compare.html and, for a grid of
-one or two settings, grid.png.
-
-A study can also name commands that make what its runs need ([[prepare]]), question-answering tasks
-to measure ([tasks]), seeds of single arms ([seeds_of]), and whether to measure the teacher and the
-untrained student (baselines = true): see ds_configs/paper/small.toml, and dskd paper.
+the cut. With "teacher.source" = "cache_or_live" in [settings] they share the teacher's signal too:
+each block is asked once, whatever the arms and seeds. The best arm is chosen on one part of the
+held-out documents (dev_share) and reported on the other. The folder gets results/ARM-SEED.json,
+logs/, study.md, compare.html and, for a grid of one or two settings, grid.png.
 
 The same command goes on where a study was stopped: finished runs are not touched, a run that was
 training resumes from its checkpoint."""
@@ -116,12 +113,26 @@ def print_plan(study: StudySpec, runs: Sequence[Run], num_jobs: int) -> None:
     print(f"dictionaries: {len(dictionaries)}")
     cuts = {run.cut_key for run in runs if run.cut_key}
     print(f"cuts of the student: {len(cuts)}")
+    print(signal_line(runs))
     seconds = [sum(result.seconds.values()) for result in results.values() if result]
     if seconds:
         hours = statistics.median(seconds) * len(pending) / num_jobs / 3600
         print(f"time: about {hours:.1f} h, by the median of {len(seconds)} finished runs")
     else:
         print("time: unknown until one run has finished (stop after it, and ask again)")
+
+
+def signal_line(runs: Sequence[Run]) -> str:
+    """Say whether the runs share what the teacher replied."""
+    folders = {run.spec.teacher.cache_folder for run in runs if run.spec.teacher.source != "live"}
+    num_live = sum(run.spec.teacher.source == "live" for run in runs)
+    if not folders:
+        return (
+            "teacher signal: every run asks the teacher (share it with"
+            ' "teacher.source" = "cache_or_live" in [settings])'
+        )
+    asking = f"; {num_live} runs ask the teacher for everything" if num_live else ""
+    return f"teacher signal: shared in {', '.join(sorted(folders))}{asking}"
 
 
 def report(study: StudySpec, runs: Sequence[Run]) -> None:

@@ -87,6 +87,7 @@ def train(
     from dskd_ds.costs.traffic import plan_line
     from dskd_ds.data.packed import check_packed
     from dskd_ds.models.named import RunModels
+    from dskd_ds.plan.kept_signal import kept_line
     from dskd_ds.plan.preflight import preflight
     from dskd_ds.plan.repair_traffic import repair_line
     from dskd_ds.runtime import launch
@@ -100,6 +101,8 @@ def train(
     print(plan_line(spec, models.teacher))
     if line := repair_line(spec, models.teacher):
         print(line)
+    if (kept := kept_line(spec, models)) is not None:
+        print(kept)
     if spec.data.heldout_fraction and not spec.data.heldout:
         share = f"{spec.data.heldout_fraction:.1%}"
         print(f"held out: {share} of the training documents ([data] heldout_fraction), by a hash")

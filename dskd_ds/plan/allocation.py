@@ -53,7 +53,7 @@ def allocate(
     """
     students = spec.topology.num_students
     teachers = spec.topology.num_teachers if num_teachers is None else num_teachers
-    if teachers < 1:
+    if teachers < 1 and spec.teacher.source != "cache":
         raise InputError(
             "[topology] num_teachers = 0, so the number of teachers is unknown.\n"
             "  add --num-teachers N: they get a job step of their own."

@@ -61,6 +61,12 @@ def pack_command(spec_path: str, overrides: Sequence[str], num_ranks: int) -> li
     return _mpirun_module("dskd_ds.commands.pack_text", argv, num_ranks)
 
 
+def fill_command(spec_path: str, overrides: Sequence[str], num_ranks: int) -> list[str]:
+    """Return the mpirun command line that fills the cache of teacher signal on this machine."""
+    argv = ["--spec", spec_path, *override_argv(overrides)]
+    return _mpirun_module("dskd_ds.commands.fill_signals", argv, num_ranks)
+
+
 def _mpirun_module(module: str, argv: Sequence[str], num_ranks: int) -> list[str]:
     # There may be more ranks than cores, and a rank may use several threads: mpirun must neither
     # refuse them nor bind each to one core.

@@ -204,13 +204,17 @@ class CachedSide:
         )
 
     def _finish(self, future: Future[Answer], answer: Answer) -> None:
-        with self._lock:
-            self._pending.discard(future)
-        if not future.done():
+        if self._is_taken(future):
             future.set_result(answer)
 
     def _fail(self, future: Future[Answer], error: BaseException) -> None:
-        with self._lock:
-            self._pending.discard(future)
-        if not future.done():
+        if self._is_taken(future):
             future.set_exception(error)
+
+    def _is_taken(self, future: Future[Answer]) -> bool:
+        """Take a future out of those without a result; false if another thread did."""
+        with self._lock:
+            if future not in self._pending:
+                return False
+            self._pending.remove(future)
+            return True

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from types import FrameType
 
+from dskd_ds.errors import InputError
 from dskd_ds.models.named import RunModels
 from dskd_ds.observe.ends import recorded_end
 from dskd_ds.runtime.arguments import add_overrides, exit_code_of, spec_of
@@ -43,6 +44,11 @@ def main() -> int:
 def run(args: argparse.Namespace) -> None:
     """Serve the spec's run until all students have said goodbye. Raises DskdError."""
     spec = spec_of(args)
+    if spec.teacher.source == "cache":
+        raise InputError(
+            '[teacher] source = "cache", but such a run asks no teacher.\n'
+            '  set [teacher] source = "cache_or_live" in its spec, or start no teacher.'
+        )
     # These import torch, which takes seconds: an invalid spec is reported before.
     from dskd_ds.runtime.devices import use_threads
     from dskd_ds.teacher.service import serve

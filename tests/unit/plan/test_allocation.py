@@ -51,3 +51,13 @@ def test_teachers_as_a_step_of_their_own_must_be_counted() -> None:
     with pytest.raises(InputError, match="--num-teachers N"):
         allocate(spec(8, 0), ranks_per_node=8)
     assert allocate(spec(8, 0), ranks_per_node=8, num_teachers=3).num_teachers == 3
+
+
+def test_a_run_from_the_cache_alone_needs_no_teachers() -> None:
+    tree = spec(12, 0)
+    cached = tree.model_copy(
+        update={"teacher": tree.teacher.model_copy(update={"source": "cache"})}
+    )
+    found = allocate(cached, ranks_per_node=8)
+    assert (found.num_student_nodes, found.num_teacher_nodes, found.num_nodes) == (2, 0, 2)
+    assert (found.num_students, found.num_teachers) == (12, 0)

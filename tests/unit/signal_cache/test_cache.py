@@ -17,21 +17,22 @@ from dskd_ds.signal_cache.room import segment_files
 from dskd_ds.signals.kind import signal_kind
 from dskd_ds.spec import RunSpec
 from dskd_ds.student.feed import MicroBatch
+from tests.unit.conftest import D, V
 from tests.unit.signal_cache.world import (
     NUM_BLOCKS,
     DirectLink,
     cached,
     micro_batches,
-    small_llama,
     spec_of,
 )
+from tests.unit.small_llama import small_llama
 
 SIGNALS = ("topk", "exact", "sampled", "hidden")
 
 
 @pytest.fixture(scope="module")
 def llama() -> FrozenModel:
-    return small_llama()
+    return small_llama(V, D)
 
 
 def assert_same(found: Any, expected: Any) -> None:

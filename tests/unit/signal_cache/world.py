@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from dskd_ds.data.batches import Sample
 from dskd_ds.link import Answer, StudentSide
 from dskd_ds.link.messages import Array, Wanted
 from dskd_ds.models.frozen import FrozenModel
-from dskd_ds.models.head import PLAIN, FrozenHead
+from dskd_ds.models.head import FrozenHead
 from dskd_ds.senses.choose.retrieve import SenseRetriever
 from dskd_ds.signal_cache.cache import SignalCache
 from dskd_ds.signal_cache.cached_side import CachedSide
@@ -30,31 +29,6 @@ from tests.unit.conftest import D, T, V
 
 NUM_BLOCKS = 8
 """Of the text; an epoch has them all, in another order."""
-
-
-def small_llama() -> FrozenModel:
-    """A trunk with attention, whose sums round differently in another shape."""
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=V,
-            hidden_size=D,
-            intermediate_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            initializer_range=0.5,
-        )
-    ).eval()
-    return FrozenModel(
-        trunk=model.base_model,
-        head=model.get_output_embeddings().weight.detach(),
-        form=PLAIN,
-        vocab_size=V,
-        hidden_size=D,
-        fingerprint="f",
-        device=torch.device("cpu"),
-    )
 
 
 class Text:

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from dskd_ds.link.messages import Array, Wanted
 from dskd_ds.models.frozen import FrozenModel
-from dskd_ds.models.head import PLAIN
 from dskd_ds.signals.block_rows import unpadded_length
 from dskd_ds.signals.reply import ReplyParts, ReplyShape, read_reply
 from dskd_ds.teacher.answer import answer
+from tests.unit.small_llama import small_llama
 
 VOCAB_SIZE, HIDDEN_SIZE, WIDTH = 300, 32, 150
 WANTED = Wanted(
@@ -30,28 +29,7 @@ WANTED = Wanted(
 
 @pytest.fixture(scope="module")
 def llama() -> FrozenModel:
-    """A real trunk with attention, whose sums round differently in another shape."""
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=VOCAB_SIZE,
-            hidden_size=HIDDEN_SIZE,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            initializer_range=0.3,
-        )
-    ).eval()
-    return FrozenModel(
-        trunk=model.base_model,
-        head=model.get_output_embeddings().weight.detach(),
-        form=PLAIN,
-        vocab_size=VOCAB_SIZE,
-        hidden_size=HIDDEN_SIZE,
-        fingerprint="f",
-        device=torch.device("cpu"),
-    )
+    return small_llama(VOCAB_SIZE, HIDDEN_SIZE)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,231 @@
+"""Asks the teacher ahead for all that a run will ask, and keeps it; `dskd teach` starts it.
+
+    mpirun -n R python -m dskd_ds.commands.fill_signals --spec FILE.toml
+
+Each rank has a teacher and takes every R-th block. What the cache has already is not asked again,
+so a fill that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from tqdm import tqdm
+
+from dskd_ds.costs.traffic import related_fraction, sense_share, signal_bytes
+from dskd_ds.data.batches import BlockSource, make_batch
+from dskd_ds.data.block import Block
+from dskd_ds.data.source import num_steps, open_source
+from dskd_ds.errors import InputError
+from dskd_ds.link.messages import Array
+from dskd_ds.models.frozen import FrozenModel, load_frozen
+from dskd_ds.models.named import RunModels
+from dskd_ds.models.reply_identity import reply_fingerprint
+from dskd_ds.runtime.arguments import rank_parser
+from dskd_ds.runtime.console import quiet_libraries, quiet_progress
+from dskd_ds.runtime.devices import use_threads
+from dskd_ds.runtime.mpi import Communicator, run_or_abort_all_ranks
+from dskd_ds.senses.choose.retrieve import SenseRetriever
+from dskd_ds.senses.dictionary.dictionary import open_dictionary
+from dskd_ds.signal_cache.cache import SignalCache
+from dskd_ds.signal_cache.folder import note_teacher, open_cache
+from dskd_ds.signals.kind import PARTS
+from dskd_ds.spec import RunSpec, load_spec
+from dskd_ds.student.requests import RequestBuilder, TeacherRequest
+from dskd_ds.teacher.answer import answer
+
+KEPT_SHARE = 0.6
+"""Least share of the wire's bytes that kept signal takes (signal_cache/part_rows.py)."""
+
+
+@dataclass
+class Filled:
+    """What one rank has done."""
+
+    num_blocks: int = 0
+    num_asked: int = 0
+    """Blocks of which the teacher was asked something."""
+
+
+def main() -> int:
+    """Parse the arguments and do this rank's share; returns the exit code."""
+    quiet_libraries()
+    quiet_progress()
+    args = rank_parser("dskd_ds.commands.fill_signals", __doc__ or "").parse_args()
+    return run_or_abort_all_ranks(lambda: run(load_spec(args.spec, args.set)))
+
+
+def run(spec: RunSpec) -> None:
+    """Fill the cache for this rank's share of the run's blocks. Raises InputError."""
+    comm = Communicator()
+    use_threads(spec.topology.threads_per_rank)
+    models = RunModels.of(spec)
+    source = open_source(
+        spec.data,
+        models.teacher.tokenizer,
+        seed=spec.seed,
+        step_blocks=spec.train.global_batch_blocks,
+        max_tokens=models.max_tokens,
+        lanes=own_lanes(spec, comm.rank, comm.size) if spec.data.stream else None,
+    )
+    if spec.data.stream:
+        places = stream_places(spec, source, own_lanes(spec, comm.rank, comm.size))
+        groups = [[place] for place in places]  # it has no epochs, and cannot go back
+    else:
+        all_groups = places_by_block(source, run_places(spec, source))
+        refuse_too_small(spec, models, num_blocks=len(all_groups))
+        groups = all_groups[comm.rank :: comm.size]
+    fingerprint = reply_fingerprint(spec, models)
+    try:
+        note_teacher(spec.teacher, fingerprint)
+    except OSError as error:
+        raise InputError(
+            f'[teacher] cache_dir = "{spec.teacher.cache_folder}", but it cannot be written to:'
+            f" {error.strerror}.\n  name another folder, or make room."
+        ) from None
+    filled = fill(spec, models, source, groups, open_cache(spec.teacher, fingerprint))
+    comm.barrier()
+    print(
+        f"rank {comm.rank}: {filled.num_blocks:,} blocks, of which the teacher was asked about"
+        f" {filled.num_asked:,}",
+        file=sys.stderr,
+    )
+
+
+def own_lanes(spec: RunSpec, rank: int, num_ranks: int) -> range:
+    """Return the lanes of a stream that a rank reads: it tokenises no others."""
+    return range(rank, spec.train.global_batch_blocks, num_ranks)
+
+
+def stream_places(spec: RunSpec, source: BlockSource, lanes: range) -> list[int]:
+    """Return the places of some lanes of a stream, in the order in which it must be read."""
+    num_lanes = spec.train.global_batch_blocks
+    return [place for place in run_places(spec, source) if place % num_lanes in lanes]
+
+
+def places_by_block(source: BlockSource, places: Iterable[int]) -> list[list[int]]:
+    """Return places of the run's global order, those of blocks with the same content together.
+
+    A block comes again in each epoch. Its places are filled together, so that the teacher reads it
+    once, though other sense positions are drawn for it in each epoch.
+    """
+    groups: dict[bytes, list[int]] = {}
+    for place in tqdm(places, desc="reading blocks", unit="block", disable=None):
+        _, block = source.get(place)
+        groups.setdefault(_content_digest(block), []).append(place)
+    return list(groups.values())
+
+
+def _content_digest(block: Block) -> bytes:
+    """Return a digest of what the teacher reads of a block, and of what is learned there."""
+    content = [block["input_ids"], block["segment_starts"], np.ravel(block["unsupervised"])]
+    digest = hashlib.blake2b(digest_size=16)
+    for numbers in content:
+        array = np.asarray(numbers, "<i8")
+        digest.update(len(array).to_bytes(8, "little"))
+        digest.update(array.tobytes())
+    return digest.digest()
+
+
+def run_places(spec: RunSpec, source: BlockSource) -> Iterator[int]:
+    """Yield the places that the run trains on, without those whose text the student writes."""
+    for step in range(num_steps(spec, source)):
+        if spec.train.on_policy_fraction > 0:
+            from dskd_ds.student.on_policy import is_on_policy  # imports deepspeed
+
+            if is_on_policy(spec.train.on_policy_fraction, step):
+                continue
+        first = step * spec.train.global_batch_blocks
+        yield from range(first, first + spec.train.global_batch_blocks)
+
+
+def fill(
+    spec: RunSpec,
+    models: RunModels,
+    source: BlockSource,
+    groups: Sequence[Sequence[int]],
+    cached: SignalCache,
+) -> Filled:
+    """Ask the teacher for all that is missing of some blocks, and keep it.
+
+    Raises InputError if the disk is full.
+    """
+    vocab_size, hidden_size = models.shared_vocab_size, models.teacher.hidden_size
+    builder = RequestBuilder(spec, _retriever(spec), vocab_size, hidden_size)
+
+    @cache
+    def teacher() -> FrozenModel:
+        return load_frozen(models.teacher, vocab_size=vocab_size)
+
+    filled = Filled()
+    try:
+        for group in tqdm(groups, desc="teacher signal", unit="block", disable=None):
+            request, arrays = whole_request(builder, source, group)
+            found = cached.look_up(arrays, request.wanted)
+            filled.num_blocks += 1
+            if not found.num_missing:
+                continue
+            filled.num_asked += 1
+            cached.keep(found, answer(teacher(), found.request(), request.wanted))
+            if not cached.store.is_writing:
+                raise InputError(
+                    f'[teacher] cache_dir = "{spec.teacher.cache_folder}", but it cannot be written'
+                    " to any more.\n  make room, or name another folder; the same command goes on."
+                )
+    finally:
+        cached.store.close()
+    return filled
+
+
+def whole_request(
+    builder: RequestBuilder, source: BlockSource, places: Sequence[int]
+) -> tuple[TeacherRequest, dict[str, Array]]:
+    """Return a block's request, and its arrays with the positions that any epoch asks for."""
+    requests: list[TeacherRequest] = []
+    for place in places:
+        sample, block = source.get(place)
+        requests.append(builder.request(make_batch([block], [sample])))
+    arrays = dict(requests[0].arrays)
+    for part in PARTS:
+        name = f"{part}_positions"
+        arrays[name] = np.unique(np.concatenate([request.arrays[name] for request in requests]))
+    return requests[0], arrays
+
+
+def refuse_too_small(spec: RunSpec, models: RunModels, num_blocks: int) -> None:
+    """Raise InputError if the signal of this many blocks cannot fit the cache's limit."""
+    limit = spec.teacher.cache_limit_bytes
+    dictionary = open_dictionary(spec.senses.dictionary, verify=False) if spec.uses_senses else None
+    size = signal_bytes(
+        spec,
+        vocab_size=models.shared_vocab_size,
+        hidden_size=models.teacher.hidden_size,
+        sense_share=sense_share(spec, related_fraction(spec, dictionary)),
+    )
+    per_token = KEPT_SHARE * (size.total - size.request)
+    needed = per_token * num_blocks * spec.data.block_tokens
+    # Unpacked rows are shorter than a block, by how much is not known before they are read.
+    if limit and needed > limit and spec.data.packing != "none":
+        raise InputError(
+            f"[teacher] cache_limit_bytes = {limit}, but the signal of {num_blocks:,} blocks takes"
+            f" at least {needed:,.0f} bytes ({per_token:,.0f} per token).\n"
+            "  raise it, train on fewer blocks, or choose a smaller signal ([loss] top_k,"
+            " [link] hidden_format)."
+        )
+
+
+def _retriever(spec: RunSpec) -> SenseRetriever | None:
+    """Return what draws the sense positions. It needs no index, because nothing is chosen."""
+    if not spec.uses_senses:
+        return None
+    dictionary = open_dictionary(spec.senses.dictionary, verify=False)
+    return SenseRetriever(dictionary, spec.senses, spec.loss, spec.seed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""Filling ahead: all that a run will ask is kept, and each block is read once for all epochs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dskd_ds.commands import fill_signals
+from dskd_ds.commands.fill_signals import (
+    fill,
+    own_lanes,
+    places_by_block,
+    refuse_too_small,
+    run_places,
+    stream_places,
+    whole_request,
+)
+from dskd_ds.commands.teach import check_source
+from dskd_ds.data.batches import make_batch
+from dskd_ds.data.source import open_source
+from dskd_ds.errors import InputError
+from dskd_ds.models.named import RunModels
+from dskd_ds.models.reply_identity import reply_fingerprint
+from dskd_ds.senses.choose.retrieve import SenseRetriever
+from dskd_ds.senses.dictionary.dictionary import SenseDictionary
+from dskd_ds.signal_cache.folder import open_cache
+from dskd_ds.spec import RunSpec, load_spec
+from dskd_ds.student.requests import RequestBuilder
+from dskd_ds.teacher.answer import answer
+from tests.conftest import TinyWorld
+from tests.unit.conftest import D, V
+from tests.unit.signal_cache.world import (
+    NUM_BLOCKS,
+    DirectLink,
+    Text,
+    cache_in,
+    cached,
+    micro_batches,
+    spec_of,
+)
+from tests.unit.small_llama import small_llama
+
+
+def tiny_spec(tiny: TinyWorld, tmp_path: Path, *overrides: str) -> RunSpec:
+    return load_spec(
+        tiny.spec_file,
+        [
+            f"data.train=[{{path = '{tiny.folder / 'heldout.jsonl'}', title_field = 'title'}}]",
+            "data.heldout=[]",
+            "loss.sense_weight=0",
+            "train.num_steps=9",
+            "train.global_batch_blocks=4",
+            f"teacher.cache_dir={tmp_path / 'kept'}",
+            "teacher.source=cache",
+            "topology.num_teachers=0",
+            *overrides,
+        ],
+    )
+
+
+def test_what_was_filled_by_two_ranks_is_all_that_is_asked(tiny: TinyWorld, tmp_path: Path) -> None:
+    spec = tiny_spec(tiny, tmp_path)
+    models = RunModels.of(spec)
+    source = open_source(
+        spec.data, models.teacher.tokenizer, seed=spec.seed, step_blocks=4, max_tokens=256
+    )
+    groups = places_by_block(source, run_places(spec, source))
+    assert sorted(place for group in groups for place in group) == list(range(36))
+    assert max(map(len, groups)) >= 3  # the text is short: blocks come again
+    fingerprint = reply_fingerprint(spec, models)
+    for rank in range(2):
+        filled = fill(spec, models, source, groups[rank::2], open_cache(spec.teacher, fingerprint))
+        assert filled.num_asked == filled.num_blocks == len(groups[rank::2])
+    again = open_cache(spec.teacher, fingerprint)
+    builder = RequestBuilder(spec, None, models.shared_vocab_size, models.teacher.hidden_size)
+    for place in range(36):
+        sample, block = source.get(place)
+        request = builder.request(make_batch([block], [sample]))
+        found = again.look_up(request.arrays, request.wanted)
+        assert found.num_asked > 0
+        assert found.num_missing == 0
+    assert fill(spec, models, source, groups, again).num_asked == 0
+
+
+def test_a_block_is_read_once_for_the_sense_positions_of_all_epochs(
+    tmp_path: Path, dictionary: SenseDictionary
+) -> None:
+    teacher, spec = small_llama(V, D), spec_of("topk")
+    retriever = SenseRetriever(dictionary, spec.senses, spec.loss, spec.seed)
+    builder = RequestBuilder(spec, retriever, V, D)
+    text, cache = Text(), cache_in(tmp_path)
+    groups = places_by_block(text, range(2 * NUM_BLOCKS))
+    assert [len(group) for group in groups] == [2] * NUM_BLOCKS
+    for group in groups:
+        request, arrays = whole_request(builder, text, group)
+        found = cache.look_up(arrays, request.wanted)
+        cache.keep(found, answer(teacher, found.request(), request.wanted))
+    cache.store.close()
+    link = DirectLink(teacher)
+    micro_batches(spec, cached(link, tmp_path), retriever)
+    assert link.rows == 0
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3])
+def test_the_places_of_a_stream_are_dealt_by_lane(
+    tiny: TinyWorld, tmp_path: Path, num_ranks: int
+) -> None:
+    spec = tiny_spec(tiny, tmp_path, "data.stream=true", "student.layers=first")
+    places: list[int] = []
+    for rank in range(num_ranks):
+        lanes = own_lanes(spec, rank, num_ranks)
+        of_rank = stream_places(spec, Text(), lanes)
+        assert {place % 4 for place in of_rank} == set(lanes)
+        places += of_rank
+    assert sorted(places) == list(range(36))
+
+
+def test_a_limit_that_is_too_small_is_refused_with_the_bytes(
+    tiny: TinyWorld, tmp_path: Path
+) -> None:
+    spec = tiny_spec(tiny, tmp_path, "teacher.cache_limit_bytes=1000")
+    with pytest.raises(InputError, match=r"cache_limit_bytes = 1000, but the signal of 5 blocks"):
+        refuse_too_small(spec, RunModels.of(spec), num_blocks=5)
+    unlimited = tiny_spec(tiny, tmp_path, "teacher.cache_limit_bytes=0")
+    refuse_too_small(unlimited, RunModels.of(unlimited), num_blocks=10**9)
+
+
+def test_a_full_disk_ends_the_filling(
+    tiny: TinyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = tiny_spec(tiny, tmp_path)
+    models = RunModels.of(spec)
+    source = open_source(spec.data, models.teacher.tokenizer, seed=1, step_blocks=4)
+    (tmp_path / "kept").write_text("a file where the folder should be")
+    monkeypatch.setattr(fill_signals, "tqdm", lambda groups, **_: groups)
+    with pytest.raises(InputError, match="make room, or name another folder"):
+        fill(spec, models, source, [[0]], open_cache(spec.teacher, "f"))
+
+
+def test_a_live_run_is_not_filled(tiny: TinyWorld, tmp_path: Path) -> None:
+    check_source(tiny_spec(tiny, tmp_path))
+    with pytest.raises(InputError, match="a live teacher's signal is not kept"):
+        check_source(load_spec(tiny.spec_file))
