@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 from tqdm import tqdm
 
@@ -21,6 +22,17 @@ from dskd_ds.signal_cache.cache import Found, SignalCache
 
 CACHE_NAME = "the cache of teacher signal"
 """Stands for the teacher's name in error messages."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Submitted:
+    """A request that was submitted, and the future of its answer."""
+
+    future: Future[Answer]
+    arrays: dict[str, Array]
+    wanted: Wanted
+    reply_bytes: int
+    check: CheckReply | None
 
 
 class CachedSide:
@@ -71,7 +83,8 @@ class CachedSide:
                 future.set_exception(LinkError(f"{CACHE_NAME} is closed"))
                 return future
             self._pending.add(future)
-            self._pool.submit(self._start, future, arrays, wanted, reply_bytes, check)
+            submitted = _Submitted(future, arrays, wanted, reply_bytes=reply_bytes, check=check)
+            self._pool.submit(self._start, submitted)
         return future
 
     def expect_no_restart(self) -> None:
@@ -90,87 +103,75 @@ class CachedSide:
         self._pool.shutdown(wait=True, cancel_futures=True)
         if self._cache is not None:
             self._cache.store.close()
-        for future in list(self._pending):
+        with self._lock:
+            unanswered = list(self._pending)
+        for future in unanswered:
             self._fail(future, LinkError(f"{CACHE_NAME} is closed"))
 
-    def _start(
-        self,
-        future: Future[Answer],
-        arrays: dict[str, Array],
-        wanted: Wanted,
-        reply_bytes: int,
-        check: CheckReply | None,
-    ) -> None:
+    def _start(self, submitted: _Submitted) -> None:
         """Look a request up, and answer it or ask the teachers. Runs in the thread."""
         try:
             cache = self._current_cache()
-            found = cache.look_up(arrays, wanted)
+            found = cache.look_up(submitted.arrays, submitted.wanted)
             if not found.num_missing:
-                self._finish(future, self._answer(found))
+                self._finish(submitted.future, self._answer(found))
                 return
             if self._link is None:
                 raise self._missing(found)
             asked = self._link.submit(
                 found.request(),
-                wanted,
-                reply_bytes=reply_bytes,
-                check=self._whole_check(found, check),
+                submitted.wanted,
+                reply_bytes=submitted.reply_bytes,
+                check=self._whole_check(found, submitted.check),
             )
-            again = (future, arrays, wanted, reply_bytes, check)
-            asked.add_done_callback(lambda done: self._continue(done, cache, found, again))
+            asked.add_done_callback(lambda done: self._continue(done, cache, found, submitted))
         except Exception as error:
-            self._fail(future, error)
+            self._fail(submitted.future, error)
 
     def _continue(
         self,
         asked: Future[Answer],
         cache: SignalCache,
         found: Found,
-        again: tuple[Future[Answer], dict[str, Array], Wanted, int, CheckReply | None],
+        submitted: _Submitted,
     ) -> None:
         """Pass a teacher's answer on to the thread. Runs in the link's thread."""
-        future = again[0]
         error = asked.exception()
         with self._lock:
             is_open = error is None and not self._is_closed
             if is_open:
-                self._pool.submit(self._complete, asked.result(), cache, found, again)
+                self._pool.submit(self._complete, asked.result(), cache, found, submitted)
         if not is_open:
-            self._fail(future, error or LinkError(f"{CACHE_NAME} is closed"))
+            self._fail(submitted.future, error or LinkError(f"{CACHE_NAME} is closed"))
 
     def _complete(
-        self,
-        fresh: Answer,
-        cache: SignalCache,
-        found: Found,
-        again: tuple[Future[Answer], dict[str, Array], Wanted, int, CheckReply | None],
+        self, fresh: Answer, cache: SignalCache, found: Found, submitted: _Submitted
     ) -> None:
         """Keep a teacher's answer and join it with what was kept. Runs in the thread."""
-        future = again[0]
         try:
             current = self._current_cache()
             if current is not cache:
                 # The first teacher that came is not the one that the cache was read for.
-                self._start(*again)
+                self._start(submitted)
                 return
             current.keep(found, fresh.arrays)
-            self._finish(future, self._answer(found, fresh))
+            self._finish(submitted.future, self._answer(found, fresh))
         except Exception as error:
-            self._fail(future, error)
+            self._fail(submitted.future, error)
 
     def _current_cache(self) -> SignalCache:
         """Return the cache of the teacher that answers; before one came, of the spec's teacher."""
-        told = self._link.fingerprint if self._link is not None else None
+        answering = self._link.fingerprint if self._link is not None else None
         if self._cache is None:
-            self._cache = self._open_cache(told or self._own_fingerprint())
-        elif told is not None and told != self._cache.fingerprint:
+            self._cache = self._open_cache(answering or self._own_fingerprint())
+        elif answering is not None and answering != self._cache.fingerprint:
             tqdm.write(
-                f"warning: the teacher is {told}, but this student expected"
+                f"warning: the teacher is {answering}, but this student expected"
                 f" {self._cache.fingerprint}. From here on the signal kept of the teacher is used.",
                 file=sys.stderr,
             )
             self._cache.store.close()
-            self._cache = self._open_cache(told)
+            self._cache = self._open_cache(answering)
         return self._cache
 
     def _answer(self, found: Found, fresh: Answer | None = None) -> Answer:
