@@ -151,6 +151,8 @@ def empty_reply(wanted: Wanted, vocab_size: int, hidden_size: int) -> dict[str, 
         "draw_log_probs": np.zeros(0, np.float32),
         "hidden": np.zeros((0, num_bytes), np.uint8),
         "hidden_scales": np.zeros((0, num_scales), np.uint16),
+        "layer_states": np.zeros((0, num_bytes), np.uint8),
+        "layer_scales": np.zeros((0, num_scales), np.uint16),
         **chosen_arrays(Chosen.nothing(), UNWANTED),
     }
 
