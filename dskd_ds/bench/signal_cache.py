@@ -62,6 +62,7 @@ class Launches:
         self.overrides = [
             "topology.num_students=2",
             "loss.sense_weight=0",
+            "repair.steps=0",
             "checkpoint.every_steps=0",
             "checkpoint.every_minutes=0",
             f"teacher.cache_dir={folder}/signals",

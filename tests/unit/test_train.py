@@ -48,7 +48,7 @@ def test_a_run_from_the_cache_alone_needs_no_link_over_several_nodes(
     role = Role(kind="student", rank=0, size=2, launch=launch)
     monkeypatch.setattr(os, "environ", dict(os.environ))
     monkeypatch.setattr("dskd_ds.plan.preflight.preflight", lambda *_: None)
-    cached = ["teacher.source=cache", "topology.num_teachers=0"]
+    cached = ["teacher.source=cache", "topology.num_teachers=0", "repair.steps=0"]
     for overrides in ([], cached):
         spec = load_spec("ds_configs/runs/quickstart.toml", overrides)
         if overrides:

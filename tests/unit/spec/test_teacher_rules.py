@@ -51,8 +51,8 @@ def test_a_cache_implies_forward_passes_by_block(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_source_may_change_on_resume_and_the_effect_is_named() -> None:
-    before = load_spec(BASE)
-    now = load_spec(BASE, ["teacher.source=cache", "topology.num_teachers=0"])
+    before = load_spec(BASE, ["repair.steps=0"])
+    now = load_spec(BASE, ["teacher.source=cache", "topology.num_teachers=0", "repair.steps=0"])
     changes = {change.key: change.mark for change in changes_on_resume(before, now)}
     assert changes["teacher.source"].may_change
     assert "bit for bit" in changes["teacher.source"].effect
