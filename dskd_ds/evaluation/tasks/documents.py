@@ -143,13 +143,18 @@ def render_prompt(task: EvalTask, asked: AskedQuestion, tokenizer: Any, recipe: 
     messages = conversation(style, task.prompt_set, asked.shots, asked.question)[:-1]
     if task.name == "mmlu":
         messages = _with_instruction(messages, MMLU_SYSTEM)
+    check_template(tokenizer)
+    text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return text
+
+
+def check_template(tokenizer: Any) -> None:
+    """Raise InputError if a tokenizer has no chat template."""
     if not tokenizer.chat_template:
         raise InputError(
             "--tasks: the tokenizer has no chat template, so no prompt can be made.\n"
-            "  evaluate an instruction-tuned model, or add chat_template.jinja to its folder."
+            "  take an instruction-tuned model, or add chat_template.jinja to its folder."
         )
-    text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return text
 
 
 def _with_instruction(messages: list[Message], text: str) -> list[Message]:

@@ -22,6 +22,7 @@ from typing import Any
 from dskd_ds.data.recipes.prompts import conversation
 from dskd_ds.data.recipes.question_sets import Question
 from dskd_ds.evaluation.tasks.catalogue import EvalTask
+from dskd_ds.evaluation.tasks.documents import check_template
 from dskd_ds.evaluation.tasks.questions import ReadQuestion, ShotDraw, read_questions_of
 from dskd_ds.files.atomic import write_json, write_text
 from dskd_ds.spec.recipe import RecipeSpec
@@ -70,6 +71,7 @@ def write_question_files(
 
     data_dir: folder of the questions, as of `dskd eval --data-dir`.
     """
+    check_template(split.tokenizer)
     train: list[dict[str, Any]] = []
     heldout: list[dict[str, Any]] = []
     counts: dict[str, SetCounts] = {}

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from dskd_ds.commands import cli
 from dskd_ds.evaluation.tasks.catalogue import TASKS
 from dskd_ds.evaluation.tasks.documents import (
     fit_prompt,
@@ -19,6 +20,7 @@ from dskd_ds.evaluation.tasks.documents import (
 from dskd_ds.evaluation.tasks.question_files import QuestionSplit, SetCounts, write_question_files
 from dskd_ds.evaluation.tasks.questions import read_task
 from dskd_ds.spec.recipe import RecipeSpec
+from tests.conftest import TinyWorld
 from tests.unit.evaluation.tasks.test_questions import quartz_rows, write_rows
 
 QUARTZ = TASKS["quartz"]
@@ -146,6 +148,15 @@ def test_a_prompt_keeps_as_many_shots_as_fit(tmp_path: Path, max_tokens: int) ->
         assert fitted is not None
         assert fitted.shots == question.shots[len(question.shots) - len(fitted.shots) :]
         assert (len(fitted.shots) == 5) == (max_tokens == 1000)
+
+
+def test_a_tokenizer_without_a_chat_template_is_refused(
+    tiny: TinyWorld, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_rows(tmp_path / "quartz.jsonl", quartz_rows(10))
+    argv = ["data", "questions", str(tiny.spec_file), "--output", str(tmp_path / "out")]
+    assert cli.main([*argv, "--tasks", "quartz", "--data-dir", str(tmp_path)]) == 2
+    assert "the tokenizer has no chat template" in capsys.readouterr().err
 
 
 def test_label_scoring_leaves_no_files_for_answers(tmp_path: Path) -> None:
