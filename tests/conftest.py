@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import tomli_w
 
+from tests.order import place_of
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # pytest runs two files at a time (pyproject.toml)
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -81,6 +83,11 @@ SYNSETS = {
     "adv": [],
 }
 """part of speech -> (words, index of a synset; the first words of both synsets are antonyms)."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort the tests by file; within a file they keep their order."""
+    items.sort(key=lambda item: place_of(item.path))
 
 
 @dataclass(frozen=True)
