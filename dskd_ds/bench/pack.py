@@ -29,7 +29,7 @@ from dskd_ds.spec.load import expand
 RANKS = (1, 2, 4)
 REPEATS = 3
 NUM_TOKENS = 10_000_000
-TOKENS_PER_BYTE = 0.28
+TOKENS_PER_BYTE = 0.2
 """Of the quickstart's texts with its tokenizer, at least."""
 RATE = re.compile(r"\(([\d,]+) tokens per second\)")
 
