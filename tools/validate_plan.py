@@ -23,8 +23,10 @@ from tools.plan_validation.finding import Finding
 STUDIES = Path(__file__).resolve().parent / "studies"
 RESULTS = STUDIES / "plan_validation.json"
 PAGE = STUDIES / "plan_validation.md"
-PARTS = {"c": "public_figures", "d": "simulator"}
+PARTS = {"a": "memory", "c": "public_figures", "d": "simulator"}
 """Part -> its module in tools/plan_validation, whose `validate` returns a Finding."""
+DEFAULT_PARTS = ["c", "d"]
+"""Parts that start no training runs."""
 TITLE = """# How far the plan can be trusted
 
 Written by `python -m tools.validate_plan`. A missed target is reported with its reason.
@@ -34,7 +36,7 @@ Written by `python -m tools.validate_plan`. A missed target is reported with its
 def main() -> None:
     """Run the parts that are asked for, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--parts", nargs="+", choices=sorted(PARTS), default=sorted(PARTS))
+    parser.add_argument("--parts", nargs="+", choices=sorted(PARTS), default=DEFAULT_PARTS)
     arguments = parser.parse_args()
     mpl.use("Agg")
     results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}

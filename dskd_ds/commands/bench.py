@@ -20,7 +20,10 @@ time, the student's memory and, with --student twice, inference.
 
 The bench "step" starts 37 real launches of the quickstart's student and teacher, each pinned to a
 core, and the bench "cache" 10 launches with and without kept teacher signal: run `make quickstart`
-first, and this command in the same folder."""
+first, and this command in the same folder.
+
+`dskd bench calibrate` measures the speeds of this machine instead, in about a minute, and keeps
+them for `dskd plan` and `dskd report`."""
 
 
 def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -30,6 +33,12 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
         help="measure objective, wire, whole steps and packing against their targets",
         description=TEXT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    bench.add_argument(
+        "what",
+        nargs="?",
+        choices=["calibrate"],
+        help="measure and keep the speeds of this machine, for dskd plan",
     )
     bench.add_argument(
         "--only",
@@ -69,12 +78,17 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def run_bench(args: argparse.Namespace) -> int:
-    """Run the chosen benches and print their figures. Raises InputError."""
+    """Run the chosen benches and print their figures, or calibrate. Raises InputError."""
     from dskd_ds.bench import growth, measure, objective, pack, signal_cache, step, wire
     from dskd_ds.bench.cost import bench_cost
     from dskd_ds.runtime.console import quiet_progress
 
     quiet_progress()
+    if args.what == "calibrate":
+        from dskd_ds.bench.calibrate import calibrate_and_print
+
+        calibrate_and_print(is_json=args.json)
+        return 0
     modules = (objective, wire, step, pack, growth, signal_cache)
     benches = {name: bench for module in modules for name, bench in module.BENCHES.items()}
     if args.spec is not None:

@@ -19,7 +19,7 @@ def draw_plan(plan: RunPlan, path: Path) -> None:
     from matplotlib import pyplot
 
     columns = 2 if plan.speed else 1
-    figure, axes = pyplot.subplots(1, columns, figsize=(6.5 * columns, 4.6), dpi=110, squeeze=False)
+    figure, axes = pyplot.subplots(1, columns, figsize=(7.5 * columns, 4.6), dpi=110, squeeze=False)
     _draw_memory(axes[0][0], plan)
     if plan.speed:
         _draw_step(axes[0][1], plan)
@@ -90,5 +90,7 @@ def _legend_once(axes: Any) -> None:
     handles, labels = axes.get_legend_handles_labels()
     first = dict(zip(reversed(labels), reversed(handles), strict=True))
     ordered = [label for label in dict.fromkeys(labels) if label in first]
-    axes.legend([first[label] for label in ordered], ordered, fontsize=8, loc="best")
+    shown = [first[label] for label in ordered]
+    # Beside the bars, which it would hide.
+    axes.legend(shown, ordered, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))
     axes.grid(axis="y", alpha=0.3)

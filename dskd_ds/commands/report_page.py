@@ -13,6 +13,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
+from dskd_ds.commands.report_plan import plan_facts
 from dskd_ds.errors import InputError
 from dskd_ds.evaluation.result import EVALUATION_FILE
 from dskd_ds.observe.metrics import TENSORBOARD_FOLDER, read_metrics
@@ -147,6 +148,7 @@ def run_facts(spec: RunSpec, records: list[dict[str, float]]) -> dict[str, str]:
         "ranks": f"{students}, {teachers}",
         "skipped steps": f"{int(last['skipped'])}",
         **health_facts(records),
+        **plan_facts(spec, records),
     }
 
 

@@ -39,8 +39,6 @@ class Measured:
     hop_seconds: float
     """Latency of a collective."""
     disk_write_bandwidth: float
-    link_bandwidth: float
-    """Encrypted messages over TCP on this machine, in bytes per second."""
     num_ranks: int
     """Ranks that were measured together: a machine's cores share its memory bandwidth."""
     cpu: str
@@ -123,5 +121,4 @@ def constants_of(measured: Measured) -> Constants:
         teacher_head_passes=measured.teacher_head_passes,
         collective_efficiency=1.0,
         hop_seconds=measured.hop_seconds,
-        link_bandwidth=measured.link_bandwidth,
     )

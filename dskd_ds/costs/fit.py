@@ -22,7 +22,7 @@ from dskd_ds.spec import RunSpec
 
 REFUSED_SHARE = 0.9
 """A run is refused if this share of the predicted memory exceeds the capacity. The prediction's
-error is about ten per cent (tools/studies/plan.md); between this and 1 there is a warning."""
+error is about ten per cent; between this and 1 there is a warning."""
 PROCESS_BYTES = 300 << 20
 """Resident memory of a rank on a CPU before its engine: Python, torch and DeepSpeed, without the
 pages that the ranks of a node share."""

@@ -13,6 +13,7 @@ from typing import Literal
 
 from dskd_ds.costs.activations import activation_bytes, forward_bytes
 from dskd_ds.costs.run_shapes import RunShapes
+from dskd_ds.costs.shapes import ModelShape
 from dskd_ds.costs.traffic import (
     SignalBytes,
     held_bytes,
@@ -28,11 +29,19 @@ from dskd_ds.spec.base import Dtype
 
 Device = Literal["gpu", "cpu"]
 """Where ranks compute. On a CPU their memory is the node's main memory."""
-TAKEN_AT_A_TIME = 128
-"""Positions whose logits a teacher forms at a time (teacher/answer.py)."""
+CHUNK_BYTES = 16
+"""Bytes per token of the vocabulary and position of a chunk that a teacher takes its signal from
+([teacher] head_chunk_rows)."""
 ASSUMED_RELATED_FRACTION = 0.6
 """Share of positions whose target has word relations, if no dictionary tells it: SmolLM2 with
 WordNet on Wikipedia has 0.5 to 0.7."""
+LIBRARY_BYTES = 100 << 20
+"""What libraries take on a CPU from the moment when the engine is made: 77 to 112 MiB beyond what
+the formulas give for an engine that has taken no step (three runs)."""
+HEAP_SHARE = 0.6
+"""Freed memory that the heap of a CPU rank keeps in pieces, as a share of what is in use, with the
+allocator settings of runtime/console.py: 0.72 and 0.55 in two runs with 42 and 99 million
+parameters. With an allocator that returns memory at once it is 0."""
 INDEX_LINK_BYTES = 12
 """Bytes per sense and link of the HNSW index: 2 M links of 4 bytes on the lowest level, and the
 higher levels'."""
@@ -111,11 +120,21 @@ def student_memory(
             "activations": activations.kept + activations.states + activations.backward,
             "objective": _head_gradient(spec, student.embedding_parameters, width),
         },
+        # The layers are done; with a tied head its gradient waits for the embedding's.
+        "embedding": {
+            **gathered,
+            "activations": activations.states,
+            "objective": _embedding_gradients(spec, student, width),
+        },
         "reduction": {"gradient copies": zero.reduction},
         "update": {"gradient copies": zero.update},
     }
     phase, added = max(phases.items(), key=_size_of_phase)
-    return MemoryParts(_without_zeros({**fixed, **added}), phase, host=_without_zeros(zero.host))
+    parts = _without_zeros({**fixed, **added})
+    if device == "cpu":
+        parts["libraries"] = float(LIBRARY_BYTES)
+        parts["freed, kept by the heap"] = HEAP_SHARE * sum(parts.values())
+    return MemoryParts(parts, phase, host=_without_zeros(zero.host))
 
 
 def teacher_memory(
@@ -131,7 +150,7 @@ def teacher_memory(
         number_bytes=width,
     )
     signal = run_signal(spec, shapes, related_fraction)
-    logits = TAKEN_AT_A_TIME * teacher.vocab_size * (8 + width)
+    logits = spec.teacher.head_chunk_rows * teacher.vocab_size * CHUNK_BYTES
     parts = {
         "parameters": float(width * teacher.num_parameters),
         "activations": forward,
@@ -227,6 +246,16 @@ def _head_gradient(spec: RunSpec, head_parameters: int, width: int) -> float:
     if spec.student.train_last_layers is not None:
         return 0.0
     return float(head_parameters * (4 + (width if width == 2 else 0)))
+
+
+def _embedding_gradients(spec: RunSpec, student: ModelShape, width: int) -> float:
+    """Return the gradients by the embedding: its own, that by a tied head, and their sum.
+
+    torch's memory tracker shows all three at once (plan/fake_student.py).
+    """
+    if spec.student.train_last_layers is not None:
+        return 0.0
+    return float(student.embedding_parameters * width * (3 if student.tied else 1))
 
 
 def _size_of_phase(phase: tuple[str, Mapping[str, float]]) -> float:

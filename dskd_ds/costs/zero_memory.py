@@ -98,10 +98,10 @@ def _stage_3(
         weights += low * sizes.all / min(settings.hpz_ranks, sizes.ranks)
     # Weights below the threshold (norms, biases) are kept whole as well.
     whole = low * small if shape.hidden_size <= settings.persistence_threshold else 0
-    # float32 weights are their own master weights, unless the optimiser is offloaded.
-    has_master = low != high or settings.offloads_optimizer
+    # Also where weights have the same format: DeepSpeed compares a device with its name, finds them
+    # different, and makes a copy.
     optimizer = {
-        "master weights": high * share if has_master else 0.0,
+        "master weights": high * share,
         "optimiser": 2 * high * share,
         "gradients": low * share + (high * share if settings.offloads_optimizer else 0),
     }

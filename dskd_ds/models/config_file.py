@@ -37,7 +37,7 @@ def read_config_file(model: str, key: str = "[teacher] model") -> dict[str, Any]
     if model.endswith(".gguf") and path.is_file():
         converted = _converted_config(path)
         if converted is None:
-            return _gguf_config(path)
+            return _gguf_config(path, key)
     file = converted or (path / "config.json" if path.is_dir() else _hub_file(model, key))
     try:
         content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
@@ -77,11 +77,24 @@ def _hub_file(model: str, key: str) -> Path:
         ) from None
 
 
-def _gguf_config(path: Path) -> dict[str, Any]:
-    """Return the entries of a configuration that a GGUF file's header gives."""
+def _gguf_config(path: Path, key: str) -> dict[str, Any]:
+    """Return the entries of a configuration that a GGUF file's header gives.
+
+    Raises InputError if the file is no GGUF file.
+    """
     from gguf import GGUFReader
 
-    reader = GGUFReader(path)
+    try:
+        return _entries_of(GGUFReader(path))
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        raise InputError(
+            f'{key} = "{path}", but its header cannot be read: {error}.\n'
+            "  use a whole .gguf file of a language model."
+        ) from None
+
+
+def _entries_of(reader: Any) -> dict[str, Any]:
+    """Return the entries that a GGUF reader's fields and tensors give."""
     kind = str(reader.fields["general.architecture"].contents())
     config: dict[str, Any] = {"model_type": kind}
     for entry, key in GGUF_KEYS.items():

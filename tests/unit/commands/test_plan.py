@@ -11,6 +11,7 @@ import pytest
 
 from dskd_ds.commands import cli
 from dskd_ds.costs import calibration, capacity
+from tests.unit.bench.test_calibrate import MEASURED
 
 CONFIG = {
     "model_type": "llama",
@@ -164,22 +165,7 @@ def test_this_machine_has_times_once_it_is_calibrated(
 ) -> None:
     cli.main(["plan", spec])
     assert "dskd bench calibrate" in capsys.readouterr().out
-    measured = calibration.Measured(
-        flops_per_second=5e10,
-        memory_bandwidth=1e10,
-        traffic_eager=4.0,
-        head_passes=12.0,
-        teacher_head_passes=6.0,
-        all_reduce_bandwidth=1e9,
-        hop_seconds=1e-4,
-        disk_write_bandwidth=1e9,
-        link_bandwidth=5e8,
-        num_ranks=2,
-        cpu="a CPU",
-        num_cores=2,
-        memory_bytes=8 << 30,
-    )
-    calibration.write_calibration(measured)
+    calibration.write_calibration(MEASURED)
     cli.main(["plan", spec])
     printed = capsys.readouterr().out
     assert "tokens/s" in printed

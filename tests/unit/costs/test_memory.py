@@ -6,7 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from dskd_ds.costs.memory import MemoryParts, node_memory, student_memory, teacher_memory
+from dskd_ds.costs.memory import (
+    HEAP_SHARE,
+    MemoryParts,
+    node_memory,
+    student_memory,
+    teacher_memory,
+)
 from dskd_ds.costs.run_shapes import RunShapes
 from dskd_ds.costs.shapes import model_shape
 from dskd_ds.costs.zero_memory import zero_memory
@@ -73,9 +79,9 @@ def test_checkpointing_and_smaller_chunks_take_less() -> None:
     assert chunked.total <= plain.total
 
 
-def test_bf16_only_has_no_master_weights() -> None:
+def test_bf16_only_halves_master_weights_and_moments() -> None:
     memory = student("student.dtype=bfloat16", "student.precision=bf16")
-    assert "master weights" not in memory.parts
+    assert memory.parts["master weights"] == student().parts["master weights"] / 2
     assert memory.parts["optimiser"] == pytest.approx(student().parts["optimiser"] / 2)
 
 
@@ -92,12 +98,12 @@ def test_offloaded_state_is_in_main_memory() -> None:
     assert "optimiser" not in offloaded.parts
 
 
-def test_on_a_cpu_float32_weights_are_their_own_master() -> None:
+def test_on_a_cpu_the_heap_keeps_freed_memory() -> None:
     spec = spec_with("student.dtype=float32", "deepspeed=ds_configs/zero3_cpu.json")
     memory = student_memory(spec, SHAPES, "cpu", related_fraction=0.5)
-    assert "master weights" not in memory.parts
-    stage_2 = spec_with("student.dtype=float32", "deepspeed=ds_configs/zero2.json")
-    assert "master weights" in student_memory(stage_2, SHAPES, "cpu", 0.5).parts
+    live = memory.total - memory.parts["freed, kept by the heap"]
+    assert memory.parts["freed, kept by the heap"] == pytest.approx(HEAP_SHARE * live)
+    assert "freed, kept by the heap" not in student().parts
 
 
 def test_each_stage_partitions_more() -> None:

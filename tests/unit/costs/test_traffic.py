@@ -64,6 +64,7 @@ def test_signal_bytes_are_the_codecs(
     request_arrays = {
         "input_ids": ids,
         "position_ids": ids,
+        "layer_positions": np.zeros(0, np.int32),
         **{f"{name}_positions": rows.astype(np.int32) for name, rows in positions.items()},
         **selection_arrays(None),
     }
