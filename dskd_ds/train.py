@@ -93,7 +93,7 @@ def run(spec: RunSpec, models: RunModels, role: Role) -> None:
     if role.kind == "teacher":
         from dskd_ds.teacher.service import serve
 
-        serve(spec, models, replica=role.rank, role=role)
+        serve(spec, models, replica=role.rank, role=role, place=role.teacher_rank)
     else:
         from dskd_ds.student.session import train
 

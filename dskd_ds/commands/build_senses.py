@@ -10,6 +10,7 @@ import sys
 
 from dskd_ds.models.named import RunModels
 from dskd_ds.plan.preflight import preflight
+from dskd_ds.plan.whole_teacher import check_whole_teacher
 from dskd_ds.runtime.arguments import rank_parser
 from dskd_ds.runtime.console import quiet_progress
 from dskd_ds.runtime.devices import use_threads
@@ -45,6 +46,7 @@ def run(args: argparse.Namespace) -> None:
     """Do this rank's share of the build; one rank prints what was built."""
     comm = Communicator()
     spec = load_spec(args.spec, args.set)
+    check_whole_teacher(spec, "dskd senses build")
     models = RunModels.of(spec)
     preflight(spec, models, with_senses=False)
     use_threads(spec.topology.threads_per_rank)

@@ -26,6 +26,7 @@ from dskd_ds.link.messages import Array
 from dskd_ds.models.frozen import FrozenModel, load_frozen
 from dskd_ds.models.named import RunModels
 from dskd_ds.models.reply_identity import reply_fingerprint
+from dskd_ds.plan.whole_teacher import check_whole_teacher
 from dskd_ds.runtime.arguments import rank_parser
 from dskd_ds.runtime.console import quiet_libraries, quiet_progress
 from dskd_ds.runtime.devices import use_threads
@@ -62,6 +63,7 @@ def main() -> int:
 
 def run(spec: RunSpec) -> None:
     """Fill the cache for this rank's share of the run's blocks. Raises InputError."""
+    check_whole_teacher(spec, "dskd teach")
     comm = Communicator()
     use_threads(spec.topology.threads_per_rank)
     models = RunModels.of(spec)

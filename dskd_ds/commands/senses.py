@@ -99,9 +99,11 @@ def build_senses(
     from dskd_ds.data.documents import matching_files
     from dskd_ds.models.named import RunModels
     from dskd_ds.plan.preflight import preflight
+    from dskd_ds.plan.whole_teacher import check_whole_teacher
     from dskd_ds.runtime import launch
 
     spec = load_spec(spec_file, overrides)
+    check_whole_teacher(spec, "dskd senses build")
     # The ranks check this too, but a mistake is reported here at once, without starting them.
     preflight(spec, RunModels.of(spec), with_senses=False)
     for index, corpus in enumerate(spec.senses.corpus):
@@ -187,9 +189,11 @@ def run_refresh(args: argparse.Namespace) -> int:
     """Check the spec and launch the refresh with mpirun; returns the exit code."""
     from dskd_ds.models.named import RunModels
     from dskd_ds.plan.preflight import preflight
+    from dskd_ds.plan.whole_teacher import check_whole_teacher
     from dskd_ds.runtime import launch
 
     spec = spec_of(args)
+    check_whole_teacher(spec, "dskd senses refresh")
     preflight(spec, RunModels.of(spec), with_senses=False)
     return launch.run(
         launch.senses_command(args.spec, args.set, num_ranks=args.ranks, flags=["--refresh"])

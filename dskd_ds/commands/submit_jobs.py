@@ -10,6 +10,7 @@ from pathlib import Path
 from dskd_ds.errors import InputError
 from dskd_ds.observe.attempts import attempts_dir
 from dskd_ds.plan.allocation import Allocation, allocate
+from dskd_ds.plan.whole_teacher import check_whole_teacher
 from dskd_ds.runtime.job_script import (
     bash_array,
     bash_string,
@@ -95,7 +96,9 @@ class Submission:
         if args.het or args.teachers_job:
             given = self._teachers_options().get
             count = given("ntasks-per-node") or given("gpus-per-node")
-            teachers_per_node = int(count) if count and count.isdecimal() else teachers_per_node
+            if count and count.isdecimal():
+                # A node of the teachers may have another number of GPUs than one of the students.
+                teachers_per_node = int(count) // self._spec.topology.ranks_per_teacher
         return allocate(
             self._spec,
             ranks_per_node=self._ranks_per_node,
@@ -128,7 +131,7 @@ class Submission:
             # Each component of a heterogeneous job has options of its own.
             component = self._common_options() | {
                 "nodes": str(allocation.num_teacher_nodes),
-                "ntasks-per-node": str(allocation.teachers_per_node),
+                "ntasks-per-node": str(allocation.teacher_tasks_per_node),
                 "requeue": "",
             }
             component |= second
@@ -146,7 +149,7 @@ class Submission:
         options = {
             "job-name": f"{self._spec.name}-teachers",
             "array": f"0-{allocation.num_teacher_nodes - 1}",
-            "ntasks-per-node": str(allocation.teachers_per_node),
+            "ntasks-per-node": str(allocation.teacher_tasks_per_node),
             "output": f"{attempts_dir(self._run_dir)}/teachers-%A_%a.out",
         }
         options |= self._common_options() | self._teachers_options()
@@ -155,6 +158,7 @@ class Submission:
             "overrides": bash_array(self._overrides(allocation)),
             "num_teachers": str(allocation.num_teachers),
             "teachers_per_node": str(allocation.teachers_per_node),
+            "ranks_per_teacher": str(allocation.ranks_per_teacher),
         }
         return self._job("teachers", options, settings, after="after", is_beside=True)
 
@@ -172,6 +176,7 @@ class Submission:
             "num_teachers": str(0 if is_beside else allocation.num_teachers),
             "num_teacher_nodes": str(0 if is_beside else allocation.num_teacher_nodes),
             "teachers_per_node": str(allocation.teachers_per_node),
+            "ranks_per_teacher": str(allocation.ranks_per_teacher),
             "students_at": bash_array([students_at]),
             "teachers_at": bash_array([teachers_at]),
             "replicate_senses": str(int(self._spec.uses_senses and self._has_local_senses())),
@@ -209,6 +214,7 @@ class Submission:
         return self._job("pack", options | common, settings)
 
     def _senses(self) -> Job:
+        check_whole_teacher(self._spec, "dskd submit --what senses")
         options = {
             "job-name": f"{self._spec.name}-senses",
             "nodes": str(self._args.senses_nodes),

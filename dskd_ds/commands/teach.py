@@ -35,9 +35,11 @@ def teach(args: argparse.Namespace) -> int:
     from dskd_ds.commands.cache import print_teachers
     from dskd_ds.models.named import RunModels
     from dskd_ds.plan.preflight import preflight
+    from dskd_ds.plan.whole_teacher import check_whole_teacher
     from dskd_ds.runtime import launch
 
     spec = spec_of(args)
+    check_whole_teacher(spec, "dskd teach")
     check_source(spec)
     # Wrong input is reported here, once, and not by every rank.
     preflight(spec, RunModels.of(spec))

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 from pathlib import Path
 
 from dskd_ds.errors import InputError
+
+SHORT_FOLDER = Path("/tmp")
+MAX_SOCKET_PATH_BYTES = 100
+"""The path of a unix socket has at most 107 bytes on Linux; a suffix may be added."""
 
 
 def private_folder(folder: Path, close_if_open: bool = False) -> Path:
@@ -26,6 +31,24 @@ def private_folder(folder: Path, close_if_open: bool = False) -> Path:
         folder.chmod(0o700)
     check_private(folder)
     return folder
+
+
+def private_socket_path(name: str) -> Path:
+    """Return the path of a unix socket in a folder of this user that is closed to others.
+
+    The folder is below TMPDIR, or below /tmp if TMPDIR is too long for the path of a unix socket.
+    Raises InputError as `private_folder` does, OSError if the folder cannot be created.
+    """
+    path = _in_user_folder(Path(tempfile.gettempdir()), name)
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
+        path = _in_user_folder(SHORT_FOLDER, name)
+    private_folder(path.parent)
+    return path
+
+
+def _in_user_folder(folder: Path, name: str) -> Path:
+    """Return a path in this user's folder below `folder`."""
+    return folder / f"dskd-{os.getuid()}" / name
 
 
 def check_private(path: Path) -> None:

@@ -134,7 +134,8 @@ class TeacherProtocol:
         return student is not None and student.session == work.session
 
     def say_goodbye(self) -> None:
-        """Tell all students that this teacher ends."""
+        """Tell all students that this teacher ends, after what is still to be sent."""
+        self._send_outbox()
         for rank in list(self._students):
             self._send(rank, Bye())
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from dskd_ds.models.head import HeadForm, check_own_logits
 from dskd_ds.models.layers import compile_layers
 from dskd_ds.models.named import NamedModel
+from dskd_ds.models.vocab_shard import VocabShard
 from dskd_ds.runtime.devices import local_device, resolve_dtype
 from dskd_ds.spec.models import HEAD_CHUNK_ROWS
 
@@ -22,7 +23,7 @@ class FrozenModel:
     trunk: Any
     """From ids and position ids to the last hidden state, after the final norm."""
     head: Tensor
-    """[V, D], from a hidden state to logits, together with `form`."""
+    """[V, D], from a hidden state to logits, together with `form`; a shard has fewer rows."""
     form: HeadForm
     vocab_size: int
     """V: rows of the head that are used; for a teacher, those that the student has too."""
@@ -33,6 +34,9 @@ class FrozenModel:
     device: torch.device
     head_chunk_rows: int = HEAD_CHUNK_ROWS
     """Positions whose logits exist at a time when requests are answered."""
+    shard: VocabShard | None = None
+    """What this rank holds of a model that is divided over ranks (models/tensor_parallel.py):
+    `head` and `logits` are then those of its own tokens. None: the whole model is here."""
 
     @torch.inference_mode()
     def hidden_states(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
@@ -72,7 +76,7 @@ class FrozenModel:
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
-        """Return the logits [N, V] for hidden states [N, D]."""
+        """Return the logits [N, V] for hidden states [N, D]; with a shard, those of its rows."""
         return self.form.apply_(hidden @ self.head.T)
 
 

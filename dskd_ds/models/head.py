@@ -7,6 +7,7 @@ compares the result with the model's own forward.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,17 +87,27 @@ def refuse_bias(head: Any, key: str) -> None:
 
 
 @torch.inference_mode()
-def check_own_logits(model: Any, form: HeadForm, name: str, key: str = "[teacher] model") -> None:
+def check_own_logits(
+    model: Any,
+    form: HeadForm,
+    name: str,
+    key: str = "[teacher] model",
+    product_of: Callable[[Tensor], Tensor] | None = None,
+) -> None:
     """Compare a model's own logits on two tokens with its head applied to its last hidden state.
 
     Raises InputError if they differ: every signal and every loss would then be of another model.
-    name, key: the model as written, and the setting that names it.
+    name, key: the model as written, and the setting that names it. product_of: from hidden states
+    [..., D] to their product with the head [..., V], if the head's weight is not whole here.
     """
     refuse_bias(model.get_output_embeddings(), key)
     ids = torch.arange(2, device=model.device)[None]
     own = model(input_ids=ids, use_cache=False).logits.float()
     hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    product = torch.nn.functional.linear(hidden, model.get_output_embeddings().weight)
+    if product_of is not None:
+        product = product_of(hidden)
+    else:
+        product = torch.nn.functional.linear(hidden, model.get_output_embeddings().weight)
     ours = form.apply_(product.float())
     tolerance = SAME_LOGITS * own.abs().max()
     if own.shape != ours.shape or (own - ours).abs().max() > tolerance:

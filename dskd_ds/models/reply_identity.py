@@ -36,6 +36,8 @@ def reply_fingerprint(spec: RunSpec, models: RunModels, device_type: str | None 
     ]
     if spec.teacher.compile:
         facts.append("compiled")  # compiled layers round differently
+    if spec.topology.ranks_per_teacher > 1:
+        facts.append(f"ranks{spec.topology.ranks_per_teacher}")  # sums are rounded rank by rank
     return "-".join(facts)
 
 

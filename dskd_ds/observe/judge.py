@@ -203,6 +203,7 @@ def _teacher(evidence: Evidence, seen: Seen[TeacherHealth], is_alive: bool) -> T
         last_error=record.last_error,
         # While it loads its model, it does not write its file again.
         is_silent=is_alive and is_old and record.phase == "serving",
+        num_ranks=record.num_ranks,
     )
 
 

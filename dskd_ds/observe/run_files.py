@@ -91,6 +91,8 @@ class TeacherHealth(Record):
     """The last reason for which it refused a request."""
     rss_bytes: int = 0
     """The largest memory that the process has used."""
+    num_ranks: int = 1
+    """Ranks that hold the teacher together; the first of them writes this file."""
 
 
 class RunStart(Record):

@@ -39,6 +39,7 @@ class TeacherStatus(Part):
     idle_share: float
     last_error: str
     is_silent: bool
+    num_ranks: int = 1
 
 
 class NodeStatus(Part):

@@ -21,6 +21,7 @@ class Allocation:
     num_teacher_nodes: int
     """0 if the teachers are the last ranks of the students' step."""
     teachers_per_node: int
+    ranks_per_teacher: int = 1
 
     @property
     def num_nodes(self) -> int:
@@ -30,7 +31,12 @@ class Allocation:
     @property
     def tasks_per_node(self) -> int:
         """The largest number of tasks on a node of the job."""
-        return max(self.students_per_node, self.teachers_per_node)
+        return max(self.students_per_node, self.teacher_tasks_per_node)
+
+    @property
+    def teacher_tasks_per_node(self) -> int:
+        """Tasks on a full node of teachers."""
+        return self.teachers_per_node * self.ranks_per_teacher
 
 
 def allocate(
@@ -44,12 +50,13 @@ def allocate(
     """Return the allocation of a run.
 
     Students and teachers share one node, and one step, if they fit on it. Otherwise teachers get
-    nodes of their own, so that a failed teacher does not end the students' step.
+    nodes of their own, so that a failed teacher does not end the students' step. The ranks of one
+    teacher are on one node.
 
-    ranks_per_node: usually the GPUs of a node. teachers_per_node: the same by default.
+    ranks_per_node: usually the GPUs of a node. teachers_per_node: as many as fit by default.
     num_teachers: [topology] num_teachers by default. have_own_nodes: teachers always get nodes of
         their own.
-    Raises InputError if the number of teachers is unknown.
+    Raises InputError if the number of teachers is unknown, or if one does not fit on a node.
     """
     students = spec.topology.num_students
     teachers = spec.topology.num_teachers if num_teachers is None else num_teachers
@@ -58,15 +65,24 @@ def allocate(
             "[topology] num_teachers = 0, so the number of teachers is unknown.\n"
             "  add --num-teachers N: they get a job step of their own."
         )
-    per_node = teachers_per_node or ranks_per_node
-    if students + teachers <= ranks_per_node and not have_own_nodes and not teachers_per_node:
+    per_teacher = spec.topology.ranks_per_teacher
+    per_node = teachers_per_node or ranks_per_node // per_teacher
+    if per_node == 0:
+        raise InputError(
+            f"[topology] ranks_per_teacher = {per_teacher}, but a node has {ranks_per_node} ranks,"
+            " and all ranks of a teacher must be on one node.\n"
+            f"  use at most {ranks_per_node}, or nodes with more GPUs."
+        )
+    num_ranks = students + teachers * per_teacher
+    if num_ranks <= ranks_per_node and not have_own_nodes and not teachers_per_node:
         return Allocation(
             num_students=students,
             num_student_nodes=1,
-            students_per_node=students + teachers,
+            students_per_node=num_ranks,
             num_teachers=teachers,
             num_teacher_nodes=0,
             teachers_per_node=0,
+            ranks_per_teacher=per_teacher,
         )
     return Allocation(
         num_students=students,
@@ -75,4 +91,5 @@ def allocate(
         num_teachers=teachers,
         num_teacher_nodes=-(-teachers // per_node),
         teachers_per_node=min(teachers, per_node),
+        ranks_per_teacher=per_teacher,
     )

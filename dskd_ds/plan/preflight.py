@@ -10,6 +10,7 @@ from dskd_ds.data.packed import check_packed
 from dskd_ds.errors import InputError
 from dskd_ds.models.layers import check_compiler, check_layers
 from dskd_ds.models.named import RunModels
+from dskd_ds.models.tensor_parallel import check_divisible
 from dskd_ds.models.vocabulary import check_same_tokens
 from dskd_ds.senses.choose.open import check_index
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary, open_own
@@ -78,6 +79,7 @@ def _check_teacher(spec: RunSpec, models: RunModels) -> None:
     """Raise InputError if a setting is above a limit that follows from the teacher."""
     config = models.teacher.text_config
     num_tokens = models.shared_vocab_size
+    check_divisible(models.teacher, spec.topology.ranks_per_teacher, num_tokens)
     if spec.loss.top_k > num_tokens:
         raise InputError(
             f"[loss] top_k = {spec.loss.top_k}, but teacher and student share"

@@ -18,12 +18,11 @@ from dskd_ds.spec import RunSpec
 
 def train_command(spec_path: str, overrides: Sequence[str], spec: RunSpec) -> list[str]:
     """Return the deepspeed command line that trains a run on this machine."""
-    num_ranks = spec.topology.num_students + spec.topology.num_teachers
     script = Path(__file__).parents[1] / "train.py"
     return [
         tool("deepspeed"),
         "--num_gpus",
-        str(num_ranks),
+        str(spec.topology.num_ranks),
         "--master_port",
         str(free_port()),
         _short(script),

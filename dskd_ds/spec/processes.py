@@ -29,10 +29,20 @@ class TopologySpec(Part):
     """Number of ranks that train. Together they are one ZeRO world. A run may be resumed with
     another number."""
     num_teachers: Annotated[NonNegativeInt, MAY_CHANGE] = 1
-    """Number of teacher replicas in the same launch, one rank each; 0 if teachers are a job step of
-    their own."""
+    """Number of teacher replicas in the same launch, of `ranks_per_teacher` ranks each; 0 if
+    teachers are a job step of their own."""
+    ranks_per_teacher: Annotated[PositiveInt, OTHER_ROUNDING] = 1
+    """Number of ranks that hold one teacher together, for a model that is too large for one GPU:
+    each has a share of every layer and of the vocabulary (tensor parallelism). It must divide the
+    teacher's heads, key-value heads, feed-forward size and vocabulary. All ranks of a teacher are
+    on one node."""
     threads_per_rank: Annotated[NonNegativeInt, OTHER_ROUNDING] = 1
     """CPU threads of each rank; 0 keeps what OMP_NUM_THREADS says."""
+
+    @property
+    def num_ranks(self) -> int:
+        """Number of ranks of a launch."""
+        return self.num_students + self.num_teachers * self.ranks_per_teacher
 
 
 class LinkSpec(Part):

@@ -26,6 +26,7 @@ def check_rules(spec: RunSections) -> Iterator[Problem]:
         *TEACHER_RULES,
         topk_temperature,
         teacher_is_used,
+        divided_teacher_is_not_compiled,
         hidden_has_no_kl,
         draws_run_forward,
         *SENSE_RULES,
@@ -107,6 +108,18 @@ def teacher_is_used(spec: RunSections) -> Iterator[Problem]:
             value=0.0,
             reason="sense_weight is 0 too, so no term of the loss uses the teacher",
             way_out="set [loss] kd_weight or sense_weight above 0",
+        )
+
+
+def divided_teacher_is_not_compiled(spec: RunSections) -> Iterator[Problem]:
+    """The collectives inside of a divided layer are not compiled."""
+    if spec.teacher.compile and spec.topology.ranks_per_teacher > 1:
+        yield Problem(
+            key="teacher.compile",
+            value=True,
+            reason=f"[topology] ranks_per_teacher = {spec.topology.ranks_per_teacher}, and layers"
+            " that are divided over ranks are not compiled",
+            way_out="set [teacher] compile = false, or ranks_per_teacher = 1",
         )
 
 

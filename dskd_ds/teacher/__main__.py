@@ -1,5 +1,9 @@
 """`python -m dskd_ds.teacher --spec FILE.toml`: a teacher as a job step of its own.
 
+With [topology] ranks_per_teacher = N, start it on N ranks, or on a multiple of N for several
+teachers: `torchrun --nproc_per_node N -m dskd_ds.teacher --spec FILE.toml`, or in the same way with
+mpirun, srun or `deepspeed --num_gpus N --module dskd_ds.teacher`.
+
 It may join and leave a running training at any time. After SIGTERM it says goodbye to the students
 and ends with exit code 143, so that its requests go to another teacher at once.
 """
@@ -19,6 +23,7 @@ from dskd_ds.observe.ends import recorded_end
 from dskd_ds.runtime.arguments import add_overrides, exit_code_of, spec_of
 from dskd_ds.runtime.console import quiet_libraries, quiet_progress
 from dskd_ds.runtime.supervise import SIGNAL_CODE_BASE
+from dskd_ds.runtime.topology import ALONE, read_launch, role_environment, teacher_of_step
 
 LOCAL_RANK_VARIABLES = ("SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK")
 """Set by srun and mpirun; the first that is set names the device if a node has several teachers."""
@@ -29,14 +34,23 @@ def main() -> int:
     quiet_libraries()
     values = (os.environ.get(name) for name in LOCAL_RANK_VARIABLES)
     os.environ.setdefault("LOCAL_RANK", next(filter(None, values), "0"))
-    parser = argparse.ArgumentParser(prog="python -m dskd_ds.teacher", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m dskd_ds.teacher",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument(
         "--spec", required=True, help="the run's TOML spec, the same as the students'"
     )
     add_overrides(parser)
     parser.add_argument(
-        "--replica", type=int, default=0, help="a number that names this teacher in messages"
+        "--replica",
+        type=int,
+        default=0,
+        help="a number that names this teacher in messages; of the first one, if the launch has"
+        " several teachers of several ranks",
     )
+    parser.add_argument("--local_rank", type=int, help="set by the deepspeed launcher; not used")
     args = parser.parse_args()
     return exit_code_of(lambda: run(args))
 
@@ -49,15 +63,23 @@ def run(args: argparse.Namespace) -> None:
             '[teacher] source = "cache", but such a run asks no teacher.\n'
             '  set [teacher] source = "cache_or_live" in its spec, or start no teacher.'
         )
+    replica, place = args.replica, ALONE
+    if spec.topology.ranks_per_teacher > 1:
+        role = teacher_of_step(read_launch(os.environ), spec.topology, args.replica)
+        os.environ.update(role_environment(role))
+        replica, place = role.rank, role.teacher_rank
     # These import torch, which takes seconds: an invalid spec is reported before.
+    from dskd_ds.models.tensor_parallel import check_divisible
     from dskd_ds.runtime.devices import use_threads
     from dskd_ds.teacher.service import serve
 
     quiet_progress()
     use_threads(spec.topology.threads_per_rank)
     signal.signal(signal.SIGTERM, _leave)
-    with recorded_end(Path(spec.run_dir), "teacher", args.replica):
-        serve(spec, RunModels.of(spec), args.replica)
+    with recorded_end(Path(spec.run_dir), "teacher", replica):
+        models = RunModels.of(spec)
+        check_divisible(models.teacher, place.size, models.shared_vocab_size)
+        serve(spec, models, replica, place=place)
 
 
 def _leave(number: int, _frame: FrameType | None) -> None:

@@ -8,6 +8,7 @@ teacher answers it bit for bit the same.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,10 +22,11 @@ from dskd_ds.models.frozen import FrozenModel
 from dskd_ds.senses.choose.retrieve import Selection, SenseRetriever
 from dskd_ds.signals.parts.chosen import chosen_arrays
 from dskd_ds.signals.parts.chunks import concatenate
-from dskd_ds.signals.parts.draws import Draws, take_draws
-from dskd_ds.signals.parts.top_k import take_top_k
+from dskd_ds.signals.parts.draws import Draws
+from dskd_ds.signals.parts.shards import take_draws_at, take_top_k_at
 from dskd_ds.signals.reply import ReplyParts, reply_arrays
 from dskd_ds.teacher.blocks import AskedAt, GroupRows, forward_blocks
+from dskd_ds.teacher.group_channel import SharedRequest, without_senses
 from dskd_ds.teacher.out_of_memory import explained_logits, explained_states
 from dskd_ds.teacher.senses import selection_of
 
@@ -82,13 +84,15 @@ def compute(
     arrays: dict[str, Array],
     wanted: Wanted,
     retriever: SenseRetriever | None = None,
+    share: Callable[[SharedRequest], None] | None = None,
 ) -> Computed:
     """Do one forward pass of the request's shape, or one per row, and take the parts, all but the
     senses.
 
-    retriever: for requests that want senses chosen. Raises ValueError if ids or positions are out
-    of range, positions do not ascend, or the request wants senses or layers that this teacher does
-    not have.
+    retriever: for requests that want senses chosen. share: called once the request is known to be
+    valid, with what the other ranks of this teacher must compute at the same time. Raises
+    ValueError if ids or positions are out of range, positions do not ascend, or the request wants
+    senses or layers that this teacher does not have.
     """
     asked = read_request(arrays, teacher.vocab_size)
     if wanted.by_block and wanted.layers:
@@ -100,6 +104,8 @@ def compute(
     # Senses are chosen by the top k too, wherever the divergence gets its signal from.
     ranked_positions = torch.unique(torch.cat([asked.top_k, sense_positions]))
     with captured_states(teacher.trunk, wanted.layers) as captured:
+        if share is not None:
+            share(without_senses(arrays, wanted, ranked_positions.numpy()))
         if wanted.by_block:
             hidden, ranked, draws = _forward_blocks(teacher, asked, ranked_positions, wanted)
         else:
@@ -222,10 +228,14 @@ def _take(
             num_rows = CACHE_ROWS if logits.device.type == "cpu" else len(chunk)
             for rows, some in zip(chunk.split(num_rows), logits.split(num_rows), strict=True):
                 ranked = _rows_where(some, torch.isin(rows, ranked_positions))
-                top_k.append(take_top_k(ranked, wanted.top_k, wanted.temperatures))
+                top_k.append(
+                    take_top_k_at(ranked, wanted.top_k, wanted.temperatures, teacher.shard)
+                )
                 drawn = _rows_where(some, torch.isin(rows, draw_positions))
                 row_uniforms = uniforms[torch.isin(draw_positions, rows)]
-                draws.append(take_draws(drawn, wanted.draw_temperature, row_uniforms))
+                draws.append(
+                    take_draws_at(drawn, wanted.draw_temperature, row_uniforms, teacher.shard)
+                )
     return concatenate(top_k), concatenate(draws)
 
 

@@ -18,10 +18,11 @@ from torch import Tensor
 from dskd_ds.link.messages import Wanted
 from dskd_ds.losses.distributions import TopK
 from dskd_ds.models.frozen import FrozenModel
+from dskd_ds.models.vocab_shard import VocabShard
 from dskd_ds.signals.block_rows import unpadded_length
 from dskd_ds.signals.parts.chunks import concatenate
 from dskd_ds.signals.parts.draws import Draws, take_draws
-from dskd_ds.signals.parts.top_k import take_top_k
+from dskd_ds.signals.parts.shards import take_draws_at, take_top_k_at
 from dskd_ds.teacher.out_of_memory import explained_logits, explained_states
 
 
@@ -87,7 +88,8 @@ def forward_blocks(
             draws.append(drawn)
     if not top_k:
         nothing = teacher.logits(states[0, :0])
-        top_k, draws = [take_top_k(nothing, wanted.top_k, wanted.temperatures)], [_no_draws(wanted)]
+        top_k = [take_top_k_at(nothing, wanted.top_k, wanted.temperatures, teacher.shard)]
+        draws = [_no_draws(wanted)]
     return states.flatten(0, 1), concatenate(top_k), concatenate(draws)
 
 
@@ -128,23 +130,37 @@ def _take(
                     continue
                 some = logits[begin:end]
                 yield (
-                    _ranked_rows(some, block.is_ranked[group], wanted),
-                    _drawn_rows(some, block.is_drawn[group], uniforms[group], wanted),
+                    _ranked_rows(some, block.is_ranked[group], wanted, teacher.shard),
+                    _drawn_rows(
+                        some,
+                        is_asked=block.is_drawn[group],
+                        uniforms=uniforms[group],
+                        wanted=wanted,
+                        shard=teacher.shard,
+                    ),
                 )
 
 
-def _ranked_rows(logits: Tensor, is_asked: Tensor, wanted: Wanted) -> TopK:
+def _ranked_rows(
+    logits: Tensor, is_asked: Tensor, wanted: Wanted, shard: VocabShard | None
+) -> TopK:
     """Return the top k of the rows that are asked for, computed at all rows."""
     rows = logits if bool(is_asked.any()) else logits[:0]
-    top_k = take_top_k(rows, wanted.top_k, wanted.temperatures)
+    top_k = take_top_k_at(rows, wanted.top_k, wanted.temperatures, shard)
     return top_k.rows(is_asked[: len(rows)].to(logits.device))
 
 
-def _drawn_rows(logits: Tensor, is_asked: Tensor, uniforms: Tensor, wanted: Wanted) -> Draws:
+def _drawn_rows(
+    logits: Tensor,
+    is_asked: Tensor,
+    uniforms: Tensor,
+    wanted: Wanted,
+    shard: VocabShard | None,
+) -> Draws:
     """Return the draws of the rows that are asked for, computed at all rows."""
     if not bool(is_asked.any()):
         return _no_draws(wanted)
-    return take_draws(logits, wanted.draw_temperature, uniforms).rows(is_asked)
+    return take_draws_at(logits, wanted.draw_temperature, uniforms, shard).rows(is_asked)
 
 
 def _no_draws(wanted: Wanted) -> Draws:

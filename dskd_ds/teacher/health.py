@@ -32,9 +32,9 @@ WRITE_SECONDS = 5.0
 class WatchedLink:
     """A `TeacherSide` that measures how long it waits for requests, and keeps refusals."""
 
-    def __init__(self, link: TeacherSide, run_dir: Path, replica: int) -> None:
-        """Start to write the teacher's file."""
-        self._link, self._replica = link, replica
+    def __init__(self, link: TeacherSide, run_dir: Path, replica: int, num_ranks: int = 1) -> None:
+        """Start to write the teacher's file. num_ranks: that hold this teacher together."""
+        self._link, self._replica, self._num_ranks = link, replica, num_ranks
         self._run_dir = run_dir
         self._file = RecordFile(teacher_file(run_dir, replica))
         self._since = time.time()
@@ -103,6 +103,7 @@ class WatchedLink:
             idle_share=idle_share,
             last_error=self._last_error,
             rss_bytes=peak_host_bytes(),
+            num_ranks=self._num_ranks,
         )
         self._file.write(record)
 

@@ -8,35 +8,59 @@ import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
-from dskd_ds.errors import LinkError
+from dskd_ds.errors import DskdError, LinkError
 from dskd_ds.link import TeacherSide, Work, open_teacher_side
 from dskd_ds.link.messages import Hello
 from dskd_ds.models.frozen import FrozenModel, load_frozen
 from dskd_ds.models.named import RunModels
 from dskd_ds.models.reply_identity import reply_fingerprint
-from dskd_ds.runtime.topology import Role
+from dskd_ds.models.tensor_parallel import load_divided
+from dskd_ds.runtime.topology import ALONE, Role, TeacherRank
 from dskd_ds.senses.choose.open import open_on_teacher
 from dskd_ds.senses.choose.retrieve import SenseRetriever
 from dskd_ds.spec import RunSpec
 from dskd_ds.teacher.answer import Computed, compute, finish
+from dskd_ds.teacher.follow import follow
+from dskd_ds.teacher.group import TeacherGroup
 from dskd_ds.teacher.health import WatchedLink, note_loading
 from dskd_ds.teacher.out_of_memory import TeacherMemoryError, release_memory
 
 
-def serve(spec: RunSpec, models: RunModels, replica: int, role: Role | None = None) -> None:
+def serve(
+    spec: RunSpec,
+    models: RunModels,
+    replica: int,
+    role: Role | None = None,
+    place: TeacherRank = ALONE,
+) -> None:
     """Serve the run of `spec` as teacher number `replica`; return when its students are done.
 
-    role: this rank's role in a launch; None for a teacher that was started on its own. Raises
-    NoTeacherError if no student listens, LinkError if one breaks the protocol, InputError if the
-    model, or a dictionary or index that is needed here, cannot be opened.
+    role: this rank's role in a launch; None for a teacher that was started on its own. place: this
+    rank's place in a teacher of several ranks, of which only the first one talks to students.
+    Raises NoTeacherError if no student listens, LinkError if one breaks the protocol, InputError if
+    the model, or a dictionary or index that is needed here, cannot be opened.
     """
     run_dir, num_students = Path(spec.run_dir), spec.topology.num_students
-    note_loading(run_dir, replica)
+    if place.rank == 0:
+        note_loading(run_dir, replica)
     with ExitStack() as cleanup:
+        group: TeacherGroup | None = None
+        if place.size > 1:
+            group = TeacherGroup(place, spec.link, run_dir, replica)
+            cleanup.callback(group.close)
+        if group and group.rank > 0:
+            follow(load_divided(models.teacher, models.shared_vocab_size), group)
+            return
         retriever, senses_name = open_on_teacher(spec, role, cleanup)
-        teacher = load_frozen(models.teacher, vocab_size=models.shared_vocab_size)
+        if group:
+            teacher = load_divided(models.teacher, models.shared_vocab_size)
+            # Now, because the other ranks listen from here on, and hashing the weights takes long.
+            group.start_watch()
+        else:
+            teacher = load_frozen(models.teacher, vocab_size=models.shared_vocab_size)
         name = f"{replica} ({socket.gethostname()}, process {os.getpid()})"
         # Replies depend on weights and senses; students refuse a teacher with another fingerprint
         # than the first one's.
@@ -52,16 +76,28 @@ def serve(spec: RunSpec, models: RunModels, replica: int, role: Role | None = No
             ),
             run_dir,
             replica,
+            place.size,
         )
         cleanup.callback(link.close)
+        if group:
+            group.on_end = partial(_leave, link, group)
         started = time.monotonic()
-        num_requests, busy_seconds = serve_requests(teacher, retriever, link)
+        num_requests, busy_seconds = serve_requests(teacher, retriever, link, group)
+        if group:
+            group.stay_if_ending()
         report_rejections(name, link.rejections, spec.topology.num_students, role)
     share = busy_seconds / max(time.monotonic() - started, 1e-9)
     print(
         f"teacher {name}: answered {num_requests} requests, busy {share:.0%} of the time.",
         file=sys.stderr,
     )
+
+
+def _leave(link: TeacherSide, group: TeacherGroup, reason: str) -> None:
+    """Refuse the request that is being computed, and say goodbye to the students."""
+    if group.work is not None:
+        link.fail(group.work, reason)
+    link.close()
 
 
 def report_rejections(
@@ -79,7 +115,10 @@ def report_rejections(
 
 
 def serve_requests(
-    teacher: FrozenModel, retriever: SenseRetriever | None, link: TeacherSide
+    teacher: FrozenModel,
+    retriever: SenseRetriever | None,
+    link: TeacherSide,
+    group: TeacherGroup | None = None,
 ) -> tuple[int, float]:
     """Answer until all students have left. Senses are chosen during the next request's forward
     pass.
@@ -93,7 +132,7 @@ def serve_requests(
         while (work := link.next_request()) is not None:
             num_requests += 1
             started = time.monotonic()
-            computed = _compute_or_fail(teacher, retriever, link, work)
+            computed = _compute_or_fail(teacher, retriever, link, work, group)
             if finishing:
                 finishing.result()  # at most one reply waits in memory for its senses
             if computed:
@@ -105,9 +144,37 @@ def serve_requests(
 
 
 def _compute_or_fail(
+    teacher: FrozenModel,
+    retriever: SenseRetriever | None,
+    link: TeacherSide,
+    work: Work,
+    group: TeacherGroup | None,
+) -> Computed | None:
+    """Compute; report any error to the student, which may ask another teacher.
+
+    A teacher of several ranks ends if a request fails that it has shared with them: they are in the
+    middle of a collective call.
+    """
+    if group is None:
+        return _compute_or_refuse(teacher, retriever, link, work)
+    try:
+        group.work = work
+        return compute(teacher, work.arrays, work.request.wanted, retriever, group.share)
+    except Exception as error:
+        is_own = isinstance(error, DskdError)
+        reason = str(error) if is_own else f"{type(error).__name__}: {error}"
+        if group.is_broken_by(error):
+            group.fail(reason, is_own)
+        link.fail(work, reason)
+        return None
+    finally:
+        group.end_work()
+
+
+def _compute_or_refuse(
     teacher: FrozenModel, retriever: SenseRetriever | None, link: TeacherSide, work: Work
 ) -> Computed | None:
-    """Compute; report any error to the student, which may ask another teacher."""
+    """Compute on a teacher of one rank, which goes on after any error."""
     try:
         return compute(teacher, work.arrays, work.request.wanted, retriever)
     except TeacherMemoryError as error:

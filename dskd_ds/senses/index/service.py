@@ -11,9 +11,7 @@ takes tens of milliseconds. The socket also identifies the asking rank and repor
 from __future__ import annotations
 
 import hashlib
-import os
 import struct
-import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ import zmq
 from numpy.typing import NDArray
 
 from dskd_ds.errors import DskdError, InputError
-from dskd_ds.files.private import private_folder
+from dskd_ds.files.private import private_socket_path
 from dskd_ds.senses.index.graph import knn
 
 HEADER = struct.Struct("<III")
@@ -33,8 +31,6 @@ ANSWER_SECONDS = 60.0
 
 If the process of the service ends, the rank notices at once.
 """
-SHORT_FOLDER = Path("/tmp")
-"""Used if TMPDIR is too long: a unix socket's path has at most 107 bytes on Linux."""
 WORKERS_ADDRESS = "inproc://workers"
 
 
@@ -50,25 +46,17 @@ def service_address(run_dir: str, master_port: int) -> str:
     created.
     """
     key = hashlib.sha256(f"{Path(run_dir).resolve()} {master_port}".encode()).hexdigest()[:16]
-    path = _socket_path(Path(tempfile.gettempdir()), key)
-    if len(os.fsencode(path)) > zmq.IPC_PATH_MAX_LEN:
-        path = _socket_path(SHORT_FOLDER, key)
     try:
-        private_folder(path.parent)
+        path = private_socket_path(f"{key}.index")
     except InputError as error:
         raise IndexServiceError(f"{error}") from None
     except OSError as error:
         raise IndexServiceError(
-            f"{path.parent}: the folder for the socket of the node's sense index cannot be "
+            f"{error.filename}: the folder for the socket of the node's sense index cannot be "
             f"created ({error.strerror}).\n"
             "  set TMPDIR to a folder that you may write to, with a path of at most 60 characters."
         ) from None
     return f"ipc://{path}"
-
-
-def _socket_path(folder: Path, key: str) -> Path:
-    """Return the path of a socket in this user's folder below `folder`."""
-    return folder / f"dskd-{os.getuid()}" / f"{key}.index"
 
 
 class IndexService:

@@ -13,6 +13,9 @@ from dskd_ds.link.packing import pack, unpack
 from dskd_ds.losses.distributions import Sampled
 from dskd_ds.signals.parts.checks import as_tensor, check_shape
 
+PROBABILITY_UNITS = 2.0**40
+"""Probabilities are counted in units of 2^-40: whole numbers whose sum does not depend on the order
+of adding."""
 LARGEST_LOG_PROB = 1e-5
 """Upper bound of a log-probability: the softmax of some devices rounds to slightly more than 1."""
 
@@ -58,15 +61,27 @@ def take_draws(logits: Tensor, tau: float, uniforms: Tensor) -> Draws:
     probability, as with independent draws (Sparse Logit Sampling, arXiv 2503.16870), but with less
     variance.
     """
-    num_draws = uniforms.shape[1]
-    # Probabilities as whole multiples of 2^-40: their sum does not depend on the order of adding.
-    scaled = torch.softmax(logits.float() / tau, dim=1).mul_(2.0**40)
-    cumulative = scaled.long().cumsum_(dim=1)
-    share = (torch.arange(num_draws, dtype=torch.float64) + uniforms) / num_draws
-    total = cumulative[:, -1:]
-    points = torch.minimum((share.to(logits.device) * total).long(), total - 1)
+    units = torch.softmax(logits.float() / tau, dim=1).mul_(PROBABILITY_UNITS)
+    cumulative = units.long().cumsum_(dim=1)
+    points = points_of_draws(uniforms, cumulative[:, -1:])
     drawn = torch.searchsorted(cumulative, points, right=True)
-    log_probs = scaled.gather(1, drawn).mul_(2.0**-40).log_().mean(dim=1).cpu()
+    return draws_of_tokens(drawn, units.gather(1, drawn))
+
+
+def points_of_draws(uniforms: Tensor, total: Tensor) -> Tensor:
+    """Return [N, m] int64: where in 0..total - 1 each draw falls, one in each of m equal slices.
+
+    uniforms: [N, m] float64 in [0, 1), on the CPU. total: [N, 1] int64. The result is on the device
+    of `total`.
+    """
+    num_draws = uniforms.shape[1]
+    share = (torch.arange(num_draws, dtype=torch.float64) + uniforms) / num_draws
+    return torch.minimum((share.to(total.device) * total).long(), total - 1)
+
+
+def draws_of_tokens(drawn: Tensor, units: Tensor) -> Draws:
+    """Return draws of tokens [N, m], ascending in each row, with probabilities [N, m] in units."""
+    log_probs = (units / PROBABILITY_UNITS).log_().mean(dim=1).cpu()
     drawn = drawn.cpu()
     # Slices ascend, so draws of one token stand side by side: each run of equal draws is a token.
     is_first = torch.ones_like(drawn, dtype=torch.bool)

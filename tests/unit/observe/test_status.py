@@ -202,3 +202,10 @@ def test_ranges(numbers: list[int], expected: str) -> None:
 )
 def test_duration(seconds: float, expected: str) -> None:
     assert duration(seconds) == expected
+
+
+def test_a_teacher_of_several_ranks_says_so() -> None:
+    whole, divided = teacher(0), teacher(1, num_ranks=4)
+    text = status_text(judge(trained(teachers=(whole, divided))))
+    assert "teacher 0: serving" in text
+    assert "teacher 1 (4 ranks): serving" in text

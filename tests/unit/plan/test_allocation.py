@@ -61,3 +61,28 @@ def test_a_run_from_the_cache_alone_needs_no_teachers() -> None:
     found = allocate(cached, ranks_per_node=8)
     assert (found.num_student_nodes, found.num_teacher_nodes, found.num_nodes) == (2, 0, 2)
     assert (found.num_students, found.num_teachers) == (12, 0)
+
+
+def divided(students: int, teachers: int, ranks_per_teacher: int) -> RunSpec:
+    """Return a spec whose teachers have several ranks each."""
+    plain = spec(students, teachers)
+    topology = plain.topology.model_copy(update={"ranks_per_teacher": ranks_per_teacher})
+    return plain.model_copy(update={"topology": topology})
+
+
+def test_the_ranks_of_a_teacher_stay_on_one_node() -> None:
+    """Two teachers of three ranks fit on a node of eight; the last two ranks stay free."""
+    found = allocate(divided(8, 5, 3), ranks_per_node=8)
+    assert (found.num_teacher_nodes, found.teachers_per_node) == (3, 2)
+    assert (found.teacher_tasks_per_node, found.tasks_per_node) == (6, 8)
+
+
+def test_a_divided_teacher_may_share_the_node_of_the_students() -> None:
+    found = allocate(divided(4, 1, 4), ranks_per_node=8)
+    assert (found.num_nodes, found.num_teacher_nodes, found.tasks_per_node) == (1, 0, 8)
+    assert allocate(divided(5, 1, 4), ranks_per_node=8).num_teacher_nodes == 1
+
+
+def test_a_teacher_that_no_node_holds_is_refused() -> None:
+    with pytest.raises(InputError, match="ranks_per_teacher = 16, but a node has 8 ranks"):
+        allocate(divided(8, 1, 16), ranks_per_node=8)

@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 
 from dskd_ds.errors import InputError
-from dskd_ds.runtime.topology import assign, read_launch, role_environment
+from dskd_ds.runtime.topology import (
+    Launch,
+    assign,
+    read_launch,
+    role_environment,
+    teacher_of_step,
+)
 from dskd_ds.spec.processes import TopologySpec
 
 TOPOLOGY = TopologySpec(num_students=2, num_teachers=1)
@@ -93,6 +99,52 @@ def test_every_rank_of_a_larger_launch_has_one_role() -> None:
     assert [(role.kind, role.rank) for role in roles] == expected
     ports = [role_environment(role)["MASTER_PORT"] for role in roles if role.kind == "teacher"]
     assert len(set(ports)) == 2
+
+
+def launch_of(rank: int, num_ranks: int, per_node: int) -> Launch:
+    """Return a rank of a launch with so many ranks on each node."""
+    return read_launch(
+        {
+            "RANK": str(rank),
+            "WORLD_SIZE": str(num_ranks),
+            "LOCAL_RANK": str(rank % per_node),
+            "LOCAL_WORLD_SIZE": str(per_node),
+            "MASTER_ADDR": "node0",
+        }
+    )
+
+
+def test_the_ranks_of_a_teacher_meet_in_a_world_of_their_own() -> None:
+    topology = TopologySpec(num_students=2, num_teachers=3, ranks_per_teacher=2)
+    roles = [assign(launch_of(rank, 8, 4), topology) for rank in range(8)]
+    places = [(role.rank, role.teacher_rank.rank) for role in roles if role.kind == "teacher"]
+    assert places == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)]
+    worlds = [role_environment(role) for role in roles[2:]]
+    assert [world["WORLD_SIZE"] for world in worlds] == ["2"] * 6
+    ports = [world["MASTER_PORT"] for world in worlds]
+    assert ports[::2] == ports[1::2]
+    assert len({roles[0].launch.master_port, *map(int, ports)}) == 4
+    assert {role.size for role in roles[2:]} == {3}
+
+
+def test_a_teacher_on_two_nodes_is_refused_on_all_of_its_ranks() -> None:
+    topology = TopologySpec(num_students=3, num_teachers=1, ranks_per_teacher=2)
+    for rank in (3, 4):
+        with pytest.raises(InputError, match="the ranks of teacher 0 are on two nodes"):
+            assign(launch_of(rank, 5, 4), topology)
+
+
+def test_a_launch_of_teachers_only() -> None:
+    topology = TopologySpec(num_students=1, ranks_per_teacher=2)
+    roles = [teacher_of_step(launch_of(rank, 4, 4), topology, 6) for rank in range(4)]
+    assert [(role.rank, role.teacher_rank.rank) for role in roles] == [
+        (6, 0),
+        (6, 1),
+        (7, 0),
+        (7, 1),
+    ]
+    with pytest.raises(InputError, match="has 3 ranks, which is no multiple of"):
+        teacher_of_step(launch_of(0, 3, 3), topology, 0)
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ def large_request(num_tokens: int) -> dict[str, Array]:
         "top_k_positions": np.arange(num_tokens, dtype=np.int32),
         "draw_positions": none,
         "hidden_positions": none,
+        "layer_positions": none,
         "targets": np.zeros((0, 0), np.int32),
         "sample_keys": np.zeros((0, 2), np.int64),
     }

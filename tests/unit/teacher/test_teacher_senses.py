@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,7 +18,8 @@ from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.signals.parts.chosen import Chosen
 from dskd_ds.signals.parts.top_k import take_top_k
 from dskd_ds.spec.senses import SensesSpec
-from dskd_ds.teacher.answer import answer
+from dskd_ds.teacher.answer import answer, compute
+from dskd_ds.teacher.group_channel import SharedRequest
 from tests.unit.conftest import dictionary_in, senses
 from tests.unit.student.test_feed import Text, feed_of
 from tests.unit.teacher.sense_requests import (
@@ -153,3 +155,20 @@ def test_senses_are_chosen_during_the_next_forward_pass(
         step = feed.next()
     assert saw_second[0]
     assert sum(len(micro.senses.positions) for micro in step.micro_batches) > 0
+
+
+def test_the_other_ranks_of_a_teacher_take_the_top_k_at_sense_positions_too(
+    dictionary: SenseDictionary, teacher: FrozenModel
+) -> None:
+    """They choose no senses, but must make the first rank's collective calls."""
+    retriever = on_teacher(dictionary, senses())
+    request = sense_request(batch(), "sampled", retriever.wanted)
+    shared: list[SharedRequest] = []
+    compute(teacher, request.arrays, request.wanted, retriever, share=shared.append)
+    selection = retriever.select(batch())
+    assert len(selection)
+    expected = np.unique([*request.arrays["top_k_positions"], *selection.positions])
+    assert shared[0].arrays["top_k_positions"].tolist() == expected.tolist()
+    computed = compute(teacher, shared[0].arrays, shared[0].wanted)
+    assert computed.selection is None
+    assert len(computed.arrays["top_k_ids"]) == len(expected)

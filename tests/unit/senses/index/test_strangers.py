@@ -11,8 +11,8 @@ import pytest
 import zmq
 
 from dskd_ds.errors import InputError
+from dskd_ds.files import private
 from dskd_ds.senses.dictionary.dictionary import SENSES_FILE
-from dskd_ds.senses.index import service
 from dskd_ds.senses.index.replicate import CHECKED_FILE, local_copy
 from dskd_ds.senses.index.service import IndexServiceError, service_address
 from tests.unit.senses.index.small import Folders
@@ -117,7 +117,7 @@ def test_a_socket_fits_below_a_long_tmpdir(tmp_path: Path, monkeypatch: pytest.M
     long_folder = tmp_path / ("long" * 30)
     long_folder.mkdir()
     short_folder = Path(f"/tmp/dskd-test-{os.getpid()}")
-    monkeypatch.setattr(service, "SHORT_FOLDER", short_folder)
+    monkeypatch.setattr(private, "SHORT_FOLDER", short_folder)
     monkeypatch.setattr("tempfile.tempdir", str(long_folder))
     address = service_address("run", 1)
     with zmq.Context() as context, context.socket(zmq.ROUTER) as socket:
