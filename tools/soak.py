@@ -6,6 +6,7 @@
 
 CI runs the same tests with few seeds (tests/seeds.py). Each result is written as soon as it is
 there, and a second call runs only what has not passed yet, so a soak can be stopped at any time.
+The file also says how many seeds were asked for: a test that has not run yet has 0 of them.
 `--again` runs everything anew. The machine should be idle otherwise.
 """
 
@@ -19,6 +20,8 @@ import re
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -46,6 +49,8 @@ class Scenario:
     """Parameters -> what the test has measured."""
     commits: list[str] = field(default_factory=list)
     """The commits that results come from."""
+    num_asked: int = 0
+    """With how many parameters the test is to run; 1 for a test without parameters."""
 
 
 class Results:
@@ -56,9 +61,8 @@ class Results:
         self.scenarios: dict[str, Scenario] = {}
         if path.is_file() and not start_anew:
             for name, content in json.loads(path.read_text())["scenarios"].items():
-                self.scenarios[name] = Scenario(
-                    **{key: content[key] for key in Scenario.__dataclass_fields__}
-                )
+                known = Scenario.__dataclass_fields__.keys() & content.keys()
+                self.scenarios[name] = Scenario(**{key: content[key] for key in known})
         self._commit = git("rev-parse", "--short", "HEAD")
         self._is_changed = bool(git("status", "--porcelain", "--untracked-files=no"))
 
@@ -66,6 +70,12 @@ class Results:
         """Return whether a test has passed before."""
         name, parameters = split(node_id)
         return parameters in self.scenarios.get(name, Scenario()).passed
+
+    def note_asked(self, node_ids: Iterable[str]) -> None:
+        """Take in all tests that the soak consists of, whether they run now or not."""
+        asked = Counter(split(node_id)[0] for node_id in node_ids)
+        for name, count in asked.items():
+            self.scenarios.setdefault(name, Scenario()).num_asked = count
 
     def add(self, report: pytest.TestReport) -> None:
         """Keep the result of a test, and write the file."""
@@ -103,11 +113,13 @@ class Results:
     def print_summary(self) -> None:
         """Print one line per scenario."""
         for name, scenario in sorted(self.scenarios.items()):
-            print(f"{len(scenario.passed):5} passed {len(scenario.failed):3} failed  {name}")
+            counts = f"{len(scenario.passed):5} passed {len(scenario.failed):3} failed"
+            print(f"{counts} of {scenario.num_asked:3}  {name}")
 
     @staticmethod
     def _summary(scenario: Scenario) -> dict[str, object]:
         counts = {
+            "num_asked": scenario.num_asked,
             "num_passed": len(scenario.passed),
             "num_failed": len(scenario.failed),
             "seconds": round(sum(scenario.passed.values()), 1),
@@ -122,10 +134,12 @@ class Recorder:
         """end: when no further test is started, by time.monotonic()."""
         self._results, self._end = results, end
 
+    @pytest.hookimpl(tryfirst=True)  # before pytest deselects by -k
     def pytest_collection_modifyitems(
         self, config: pytest.Config, items: list[pytest.Item]
     ) -> None:
-        """Deselect the tests that have passed before."""
+        """Count the tests of the soak, and deselect those that have passed before."""
+        self._results.note_asked(item.nodeid for item in items if item.get_closest_marker("fault"))
         done = [item for item in items if self._results.has_passed(item.nodeid)]
         items[:] = [item for item in items if item not in done]
         config.hook.pytest_deselected(items=done)
@@ -185,6 +199,7 @@ def main() -> int:
     options = ["-m", "fault", "-v", "-n", "0", "--dist", "no", "-p", "no:cacheprovider"]
     options += [f"--timeout={MOST_SECONDS_PER_TEST}", "-k", args.k, "tests"]
     code = pytest.main(options, plugins=[recorder])
+    results.write()
     results.print_summary()
     return int(code)
 
