@@ -1,4 +1,4 @@
-"""`dskd bench`: measures objective, wire, whole steps and packing against their targets."""
+"""`dskd bench`: measures objective, wire, saves, whole steps and packing against targets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ time, the student's memory and, with --student twice, inference.
 
 The bench "step" starts 37 real launches of the quickstart's student and teacher, each pinned to a
 core, and the bench "cache" 10 launches with and without kept teacher signal: run `make quickstart`
-first, and this command in the same folder.
+first, and this command in the same folder. The bench "save" needs the same student; it compares
+asynchronous saves with synchronous ones in one process of one thread.
 
 `dskd bench calibrate` measures the speeds of this machine instead, in about a minute, and keeps
 them for `dskd plan` and `dskd report`."""
@@ -30,7 +31,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
     """Register `dskd bench`."""
     bench = commands.add_parser(
         "bench",
-        help="measure objective, wire, whole steps and packing against their targets",
+        help="measure objective, wire, saves, whole steps and packing against their targets",
         description=TEXT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -79,7 +80,7 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def run_bench(args: argparse.Namespace) -> int:
     """Run the chosen benches and print their figures, or calibrate. Raises InputError."""
-    from dskd_ds.bench import growth, measure, objective, pack, signal_cache, step, wire
+    from dskd_ds.bench import growth, measure, objective, pack, save, signal_cache, step, wire
     from dskd_ds.bench.cost import bench_cost
     from dskd_ds.runtime.console import quiet_progress
 
@@ -89,7 +90,7 @@ def run_bench(args: argparse.Namespace) -> int:
 
         calibrate_and_print(is_json=args.json)
         return 0
-    modules = (objective, wire, step, pack, growth, signal_cache)
+    modules = (objective, wire, save, step, pack, growth, signal_cache)
     benches = {name: bench for module in modules for name, bench in module.BENCHES.items()}
     if args.spec is not None:
         case = cost_case(args)

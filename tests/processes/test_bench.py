@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from dskd_ds.bench import save
 from dskd_ds.bench.step import measure
 from dskd_ds.models.named import RunModels
 from dskd_ds.runtime.console import quiet_libraries
@@ -13,6 +14,29 @@ from tests.conftest import TinyWorld
 from tests.processes.conftest import children_with
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
+
+
+def test_saves_are_measured_in_one_process(
+    tiny: TinyWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quiet_libraries()
+    monkeypatch.setenv("DSKD_HOME", str(tiny.folder / "home"))
+    overrides = [f"run_dir={tiny.folder / 'bench-save'}", "student.layers=first"]
+    spec = load_spec(tiny.spec_file, [*overrides, *save.SETTINGS])
+    student_init(spec, RunModels.of(spec))
+    measured = save.measure(str(tiny.spec_file), overrides, rounds=2)
+    for variant, rounds in measured["rounds"].items():
+        assert len(rounds) == 2
+        for found in rounds:
+            assert found["seconds"] > found["blocked_seconds"]
+            # What completes nothing takes microseconds.
+            assert (found["blocked_seconds"] > 1e-3) == (variant != "none")
+    # Weights and two moments in float32.
+    assert measured["checkpoint_bytes"] > 12 * 30_000
+    assert [figure.key for figure in save.figures(measured)] == [
+        "async_save_blocked",
+        "async_save_slowdown",
+    ]
 
 
 @pytest.mark.timeout(900)  # five launches, one after the other

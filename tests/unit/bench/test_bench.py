@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 
-from dskd_ds.bench import step
+from dskd_ds.bench import save, step
 from dskd_ds.bench.follow import Followed, Step, peak_bytes, two_cores
 from dskd_ds.bench.measure import REPEATS, as_json, run_benches, table
 from dskd_ds.bench.real_text import QUICKSTART
@@ -32,6 +32,28 @@ from dskd_ds.spec import load_spec
 def followed(seconds: float, megabytes: float) -> Followed:
     steps = [Step(seconds, seconds), Step(seconds * 1.5, seconds), Step(seconds, seconds)]
     return Followed(steps, student_bytes=int(megabytes * 1e6), peak_bytes=1)
+
+
+def test_a_saves_cost_is_what_it_adds_to_the_steps_of_its_round() -> None:
+    def rounds(*seconds: tuple[float, float]) -> list[dict[str, float]]:
+        return [{"seconds": whole, "blocked_seconds": blocked} for whole, blocked in seconds]
+
+    measured = {
+        "rounds": {
+            "none": rounds((10, 0), (20, 0), (10, 0)),
+            "synchronous": rounds((14, 4), (28, 8), (14, 4)),
+            "asynchronous": rounds((11, 0.2), (24, 4), (13, 0.4)),
+        },
+        "num_steps": 5,
+        "step_seconds": 2.0,
+        "checkpoint_bytes": 7,
+        "threads": 1,
+    }
+    blocked, slowdown = save.figures(measured)
+    assert blocked.value == pytest.approx(0.1)  # of 0.05, 0.5 and 0.1
+    assert slowdown.value == pytest.approx(0.5)  # of 0.25, 0.5 and 0.75
+    assert (blocked.reached, slowdown.reached) == (True, True)
+    assert blocked.notes["synchronous_save_seconds"] == 4
 
 
 def test_figures_are_medians_of_ratios_within_a_round() -> None:
