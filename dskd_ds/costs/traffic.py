@@ -39,11 +39,13 @@ class SignalBytes:
     request: float
     sense_share: float
     """Share of positions that get the sense term, 0..1; not bytes."""
+    layers: float = 0.0
+    """States of several layers, for losses below the head."""
 
     @property
     def total(self) -> float:
         """The sum of all bytes."""
-        return self.top_k + self.draws + self.hidden + self.senses + self.request
+        return self.top_k + self.draws + self.hidden + self.senses + self.request + self.layers
 
 
 def signal_bytes(
@@ -62,12 +64,16 @@ def signal_bytes(
     share = {part: kind.share(part, student_share) for part in PARTS}
     target_bytes = TARGET_BYTES if teacher_chooses else 0
     top_k = top_k_bytes(loss.top_k, vocab_size, len(kind.temperatures))
+    num_layers = len({(term.student_layer, term.teacher_layer) for term in loss.terms})
     return SignalBytes(
+        layers=num_layers * states_bytes(spec.link.hidden_format, hidden_size),
         top_k=share["top_k"] * top_k,
         draws=share["draw"] * draws_bytes(loss.num_draws, vocab_size),
         hidden=share["hidden"] * states_bytes(spec.link.hidden_format, hidden_size),
         senses=sense_share * _chosen_bytes(spec.senses, num_rows) if teacher_chooses else 0.0,
-        request=REQUEST_TOKEN_BYTES + target_bytes + POSITION_BYTES * sum(share.values()),
+        request=REQUEST_TOKEN_BYTES
+        + target_bytes
+        + POSITION_BYTES * (sum(share.values()) + bool(num_layers)),
         sense_share=sense_share,
     )
 
@@ -193,9 +199,12 @@ def _dictionary(spec: RunSpec) -> SenseDictionary | None:
 def _contents(spec: RunSpec, size: SignalBytes) -> str:
     """Name what a reply holds at supervised positions, and what is added at sense positions."""
     kind = signal_kind(spec.loss)
+    everywhere = kind.describe()
+    if spec.loss.terms:
+        everywhere += " + states below the head"
     if not size.sense_share:
-        return kind.describe()
+        return everywhere
     part_names: dict[Part, str] = {"hidden": "hidden states", "top_k": f"top-{spec.loss.top_k}"}
     added = [part_names[part] for part in SENSE_PARTS if kind.asked_at(part) == "sense"]
     what = "numbers of senses" if size.senses else " and ".join(added)
-    return f"{kind.describe()} + {what} at ~{size.sense_share:.0%} of positions"
+    return f"{everywhere} + {what} at ~{size.sense_share:.0%} of positions"

@@ -23,8 +23,8 @@ class TeacherTargets:
     weights: Tensor | None = None
     """[N] float32: factor of each position in both sums of the loss; None: 1 everywhere."""
     layers: Tensor | None = None
-    """[layers, B * T, D]: the teacher's states after some of its layers, at all positions; None if
-    the loss needs only what the head reads."""
+    """[layers, M, D]: the teacher's states after some of its layers. M: `positions`, or all B * T
+    while the student is repaired. None if the loss needs only what the head reads."""
 
     def to(self, device: torch.device) -> TeacherTargets:
         """Return a copy on another device; the copies are asynchronous."""

@@ -79,6 +79,8 @@ CHARTS: dict[str, str] = {
 }
 """TensorBoard's tag of each key of metrics.jsonl."""
 
+TERM_LOSS = "loss_layer_"
+"""What the keys of losses below the head begin with; layer and kind follow."""
 LAYER_LOSS = "repair_loss_layer_"
 """What the keys of a repair's losses begin with; the layer's number follows."""
 
@@ -234,6 +236,9 @@ def tag_of(key: str) -> str | None:
     """Return TensorBoard's tag of a key of metrics.jsonl; None for one that has no chart."""
     if key.startswith(LAYER_LOSS):
         return f"repair/loss of layer {key.removeprefix(LAYER_LOSS)}"
+    if key.startswith(TERM_LOSS):
+        layer, kind = key.removeprefix(TERM_LOSS).split("_")
+        return f"loss/layer {layer}, {kind}"
     return CHARTS.get(key)
 
 

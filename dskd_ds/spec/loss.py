@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from dskd_ds.spec.base import NonNegativeFloat, Part, PositiveFloat, PositiveInt
+from dskd_ds.spec.terms import LayerTermSpec
 
 Divergence = Literal["forward", "reverse", "jensen_shannon"]
 """KL(teacher || student), KL(student || teacher), or the mean of each one's KL to their average
@@ -58,5 +59,8 @@ class LossSpec(Part):
     """What a term of the loss is the mean of. `global`: of all positions of a step. `sequence`: of
     the means of the step's sequences, so that a short sequence weighs as much as a long one
     (paper); it needs [data] packing = "none"."""
+    terms: tuple[LayerTermSpec, ...] = ()
+    """Losses on states below the head, as [[loss.terms]]; the student keeps the teacher's hidden
+    size."""
     chunk_positions: PositiveInt = 256
     """Positions whose logits exist at the same time: less takes less memory."""

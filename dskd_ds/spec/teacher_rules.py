@@ -46,7 +46,16 @@ def cache_keeps_no_senses(spec: RunSections) -> Iterator[Problem]:
 
 
 def cache_keeps_no_layers(spec: RunSections) -> Iterator[Problem]:
-    """The repair needs states of several layers, which no cache keeps."""
+    """No cache keeps states of several layers; losses below the head and the repair need them."""
+    if spec.teacher.answers_by_block and spec.loss.terms:
+        yield Problem(
+            key="loss.terms",
+            value=len(spec.loss.terms),
+            reason="states of layers are not sent block by block, as [teacher] source ="
+            f' "{spec.teacher.source}" or block_by_block asks',
+            way_out='set [teacher] source = "live" and block_by_block = false, or remove'
+            " [[loss.terms]]",
+        )
     if spec.teacher.source == "cache" and spec.repair.steps:
         yield Problem(
             key="repair.steps",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from dskd_ds.errors import InputError
 from dskd_ds.losses.sense import SenseTargets
+from dskd_ds.models.captured import captured_states
 from dskd_ds.models.cut import read_head_weight
 from dskd_ds.models.head import FrozenHead, HeadForm, refuse_bias
 from dskd_ds.models.layers import compile_layers, layers_of
@@ -21,16 +23,20 @@ from dskd_ds.signals.kind import signal_kind
 from dskd_ds.spec import RunSpec
 from dskd_ds.student.counts import Counts
 from dskd_ds.student.dropout import set_attention_dropout
+from dskd_ds.student.layer_terms import LayerTerm, layer_terms, student_layers_of, term_sums
 
 
 class DistillStudent(nn.Module):
     """A causal language model and the objective that trains it."""
 
-    def __init__(self, language_model: Any, objective: DistillObjective) -> None:
+    def __init__(
+        self, language_model: Any, objective: DistillObjective, terms: Sequence[LayerTerm] = ()
+    ) -> None:
         super().__init__()
         self.language_model = language_model
         self.objective = objective
-        self.stat_names = STATS
+        self.terms = tuple(terms)
+        self.stat_names = (*STATS, *(term.name for term in terms))
 
     def forward(
         self,
@@ -47,9 +53,15 @@ class DistillStudent(nn.Module):
         """
         # The trunk alone: the objective forms the logits, a chunk of positions at a time.
         trunk = self.language_model.base_model
-        output = trunk(input_ids=input_ids, position_ids=position_ids, use_cache=False)
+        with captured_states(trunk, student_layers_of(self.terms)) as captured:
+            output = trunk(input_ids=input_ids, position_ids=position_ids, use_cache=False)
         loss, stats = self.objective(output.last_hidden_state, teacher, senses, scales)
-        return loss, stats
+        if not self.terms or scales is None:
+            return loss, stats
+        sums = term_sums(self.terms, captured, teacher)
+        weights = sums.new_tensor([term.spec.weight for term in self.terms])
+        loss = loss + scales.token * (weights * sums).sum()
+        return loss, torch.cat([stats, sums.detach().to(stats)])
 
     def loss_record(self, total: dict[str, float], counts: Counts) -> dict[str, float]:
         """Return the terms of a step's loss, and their weighted sum, for the step's record.
@@ -61,11 +73,15 @@ class DistillStudent(nn.Module):
         loss_kd = total["kd"] / max(counts.tokens, 1)
         loss_sense = total["sense"] / max(counts.senses, 1)
         weighted_kd = spec.kd_weight * spec.temperature**2 * loss_kd
+        layers = {term.name: total[term.name] / max(counts.tokens, 1) for term in self.terms}
+        weighted_layers = sum(term.spec.weight * layers[term.name] for term in self.terms)
+        weighted_head = spec.ce_weight * loss_ce + weighted_kd + spec.sense_weight * loss_sense
         return {
-            "loss": spec.ce_weight * loss_ce + weighted_kd + spec.sense_weight * loss_sense,
+            "loss": weighted_head + weighted_layers,
             "loss_ce": loss_ce,
             "loss_kd": loss_kd,
             "loss_sense": loss_sense,
+            **layers,
         }
 
 
@@ -88,6 +104,7 @@ def load_student(
         margin,
         teacher_head=teacher_head(spec, models),
         teacher_size=models.teacher.hidden_size,
+        terms=layer_terms(spec, models),
     )
     if init.compiled:
         compile_layers(model)
@@ -104,11 +121,12 @@ def assemble_student(
     *,
     teacher_head: FrozenHead | None,
     teacher_size: int,
+    terms: Sequence[LayerTerm] = (),
 ) -> DistillStudent:
     """Return a language model with its objective, as it is trained.
 
     margin: squared distance per dimension. teacher_head: for the signal `exact`. teacher_size: the
-    teacher's hidden size. Raises InputError as `load_student` does.
+    teacher's hidden size. terms: losses below the head. Raises InputError as `load_student` does.
     """
     freeze(model, spec.student.train_last_layers)
     set_attention_dropout(model, spec.student.attention_dropout)
@@ -125,7 +143,7 @@ def assemble_student(
         teacher_head=teacher_head,
         sense_map=sense_map(spec, teacher_size, config.hidden_size),
     )
-    return DistillStudent(model, objective)
+    return DistillStudent(model, objective, terms)
 
 
 def load_language_model(init: NamedModel, deepspeed_config: dict[str, Any]) -> Any:

@@ -39,9 +39,17 @@ class RequestBuilder:
     """Turns batches into requests, and replies into targets, for one run."""
 
     def __init__(
-        self, spec: RunSpec, retriever: SenseRetriever | None, vocab_size: int, hidden_size: int
+        self,
+        spec: RunSpec,
+        retriever: SenseRetriever | None,
+        vocab_size: int,
+        hidden_size: int,
+        layers: tuple[int, ...] = (),
     ) -> None:
-        """vocab_size, hidden_size: the teacher's, which its replies are checked against."""
+        """vocab_size, hidden_size: the teacher's, which its replies are checked against.
+
+        layers: the teacher's layers whose states the loss needs at the supervised positions.
+        """
         self.kind: SignalKind[Any] = signal_kind(spec.loss)
         self.vocab_size, self.hidden_size = vocab_size, hidden_size
         self._retriever, self._seed = retriever, spec.seed
@@ -55,6 +63,7 @@ class RequestBuilder:
             draw_seed=spec.seed,  # `request` replaces it with the seed of the batch's epoch
             hidden_format=spec.link.hidden_format,
             by_block=spec.teacher.answers_by_block,
+            layers=layers,
             senses=retriever.wanted if retriever is not None and teacher_chooses else None,
         )
 
@@ -74,6 +83,8 @@ class RequestBuilder:
         draw_seed = self._seed
         if not self._wanted.by_block:
             draw_seed = epoch_seed(self._seed, batch.samples[0].epoch)
+        supervised = batch.supervised.numpy()
+        layer_positions = supervised if self._wanted.layers else supervised[:0]
         return TeacherRequest(
             batch=batch,
             selection=selection,
@@ -82,7 +93,7 @@ class RequestBuilder:
                 "input_ids": batch.input_ids.numpy().astype(np.int32),
                 "position_ids": batch.position_ids.numpy().astype(np.int32),
                 **position_arrays,
-                "layer_positions": np.zeros(0, np.int32),
+                "layer_positions": layer_positions.astype(np.int32),
                 **selection_arrays(batch if self._wanted.senses else None),
             },
             wanted=self._wanted.model_copy(update={"draw_seed": draw_seed}),
@@ -117,6 +128,7 @@ class RequestBuilder:
             num_drawn=len(request.positions["draw"]),
             num_hidden=len(request.positions["hidden"]),
             num_chosen=num_chosen,
+            num_at_layers=len(request.arrays["layer_positions"]),
         )
 
     def targets(
@@ -136,6 +148,7 @@ class RequestBuilder:
             targets=request.batch.targets.flatten()[supervised],
             signal=self.kind.targets(reply),
             weights=weights,
+            layers=reply.layers if self._wanted.layers else None,
         )
         return teacher, senses
 

@@ -32,6 +32,7 @@ from dskd_ds.student.export import gather_and_export
 from dskd_ds.student.feed import Feed
 from dskd_ds.student.heldout_loss import HeldoutLoss
 from dskd_ds.student.launch_record import LaunchRecord
+from dskd_ds.student.layer_terms import teacher_layers_of
 from dskd_ds.student.loop import run_steps
 from dskd_ds.student.model import DistillStudent
 from dskd_ds.student.on_policy import OnPolicyBlocks
@@ -213,7 +214,8 @@ def open_requests(
     student = engine.module
     assert isinstance(student, DistillStudent)
     vocab_size, hidden_size = models.shared_vocab_size, models.teacher.hidden_size
-    requests = RequestBuilder(spec, retriever, vocab_size, hidden_size)
+    layers = teacher_layers_of(student.terms)
+    requests = RequestBuilder(spec, retriever, vocab_size, hidden_size, layers)
     self_test = AlignmentTest(
         requests,
         teacher_head=student.objective.frozen_head(),

@@ -27,7 +27,12 @@ def test_a_repair_mends_only_its_layers_and_resumes_bit_for_bit(
     tiny: TinyWorld, launch: Launch
 ) -> None:
     """The teacher's last two layers are cut off: the student's second layer does their work."""
-    settings = (f"repair.steps={STEPS}", "repair.lr=0.02", "train.num_steps=2")
+    settings = (
+        f"repair.steps={STEPS}",
+        "repair.lr=0.02",
+        "train.num_steps=2",
+        'loss.terms=[{kind="cosine",student_layer=1,weight=0.5}]',
+    )
     whole, stopped = tiny.folder / "repaired", tiny.folder / "repaired-twice"
     ended = launch(*mpirun(3, "dskd_ds/train.py", *arguments_of(tiny, whole, *settings)))
     assert ended.code == 0
@@ -42,7 +47,9 @@ def test_a_repair_mends_only_its_layers_and_resumes_bit_for_bit(
     assert [record["step"] for record in records] == list(range(1, STEPS + 1))
     assert losses == [record["loss"] for record in records]
     assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
-    assert len(read_metrics(whole)) == 2
+    trained = read_metrics(whole)
+    assert len(trained) == 2
+    assert all(record["loss_layer_1_cosine"] > 0 for record in trained)
     assert not (whole / "repair" / "checkpoints").exists()
     assert list((whole / "tensorboard" / "repair").glob("events*"))
 

@@ -13,9 +13,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from deepspeed.utils import set_z3_leaf_modules
+
 from dskd_ds.data.streamed import StreamedBlocks
 from dskd_ds.errors import InputError
 from dskd_ds.link import StudentSide
+from dskd_ds.models.layers import layers_of
 from dskd_ds.models.named import NamedModel, RunModels
 from dskd_ds.observe.metrics import TENSORBOARD_FOLDER
 from dskd_ds.runtime.devices import give_back_memory, local_device
@@ -136,6 +139,8 @@ def _open_engine(spec: RunSpec, init: NamedModel, blocks: list[RepairBlock]) -> 
     """Load the blocks of the cut student into a DeepSpeed engine."""
     config = deepspeed_config(spec)
     model = load_language_model(init, config)
+    # ZeRO-3 then gathers and releases whole layers, as for training.
+    set_z3_leaf_modules(model, [type(layers_of(model)[0])])
     return open_engine(RepairStudent(model, blocks, spec.repair.distance), config)
 
 

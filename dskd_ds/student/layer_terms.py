@@ -1,0 +1,124 @@
+"""The losses on states below the head ([[loss.terms]]): which layers, and their values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dskd_ds.errors import InputError
+from dskd_ds.losses.states import DISTANCES
+from dskd_ds.models.named import RunModels
+from dskd_ds.objective.targets import TeacherTargets
+from dskd_ds.observe.metrics import TERM_LOSS
+from dskd_ds.spec import RunSpec
+from dskd_ds.spec.terms import LayerTermSpec
+from dskd_ds.student.depth import INIT_FOLDER, ORIGIN_FILE
+
+
+@dataclass(frozen=True)
+class LayerTerm:
+    """A term of the loss, with both of its layers known."""
+
+    spec: LayerTermSpec
+    teacher_layer: int
+
+    @property
+    def name(self) -> str:
+        """Its key in metrics.jsonl."""
+        return f"{TERM_LOSS}{self.spec.student_layer}_{self.spec.kind}"
+
+
+def layer_terms(spec: RunSpec, models: RunModels) -> tuple[LayerTerm, ...]:
+    """Return the run's terms. Call it when the student has been cut.
+
+    Raises InputError if a layer does not exist, or if the hidden sizes differ.
+    """
+    if not spec.loss.terms:
+        return ()
+    num_teacher = models.teacher.num_layers
+    kept = kept_layers_of(spec, models)
+    terms = []
+    for index, term in enumerate(spec.loss.terms):
+        where = f"[[loss.terms]] number {index + 1}: "
+        if term.student_layer > len(kept):
+            raise InputError(
+                f"{where}student_layer = {term.student_layer}, but the student has {len(kept)}"
+                f" layers.\n  use at most {len(kept)}."
+            )
+        target = term.teacher_layer or default_teacher_layer(kept, term.student_layer, num_teacher)
+        if target > num_teacher:
+            raise InputError(
+                f"{where}teacher_layer = {target}, but the teacher has {num_teacher} layers.\n"
+                f"  use at most {num_teacher}."
+            )
+        terms.append(LayerTerm(term, target))
+    return tuple(terms)
+
+
+def kept_layers_of(spec: RunSpec, models: RunModels) -> list[int]:
+    """Return the teacher's layers that the cut student keeps, from 0.
+
+    Raises InputError if the student is a model of its own with another hidden size or depth.
+    """
+    student = models.student
+    if student is None:
+        origin = Path(spec.run_dir) / INIT_FOLDER / ORIGIN_FILE
+        kept: list[int] = json.loads(origin.read_text())["kept_layers"]
+        return kept
+    if student.hidden_size != models.teacher.hidden_size:
+        raise InputError(
+            f"[[loss.terms]]: the student's hidden size is {student.hidden_size}, the teacher's"
+            f" {models.teacher.hidden_size}; their states cannot be compared.\n"
+            "  remove [[loss.terms]], or cut the student from its teacher."
+        )
+    if any(term.teacher_layer is None for term in spec.loss.terms):
+        raise InputError(
+            "[[loss.terms]]: the student was not cut from the teacher, so each term needs a"
+            " teacher_layer.\n  give teacher_layer in each [[loss.terms]]."
+        )
+    return list(range(student.num_layers))
+
+
+def default_teacher_layer(kept: Sequence[int], student_layer: int, num_teacher: int) -> int:
+    """Return the teacher's layer whose output the next kept layer was made for.
+
+    Without a gap behind it, that is the layer which the student's layer was cut from.
+    """
+    is_last = student_layer == len(kept)
+    return num_teacher if is_last else kept[student_layer]
+
+
+def teacher_layers_of(terms: Sequence[LayerTerm]) -> tuple[int, ...]:
+    """Return the teacher's layers that the terms need, ascending, each once."""
+    return tuple(sorted({term.teacher_layer for term in terms}))
+
+
+def student_layers_of(terms: Sequence[LayerTerm]) -> tuple[int, ...]:
+    """Return the student's layers that the terms need, ascending, each once."""
+    return tuple(sorted({term.spec.student_layer for term in terms}))
+
+
+def term_sums(
+    terms: Sequence[LayerTerm], captured: Mapping[int, Tensor], teacher: TeacherTargets
+) -> Tensor:
+    """Return each term's sum over the supervised positions [terms], with its gradient.
+
+    captured: the student's states [B, T, D] by layer. teacher: its `layers` are the states
+    [layers, N, D] of `teacher_layers_of(terms)` at its positions.
+    """
+    assert teacher.layers is not None
+    rows = {layer: row for row, layer in enumerate(teacher_layers_of(terms))}
+    sums = []
+    for term in terms:
+        states = captured[term.spec.student_layer].flatten(0, 1)
+        found = states.index_select(0, teacher.positions)
+        values = DISTANCES[term.spec.kind](found, teacher.layers[rows[term.teacher_layer]])
+        if teacher.weights is not None:
+            values = values * teacher.weights
+        sums.append(values.sum())
+    return torch.stack(sums)
