@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dskd_ds.losses.sense import SenseTargets
 from dskd_ds.losses.states import DISTANCES
-from dskd_ds.models.captured import state_of
+from dskd_ds.models.captured import captured_states
 from dskd_ds.models.layers import layers_of
 from dskd_ds.objective.fused import STATS, Scales
 from dskd_ds.objective.targets import TeacherTargets
@@ -34,7 +34,6 @@ class RepairStudent(nn.Module):
         self._distance = DISTANCES[distance]
         self.stat_names = (*STATS, *(stat_name(block) for block in blocks))
         self._inputs: dict[int, Tensor] = {}
-        self._outputs: dict[int, Tensor] = {}
         self._keep_only_blocks()
 
     def _keep_only_blocks(self) -> None:
@@ -52,7 +51,6 @@ class RepairStudent(nn.Module):
                 continue
             layers[index].requires_grad_(True)
             layers[index].register_forward_pre_hook(self._feed(index))
-            layers[index].register_forward_hook(self._collect(index))
 
     def _feed(self, layer: int) -> Any:
         """Return a hook that replaces a layer's input by the teacher's state."""
@@ -61,14 +59,6 @@ class RepairStudent(nn.Module):
             return (self._inputs[layer], *args[1:])
 
         return replace_input
-
-    def _collect(self, layer: int) -> Any:
-        """Return a hook that keeps a layer's output."""
-
-        def keep_output(_module: nn.Module, _args: Any, output: Any) -> None:
-            self._outputs[layer] = state_of(output)
-
-        return keep_output
 
     def forward(
         self,
@@ -96,17 +86,27 @@ class RepairStudent(nn.Module):
         first = self._inputs[self._blocks[0].layer].detach()
         # `inputs_embeds` only spares the gathering of the embeddings.
         trunk = self.language_model.base_model
-        trunk(inputs_embeds=first, position_ids=position_ids, use_cache=False)
-        losses = torch.stack([self._loss(block, states, teacher) for block in self._blocks])
+        outputs = [block.layer + 1 for block in self._blocks]
+        # Captured by hooks that come after DeepSpeed's: those gather a layer's weights when the
+        # gradient of its output arrives.
+        with captured_states(trunk, outputs) as captured:
+            trunk(inputs_embeds=first, position_ids=position_ids, use_cache=False)
+        losses = torch.stack(
+            [
+                self._loss(block, captured[output], states, teacher)
+                for block, output in zip(self._blocks, outputs, strict=True)
+            ]
+        )
         self._inputs.clear()
-        self._outputs.clear()
         sums = torch.cat([losses.new_zeros(len(STATS)), losses.detach()]).double()
         return scales.token * losses.mean(), sums
 
-    def _loss(self, block: RepairBlock, states: Tensor, teacher: TeacherTargets) -> Tensor:
-        """Return the sum of a block's loss over the positions that count."""
+    def _loss(
+        self, block: RepairBlock, output: Tensor, states: Tensor, teacher: TeacherTargets
+    ) -> Tensor:
+        """Return the sum of a block's loss over the positions that count. output: [B, T, D]."""
         rows = teacher.positions
-        found = self._outputs[block.layer].flatten(0, 1).index_select(0, rows)
+        found = output.flatten(0, 1).index_select(0, rows)
         wanted = states[self._row_of[block.gives]].index_select(0, rows)
         return self._distance(found, wanted).sum()
 

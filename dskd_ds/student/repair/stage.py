@@ -13,12 +13,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from deepspeed.utils import set_z3_leaf_modules
-
 from dskd_ds.data.streamed import StreamedBlocks
 from dskd_ds.errors import InputError
 from dskd_ds.link import StudentSide
-from dskd_ds.models.layers import layers_of
 from dskd_ds.models.named import NamedModel, RunModels
 from dskd_ds.observe.metrics import TENSORBOARD_FOLDER
 from dskd_ds.runtime.devices import give_back_memory, local_device
@@ -139,8 +136,8 @@ def _open_engine(spec: RunSpec, init: NamedModel, blocks: list[RepairBlock]) -> 
     """Load the blocks of the cut student into a DeepSpeed engine."""
     config = deepspeed_config(spec)
     model = load_language_model(init, config)
-    # ZeRO-3 then gathers and releases whole layers, as for training.
-    set_z3_leaf_modules(model, [type(layers_of(model)[0])])
+    # Unlike in training, layers are not ZeRO-3's leaf modules: of a leaf whose input is not the
+    # output of another module, DeepSpeed 0.19 leaves gradients behind, and its next step fails.
     return open_engine(RepairStudent(model, blocks, spec.repair.distance), config)
 
 
