@@ -91,7 +91,8 @@ def needs(
     student = student_memory(spec, shapes, device, related_fraction)
     teacher = teacher_memory(spec, shapes, device, related_fraction)
     node = node_memory(spec, shapes, num_senses)
-    num_students, num_teachers = spec.topology.num_students, spec.topology.num_teachers
+    num_students = spec.topology.num_students
+    num_teacher_ranks = spec.topology.num_teachers * spec.topology.ranks_per_teacher
     if device == "gpu":
         found = [Need("a student's GPU", student, capacity.gpu_bytes)]
         found.append(Need("a teacher's GPU", teacher, capacity.gpu_bytes))
@@ -102,8 +103,8 @@ def needs(
             added = host - on_host.total
             found.append(Need("a node's main memory", on_host, capacity.host_bytes, added=added))
         return found
-    others = teacher.total * num_teachers + node.total
-    added = others + PROCESS_BYTES * (num_students + num_teachers)
+    others = teacher.total * num_teacher_ranks + node.total
+    added = others + PROCESS_BYTES * (num_students + num_teacher_ranks)
     what = "this machine, for all ranks"
     return [Need(what, student, capacity.host_bytes, count=num_students, added=added)]
 
@@ -135,8 +136,25 @@ def ways_out(
             found.append(WayOut("; ".join(names), "all of this together", needed))
     if device == "gpu":
         found += _more_ranks(spec, fits, shapes, device, related_fraction)
+        found += _divided_teacher(spec, fits, shapes, device)
     return found
 
+
+def _divided_teacher(
+    spec: RunSpec, fits: Callable[[RunSpec], bool], shapes: RunShapes, device: Device
+) -> Iterator[WayOut]:
+    """Yield the fewest ranks per teacher with which everything fits, if there are any."""
+    for ranks in RANKS_PER_TEACHER:
+        changed = _set("topology", ranks_per_teacher=ranks)(spec)
+        if ranks > spec.topology.ranks_per_teacher and fits(changed):
+            needed = student_memory(changed, shapes, device).total
+            cost = "more GPUs, and collectives in each of the teacher's layers"
+            yield WayOut(f"[topology] ranks_per_teacher = {ranks}", cost, needed)
+            return
+
+
+RANKS_PER_TEACHER = (2, 4, 8)
+"""Numbers of ranks that a teacher is tried to be divided over: within a node."""
 
 Change = tuple[str, str, Callable[[RunSpec], RunSpec]]
 """What to set, what it costs, and the function that sets it."""

@@ -140,8 +140,12 @@ def student_memory(
 def teacher_memory(
     spec: RunSpec, shapes: RunShapes, device: Device, related_fraction: float | None = None
 ) -> MemoryParts:
-    """Return the memory of a teacher rank. related_fraction: as `run_signal` takes it."""
-    teacher = shapes.teacher
+    """Return the memory of a teacher rank. related_fraction: as `run_signal` takes it.
+
+    Several ranks share the weights and the logits of a teacher. Their activations are taken to be
+    whole on each of them, which is an upper bound.
+    """
+    teacher, ranks = shapes.teacher, spec.topology.ranks_per_teacher
     width = number_bytes(spec.teacher.dtype, device)
     forward = forward_bytes(
         teacher,
@@ -152,9 +156,9 @@ def teacher_memory(
     signal = run_signal(spec, shapes, related_fraction)
     logits = spec.teacher.head_chunk_rows * teacher.vocab_size * CHUNK_BYTES
     parts = {
-        "parameters": float(width * teacher.num_parameters),
+        "parameters": width * teacher.num_parameters / ranks,
         "activations": forward,
-        "logits": float(logits),
+        "logits": logits / ranks,
         "replies": teacher_held_bytes(spec, signal, spec.data.block_tokens),
     }
     return MemoryParts(_without_zeros(parts), "forward pass")

@@ -147,7 +147,11 @@ def run_work(spec: RunSpec, shapes: RunShapes) -> tuple[StepWork, TeacherWork]:
         sense_share=signal.sense_share,
     )
     teacher = teacher_work(
-        spec, shapes.teacher, bytes_per_token=signal.total, sense_share=signal.sense_share
+        spec,
+        shapes.teacher,
+        bytes_per_token=signal.total,
+        sense_share=signal.sense_share,
+        ranks_per_teacher=spec.topology.ranks_per_teacher,
     )
     return students, teacher
 
@@ -194,7 +198,7 @@ def run_speed(
         dictionary_seconds=_dictionary_seconds(spec, asked, teacher, num_teachers),
         link_bytes_per_second=received / work.num_ranks,
         teacher_bytes_per_second=received / num_teachers,
-        num_ranks=work.num_ranks + num_teachers,
+        num_ranks=work.num_ranks + num_teachers * asked.ranks_per_teacher,
     )
 
 

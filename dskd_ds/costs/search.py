@@ -48,11 +48,15 @@ def best_splits(
     """
     found: list[Split] = []
     total = spec.train.global_batch_blocks
+    ranks_per_teacher = spec.topology.ranks_per_teacher
     for num_students in range(1, num_gpus):
+        num_teachers = (num_gpus - num_students) // ranks_per_teacher
+        if num_teachers == 0:
+            break
         micro_batch = 1
         while micro_batch <= LARGEST_MICRO_BATCH:
             if total % (micro_batch * num_students) == 0:
-                changed = _with_split(spec, num_students, num_gpus - num_students, micro_batch)
+                changed = _with_split(spec, num_students, num_teachers, micro_batch)
                 split = _split_of(changed, shapes, cluster, constants)
                 found += [split] if split else []
             micro_batch *= 2

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from dskd_ds.costs.capacity import Capacity
+from dskd_ds.costs.fit import needs, ways_out
 from dskd_ds.costs.memory import (
     HEAP_SHARE,
     MemoryParts,
@@ -125,6 +127,22 @@ def test_a_teacher_holds_its_weights_and_replies() -> None:
     memory = teacher_memory(spec_with(), SHAPES, "gpu", related_fraction=0.5)
     assert memory.parts["parameters"] == 2 * LLAMA_8B.num_parameters
     assert 15 * GIB < memory.total < 17 * GIB
+
+
+def test_a_divided_teacher_shares_its_weights_and_is_a_way_out() -> None:
+    whole = teacher_memory(spec_with(), SHAPES, "gpu", 0.5).parts
+    half = teacher_memory(spec_with("topology.ranks_per_teacher=2"), SHAPES, "gpu", 0.5).parts
+    assert half["parameters"] == whole["parameters"] / 2
+    assert half["logits"] == whole["logits"] / 2
+
+    # 320 layers have 70 B parameters: 140 GB in bfloat16.
+    large = replace(SHAPES, teacher=LLAMA_8B.with_layers(320))
+    spec = spec_with("topology.num_students=64", "train.global_batch_blocks=64")
+    gpus = Capacity(80 * 10**9, num_gpus=8, host_bytes=2 * 10**12, source="a cluster")
+    [teacher] = [n for n in needs(spec, large, gpus, 0.5) if n.what == "a teacher's GPU"]
+    assert teacher.is_refused
+    changes = [way.change for way in ways_out(spec, large, gpus, 0.5)]
+    assert "[topology] ranks_per_teacher = 2" in changes
 
 
 def test_a_node_holds_the_senses_once() -> None:
