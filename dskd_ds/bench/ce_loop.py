@@ -33,6 +33,7 @@ from dskd_ds.runtime.devices import use_threads
 from dskd_ds.runtime.topology import assign, read_launch
 from dskd_ds.runtime.world import open_world
 from dskd_ds.spec import RunSpec, load_spec
+from dskd_ds.student.counts import Counts
 from dskd_ds.student.ds_config import deepspeed_config
 from dskd_ds.student.feed import MicroBatch, StepInput
 from dskd_ds.student.loop import run_steps
@@ -47,6 +48,7 @@ class CrossEntropyStudent(nn.Module):
     def __init__(self, language_model: Any) -> None:
         super().__init__()
         self.language_model = language_model
+        self.stat_names = STATS
 
     def forward(
         self,
@@ -71,6 +73,11 @@ class CrossEntropyStudent(nn.Module):
         stats = torch.zeros(len(STATS), dtype=torch.float64, device=total.device)
         stats[STATS.index("ce")] = total.detach()
         return total * scales.token, stats
+
+    def loss_record(self, total: dict[str, float], counts: Counts) -> dict[str, float]:
+        """Return the cross-entropy as the only loss of the record."""
+        loss = total["ce"] / max(counts.tokens, 1)
+        return {"loss": loss, "loss_ce": loss, "loss_kd": 0.0, "loss_sense": 0.0}
 
 
 class TextFeed:

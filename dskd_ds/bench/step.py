@@ -53,11 +53,11 @@ class Arms:
     def __init__(self, spec_file: str, overrides: Sequence[str], folder: Path) -> None:
         self.spec_file, self.folder = spec_file, folder
         # A spec has one of the two.
-        epochs = load_spec(spec_file, overrides).train.num_epochs
+        ranks = ["topology.num_students=1", "topology.num_teachers=1"]
+        epochs = load_spec(spec_file, [*ranks, *overrides]).train.num_epochs
         length = "num_steps" if epochs is None else "num_epochs"
         self.overrides = [
-            "topology.num_students=1",
-            "topology.num_teachers=1",
+            *ranks,
             f"train.{length}={ENDLESS}",
             "checkpoint.every_steps=0",
             "checkpoint.every_minutes=0",

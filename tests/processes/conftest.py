@@ -21,6 +21,9 @@ from tests.processes.warm_rank import SOCKET_VARIABLE
 Launch = Callable[..., "Ended"]
 Start = Callable[..., subprocess.Popen[str]]
 Environment = dict[str, str]
+AT_START = dict(os.environ)
+"""The environment before the first test. Libraries that tests import, and commands that they call
+in this process, add variables; a launch must not depend on which tests came before it."""
 PATIENCE_SECONDS = 400
 """Timeout for an event that must happen, also on a busy machine."""
 
@@ -49,9 +52,10 @@ def children_with(marker: str) -> list[int]:
 
 def environment_of(tiny: TinyWorld) -> dict[str, str]:
     """Return the environment of a launch in the tiny world."""
-    return child_environment(os.environ) | {
+    return child_environment(AT_START) | {
         "OMP_NUM_THREADS": "1",
         "DSKD_HOME": str(tiny.folder / "home"),
+        "HF_DATASETS_CACHE": str(tiny.folder / "datasets"),
     }
 
 
