@@ -66,7 +66,8 @@ def request(
         f"{part}_positions": np.array([row * width + at for row, at in wanted], np.int32)
         for part, wanted in positions.items()
     }
-    return {"input_ids": ids, "position_ids": position_ids, **flat}
+    nowhere = np.zeros(0, np.int32)
+    return {"input_ids": ids, "position_ids": position_ids, "layer_positions": nowhere, **flat}
 
 
 def read(arrays: dict[str, Array], sent: dict[str, Array]) -> ReplyParts:

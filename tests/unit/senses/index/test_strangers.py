@@ -133,10 +133,10 @@ def test_a_socket_fits_below_a_long_tmpdir(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_folder_for_the_socket_that_cannot_be_created_is_explained(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (tmp_path / "file").touch()
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "file"))
+    # A path that is short enough for a socket, but no folder.
+    monkeypatch.setattr("tempfile.tempdir", "/dev/null")
     with pytest.raises(
         IndexServiceError, match=r"cannot be created \(Not a directory\).*\n.*TMPDIR"
     ):
