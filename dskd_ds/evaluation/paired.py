@@ -75,10 +75,10 @@ class Difference:
     def needed_clusters(self) -> int | None:
         """Documents or questions that would show a difference of this size, with these seeds.
 
-        None if no number would, because seeds vary too much.
+        None if no number would, because seeds vary too much, or if there is only one cluster.
         """
         room = (self.mean / 1.96) ** 2 - (self.seed_error or 0.0) ** 2
-        if room <= 0:
+        if room <= 0 or math.isinf(self.item_error):
             return None
         return max(2, math.ceil(self.num_clusters * self.item_error**2 / room))
 

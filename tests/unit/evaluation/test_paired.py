@@ -128,3 +128,9 @@ def test_needed_numbers_are_those_at_which_the_difference_shows() -> None:
         seed_variance = found.seed_error**2 * found.num_seeds / count
         error = math.sqrt(found.item_error**2 + seed_variance)
         assert (abs(found.mean) >= 1.96 * error) is shows
+
+
+def test_one_cluster_says_nothing_about_how_many_are_needed() -> None:
+    found = paired_difference(np.ones((1, 3)), np.zeros((1, 3)), np.zeros(3, np.int64))
+    assert math.isinf(found.item_error)
+    assert found.needed_clusters is None
