@@ -57,8 +57,8 @@ def report(finding: Finding, seconds: float) -> None:
     """Print a part's targets."""
     print(f"part {finding.part}: {finding.title} ({seconds:.0f} s)")
     for target in finding.targets:
-        verdict = "met" if target.is_met else "MISSED"
-        print(f"  {target.what}: {target.reached:.1%} (at most {target.limit:.0%}): {verdict}")
+        verdict = target.verdict.strip("*")
+        print(f"  {target.what}: {target.shown} (at most {target.limit:.0%}): {verdict}")
 
 
 def write(results: dict[str, Any]) -> None:

@@ -30,23 +30,30 @@ def draw_plan(plan: RunPlan, path: Path) -> None:
 
 
 def _draw_memory(axes: Any, plan: RunPlan) -> None:
-    """Draw a bar per rank or node, stacked by kind, with a line where its memory ends."""
+    """Draw a bar per rank or node, stacked by kind, as a share of the memory that it has.
+
+    Shares, because a node has many times the memory of a GPU.
+    """
     colours = _colours([kind for need in plan.needs for kind in need.memory.parts])
     for place, need in enumerate(plan.needs):
         start = 0.0
+        capacity = max(need.capacity, 1)
         for kind, size in need.memory.parts.items():
-            height = size * need.count / GB
+            height = 100 * size * need.count / capacity
             axes.bar(place, height, bottom=start, width=0.55, color=colours[kind], label=kind)
             start += height
         if need.added:
-            added = need.added / GB
+            added = 100 * need.added / capacity
             axes.bar(place, added, bottom=start, width=0.55, color="#cccccc", label="all else")
-        capacity = need.capacity / GB
-        axes.plot([place - 0.4, place + 0.4], [capacity, capacity], color="#b00020", linewidth=2)
-    names = [need.what.replace(", ", ",\n") for need in plan.needs]
+    axes.axhline(100, color="#b00020", linewidth=2)
+    names = [
+        need.what.replace(", ", ",\n")
+        + f"\n{need.needed / GB:,.1f} of {need.capacity / GB:,.0f} GB"
+        for need in plan.needs
+    ]
     axes.set_xticks(range(len(names)), names)
     axes.set_xlim(-0.6, len(names) - 0.4)
-    axes.set(title="memory (red: what there is)", ylabel="GB")
+    axes.set(title="memory (red: all that there is)", ylabel="%")
     _legend_once(axes)
 
 

@@ -108,6 +108,7 @@ def _signal_lines(plan: RunPlan) -> list[str]:
         "draws": signal.draws,
         "hidden states": signal.hidden,
         "numbers of senses": signal.senses,
+        "states below the head": signal.layers,
         "requests": signal.request,
     }
     lines = [_row(kind, f"{size:10,.0f} bytes per token") for kind, size in parts.items() if size]
@@ -130,10 +131,10 @@ def _speed_lines(speed: Speed) -> list[str]:
         "waiting for teachers": step.teacher_wait,
         "waiting for senses": step.sense_wait,
     }
-    lines = [_row(kind, f"{seconds:10.3f} s per step") for kind, seconds in parts.items()]
+    lines = [_row(kind, f"{seconds * 1000:10,.1f} ms per step") for kind, seconds in parts.items()]
     lines += [
-        _row("one step", f"{step.total:10.3f} s, {step.tokens_per_second:,.0f} tokens/s"),
-        _row("a teacher's answer", f"{speed.teacher.forward:10.3f} s per request"),
+        _row("one step", f"{step.total * 1000:10,.1f} ms, {step.tokens_per_second:,.0f} tokens/s"),
+        _row("a teacher's answer", f"{speed.teacher.forward * 1000:10,.1f} ms per request"),
         _row(
             "teachers so that nobody waits",
             f"{speed.teachers_needed:10.2f} (planned: {speed.num_teachers})",

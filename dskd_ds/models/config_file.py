@@ -26,15 +26,41 @@ GGUF_KEYS = {
 """Entries of a configuration, and a GGUF header's keys without the name of the architecture."""
 
 
+WEIGHT_ENDINGS = {".bin", ".json", ".pt", ".pth", ".safetensors"}
+"""Endings of files in a model's folder. A name that ends so is no hub name."""
+
+
+def refuse_missing_path(model: str, key: str) -> None:
+    """Raise InputError if a model's name is a path that does not exist. key: the setting.
+
+    Hub names are `name` or `owner/name`; whether such a model exists is seen when it is read.
+    """
+    path = Path(model)
+    if model.endswith(".gguf"):
+        if not path.is_file():
+            raise InputError(
+                f'{key} = "{model}", but there is no such file.\n'
+                "  give the path of a .gguf file, a folder or a hub name."
+            )
+        return
+    is_local = model.startswith(("/", ".", "~")) or model.count("/") > 1
+    if not path.is_dir() and (is_local or path.suffix in WEIGHT_ENDINGS):
+        raise InputError(
+            f'{key} = "{model}", but there is no such folder.\n'
+            "  give an existing folder, a .gguf file, or a hub name."
+        )
+
+
 def read_config_file(model: str, key: str = "[teacher] model") -> dict[str, Any]:
     """Return the content of a model's config.json, or the same entries of a GGUF file's header.
 
     model: a folder, a hub name or a GGUF file. key: the setting that names it, for messages.
     Raises InputError if there is none.
     """
+    refuse_missing_path(model, key)
     path = Path(model)
     converted = None
-    if model.endswith(".gguf") and path.is_file():
+    if model.endswith(".gguf"):
         converted = _converted_config(path)
         if converted is None:
             return _gguf_config(path, key)

@@ -17,12 +17,11 @@ from filelock import FileLock
 from dskd_ds.errors import InputError
 from dskd_ds.files.atomic import atomic_folder
 from dskd_ds.files.hashes import file_sha256
+from dskd_ds.models.config_file import refuse_missing_path
 from dskd_ds.spec import dskd_home
 
 HEADER_BYTES = 1 << 20
 """A safetensors file begins with the names and offsets of its tensors."""
-WEIGHT_ENDINGS = {".bin", ".json", ".pt", ".pth", ".safetensors"}
-"""Endings of files in a model's folder. A name that ends so is no hub name."""
 NUM_SAMPLES, SAMPLE_BYTES = 64, 1 << 16
 """Samples of each file for a fingerprint: 4 MB in all, whatever the size of the file."""
 
@@ -32,27 +31,14 @@ def resolve_model(model: str, key: str = "[teacher] model") -> str:
 
     key: the setting, for messages. Raises InputError if a path does not exist or holds no model.
     """
+    refuse_missing_path(model, key)
     path = Path(model)
     if model.endswith(".gguf"):
-        if not path.is_file():
-            raise InputError(
-                f'{key} = "{model}", but there is no such file.\n'
-                "  give the path of a .gguf file, a folder or a hub name."
-            )
         return str(_converted(path))
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise InputError(
-                f'{key} = "{model}", but this folder holds no config.json.\n'
-                "  name a folder that save_pretrained wrote."
-            )
-        return model
-    # Hub names are `name` or `owner/name`; whether such a model exists is seen when it is read.
-    is_local = model.startswith(("/", ".", "~")) or model.count("/") > 1
-    if is_local or path.suffix in WEIGHT_ENDINGS:
+    if path.is_dir() and not (path / "config.json").is_file():
         raise InputError(
-            f'{key} = "{model}", but there is no such folder.\n'
-            "  give an existing folder, a .gguf file, or a hub name."
+            f'{key} = "{model}", but this folder holds no config.json.\n'
+            "  name a folder that save_pretrained wrote."
         )
     return model
 

@@ -20,6 +20,8 @@ from dskd_ds.observe.metrics import METRICS_FILE
 from dskd_ds.observe.run_files import (
     ENDS_FOLDER,
     PROGRESS_FOLDER,
+    REPAIR_FOLDER,
+    REPAIRED_FOLDER,
     RUN_START_FILE,
     STACKS_SUFFIX,
     SUBMISSION_FILE,
@@ -88,6 +90,8 @@ class Evidence:
     """The last records of metrics.jsonl, by ascending step."""
     metrics_written: float | None = None
     """When metrics.jsonl was last written, in Unix seconds."""
+    repair_step: int | None = None
+    """Steps done of a repair that is not finished; None without one."""
     checkpoint: Checkpoint | None = None
     """The newest one."""
     best: BestCheckpoint | None = None
@@ -114,6 +118,7 @@ def read_evidence(run_dir: Path, lease: Lease | None, now: float) -> Evidence:
         attempts=tuple(read_attempts(run_dir)),
         metrics=tuple(read_tail(metrics_file)),
         metrics_written=_written(metrics_file),
+        repair_step=_repair_step(run_dir),
         checkpoint=_newest_checkpoint(run_dir),
         best=best_checkpoint(run_dir / "checkpoints"),
         stacks={
@@ -122,6 +127,14 @@ def read_evidence(run_dir: Path, lease: Lease | None, now: float) -> Evidence:
         },
         has_student=(run_dir / "student" / "config.json").is_file(),
     )
+
+
+def _repair_step(run_dir: Path) -> int | None:
+    """Return how many steps of an unfinished repair are done."""
+    if (run_dir / REPAIRED_FOLDER).is_dir():
+        return None
+    records = read_tail(run_dir / REPAIR_FOLDER / METRICS_FILE)
+    return int(records[-1]["step"]) if records else None
 
 
 def read_spec_tree(path: Path) -> dict[str, Any]:

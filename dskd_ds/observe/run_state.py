@@ -42,7 +42,7 @@ def outcome(evidence: Evidence) -> Outcome:
     if lease and lease.is_alive:
         if _has_trained(evidence):
             return Outcome("running", f"running: {lease.owner}")
-        return Outcome("starting", f"starting, no step is done yet: {lease.owner}")
+        return Outcome("starting", f"starting, {_before_training(evidence)}: {lease.owner}")
     submission = evidence.submission
     if submission and submission.submitted > _last_start(evidence):
         jobs = ", ".join(submission.job_ids)
@@ -58,6 +58,16 @@ def outcome(evidence: Evidence) -> Outcome:
         job = f"attempt {attempt.number}, job {attempt.job_id}"
         return Outcome("starting", f"starting, no student has come yet: {job}")
     return _ended(evidence, end, attempt)
+
+
+def _before_training(evidence: Evidence) -> str:
+    """Return how far a launch is that has not trained a step."""
+    if evidence.repair_step is None:
+        return "no step is done yet"
+    repair = evidence.spec.get("repair")
+    num_steps = repair.get("steps") if isinstance(repair, dict) else None
+    total = f" of {num_steps}" if num_steps else ""
+    return f"step {evidence.repair_step}{total} of the repair is done"
 
 
 def _ended(evidence: Evidence, end: End | None, attempt: Attempt | None) -> Outcome:

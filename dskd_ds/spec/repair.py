@@ -20,7 +20,7 @@ class RepairSpec(Part):
 
     steps: NonNegativeInt = 0
     """Number of optimiser steps of the repair, on the same batches as the first steps of training;
-    0 leaves it out. The shipped quickstart repairs for a quarter of its training steps."""
+    0 leaves it out."""
     lr: PositiveFloat = 1e-3
     """Peak learning rate of the repair. Warm-up and cosine are those of [optimizer]."""
     distance: StateDistance = "mse"

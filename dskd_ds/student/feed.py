@@ -15,24 +15,21 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from dskd_ds.data.batches import Batch, BlockSource, places, read_batch
+from dskd_ds.data.batches import BlockSource, places, read_batch
 from dskd_ds.errors import DskdError
 from dskd_ds.link import Answer, StudentSide
-from dskd_ds.link.messages import Array
 from dskd_ds.losses.sense import SenseTargets
 from dskd_ds.objective.targets import TeacherTargets
 from dskd_ds.runtime.devices import local_device, pinned
-from dskd_ds.signals.reply import ReplyParts
 from dskd_ds.spec import RunSpec
 from dskd_ds.student.alignment import AlignmentTest
 from dskd_ds.student.collectives import all_reduce_error
 from dskd_ds.student.on_policy import is_on_policy
-from dskd_ds.student.requests import TeacherRequest
+from dskd_ds.student.requests import StepRequests, TeacherRequest
 
 STOP_POLL_SECONDS = 0.2
 """How often a wait for a teacher looks whether this rank was asked to stop."""
@@ -88,32 +85,6 @@ class _Planned:
     request: TeacherRequest
     answer: Future[Answer]
     ready: Future[MicroBatch]
-
-
-class StepRequests(Protocol):
-    """Turns batches into requests, and replies into targets."""
-
-    def request(self, batch: Batch) -> TeacherRequest:
-        """Put the request for a batch together."""
-        ...
-
-    def parts(self, request: TeacherRequest, arrays: dict[str, Array]) -> ReplyParts:
-        """Return the parts of a reply. Raises ValueError if shapes or values do not fit."""
-        ...
-
-    def read(self, request: TeacherRequest, answer: Answer) -> ReplyParts:
-        """Return the parts of a reply. Raises LinkError if it does not fit its request."""
-        ...
-
-    def most_reply_bytes(self, request: TeacherRequest) -> int:
-        """Return the most bytes that the reply to a request can have."""
-        ...
-
-    def targets(
-        self, request: TeacherRequest, reply: ReplyParts
-    ) -> tuple[TeacherTargets, SenseTargets]:
-        """Return what the loss learns from, on the CPU."""
-        ...
 
 
 class Feed:

@@ -14,7 +14,7 @@ from dskd_ds.errors import InputError
 from dskd_ds.losses.states import DISTANCES
 from dskd_ds.models.named import RunModels
 from dskd_ds.objective.targets import TeacherTargets
-from dskd_ds.observe.metrics import TERM_LOSS
+from dskd_ds.observe.charts import TERM_LOSS
 from dskd_ds.spec import RunSpec
 from dskd_ds.spec.terms import LayerTermSpec
 from dskd_ds.student.depth import INIT_FOLDER, ORIGIN_FILE

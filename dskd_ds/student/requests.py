@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,7 +36,45 @@ class TeacherRequest:
     wanted: Wanted
 
 
-class RequestBuilder:
+class StepRequests(ABC):
+    """Turns batches into requests, and replies into targets."""
+
+    wanted: Wanted
+    """What every request of the run asks for; its seed may differ."""
+
+    @abstractmethod
+    def request(self, batch: Batch) -> TeacherRequest:
+        """Put the request for a batch together."""
+
+    @abstractmethod
+    def shape(self, request: TeacherRequest) -> ReplyShape:
+        """Return what the reply to a request must have."""
+
+    @abstractmethod
+    def targets(
+        self, request: TeacherRequest, reply: ReplyParts
+    ) -> tuple[TeacherTargets, SenseTargets]:
+        """Return what the loss learns from, on the CPU."""
+
+    def read(self, request: TeacherRequest, answer: Answer) -> ReplyParts:
+        """Return the parts of a reply. Raises LinkError if it does not fit its request."""
+        try:
+            return self.parts(request, answer.arrays)
+        except ValueError as error:
+            raise LinkError(
+                f"teacher {answer.teacher} sent a reply that does not fit its request: {error}."
+            ) from None
+
+    def parts(self, request: TeacherRequest, arrays: dict[str, Array]) -> ReplyParts:
+        """Return the parts of a reply. Raises ValueError if shapes or values do not fit."""
+        return read_reply(arrays, self.wanted, self.shape(request))
+
+    def most_reply_bytes(self, request: TeacherRequest) -> int:
+        """Return the most bytes that the reply to a request can have."""
+        return most_reply_bytes(self.wanted, self.shape(request))
+
+
+class RequestBuilder(StepRequests):
     """Turns batches into requests, and replies into targets, for one run."""
 
     def __init__(
@@ -55,7 +94,7 @@ class RequestBuilder:
         self._retriever, self._seed = retriever, spec.seed
         self._normalise = spec.loss.normalise
         teacher_chooses = retriever is not None and spec.senses.retrieve_on == "teacher"
-        self._wanted = Wanted(
+        self.wanted = Wanted(
             top_k=spec.loss.top_k,
             temperatures=self.kind.temperatures,
             num_draws=spec.loss.num_draws,
@@ -70,7 +109,7 @@ class RequestBuilder:
     def request(self, batch: Batch) -> TeacherRequest:
         """Draw the batch's sense positions and put its request together."""
         selection = self._retriever.select(batch) if self._retriever else None
-        student_chooses = selection is not None and self._wanted.senses is None
+        student_chooses = selection is not None and self.wanted.senses is None
         sense = np.zeros(0, np.int64)
         if selection is not None and student_chooses:
             sense = np.unique(selection.positions)
@@ -81,10 +120,10 @@ class RequestBuilder:
         # A block comes again in the next epoch with the same content. With a seed per epoch, the
         # teacher's draws for it differ. Replies by block are to be the same in every epoch.
         draw_seed = self._seed
-        if not self._wanted.by_block:
+        if not self.wanted.by_block:
             draw_seed = epoch_seed(self._seed, batch.samples[0].epoch)
         supervised = batch.supervised.numpy()
-        layer_positions = supervised if self._wanted.layers else supervised[:0]
+        layer_positions = supervised if self.wanted.layers else supervised[:0]
         return TeacherRequest(
             batch=batch,
             selection=selection,
@@ -94,32 +133,15 @@ class RequestBuilder:
                 "position_ids": batch.position_ids.numpy().astype(np.int32),
                 **position_arrays,
                 "layer_positions": layer_positions.astype(np.int32),
-                **selection_arrays(batch if self._wanted.senses else None),
+                **selection_arrays(batch if self.wanted.senses else None),
             },
-            wanted=self._wanted.model_copy(update={"draw_seed": draw_seed}),
+            wanted=self.wanted.model_copy(update={"draw_seed": draw_seed}),
         )
 
-    def read(self, request: TeacherRequest, answer: Answer) -> ReplyParts:
-        """Return the parts of a reply. Raises LinkError if it does not fit its request."""
-        try:
-            return self.parts(request, answer.arrays)
-        except ValueError as error:
-            raise LinkError(
-                f"teacher {answer.teacher} sent a reply that does not fit its request: {error}."
-            ) from None
-
-    def parts(self, request: TeacherRequest, arrays: dict[str, Array]) -> ReplyParts:
-        """Return the parts of a reply. Raises ValueError if shapes or values do not fit."""
-        return read_reply(arrays, self._wanted, self._shape(request))
-
-    def most_reply_bytes(self, request: TeacherRequest) -> int:
-        """Return the most bytes that the reply to a request can have."""
-        return most_reply_bytes(self._wanted, self._shape(request))
-
-    def _shape(self, request: TeacherRequest) -> ReplyShape:
+    def shape(self, request: TeacherRequest) -> ReplyShape:
         """Return what the reply to a request must have."""
         num_chosen = 0
-        if request.selection is not None and self._wanted.senses is not None:
+        if request.selection is not None and self.wanted.senses is not None:
             num_chosen = len(request.selection)
         return ReplyShape(
             vocab_size=self.vocab_size,
@@ -148,7 +170,7 @@ class RequestBuilder:
             targets=request.batch.targets.flatten()[supervised],
             signal=self.kind.targets(reply),
             weights=weights,
-            layers=reply.layers if self._wanted.layers else None,
+            layers=reply.layers if self.wanted.layers else None,
         )
         return teacher, senses
 
@@ -158,10 +180,10 @@ class RequestBuilder:
         if selection is None or self._retriever is None:
             return SenseTargets.empty(self.hidden_size)
         chosen = reply.chosen
-        if self._wanted.senses is None:
+        if self.wanted.senses is None:
             top_k = reply.top_k.rows(_rows_at(selection, request.positions["top_k"]))
             hidden = reply.hidden[_rows_at(selection, request.positions["hidden"])]
-            last_tail = len(self._wanted.temperatures) - 1  # at temperature 1
+            last_tail = len(self.wanted.temperatures) - 1  # at temperature 1
             chosen = self._retriever.choose(selection, hidden, top_k, last_tail)
         return self._retriever.pack(selection, chosen)
 

@@ -26,7 +26,6 @@ from dskd_ds.student.alignment import AlignmentTest
 from dskd_ds.student.checkpoint import Checkpoints
 from dskd_ds.student.collectives import run_on_rank_0
 from dskd_ds.student.deepspeed_engine import Engine
-from dskd_ds.student.depth import student_init
 from dskd_ds.student.engine import make_engine
 from dskd_ds.student.export import gather_and_export
 from dskd_ds.student.feed import Feed
@@ -37,7 +36,7 @@ from dskd_ds.student.loop import run_steps
 from dskd_ds.student.model import DistillStudent
 from dskd_ds.student.on_policy import OnPolicyBlocks
 from dskd_ds.student.phases import EXPORTING, Phases
-from dskd_ds.student.repair.stage import RunParts, repair
+from dskd_ds.student.repair.stage import RunParts, initial_student
 from dskd_ds.student.requests import RequestBuilder
 from dskd_ds.student.resume_settings import refuse_another_run
 from dskd_ds.student.run_lock import RunLock
@@ -67,66 +66,80 @@ def train(spec: RunSpec, models: RunModels, role: Role) -> None:
         cleanup.callback(link.close)
         note_end = end_noter(link)
         cleanup.push(note_end)
-        init = student_init(spec, models)
-        is_stop_wanted = StopWish()
-        if spec.repair.steps:
-            parts = RunParts(role.rank, source_of_signal.uncached, phases, run_lock, is_stop_wanted)
-            init = repair(spec, models, init, parts)
-        retriever = open_retriever(spec, role, cleanup) if spec.uses_senses else None
-        source = open_run_source(spec, models, role.rank)
-        bytes_before = resident_bytes()
-        engine = make_engine(spec, models, init, retriever.dictionary if retriever else None)
-        blocks = OnPolicyBlocks(spec, models.teacher.tokenizer, role.rank, source, engine)
-        heldout = open_heldout_loss(spec, models, role, engine)
-        skips = Skips(spec.train)
-        checkpoints = open_checkpoints(spec, engine, init, blocks, skips)
-        if isinstance(source, StreamedBlocks):
-            checkpoints.keep_state("stream", source)
-            cleanup.callback(source.close)
-        done = checkpoints.resume()
-        give_back_memory()
-        total_steps = num_steps(spec, source)
-        if launch_record:
-            launch_record.note_steps(done.step, total_steps)
-        requests, self_test = open_requests(spec, models, retriever, engine, role)
-        feed = Feed(
-            spec,
-            rank=role.rank,
-            source=blocks,
+        run = RunParts(
+            role=role,
             link=link,
-            link_for_own_text=source_of_signal.uncached,
-            requests=requests,
-            self_test=self_test,
-            device=local_device(),
-            steps=range(done.step, total_steps),
-        )
-        # Registered last, so called first: the preparing thread stops before the index closes.
-        cleanup.callback(feed.close)
-        cleanup.push(note_end)  # `feed.close` says goodbye to the teachers
-        training = Training(
-            spec=spec,
-            rank=role.rank,
-            engine=engine,
-            steps=feed,
-            blocks=blocks,
-            num_done=done.step,
-            num_steps=total_steps,
-            tokens=done.tokens,
-            skips=skips,
+            uncached_link=source_of_signal.uncached,
             phases=phases,
-            is_stop_wanted=is_stop_wanted,
-            unchanged_weights=UnchangedWeights.of_run(spec, engine),
-            health=StepHealth(CollectiveClock().install(deepspeed.comm.comm.cdb), bytes_before),
             run_lock=run_lock,
-            checkpoints=checkpoints,
-            heldout=heldout,
+            is_stop_wanted=StopWish(),
         )
+        init = initial_student(spec, models, run)
+        training = open_training(spec, models, init, run, cleanup)
+        cleanup.push(note_end)  # closing the feed, which comes next, says goodbye to the teachers
+        if launch_record:
+            launch_record.note_steps(training.num_done, training.num_steps)
         run_steps(training)
-        if total_steps > done.step:
-            training.save()
+        training.save()
         phases.enter(EXPORTING)
-        gather_and_export(engine, spec, models)
+        gather_and_export(training.engine, spec, models)
     deepspeed.comm.destroy_process_group()
+
+
+def open_training(
+    spec: RunSpec, models: RunModels, init: NamedModel, run: RunParts, cleanup: ExitStack
+) -> Training:
+    """Open senses, text, engine, checkpoints and feed, and load the newest checkpoint.
+
+    init: the model that distillation starts from. A collective call.
+    """
+    role = run.role
+    retriever = open_retriever(spec, role, cleanup) if spec.uses_senses else None
+    source = open_run_source(spec, models, role.rank)
+    bytes_before = resident_bytes()
+    engine = make_engine(spec, models, init, retriever.dictionary if retriever else None)
+    blocks = OnPolicyBlocks(spec, models.teacher.tokenizer, role.rank, source, engine)
+    heldout = open_heldout_loss(spec, models, role, engine)
+    skips = Skips(spec.train)
+    checkpoints = open_checkpoints(spec, engine, init, blocks, skips)
+    if isinstance(source, StreamedBlocks):
+        checkpoints.keep_state("stream", source)
+        cleanup.callback(source.close)
+    done = checkpoints.resume()
+    give_back_memory()
+    total_steps = num_steps(spec, source)
+    requests, self_test = open_requests(spec, models, retriever, engine, role)
+    feed = Feed(
+        spec,
+        rank=role.rank,
+        source=blocks,
+        link=run.link,
+        link_for_own_text=run.uncached_link,
+        requests=requests,
+        self_test=self_test,
+        device=local_device(),
+        steps=range(done.step, total_steps),
+    )
+    # Registered last, so called first: the preparing thread stops before the index closes.
+    cleanup.callback(feed.close)
+    return Training(
+        spec=spec,
+        rank=role.rank,
+        engine=engine,
+        steps=feed,
+        blocks=blocks,
+        num_done=done.step,
+        num_steps=total_steps,
+        tokens=done.tokens,
+        skips=skips,
+        phases=run.phases,
+        is_stop_wanted=run.is_stop_wanted,
+        unchanged_weights=UnchangedWeights.of_run(spec, engine),
+        health=StepHealth(CollectiveClock().install(deepspeed.comm.comm.cdb), bytes_before),
+        run_lock=run.run_lock,
+        checkpoints=checkpoints,
+        heldout=heldout,
+    )
 
 
 def acquire_run_directory(spec: RunSpec, role: Role, cleanup: ExitStack) -> RunLock:

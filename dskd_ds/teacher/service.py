@@ -61,15 +61,8 @@ def serve(
             group.start_watch()
         else:
             teacher = load_frozen(models.teacher, vocab_size=models.shared_vocab_size)
-        name = f"{replica} ({socket.gethostname()}, process {os.getpid()})"
-        # Replies depend on weights and senses; students refuse a teacher with another fingerprint
-        # than the first one's.
-        hello = Hello(
-            teacher=name,
-            fingerprint=reply_fingerprint(spec, models, teacher.device.type) + senses_name,
-            vocab_size=teacher.vocab_size,
-            hidden_size=teacher.hidden_size,
-        )
+        hello = _hello(spec, models, teacher, replica, senses_name)
+        name = hello.teacher
         link = WatchedLink(
             open_teacher_side(
                 run_dir, spec.link, hello, num_students, waits_for_restart=role is None
@@ -90,6 +83,22 @@ def serve(
     print(
         f"teacher {name}: answered {num_requests} requests, busy {share:.0%} of the time.",
         file=sys.stderr,
+    )
+
+
+def _hello(
+    spec: RunSpec, models: RunModels, teacher: FrozenModel, replica: int, senses_name: str
+) -> Hello:
+    """Return how this teacher introduces itself. senses_name: of what it chooses senses with.
+
+    Replies depend on weights and senses; students refuse a teacher with another fingerprint than
+    the first one's.
+    """
+    return Hello(
+        teacher=f"{replica} ({socket.gethostname()}, process {os.getpid()})",
+        fingerprint=reply_fingerprint(spec, models, teacher.device.type) + senses_name,
+        vocab_size=teacher.vocab_size,
+        hidden_size=teacher.hidden_size,
     )
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from dskd_ds.observe.metrics import CHARTS, read_metrics
+from dskd_ds.observe.charts import CHARTS
+from dskd_ds.observe.metrics import read_metrics
 from dskd_ds.runtime.arguments import override_argv
 from dskd_ds.senses.dictionary.dictionary import SENSES_FILE, open_dictionary
 from dskd_ds.spec import load_spec

@@ -11,7 +11,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dskd_ds.commands.status import read_status
-from dskd_ds.observe.metrics import CHARTS, METRICS_FILE, read_lines, read_metrics
+from dskd_ds.observe.charts import CHARTS
+from dskd_ds.observe.metrics import METRICS_FILE, read_lines, read_metrics
 from dskd_ds.observe.run_files import RUN_START_FILE, RunStart, read_record
 from dskd_ds.runtime.arguments import override_argv
 from tests.conftest import TinyWorld

@@ -16,17 +16,24 @@ class Target:
 
     what: str
     limit: float
-    reached: float
+    reached: float | None
+    """None if it was not measured."""
 
     @property
-    def is_met(self) -> bool:
+    def verdict(self) -> str:
         """Whether the number is within the limit."""
-        return self.reached <= self.limit
+        if self.reached is None:
+            return "not measured"
+        return "met" if self.reached <= self.limit else "**missed**"
+
+    @property
+    def shown(self) -> str:
+        """The number as a percentage."""
+        return "-" if self.reached is None else f"{self.reached:.1%}"
 
     def line(self) -> str:
         """Return a row of a Markdown table; both numbers are shares."""
-        verdict = "met" if self.is_met else "**missed**"
-        return f"| {self.what} | {self.limit:.0%} | {self.reached:.1%} | {verdict} |"
+        return f"| {self.what} | {self.limit:.0%} | {self.shown} | {self.verdict} |"
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,12 @@ class Finding:
     def as_json(self) -> dict[str, Any]:
         """Return targets and tables for a JSON file."""
         targets = [
-            {"what": t.what, "limit": t.limit, "reached": round(t.reached, 4), "met": t.is_met}
+            {
+                "what": t.what,
+                "limit": t.limit,
+                "reached": None if t.reached is None else round(t.reached, 4),
+                "verdict": t.verdict.strip("*"),
+            }
             for t in self.targets
         ]
         tables = {t.title: {"columns": t.columns, "rows": t.rows} for t in self.tables}

@@ -96,20 +96,29 @@ def signals() -> Section:
             " sends states at the sense positions). A kept signal is made once by the teachers"
             " and read from disk in every epoch."
         ),
-        findings=[
-            "The GPU-time of `topk`, `sampled` and `exact` is nearly the same. `exact` moves the"
-            " teacher's head to the student and costs links: 2 D bytes per token.",
-            "`exact` with a 70B teacher needs 4 GPUs per teacher instead of 2: the replies that 64"
-            " students may have in flight do not fit beside the weights. A smaller [link]"
-            " credit_bytes avoids it.",
-            "`sampled` sends the fewest bytes: it is the fastest over narrow links.",
-            "A kept signal is the cheapest from the second epoch on, and for every further run on"
-            " the same text. It takes as many bytes per token on disk:"
-            f" {_kept_terabytes():.2f} TB per billion tokens for top-64.",
-        ],
+        findings=_findings(),
         tables=[best, costs],
         draw=_draw_signals,
     )
+
+
+def _findings() -> list[str]:
+    """Return what the tables say, with figures of an 8B student and a 70B teacher."""
+    gpus = {
+        kind.signal: signal_setting("Llama-8B", "Llama-70B", "h100-80", kind).ranks_per_teacher()
+        for kind in KINDS
+    }
+    return [
+        "The GPU-time of `topk`, `sampled` and `exact` is nearly the same. `exact` moves the"
+        " teacher's head to the student and costs links: 2 D bytes per token.",
+        f"`exact` with a 70B teacher needs {gpus['exact']} GPUs per teacher, `topk` {gpus['topk']}:"
+        " the replies that 64 students may have in flight do not fit beside the weights. A smaller"
+        " [link] credit_bytes avoids it.",
+        "`sampled` sends the fewest bytes: it is the fastest over narrow links.",
+        "A kept signal is the cheapest from the second epoch on, and for every further run on the"
+        " same text. It takes as many bytes per token on disk:"
+        f" {_kept_terabytes():.2f} TB per billion tokens for top-64.",
+    ]
 
 
 def signal_setting(student: str, teacher: str, cluster: str, kind: Kind) -> Setting:

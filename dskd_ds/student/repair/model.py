@@ -14,7 +14,7 @@ from dskd_ds.models.captured import captured_states
 from dskd_ds.models.layers import layers_of
 from dskd_ds.objective.fused import STATS, Scales
 from dskd_ds.objective.targets import TeacherTargets
-from dskd_ds.observe.metrics import LAYER_LOSS
+from dskd_ds.observe.charts import LAYER_LOSS
 from dskd_ds.spec.repair import StateDistance
 from dskd_ds.student.counts import Counts
 from dskd_ds.student.repair.blocks import RepairBlock, teacher_layers

@@ -8,18 +8,16 @@ import numpy as np
 import torch
 
 from dskd_ds.data.batches import Batch
-from dskd_ds.errors import LinkError
-from dskd_ds.link import Answer
-from dskd_ds.link.messages import Array, Wanted
+from dskd_ds.link.messages import Wanted
 from dskd_ds.losses.sense import SenseTargets
 from dskd_ds.objective.targets import TeacherTargets
 from dskd_ds.signals.kind import PARTS
-from dskd_ds.signals.reply import ReplyParts, ReplyShape, most_reply_bytes, read_reply
+from dskd_ds.signals.reply import ReplyParts, ReplyShape
 from dskd_ds.spec.processes import HiddenFormat
-from dskd_ds.student.requests import TeacherRequest, selection_arrays
+from dskd_ds.student.requests import StepRequests, TeacherRequest, selection_arrays
 
 
-class RepairRequests:
+class RepairRequests(StepRequests):
     """Asks for states of some layers at all positions, because a layer attends to all of them."""
 
     def __init__(
@@ -28,7 +26,7 @@ class RepairRequests:
         """layers: the teacher's, ascending. vocab_size, hidden_size: the teacher's."""
         self._vocab_size, self._hidden_size = vocab_size, hidden_size
         # No position gets a top k or draws; the message needs valid values all the same.
-        self._wanted = Wanted(
+        self.wanted = Wanted(
             top_k=1,
             temperatures=(1.0,),
             num_draws=1,
@@ -53,27 +51,10 @@ class RepairRequests:
                 "layer_positions": everywhere,
                 **selection_arrays(None),
             },
-            wanted=self._wanted,
+            wanted=self.wanted,
         )
 
-    def read(self, request: TeacherRequest, answer: Answer) -> ReplyParts:
-        """Return the parts of a reply. Raises LinkError if it does not fit its request."""
-        try:
-            return self.parts(request, answer.arrays)
-        except ValueError as error:
-            raise LinkError(
-                f"teacher {answer.teacher} sent a reply that does not fit its request: {error}."
-            ) from None
-
-    def parts(self, request: TeacherRequest, arrays: dict[str, Array]) -> ReplyParts:
-        """Return the parts of a reply. Raises ValueError if shapes or values do not fit."""
-        return read_reply(arrays, self._wanted, self._shape(request))
-
-    def most_reply_bytes(self, request: TeacherRequest) -> int:
-        """Return the most bytes that the reply to a request can have."""
-        return most_reply_bytes(self._wanted, self._shape(request))
-
-    def _shape(self, request: TeacherRequest) -> ReplyShape:
+    def shape(self, request: TeacherRequest) -> ReplyShape:
         """Return what the reply to a request must have."""
         num_positions = request.batch.input_ids.numel()
         return ReplyShape(self._vocab_size, self._hidden_size, 0, 0, 0, num_at_layers=num_positions)

@@ -14,11 +14,11 @@ from dskd_ds.errors import InputError
 from dskd_ds.files.atomic import atomic_folder
 from dskd_ds.models.named import NamedModel, RunModels
 from dskd_ds.models.replace import copy_with
+from dskd_ds.observe.run_files import REPAIRED_FOLDER
 from dskd_ds.spec import RunSpec
 from dskd_ds.student.deepspeed_engine import Engine
 from dskd_ds.student.depth import ORIGIN_FILE, student_init
 
-REPAIRED_FOLDER = "student_repaired"
 PREFIX = "language_model."
 """What the names of the student's weights begin with in DeepSpeed's module."""
 

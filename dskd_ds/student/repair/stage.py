@@ -18,20 +18,22 @@ from dskd_ds.errors import InputError
 from dskd_ds.link import StudentSide
 from dskd_ds.models.named import NamedModel, RunModels
 from dskd_ds.observe.metrics import TENSORBOARD_FOLDER
+from dskd_ds.observe.run_files import REPAIR_FOLDER
 from dskd_ds.runtime.devices import give_back_memory, local_device
+from dskd_ds.runtime.topology import Role
 from dskd_ds.spec import SPEC_FILE, RunSpec, write_spec
 from dskd_ds.student.checkpoint import Checkpoints
 from dskd_ds.student.checkpoint_folders import checkpoint_dir
 from dskd_ds.student.collectives import broadcast_from_rank_0, run_on_rank_0
 from dskd_ds.student.deepspeed_engine import Engine
-from dskd_ds.student.depth import ORIGIN_FILE
+from dskd_ds.student.depth import ORIGIN_FILE, student_init
 from dskd_ds.student.ds_config import deepspeed_config
 from dskd_ds.student.engine import open_engine
 from dskd_ds.student.feed import Feed
 from dskd_ds.student.loop import run_steps
 from dskd_ds.student.model import load_language_model
 from dskd_ds.student.on_policy import OnPolicyBlocks
-from dskd_ds.student.phases import EXPORTING, Phases
+from dskd_ds.student.phases import EXPORTING, LOADING, Phases
 from dskd_ds.student.repair.blocks import RepairBlock, repair_blocks, teacher_layers
 from dskd_ds.student.repair.model import RepairStudent
 from dskd_ds.student.repair.requests import RepairRequests
@@ -44,35 +46,41 @@ from dskd_ds.student.skips import Skips
 from dskd_ds.student.stop import StopWish
 from dskd_ds.student.training import Training
 
-FOLDER = "repair"
-
 
 @dataclass(frozen=True)
 class RunParts:
-    """What the repair shares with the training that follows it."""
+    """What the repair and the training that follows it share."""
 
-    rank: int
+    role: Role
     link: StudentSide
+    """For text that may come again: a cache may stand before the teachers."""
+    uncached_link: StudentSide
+    """For what no cache keeps."""
     phases: Phases
     run_lock: RunLock
     is_stop_wanted: StopWish
 
 
-def repair(spec: RunSpec, models: RunModels, init: NamedModel, run: RunParts) -> NamedModel:
-    """Return the repaired student; the first call trains it. A collective call.
+def initial_student(spec: RunSpec, models: RunModels, run: RunParts) -> NamedModel:
+    """Return the model that distillation starts from. A collective call.
 
-    init: the cut student. Raises InputError if nothing was cut, or if an earlier repair had other
-    settings, and what `run_steps` raises: the same launch then goes on with the repair.
+    It is the cut student, or with [repair] the repaired one; the first call trains that. Raises
+    InputError if nothing was cut, or if an earlier repair had other settings, and what `run_steps`
+    raises: the next launch then goes on with the repair.
     """
+    init = student_init(spec, models)
+    if not spec.repair.steps:
+        return init
     if not broadcast_from_rank_0(repaired_folder(spec).is_dir()):
         _train(spec, models, init, run)
         give_back_memory()
+        run.phases.enter(LOADING)  # the student that is distilled
     return open_repaired(spec, init)
 
 
 def repair_spec(spec: RunSpec) -> RunSpec:
     """Return the spec under which the blocks are trained."""
-    folder = str(Path(spec.run_dir) / FOLDER)
+    folder = str(Path(spec.run_dir) / REPAIR_FOLDER)
     train = {"num_steps": spec.repair.steps, "num_epochs": None, "on_policy_fraction": 0.0}
     return spec.model_copy(
         update={
@@ -136,8 +144,7 @@ def _open_engine(spec: RunSpec, init: NamedModel, blocks: list[RepairBlock]) -> 
     """Load the blocks of the cut student into a DeepSpeed engine."""
     config = deepspeed_config(spec)
     model = load_language_model(init, config)
-    # Unlike in training, layers are not ZeRO-3's leaf modules: of a leaf whose input is not the
-    # output of another module, DeepSpeed 0.19 leaves gradients behind, and its next step fails.
+    # Unlike in training, layers are not ZeRO-3's leaf modules (docs/deepspeed.md, "Frozen layers").
     return open_engine(RepairStudent(model, blocks, spec.repair.distance), config)
 
 
@@ -152,7 +159,7 @@ def _open_training(
     cleanup: ExitStack,
 ) -> Training:
     """Open data, checkpoints and feed, and return the repair's training."""
-    source = open_run_source(repaired, models, run.rank)
+    source = open_run_source(repaired, models, run.role.rank)
     skips = Skips(repaired.train)
     states: dict[str, Stateful] = {"engine": EngineState(engine), "skips": skips}
     checkpoints = Checkpoints(engine, repaired, init.fingerprint, states)
@@ -168,9 +175,9 @@ def _open_training(
     )
     feed = Feed(
         repaired,
-        rank=run.rank,
+        rank=run.role.rank,
         source=source,
-        link=run.link,
+        link=run.uncached_link,
         requests=requests,
         self_test=None,
         device=local_device(),
@@ -178,10 +185,10 @@ def _open_training(
     )
     return Training(
         spec=repaired,
-        rank=run.rank,
+        rank=run.role.rank,
         engine=engine,
         steps=feed,
-        blocks=OnPolicyBlocks(repaired, models.teacher.tokenizer, run.rank, source, engine),
+        blocks=OnPolicyBlocks(repaired, models.teacher.tokenizer, run.role.rank, source, engine),
         num_done=done.step,
         num_steps=repaired.repair.steps,
         tokens=done.tokens,
@@ -190,6 +197,6 @@ def _open_training(
         is_stop_wanted=run.is_stop_wanted,
         run_lock=run.run_lock,
         checkpoints=checkpoints,
-        board_dir=Path(spec.run_dir) / TENSORBOARD_FOLDER / FOLDER,
+        board_dir=Path(spec.run_dir) / TENSORBOARD_FOLDER / REPAIR_FOLDER,
         title="repair",
     )

@@ -135,6 +135,22 @@ def test_the_best_split_keeps_the_batch(spec: str, capsys: pytest.CaptureFixture
     assert speeds == sorted(speeds, reverse=True)
 
 
+def test_a_split_has_whole_teachers(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["plan", spec, "--cluster", "h100-80", "--search", "16", "--json"]
+    assert cli.main([*argv, "--set", "topology.ranks_per_teacher=4"]) == 0
+    splits = json.loads(capsys.readouterr().out)
+    assert {(split["num_students"], split["num_teachers"]) for split in splits} <= {
+        (students, (16 - students) // 4) for students in (1, 2, 4, 8)
+    }
+
+
+def test_a_path_that_does_not_exist_is_no_hub_name(
+    spec: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["plan", spec, "--set", 'teacher.model="./nowhere"']) == 2
+    assert "there is no such folder" in capsys.readouterr().err
+
+
 def test_a_search_needs_a_cluster(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["plan", spec, "--search", "16"]) == 2
     assert "--cluster" in capsys.readouterr().err

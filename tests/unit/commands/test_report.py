@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dskd_ds.commands.report_page import PLOTS, health_facts, plot, run_facts
-from dskd_ds.observe.metrics import CHARTS
+from dskd_ds.observe.charts import CHARTS
 from dskd_ds.spec import load_spec
 
 SPEC = load_spec("ds_configs/runs/quickstart.toml", [])

@@ -14,7 +14,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar import layout_pb2
 
 from dskd_ds.observe import metrics
-from dskd_ds.observe.metrics import CHARTS, COMBINED_CHARTS, MetricsWriter, read_metrics
+from dskd_ds.observe.charts import CHARTS, COMBINED_CHARTS
+from dskd_ds.observe.metrics import MetricsWriter, read_metrics
 from dskd_ds.observe.run_files import RUN_START_FILE, RecordFile
 from dskd_ds.spec import load_spec
 from tests.unit.observe.made_runs import START

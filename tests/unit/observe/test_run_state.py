@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from dskd_ds.observe.evidence import Evidence
+from dskd_ds.observe.evidence import Evidence, read_evidence
 from dskd_ds.observe.run_files import Submission
 from dskd_ds.observe.run_state import KILLED, START_SECONDS, outcome
 from tests.unit.observe.made_runs import (
@@ -53,6 +54,7 @@ CASES = {
     ),
     "running": (trained(), "running", None),
     "no step yet": (trained(metrics=(metric(10),)), "starting", None),
+    "the repair runs": (replace(NOTHING, lease=ALIVE, repair_step=3), "starting", None),
     "lock but no record at all": (replace(NOTHING, lease=ALIVE), "starting", None),
     "done": (ended(ends=(end(0),)), "finished", 0),
     "done, and a later launch was refused": (
@@ -176,3 +178,14 @@ def test_stacks_of_a_hung_rank_and_the_jobs_reason_are_named() -> None:
     assert "new.stacks.txt" in died_of
     assert "old.stacks.txt" not in died_of
     assert "job 77 (node_lost, exit code 1): node2 fell." in died_of
+
+
+def test_a_launch_that_repairs_says_so_until_the_repaired_student_is_there(tmp_path: Path) -> None:
+    (tmp_path / "repair").mkdir()
+    (tmp_path / "repair" / "metrics.jsonl").write_text('{"step": 1}\n{"step": 7}\n')
+    (tmp_path / "spec.toml").write_text("[repair]\nsteps = 20\n")
+    headline = outcome(read_evidence(tmp_path, ALIVE, NOW)).headline
+    assert headline.startswith("starting, step 7 of 20 of the repair is done: ")
+    (tmp_path / "student_repaired").mkdir()
+    headline = outcome(read_evidence(tmp_path, ALIVE, NOW)).headline
+    assert headline.startswith("starting, no step is done yet: ")
