@@ -31,6 +31,10 @@ POSITION_IDS = torch.tensor([[0, 1, 2, 3, 4, 5], [0, 1, 2, 0, 1, 2]])
 SUPERVISED = torch.tensor([0, 1, 2, 6, 9, 10])
 
 
+def relative_error(state: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return (state - target).pow(2).mean(1) / target.var(1, unbiased=False)
+
+
 @pytest.mark.parametrize("weights", [None, torch.tensor([0.5, 1.0, 0.0, 2.0, 1.0, 0.25])])
 @pytest.mark.parametrize("is_checkpointed", [False, True])
 def test_loss_and_gradients_equal_autograd_in_float64(
@@ -72,9 +76,6 @@ def test_loss_and_gradients_equal_autograd_in_float64(
     logits = output.logits.flatten(0, 1)[SUPERVISED]
     low, high = states.double()
     factor = torch.ones(len(SUPERVISED)).double() if weights is None else weights.double()
-
-    def relative_error(state: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        return (state - target).pow(2).mean(1) / target.var(1, unbiased=False)
 
     cosine = 1 - (hidden[2] * high).sum(1) / (hidden[2].norm(dim=1) * high.norm(dim=1))
     values = [cosine, relative_error(hidden[2], high), relative_error(hidden[1], low)]
