@@ -68,11 +68,19 @@ def warm_server(tiny: TinyWorld) -> Iterator[WarmServer]:
 
 
 @pytest.fixture
-def environment_for(tiny: TinyWorld, request: pytest.FixtureRequest) -> Callable[..., Environment]:
+def variables() -> Environment:
+    """Variables that a test sets for its launches. They do not change this process."""
+    return {}
+
+
+@pytest.fixture
+def environment_for(
+    tiny: TinyWorld, variables: Environment, request: pytest.FixtureRequest
+) -> Callable[..., Environment]:
     """`environment_for(argv)` is the environment in which a command line runs."""
 
     def environment(argv: tuple[str, ...]) -> Environment:
-        env = environment_of(tiny)
+        env = environment_of(tiny) | variables
         if is_warm(argv):
             server: WarmServer = request.getfixturevalue("warm_server")
             env[SOCKET_VARIABLE] = server.address

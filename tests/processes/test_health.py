@@ -18,6 +18,7 @@ from dskd_ds.runtime.arguments import override_argv
 from tests.conftest import TinyWorld
 from tests.processes.conftest import (
     PATIENCE_SECONDS,
+    Environment,
     Launch,
     Start,
     dskd,
@@ -45,12 +46,12 @@ def overrides_of(run_dir: Path, *more: str) -> list[str]:
 
 
 def test_a_slow_student_is_named_within_50_steps_with_its_factor(
-    tiny: TinyWorld, launch: Launch, monkeypatch: pytest.MonkeyPatch
+    tiny: TinyWorld, launch: Launch, variables: Environment
 ) -> None:
     """Both students take equally long per step, because they wait for each other."""
     run_dir = tiny.folder / "slow_student"
     overrides = overrides_of(run_dir, f"train.num_steps={NUM_STEPS}", "checkpoint.every_steps=20")
-    monkeypatch.setenv("FORWARDS_PER_STEP", "2")  # 4 blocks, one at a time on each of 2 students
+    variables["FORWARDS_PER_STEP"] = "2"  # 4 blocks, one at a time on each of 2 students
     argv = ["--spec", str(tiny.spec_file), *overrides]
     ended = launch(*ranks(3, "tests/processes/slow_worker.py", *argv))
     assert ended.code == 0

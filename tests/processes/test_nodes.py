@@ -5,6 +5,7 @@ Both nodes are this machine; tests/processes/nodes.py says how.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from dskd_ds.observe.metrics import read_metrics
 from dskd_ds.runtime.arguments import override_argv
 from tests.conftest import TinyWorld
-from tests.processes.conftest import PATIENCE_SECONDS, Start, children_with
+from tests.processes.conftest import PATIENCE_SECONDS, Environment, Start, children_with
 from tests.processes.nodes import (
     Launcher,
     Nodes,
@@ -38,10 +39,10 @@ NUM_STEPS = 3
 
 
 @pytest.fixture
-def nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Nodes:
+def nodes(tmp_path: Path, variables: Environment) -> Nodes:
     """Two nodes, whose ssh and pdsh are first on PATH."""
     made = make_nodes(tmp_path / "nodes")
-    monkeypatch.setenv("PATH", str(made.folder), prepend=":")
+    variables["PATH"] = f"{made.folder}:{os.environ['PATH']}"
     return made
 
 
