@@ -6,7 +6,6 @@ import base64
 import io
 import itertools
 import json
-import math
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,14 @@ PLOTS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
             ("loss_ce", "cross-entropy"),
             ("loss_kd", "KL to the teacher"),
             ("loss_sense", "sense term"),
+        ),
+    ),
+    (
+        "Cross-entropy on held-out text",
+        "nats per token",
+        (
+            ("heldout_loss", "held-out text"),
+            ("loss_ce", "text of the training step"),
         ),
     ),
     (
@@ -81,7 +88,10 @@ PLOTS: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
         ),
     ),
 )
-"""The report's charts: (title, axis label, ((key of metrics.jsonl, legend), ...)) each."""
+"""The report's charts: (title, axis label, ((key of metrics.jsonl, legend), ...)) each.
+
+The first curve is what a chart is drawn for: without it the report leaves the chart out.
+"""
 
 
 def write_report(spec: RunSpec) -> Path:
@@ -103,7 +113,7 @@ def write_report(spec: RunSpec) -> Path:
         spec=spec,
         spec_text=spec_toml(spec),
         facts=run_facts(spec, records),
-        plots=[(title, plot(records, title, axis, curves)) for title, axis, curves in PLOTS],
+        plots=plots_of(records),
         scores=evaluation["scores"],
         samples=evaluation["samples"],
         senses=sense_facts(spec),
@@ -176,6 +186,16 @@ def _count(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
+def plots_of(records: list[dict[str, float]]) -> list[tuple[str, str]]:
+    """Return title and PNG data URI of each chart whose first curve has any value."""
+    keys = {key for record in records for key in record}
+    return [
+        (title, plot(records, title, axis, curves))
+        for title, axis, curves in PLOTS
+        if curves[0][0] in keys
+    ]
+
+
 def plot(
     records: list[dict[str, float]], title: str, axis: str, curves: tuple[tuple[str, str], ...]
 ) -> str:
@@ -190,11 +210,12 @@ def plot(
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 3.6), dpi=110)
-    steps = [record["step"] for record in records]
-    marker = "." if len(steps) < 20 else None
     for key, label in curves:
-        # Records of older versions lack some keys.
-        values = [record.get(key, math.nan) for record in records]
+        # Some values are measured at some steps only, and records of older versions lack some keys.
+        present = [record for record in records if key in record]
+        steps = [record["step"] for record in present]
+        marker = "." if len(steps) < 20 else None
+        values = [record[key] for record in present]
         axes.plot(steps, values, label=label, linewidth=1.6, marker=marker)
     axes.set(title=title, xlabel="step", ylabel=axis)
     axes.set_ylim(bottom=0)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from matplotlib.axes import Axes
 
-from dskd_ds.commands.report_page import PLOTS, health_facts, plot, run_facts
+from dskd_ds.commands.report_page import PLOTS, health_facts, plot, plots_of, run_facts
 from dskd_ds.observe.charts import CHARTS
 from dskd_ds.spec import load_spec
 
@@ -60,3 +61,30 @@ def test_records_of_an_older_version_are_reported_without_health() -> None:
     for title, axis, curves in PLOTS:
         without = {key: value for key, value in old.items() if key != curves[-1][0]}
         assert plot([without, without | {"step": 2}], title, axis, curves).startswith("data:image")
+
+
+def test_the_curve_on_held_out_text_is_drawn_if_it_was_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It has a value every third step; its points are joined over the steps between them."""
+    drawn: dict[str, list[tuple[float, float]]] = {}
+
+    def keep(axes: Axes, steps: list[float], values: list[float], **options: object) -> None:
+        drawn[str(options["label"])] = list(zip(steps, values, strict=True))
+        real_plot(axes, steps, values, **options)
+
+    real_plot = Axes.plot
+    title = "Cross-entropy on held-out text"
+    never = [
+        {key: value for key, value in record(step).items() if key != "heldout_loss"}
+        for step in range(1, 7)
+    ]
+    assert title not in dict(plots_of(never))
+    monkeypatch.setattr(Axes, "plot", keep)
+    measured = [
+        of_step | {"heldout_loss": 10.0 - of_step["step"]} if of_step["step"] % 3 == 0 else of_step
+        for of_step in never
+    ]
+    assert dict(plots_of(measured))[title].startswith("data:image")
+    assert drawn["held-out text"] == [(3, 7.0), (6, 4.0)]
+    assert len(drawn["text of the training step"]) == 6
