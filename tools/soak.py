@@ -6,7 +6,8 @@
 
 CI runs the same tests with few seeds (tests/seeds.py). Each result is written as soon as it is
 there, and a second call runs only what has not passed yet, so a soak can be stopped at any time.
-The file also says how many seeds were asked for: a test that has not run yet has 0 of them.
+The file also says how many seeds were asked for: a test that has not run yet has passed none. Seeds
+that passed are listed as [first, last].
 `--again` runs everything anew. The machine should be idle otherwise.
 """
 
@@ -21,8 +22,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,16 +42,41 @@ MOST_ERROR_CHARACTERS = 2000
 class Scenario:
     """The results of one test function; its parameters are seeds or kinds of faults."""
 
-    passed: dict[str, float] = field(default_factory=dict)
-    """Parameters -> the seconds that the test took; "" for a test without parameters."""
+    num_asked: int = 0
+    """With how many parameters the test is to run; 1 for a test without parameters."""
+    passed: set[str] = field(default_factory=set)
+    """Parameters; "" for a test without parameters."""
+    seconds: float = 0.0
+    """How long all that passed took together."""
     failed: dict[str, str] = field(default_factory=dict)
     """Parameters -> the end of the error."""
     figures: dict[str, dict[str, object]] = field(default_factory=dict)
     """Parameters -> what the test has measured."""
     commits: list[str] = field(default_factory=list)
     """The commits that results come from."""
-    num_asked: int = 0
-    """With how many parameters the test is to run; 1 for a test without parameters."""
+
+    def summary(self) -> dict[str, object]:
+        """Return what the file says of this scenario; what is empty is left out."""
+        counts = {
+            "num_asked": self.num_asked,
+            "num_passed": len(self.passed),
+            "num_failed": len(self.failed),
+        }
+        details = {
+            "seconds": round(self.seconds, 1),
+            "passed": shortened(self.passed),
+            "failed": self.failed,
+            "figures": self.figures,
+            "commits": self.commits,
+        }
+        return counts | {key: value for key, value in details.items() if value}
+
+    @classmethod
+    def of_summary(cls, content: dict[str, Any]) -> Scenario:
+        """Return the scenario that `summary` described."""
+        known = cls.__dataclass_fields__.keys() & content.keys()
+        kept = {key: content[key] for key in known}
+        return cls(**kept | {"passed": set(lengthened(content.get("passed", [])))})
 
 
 class Results:
@@ -61,8 +87,7 @@ class Results:
         self.scenarios: dict[str, Scenario] = {}
         if path.is_file() and not start_anew:
             for name, content in json.loads(path.read_text())["scenarios"].items():
-                known = Scenario.__dataclass_fields__.keys() & content.keys()
-                self.scenarios[name] = Scenario(**{key: content[key] for key in known})
+                self.scenarios[name] = Scenario.of_summary(content)
         self._commit = git("rev-parse", "--short", "HEAD")
         self._is_changed = bool(git("status", "--porcelain", "--untracked-files=no"))
 
@@ -72,19 +97,24 @@ class Results:
         return parameters in self.scenarios.get(name, Scenario()).passed
 
     def note_asked(self, node_ids: Iterable[str]) -> None:
-        """Take in all tests that the soak consists of, whether they run now or not."""
+        """Take in all tests that the soak consists of, whether they run now or not.
+
+        Results of a test that is gone, or has another name now, are dropped.
+        """
         asked = Counter(split(node_id)[0] for node_id in node_ids)
+        self.scenarios = {name: self.scenarios.get(name, Scenario()) for name in asked}
         for name, count in asked.items():
-            self.scenarios.setdefault(name, Scenario()).num_asked = count
+            self.scenarios[name].num_asked = count
 
     def add(self, report: pytest.TestReport) -> None:
         """Keep the result of a test, and write the file."""
         name, parameters = split(report.nodeid)
         scenario = self.scenarios.setdefault(name, Scenario())
-        scenario.passed.pop(parameters, None)
+        scenario.passed.discard(parameters)
         scenario.failed.pop(parameters, None)
         if report.passed:
-            scenario.passed[parameters] = round(report.duration, 1)
+            scenario.passed.add(parameters)
+            scenario.seconds += report.duration
         else:
             scenario.failed[parameters] = str(report.longreprtext)[-MOST_ERROR_CHARACTERS:]
         if report.user_properties:
@@ -97,7 +127,7 @@ class Results:
     def write(self) -> None:
         """Replace the file. Each scenario takes one line, so that a change is easy to read."""
         lines = [
-            f"    {json.dumps(name)}: {json.dumps(self._summary(scenario))}"
+            f"    {json.dumps(name)}: {json.dumps(scenario.summary())}"
             for name, scenario in sorted(self.scenarios.items())
         ]
         scenarios = ",\n".join(lines)
@@ -116,15 +146,27 @@ class Results:
             counts = f"{len(scenario.passed):5} passed {len(scenario.failed):3} failed"
             print(f"{counts} of {scenario.num_asked:3}  {name}")
 
-    @staticmethod
-    def _summary(scenario: Scenario) -> dict[str, object]:
-        counts = {
-            "num_asked": scenario.num_asked,
-            "num_passed": len(scenario.passed),
-            "num_failed": len(scenario.failed),
-            "seconds": round(sum(scenario.passed.values()), 1),
-        }
-        return {**counts, **asdict(scenario)}
+
+def shortened(parameters: Iterable[str]) -> list[str | list[int]]:
+    """Return parameters with consecutive seeds as [first, last]; `lengthened` undoes it."""
+    seeds = sorted(int(found) for found in parameters if found.isdecimal())
+    spans: list[list[int]] = []
+    for seed in seeds:
+        if spans and spans[-1][1] == seed - 1:
+            spans[-1][1] = seed
+        else:
+            spans.append([seed, seed])
+    return [*spans, *sorted(found for found in parameters if not found.isdecimal())]
+
+
+def lengthened(items: Iterable[str | list[int]]) -> Iterator[str]:
+    """Yield the parameters that `shortened` was given."""
+    for item in items:
+        if isinstance(item, str):
+            yield item
+        else:
+            first, last = item
+            yield from (str(seed) for seed in range(first, last + 1))
 
 
 class Recorder:
