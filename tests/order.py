@@ -19,6 +19,8 @@ LONGEST_FIRST = (
     "test_bench.py",
     "test_configs.py",
     "test_checkpoints.py",
+    "test_bad_teachers.py",
+    "test_killed_student.py",
     "test_verdict.py",
     "test_teacher_senses.py",
     "test_optimizer.py",

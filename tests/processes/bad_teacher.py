@@ -1,6 +1,7 @@
 """A real teacher with one change: `python -m tests.processes.bad_teacher MODE GATE --spec ...`.
 
 fails   every forward pass raises, as a broken GPU does; makes the file GATE at the third one
+breaks  answers FREE_REQUESTS, and then every forward pass raises
 waits   answers FREE_REQUESTS, and the others once the file GATE is there
 hangs   answers FREE_REQUESTS, and then makes the file GATE and hangs for ever in a forward pass
 slow    takes ten times as long for every forward pass
@@ -29,9 +30,10 @@ def main() -> int:
     def changed_compute(*args: Any) -> Any:
         nonlocal num_requests
         num_requests += 1
-        if mode == "fails":
-            if num_requests == 3:
-                gate.touch()
+        is_broken = mode == "breaks" and num_requests > FREE_REQUESTS
+        if mode == "fails" and num_requests == 3:
+            gate.touch()
+        if mode == "fails" or is_broken:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
         if mode == "hangs" and num_requests > FREE_REQUESTS:
             gate.touch()

@@ -7,6 +7,7 @@ input: it meets an OSError while it prepares step N.
 plan: it meets an OSError while it reads the prompts of step N, which is on-policy.
 disk: the disk is full when it saves after step N.
 nan: one element of the gradient of its last hidden state is NaN in step N and the M - 1 after it.
+spike: its loss is a hundred times higher in step N and the M - 1 after it.
 sleep: it sleeps for ever in the forward pass of step N.
 """
 
@@ -73,8 +74,13 @@ def break_forward(fault: str, steps: range) -> None:
         if present in steps and fault == "nan":
             output.register_hook(break_one)
 
+    def after_objective(_module: Any, _inputs: Any, output: Any) -> Any:
+        loss, sums = output
+        return (100 * loss, sums) if present in steps and fault == "spike" else output
+
     def make_faulty_engine(*args: Any) -> Any:
         engine = make_engine(*args)
+        engine.module.objective.register_forward_hook(after_objective)
         engine.module.language_model.base_model.norm.register_forward_hook(on_forward)
         return engine
 
@@ -119,7 +125,7 @@ if __name__ == "__main__":
     parser.add_argument("--num-steps", type=int, default=1)
     args, rest = parser.parse_known_args()
     if (os.environ.get("OMPI_COMM_WORLD_RANK") or os.environ["RANK"]) == str(FAULTY_RANK):
-        if args.fault in ("nan", "sleep"):
+        if args.fault in ("nan", "sleep", "spike"):
             break_forward(args.fault, range(args.step, args.step + args.num_steps))
         elif args.fault == "plan":
             break_planning(args.step)

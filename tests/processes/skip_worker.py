@@ -40,8 +40,10 @@ CONFIGS = (
     (3, "float32"),
     (3, "bfloat16"),
     (3, "float16"),
+    (2, "all bfloat16"),
+    (3, "all bfloat16"),
 )
-"""ZeRO stage and number format."""
+"""ZeRO stage and number format; `all bfloat16`: the optimiser's state too."""
 FAULTS = ("loss", "spike", "gradient")
 """NaN in the last hidden state, a loss above the limit, NaN in that state's gradient."""
 FAULTY_RANK = 1
@@ -51,13 +53,18 @@ ACCUMULATION = 2
 def make_engine(model: str, stage: int, dtype: str) -> Any:
     """Return an engine with new weights."""
     spec = spec_of(model, None, frozen=False, num_students=2)
+    is_all_bfloat16 = dtype == "all bfloat16"
+    dtype = dtype.removeprefix("all ")
+    bf16 = {"enabled": dtype == "bfloat16"}
+    if is_all_bfloat16:
+        bf16 |= {"bf16_master_weights_and_grads": True, "bf16_optimizer_states": True}
     config = {
         "train_batch_size": 2 * ACCUMULATION,
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": ACCUMULATION,
         "gradient_clipping": 1.0,
         "zero_optimization": {"stage": stage},
-        "bf16": {"enabled": dtype == "bfloat16"},
+        "bf16": bf16,
         # Few positions, so the first loss scale must be small enough for their gradients.
         "fp16": {"enabled": dtype == "float16", "initial_scale_power": 4, "hysteresis": 1},
         "optimizer": {"type": "AdamW", "params": {"lr": 1e-2, "torch_adam": True}},

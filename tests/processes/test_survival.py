@@ -74,6 +74,28 @@ def test_nan_in_one_ranks_gradient_is_skipped_and_a_row_of_them_rolls_back(
     assert all((mine[name] == theirs[name]).all() for name in mine)
 
 
+def test_a_loss_spike_of_one_rank_is_skipped_by_all_in_bf16_too(
+    tiny: TinyWorld, launch: Launch
+) -> None:
+    run_dir = tiny.folder / "spike"
+    argv = arguments_of(
+        tiny,
+        run_dir,
+        "student.dtype=bfloat16",
+        "student.precision=bf16",
+        "train.skip_loss_spikes=6",
+        "train.spike_window_steps=8",
+        "train.num_steps=12",
+    )
+    ended = launch(*ranks(3, FAULT_WORKER, "--fault", "spike", "--step", "10", *argv))
+    assert ended.code == 0
+    assert ended.output.count("step 10 was skipped by all ranks: its loss") == 1
+    assert "is a spike" in ended.output
+    assert "(the largest part is that of rank 1:" in ended.output
+    assert column(run_dir, "skipped_for_spike") == [0] * 9 + [1] * 3
+    assert column(run_dir, "skipped") == column(run_dir, "skipped_for_spike")
+
+
 def test_an_error_of_one_rank_while_the_student_is_to_write_stops_all_after_a_save(
     tiny: TinyWorld, launch: Launch
 ) -> None:
