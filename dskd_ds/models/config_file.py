@@ -1,7 +1,8 @@
 """Reads a model's configuration as plain data, without torch and transformers, for the planner.
 
-A folder has it in config.json. Of a hub name the file is taken from the local cache, or downloaded
-alone, without the weights. A GGUF file has the sizes in its header.
+A folder has it in config.json. Of a hub name the file is taken from the local cache. If it is not
+there, public_models.toml lists the sizes of well-known models; for any other model this one file is
+downloaded, without the weights. A GGUF file has the sizes in its header.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dskd_ds.errors import InputError
+from dskd_ds.models.public_models import public_config
 from dskd_ds.spec import dskd_home
 
 GGUF_KEYS = {
@@ -64,7 +66,12 @@ def read_config_file(model: str, key: str = "[teacher] model") -> dict[str, Any]
         converted = _converted_config(path)
         if converted is None:
             return _gguf_config(path, key)
-    file = converted or (path / "config.json" if path.is_dir() else _hub_file(model, key))
+    file = converted or (path / "config.json" if path.is_dir() else _cached_hub_file(model))
+    if file is None:
+        known = public_config(model)
+        if known is not None:
+            return known
+        file = _downloaded_hub_file(model, key)
     try:
         content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -88,8 +95,20 @@ def _converted_config(gguf: Path) -> Path | None:
     return newest
 
 
-def _hub_file(model: str, key: str) -> Path:
-    """Return the local copy of a hub model's config.json. Raises InputError if it has none."""
+def _cached_hub_file(model: str) -> Path | None:
+    """Return the local copy of a hub model's config.json, or None if there is none."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(model, "config.json")
+    except HFValidationError:
+        return None  # the download says what is wrong with the name
+    return Path(found) if isinstance(found, str) else None
+
+
+def _downloaded_hub_file(model: str, key: str) -> Path:
+    """Download a hub model's config.json. Raises InputError if that fails."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from dskd_ds.costs.constants import constant_fields
 from tools.plan_validation.finding import Cell, Table
 from tools.scaling.section import Section
-from tools.scaling.setting import ROW_TOKENS, Setting, models
+from tools.scaling.setting import MODELS, ROW_TOKENS, Setting, models
 
 GPUS = (8, 16, 32, 64, 128, 256, 512, 1024)
 STUDENTS = ("Llama-1B", "Llama-8B", "Llama-70B")
@@ -28,8 +28,6 @@ STUDENT_CONSTANTS = (
 )
 """The constants that a step of students on H100 depends on."""
 GLOBAL_ROWS = 1024
-SIZES = ("Llama-1B", "Llama-3B", "Llama-8B", "Qwen-14B", "Qwen-32B", "Llama-70B")
-SIZES = (*SIZES, "Mistral-123B", "Llama-405B")
 CLUSTERS = ("a100-40", "a100-80", "h100-80", "h200")
 NODES = (1, 2, 4, 8, 16, 32, 64, 128)
 
@@ -227,7 +225,7 @@ def largest() -> Section:
             "One row of 4,096 tokens per micro-batch, full activation checkpointing, float32 master"
             " weights and moments, ZeRO-3 (ds_configs/zero3.json) or with the optimiser offloaded"
             " (ds_configs/zero3_offload.json). Memory is that of `costs/memory.py`. Sizes that were"
-            f" tried: {', '.join(SIZES)}."
+            f" tried: {', '.join(MODELS)}."
         ),
         findings=[
             f"One node of H100 80 GB trains {_largest('h100-80', 1, False)}; two nodes"
@@ -242,7 +240,7 @@ def _largest(cluster: str, nodes: int, offload: bool) -> str:
     """Return the largest model whose student fits; `-` if none does."""
     config = "ds_configs/zero3_offload.json" if offload else "ds_configs/zero3.json"
     best = "-"
-    for name in sorted(SIZES, key=lambda size: models()[size].num_parameters):
+    for name in sorted(MODELS, key=lambda size: models()[size].num_parameters):
         gpus = 8 * nodes
         setting = Setting(name, name, cluster, num_students=gpus, senses=False, deepspeed=config)
         if setting.student_fits():

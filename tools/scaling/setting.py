@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 
 from dskd_ds.costs.clusters import Cluster, open_cluster
 from dskd_ds.costs.constants import DEFAULT, Constants
@@ -16,9 +14,12 @@ from dskd_ds.costs.shapes import ModelShape, model_shape
 from dskd_ds.costs.time import StepTime, TeacherTime, step_time, teacher_time, teachers_needed
 from dskd_ds.costs.traffic import sense_share
 from dskd_ds.costs.work import StepWork, TeacherWork, step_work, teacher_work
+from dskd_ds.models.public_models import public_models
 from dskd_ds.spec import RunSpec
 
-MODELS_FILE = Path(__file__).resolve().parent / "models.toml"
+MODELS = ("Llama-1B", "Llama-3B", "Llama-8B", "Qwen-14B", "Qwen-32B", "Llama-70B")
+MODELS = (*MODELS, "Mistral-123B", "Llama-405B")
+"""The study's models, by their short names in public_models.toml."""
 ROW_TOKENS = 4096
 MEMORY_SHARE = 0.9
 """Share of a GPU's memory that a prediction may fill; the rest is for fragments and libraries."""
@@ -27,16 +28,14 @@ PREFETCH_DEPTH = 2
 
 @cache
 def models() -> dict[str, ModelShape]:
-    """Return the public models by the study's names."""
-    content = tomllib.loads(MODELS_FILE.read_text())
-    return {name: model_shape(entry["config"], name) for name, entry in content.items()}
+    """Return the sizes of the study's models by their short names."""
+    return {name: model_shape(public_models()[name].config, name) for name in MODELS}
 
 
 @cache
 def model_sources() -> dict[str, str]:
-    """Return the hub names by the study's names."""
-    content = tomllib.loads(MODELS_FILE.read_text())
-    return {name: entry["source"] for name, entry in content.items()}
+    """Return a hub name of each of the study's models by their short names."""
+    return {name: public_models()[name].names[0] for name in MODELS}
 
 
 @dataclass(frozen=True)
