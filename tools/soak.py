@@ -89,7 +89,9 @@ class Results:
             for name, content in json.loads(path.read_text())["scenarios"].items():
                 self.scenarios[name] = Scenario.of_summary(content)
         self._commit = git("rev-parse", "--short", "HEAD")
-        self._is_changed = bool(git("status", "--porcelain", "--untracked-files=no"))
+        but_this_file = f":!{RESULTS.relative_to(ROOT)}"
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", but_this_file)
+        self._is_changed = bool(changed)
 
     def has_passed(self, node_id: str) -> bool:
         """Return whether a test has passed before."""

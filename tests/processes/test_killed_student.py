@@ -84,8 +84,12 @@ def process_of_student(run_dir: Path, rank: int) -> psutil.Process:
 
     If the stand-in is killed, the rank is killed too (tests/processes/warm.py).
     """
-    found = [psutil.Process(process_id) for process_id in children_with(f"run_dir={run_dir}")]
-    (student,) = [one for one in found if one.environ().get("OMPI_COMM_WORLD_RANK") == str(rank)]
+    processes = [psutil.Process(process_id) for process_id in children_with(f"run_dir={run_dir}")]
+    (student,) = [
+        process
+        for process in processes
+        if process.environ().get("OMPI_COMM_WORLD_RANK") == str(rank)
+    ]
     return student
 
 
