@@ -25,7 +25,7 @@ Without --cluster the run is planned for this machine: its memory, and the speed
 `dskd bench calibrate` measured. --cluster NAME takes a cluster that ships, --cluster FILE.toml one
 of your own with the same keys:
 
-  dskd plan my.toml --cluster h100-80 --tokens 2000000000
+  dskd plan my.toml --cluster h100-80 --tokens 2e9
   dskd plan my.toml --cluster a100-80 --search 64 --picture plan.png
 
 How it is computed: docs/planning.md, "Memory of a student" and "Time"."""

@@ -81,16 +81,21 @@ def add_ranks(command: argparse.ArgumentParser, what: str) -> None:
 
 
 def at_least(minimum: int) -> Callable[[str], int]:
-    """Return a converter for `add_argument(type=...)` that refuses smaller integers."""
+    """Return a converter for `add_argument(type=...)` that refuses smaller integers.
+
+    Large numbers may be written as 2_000_000_000 or 2e9.
+    """
 
     def convert(text: str) -> int:
         try:
-            value = int(text)
+            value = float(text) if "e" in text.lower() else int(text)
         except ValueError:
-            value = minimum - 1
+            value = float("nan")
+        if value != value // 1:
+            raise argparse.ArgumentTypeError(f"{text} is invalid: must be a whole number")
         if value < minimum:
             raise argparse.ArgumentTypeError(f"{text} is invalid: must be at least {minimum}")
-        return value
+        return int(value)
 
     return convert
 

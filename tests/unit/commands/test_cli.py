@@ -30,17 +30,19 @@ def test_errors_in_a_loaded_spec_name_its_file(
     assert f"{tiny.spec_file}: [data] packed is not given" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("value", ["0", "-2", "two"])
+@pytest.mark.parametrize(
+    ("value", "reason"), [("0", "at least 1"), ("-2", "at least 1"), ("two", "a whole number")]
+)
 @pytest.mark.parametrize(
     "words", [("senses", "build"), ("senses", "refresh"), ("data", "continue"), ("data", "pack")]
 )
 def test_a_wrong_number_of_ranks_is_refused(
-    words: tuple[str, str], value: str, capsys: pytest.CaptureFixture[str]
+    words: tuple[str, str], value: str, reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as end:
         cli.main([*words, "nowhere.toml", "--ranks", value])
     assert end.value.code == 2
-    expected = f"argument --ranks: {value} is invalid: must be at least 1\n"
+    expected = f"argument --ranks: {value} is invalid: must be {reason}\n"
     assert capsys.readouterr().err.endswith(expected)
 
 
