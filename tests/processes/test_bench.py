@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+import json
+from pathlib import Path
 
-from dskd_ds.bench import save
+import pytest
+import tomli_w
+
+from dskd_ds.bench import growth, pack, save, signal_cache
 from dskd_ds.bench.step import measure
 from dskd_ds.models.named import RunModels
 from dskd_ds.runtime.console import quiet_libraries
@@ -73,3 +77,43 @@ def test_launches_are_measured_and_ended(tiny: TinyWorld, monkeypatch: pytest.Mo
     assert min(cpu_seconds) >= 0
     assert max(cpu_seconds) > 0
     assert not children_with(str(tiny.spec_file)), "a process was left behind"
+
+
+@pytest.mark.timeout(600)
+def test_a_cache_is_filled_and_compared_with_a_live_teacher(
+    tiny: TinyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quiet_libraries()
+    monkeypatch.setattr(signal_cache, "NUM_STEPS", 2)
+    monkeypatch.setattr(signal_cache, "NUM_DROPPED", 1)
+    tree = tiny.spec_tree_with({"student": {"layers": "first"}})
+    spec_file = tmp_path / "bench.toml"
+    spec_file.write_text(tomli_w.dumps(tree | {"run_dir": str(tmp_path / "bench-cache")}))
+    spec = load_spec(str(spec_file))
+    student_init(spec, RunModels.of(spec))
+    pairs, bytes_per_token = signal_cache.measure(str(spec_file), num_pairs=1)
+    assert [pair.live > 0 and pair.cache > 0 for pair in pairs] == [True]
+    # Ids and logits of the top k take more than 3 bytes per token of the list.
+    assert 3 * spec.loss.top_k < bytes_per_token < 100 * spec.loss.top_k
+    assert not children_with(str(spec_file)), "a process was left behind"
+
+
+@pytest.mark.timeout(600)
+def test_growth_is_measured_with_real_jobs(
+    tiny: TinyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quiet_libraries()
+    monkeypatch.setenv("DSKD_HOME", str(tiny.folder / "home"))
+    for module in (growth, pack):
+        monkeypatch.setattr(module, "QUICKSTART", str(tiny.spec_file))
+    monkeypatch.setattr(growth, "NUM_STEPS", 2)
+    monkeypatch.setattr(growth, "NUM_DROPPED", 1)
+    packing = growth.packing_curve(tmp_path, [0.1])
+    building = growth.building_curve(tmp_path, [512])
+    training = growth.training_curve(tmp_path, [1])
+    for curve in (packing, building, training):
+        assert [cost > 0 for _, cost in curve.points] == [True]
+    facts, _ = pack.read_facts(tmp_path / "packed-0.1" / "text")
+    text = (tmp_path / "0.1.jsonl").read_text().splitlines()
+    num_words = sum(len(json.loads(line)["text"].split()) for line in text)
+    assert facts["num_tokens"] > num_words / 2
