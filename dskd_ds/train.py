@@ -18,6 +18,7 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != SC
 
 from dskd_ds.errors import DskdError, ExitCode  # noqa: E402
 from dskd_ds.models.named import RunModels  # noqa: E402
+from dskd_ds.models.routed import served_teacher  # noqa: E402
 from dskd_ds.observe.ends import record_error, recorded_end  # noqa: E402
 from dskd_ds.runtime.arguments import add_overrides  # noqa: E402
 from dskd_ds.runtime.console import quiet_libraries, quiet_progress  # noqa: E402
@@ -93,7 +94,8 @@ def run(spec: RunSpec, models: RunModels, role: Role) -> None:
     if role.kind == "teacher":
         from dskd_ds.teacher.service import serve
 
-        serve(spec, models, replica=role.rank, role=role, place=role.teacher_rank)
+        served = served_teacher(spec, models, role.rank)
+        serve(served, replica=role.rank, role=role, place=role.teacher_rank)
     else:
         from dskd_ds.student.session import train
 

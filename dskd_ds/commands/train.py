@@ -87,6 +87,7 @@ def train(
     from dskd_ds.costs.traffic import plan_line
     from dskd_ds.data.packed import check_packed
     from dskd_ds.models.named import RunModels
+    from dskd_ds.plan.further_teachers import further_lines
     from dskd_ds.plan.kept_signal import kept_line
     from dskd_ds.plan.preflight import preflight
     from dskd_ds.plan.repair_traffic import repair_line
@@ -99,8 +100,10 @@ def train(
     models = RunModels.of(spec)
     preflight(spec, models)
     print(plan_line(spec, models.teacher))
-    if line := repair_line(spec, models.teacher):
+    for line in further_lines(spec):
         print(line)
+    if (repair := repair_line(spec, models.teacher)) is not None:
+        print(repair)
     if (kept := kept_line(spec, models)) is not None:
         print(kept)
     if spec.data.heldout_fraction and not spec.data.heldout:

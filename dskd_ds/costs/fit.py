@@ -12,6 +12,7 @@ from dskd_ds.costs.capacity import Capacity
 from dskd_ds.costs.memory import (
     Device,
     MemoryParts,
+    further_teacher_memory,
     node_memory,
     student_memory,
     teacher_memory,
@@ -91,11 +92,17 @@ def needs(
     student = student_memory(spec, shapes, device, related_fraction)
     teacher = teacher_memory(spec, shapes, device, related_fraction)
     node = node_memory(spec, shapes, num_senses)
+    further = [
+        further_teacher_memory(spec, shapes, device, index) for index in range(len(spec.teachers))
+    ]
     num_students = spec.topology.num_students
-    num_teacher_ranks = spec.topology.num_teachers * spec.topology.ranks_per_teacher
+    ranks_per_teacher = spec.topology.ranks_per_teacher
+    num_teacher_ranks = spec.topology.num_teachers * ranks_per_teacher
     if device == "gpu":
         found = [Need("a student's GPU", student, capacity.gpu_bytes)]
         found.append(Need("a teacher's GPU", teacher, capacity.gpu_bytes))
+        for entry, memory in zip(spec.teachers, further, strict=True):
+            found.append(Need(f"a GPU of teacher {entry.name}", memory, capacity.gpu_bytes))
         per_node = min(num_students, max(capacity.num_gpus, 1))
         host = student.host_total * per_node + node.total
         if host:
@@ -103,7 +110,12 @@ def needs(
             added = host - on_host.total
             found.append(Need("a node's main memory", on_host, capacity.host_bytes, added=added))
         return found
-    others = teacher.total * num_teacher_ranks + node.total
+    others = node.total
+    if spec.topology.num_teachers:
+        num_own = spec.topology.num_teachers - spec.num_further_teachers
+        others += teacher.total * num_own * ranks_per_teacher
+        for entry, memory in zip(spec.teachers, further, strict=True):
+            others += memory.total * entry.replicas * ranks_per_teacher
     added = others + PROCESS_BYTES * (num_students + num_teacher_ranks)
     what = "this machine, for all ranks"
     return [Need(what, student, capacity.host_bytes, count=num_students, added=added)]

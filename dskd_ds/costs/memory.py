@@ -8,7 +8,7 @@ project's objective; `tools/validate_plan.py` compares them with measured runs.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from dskd_ds.costs.activations import activation_bytes, forward_bytes
@@ -162,6 +162,18 @@ def teacher_memory(
         "replies": teacher_held_bytes(spec, signal, spec.data.block_tokens),
     }
     return MemoryParts(_without_zeros(parts), "forward pass")
+
+
+def further_teacher_memory(
+    spec: RunSpec, shapes: RunShapes, device: Device, index: int
+) -> MemoryParts:
+    """Return the memory of a rank of one of [[teachers]]. index: its place among them."""
+    entry = spec.teachers[index]
+    own = spec.teacher.model_copy(update={"model": entry.model, "dtype": entry.dtype})
+    loss = spec.loss.model_copy(update={"sense_weight": 0.0})
+    own_spec = spec.model_copy(update={"teacher": own, "loss": loss})
+    own_shapes = replace(shapes, teacher=shapes.further_teachers[index])
+    return teacher_memory(own_spec, own_shapes, device)
 
 
 def node_memory(spec: RunSpec, shapes: RunShapes, num_senses: int | None = None) -> MemoryParts:

@@ -236,6 +236,10 @@ def _assumed(spec: RunSpec, cluster: Cluster | None) -> list[str]:
         sentences.append(f"{share} of the positions have a target with word relations")
     if not spec.topology.num_teachers and cluster is not None:
         sentences.append("as many teachers as are needed: [topology] num_teachers = 0")
+    if spec.teachers:
+        sentences.append(
+            "every teacher is as fast as [teacher], and gets its share of the requests"
+        )
     if spec.data.packing == "none":
         sentences.append(f"every row has {spec.data.block_tokens:,} tokens")
     if cluster is None:

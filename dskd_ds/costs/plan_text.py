@@ -18,6 +18,10 @@ def plan_text(plan: RunPlan) -> str:
     lines = [
         f"plan of {plan.name} on {plan.place}",
         _row("teacher", f"{teacher.num_parameters / GB:.2f} billion parameters"),
+        *(
+            _row("further teacher", f"{shape.num_parameters / GB:.2f} billion parameters")
+            for shape in plan.shapes.further_teachers
+        ),
         _row(
             "student",
             f"{student.num_parameters / GB:.2f} billion parameters, {student.num_layers} layers",

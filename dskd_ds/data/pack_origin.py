@@ -62,8 +62,9 @@ def origin_of(part: TextPart, tokenizer: Any, max_tokens: int | None) -> Origin:
     for key, source in _sources(part):
         paths = matching_files(source.path, key)
         files[key] = [_origin_file(Path(path)) for path in paths]
-        # Paths may be other paths to the same files.
-        left_out = {"weight", "path"} if paths else {"weight"}
+        left_out = {"weight", "teacher"}
+        if paths:  # they may be other paths to the same files
+            left_out.add("path")
         settings[key] = source.model_dump(mode="json", exclude=left_out)
     return Origin(settings=settings, files=files)
 

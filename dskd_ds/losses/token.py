@@ -34,6 +34,10 @@ of 0 would make a reverse KL infinite.
 """
 
 
+Scale = float | Tensor
+"""A factor of all rows, or one per row as [C, 1]."""
+
+
 @dataclass(frozen=True)
 class RowLoss:
     """A loss at C positions, and its gradient."""
@@ -46,13 +50,13 @@ class RowLoss:
     """[C, V] the gradient in the module's docstring, in the memory of the logits."""
 
 
-def own_softmax_(logits: Tensor, ce_scale: float) -> RowLoss:
+def own_softmax_(logits: Tensor, ce_scale: Scale) -> RowLoss:
     """Return the gradient ce_scale * q and a loss of 0, for positions without a teacher's signal.
 
     logits: [C, V] float32, overwritten.
     """
     log_total, row_sum = _exp_(logits)
-    grad = logits.mul_((ce_scale / row_sum)[:, None])
+    grad = logits.mul_(ce_scale / row_sum[:, None])
     return RowLoss(torch.zeros_like(log_total), log_total, grad)
 
 
@@ -62,7 +66,7 @@ def tail_divergence_(
     log_p: Tensor,
     log_p_rest: Tensor,
     kind: Divergence,
-    kd_scale: float,
+    kd_scale: Scale,
     ce_scale: float,
 ) -> RowLoss:
     """Return the divergence over the teacher's k tokens and one bucket for all other tokens.
@@ -127,7 +131,7 @@ def _full_forward_kl_(
     return RowLoss(values, log_total, grad)
 
 
-def sampled_kl_(logits: Tensor, sampled: Sampled, kd_scale: float, ce_scale: float) -> RowLoss:
+def sampled_kl_(logits: Tensor, sampled: Sampled, kd_scale: Scale, ce_scale: float) -> RowLoss:
     """Return the forward KL estimated from the teacher's draws, with its gradient q - w.
 
     The value is sum_j w_j (log p_j - log q_j), where the teacher sends sum_j w_j log p_j. Value and

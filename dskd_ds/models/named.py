@@ -43,10 +43,11 @@ class NamedModel:
     """Positions whose logits exist at a time when it answers requests."""
 
     @staticmethod
-    def of_teacher(spec: TeacherSpec) -> NamedModel:
-        """Return the model of a [teacher] section."""
+    def of_teacher(spec: TeacherSpec, key: str = "[teacher] model") -> NamedModel:
+        """Return the model of a [teacher] section. key: the setting that names it."""
         return NamedModel(
             spec.model,
+            key=key,
             dtype=spec.dtype,
             compiled=spec.compile,
             head_chunk_rows=spec.head_chunk_rows,

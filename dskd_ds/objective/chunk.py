@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dskd_ds.losses import token
+from dskd_ds.losses.token import Scale
 from dskd_ds.models.head import HeadForm
 from dskd_ds.objective.targets import TeacherTargets
 from dskd_ds.signals.kind import signal_kind
@@ -86,7 +87,9 @@ class Chunks:
         token_scale = scale * self._form.scale
         ce_scale = self._spec.ce_weight * token_scale
         # tau^2 of the loss, and 1/tau because the divergence is of logits / tau.
-        kd_scale = self._spec.kd_weight * tau * token_scale
+        kd_scale: Scale = self._spec.kd_weight * tau * token_scale
+        if teacher.kd_weights is not None:
+            kd_scale = kd_scale * teacher.kd_weights[:, None]
         divergence_ = self._kind.divergence_
         if tau == 1.0:  # cross-entropy needs the same softmax: one pass serves both
             kd = divergence_(logits, teacher.signal, teacher_logits, kd_scale, ce_scale)
@@ -99,6 +102,8 @@ class Chunks:
         if slope is not None:
             grad.mul_(slope)
         divergence = kd.values
+        if teacher.kd_weights is not None:
+            divergence = divergence * teacher.kd_weights
         if teacher.weights is not None:
             ce, divergence = ce * teacher.weights, divergence * teacher.weights
             grad.mul_(teacher.weights[:, None])

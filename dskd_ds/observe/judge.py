@@ -204,6 +204,7 @@ def _teacher(evidence: Evidence, seen: Seen[TeacherHealth], is_alive: bool) -> T
         # While it loads its model, it does not write its file again.
         is_silent=is_alive and is_old and record.phase == "serving",
         num_ranks=record.num_ranks,
+        name=record.name,
     )
 
 

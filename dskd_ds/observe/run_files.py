@@ -97,6 +97,8 @@ class TeacherHealth(Record):
     """The largest memory that the process has used."""
     num_ranks: int = 1
     """Ranks that hold the teacher together; the first of them writes this file."""
+    name: str = ""
+    """Its name, if the run has several teachers."""
 
 
 class RunStart(Record):

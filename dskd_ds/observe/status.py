@@ -40,6 +40,8 @@ class TeacherStatus(Part):
     last_error: str
     is_silent: bool
     num_ranks: int = 1
+    name: str = ""
+    """Its name, if the run has several teachers."""
 
 
 class NodeStatus(Part):

@@ -177,8 +177,9 @@ def _offset(pair: tuple[int, int]) -> int:
 def _teacher(teacher: TeacherStatus) -> str:
     silent = ", SILENT" if teacher.is_silent else ""
     ranks = f" ({teacher.num_ranks} ranks)" if teacher.num_ranks > 1 else ""
+    name = f" ({teacher.name})" if teacher.name else ""
     return (
-        f"teacher {teacher.replica}{ranks}: {teacher.phase}{silent},"
+        f"teacher {teacher.replica}{name}{ranks}: {teacher.phase}{silent},"
         f" {teacher.num_done:,} requests done, {teacher.queue_length} queued,"
         f" busy {teacher.busy_share:.0%}, waits {teacher.idle_share:.0%}"
     )

@@ -65,6 +65,12 @@ def allocate(
             "[topology] num_teachers = 0, so the number of teachers is unknown.\n"
             "  add --num-teachers N: they get a job step of their own."
         )
+    num_further = spec.num_further_teachers
+    if num_further and teachers <= num_further:
+        raise InputError(
+            f"--num-teachers {teachers}: the replicas of [[teachers]] are {num_further} of them,"
+            f" and [teacher] needs at least one.\n  give {num_further + 1} or more."
+        )
     per_teacher = spec.topology.ranks_per_teacher
     per_node = teachers_per_node or ranks_per_node // per_teacher
     if per_node == 0:

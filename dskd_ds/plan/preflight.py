@@ -12,6 +12,7 @@ from dskd_ds.models.layers import check_compiler, check_layers
 from dskd_ds.models.named import RunModels
 from dskd_ds.models.tensor_parallel import check_divisible
 from dskd_ds.models.vocabulary import check_same_tokens
+from dskd_ds.plan.further_teachers import check_further_teachers
 from dskd_ds.senses.choose.open import check_index
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary, open_own
 from dskd_ds.senses.dictionary.identity import check_settings
@@ -47,6 +48,7 @@ def preflight(
         check_same_tokens(models.teacher, models.student, spec.loss.divergence)
     if models.student is None or models.teacher.compiled:
         check_layers(models.teacher)
+    check_further_teachers(spec, models)
     if with_senses and spec.uses_senses:
         dictionary = open_own(spec.senses.dictionary, models.teacher, verify=False)
         _check_senses(spec, dictionary)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from dskd_ds.losses.token import RowLoss
+    from dskd_ds.losses.token import RowLoss, Scale
     from dskd_ds.models.head import FrozenHead
     from dskd_ds.signals.reply import ReplyParts
 
@@ -59,13 +59,15 @@ class ExactSignal(SignalKind[TeacherStates]):
         logits: Tensor,
         targets: TeacherStates,
         teacher_logits: Tensor | None,
-        kd_scale: float,
+        kd_scale: Scale,
         ce_scale: float,
     ) -> RowLoss:
         """See SignalKind."""
         from dskd_ds.losses.token import full_divergence_
 
         assert teacher_logits is not None
+        # A rule of the spec: weights by teacher need [[teachers]], whose heads students lack.
+        assert isinstance(kd_scale, float)
         at_tau = teacher_logits.div_(self.spec.temperature)
         return full_divergence_(logits, at_tau, self.spec.divergence, kd_scale, ce_scale)
 

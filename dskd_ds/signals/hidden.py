@@ -9,7 +9,7 @@ from dskd_ds.signals.kind import SignalKind
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dskd_ds.losses.token import RowLoss
+    from dskd_ds.losses.token import RowLoss, Scale
     from dskd_ds.signals.reply import ReplyParts
 
 
@@ -34,7 +34,7 @@ class HiddenSignal(SignalKind[None]):
         logits: Tensor,
         targets: None,
         teacher_logits: Tensor | None,
-        kd_scale: float,
+        kd_scale: Scale,
         ce_scale: float,
     ) -> RowLoss:
         """Cross-entropy's softmax without any divergence."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from dskd_ds.losses.token import RowLoss
+    from dskd_ds.losses.token import RowLoss, Scale
     from dskd_ds.models.head import FrozenHead
     from dskd_ds.signals.reply import ReplyParts
 
@@ -110,13 +110,14 @@ class SignalKind(ABC, Generic[T]):
         logits: Tensor,
         targets: T,
         teacher_logits: Tensor | None,
-        kd_scale: float,
+        kd_scale: Scale,
         ce_scale: float,
     ) -> RowLoss:
         """Compute the divergence at C positions and its gradient (losses/token.py).
 
         logits: [C, V] of the student at the loss's temperature, overwritten. teacher_logits: [C,
-        Vt] at temperature 1, overwritten; None unless `teacher_states` gave states.
+        Vt] at temperature 1, overwritten; None unless `teacher_states` gave states. kd_scale: with
+        several teachers one factor per row, [C, 1].
         """
 
     def agreement(

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dskd_ds.losses.distributions import Sampled
-    from dskd_ds.losses.token import RowLoss
+    from dskd_ds.losses.token import RowLoss, Scale
     from dskd_ds.models.head import FrozenHead
     from dskd_ds.signals.reply import ReplyParts
 
@@ -37,7 +37,7 @@ class SampledSignal(SignalKind["Sampled"]):
         logits: Tensor,
         targets: Sampled,
         teacher_logits: Tensor | None,
-        kd_scale: float,
+        kd_scale: Scale,
         ce_scale: float,
     ) -> RowLoss:
         """See SignalKind."""

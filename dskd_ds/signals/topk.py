@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dskd_ds.losses.distributions import TopK
-    from dskd_ds.losses.token import RowLoss
+    from dskd_ds.losses.token import RowLoss, Scale
     from dskd_ds.signals.reply import ReplyParts
 
 
@@ -42,7 +42,7 @@ class TopKSignal(SignalKind["TopK"]):
         logits: Tensor,
         targets: TopK,
         teacher_logits: Tensor | None,
-        kd_scale: float,
+        kd_scale: Scale,
         ce_scale: float,
     ) -> RowLoss:
         """See SignalKind."""

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from dskd_ds.spec.base import MAY_CHANGE, Fraction, Part, PositiveFloat, PositiveInt
+from dskd_ds.spec.teachers import MAIN_TEACHER
 
 EPOCH = "{epoch}"
 """What stands in a path for the number of the epoch, counted from 0."""
@@ -38,6 +39,9 @@ class SourceSpec(Part):
     sources in [data] train. Without weights every text is read once per epoch. With weights an
     epoch has as many blocks as all sources together, and a source is read more or less than once.
     """
+    teacher: str = MAIN_TEACHER
+    """Name of the teacher that is asked about the text of this source: one of [[teachers]], or
+    `main` for [teacher]. Requests for it go to no other teacher."""
 
     def of_epoch(self, epoch: int) -> SourceSpec:
         """Return the source of an epoch: itself, or its file with that number."""

@@ -29,8 +29,8 @@ class TopologySpec(Part):
     """Number of ranks that train. Together they are one ZeRO world. A run may be resumed with
     another number."""
     num_teachers: Annotated[NonNegativeInt, MAY_CHANGE] = 1
-    """Number of teacher replicas in the same launch, of `ranks_per_teacher` ranks each; 0 if
-    teachers are a job step of their own."""
+    """Number of teachers in the same launch, of `ranks_per_teacher` ranks each, those of
+    [[teachers]] included; 0 if teachers are a job step of their own."""
     ranks_per_teacher: Annotated[PositiveInt, OTHER_ROUNDING] = 1
     """Number of ranks that hold one teacher together, for a model that is too large for one GPU:
     each has a share of every layer and of the vocabulary (tensor parallelism). It must divide the

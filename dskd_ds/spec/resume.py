@@ -32,17 +32,37 @@ def changes_on_resume(before: RunSpec, now: RunSpec) -> list[Change]:
     for name, field in RunSpec.model_fields.items():
         section, old_section = getattr(now, name), getattr(before, name)
         section_mark = _mark(field) or MUST_STAY
+        if _are_like_sections(old_section, section):
+            for index, (old_part, part) in enumerate(zip(old_section, section, strict=True)):
+                changes += _compare_parts(f"{name}.{index}", old_part, part, section_mark)
+            continue
         # A section that may be left out is None then.
         if not isinstance(section, BaseModel) or old_section is None:
             changes += _compare(name, before=old_section, now=section, mark=section_mark)
             continue
-        for key, key_field in type(section).model_fields.items():
-            changes += _compare(
-                f"{name}.{key}",
-                before=getattr(old_section, key),
-                now=getattr(section, key),
-                mark=_mark(key_field) or section_mark,
-            )
+        changes += _compare_parts(name, old_section, section, section_mark)
+    return changes
+
+
+def _are_like_sections(before: Any, now: Any) -> bool:
+    """Return whether two values are lists of equally many sections, as [[teachers]] is."""
+    if not isinstance(before, tuple) or not isinstance(now, tuple) or len(before) != len(now):
+        return False
+    return all(isinstance(part, BaseModel) for part in (*before, *now))
+
+
+def _compare_parts(
+    name: str, before: BaseModel, now: BaseModel, section_mark: OnResume
+) -> list[Change]:
+    """Return the keys that differ between two sections of one class."""
+    changes: list[Change] = []
+    for key, field in type(now).model_fields.items():
+        changes += _compare(
+            f"{name}.{key}",
+            before=getattr(before, key),
+            now=getattr(now, key),
+            mark=_mark(field) or section_mark,
+        )
     return changes
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dskd_ds.spec.data import EPOCH, SourceSpec
 from dskd_ds.spec.problems import Problem
 from dskd_ds.spec.recipe_rules import RECIPE_RULES
+from dskd_ds.spec.routing_rules import ROUTING_RULES
 from dskd_ds.spec.row_rules import ROW_RULES
 from dskd_ds.spec.sections import RunSections
 from dskd_ds.spec.sense_rules import SENSE_RULES
@@ -38,6 +39,7 @@ def check_rules(spec: RunSections) -> Iterator[Problem]:
         *RECIPE_RULES,
         *ROW_RULES,
         *TEXT_RULES,
+        *ROUTING_RULES,
     )
     for rule in rules:
         yield from rule(spec)

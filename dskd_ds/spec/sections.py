@@ -14,6 +14,7 @@ from dskd_ds.spec.processes import LinkSpec, TopologySpec
 from dskd_ds.spec.recipe import RecipeSpec
 from dskd_ds.spec.repair import RepairSpec
 from dskd_ds.spec.senses import SensesSpec
+from dskd_ds.spec.teachers import FurtherTeacherSpec
 from dskd_ds.spec.training import CheckpointSpec, EvalSpec, MonitorSpec, OptimizerSpec, TrainSpec
 
 
@@ -33,6 +34,8 @@ class RunSections(Part):
     together fit the 64 bits of the random generators."""
     teacher: TeacherSpec
     """The frozen model that is distilled."""
+    teachers: tuple[FurtherTeacherSpec, ...] = ()
+    """Further teachers, as [[teachers]], each for the text of some [[data.train]]."""
     student: StudentSpec = StudentSpec()
     """The model that learns."""
     data: DataSpec
@@ -66,6 +69,11 @@ class RunSections(Part):
         """Forward passes of each rank per optimiser step."""
         blocks_per_forward = self.train.micro_batch_blocks * self.topology.num_students
         return self.train.global_batch_blocks // blocks_per_forward
+
+    @property
+    def num_further_teachers(self) -> int:
+        """Number of teachers of a launch that are not [teacher]."""
+        return sum(teacher.replicas for teacher in self.teachers)
 
     @property
     def uses_senses(self) -> bool:

@@ -97,10 +97,15 @@ class AlignmentTest:
         teacher_head: FrozenHead | None,
         on_policy_fraction: float,
         is_printing: bool,
+        teacher_name: str | None = None,
     ) -> None:
-        """teacher_head: for kinds that need it. is_printing: whether this rank prints."""
+        """teacher_head: for kinds that need it. is_printing: whether this rank prints.
+
+        teacher_name: printed with the result, if the run has several teachers.
+        """
         self._requests, self._teacher_head = requests, teacher_head
         self._on_policy_fraction, self._is_printing = on_policy_fraction, is_printing
+        self._of_teacher = f"teacher {teacher_name}: " if teacher_name else ""
         self._is_done = False
 
     def run_once(self, step: int, request: TeacherRequest, reply: ReplyParts, teacher: str) -> None:
@@ -122,7 +127,7 @@ class AlignmentTest:
         )
         if self._is_printing:
             remark = "; not judged, because the student wrote this text" if student_wrote else ""
-            tqdm.write(found.line() + remark, file=sys.stderr)
+            tqdm.write(self._of_teacher + found.line() + remark, file=sys.stderr)
         if not student_wrote:
             found.check(teacher)
 

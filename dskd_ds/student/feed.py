@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,7 +19,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from dskd_ds.data.batches import BlockSource, places, read_batch
+from dskd_ds.data.batches import Batch, BlockSource, Sample, places, read_batch
 from dskd_ds.errors import DskdError
 from dskd_ds.link import Answer, StudentSide
 from dskd_ds.losses.sense import SenseTargets
@@ -30,6 +30,7 @@ from dskd_ds.student.alignment import AlignmentTest
 from dskd_ds.student.collectives import all_reduce_error
 from dskd_ds.student.on_policy import is_on_policy
 from dskd_ds.student.requests import StepRequests, TeacherRequest
+from dskd_ds.student.routes import Route, RoutedRows, Routes, join_targets
 
 STOP_POLL_SECONDS = 0.2
 """How often a wait for a teacher looks whether this rank was asked to stop."""
@@ -79,11 +80,21 @@ class StepInput:
 
 
 @dataclass(frozen=True)
-class _Planned:
-    """A micro-batch whose request has been sent."""
+class _Asked:
+    """A request that has been sent."""
 
+    routed: RoutedRows
     request: TeacherRequest
     answer: Future[Answer]
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """A micro-batch whose requests have been sent."""
+
+    asked: list[_Asked]
+    """One per teacher that has rows of it."""
+    num_rows: int
     ready: Future[MicroBatch]
 
 
@@ -102,14 +113,17 @@ class Feed:
         self_test: AlignmentTest | None,
         device: torch.device,
         steps: range,
+        further: Sequence[Route] = (),
+        route_of: Callable[[Sample], int] | None = None,
     ) -> None:
         """Start preparing. steps: the optimiser steps of the run that are left, counted from 0.
 
         link_for_own_text: asked for text that the student wrote; None: `link` is.
+        further: [[teachers]]. route_of: the teacher of a sample; 0 is [teacher].
         """
-        self._spec, self._rank, self._source, self._link = spec, rank, source, link
-        self._link_for_own_text = link_for_own_text or link
-        self._requests, self._self_test = requests, self_test
+        self._spec, self._rank, self._source = spec, rank, source
+        own = Route(link, link_for_own_text or link, requests, self_test)
+        self._routes = Routes([own, *further], route_of)
         self._device = device
         # The thread chooses its device when it starts, because torch keeps that choice per thread.
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="prepare", initializer=local_device)
@@ -129,10 +143,11 @@ class Feed:
         only when the steps before it are used up: the text may end there.
         """
         self._plan_ahead()
-        requests = [planned.request for planned in self._planned[0]] if self._planned else []
+        step = self._planned[0] if self._planned else []
         if self._spec.loss.normalise == "sequence":
-            num_rows = sum(len(request.batch.samples) for request in requests)
+            num_rows = sum(planned.num_rows for planned in step)
             return num_rows, num_rows
+        requests = [asked.request for planned in step for asked in planned.asked]
         num_supervised = sum(len(request.batch.supervised) for request in requests)
         num_sense = sum(len(request.selection) for request in requests if request.selection)
         return num_supervised, num_sense
@@ -148,13 +163,14 @@ class Feed:
         step = self._planned[0]
         # First all replies, then all that is made of them: the two waits are metrics of their own.
         started = time.monotonic()
-        for planned in step:
-            while not planned.answer.done():
+        pending = [asked.answer for planned in step for asked in planned.asked]
+        for one in pending:
+            while not one.done():
                 # The teachers of the launch may have got the signal too: then no reply will come.
                 if is_stop_wanted():
                     return None
-                wait([planned.answer], timeout=STOP_POLL_SECONDS)
-        answers = [planned.answer.result() for planned in step]
+                wait([one], timeout=STOP_POLL_SECONDS)
+        answers = [one.result() for one in pending]
         answered = time.monotonic()
         micro_batches = [planned.ready.result() for planned in step]
         done = time.monotonic()
@@ -173,8 +189,8 @@ class Feed:
         self._pool.shutdown(wait=True)
 
     def close(self) -> None:
-        """Stop preparing, and close the link."""
-        self._link.close()  # first, because it ends the thread's wait for replies
+        """Stop preparing, and close the links."""
+        self._routes.close()  # first, because it ends the thread's wait for replies
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _plan_ahead(self) -> None:
@@ -202,35 +218,33 @@ class Feed:
             self._next_step += 1
 
     def _plan(self, micro: int) -> _Planned:
-        """Read the blocks of one micro-batch of the next step, and send its request."""
+        """Read the blocks of one micro-batch of the next step, and send its requests."""
         block_indices = places(self._spec, self._next_step, micro, self._rank)
-        request = self._requests.request(read_batch(self._source, block_indices))
-        reply_bytes = self._requests.most_reply_bytes(request)
+        batch = read_batch(self._source, block_indices)
+        student_wrote = is_on_policy(self._spec.train.on_policy_fraction, self._next_step)
+        asked = [self._ask(routed, student_wrote) for routed in self._routes.split(batch)]
+        ready = self._pool.submit(self._prepare, self._next_step, block_indices.start, batch, asked)
+        return _Planned(asked, len(batch.samples), ready)
+
+    def _ask(self, routed: RoutedRows, student_wrote: bool) -> _Asked:
+        """Send the request for some rows of a micro-batch to their teacher."""
+        route, requests = routed.route, routed.route.requests
+        request = requests.request(routed.batch)
         # The link's thread reads the reply once more than needed (2 ms for 2,048 positions), so
         # that a teacher with NaN in its replies is found while another one can still be asked.
-        student_wrote = is_on_policy(self._spec.train.on_policy_fraction, self._next_step)
-        link = self._link_for_own_text if student_wrote else self._link
+        link = route.link_for_own_text if student_wrote else route.link
         answer = link.submit(
             request.arrays,
             request.wanted,
-            reply_bytes=reply_bytes,
-            check=partial(self._requests.parts, request),
+            reply_bytes=requests.most_reply_bytes(request),
+            check=partial(requests.parts, request),
         )
-        ready = self._pool.submit(
-            self._prepare, self._next_step, block_indices.start, request, answer
-        )
-        return _Planned(request, answer, ready)
+        return _Asked(routed, request, answer)
 
-    def _prepare(
-        self, step: int, place: int, request: TeacherRequest, pending: Future[Answer]
-    ) -> MicroBatch:
-        """Turn a reply into tensors on the device. Runs in the background thread."""
-        answer = pending.result()
-        reply = self._requests.read(request, answer)
-        if self._self_test:
-            self._self_test.run_once(step, request, reply, answer.teacher)
-        teacher, senses = self._requests.targets(request, reply)
-        batch = request.batch
+    def _prepare(self, step: int, place: int, batch: Batch, asked: Sequence[_Asked]) -> MicroBatch:
+        """Turn replies into tensors on the device. Runs in the background thread."""
+        found = [(one.routed, *self._read(step, one)) for one in asked]
+        teacher, senses = join_targets(found)
         on_cpu = MicroBatch(
             input_ids=batch.input_ids,
             position_ids=batch.position_ids,
@@ -240,3 +254,12 @@ class Feed:
             num_padding=batch.num_padding,
         )
         return on_cpu.to(self._device)
+
+    def _read(self, step: int, asked: _Asked) -> tuple[TeacherTargets, SenseTargets]:
+        """Wait for a reply, and return what is learned from it, on the CPU."""
+        route, request = asked.routed.route, asked.request
+        answer = asked.answer.result()
+        reply = route.requests.read(request, answer)
+        if route.self_test:
+            route.self_test.run_once(step, request, reply, answer.teacher)
+        return route.requests.targets(request, reply)

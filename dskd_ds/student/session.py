@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from dskd_ds.data.streamed import StreamedBlocks
 from dskd_ds.errors import DskdError, ExitCode
 from dskd_ds.link import StudentSide, open_student_side
 from dskd_ds.models.named import NamedModel, RunModels
+from dskd_ds.models.routed import RoutedTeacher, further_teachers, teacher_of_name
 from dskd_ds.observe.memory import resident_bytes
 from dskd_ds.runtime.collective_clock import CollectiveClock
 from dskd_ds.runtime.devices import give_back_memory, local_device
@@ -22,6 +23,7 @@ from dskd_ds.runtime.world import open_world
 from dskd_ds.senses.choose.open import open_retriever
 from dskd_ds.senses.choose.retrieve import SenseRetriever
 from dskd_ds.spec import SPEC_FILE, RunSpec, write_spec
+from dskd_ds.spec.teachers import MAIN_TEACHER
 from dskd_ds.student.alignment import AlignmentTest
 from dskd_ds.student.checkpoint import Checkpoints
 from dskd_ds.student.collectives import run_on_rank_0
@@ -29,6 +31,7 @@ from dskd_ds.student.deepspeed_engine import Engine
 from dskd_ds.student.engine import make_engine
 from dskd_ds.student.export import gather_and_export
 from dskd_ds.student.feed import Feed
+from dskd_ds.student.further_teachers import FurtherLink, further_routes, routing
 from dskd_ds.student.heldout_loss import HeldoutLoss
 from dskd_ds.student.launch_record import LaunchRecord
 from dskd_ds.student.layer_terms import teacher_layers_of
@@ -59,17 +62,20 @@ def train(spec: RunSpec, models: RunModels, role: Role) -> None:
         phases = watch(spec, role, cleanup)
         launch_record = LaunchRecord(spec, role) if role.rank == 0 else None
         # Before anything that takes long: teachers only wait for a student that listens.
+        own_teacher = teacher_of_name(spec, models, MAIN_TEACHER)
         source_of_signal = open_signal_source(
-            spec, models, open_link=lambda: open_link(spec, models, role)
+            spec, models, open_link=lambda: open_link(own_teacher, role)
         )
         link = source_of_signal.link
         cleanup.callback(link.close)
-        note_end = end_noter(link)
+        further_links = open_further_links(spec, models, role, cleanup)
+        note_end = end_noter([link, *(further.link for further in further_links)])
         cleanup.push(note_end)
         run = RunParts(
             role=role,
             link=link,
             uncached_link=source_of_signal.uncached,
+            further_links=further_links,
             phases=phases,
             run_lock=run_lock,
             is_stop_wanted=StopWish(),
@@ -119,6 +125,8 @@ def open_training(
         self_test=self_test,
         device=local_device(),
         steps=range(done.step, total_steps),
+        further=further_routes(run.further_links, role.rank == 0, spec.train.on_policy_fraction),
+        route_of=routing(spec, source),
     )
     # Registered last, so called first: the preparing thread stops before the index closes.
     cleanup.callback(feed.close)
@@ -187,21 +195,35 @@ def open_heldout_loss(
     return HeldoutLoss(spec, models.teacher.tokenizer, role.rank, engine)
 
 
-def open_link(spec: RunSpec, models: RunModels, role: Role) -> StudentSide:
-    """Listen for teachers of the expected sizes."""
+def open_link(teacher: RoutedTeacher, role: Role) -> StudentSide:
+    """Listen for processes that serve a teacher."""
     return open_student_side(
-        run_dir=Path(spec.run_dir),
+        run_dir=teacher.link_root,
         rank=role.rank,
-        spec=spec.link,
-        vocab_size=models.shared_vocab_size,
-        hidden_size=models.teacher.hidden_size,
-        num_students=spec.topology.num_students,
+        spec=teacher.spec.link,
+        vocab_size=teacher.models.shared_vocab_size,
+        hidden_size=teacher.models.teacher.hidden_size,
+        num_students=teacher.spec.topology.num_students,
         spans_nodes=role.launch.spans_nodes,
     )
 
 
-def end_noter(link: StudentSide) -> Callable[[object, BaseException | None, object], None]:
-    """Return an exit callback after which the goodbye says whether this student comes back.
+def open_further_links(
+    spec: RunSpec, models: RunModels, role: Role, cleanup: ExitStack
+) -> list[FurtherLink]:
+    """Listen for [[teachers]], each on a link of its own."""
+    links: list[FurtherLink] = []
+    for teacher in further_teachers(spec, models):
+        link = open_link(teacher, role)
+        cleanup.callback(link.close)
+        links.append(FurtherLink(teacher, link))
+    return links
+
+
+def end_noter(
+    links: Sequence[StudentSide],
+) -> Callable[[object, BaseException | None, object], None]:
+    """Return an exit callback after which the goodbyes say whether this student comes back.
 
     It does after a stop signal and after a crash, because then the run is started again.
     """
@@ -211,7 +233,8 @@ def end_noter(link: StudentSide) -> Callable[[object, BaseException | None, obje
         if isinstance(error, DskdError):
             exit_code = error.exit_code
         if exit_code in FINAL_CODES:
-            link.expect_no_restart()
+            for link in links:
+                link.expect_no_restart()
 
     return note_end
 

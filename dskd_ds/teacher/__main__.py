@@ -19,11 +19,14 @@ from types import FrameType
 
 from dskd_ds.errors import InputError
 from dskd_ds.models.named import RunModels
+from dskd_ds.models.routed import served_teacher, teacher_of_name
 from dskd_ds.observe.ends import recorded_end
 from dskd_ds.runtime.arguments import add_overrides, exit_code_of, spec_of
 from dskd_ds.runtime.console import quiet_libraries, quiet_progress
 from dskd_ds.runtime.supervise import SIGNAL_CODE_BASE
 from dskd_ds.runtime.topology import ALONE, read_launch, role_environment, teacher_of_step
+from dskd_ds.spec import RunSpec
+from dskd_ds.spec.teachers import MAIN_TEACHER
 
 LOCAL_RANK_VARIABLES = ("SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK")
 """Set by srun and mpirun; the first that is set names the device if a node has several teachers."""
@@ -46,9 +49,14 @@ def main() -> int:
     parser.add_argument(
         "--replica",
         type=int,
-        default=0,
         help="a number that names this teacher in messages; of the first one, if the launch has"
-        " several teachers of several ranks",
+        " several teachers (default 0)",
+    )
+    parser.add_argument(
+        "--teacher",
+        metavar="NAME",
+        help="with [[teachers]]: which teacher to serve as, `main` for [teacher]; without it the"
+        " number decides: first the replicas of [[teachers]] in their order, then [teacher]",
     )
     parser.add_argument("--local_rank", type=int, help="set by the deepspeed launcher; not used")
     args = parser.parse_args()
@@ -63,9 +71,10 @@ def run(args: argparse.Namespace) -> None:
             '[teacher] source = "cache", but such a run asks no teacher.\n'
             '  set [teacher] source = "cache_or_live" in its spec, or start no teacher.'
         )
-    replica, place = args.replica, ALONE
-    if spec.topology.ranks_per_teacher > 1:
-        role = teacher_of_step(read_launch(os.environ), spec.topology, args.replica)
+    check_teacher_name(spec, args.teacher, args.replica)
+    replica, place = args.replica or 0, ALONE
+    if spec.topology.ranks_per_teacher > 1 or (spec.teachers and args.teacher is None):
+        role = teacher_of_step(read_launch(os.environ), spec.topology, replica)
         os.environ.update(role_environment(role))
         replica, place = role.rank, role.teacher_rank
     # These import torch, which takes seconds: an invalid spec is reported before.
@@ -78,8 +87,28 @@ def run(args: argparse.Namespace) -> None:
     signal.signal(signal.SIGTERM, _leave)
     with recorded_end(Path(spec.run_dir), "teacher", replica):
         models = RunModels.of(spec)
-        check_divisible(models.teacher, place.size, models.shared_vocab_size)
-        serve(spec, models, replica, place=place)
+        if args.teacher is None:
+            served = served_teacher(spec, models, replica)
+        else:
+            served = teacher_of_name(spec, models, args.teacher)
+        own = served.models
+        check_divisible(own.teacher, place.size, own.shared_vocab_size)
+        serve(served, replica, place=place)
+
+
+def check_teacher_name(spec: RunSpec, name: str | None, replica: int | None) -> None:
+    """Raise InputError if it is not said which of several teachers this is, or if none is it."""
+    names = [MAIN_TEACHER, *(teacher.name for teacher in spec.teachers)]
+    if name is not None and name not in names:
+        raise InputError(
+            f"--teacher {name}: [[teachers]] has no teacher of this name.\n"
+            f"  use one of: {', '.join(names)}."
+        )
+    if spec.teachers and name is None and replica is None:
+        raise InputError(
+            "[[teachers]] names several teachers, and this one must know which it is.\n"
+            f"  add --teacher NAME, one of: {', '.join(names)}."
+        )
 
 
 def _leave(number: int, _frame: FrameType | None) -> None:

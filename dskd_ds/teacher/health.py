@@ -32,9 +32,20 @@ WRITE_SECONDS = 5.0
 class WatchedLink:
     """A `TeacherSide` that measures how long it waits for requests, and keeps refusals."""
 
-    def __init__(self, link: TeacherSide, run_dir: Path, replica: int, num_ranks: int = 1) -> None:
-        """Start to write the teacher's file. num_ranks: that hold this teacher together."""
+    def __init__(
+        self,
+        link: TeacherSide,
+        run_dir: Path,
+        replica: int,
+        num_ranks: int = 1,
+        name: str = "",
+    ) -> None:
+        """Start to write the teacher's file.
+
+        num_ranks: that hold this teacher together. name: of the teacher, if the run has several.
+        """
         self._link, self._replica, self._num_ranks = link, replica, num_ranks
+        self._name = name
         self._run_dir = run_dir
         self._file = RecordFile(teacher_file(run_dir, replica))
         self._since = time.time()
@@ -104,6 +115,7 @@ class WatchedLink:
             last_error=self._last_error,
             rss_bytes=peak_host_bytes(),
             num_ranks=self._num_ranks,
+            name=self._name,
         )
         self._file.write(record)
 
@@ -144,14 +156,15 @@ class WaitClock:
         return min(max(share, 0.0), 1.0)
 
 
-def note_loading(run_dir: Path, replica: int) -> None:
-    """Write the file of a teacher that loads its model and does not listen yet."""
+def note_loading(run_dir: Path, replica: int, name: str = "") -> None:
+    """Write the file of a teacher that loads its model and does not listen yet. name: its own."""
     record = TeacherHealth(
         rank=replica,
         host=socket.gethostname(),
         pid=os.getpid(),
         phase="loading",
         since=time.time(),
+        name=name,
     )
     RecordFile(teacher_file(run_dir, replica)).write(record)
 

@@ -17,6 +17,7 @@ from dskd_ds.link.messages import Hello
 from dskd_ds.models.frozen import FrozenModel, load_frozen
 from dskd_ds.models.named import RunModels
 from dskd_ds.models.reply_identity import reply_fingerprint
+from dskd_ds.models.routed import RoutedTeacher
 from dskd_ds.models.tensor_parallel import load_divided
 from dskd_ds.runtime.topology import ALONE, Role, TeacherRank
 from dskd_ds.senses.choose.open import open_on_teacher
@@ -30,22 +31,23 @@ from dskd_ds.teacher.out_of_memory import TeacherMemoryError, release_memory
 
 
 def serve(
-    spec: RunSpec,
-    models: RunModels,
+    served: RoutedTeacher,
     replica: int,
     role: Role | None = None,
     place: TeacherRank = ALONE,
 ) -> None:
-    """Serve the run of `spec` as teacher number `replica`; return when its students are done.
+    """Serve a run as teacher number `replica`; return when its students are done.
 
     role: this rank's role in a launch; None for a teacher that was started on its own. place: this
     rank's place in a teacher of several ranks, of which only the first one talks to students.
     Raises NoTeacherError if no student listens, LinkError if one breaks the protocol, InputError if
     the model, or a dictionary or index that is needed here, cannot be opened.
     """
+    spec, models = served.spec, served.models
     run_dir, num_students = Path(spec.run_dir), spec.topology.num_students
+    shown_name = served.name if spec.teachers else ""
     if place.rank == 0:
-        note_loading(run_dir, replica)
+        note_loading(run_dir, replica, shown_name)
     with ExitStack() as cleanup:
         group: TeacherGroup | None = None
         if place.size > 1:
@@ -65,11 +67,12 @@ def serve(
         name = hello.teacher
         link = WatchedLink(
             open_teacher_side(
-                run_dir, spec.link, hello, num_students, waits_for_restart=role is None
+                served.link_root, spec.link, hello, num_students, waits_for_restart=role is None
             ),
             run_dir,
             replica,
             place.size,
+            shown_name,
         )
         cleanup.callback(link.close)
         if group:

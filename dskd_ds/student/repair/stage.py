@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import json
 import shutil
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from dskd_ds.student.depth import ORIGIN_FILE, student_init
 from dskd_ds.student.ds_config import deepspeed_config
 from dskd_ds.student.engine import open_engine
 from dskd_ds.student.feed import Feed
+from dskd_ds.student.further_teachers import FurtherLink
 from dskd_ds.student.loop import run_steps
 from dskd_ds.student.model import load_language_model
 from dskd_ds.student.on_policy import OnPolicyBlocks
@@ -59,6 +61,8 @@ class RunParts:
     phases: Phases
     run_lock: RunLock
     is_stop_wanted: StopWish
+    further_links: Sequence[FurtherLink] = ()
+    """To [[teachers]]; the repair asks only [teacher]."""
 
 
 def initial_student(spec: RunSpec, models: RunModels, run: RunParts) -> NamedModel:
