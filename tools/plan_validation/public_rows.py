@@ -115,12 +115,12 @@ def predicted(row: Row, constants: Constants) -> float:
     return step_time(work_of(row), cluster, constants).tokens_per_second / row.gpus
 
 
-def fit(rows: Sequence[Row]) -> Constants:
-    """Return the constants that predict some rows best."""
+def fit(rows: Sequence[Row], base: Constants = DEFAULT) -> Constants:
+    """Return the constants that predict some rows best. base: those that are not fitted."""
     rows_per_source = Counter(row.source for row in rows)
 
     def with_values(values: Sequence[float]) -> Constants:
-        return replace(DEFAULT, **dict(zip(BOUNDS, map(float, values), strict=True)))
+        return replace(base, **dict(zip(BOUNDS, map(float, values), strict=True)))
 
     def residuals(values: Sequence[float]) -> list[float]:
         constants = with_values(values)
@@ -138,12 +138,17 @@ def fit(rows: Sequence[Row]) -> Constants:
     return with_values(found.x)
 
 
-def held_out_errors() -> dict[str, tuple[Constants, list[tuple[Row, float]]]]:
-    """Return for each source the constants of a fit without it, and the errors of its rows."""
+def held_out_errors(
+    base: Constants = DEFAULT,
+) -> dict[str, tuple[Constants, list[tuple[Row, float]]]]:
+    """Return for each source the constants of a fit without it, and the errors of its rows.
+
+    base: the constants that are not fitted.
+    """
     rows = counted_rows()
     errors = {}
     for source in sorted({row.source for row in rows}):
-        constants = fit([row for row in rows if row.source != source])
+        constants = fit([row for row in rows if row.source != source], base)
         own = [row for row in rows if row.source == source]
         errors[source] = constants, [(row, row.error(constants)) for row in own]
     return errors

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dskd_ds.costs.constants import DEFAULT
+from dskd_ds.costs.memory import ASSUMED_RELATED_FRACTION
 from tools.plan_validation.finding import Cell, Table
 from tools.scaling.section import Section
 from tools.scaling.setting import Setting
@@ -72,12 +73,14 @@ def teachers() -> Section:
 def senses() -> Section:
     """Return what the sense term costs."""
     rows: list[list[Cell]] = []
+    largest = 0.0
     for student, teacher in PAIRS:
         cluster = "h200" if teacher == "Llama-405B" else "h100-80"
         without = Setting(student, teacher, cluster, NUM_STUDENTS, senses=False)
         for name, setting in _sense_settings(without).items():
             own, base = setting.own(), without.own()
             extra = own.total / base.total - 1
+            largest = max(largest, extra)
             gpus = setting.teacher_gpus() / NUM_STUDENTS
             slower = 1 - setting.tokens_per_gpu_second() / without.tokens_per_gpu_second()
             rows.append(
@@ -91,6 +94,7 @@ def senses() -> Section:
                 ]
             )
     one_core = _one_core()
+    share = Setting(*PAIRS[0], "h100-80", NUM_STUDENTS).sense_share
     table = Table(
         "Cost of the sense term",
         "Step: seconds of a student's step against the run without senses. GPU-time: more GPU-time"
@@ -109,12 +113,13 @@ def senses() -> Section:
         name="senses",
         title="Cost of the sense term",
         setting=(
-            "Defaults of [senses]: hybrid candidates, sense positions at 48 % of the tokens (an"
-            " assumed 60 % of the targets have relations). [topology] threads_per_rank = 0: half of"
-            " a node's cores choose senses."
+            f"Defaults of [senses]: hybrid candidates, sense positions at {share:.0%} of the tokens"
+            f" (an assumed {ASSUMED_RELATED_FRACTION:.0%} of the targets have relations)."
+            " [topology] threads_per_rank = 0: half of a node's cores choose senses."
         ),
         findings=[
-            "The term itself, a squared distance to a few vectors, adds at most 0.1 % to a step.",
+            "The term itself, a squared distance to a few vectors, adds at most"
+            f" {largest:.1%} to a step.",
             'Sent hidden states multiply the bytes on the wire; with `retrieve_on = "teacher"`'
             " only the senses' numbers travel.",
             "Choosing needs cores. A teacher on H100 answers a row of 4,096 tokens in"
