@@ -23,9 +23,9 @@ from tools.plan_validation.finding import Finding
 STUDIES = Path(__file__).resolve().parent / "studies"
 RESULTS = STUDIES / "plan_validation.json"
 PAGE = STUDIES / "plan_validation.md"
-PARTS = {"a": "memory", "c": "public_figures", "d": "simulator"}
+PARTS = {"a": "memory", "b": "step_times", "c": "public_figures", "d": "simulator"}
 """Part -> its module in tools/plan_validation, whose `validate` returns a Finding."""
-DEFAULT_PARTS = ["c", "d"]
+DEFAULT_PARTS = ["b", "c", "d"]
 """Parts that start no training runs."""
 TITLE = """# How far the plan can be trusted
 
