@@ -79,6 +79,9 @@ class CrossEntropyStudent(nn.Module):
         loss = total["ce"] / max(counts.tokens, 1)
         return {"loss": loss, "loss_ce": loss, "loss_kd": 0.0, "loss_sense": 0.0}
 
+    def all_reduce_gradient_measures(self) -> None:
+        """Do nothing: this module measures no gradients."""
+
 
 class TextFeed:
     """Provides micro-batches as the Feed of student/feed.py does, but without a teacher."""

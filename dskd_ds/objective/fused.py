@@ -42,6 +42,8 @@ class Scales:
 
     token: float
     sense: float
+    share_done: float = 0.0
+    """Share of the run before this step, 0..1; weights that fall during the run depend on it."""
 
 
 class DistillObjective(nn.Module):

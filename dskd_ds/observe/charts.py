@@ -62,6 +62,19 @@ CHARTS: dict[str, str] = {
 
 TERM_LOSS = "loss_layer_"
 """What the keys of losses below the head begin with; layer and kind follow."""
+TERM_WEIGHT = "weight_layer_"
+"""What the keys of their weights begin with."""
+TERM_SHARE = "grad_share_layer_"
+"""What the keys of their gradient's norm, over that of all other losses, begin with."""
+TERM_COSINE = "grad_cosine_layer_"
+"""What the keys of the cosine between their gradient and that of all other losses begin with."""
+TERM_CHARTS = {
+    TERM_LOSS: "loss/layer {layer}, {kind}",
+    TERM_WEIGHT: "losses below the head/weight, layer {layer}, {kind}",
+    TERM_SHARE: "losses below the head/gradient over that of the others, layer {layer}, {kind}",
+    TERM_COSINE: "losses below the head/cosine with the others' gradient, layer {layer}, {kind}",
+}
+"""Beginning of a key -> its tag."""
 LAYER_LOSS = "repair_loss_layer_"
 """What the keys of a repair's losses begin with; the layer's number follows."""
 
@@ -106,9 +119,10 @@ def tag_of(key: str) -> str | None:
     """Return TensorBoard's tag of a key of metrics.jsonl; None for one that has no chart."""
     if key.startswith(LAYER_LOSS):
         return f"repair/loss of layer {key.removeprefix(LAYER_LOSS)}"
-    if key.startswith(TERM_LOSS):
-        layer, kind = key.removeprefix(TERM_LOSS).split("_")
-        return f"loss/layer {layer}, {kind}"
+    for beginning, tag in TERM_CHARTS.items():
+        if key.startswith(beginning):
+            layer, kind = key.removeprefix(beginning).split("_")
+            return tag.format(layer=layer, kind=kind)
     return CHARTS.get(key)
 
 

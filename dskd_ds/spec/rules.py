@@ -13,6 +13,7 @@ from dskd_ds.spec.sections import RunSections
 from dskd_ds.spec.sense_rules import SENSE_RULES
 from dskd_ds.spec.student_rules import STUDENT_RULES
 from dskd_ds.spec.teacher_rules import TEACHER_RULES
+from dskd_ds.spec.term_rules import TERM_RULES
 from dskd_ds.spec.text_rules import TEXT_RULES
 
 
@@ -24,6 +25,7 @@ def check_rules(spec: RunSections) -> Iterator[Problem]:
         stream_has_no_epochs,
         batch_divides,
         *STUDENT_RULES,
+        *TERM_RULES,
         *TEACHER_RULES,
         topk_temperature,
         teacher_is_used,

@@ -109,19 +109,6 @@ def repair_needs_a_cut(spec: RunSections) -> Iterator[Problem]:
         )
 
 
-def terms_are_different(spec: RunSections) -> Iterator[Problem]:
-    """Each term has a curve of its own, which its layer and kind name."""
-    names = [(term.student_layer, term.kind) for term in spec.loss.terms]
-    for index, name in enumerate(names):
-        if name in names[:index]:
-            yield Problem(
-                key=f"loss.terms.{index}.student_layer",
-                value=name[0],
-                reason=f'an earlier term has kind = "{name[1]}" at this layer too',
-                way_out="remove one of the two, and adapt the weight of the other",
-            )
-
-
 STUDENT_RULES = (
     own_model_keeps_all_layers,
     impact_needs_whole_corpus,
@@ -130,5 +117,4 @@ STUDENT_RULES = (
     layer_keys_have_an_effect,
     bf16_precision_has_bfloat16,
     repair_needs_a_cut,
-    terms_are_different,
 )

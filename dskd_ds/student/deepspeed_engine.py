@@ -29,6 +29,10 @@ class TrainedModule(Protocol):
         """Return the losses of a step for its record. total: sums over all ranks, by name."""
         ...
 
+    def all_reduce_gradient_measures(self) -> None:
+        """Add up over all ranks what the step's backward passes measured. A collective call."""
+        ...
+
     def parameters(self) -> Iterator[Parameter]:
         """Return all parameters."""
         ...

@@ -76,13 +76,14 @@ def take_step(
     counts: Counts,
     *,
     loss_limit: float = math.inf,
+    share_done: float = 0.0,
     enter_phase: Callable[[str], None] = ignore_phase,
 ) -> StepResult:
     """Run forward, backward and update for one step of this rank. A collective call.
 
     All ranks skip the update if the loss of any of them is not finite, if the step's loss exceeds
-    `loss_limit`, or if the gradients are not finite. counts: over all ranks. enter_phase: is told
-    what begins now.
+    `loss_limit`, or if the gradients are not finite. counts: over all ranks. share_done: share of
+    the run before this step. enter_phase: is told what begins now.
     """
     # The loss is a sum divided by a global count, but DeepSpeed divides by accumulation steps and
     # averages over ranks: the factor undoes that. In fp16 DeepSpeed also multiplies the loss. The
@@ -91,7 +92,11 @@ def take_step(
     num_ranks = spec.topology.num_students
     loss_scale = float(getattr(engine.optimizer, "loss_scale", 1.0))
     factor = spec.num_accumulation_steps * num_ranks * loss_scale
-    scales = Scales(token=factor / max(counts.tokens, 1), sense=factor / max(counts.senses, 1))
+    scales = Scales(
+        token=factor / max(counts.tokens, 1),
+        sense=factor / max(counts.senses, 1),
+        share_done=share_done,
+    )
     sums = torch.zeros(len(engine.module.stat_names), dtype=torch.float64, device=engine.device)
     own_loss, losses = sums.new_zeros(()), sums.new_zeros(num_ranks)
     for batch in step_input.micro_batches:
@@ -112,6 +117,7 @@ def take_step(
         engine.backward(loss / loss_scale)
         if not is_last:
             engine.step()  # counts the micro-batch
+    engine.module.all_reduce_gradient_measures()
     enter_phase("optimiser step")
     return StepResult(sums, update_or_skip(engine, losses, loss_limit))
 

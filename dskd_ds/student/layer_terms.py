@@ -1,20 +1,15 @@
-"""The losses on states below the head ([[loss.terms]]): which layers, and their values."""
+"""The losses on states below the head ([[loss.terms]]): which layers they compare."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor
 
 from dskd_ds.errors import InputError
-from dskd_ds.losses.states import DISTANCES
 from dskd_ds.models.named import RunModels
-from dskd_ds.objective.targets import TeacherTargets
-from dskd_ds.observe.charts import TERM_LOSS
 from dskd_ds.spec import RunSpec
 from dskd_ds.spec.terms import LayerTermSpec
 from dskd_ds.student.depth import INIT_FOLDER, ORIGIN_FILE
@@ -27,10 +22,9 @@ class LayerTerm:
     spec: LayerTermSpec
     teacher_layer: int
 
-    @property
-    def name(self) -> str:
-        """Its key in metrics.jsonl."""
-        return f"{TERM_LOSS}{self.spec.student_layer}_{self.spec.kind}"
+    def key(self, beginning: str) -> str:
+        """Return a key in metrics.jsonl. beginning: says what it is (observe/charts.py)."""
+        return f"{beginning}{self.spec.student_layer}_{self.spec.kind}"
 
 
 def layer_terms(spec: RunSpec, models: RunModels) -> tuple[LayerTerm, ...]:
@@ -50,6 +44,7 @@ def layer_terms(spec: RunSpec, models: RunModels) -> tuple[LayerTerm, ...]:
                 f"{where}student_layer = {term.student_layer}, but the student has {len(kept)}"
                 f" layers.\n  use at most {len(kept)}."
             )
+        refuse_frozen(spec, term, where, len(kept))
         target = term.teacher_layer or default_teacher_layer(kept, term.student_layer, num_teacher)
         if target > num_teacher:
             raise InputError(
@@ -58,6 +53,18 @@ def layer_terms(spec: RunSpec, models: RunModels) -> tuple[LayerTerm, ...]:
             )
         terms.append(LayerTerm(term, target))
     return tuple(terms)
+
+
+def refuse_frozen(spec: RunSpec, term: LayerTermSpec, where: str, num_layers: int) -> None:
+    """Raise InputError if no weight below the term's state is trained: it would have no effect."""
+    trained = spec.student.train_last_layers
+    if trained is None or term.student_layer > num_layers - trained:
+        return
+    raise InputError(
+        f"{where}student_layer = {term.student_layer}, but [student] train_last_layers = {trained}"
+        f" trains none of the first {num_layers - trained} of {num_layers} layers.\n"
+        f"  use at least {num_layers - trained + 1}, or train more layers."
+    )
 
 
 def kept_layers_of(spec: RunSpec, models: RunModels) -> list[int]:
@@ -101,24 +108,3 @@ def teacher_layers_of(terms: Sequence[LayerTerm]) -> tuple[int, ...]:
 def student_layers_of(terms: Sequence[LayerTerm]) -> tuple[int, ...]:
     """Return the student's layers that the terms need, ascending, each once."""
     return tuple(sorted({term.spec.student_layer for term in terms}))
-
-
-def term_sums(
-    terms: Sequence[LayerTerm], captured: Mapping[int, Tensor], teacher: TeacherTargets
-) -> Tensor:
-    """Return each term's sum over the supervised positions [terms], with its gradient.
-
-    captured: the student's states [B, T, D] by layer. teacher: its `layers` are the states
-    [layers, N, D] of `teacher_layers_of(terms)` at its positions.
-    """
-    assert teacher.layers is not None
-    rows = {layer: row for row, layer in enumerate(teacher_layers_of(terms))}
-    sums = []
-    for term in terms:
-        states = captured[term.spec.student_layer].flatten(0, 1)
-        found = states.index_select(0, teacher.positions)
-        values = DISTANCES[term.spec.kind](found, teacher.layers[rows[term.teacher_layer]])
-        if teacher.weights is not None:
-            values = values * teacher.weights
-        sums.append(values.sum())
-    return torch.stack(sums)

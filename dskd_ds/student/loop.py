@@ -103,6 +103,7 @@ def run_step(training: Training, step_input: StepInput, counts: Counts) -> dict[
         step_input,
         counts,
         loss_limit=training.skips.loss_limit(),
+        share_done=step / training.num_steps,
         enter_phase=training.phases.enter,
     )
     training.num_done += 1

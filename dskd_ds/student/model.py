@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import deepspeed
 import torch
 from deepspeed.utils import set_z3_leaf_modules
 from torch import Tensor, nn
@@ -18,12 +19,16 @@ from dskd_ds.models.layers import compile_layers, layers_of
 from dskd_ds.models.named import NamedModel, RunModels
 from dskd_ds.objective.fused import STATS, DistillObjective, Scales
 from dskd_ds.objective.targets import TeacherTargets
+from dskd_ds.observe.charts import TERM_COSINE, TERM_LOSS, TERM_SHARE, TERM_WEIGHT
 from dskd_ds.runtime.devices import local_device, resolve_dtype
 from dskd_ds.signals.kind import signal_kind
 from dskd_ds.spec import RunSpec
 from dskd_ds.student.counts import Counts
 from dskd_ds.student.dropout import set_attention_dropout
-from dskd_ds.student.layer_terms import LayerTerm, layer_terms, student_layers_of, term_sums
+from dskd_ds.student.layer_terms import LayerTerm, layer_terms, student_layers_of
+from dskd_ds.student.term_gradients import GradientMeasure, TermGradients, measures_of
+from dskd_ds.student.term_values import read_states, term_sums
+from dskd_ds.student.term_weights import TermWeights
 
 
 class DistillStudent(nn.Module):
@@ -36,7 +41,10 @@ class DistillStudent(nn.Module):
         self.language_model = language_model
         self.objective = objective
         self.terms = tuple(terms)
-        self.stat_names = (*STATS, *(term.name for term in terms))
+        self.stat_names = (*STATS, *(term.key(TERM_LOSS) for term in terms))
+        self.term_weights = TermWeights([term.spec for term in terms])
+        self._term_gradients = TermGradients(len(terms))
+        self._measures: list[GradientMeasure] = []
 
     def forward(
         self,
@@ -58,8 +66,16 @@ class DistillStudent(nn.Module):
         loss, stats = self.objective(output.last_hidden_state, teacher, senses, scales)
         if not self.terms or scales is None:
             return loss, stats
-        sums = term_sums(self.terms, captured, teacher)
-        weights = sums.new_tensor([term.spec.weight for term in self.terms])
+        read = read_states(self.terms, captured, teacher.positions)
+        sums = term_sums(self.terms, read, teacher)
+        for layer, state in captured.items():
+            at_layer = {
+                index: states
+                for index, states in enumerate(read)
+                if self.terms[index].spec.student_layer == layer
+            }
+            self._term_gradients.watch(state, teacher.positions, at_layer)
+        weights = sums.new_tensor(self.term_weights.begin_step(scales.share_done))
         loss = loss + scales.token * (weights * sums).sum()
         return loss, torch.cat([stats, sums.detach().to(stats)])
 
@@ -73,16 +89,40 @@ class DistillStudent(nn.Module):
         loss_kd = total["kd"] / max(counts.tokens, 1)
         loss_sense = total["sense"] / max(counts.senses, 1)
         weighted_kd = spec.kd_weight * spec.temperature**2 * loss_kd
-        layers = {term.name: total[term.name] / max(counts.tokens, 1) for term in self.terms}
-        weighted_layers = sum(term.spec.weight * layers[term.name] for term in self.terms)
+        layers = [total[term.key(TERM_LOSS)] / max(counts.tokens, 1) for term in self.terms]
+        weights = self.term_weights.in_step
+        weighted_layers = sum(
+            weight * loss for weight, loss in zip(weights, layers, strict=True)
+        )
         weighted_head = spec.ce_weight * loss_ce + weighted_kd + spec.sense_weight * loss_sense
         return {
             "loss": weighted_head + weighted_layers,
             "loss_ce": loss_ce,
             "loss_kd": loss_kd,
             "loss_sense": loss_sense,
-            **layers,
+            **self._of_terms(TERM_LOSS, layers),
+            **self._of_terms(TERM_WEIGHT, weights),
+            **self._of_terms(TERM_SHARE, [measure.share for measure in self._measures]),
+            **self._of_terms(TERM_COSINE, [measure.cosine for measure in self._measures]),
         }
+
+    def _of_terms(self, beginning: str, values: Sequence[float]) -> dict[str, float]:
+        """Return a value of each term by its key in metrics.jsonl; nothing if there are none."""
+        return {
+            term.key(beginning): value for term, value in zip(self.terms, values, strict=False)
+        }
+
+    def all_reduce_gradient_measures(self) -> None:
+        """Compare each term's gradient with that of all other losses. A collective call.
+
+        Terms with a `grad_share` get their weights of the next step from it.
+        """
+        if not self.terms:
+            return
+        sums = self._term_gradients.take(self.objective.weight.device)
+        deepspeed.comm.all_reduce(sums)
+        self._measures = measures_of(sums)
+        self.term_weights.follow([measure.share for measure in self._measures])
 
 
 def load_student(

@@ -108,6 +108,8 @@ def open_training(
     heldout = open_heldout_loss(spec, models, role, engine)
     skips = Skips(spec.train)
     checkpoints = open_checkpoints(spec, engine, init, blocks, skips)
+    if spec.loss.terms:
+        checkpoints.keep_state("term_weights", distill_student(engine).term_weights)
     if isinstance(source, StreamedBlocks):
         checkpoints.keep_state("stream", source)
         cleanup.callback(source.close)
@@ -239,6 +241,13 @@ def end_noter(
     return note_end
 
 
+def distill_student(engine: Engine) -> DistillStudent:
+    """Return the engine's module."""
+    student = engine.module
+    assert isinstance(student, DistillStudent)
+    return student
+
+
 def open_requests(
     spec: RunSpec,
     models: RunModels,
@@ -247,8 +256,7 @@ def open_requests(
     role: Role,
 ) -> tuple[RequestBuilder, AlignmentTest]:
     """Return what turns batches into requests, and what tests the first reply."""
-    student = engine.module
-    assert isinstance(student, DistillStudent)
+    student = distill_student(engine)
     vocab_size, hidden_size = models.shared_vocab_size, models.teacher.hidden_size
     layers = teacher_layers_of(student.terms)
     requests = RequestBuilder(spec, retriever, vocab_size, hidden_size, layers)

@@ -31,7 +31,7 @@ def test_a_repair_mends_only_its_layers_and_resumes_bit_for_bit(
         f"repair.steps={STEPS}",
         "repair.lr=0.02",
         "train.num_steps=2",
-        'loss.terms=[{kind="cosine",student_layer=1,weight=0.5}]',
+        'loss.terms=[{kind="cosine",student_layer=1,weight=0.5,grad_share=0.3}]',
     )
     whole, stopped = tiny.folder / "repaired", tiny.folder / "repaired-twice"
     ended = launch(*mpirun(3, "dskd_ds/train.py", *arguments_of(tiny, whole, *settings)))
@@ -50,6 +50,12 @@ def test_a_repair_mends_only_its_layers_and_resumes_bit_for_bit(
     trained = read_metrics(whole)
     assert len(trained) == 2
     assert all(record["loss_layer_1_cosine"] > 0 for record in trained)
+    first, second = trained
+    assert first["weight_layer_1_cosine"] == 0.5
+    expected = 0.5 * 0.3 / first["grad_share_layer_1_cosine"]
+    assert second["weight_layer_1_cosine"] == pytest.approx(expected)
+    assert 0.1 < second["grad_share_layer_1_cosine"] < 0.9
+    assert all(-1 <= record["grad_cosine_layer_1_cosine"] <= 1 for record in trained)
     assert not (whole / "repair" / "checkpoints").exists()
     assert list((whole / "tensorboard" / "repair").glob("events*"))
 

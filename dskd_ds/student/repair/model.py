@@ -120,6 +120,9 @@ class RepairStudent(nn.Module):
         mean = sum(losses.values()) / len(losses)
         return {"loss": mean, "loss_ce": 0.0, "loss_kd": 0.0, "loss_sense": 0.0, **losses}
 
+    def all_reduce_gradient_measures(self) -> None:
+        """Do nothing: this module measures no gradients."""
+
 
 class SkippedLayer(nn.Module):
     """Stands for a layer that is not repaired: returns its input."""

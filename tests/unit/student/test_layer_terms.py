@@ -95,6 +95,7 @@ def test_loss_and_gradients_equal_autograd_in_float64(
     record = student.loss_record(total, Counts(tokens=5, senses=0))
     assert record["loss"] == pytest.approx(loss.item(), rel=1e-5)
     assert record["loss_layer_2_cosine"] == pytest.approx(expected[0].item() / 5, rel=1e-5)
+    assert record["weight_layer_1_mse"] == 0.3
 
 
 def test_terms_go_beside_the_other_signals() -> None:
@@ -159,6 +160,14 @@ def test_a_layer_that_does_not_exist_is_refused(
         layer_terms(spec, RunModels.of(spec))
 
 
+def test_a_term_below_all_trained_layers_is_refused(tiny: TinyWorld, tmp_path: Path) -> None:
+    spec = with_terms(tiny, tmp_path, '{kind="mse",student_layer=1,weight=1.0}')
+    frozen = spec.student.model_copy(update={"train_last_layers": 1})
+    spec = spec.model_copy(update={"student": frozen})
+    with pytest.raises(InputError, match="trains none of the first 1 of 2 layers"):
+        layer_terms(spec, RunModels.of(spec))
+
+
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
@@ -168,6 +177,10 @@ def test_a_layer_that_does_not_exist_is_refused(
                 '{kind="mse",student_layer=1,weight=2.0}]'
             ],
             "an earlier term has kind",
+        ),
+        (
+            ['loss.terms=[{kind="mse",student_layer=1,weight=1.0,decay=[0.5,0.5]}]'],
+            "the first share of the run is not smaller",
         ),
         (
             ['loss.terms=[{kind="mse",student_layer=1,weight=1.0}]', "teacher.block_by_block=true"],
