@@ -12,6 +12,7 @@ from dskd_ds.signals.kind import PARTS, SENSE_PARTS, Part, signal_kind
 from dskd_ds.signals.widths import chosen_bytes, draws_bytes, states_bytes, top_k_bytes
 from dskd_ds.spec import RunSpec
 from dskd_ds.spec.senses import SensesSpec
+from dskd_ds.spec.terms import SENSE_KINDS
 
 if TYPE_CHECKING:
     from dskd_ds.models.named import NamedModel
@@ -102,6 +103,26 @@ def held_sense_bytes(senses: SensesSpec, hidden_size: int) -> int:
     return 4 * hidden_size + num_push * (2 * hidden_size + 5) + 17
 
 
+def held_term_bytes(spec: RunSpec, hidden_size: int) -> int:
+    """Upper bound of the bytes that one position's senses take for the losses below the head
+    (losses/senses_at_layer.py), as if no two positions shared a sense.
+
+    A candidate is a state in bfloat16 with its norm, and 14 bytes per position. Of spans and
+    tokens, none has more than `num_senses`.
+    """
+    senses = spec.senses
+    num_candidates = senses.num_senses + 2 * senses.kappa
+    total = 0
+    for term in spec.loss.terms:
+        if term.kind == "sense":
+            total += held_sense_bytes(senses, hidden_size)
+        elif term.kind in SENSE_KINDS:
+            total += num_candidates * (2 * hidden_size + 4 + 14)
+        elif term.smoothing:
+            total += 4 * hidden_size
+    return total
+
+
 def held_bytes(spec: RunSpec, size: SignalBytes, hidden_size: int, row_tokens: int) -> float:
     """Upper bound of what one student holds, in main memory or on its device, for prefetched steps.
 
@@ -110,6 +131,7 @@ def held_bytes(spec: RunSpec, size: SignalBytes, hidden_size: int, row_tokens: i
     """
     unpacked = signal_kind(spec.loss).unpacked_bytes(hidden_size)
     senses = size.sense_share * held_sense_bytes(spec.senses, hidden_size)
+    senses += held_term_bytes(spec, hidden_size)
     blocks_per_step = spec.train.global_batch_blocks // spec.topology.num_students
     num_steps = spec.link.prefetch_depth + 1
     num_tokens = blocks_per_step * row_tokens * num_steps

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dskd_ds.losses.senses_at_layer import TermSenses
 from dskd_ds.signals.kind import Targets
 
 
@@ -27,7 +28,9 @@ class TeacherTargets:
     everywhere."""
     layers: Tensor | None = None
     """[layers, M, D]: the teacher's states after some of its layers. M: `positions`, or all B * T
-    while the student is repaired. None if the loss needs only what the head reads."""
+    while the student is repaired. None if the loss needs no such states."""
+    terms: tuple[TermSenses | None, ...] = ()
+    """What each loss below the head learns from a dictionary; None for one that reads none."""
 
     def to(self, device: torch.device) -> TeacherTargets:
         """Return a copy on another device; the copies are asynchronous."""
@@ -42,6 +45,7 @@ class TeacherTargets:
             weights=moved(self.weights),
             kd_weights=moved(self.kd_weights),
             layers=moved(self.layers),
+            terms=tuple(None if term is None else term.to(device) for term in self.terms),
         )
 
     def __getitem__(self, rows: slice) -> TeacherTargets:

@@ -18,6 +18,7 @@ from dskd_ds.senses.dictionary.dictionary import SenseDictionary, open_own
 from dskd_ds.senses.dictionary.identity import check_settings
 from dskd_ds.spec import RunSpec
 from dskd_ds.student.ds_config import deepspeed_config
+from dskd_ds.student.term_senses import check_term_dictionaries
 
 
 def preflight(
@@ -52,6 +53,8 @@ def preflight(
     if with_senses and spec.uses_senses:
         dictionary = open_own(spec.senses.dictionary, models.teacher, verify=False)
         _check_senses(spec, dictionary)
+    if with_senses:
+        check_term_dictionaries(spec, models)
 
 
 def _check_senses(spec: RunSpec, dictionary: SenseDictionary) -> None:
@@ -62,6 +65,12 @@ def _check_senses(spec: RunSpec, dictionary: SenseDictionary) -> None:
             f" {dictionary.layer}, and the sense term compares senses with the states that the"
             " student's head reads.\n"
             "  build a dictionary with [senses] hidden_layer = -1, or set [loss] sense_weight = 0."
+        )
+    if dictionary.is_of_read_tokens:
+        raise InputError(
+            f'[senses] dictionary = "{spec.senses.dictionary}" was built with attribution = "on",'
+            " but the sense term needs senses of the tokens that states predict.\n"
+            '  build one with [senses] attribution = "argmax" or "next".'
         )
     check_settings(dictionary, spec)
     # If neither holds, only teachers that are started on their own need the index. They check it.

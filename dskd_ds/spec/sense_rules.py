@@ -70,6 +70,18 @@ def teacher_retrieval_saves_traffic(spec: RunSections) -> Iterator[Problem]:
         )
 
 
+def read_tokens_have_no_confidence(spec: RunSections) -> Iterator[Problem]:
+    """The teacher does not predict the token that it has read."""
+    senses = spec.senses
+    if senses.attribution == "on" and senses.min_confidence:
+        yield Problem(
+            key="senses.min_confidence",
+            value=senses.min_confidence,
+            reason='attribution = "on" names the token that was read, not one that is predicted',
+            way_out='set min_confidence = 0, or attribution = "argmax" or "next"',
+        )
+
+
 def lexicons_have_their_keys(spec: RunSections) -> Iterator[Problem]:
     """Each kind of lexicon has the keys that it is read from."""
     for index, lexicon in enumerate(spec.senses.lexicons):
@@ -109,5 +121,6 @@ SENSE_RULES = (
     sense_counts_fit,
     span_lengths_fit,
     neighbours_are_fetched,
+    read_tokens_have_no_confidence,
     teacher_retrieval_saves_traffic,
 )

@@ -74,13 +74,14 @@ class SensesSpec(Part):
     [data] train. Documents that [data] keeps for evaluation stay out."""
     collect_tokens: PositiveInt = 1_000_000
     """Number of corpus tokens that the teacher reads to collect vectors."""
-    attribution: Literal["argmax", "next"] = "argmax"
+    attribution: Literal["argmax", "next", "on"] = "argmax"
     """Which token the vector at a position belongs to. `argmax`: the token that the teacher finds
-    likeliest (paper). `next`: the token that follows in the text."""
+    likeliest (paper). `next`: the token that follows in the text. `on`: the token that the position
+    itself holds, for [[loss.terms]] only."""
     hidden_layer: Annotated[int, Field(ge=-1)] = -1
-    """Layer whose states are collected. -1: the states that the teacher's head reads; training
-    needs these. 0: the embeddings; i: the output of layer i, both for viewing and evaluation
-    only."""
+    """Layer whose states are collected. -1: the states that the teacher's head reads, which the
+    sense term of [loss] needs. i: the output of layer i, for [[loss.terms]]; that of the last layer
+    is taken after the final norm, and is for viewing and evaluation only. 0: the embeddings."""
     min_confidence: Fraction = 0.0
     """A vector is kept only if the teacher gives its token at least this probability; 0 keeps all
     (paper)."""

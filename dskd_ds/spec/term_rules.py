@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from dskd_ds.spec.problems import Problem
 from dskd_ds.spec.sections import RunSections
+from dskd_ds.spec.terms import DISTANCE_KINDS, SENSE_KINDS
 
 
 def terms_are_different(spec: RunSections) -> Iterator[Problem]:
@@ -33,4 +34,43 @@ def decay_goes_forward(spec: RunSections) -> Iterator[Problem]:
             )
 
 
-TERM_RULES = (terms_are_different, decay_goes_forward)
+def sense_kinds_have_a_dictionary(spec: RunSections) -> Iterator[Problem]:
+    """A term that compares with senses names the dictionary of its layer."""
+    for index, term in enumerate(spec.loss.terms):
+        if term.needs_senses and term.dictionary is None:
+            what = f'kind = "{term.kind}"' if term.kind in SENSE_KINDS else "smoothing"
+            yield Problem(
+                key=f"loss.terms.{index}.dictionary",
+                value=None,
+                reason=f"{what} needs the senses of the teacher's layer",
+                way_out="build a dictionary with [senses] hidden_layer = the teacher's layer, and"
+                " name its folder",
+            )
+
+
+def sense_keys_have_an_effect(spec: RunSections) -> Iterator[Problem]:
+    """Keys about senses are given only where the term reads them."""
+    for index, term in enumerate(spec.loss.terms):
+        if term.smoothing and term.kind not in DISTANCE_KINDS:
+            yield Problem(
+                key=f"loss.terms.{index}.smoothing",
+                value=term.smoothing,
+                reason=f'kind = "{term.kind}" has no target state',
+                way_out='remove smoothing, or set kind = "mse" or "cosine"',
+            )
+        elif not term.needs_senses and (term.dictionary or term.shuffled_senses):
+            key = "dictionary" if term.dictionary else "shuffled_senses"
+            yield Problem(
+                key=f"loss.terms.{index}.{key}",
+                value=getattr(term, key),
+                reason=f'kind = "{term.kind}" reads no senses',
+                way_out=f"remove {key}, or set smoothing or another kind",
+            )
+
+
+TERM_RULES = (
+    terms_are_different,
+    decay_goes_forward,
+    sense_kinds_have_a_dictionary,
+    sense_keys_have_an_effect,
+)

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-
 from dskd_ds.errors import InputError
 from dskd_ds.models.named import RunModels
 from dskd_ds.spec import RunSpec
-from dskd_ds.spec.terms import LayerTermSpec
+from dskd_ds.spec.terms import SENSE_KINDS, LayerTermSpec
 from dskd_ds.student.depth import INIT_FOLDER, ORIGIN_FILE
 
 
@@ -38,7 +37,7 @@ def layer_terms(spec: RunSpec, models: RunModels) -> tuple[LayerTerm, ...]:
     kept = kept_layers_of(spec, models)
     terms = []
     for index, term in enumerate(spec.loss.terms):
-        where = f"[[loss.terms]] number {index + 1}: "
+        where = section_of(index)
         if term.student_layer > len(kept):
             raise InputError(
                 f"{where}student_layer = {term.student_layer}, but the student has {len(kept)}"
@@ -53,6 +52,11 @@ def layer_terms(spec: RunSpec, models: RunModels) -> tuple[LayerTerm, ...]:
             )
         terms.append(LayerTerm(term, target))
     return tuple(terms)
+
+
+def section_of(index: int) -> str:
+    """Return how messages name a term, with a colon."""
+    return f"[[loss.terms]] number {index + 1}: "
 
 
 def refuse_frozen(spec: RunSpec, term: LayerTermSpec, where: str, num_layers: int) -> None:
@@ -103,6 +107,11 @@ def default_teacher_layer(kept: Sequence[int], student_layer: int, num_teacher: 
 def teacher_layers_of(terms: Sequence[LayerTerm]) -> tuple[int, ...]:
     """Return the teacher's layers that the terms need, ascending, each once."""
     return tuple(sorted({term.teacher_layer for term in terms}))
+
+
+def need_states(terms: Sequence[LayerTerm]) -> bool:
+    """Whether a term compares with the teacher's states themselves, not with senses."""
+    return any(term.spec.kind not in SENSE_KINDS and not term.spec.smoothing for term in terms)
 
 
 def student_layers_of(terms: Sequence[LayerTerm]) -> tuple[int, ...]:

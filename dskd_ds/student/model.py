@@ -27,7 +27,7 @@ from dskd_ds.student.counts import Counts
 from dskd_ds.student.dropout import set_attention_dropout
 from dskd_ds.student.layer_terms import LayerTerm, layer_terms, student_layers_of
 from dskd_ds.student.term_gradients import GradientMeasure, TermGradients, measures_of
-from dskd_ds.student.term_values import read_states, term_sums
+from dskd_ds.student.term_values import TermBatch, read_states, term_sums
 from dskd_ds.student.term_weights import TermWeights
 
 
@@ -67,7 +67,7 @@ class DistillStudent(nn.Module):
         if not self.terms or scales is None:
             return loss, stats
         read = read_states(self.terms, captured, teacher.positions)
-        sums = term_sums(self.terms, read, teacher)
+        sums = term_sums(self.terms, read, TermBatch(input_ids, teacher, self.objective.spec))
         for layer, state in captured.items():
             at_layer = {
                 index: states
@@ -91,9 +91,7 @@ class DistillStudent(nn.Module):
         weighted_kd = spec.kd_weight * spec.temperature**2 * loss_kd
         layers = [total[term.key(TERM_LOSS)] / max(counts.tokens, 1) for term in self.terms]
         weights = self.term_weights.in_step
-        weighted_layers = sum(
-            weight * loss for weight, loss in zip(weights, layers, strict=True)
-        )
+        weighted_layers = sum(weight * loss for weight, loss in zip(weights, layers, strict=True))
         weighted_head = spec.ce_weight * loss_ce + weighted_kd + spec.sense_weight * loss_sense
         return {
             "loss": weighted_head + weighted_layers,
@@ -108,9 +106,7 @@ class DistillStudent(nn.Module):
 
     def _of_terms(self, beginning: str, values: Sequence[float]) -> dict[str, float]:
         """Return a value of each term by its key in metrics.jsonl; nothing if there are none."""
-        return {
-            term.key(beginning): value for term, value in zip(self.terms, values, strict=False)
-        }
+        return {term.key(beginning): value for term, value in zip(self.terms, values, strict=False)}
 
     def all_reduce_gradient_measures(self) -> None:
         """Compare each term's gradient with that of all other losses. A collective call.

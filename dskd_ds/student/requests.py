@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,12 +16,15 @@ from dskd_ds.errors import LinkError
 from dskd_ds.link import Answer
 from dskd_ds.link.messages import Array, Wanted
 from dskd_ds.losses.sense import SenseTargets
+from dskd_ds.losses.senses_at_layer import TermSenses
 from dskd_ds.objective.targets import TeacherTargets
 from dskd_ds.runtime.seeds import epoch_seed
+from dskd_ds.senses.choose.at_layer import TermRetriever
 from dskd_ds.senses.choose.retrieve import Selection, SenseRetriever
 from dskd_ds.signals.kind import Ints, Part, SignalKind, signal_kind
 from dskd_ds.signals.reply import ReplyParts, ReplyShape, most_reply_bytes, read_reply
 from dskd_ds.spec import RunSpec
+from dskd_ds.student.layer_terms import LayerTerm, need_states, teacher_layers_of
 
 
 @dataclass(frozen=True)
@@ -83,12 +87,16 @@ class RequestBuilder(StepRequests):
         retriever: SenseRetriever | None,
         vocab_size: int,
         hidden_size: int,
-        layers: tuple[int, ...] = (),
+        terms: Sequence[LayerTerm] = (),
+        term_retrievers: Sequence[TermRetriever | None] = (),
     ) -> None:
         """vocab_size, hidden_size: the teacher's, which its replies are checked against.
 
-        layers: the teacher's layers whose states the loss needs at the supervised positions.
+        terms: losses below the head, which need states of the teacher's layers at the supervised
+        positions. term_retrievers: what finds the senses of each term.
         """
+        self._terms, self._term_retrievers = tuple(terms), tuple(term_retrievers)
+        layers = teacher_layers_of(terms)
         self.kind: SignalKind[Any] = signal_kind(spec.loss)
         self.vocab_size, self.hidden_size = vocab_size, hidden_size
         self._retriever, self._seed = retriever, spec.seed
@@ -170,9 +178,22 @@ class RequestBuilder(StepRequests):
             targets=request.batch.targets.flatten()[supervised],
             signal=self.kind.targets(reply),
             weights=weights,
-            layers=reply.layers if self.wanted.layers else None,
+            layers=reply.layers if need_states(self._terms) else None,
+            terms=self._term_senses(request.batch, reply),
         )
         return teacher, senses
+
+    def _term_senses(self, batch: Batch, reply: ReplyParts) -> tuple[TermSenses | None, ...]:
+        """Choose the senses of each loss below the head."""
+        learned: list[TermSenses | None] = []
+        for term, retriever in zip(self._terms, self._term_retrievers, strict=True):
+            if retriever is None:
+                learned.append(None)
+                continue
+            assert reply.layers is not None
+            row = self.wanted.layers.index(term.teacher_layer)
+            learned.append(retriever.senses(batch, reply.layers[row]))
+        return tuple(learned)
 
     def _sense_targets(self, request: TeacherRequest, reply: ReplyParts) -> SenseTargets:
         """Choose senses unless the teacher did, and look up their vectors."""

@@ -21,7 +21,6 @@ from dskd_ds.runtime.supervise import FINAL_CODES
 from dskd_ds.runtime.topology import Role
 from dskd_ds.runtime.world import open_world
 from dskd_ds.senses.choose.open import open_retriever
-from dskd_ds.senses.choose.retrieve import SenseRetriever
 from dskd_ds.spec import SPEC_FILE, RunSpec, write_spec
 from dskd_ds.spec.teachers import MAIN_TEACHER
 from dskd_ds.student.alignment import AlignmentTest
@@ -34,7 +33,6 @@ from dskd_ds.student.feed import Feed
 from dskd_ds.student.further_teachers import FurtherLink, further_routes, routing
 from dskd_ds.student.heldout_loss import HeldoutLoss
 from dskd_ds.student.launch_record import LaunchRecord
-from dskd_ds.student.layer_terms import teacher_layers_of
 from dskd_ds.student.loop import run_steps
 from dskd_ds.student.model import DistillStudent
 from dskd_ds.student.on_policy import OnPolicyBlocks
@@ -49,6 +47,7 @@ from dskd_ds.student.signal_source import open_signal_source
 from dskd_ds.student.skips import Skips
 from dskd_ds.student.step_health import StepHealth
 from dskd_ds.student.stop import StopWish
+from dskd_ds.student.term_senses import open_term_retrievers
 from dskd_ds.student.training import Training
 from dskd_ds.student.unchanged import UnchangedWeights
 from dskd_ds.student.watchdog import Watchdog
@@ -116,7 +115,17 @@ def open_training(
     done = checkpoints.resume()
     give_back_memory()
     total_steps = num_steps(spec, source)
-    requests, self_test = open_requests(spec, models, retriever, engine, role)
+    terms = distill_student(engine).terms
+    term_retrievers = open_term_retrievers(spec, models, terms, role, cleanup)
+    requests = RequestBuilder(
+        spec,
+        retriever,
+        models.shared_vocab_size,
+        models.teacher.hidden_size,
+        terms=terms,
+        term_retrievers=term_retrievers,
+    )
+    self_test = open_self_test(spec, requests, engine, role)
     feed = Feed(
         spec,
         rank=role.rank,
@@ -248,22 +257,13 @@ def distill_student(engine: Engine) -> DistillStudent:
     return student
 
 
-def open_requests(
-    spec: RunSpec,
-    models: RunModels,
-    retriever: SenseRetriever | None,
-    engine: Engine,
-    role: Role,
-) -> tuple[RequestBuilder, AlignmentTest]:
-    """Return what turns batches into requests, and what tests the first reply."""
-    student = distill_student(engine)
-    vocab_size, hidden_size = models.shared_vocab_size, models.teacher.hidden_size
-    layers = teacher_layers_of(student.terms)
-    requests = RequestBuilder(spec, retriever, vocab_size, hidden_size, layers)
-    self_test = AlignmentTest(
+def open_self_test(
+    spec: RunSpec, requests: RequestBuilder, engine: Engine, role: Role
+) -> AlignmentTest:
+    """Return what tests the first reply."""
+    return AlignmentTest(
         requests,
-        teacher_head=student.objective.frozen_head(),
+        teacher_head=distill_student(engine).objective.frozen_head(),
         on_policy_fraction=spec.train.on_policy_fraction,
         is_printing=role.rank == 0,
     )
-    return requests, self_test

@@ -7,7 +7,6 @@ are there in any backward pass, so measuring takes no second one.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass, field
 
 import torch
@@ -85,6 +84,4 @@ def measures_of(sums: Tensor) -> list[GradientMeasure]:
     """Return what the sums [terms, 3] of all ranks say about each term; NaN where nothing is."""
     own, rest, product = sums[:, OWN].sqrt(), sums[:, REST].sqrt(), sums[:, PRODUCT]
     shares, cosines = (own / rest).tolist(), (product / (own * rest)).tolist()
-    return [
-        GradientMeasure(share, cosine) for share, cosine in zip(shares, cosines, strict=True)
-    ]
+    return [GradientMeasure(share, cosine) for share, cosine in zip(shares, cosines, strict=True)]

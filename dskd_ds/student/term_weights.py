@@ -8,9 +8,13 @@ from collections.abc import Sequence
 from dskd_ds.spec.terms import LayerTermSpec
 from dskd_ds.student.run_state import State
 
-FOLLOWING_RATE = 0.1
-"""How fast a weight follows its share, in the logarithm of the weight. The first step that is
-measured sets it at once; later steps smooth the noise of single batches."""
+FOLLOWING_RATE = 0.2
+"""Part of the way to the wanted weight that a step takes, in its logarithm: it smooths the noise of
+single batches."""
+MOST_CHANGE = 1.25
+"""Largest factor by which a step changes a weight. A student that was just cut equals its teacher
+below the first cut; a term there has hardly a gradient in the first steps, and its weight would
+grow without bound."""
 
 
 class TermWeights:
@@ -20,7 +24,6 @@ class TermWeights:
         self._terms = tuple(terms)
         self._full = [term.weight for term in terms]
         """Each weight without its decay."""
-        self._is_measured = [False] * len(terms)
         self.in_step = list(self._full)
         """Weights of the present step."""
 
@@ -44,18 +47,16 @@ class TermWeights:
                 continue
             # Share and weight are proportional, and the decay is a factor of both.
             wanted = term.grad_share * weight / share
-            rate = FOLLOWING_RATE if self._is_measured[index] else 1.0
-            self._full[index] *= (wanted / self._full[index]) ** rate
-            self._is_measured[index] = True
+            factor = (wanted / self._full[index]) ** FOLLOWING_RATE
+            self._full[index] *= min(MOST_CHANGE, max(1 / MOST_CHANGE, factor))
 
     def state_dict(self) -> State:
         """See run_state.Stateful."""
-        return {"full": self._full, "is_measured": self._is_measured}
+        return {"full": self._full}
 
     def load_state_dict(self, states: Sequence[State]) -> None:
         """See run_state.Stateful. The ranks have equal states."""
         self._full = list(states[0]["full"])
-        self._is_measured = list(states[0]["is_measured"])
 
 
 def decay_factor(term: LayerTermSpec, share_done: float) -> float:

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from dskd_ds.observe.metrics import read_metrics
+from dskd_ds.student.term_weights import MOST_CHANGE
 from tests.conftest import TinyWorld
 from tests.processes.conftest import Launch, mpirun
 from tests.processes.test_verdict import arguments_of, faulty
@@ -52,9 +53,9 @@ def test_a_repair_mends_only_its_layers_and_resumes_bit_for_bit(
     assert all(record["loss_layer_1_cosine"] > 0 for record in trained)
     first, second = trained
     assert first["weight_layer_1_cosine"] == 0.5
-    expected = 0.5 * 0.3 / first["grad_share_layer_1_cosine"]
-    assert second["weight_layer_1_cosine"] == pytest.approx(expected)
-    assert 0.1 < second["grad_share_layer_1_cosine"] < 0.9
+    # Nothing was cut below this layer, so the first gradient is that of rounding alone.
+    assert 0 < first["grad_share_layer_1_cosine"] < 0.3 * second["grad_share_layer_1_cosine"]
+    assert second["weight_layer_1_cosine"] == 0.5 * MOST_CHANGE
     assert all(-1 <= record["grad_cosine_layer_1_cosine"] <= 1 for record in trained)
     assert not (whole / "repair" / "checkpoints").exists()
     assert list((whole / "tensorboard" / "repair").glob("events*"))

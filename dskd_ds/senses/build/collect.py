@@ -201,12 +201,15 @@ def attributed(
         inputs.input_ids, inputs.position_ids, spec.senses.hidden_layer
     )
     # The states may be of any layer, but only the head's input tells what the teacher predicts.
-    tokens = attribution(
-        teacher,
-        last=last.flatten(0, 1),
-        targets=inputs.targets.flatten(),
-        senses=spec.senses,
-    ).numpy()
+    if spec.senses.attribution == "on":
+        tokens = inputs.input_ids.flatten().numpy()
+    else:
+        tokens = attribution(
+            teacher,
+            last=last.flatten(0, 1),
+            targets=inputs.targets.flatten(),
+            senses=spec.senses,
+        ).numpy()
     hashes = np.concatenate([position_hashes(spec.seed, row, size) for row in rows])
     positions = np.concatenate([index * size + np.arange(size) for index in batch.blocks])
     # NumPy has no bfloat16, so the records hold its bits.
@@ -220,7 +223,7 @@ def attributed(
 
 
 def attribution(teacher: FrozenModel, last: Tensor, targets: Tensor, senses: SensesSpec) -> Tensor:
-    """Return the token [N] that each state belongs to; IGNORE if it belongs to none.
+    """Return the token [N] that each state predicts, by argmax or by the text; IGNORE for none.
 
     last: [N, D] what the teacher's head reads. targets: [N] the tokens that follow.
     A state belongs to none if the teacher's probability of the token is below min_confidence.

@@ -93,7 +93,9 @@ def _node_index(
 
     Only one role, student or teacher, has an index in a run, so their addresses cannot collide.
     """
-    address = service_address(spec.run_dir, role.launch.master_port)
+    address = service_address(
+        spec.run_dir, role.launch.master_port, dictionary=spec.senses.dictionary
+    )
     # One worker per rank that may ask. A node can also hold ranks of the other role, which do not.
     if leads_node(role):
         service = IndexService(

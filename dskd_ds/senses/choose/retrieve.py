@@ -250,13 +250,13 @@ class SenseRetriever:
             & ~is_target
             & (probability >= self.spec.min_teacher_probability)
         )
-        is_synonym = self._is_synonym(selection.targets, owners)
+        is_synonym = self.is_synonym(selection.targets, owners)
         may_push = selection.full[:, None] & ~is_target & ~in_top_k & ~is_synonym
         pull = sets.first_allowed(rows, may_pull, self.spec.kappa)
         push = sets.first_allowed(rows, may_push, self.spec.kappa)
         return pull, push
 
-    def _is_synonym(self, targets: Ints, owners: Ints) -> Mask:
+    def is_synonym(self, targets: Ints, owners: Ints) -> Mask:
         """Return [P, R]: whether owners [P, R] are synonyms of their target [P], drawn or not."""
         table, tokens = self.dictionary.synonyms, np.unique(targets)
         starts = table.offsets[tokens]

@@ -95,6 +95,11 @@ class SenseDictionary:
         """The teacher's layer whose states were clustered; -1 is the input of its head."""
         return self.facts["layer"]
 
+    @property
+    def is_of_read_tokens(self) -> bool:
+        """Whether a state belongs to the token that its position holds, not to what it predicts."""
+        return self.facts.get("settings", {}).get("attribution") == "on"
+
     def owner_rows(self, owner: int) -> slice:
         """Return the rows of `senses` that belong to a token or span."""
         first, end = self.owner_offsets[owner : owner + 2].tolist()

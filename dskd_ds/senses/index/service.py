@@ -38,14 +38,17 @@ class IndexServiceError(DskdError):
     """The node's index did not answer, or answered with an error."""
 
 
-def service_address(run_dir: str, master_port: int) -> str:
+def service_address(run_dir: str, master_port: int, dictionary: str = "") -> str:
     """Return the `ipc://` address of this launch's index on this node, in a private folder.
+
+    dictionary: its folder, which tells the indexes of several dictionaries apart.
 
     The folder is below TMPDIR, or below /tmp if TMPDIR is too long for the path of a unix socket.
     Raises IndexServiceError if the folder belongs to another user, is open to others, or cannot be
     created.
     """
-    key = hashlib.sha256(f"{Path(run_dir).resolve()} {master_port}".encode()).hexdigest()[:16]
+    name = f"{Path(run_dir).resolve()} {master_port} {dictionary}"
+    key = hashlib.sha256(name.encode()).hexdigest()[:16]
     try:
         path = private_socket_path(f"{key}.index")
     except InputError as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,12 +12,15 @@ from dskd_ds.costs import traffic
 from dskd_ds.link import codec
 from dskd_ds.link.messages import Reply, Request, Wanted
 from dskd_ds.losses.distributions import TopK
+from dskd_ds.senses.choose.at_layer import TermRetriever
 from dskd_ds.signals.kind import signal_kind
 from dskd_ds.signals.parts.draws import Draws
 from dskd_ds.signals.reply import ReplyParts, reply_arrays
 from dskd_ds.signals.widths import TOKENS_PER_DRAW
 from dskd_ds.spec import RunSpec, load_spec
+from dskd_ds.spec.terms import LayerTermSpec
 from dskd_ds.student.requests import selection_arrays
+from tests.unit.senses.choose import small
 
 TOKENS, SENSE, HEADERS = 1000, 300, 2000
 
@@ -133,3 +138,29 @@ def test_a_teacher_holds_no_more_than_its_credits(credit_bytes: int, num_message
 
 def test_without_a_sense_term_there_are_no_sense_positions() -> None:
     assert traffic.sense_share(spec_with("loss.sense_weight=0.0"), 1.0) == 0
+
+
+def test_senses_below_the_head_are_held_too(tmp_path: Path) -> None:
+    """The bound covers what the terms really get, if each position had senses of its own."""
+    kinds = ("posterior", "contrast", "sense", "cosine")
+    settings = small.spec(candidates="hybrid", num_senses=small.PER_TOKEN)
+    picker = small.retriever(small.dictionary_in(tmp_path / "senses"), settings)
+    of = small.batch()
+    num_positions = len(of.supervised)
+    states = torch.randn(num_positions, small.D)
+    for kind in kinds:
+        smoothing = 0.5 if kind == "cosine" else 0.0
+        term = LayerTermSpec(
+            kind=kind, student_layer=1, weight=1.0, dictionary="-", smoothing=smoothing
+        )
+        learned = TermRetriever(picker, term, margin=1.0).senses(of, states)
+        parts = [learned.candidates, learned.senses]
+        tensors = [value for part in parts if part is not None for value in vars(part).values()]
+        tensors += [] if learned.smoothed is None else [learned.smoothed]
+        held = sum(tensor.nbytes for tensor in tensors)
+        run = spec_with()
+        loss = run.loss.model_copy(update={"terms": (term,)})
+        run = run.model_copy(update={"loss": loss, "senses": settings})
+        bound = traffic.held_term_bytes(run, small.D) * num_positions
+        assert held <= bound + 100, kind
+    assert traffic.held_term_bytes(spec_with(), small.D) == 0

@@ -44,6 +44,7 @@ def dictionary_in(folder: Path) -> SenseDictionary:
         np.repeat(np.arange(V), PER_TOKEN),
         torch.randn(V * PER_TOKEN, D, generator=torch.Generator().manual_seed(0)),
         np.ones(V * PER_TOKEN, np.int64),
+        np.linspace(0.1, 0.9, V * PER_TOKEN, dtype=np.float32),
     )
     synonyms = {token: [token + 1, V] for token in range(10)}
     antonyms = {token: [token + 20] for token in range(8)}
