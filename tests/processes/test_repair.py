@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file
 
 from dskd_ds.observe.metrics import read_metrics
+from dskd_ds.runtime.arguments import override_argv
 from dskd_ds.student.term_weights import MOST_CHANGE
 from tests.conftest import TinyWorld
-from tests.processes.conftest import Launch, mpirun
+from tests.processes.conftest import Launch, dskd, mpirun
 from tests.processes.test_verdict import arguments_of, faulty
 
 pytestmark = [pytest.mark.process, pytest.mark.fault, pytest.mark.slow]
@@ -24,15 +25,46 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
+@pytest.fixture
+def layer_senses(tiny: TinyWorld, launch: Launch) -> Path:
+    """A dictionary of the teacher's third layer, of the tokens that states sit on."""
+    folder = tiny.folder / "senses-3"
+    settings = (f"dictionary={folder}", "hidden_layer=3", "attribution=on")
+    overrides = override_argv([f"senses.{setting}" for setting in settings])
+    assert launch(*dskd("senses", "build", str(tiny.spec_file), *overrides)).code == 0
+    return folder
+
+
+def terms_of(senses: Path) -> str:
+    """Return one loss below the head of each kind; all but the first are above the cut."""
+    above = "student_layer=2,teacher_layer=3,weight=0.1"
+    in_layer = f'{above},dictionary="{senses}"'
+    return ",".join(
+        [
+            '{kind="cosine",student_layer=1,weight=0.5,grad_share=0.3}',
+            f'{{kind="mse",smoothing=0.5,{in_layer}}}',
+            f'{{kind="gram",{above}}}',
+            f'{{kind="sense",{in_layer}}}',
+            f'{{kind="posterior",shuffled_senses=true,{in_layer}}}',
+            f'{{kind="contrast",decay=[0.0,1.0],{in_layer}}}',
+        ]
+    )
+
+
 def test_a_repair_mends_only_its_layers_and_resumes_bit_for_bit(
-    tiny: TinyWorld, launch: Launch
+    tiny: TinyWorld, launch: Launch, layer_senses: Path
 ) -> None:
-    """The teacher's last two layers are cut off: the student's second layer does their work."""
+    """The teacher's last two layers are cut off: the student's second layer does their work.
+
+    Then it is trained with every kind of loss below the head, in two micro-batches per step.
+    """
     settings = (
         f"repair.steps={STEPS}",
         "repair.lr=0.02",
         "train.num_steps=2",
-        'loss.terms=[{kind="cosine",student_layer=1,weight=0.5,grad_share=0.3}]',
+        "train.micro_batch_blocks=1",
+        "student.activation_checkpointing=true",
+        f"loss.terms=[{terms_of(layer_senses)}]",
     )
     whole, stopped = tiny.folder / "repaired", tiny.folder / "repaired-twice"
     ended = launch(*mpirun(3, "dskd_ds/train.py", *arguments_of(tiny, whole, *settings)))
@@ -56,7 +88,12 @@ def test_a_repair_mends_only_its_layers_and_resumes_bit_for_bit(
     # Nothing was cut below this layer, so the first gradient is that of rounding alone.
     assert 0 < first["grad_share_layer_1_cosine"] < 0.3 * second["grad_share_layer_1_cosine"]
     assert second["weight_layer_1_cosine"] == 0.5 * MOST_CHANGE
-    assert all(-1 <= record["grad_cosine_layer_1_cosine"] <= 1 for record in trained)
+    for kind in ("mse", "gram", "sense", "posterior", "contrast"):
+        for key in ("loss", "grad_share"):
+            values = [record[f"{key}_layer_2_{kind}"] for record in trained]
+            assert all(value > 0 for value in values), (key, kind)
+        assert all(-1 <= record[f"grad_cosine_layer_2_{kind}"] <= 1 for record in trained)
+    assert [record["weight_layer_2_contrast"] for record in trained] == [0.1, 0.05]
     assert not (whole / "repair" / "checkpoints").exists()
     assert list((whole / "tensorboard" / "repair").glob("events*"))
 

@@ -64,6 +64,18 @@ def test_no_state_of_padding_or_a_bos_token_is_collected(teacher: FrozenModel) -
     assert with_bos["position"].tolist() == [1, 2]
 
 
+def test_a_state_may_belong_to_the_token_that_it_sits_on(teacher: FrozenModel) -> None:
+    row = block_row([Segment([3, 4, 5], [(0, 1)], digest=9, offset=0)], T, 0)
+    spec: Any = SimpleNamespace(
+        data=SimpleNamespace(block_tokens=T),
+        seed=0,
+        senses=SensesSpec(dictionary="-", attribution="on"),
+    )
+    found = attributed(teacher, [row], ForwardBatch(0, (0,)), spec, begin=[])
+    assert found["token"].tolist() == [3, 4, 5]
+    assert found["position"].tolist() == [0, 1, 2]
+
+
 @given(
     seed=st.integers(0, 1000),
     min_confidence=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
