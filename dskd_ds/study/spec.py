@@ -205,5 +205,9 @@ def load_study(path: str | Path) -> StudySpec:
 
 def override(key: str, value: Value) -> str:
     """Return one `--set` argument."""
-    text = tomli_w.dumps({"value": value}).strip()
-    return f"{key}={text.removeprefix('value = ')}"
+    # Within a list, tables are written inline, as an argument needs them. No string of TOML spans
+    # lines here, so the lines of a list can be joined.
+    lines = tomli_w.dumps({"value": [value]}).splitlines()
+    text = " ".join(line.strip() for line in lines)
+    inner = text.removeprefix("value = [").removesuffix("]").strip()
+    return f"{key}={inner.removesuffix(',')}"

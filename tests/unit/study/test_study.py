@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from dskd_ds.evaluation.split import part_of
 from dskd_ds.study.outcome import outcome_of
 from dskd_ds.study.results import Result, read_result, write_result
 from dskd_ds.study.runs import Run, first_of_each_dictionary, study_runs
-from dskd_ds.study.spec import all_arms, load_study
+from dskd_ds.study.spec import all_arms, filled, load_study, override
 from dskd_ds.study.table import draw_grid, markdown
 
 NUM_DOCUMENTS, DOCUMENT_TOKENS = 60, 10
@@ -197,3 +199,38 @@ def test_shipped_studies_are_valid(path: Path) -> None:
     same: dict[str, object] = {"run_dir": "", "name": ""}
     contents = {run.spec.model_copy(update=same).model_dump_json() for run in arms}
     assert len(contents) == len(arms)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        3,
+        0.5,
+        True,
+        'a, "b"]\n',
+        ["x", "y"],
+        [],
+        [[1, 2], [3]],
+        [{"kind": "cosine", "decay": [0.5, 1.0]}, {"kind": "mse", "weight": 1.0}],
+    ],
+)
+def test_a_setting_is_one_line_that_means_the_same(value: Any) -> None:
+    text = override("key", value)
+    assert "\n" not in text
+    assert tomllib.loads(text) == {"key": value}
+
+
+def test_the_study_below_the_head_has_its_arms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each term has the layer of its dictionary: layer 11 of the student is the teacher's 21."""
+    monkeypatch.setenv("DSKD_HOME", "/nowhere")
+    study = load_study("tools/studies/below_the_head.toml")
+    runs = [run for run in study_runs(study) if run.seed == 0]
+    assert len(runs) == 14
+    made = {filled(stage.makes[0], study) for stage in study.prepare}
+    for run in runs:
+        kept = [*run.spec.student.keep_layers, 30]
+        for term in run.spec.loss.terms:
+            if term.dictionary is not None:
+                layer = kept[term.student_layer]
+                assert term.dictionary.endswith(f"senses-{layer}"), run.name
+                assert f"{term.dictionary}/manifest.json" in made
