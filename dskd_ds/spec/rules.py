@@ -106,12 +106,13 @@ def topk_temperature(spec: RunSections) -> Iterator[Problem]:
 
 def teacher_is_used(spec: RunSections) -> Iterator[Problem]:
     """At least one term of the loss needs the teacher."""
-    if spec.loss.kd_weight == 0 and spec.loss.sense_weight == 0:
+    loss = spec.loss
+    if loss.kd_weight == 0 and loss.sense_weight == 0 and not loss.terms:
         yield Problem(
             key="loss.kd_weight",
             value=0.0,
             reason="sense_weight is 0 too, so no term of the loss uses the teacher",
-            way_out="set [loss] kd_weight or sense_weight above 0",
+            way_out="set [loss] kd_weight or sense_weight above 0, or add [[loss.terms]]",
         )
 
 
