@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dskd_ds.bench.measure import Figure
 from dskd_ds.errors import DskdError
-from dskd_ds.senses.dictionary.dictionary import SENSES_FILE
+from dskd_ds.senses.dictionary.facts import SENSES_FILE
 from dskd_ds.spec import RunSpec
 
 TARGET = 1.15

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from dskd_ds.costs.activations import activation_bytes, forward_bytes
+from dskd_ds.costs.related import known_related_fraction
 from dskd_ds.costs.run_shapes import RunShapes
 from dskd_ds.costs.shapes import ModelShape
 from dskd_ds.costs.traffic import (
@@ -210,10 +211,14 @@ def run_signal(
 ) -> SignalBytes:
     """Return the bytes per token that a run's teacher sends.
 
-    related_fraction: share of positions whose target has word relations; None takes an assumed one.
+    related_fraction: share of positions whose target has word relations; None takes that of the
+    run's dictionary, or an assumed one if it is not built yet.
     """
-    related = ASSUMED_RELATED_FRACTION if related_fraction is None else related_fraction
-    share = sense_share(spec, related)
+    if related_fraction is None:
+        related_fraction = known_related_fraction(spec)
+    if related_fraction is None:
+        related_fraction = ASSUMED_RELATED_FRACTION
+    share = sense_share(spec, related_fraction)
     vocab_size = min(shapes.teacher.vocab_size, shapes.student.vocab_size)
     return signal_bytes(spec, vocab_size, shapes.teacher.hidden_size, share)
 

@@ -11,6 +11,7 @@ from dskd_ds.costs.constants import DEFAULT, Constants
 from dskd_ds.costs.dictionary_size import num_senses
 from dskd_ds.costs.fit import Need, WayOut, needs, ways_out
 from dskd_ds.costs.memory import ASSUMED_RELATED_FRACTION, number_bytes, run_signal
+from dskd_ds.costs.related import known_related_fraction
 from dskd_ds.costs.run_shapes import RunShapes
 from dskd_ds.costs.time import (
     StepTime,
@@ -232,8 +233,12 @@ def _assumed(spec: RunSpec, cluster: Cluster | None) -> list[str]:
     """Return what the figures assume, in sentences."""
     sentences = []
     if spec.uses_senses:
-        share = f"{ASSUMED_RELATED_FRACTION:.0%}"
-        sentences.append(f"{share} of the positions have a target with word relations")
+        known = known_related_fraction(spec)
+        share = f"{ASSUMED_RELATED_FRACTION if known is None else known:.0%}"
+        sentence = f"{share} of the positions have a target with word relations"
+        if known is not None and spec.senses.candidates != "neighbours":
+            sentence += ", as in the text of the dictionary"
+        sentences.append(sentence)
     if not spec.topology.num_teachers and cluster is not None:
         sentences.append("as many teachers as are needed: [topology] num_teachers = 0")
     if spec.teachers:

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from dskd_ds.costs.related import related_share, token_counts
 from dskd_ds.signals.kind import PARTS, SENSE_PARTS, Part, signal_kind
 from dskd_ds.signals.widths import chosen_bytes, draws_bytes, states_bytes, top_k_bytes
 from dskd_ds.spec import RunSpec
@@ -176,12 +175,12 @@ def related_fraction(spec: RunSpec, dictionary: SenseDictionary | None) -> float
         return 1.0
     if dictionary is None:
         return 0.0
-    # A sense counts the states that it was made from, so its owner's states are their sum.
-    vocab_size = dictionary.vocab_size
-    counts = np.bincount(dictionary.row_owners, dictionary.sense_counts, minlength=vocab_size)
-    token_counts = counts[:vocab_size]  # owners from vocab_size on are spans
-    related = (dictionary.synonyms.lengths() > 0) | (dictionary.antonyms.lengths() > 0)
-    return float(token_counts[related].sum() / max(token_counts.sum(), 1))
+    # Owners from vocab_size on are spans.
+    offsets = dictionary.owner_offsets[: dictionary.vocab_size + 1]
+    return related_share(
+        token_counts(offsets, dictionary.sense_counts),
+        has_relations=(dictionary.synonyms.lengths() > 0) | (dictionary.antonyms.lengths() > 0),
+    )
 
 
 def plan_line(spec: RunSpec, teacher: NamedModel) -> str:

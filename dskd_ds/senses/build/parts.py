@@ -35,7 +35,8 @@ from dskd_ds.senses.dictionary.contexts import (
     contexts_table,
     snippets,
 )
-from dskd_ds.senses.dictionary.dictionary import HELDOUT_FILE, SENSES_FILE, HeldOut, SenseDictionary
+from dskd_ds.senses.dictionary.dictionary import HELDOUT_FILE, HeldOut, SenseDictionary
+from dskd_ds.senses.dictionary.facts import SENSES_FILE
 from dskd_ds.senses.dictionary.senses import Senses
 from dskd_ds.spec import RunSpec
 

@@ -26,11 +26,10 @@ from dskd_ds.files.manifest import read_manifest
 from dskd_ds.lexicon.relations import Ragged
 from dskd_ds.models.named import NamedModel
 from dskd_ds.senses.dictionary.contexts import CONTEXTS_FILE, Context, read_contexts
-from dskd_ds.senses.dictionary.facts import Facts, with_present_names
+from dskd_ds.senses.dictionary.facts import SENSES_FILE, Facts, with_present_names
 
 FORMAT = 2
 """Version of the files. Dictionaries with another version are refused."""
-SENSES_FILE = "senses.safetensors"
 HELDOUT_FILE = "heldout.safetensors"
 
 

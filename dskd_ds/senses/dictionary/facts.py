@@ -1,8 +1,11 @@
-"""Types of what the manifest of a dictionary records."""
+"""What the manifest of a dictionary records, and the name of its main file. Loads no torch."""
 
 from __future__ import annotations
 
 from typing import Any, NotRequired, TypedDict
+
+SENSES_FILE = "senses.safetensors"
+"""Name of the file with all tensors of a dictionary."""
 
 
 class HistoryEntry(TypedDict):

@@ -18,8 +18,8 @@ from dskd_ds.files.atomic import partial_folder, replace_folder
 from dskd_ds.files.manifest import write_manifest
 from dskd_ds.lexicon.relations import Ragged, TokenRelations
 from dskd_ds.senses.dictionary.contexts import CONTEXTS_FILE, write_contexts
-from dskd_ds.senses.dictionary.dictionary import FORMAT, HELDOUT_FILE, SENSES_FILE, HeldOut
-from dskd_ds.senses.dictionary.facts import Facts
+from dskd_ds.senses.dictionary.dictionary import FORMAT, HELDOUT_FILE, HeldOut
+from dskd_ds.senses.dictionary.facts import SENSES_FILE, Facts
 from dskd_ds.senses.dictionary.senses import Senses
 from dskd_ds.senses.dictionary.spans import compose_spans, span_lengths
 from dskd_ds.senses.dictionary.tensors import TensorFile

@@ -21,8 +21,9 @@ from tqdm import tqdm
 from dskd_ds.errors import InputError
 from dskd_ds.files.atomic import atomic_folder
 from dskd_ds.files.manifest import MANIFEST_FILE, parse_manifest, read_manifest, write_manifest
-from dskd_ds.senses.dictionary.dictionary import SENSES_FILE, SenseDictionary
+from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.senses.dictionary.distances import exact_nearest, rerank
+from dskd_ds.senses.dictionary.facts import SENSES_FILE
 from dskd_ds.spec.senses import SensesSpec
 
 INDEX_FOLDER = "index"
