@@ -14,7 +14,7 @@ from dskd_ds.runtime.arguments import Commands, add_force, at_least, spec_comman
 if TYPE_CHECKING:
     from dskd_ds.commands.submit_jobs import Job
 
-STAGES = ("pack", "senses", "train", "eval")
+STAGES = ("pack", "senses", "teach", "train", "eval")
 TEXT = """\
 Submit a run to SLURM. The scripts are those in slurm/, with the options and settings of this run
 filled in; --dry-run prints them instead.
@@ -42,8 +42,9 @@ def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
         type=_stages,
         default=("train",),
         metavar="STAGES",
-        help="pack, senses, train and eval, joined by commas: each starts when the one before it is"
-        " done (default train)",
+        help="pack, senses, teach, train and eval, joined by commas: each starts when the one"
+        " before it is done (default train); teach keeps the teacher's signal for [teacher] source"
+        ' = "cache"',
     )
     command.add_argument(
         "--chain",
@@ -99,6 +100,9 @@ def _add_layout(command: argparse.ArgumentParser) -> None:
     )
     layout.add_argument(
         "--senses-nodes", type=count, default=1, metavar="N", help="nodes of --what senses"
+    )
+    layout.add_argument(
+        "--teach-nodes", type=count, default=1, metavar="N", help="nodes of --what teach"
     )
     layout.add_argument(
         "--pack-nodes", type=count, default=1, metavar="N", help="nodes of --what pack"
@@ -165,6 +169,7 @@ def run(args: argparse.Namespace) -> int:
 
     from dskd_ds.commands.data import check_packable
     from dskd_ds.commands.submit_jobs import Submission
+    from dskd_ds.commands.teach import check_source
     from dskd_ds.models.named import RunModels
     from dskd_ds.observe.attempts import attempts_dir
     from dskd_ds.plan.preflight import preflight
@@ -175,13 +180,15 @@ def run(args: argparse.Namespace) -> int:
     jobs = Submission(spec, args).jobs()
     if "pack" in args.what:
         check_packable(spec)
+    if "teach" in args.what:
+        check_source(spec)
     # What this submission builds or packs is not there yet.
-    trains = "train" in args.what
+    reads = "train" in args.what or "teach" in args.what
     preflight(
         spec,
         RunModels.of(spec),
-        with_senses=trains and "senses" not in args.what,
-        with_packed=trains and "pack" not in args.what,
+        with_senses=reads and "senses" not in args.what,
+        with_packed=reads and "pack" not in args.what,
     )
     if args.dry_run:
         print(*(job.script for job in jobs), sep="\n", end="")

@@ -81,6 +81,8 @@ class Submission:
             jobs.append(self._pack())
         if "senses" in self._args.what:
             jobs.append(self._senses())
+        if "teach" in self._args.what:
+            jobs.append(self._teach())
         if "train" in self._args.what:
             training = [self._train(index) for index in range(1, self._args.chain + 1)]
             if self._args.teachers_job:
@@ -214,15 +216,22 @@ class Submission:
         return self._job("pack", options | common, settings)
 
     def _senses(self) -> Job:
-        check_whole_teacher(self._spec, "dskd submit --what senses")
+        return self._with_whole_teachers("senses", self._args.senses_nodes)
+
+    def _teach(self) -> Job:
+        return self._with_whole_teachers("teach", self._args.teach_nodes)
+
+    def _with_whole_teachers(self, stage: str, num_nodes: int) -> Job:
+        """Return a job whose ranks each have a copy of the teacher."""
+        check_whole_teacher(self._spec, f"dskd submit --what {stage}")
         options = {
-            "job-name": f"{self._spec.name}-senses",
-            "nodes": str(self._args.senses_nodes),
+            "job-name": f"{self._spec.name}-{stage}",
+            "nodes": str(num_nodes),
             "ntasks-per-node": str(self._ranks_per_node),
-            "output": f"{attempts_dir(self._run_dir)}/senses-%j.out",
+            "output": f"{attempts_dir(self._run_dir)}/{stage}-%j.out",
         }
         settings = {"overrides": bash_array(self._args.set)}
-        return self._job("senses", options | self._common_options(), settings)
+        return self._job(stage, options | self._common_options(), settings)
 
     def _eval(self) -> Job:
         options = {

@@ -26,6 +26,7 @@ from tests.processes.conftest import (
     Launch,
     Start,
     environment_of,
+    ranks,
     torchrun,
 )
 
@@ -159,6 +160,16 @@ def test_a_run_learns_the_same_from_a_teacher_of_two_ranks(
     np.testing.assert_allclose(losses_of(two_rank_run), losses_of(run_dir), rtol=1e-5)
 
 
+def test_mpirun_starts_a_teacher_of_two_ranks_too(
+    tiny: TinyWorld, launch: Launch, two_rank_run: Path
+) -> None:
+    """Bit for bit as torchrun: its ranks meet in another way, and compute the same."""
+    run_dir = tiny.folder / "divided_by_mpirun"
+    argv = arguments_of(tiny, run_dir, "topology.num_teachers=1", "topology.ranks_per_teacher=2")
+    assert launch(*ranks(3, "dskd_ds/train.py", *argv)).code == 0
+    assert losses_of(run_dir) == losses_of(two_rank_run)
+
+
 def rank_of_teacher(
     tiny: TinyWorld, argv: list[str], rank: int, port: int
 ) -> subprocess.Popen[str]:
@@ -184,7 +195,7 @@ def rank_of_teacher(
 def test_a_lost_rank_ends_its_teacher_and_another_answers(
     tiny: TinyWorld, even: Path, start: Start, killed: signal.Signals
 ) -> None:
-    """The other teacher is a launch of torchrun; its reply is the same to the last bit."""
+    """The other teacher is a launch of torchrun or mpirun; its reply has the same bits."""
     run_dir = tiny.folder / f"lost_rank_{killed.name}"
     run_dir.mkdir()
     overrides = ("topology.num_teachers=0", "topology.ranks_per_teacher=2")
@@ -209,7 +220,8 @@ def test_a_lost_rank_ends_its_teacher_and_another_answers(
         _, errors = first.communicate(timeout=PATIENCE_SECONDS)
         assert first.returncode == 1
         assert "teacher 0, rank 0 of 2: rank 1 of this teacher has ended" in errors
-        other = start(*torchrun(2, "-m", "dskd_ds.teacher", *argv, "--replica", "1"))
+        launcher = torchrun if killed == signal.SIGKILL else ranks
+        other = start(*launcher(2, "-m", "dskd_ds.teacher", *argv, "--replica", "1"))
         found = link.submit(arrays, divided_worker.WANTED, 1 << 20).result(PATIENCE_SECONDS)
         assert found.teacher != expected.teacher
         for name, array in expected.arrays.items():

@@ -38,12 +38,24 @@ def test_ranks_that_mpi_does_not_connect_are_refused_once(runs: Runs) -> None:
     assert "Traceback" not in ended.stderr
 
 
-def test_text_is_packed_by_a_job(cluster: Cluster, runs: Runs, tiny: TinyWorld) -> None:
-    run_dir, packed = tiny.folder / "packs", tiny.folder / "packed"
-    options = ("--set", f"data.packed={packed}", "--pack-tasks-per-node=2")
-    (job,) = runs.submit(run_dir, "--what=pack", *options)
-    assert cluster.wait_for_end(job) == "COMPLETED", log_of(run_dir)
-    argv = ("--set", f"run_dir={run_dir}", "--set", "loss.sense_weight=0", *options[:2])
+def test_text_is_packed_and_the_signal_kept_by_jobs(
+    cluster: Cluster, runs: Runs, tiny: TinyWorld
+) -> None:
+    run_dir, packed, signals = (tiny.folder / name for name in ("packs", "packed", "signals"))
+    overrides = (
+        f"data.packed={packed}",
+        f"teacher.cache_dir={signals}",
+        "teacher.source=cache",
+        "topology.num_teachers=0",
+        "loss.sense_weight=0",
+    )
+    options = tuple(word for override in overrides for word in ("--set", override))
+    argv = ("--what=pack,teach", "--ntasks-per-node=2", *options)
+    for job in runs.submit(run_dir, *argv):
+        assert cluster.wait_for_end(job) == "COMPLETED", log_of(run_dir)
+    argv = ("--set", f"run_dir={run_dir}", *options)
     checked = runs.dskd("train", str(runs.spec_file), "--dry-run", *argv)
     assert checked.returncode == 0, checked.stdout
     assert str(packed) in checked.stdout
+    # The dry run of a run from the cache is refused if nothing is kept of its teacher.
+    assert f"bytes in {signals}" in checked.stdout

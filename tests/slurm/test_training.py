@@ -11,7 +11,7 @@ import pytest
 from dskd_ds.commands.status import read_status
 from dskd_ds.observe.attempts import Attempt, log_dir, read_attempts
 from dskd_ds.observe.run_files import WAITING_FOR_TEACHER
-from tests.conftest import TinyWorld
+from tests.conftest import TinyWorld, write_model
 from tests.slurm.cluster import NODES, Cluster
 from tests.slurm.conftest import NUM_STEPS, Runs, exact_losses, weights
 
@@ -127,9 +127,22 @@ def test_a_heterogeneous_chain_of_three_equals_one_run(
 def test_a_preempted_job_comes_back_and_a_cancelled_one_does_not(
     cluster: Cluster, runs: Runs, tiny: TinyWorld
 ) -> None:
+    """The teacher has two ranks; a node has two, so the students share the first node."""
     run_dir = tiny.folder / "preempted"
-    (job,) = runs.submit(run_dir, "--partition=low")
+    even = write_model(
+        tiny.folder / "even_teacher", tiny.folder, num_layers=3, seed=0, extra_rows=1
+    )
+    overrides = (
+        f"teacher.model={even}",
+        "topology.ranks_per_teacher=2",
+        "student.layers=first",
+        "loss.sense_weight=0",
+    )
+    group = [word for override in overrides for word in ("--set", override)]
+    (job,) = runs.submit(run_dir, "--partition=low", "--ntasks-per-node=2", *group)
     runs.wait_for_step(run_dir, 3, job)
+    (teacher,) = [one for node in status(run_dir)["nodes"] for one in node["teachers"]]
+    assert (teacher["num_ranks"], teacher["phase"]) == (2, "serving")
     urgent = ("--nodes=3", "--exclusive", "--output=/dev/null", "--wrap=sleep 1000")
     preempting = cluster.run("sbatch", "--parsable", *urgent).strip()
     cluster.wait_until(lambda: reasons(run_dir) != [None], "the attempt has ended")
@@ -143,8 +156,9 @@ def test_a_preempted_job_comes_back_and_a_cancelled_one_does_not(
     runs.wait_for_step(run_dir, (first.last_step or 0) + 2, job)
     # With the teachers in the same job, their node's failure ends the attempt. The students get
     # SIGTERM and save; nothing that they have done is lost.
-    cluster.fail_node("node3")
-    cluster.start_node("node3")
+    teachers_node = attempts_of(run_dir)[1].nodes[-1]
+    cluster.fail_node(teachers_node)
+    cluster.start_node(teachers_node)
     runs.wait_for_attempt(run_dir, 3, job)
     second = attempts_of(run_dir)[1]
     assert (second.reason, second.exit_code, second.is_requeued) == ("node_lost", 3, True)

@@ -158,6 +158,37 @@ def test_stages_come_in_their_order() -> None:
     assert not lines_with(scripts[0], "#SBATCH --gpus")
 
 
+def test_the_signal_is_kept_before_the_run_that_reads_it() -> None:
+    cache = ("--set", "teacher.source=cache", "--set", "topology.num_teachers=0")
+    senses, teach, train = jobs(
+        *("--what", "train,teach,senses", "--gpus-per-node", "4", "--teach-nodes", "3", *cache),
+        *("--set", "repair.steps=0"),
+    )
+    assert "#SBATCH --job-name=quickstart-senses" in senses.splitlines()
+    expected = {
+        "#SBATCH --job-name=quickstart-teach",
+        "#SBATCH --nodes=3",
+        "#SBATCH --gpus-per-node=4",
+        "#SBATCH --ntasks-per-node=4",
+        "overrides=(teacher.source=cache topology.num_teachers=0 repair.steps=0)",
+    }
+    assert expected <= set(teach.splitlines())
+    # Students of a run from the cache need no teachers.
+    assert {"num_teachers=0", "num_teacher_nodes=0"} <= set(train.splitlines())
+    with pytest.raises(InputError, match="--what teach loads the whole teacher"):
+        jobs("--what", "teach", "--gpus-per-node", "4", "--set", "topology.ranks_per_teacher=2")
+
+
+def test_a_live_teachers_signal_is_not_kept() -> None:
+    args = cli.parser().parse_args(
+        ["submit", SPEC, "--what", "teach", "--gpus-per-node", "1", "--dry-run"]
+    )
+    with pytest.raises(
+        InputError, match='source = "live", but a live teacher\'s signal is not kept'
+    ):
+        submit.run(args)
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -194,4 +225,7 @@ def test_a_refused_job_leaves_none_of_its_chain(monkeypatch: pytest.MonkeyPatch)
 def test_an_unknown_stage_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.parser().parse_args(["submit", SPEC, "--what", "paint"])
-    assert "unknown stage 'paint': choose from pack, senses, train, eval" in capsys.readouterr().err
+    assert (
+        "unknown stage 'paint': choose from pack, senses, teach, train, eval"
+        in capsys.readouterr().err
+    )
