@@ -51,8 +51,8 @@ def best_splits(
     ranks_per_teacher = spec.topology.ranks_per_teacher
     for num_students in range(1, num_gpus):
         num_teachers = (num_gpus - num_students) // ranks_per_teacher
-        if num_teachers == 0:
-            break
+        if num_teachers <= spec.num_further_teachers:
+            break  # [teacher] needs one besides
         micro_batch = 1
         while micro_batch <= LARGEST_MICRO_BATCH:
             if total % (micro_batch * num_students) == 0:

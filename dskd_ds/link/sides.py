@@ -88,6 +88,7 @@ def open_student_side(
     hidden_size: int,
     num_students: int,
     spans_nodes: bool,
+    teacher_name: str = "",
 ) -> StudentSide:
     """Listen for teachers of these sizes. The arguments and errors are those of `StudentLink`."""
     return StudentLink(
@@ -98,6 +99,7 @@ def open_student_side(
         hidden_size,
         num_students=num_students,
         spans_nodes=spans_nodes,
+        teacher_name=teacher_name,
     )
 
 

@@ -38,13 +38,18 @@ class StudentLink:
         *,
         num_students: int = 1,
         spans_nodes: bool = False,
+        teacher_name: str = "",
         open_listener: OpenListener = zeromq.open_listener,
     ) -> None:
         """num_students: of the run. spans_nodes: whether the launch has ranks on other machines.
 
+        teacher_name: of the teachers that are waited for, for messages of a run with several.
+
         Raises InputError if [link] address is invalid, LinkError if the run's keys are.
         """
         self.spec, self.name = spec, f"student {rank}"
+        if teacher_name:
+            self.name += f" (teacher {teacher_name})"
         self._run_dir, self._rank = run_dir, rank
         self._admission = Admission(vocab_size, hidden_size)
         # Address and keys are checked first: if they are wrong, there is nothing to close.

@@ -19,9 +19,9 @@ class FurtherTeacherSpec(Part):
     stay with [teacher]; head_chunk_rows, compile and block_by_block of [teacher] hold for it too.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
-    """Name of this teacher, which sources write as `teacher`: letters, digits, `_` and `-`. `main`
-    is the name of [teacher]."""
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=64)
+    """Name of this teacher, which sources write as `teacher`: at most 64 letters, digits, `_`
+    and `-`. `main` is the name of [teacher]."""
     model: str
     """Hub name, folder of safetensors, or `.gguf` file of this teacher. Its tokenizer must be that
     of [teacher]; its size may differ."""

@@ -216,6 +216,7 @@ def open_link(teacher: RoutedTeacher, role: Role) -> StudentSide:
         hidden_size=teacher.models.teacher.hidden_size,
         num_students=teacher.spec.topology.num_students,
         spans_nodes=role.launch.spans_nodes,
+        teacher_name=teacher.name if teacher.spec.teachers else "",
     )
 
 

@@ -151,8 +151,9 @@ def test_a_request_that_is_too_long_is_refused_at_once(tmp_path: Path) -> None:
 
 def test_no_teacher_is_exit_code_4(tmp_path: Path) -> None:
     spec = QUICK.model_copy(update={"teacher_wait_seconds": 0.3})
-    link = StudentLink(tmp_path, 0, spec, 9, 4)
-    with pytest.raises(NoTeacherError, match=r"no teacher came(.|\n)*\[link\] address") as error:
+    link = StudentLink(tmp_path, 0, spec, 9, 4, teacher_name="code")
+    expected = r"student 0 \(teacher code\): no teacher came(.|\n)*\[link\] address"
+    with pytest.raises(NoTeacherError, match=expected) as error:
         link.submit(ARRAYS, WANTED).result(20)
     assert error.value.exit_code == ExitCode.NO_TEACHER
     link.close()
