@@ -169,12 +169,8 @@ def further_teacher_memory(
     spec: RunSpec, shapes: RunShapes, device: Device, index: int
 ) -> MemoryParts:
     """Return the memory of a rank of one of [[teachers]]. index: its place among them."""
-    entry = spec.teachers[index]
-    own = spec.teacher.model_copy(update={"model": entry.model, "dtype": entry.dtype})
-    loss = spec.loss.model_copy(update={"sense_weight": 0.0})
-    own_spec = spec.model_copy(update={"teacher": own, "loss": loss})
     own_shapes = replace(shapes, teacher=shapes.further_teachers[index])
-    return teacher_memory(own_spec, own_shapes, device)
+    return teacher_memory(spec.for_teacher(spec.teachers[index]), own_shapes, device)
 
 
 def node_memory(spec: RunSpec, shapes: RunShapes, num_senses: int | None = None) -> MemoryParts:

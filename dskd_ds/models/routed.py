@@ -1,8 +1,7 @@
 """The teachers of a run, each with the spec and the models under which it serves.
 
-A teacher of [[teachers]] serves under a copy of the run's spec in which it stands in [teacher], and
-which has no sense term: dictionary and senses belong to the run's own [teacher]. Each teacher has
-link files of its own, so students and teachers of different names never meet.
+A teacher of [[teachers]] serves under a copy of the run's spec in which it stands in [teacher].
+Each teacher has link files of its own, so students and teachers of different names never meet.
 """
 
 from __future__ import annotations
@@ -54,16 +53,13 @@ def served_teacher(spec: RunSpec, models: RunModels, number: int) -> RoutedTeach
 
 
 def _further(spec: RunSpec, models: RunModels, teacher: FurtherTeacherSpec) -> RoutedTeacher:
-    own = spec.teacher.model_copy(update={"model": teacher.model, "dtype": teacher.dtype})
-    loss = spec.loss.model_copy(update={"sense_weight": 0.0})
-    own_spec = spec.model_copy(update={"teacher": own, "loss": loss})
+    own_spec = spec.for_teacher(teacher)
+    own_model = NamedModel.of_teacher(own_spec.teacher, key=f"[teachers] {teacher.name}: model")
     # A student that is cut has the rows of [teacher]: no reply may name a token beyond them.
     student = models.student or models.teacher
     return RoutedTeacher(
         name=teacher.name,
         spec=own_spec,
-        models=RunModels(
-            NamedModel.of_teacher(own, key=f"[teachers] {teacher.name}: model"), student
-        ),
+        models=RunModels(own_model, student),
         weight=teacher.weight,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import Field
 
@@ -74,6 +74,15 @@ class RunSections(Part):
     def num_further_teachers(self) -> int:
         """Number of teachers of a launch that are not [teacher]."""
         return sum(teacher.replicas for teacher in self.teachers)
+
+    def for_teacher(self, teacher: FurtherTeacherSpec) -> Self:
+        """Return the spec under which one of `teachers` serves: it stands in [teacher].
+
+        There is no sense term, because dictionary and senses belong to the run's own [teacher].
+        """
+        own = self.teacher.model_copy(update={"model": teacher.model, "dtype": teacher.dtype})
+        loss = self.loss.model_copy(update={"sense_weight": 0.0})
+        return self.model_copy(update={"teacher": own, "loss": loss})
 
     @property
     def uses_senses(self) -> bool:
