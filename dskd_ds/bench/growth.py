@@ -69,12 +69,12 @@ def students_that_fit() -> list[int]:
     return [number for number in STUDENTS if number <= num_cores]
 
 
-def packing_curve(folder: Path, megabytes: Sequence[float]) -> Curve:
+def packing_curve(folder: Path, megabytes: Sequence[int]) -> Curve:
     """Return the time to pack texts of several sizes on one rank, per million tokens."""
     points: list[tuple[float, float]] = []
     for size in megabytes:
         text = folder / f"{size}.jsonl"
-        written = write_text(text, int(size * 1_000_000))
+        written = write_text(text, size * 1_000_000)
         rate = pack(text, folder / f"packed-{size}", num_ranks=1)
         points.append((written / 1e6, 1e6 / rate))
     return Curve("packing", "text (MB)", "seconds per million tokens, 1 rank", points)

@@ -20,8 +20,10 @@ time, the student's memory and, with --student twice, inference.
 
 The bench "step" starts 37 real launches of the quickstart's student and teacher, each pinned to a
 core, and the bench "cache" 10 launches with and without kept teacher signal: run `make quickstart`
-first, and this command in the same folder. The bench "save" needs the same student; it compares
-asynchronous saves with synchronous ones in one process of one thread.
+first, and this command in the same folder. The bench "growth" builds three dictionaries, starts a
+launch per number of student ranks, and draws its curves to $DSKD_HOME/bench/growth.png. The bench
+"save" needs the same student; it compares asynchronous saves with synchronous ones in one process
+of one thread.
 
 `dskd bench calibrate` measures the speeds of this machine instead, in about a minute, and keeps
 them for `dskd plan` and `dskd report`."""

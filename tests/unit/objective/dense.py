@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -27,6 +28,15 @@ def targets_of(
         "hidden": None,
     }
     return TeacherTargets(POSITIONS, TARGETS, signals[signal])
+
+
+def assert_gradients_agree(fused: Tensor | None, expected: Tensor | None) -> None:
+    """Compare direction and length of the fused objective's gradient with autograd's."""
+    assert fused is not None
+    assert expected is not None
+    cosine = torch.cosine_similarity(fused.double().flatten(), expected.flatten(), dim=0)
+    assert cosine > 0.9999
+    assert fused.norm().item() == pytest.approx(expected.norm().item(), rel=2e-3)
 
 
 def dense_kd(
