@@ -122,6 +122,7 @@ def test_a_killed_replica_is_replaced_by_one_of_its_name(
     assert len(read_addresses(run_dir / TEACHERS_FOLDER / "code")) == 1
     doomed.send_signal(signal.SIGKILL)
     assert doomed.wait(30) == -signal.SIGKILL
+    assert len(read_lines(run_dir / METRICS_FILE)) < NUM_STEPS, "it was killed after the last step"
     assert student.wait(PATIENCE_SECONDS) == 0
     assert [teacher.wait(30) for teacher in (main, other)] == [0, 0]
     assert losses_of(run_dir) == losses_of(reference)
