@@ -4,6 +4,8 @@ With [topology] ranks_per_teacher = N, start it on N ranks, or on a multiple of 
 teachers: `torchrun --nproc_per_node N -m dskd_ds.teacher --spec FILE.toml`, or in the same way with
 mpirun, srun or `deepspeed --num_gpus N --module dskd_ds.teacher`.
 
+With [[teachers]], `--teacher NAME` says which of the run's teachers it is.
+
 It may join and leave a running training at any time. After SIGTERM it says goodbye to the students
 and ends with exit code 143, so that its requests go to another teacher at once.
 """
