@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dskd_ds.errors import InputError
+from dskd_ds.models.layers import check_layers
 from dskd_ds.models.named import RunModels
 from dskd_ds.models.routed import RoutedTeacher, further_teachers
 from dskd_ds.models.tensor_parallel import check_divisible
@@ -19,6 +20,8 @@ def check_further_teachers(spec: RunSpec, models: RunModels) -> None:
         assert own.student is not None
         check_same_tokens(own.teacher, own.student, spec.loss.divergence)
         check_divisible(own.teacher, spec.topology.ranks_per_teacher, own.shared_vocab_size)
+        if own.teacher.compiled:
+            check_layers(own.teacher)
         _check_length(spec, teacher, models)
 
 

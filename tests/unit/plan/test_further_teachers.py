@@ -23,6 +23,7 @@ from dskd_ds.plan.further_teachers import check_further_teachers, further_lines
 from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.teacher.__main__ import check_teacher_name
 from tests.conftest import TinyWorld, write_model
+from tests.unit.models.test_layers import gpt2
 
 
 def routed(tiny: TinyWorld, teacher: dict[str, Any], *overrides: str) -> RunSpec:
@@ -99,6 +100,17 @@ def test_a_teacher_that_reads_too_little_is_refused(
         spec = routed(tiny, {"model": str(short)}, "data.block_tokens=16", change)
         with pytest.raises(InputError, match=re.escape(message)):
             check_further_teachers(spec, RunModels.of(spec))
+
+
+def test_a_teacher_that_cannot_be_compiled_is_refused(tiny: TinyWorld, tmp_path: Path) -> None:
+    other = gpt2(tiny, tmp_path / "gpt2")
+    spec = routed(tiny, {"model": str(other)})
+    check_further_teachers(spec, RunModels.of(spec))
+    compiled = routed(tiny, {"model": str(other)}, "teacher.compile=true")
+    with pytest.raises(
+        InputError, match=r"\[teachers\] wide: model: GPT2LMHeadModel does not keep"
+    ):
+        check_further_teachers(compiled, RunModels.of(compiled))
 
 
 def test_the_plan_counts_the_memory_of_each_teacher(tiny: TinyWorld, wide: Path) -> None:
