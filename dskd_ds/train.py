@@ -22,8 +22,9 @@ from dskd_ds.models.routed import served_teacher  # noqa: E402
 from dskd_ds.observe.ends import record_error, recorded_end  # noqa: E402
 from dskd_ds.runtime.arguments import add_overrides  # noqa: E402
 from dskd_ds.runtime.console import quiet_libraries, quiet_progress  # noqa: E402
+from dskd_ds.runtime.launchers import read_launch  # noqa: E402
 from dskd_ds.runtime.reporting import report_error  # noqa: E402
-from dskd_ds.runtime.topology import Role, assign, read_launch, role_environment  # noqa: E402
+from dskd_ds.runtime.topology import Role, assign, role_environment  # noqa: E402
 from dskd_ds.spec import RunSpec, load_spec  # noqa: E402
 
 RANK_0_FIRST_SECONDS = 20.0

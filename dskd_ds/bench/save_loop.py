@@ -28,7 +28,8 @@ from dskd_ds.models.named import NamedModel
 from dskd_ds.runtime.arguments import add_overrides
 from dskd_ds.runtime.console import quiet_libraries, quiet_progress
 from dskd_ds.runtime.devices import use_threads
-from dskd_ds.runtime.topology import assign, read_launch
+from dskd_ds.runtime.launchers import read_launch
+from dskd_ds.runtime.topology import assign
 from dskd_ds.runtime.world import open_world
 from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.student.checkpoint import Checkpoints

@@ -10,7 +10,8 @@ import pytest
 from dskd_ds import train
 from dskd_ds.errors import InputError
 from dskd_ds.models.named import RunModels
-from dskd_ds.runtime.topology import Launch, Role
+from dskd_ds.runtime.launchers import Launch
+from dskd_ds.runtime.topology import Role
 from dskd_ds.spec import load_spec
 
 

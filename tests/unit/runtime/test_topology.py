@@ -5,13 +5,8 @@ from __future__ import annotations
 import pytest
 
 from dskd_ds.errors import InputError
-from dskd_ds.runtime.topology import (
-    Launch,
-    assign,
-    read_launch,
-    role_environment,
-    teacher_of_step,
-)
+from dskd_ds.runtime.launchers import Launch, read_launch
+from dskd_ds.runtime.topology import assign, role_environment, teacher_of_step
 from dskd_ds.spec.processes import TopologySpec
 
 TOPOLOGY = TopologySpec(num_students=2, num_teachers=1)

@@ -9,7 +9,8 @@ import pytest
 
 from dskd_ds.observe.attempts import ATTEMPT_VARIABLE
 from dskd_ds.observe.run_files import COMMAND_VARIABLE, RUN_START_FILE, RunStart, read_record
-from dskd_ds.runtime.topology import Launch, Role
+from dskd_ds.runtime.launchers import Launch
+from dskd_ds.runtime.topology import Role
 from dskd_ds.spec import load_spec
 from dskd_ds.student.launch_record import LaunchRecord, start_command
 

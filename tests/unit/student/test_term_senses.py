@@ -13,7 +13,8 @@ import torch
 from dskd_ds.errors import InputError
 from dskd_ds.lexicon.relations import TokenRelations
 from dskd_ds.models.named import RunModels
-from dskd_ds.runtime.topology import Launch, Role
+from dskd_ds.runtime.launchers import Launch
+from dskd_ds.runtime.topology import Role
 from dskd_ds.senses.dictionary.senses import Senses
 from dskd_ds.senses.dictionary.write import write_dictionary
 from dskd_ds.spec import RunSpec, load_spec

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from dskd_ds.errors import InputError
-from dskd_ds.runtime.topology import Launch, Role
+from dskd_ds.runtime.launchers import Launch
+from dskd_ds.runtime.topology import Role
 from dskd_ds.senses.choose.open import open_on_teacher
 from dskd_ds.senses.choose.retrieve import SenseRetriever
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
