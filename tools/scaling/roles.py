@@ -72,27 +72,7 @@ def teachers() -> Section:
 
 def senses() -> Section:
     """Return what the sense term costs."""
-    rows: list[list[Cell]] = []
-    largest = 0.0
-    for student, teacher in PAIRS:
-        cluster = "h200" if teacher == "Llama-405B" else "h100-80"
-        without = Setting(student, teacher, cluster, NUM_STUDENTS, senses=False)
-        for name, setting in _sense_settings(without).items():
-            own, base = setting.own(), without.own()
-            extra = own.total / base.total - 1
-            largest = max(largest, extra)
-            gpus = setting.teacher_gpus() / NUM_STUDENTS
-            slower = 1 - setting.tokens_per_gpu_second() / without.tokens_per_gpu_second()
-            rows.append(
-                [
-                    f"{student} from {teacher} ({cluster})",
-                    name,
-                    f"{setting.bytes_per_token:,.0f}",
-                    f"{extra:+.1%}",
-                    f"{gpus:.2f}",
-                    f"{slower:+.1%}",
-                ]
-            )
+    rows, largest = _sense_rows()
     one_core = _one_core()
     share = Setting(*PAIRS[0], "h100-80", NUM_STUDENTS).sense_share
     table = Table(
@@ -132,6 +112,32 @@ def senses() -> Section:
         ],
         tables=[table],
     )
+
+
+def _sense_rows() -> tuple[list[list[Cell]], float]:
+    """Return the rows of the table of costs, and the largest share that a step grows by."""
+    rows: list[list[Cell]] = []
+    largest = 0.0
+    for student, teacher in PAIRS:
+        cluster = "h200" if teacher == "Llama-405B" else "h100-80"
+        without = Setting(student, teacher, cluster, NUM_STUDENTS, senses=False)
+        for name, setting in _sense_settings(without).items():
+            own, base = setting.own(), without.own()
+            extra = own.total / base.total - 1
+            largest = max(largest, extra)
+            gpus = setting.teacher_gpus() / NUM_STUDENTS
+            slower = 1 - setting.tokens_per_gpu_second() / without.tokens_per_gpu_second()
+            rows.append(
+                [
+                    f"{student} from {teacher} ({cluster})",
+                    name,
+                    f"{setting.bytes_per_token:,.0f}",
+                    f"{extra:+.1%}",
+                    f"{gpus:.2f}",
+                    f"{slower:+.1%}",
+                ]
+            )
+    return rows, largest
 
 
 def _sense_settings(without: Setting) -> dict[str, Setting]:

@@ -46,21 +46,7 @@ def signals() -> Section:
         cluster = "h200" if teacher == "Llama-405B" else "h100-80"
         pair = f"{student} from {teacher} ({cluster})"
         for kind in KINDS:
-            setting = signal_setting(student, teacher, cluster, kind)
-            hours = [gpu_hours(setting, epochs) for epochs in EPOCHS]
-            rows.append(
-                [
-                    pair,
-                    kind.name,
-                    kind.is_exact,
-                    f"{setting.bytes_per_token:,.0f}",
-                    f"{setting.own().tokens_per_second / NUM_STUDENTS:,.0f}",
-                    setting.ranks_per_teacher() or "-",
-                    f"{setting.teacher_gpus() / NUM_STUDENTS:.2f}",
-                    *[f"{value:,.0f}" for value in hours],
-                    *[_link_share(setting, speed) for _, speed in LINKS],
-                ]
-            )
+            rows.append(_cost_row(pair, kind, signal_setting(student, teacher, cluster, kind)))
         winners.append([pair, *_winners(student, teacher, cluster)])
     columns = ["run", "signal", "exact KL", "bytes per token", "tokens/s per student GPU"]
     columns += ["GPUs per teacher", "teacher GPUs per student GPU"]
@@ -100,6 +86,22 @@ def signals() -> Section:
         tables=[best, costs],
         draw=_draw_signals,
     )
+
+
+def _cost_row(pair: str, kind: Kind, setting: Setting) -> list[Cell]:
+    """Return the row of a signal in the table of costs."""
+    hours = [gpu_hours(setting, epochs) for epochs in EPOCHS]
+    return [
+        pair,
+        kind.name,
+        kind.is_exact,
+        f"{setting.bytes_per_token:,.0f}",
+        f"{setting.own().tokens_per_second / NUM_STUDENTS:,.0f}",
+        setting.ranks_per_teacher() or "-",
+        f"{setting.teacher_gpus() / NUM_STUDENTS:.2f}",
+        *[f"{value:,.0f}" for value in hours],
+        *[_link_share(setting, speed) for _, speed in LINKS],
+    ]
 
 
 def _findings() -> list[str]:
