@@ -21,6 +21,7 @@ from dskd_ds.runtime.supervise import FINAL_CODES
 from dskd_ds.runtime.topology import Role
 from dskd_ds.runtime.world import open_world
 from dskd_ds.senses.choose.open import open_retriever
+from dskd_ds.senses.choose.retrieve import SenseRetriever
 from dskd_ds.spec import SPEC_FILE, RunSpec, write_spec
 from dskd_ds.spec.teachers import MAIN_TEACHER
 from dskd_ds.student.alignment import AlignmentTest
@@ -115,16 +116,7 @@ def open_training(
     done = checkpoints.resume()
     give_back_memory()
     total_steps = num_steps(spec, source)
-    terms = distill_student(engine).terms
-    term_retrievers = open_term_retrievers(spec, models, terms, role, cleanup)
-    requests = RequestBuilder(
-        spec,
-        retriever,
-        models.shared_vocab_size,
-        models.teacher.hidden_size,
-        terms=terms,
-        term_retrievers=term_retrievers,
-    )
+    requests = _request_builder(spec, models, engine, retriever, role, cleanup)
     self_test = open_self_test(spec, requests, engine, role)
     feed = Feed(
         spec,
@@ -158,6 +150,26 @@ def open_training(
         run_lock=run.run_lock,
         checkpoints=checkpoints,
         heldout=heldout,
+    )
+
+
+def _request_builder(
+    spec: RunSpec,
+    models: RunModels,
+    engine: Engine,
+    retriever: SenseRetriever | None,
+    role: Role,
+    cleanup: ExitStack,
+) -> RequestBuilder:
+    """Return what writes the requests to [teacher]; opens the senses of losses below the head."""
+    terms = distill_student(engine).terms
+    return RequestBuilder(
+        spec,
+        retriever,
+        models.shared_vocab_size,
+        models.teacher.hidden_size,
+        terms=terms,
+        term_retrievers=open_term_retrievers(spec, models, terms, role, cleanup),
     )
 
 

@@ -61,7 +61,6 @@ def train(
     related = (dictionary.synonyms.lengths() > 0) | (dictionary.antonyms.lengths() > 0)
     heads = set(np.flatnonzero(related).tolist())
     num_steps = len(rows) * 2 // 3
-    warmup = max(1, num_steps // 10)
     steps: list[Losses] = []
     for step in range(num_steps):
         gradients, parts = [], []
@@ -80,13 +79,19 @@ def train(
         for weight, *of_rows in zip(trained, *gradients, strict=True):
             weight.grad = (sum(of_rows) / 3).to(dtype)  # as DDP averages
         for group in adam.param_groups:
-            after = (step - warmup) / max(1, num_steps - warmup)
-            cosine = 0.5 * (1 + math.cos(math.pi * after))
-            group["lr"] = lr * ((step + 1) / warmup if step < warmup else cosine)
+            group["lr"] = lr * warm_up_and_cosine(step, num_steps)
         adam.step()
         names = ("loss_ce", "loss_kd", "loss_sense")
         steps.append(dict(zip(names, torch.stack(parts).mean(dim=0).tolist(), strict=True)))
     return steps
+
+
+def warm_up_and_cosine(step: int, num_steps: int) -> float:
+    """Return the learning rate of a step as a share of its peak; a tenth of the steps warm up."""
+    warmup = max(1, num_steps // 10)
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, num_steps - warmup)))
 
 
 def losses(
