@@ -3,8 +3,9 @@
     torchrun --nproc_per_node R parity_worker.py --cases FILE.json
 
 Rank 0 stores the gathered gradients. The file lists cases, which run one after the other: `model`
-(a folder), `out` (a file), `frozen`, `compiled`, and `teacher`: null, or a model of another hidden
-size, which makes the student's states go through a map.
+(a folder), `out` (a file), `frozen`, `compiled`, `run_dir`: null, or that of a run with losses
+below the head (term_case.py), and `teacher`: null, or a model of another hidden size, which makes
+the student's states go through a map.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from dskd_ds.student.engine import take_step
 from dskd_ds.student.feed import MicroBatch, StepInput
 from dskd_ds.student.model import DistillStudent, load_student
 from dskd_ds.student.verdict import Counts
+from tests.processes import term_case
 
 NUM_BLOCKS, LENGTH = 6, 16
 
@@ -49,22 +51,17 @@ def block(
         take_top_k(torch.randn(len(positions), vocab_size, generator=draw) * 3, 8, (1.0,)),
     )
     num_sense = number % 3  # some blocks have none
-    push = torch.randn(num_sense, 2, size, generator=draw)
-    senses = SenseTargets(
-        torch.arange(num_sense),
-        torch.ones(num_sense),
-        torch.randn(num_sense, size, generator=draw),
-        torch.zeros(num_sense),
-        torch.ones(num_sense).bool(),
-        push,
-        push.square().sum(2),
-        torch.ones(num_sense, 2).bool(),
-    )
+    senses = term_case.random_senses(num_sense, size, draw)
     return ids, teacher, senses
 
 
 def spec_of(
-    model: str, teacher: str | None, frozen: bool, num_students: int = 1, compiled: bool = False
+    model: str,
+    teacher: str | None,
+    frozen: bool,
+    num_students: int = 1,
+    compiled: bool = False,
+    run_dir: str | None = None,
 ) -> RunSpec:
     """Return the run spec that this worker and the single process share."""
     return load_spec(
@@ -78,8 +75,21 @@ def spec_of(
             f"topology.num_students={num_students}",
             f"student.compile={str(compiled).lower()}",
             *(["student.train_last_layers=1"] if frozen else []),
+            *(term_case.settings(run_dir) if run_dir else []),
         ],
     )
+
+
+def blocks_of(spec: RunSpec) -> list[tuple[torch.Tensor, TeacherTargets, SenseTargets]]:
+    """Return all blocks of a case, with what its losses below the head learn from."""
+    blocks = [block(number, *sizes(spec)) for number in range(NUM_BLOCKS)]
+    if not spec.loss.terms:
+        return blocks
+    size = sizes(spec)[1]
+    return [
+        (ids, term_case.with_terms(teacher, number, size), senses)
+        for number, (ids, teacher, senses) in enumerate(blocks)
+    ]
 
 
 def sizes(spec: RunSpec) -> tuple[int, int]:
@@ -111,7 +121,14 @@ def main(run_case: Callable[[dict[str, Any]], None]) -> None:
 def run(case: dict[str, Any]) -> None:
     """Train one step and store the gradients that the optimiser uses."""
     rank, size = deepspeed.comm.get_rank(), deepspeed.comm.get_world_size()
-    spec = spec_of(case["model"], case["teacher"], case["frozen"], size, case["compiled"])
+    spec = spec_of(
+        case["model"],
+        case["teacher"],
+        case["frozen"],
+        num_students=size,
+        compiled=case["compiled"],
+        run_dir=case["run_dir"],
+    )
     # Buckets are smaller than most parameters, and no parameter stays gathered between two uses.
     config = {
         "train_batch_size": NUM_BLOCKS,
@@ -133,7 +150,7 @@ def run(case: dict[str, Any]) -> None:
     start_map(student)
     trainable = [p for p in student.parameters() if p.requires_grad]
     engine, *_ = deepspeed.initialize(model=student, model_parameters=trainable, config=config)
-    blocks = [block(number, *sizes(spec)) for number in range(NUM_BLOCKS)]
+    blocks = blocks_of(spec)
     tokens, senses = (sum(len(b[part].positions) for b in blocks) for part in (1, 2))
     mine = [
         MicroBatch(ids, torch.arange(LENGTH)[None], teacher, sense)

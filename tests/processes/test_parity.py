@@ -9,22 +9,26 @@ from typing import Any
 import pytest
 import torch
 
+from dskd_ds.models.named import RunModels
 from dskd_ds.objective.fused import Scales
 from tests.conftest import TinyWorld, write_model
-from tests.processes import parity_worker
+from tests.processes import parity_worker, term_case
 from tests.processes.conftest import Launch, ranks
 
 pytestmark = pytest.mark.process
 
 
-def single_process(model: str, teacher: str | None, frozen: bool) -> dict[str, torch.Tensor]:
+def single_process(
+    model: str, teacher: str | None, frozen: bool, run_dir: str | None
+) -> dict[str, torch.Tensor]:
     """Return the gradients of the same blocks from plain autograd."""
     from transformers import AutoModelForCausalLM
 
     from dskd_ds.objective.fused import DistillObjective
+    from dskd_ds.student.layer_terms import layer_terms
     from dskd_ds.student.model import DistillStudent, freeze, sense_map
 
-    spec = parity_worker.spec_of(model, teacher, frozen)
+    spec = parity_worker.spec_of(model, teacher, frozen, run_dir=run_dir)
     language_model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     freeze(language_model, 1 if frozen else None)
     mapping = sense_map(spec, parity_worker.sizes(spec)[1], language_model.config.hidden_size)
@@ -33,11 +37,10 @@ def single_process(model: str, teacher: str | None, frozen: bool) -> dict[str, t
         DistillObjective(
             language_model.get_output_embeddings().weight, spec.loss, 2.0, sense_map=mapping
         ),
+        layer_terms(spec, RunModels.of(spec)),
     )
     parity_worker.start_map(student)
-    blocks = [
-        parity_worker.block(n, *parity_worker.sizes(spec)) for n in range(parity_worker.NUM_BLOCKS)
-    ]
+    blocks = parity_worker.blocks_of(spec)
     tokens, senses = (sum(len(b[part].positions) for b in blocks) for part in (1, 2))
     for ids, teacher_targets, sense_targets in blocks:
         loss, _ = student(
@@ -55,19 +58,34 @@ def single_process(model: str, teacher: str | None, frozen: bool) -> dict[str, t
     }
 
 
-PLAIN = {"tied": True, "frozen": False, "other_size": False, "compiled": False}
+PLAIN = {
+    "tied": True,
+    "frozen": False,
+    "other_size": False,
+    "compiled": False,
+    "below_head": False,
+}
 
 
 @pytest.mark.parametrize(
     ("num_ranks", "changes"),
     [
         (1, [{}]),
-        (2, [{}, {"tied": False}, {"frozen": True, "other_size": True}, {"compiled": True}]),
+        (
+            2,
+            [
+                {},
+                {"tied": False},
+                {"frozen": True, "other_size": True},
+                {"below_head": True},
+                {"compiled": True},
+            ],
+        ),
         (3, [{"other_size": True}]),
     ],
     ids=[
         "1 rank, tied",
-        "2 ranks, tied, untied, frozen head and a map, compiled",
+        "2 ranks, tied, untied, frozen head and a map, losses below the head, compiled",
         "3 ranks, tied, a map",
     ],
 )
@@ -83,7 +101,7 @@ def test_gradients_equal_those_of_a_single_process(
     assert launch(*command, marker=str(file)).code == 0
     for case, want in zip(cases, wanted, strict=True):
         found = torch.load(case["out"], weights_only=True)
-        expected = single_process(case["model"], case["teacher"], case["frozen"])
+        expected = single_process(case["model"], case["teacher"], case["frozen"], case["run_dir"])
         assert found.keys() == expected.keys()
         assert ("language_model.lm_head.weight" in found) == (
             not want["tied"] and not want["frozen"]
@@ -101,7 +119,13 @@ def test_gradients_equal_those_of_a_single_process(
 
 
 def prepare(
-    tiny: TinyWorld, folder: Path, tied: bool, frozen: bool, other_size: bool, compiled: bool
+    tiny: TinyWorld,
+    folder: Path,
+    tied: bool,
+    frozen: bool,
+    other_size: bool,
+    compiled: bool,
+    below_head: bool,
 ) -> dict[str, Any]:
     """Write the models of a case, and return the case as the worker reads it."""
     model = write_model(folder / "model", tiny.folder, num_layers=2, seed=5, tied=tied)
@@ -110,8 +134,11 @@ def prepare(
         if other_size
         else None
     )
+    if below_head:
+        term_case.write_origin(folder / "run")
     return {
         "model": str(model),
+        "run_dir": str(folder / "run") if below_head else None,
         "teacher": str(teacher) if teacher else None,
         "frozen": frozen,
         "compiled": compiled,
