@@ -18,6 +18,16 @@ from dskd_ds.senses.index.service import (
 )
 
 
+def test_indexes_of_one_launch_have_addresses_of_their_own(tmp_path: Path) -> None:
+    addresses = {
+        service_address(run_dir, port, dictionary)
+        for run_dir in (str(tmp_path), str(tmp_path / "other"))
+        for port in (1, 2)
+        for dictionary in ("", "senses-21", "senses-28")
+    }
+    assert len(addresses) == 12
+
+
 def test_the_nodes_index_answers_as_the_graph_does(
     dictionary: SenseDictionary, tmp_path: Path
 ) -> None:
