@@ -36,9 +36,9 @@ from dskd_ds.runtime.world import open_world
 from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.student.counts import Counts
 from dskd_ds.student.ds_config import deepspeed_config
-from dskd_ds.student.feed import MicroBatch, StepInput
 from dskd_ds.student.loop import run_steps
 from dskd_ds.student.on_policy import OnPolicyBlocks
+from dskd_ds.student.replies.feed import MicroBatch, StepInput
 from dskd_ds.student.skips import Skips
 from dskd_ds.student.training import Training
 
@@ -85,7 +85,7 @@ class CrossEntropyStudent(nn.Module):
 
 
 class TextFeed:
-    """Provides micro-batches as the Feed of student/feed.py does, but without a teacher."""
+    """Provides micro-batches as the Feed of student/replies/feed.py does, but without a teacher."""
 
     def __init__(self, spec: RunSpec, rank: int, source: BlockSource, hidden_size: int) -> None:
         self._spec, self._rank, self._source = spec, rank, source

@@ -32,7 +32,7 @@ from dskd_ds.runtime.launchers import read_launch
 from dskd_ds.runtime.topology import assign
 from dskd_ds.runtime.world import open_world
 from dskd_ds.spec import RunSpec, load_spec
-from dskd_ds.student.checkpoint import Checkpoints
+from dskd_ds.student.checkpoint.store import Checkpoints
 from dskd_ds.student.counts import Counts
 from dskd_ds.student.ds_config import deepspeed_config
 from dskd_ds.student.engine import take_step

@@ -30,7 +30,7 @@ from dskd_ds.signals.reply import ReplyParts, reply_arrays
 from dskd_ds.spec.loss import LossSpec
 from dskd_ds.spec.processes import HiddenFormat
 from dskd_ds.spec.senses import SensesSpec
-from dskd_ds.student.requests import selection_arrays
+from dskd_ds.student.replies.requests import selection_arrays
 from dskd_ds.teacher.answer import CACHE_ROWS
 
 LARGE_VOCABULARY, LARGE_HIDDEN = 128_256, 4096

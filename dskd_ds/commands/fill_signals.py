@@ -37,7 +37,7 @@ from dskd_ds.signal_cache.cache import SignalCache
 from dskd_ds.signal_cache.folder import note_teacher, open_cache
 from dskd_ds.signals.kind import PARTS
 from dskd_ds.spec import RunSpec, load_spec
-from dskd_ds.student.requests import RequestBuilder, TeacherRequest
+from dskd_ds.student.replies.requests import RequestBuilder, TeacherRequest
 from dskd_ds.teacher.answer import answer
 
 KEPT_SHARE = 0.6

@@ -25,7 +25,7 @@ from dskd_ds.observe.metrics import TENSORBOARD_FOLDER
 from dskd_ds.observe.run_state import outcome
 from dskd_ds.runtime.supervise import start_guard
 from dskd_ds.spec import SPEC_FILE, RunSpec, load_spec
-from dskd_ds.student.checkpoint_folders import checkpoint_dir, complete_tags
+from dskd_ds.student.checkpoint.folders import checkpoint_dir, complete_tags
 from dskd_ds.student.run_lock import read_lease
 
 SCORES_FILE = "checkpoints.jsonl"

@@ -126,7 +126,7 @@ def held_bytes(spec: RunSpec, size: SignalBytes, hidden_size: int, row_tokens: i
     """Upper bound of what one student holds, in main memory or on its device, for prefetched steps.
 
     Replies as they came, what unpacking adds to them (signals/kind.py), and senses
-    (student/feed.py). row_tokens: of the longest row (`longest_row`).
+    (student/replies/feed.py). row_tokens: of the longest row (`longest_row`).
     """
     unpacked = signal_kind(spec.loss).unpacked_bytes(hidden_size)
     senses = size.sense_share * held_sense_bytes(spec.senses, hidden_size)

@@ -18,7 +18,7 @@ from dskd_ds.senses.dictionary.dictionary import SenseDictionary, open_own
 from dskd_ds.senses.dictionary.identity import check_settings
 from dskd_ds.spec import RunSpec
 from dskd_ds.student.ds_config import deepspeed_config
-from dskd_ds.student.term_senses import check_term_dictionaries
+from dskd_ds.student.terms.senses import check_term_dictionaries
 
 
 def preflight(

@@ -19,15 +19,15 @@ from dskd_ds.files.manifest import (
 from dskd_ds.models.named import NamedModel, RunModels
 from dskd_ds.runtime.devices import resolve_dtype
 from dskd_ds.spec import RunSpec
-from dskd_ds.student.checkpoint_files import file_prefix
-from dskd_ds.student.checkpoint_folders import LAYOUT, checkpoint_dir, complete_tags, remove
-from dskd_ds.student.deepspeed_files import DeepSpeedFiles
+from dskd_ds.student.checkpoint.deepspeed_files import DeepSpeedFiles
+from dskd_ds.student.checkpoint.files import file_prefix
+from dskd_ds.student.checkpoint.folders import LAYOUT, checkpoint_dir, complete_tags, remove
+from dskd_ds.student.checkpoint.slice_files import write_slices
 from dskd_ds.student.export import empty_model
 from dskd_ds.student.model import freeze
 from dskd_ds.student.repair.result import PREFIX, distilled_init
 from dskd_ds.student.resume_settings import refuse_another_run
 from dskd_ds.student.run_lock import RunLock
-from dskd_ds.student.slice_files import write_slices
 
 CONVERTED, ORIGINAL = "converted-", "deepspeed-"
 """How the folder names of a checkpoint that is being made, and of its original, begin."""

@@ -168,7 +168,7 @@ def _check_precision(spec: RunSpec, zero: dict[str, Any]) -> None:
 def _check_checkpoints(spec: RunSpec, zero: dict[str, Any]) -> None:
     """Raise InputError if DeepSpeed would keep weights or moments where no checkpoint is made of.
 
-    student/zero_stages.py knows the places that remain.
+    student/checkpoint/zero_stages.py knows the places that remain.
     """
     for section in ("offload_optimizer", "offload_param"):
         if zero.get(section, {}).get("device") == "nvme":

@@ -19,8 +19,8 @@ from dskd_ds.student.counts import Counts
 from dskd_ds.student.deepspeed_engine import Engine
 from dskd_ds.student.dropout import seed_dropout
 from dskd_ds.student.ds_config import deepspeed_config
-from dskd_ds.student.feed import StepInput
 from dskd_ds.student.model import load_student
+from dskd_ds.student.replies.feed import StepInput
 from dskd_ds.student.skips import StepFacts
 from dskd_ds.student.update import all_reduce_losses, poison_if_bad, update_or_skip
 

@@ -26,15 +26,15 @@ from dskd_ds.files.manifest import (
 from dskd_ds.models.named import NamedModel, RunModels
 from dskd_ds.observe.best_checkpoint import best_checkpoint
 from dskd_ds.spec import RunSpec
-from dskd_ds.student.checkpoint_folders import (
+from dskd_ds.student.checkpoint.folders import (
     checkpoint_dir,
     complete_tags,
     refuse_other_layout,
     refuse_other_student,
 )
+from dskd_ds.student.checkpoint.slice_files import MASTER, SUFFIX, SavedSlices
 from dskd_ds.student.deepspeed_engine import Engine
 from dskd_ds.student.repair.result import PREFIX, distilled_init
-from dskd_ds.student.slice_files import MASTER, SUFFIX, SavedSlices
 
 FOLDER = "student"
 BEST = "best"

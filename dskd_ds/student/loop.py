@@ -12,9 +12,9 @@ from dskd_ds.errors import ExitCode
 from dskd_ds.observe.metrics import MetricsWriter
 from dskd_ds.student.counts import Counts
 from dskd_ds.student.engine import set_lr, take_step
-from dskd_ds.student.feed import StepInput
 from dskd_ds.student.phases import VERDICT, WAITING
 from dskd_ds.student.record import all_reduce_record
+from dskd_ds.student.replies.feed import StepInput
 from dskd_ds.student.rollback import roll_back
 from dskd_ds.student.schedule import lr_at
 from dskd_ds.student.skips import StepFacts

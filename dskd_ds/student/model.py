@@ -25,10 +25,10 @@ from dskd_ds.signals.kind import signal_kind
 from dskd_ds.spec import RunSpec
 from dskd_ds.student.counts import Counts
 from dskd_ds.student.dropout import set_attention_dropout
-from dskd_ds.student.layer_terms import LayerTerm, layer_terms, student_layers_of
-from dskd_ds.student.term_gradients import GradientMeasure, TermGradients, measures_of
-from dskd_ds.student.term_values import TermBatch, read_states, term_sums
-from dskd_ds.student.term_weights import TermWeights
+from dskd_ds.student.terms.gradients import GradientMeasure, TermGradients, measures_of
+from dskd_ds.student.terms.layers import LayerTerm, layer_terms, student_layers_of
+from dskd_ds.student.terms.values import TermBatch, read_states, term_sums
+from dskd_ds.student.terms.weights import TermWeights
 
 
 class DistillStudent(nn.Module):

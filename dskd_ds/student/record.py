@@ -12,7 +12,7 @@ from dskd_ds.losses.sense import COVERAGE
 from dskd_ds.losses.token import AGREEMENT
 from dskd_ds.student.counts import Counts
 from dskd_ds.student.deepspeed_engine import Engine
-from dskd_ds.student.feed import StepInput
+from dskd_ds.student.replies.feed import StepInput
 from dskd_ds.student.step_health import RankStep, StepHealth
 
 MEANS = {

@@ -8,7 +8,7 @@ from pathlib import Path
 from dskd_ds.errors import InputError
 from dskd_ds.spec import SPEC_FILE, RunSpec, load_spec
 from dskd_ds.spec.resume import changes_on_resume
-from dskd_ds.student.checkpoint_folders import complete_tags
+from dskd_ds.student.checkpoint.folders import complete_tags
 
 
 def refuse_another_run(spec: RunSpec) -> None:

@@ -24,14 +24,12 @@ from dskd_ds.senses.choose.open import open_retriever
 from dskd_ds.senses.choose.retrieve import SenseRetriever
 from dskd_ds.spec import SPEC_FILE, RunSpec, write_spec
 from dskd_ds.spec.teachers import MAIN_TEACHER
-from dskd_ds.student.alignment import AlignmentTest
-from dskd_ds.student.checkpoint import Checkpoints
+from dskd_ds.student.checkpoint.store import Checkpoints
+from dskd_ds.student.checkpoint.unchanged import UnchangedWeights
 from dskd_ds.student.collectives import run_on_rank_0
 from dskd_ds.student.deepspeed_engine import Engine
 from dskd_ds.student.engine import make_engine
 from dskd_ds.student.export import gather_and_export
-from dskd_ds.student.feed import Feed
-from dskd_ds.student.further_teachers import FurtherLink, further_routes, routing
 from dskd_ds.student.heldout_loss import HeldoutLoss
 from dskd_ds.student.launch_record import LaunchRecord
 from dskd_ds.student.loop import run_steps
@@ -39,18 +37,20 @@ from dskd_ds.student.model import DistillStudent
 from dskd_ds.student.on_policy import OnPolicyBlocks
 from dskd_ds.student.phases import EXPORTING, Phases
 from dskd_ds.student.repair.stage import RunParts, initial_student
-from dskd_ds.student.requests import RequestBuilder
+from dskd_ds.student.replies.alignment import AlignmentTest
+from dskd_ds.student.replies.feed import Feed
+from dskd_ds.student.replies.further_teachers import FurtherLink, further_routes, routing
+from dskd_ds.student.replies.requests import RequestBuilder
+from dskd_ds.student.replies.signal_source import open_signal_source
 from dskd_ds.student.resume_settings import refuse_another_run
 from dskd_ds.student.run_lock import RunLock
 from dskd_ds.student.run_source import open_run_source
 from dskd_ds.student.run_state import EngineState
-from dskd_ds.student.signal_source import open_signal_source
 from dskd_ds.student.skips import Skips
 from dskd_ds.student.step_health import StepHealth
 from dskd_ds.student.stop import StopWish
-from dskd_ds.student.term_senses import open_term_retrievers
+from dskd_ds.student.terms.senses import open_term_retrievers
 from dskd_ds.student.training import Training
-from dskd_ds.student.unchanged import UnchangedWeights
 from dskd_ds.student.watchdog import Watchdog
 
 

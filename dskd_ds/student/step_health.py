@@ -13,7 +13,7 @@ from dskd_ds.observe.memory import peak_device_bytes, peak_host_bytes
 from dskd_ds.observe.stragglers import Stragglers
 from dskd_ds.runtime.collective_clock import CollectiveClock
 from dskd_ds.runtime.devices import local_device
-from dskd_ds.student.feed import StepInput
+from dskd_ds.student.replies.feed import StepInput
 
 
 @dataclass(frozen=True)

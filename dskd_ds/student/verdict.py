@@ -17,7 +17,7 @@ import torch
 from dskd_ds.errors import ExitCode, OtherRankError, RequeueError, exit_code_of
 from dskd_ds.runtime.devices import local_device
 from dskd_ds.student.counts import Counts
-from dskd_ds.student.feed import StepInput
+from dskd_ds.student.replies.feed import StepInput
 
 
 class StepSource(Protocol):

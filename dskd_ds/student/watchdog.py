@@ -34,8 +34,8 @@ from dskd_ds.observe.run_files import (
     stacks_file,
 )
 from dskd_ds.spec import RunSpec
-from dskd_ds.student.patience import Limits, Patience, Stuck
 from dskd_ds.student.phases import ENDED, Phases
+from dskd_ds.student.replies.patience import Limits, Patience, Stuck
 from dskd_ds.student.stop import STOP_SIGNALS
 
 LOOK_SECONDS = 1.0

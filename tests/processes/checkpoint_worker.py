@@ -26,13 +26,13 @@ from dskd_ds.models.named import RunModels
 from dskd_ds.objective.fused import Scales
 from dskd_ds.runtime.world import open_world
 from dskd_ds.spec import load_spec
-from dskd_ds.student.checkpoint import Checkpoints, Progress
-from dskd_ds.student.checkpoint_folders import FOLDER, tag_of
+from dskd_ds.student.checkpoint.folders import FOLDER, tag_of
+from dskd_ds.student.checkpoint.slice_files import MASTER, MOMENTS
+from dskd_ds.student.checkpoint.store import Checkpoints, Progress
 from dskd_ds.student.depth import student_init
 from dskd_ds.student.engine import make_engine, set_lr
 from dskd_ds.student.heldout_loss import HeldoutLoss
 from dskd_ds.student.run_state import EngineState
-from dskd_ds.student.slice_files import MASTER, MOMENTS
 
 
 def train_step(engine: Any, number: int) -> None:

@@ -25,9 +25,10 @@ from typing import Any
 
 import torch
 
-from dskd_ds.student import saving, session
-from dskd_ds.student.feed import Feed
+from dskd_ds.student import session
+from dskd_ds.student.checkpoint import saving
 from dskd_ds.student.on_policy import OnPolicyBlocks
+from dskd_ds.student.replies.feed import Feed
 from dskd_ds.train import main
 
 FAULTY_RANK = 1

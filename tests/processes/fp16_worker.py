@@ -21,8 +21,8 @@ from dskd_ds.models.named import NamedModel, RunModels
 from dskd_ds.runtime.world import open_world
 from dskd_ds.spec import load_spec
 from dskd_ds.student.engine import take_step
-from dskd_ds.student.feed import MicroBatch, StepInput
 from dskd_ds.student.model import load_student
+from dskd_ds.student.replies.feed import MicroBatch, StepInput
 from dskd_ds.student.verdict import Counts
 from tests.processes.parity_worker import LENGTH, block
 

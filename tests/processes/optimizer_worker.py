@@ -18,11 +18,11 @@ from torch import Tensor
 
 from dskd_ds.models.named import NamedModel, RunModels
 from dskd_ds.spec import RunSpec, load_spec
+from dskd_ds.student.checkpoint.unchanged import UnchangedWeights
 from dskd_ds.student.ds_config import deepspeed_config
 from dskd_ds.student.engine import set_lr, take_step
-from dskd_ds.student.feed import MicroBatch, StepInput
 from dskd_ds.student.model import load_student
-from dskd_ds.student.unchanged import UnchangedWeights
+from dskd_ds.student.replies.feed import MicroBatch, StepInput
 from dskd_ds.student.verdict import Counts
 from tests.processes.parity_worker import LENGTH, block, main
 

@@ -27,8 +27,8 @@ from dskd_ds.runtime.world import open_world
 from dskd_ds.signals.parts.top_k import take_top_k
 from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.student.engine import take_step
-from dskd_ds.student.feed import MicroBatch, StepInput
 from dskd_ds.student.model import DistillStudent, load_student
+from dskd_ds.student.replies.feed import MicroBatch, StepInput
 from dskd_ds.student.verdict import Counts
 from tests.processes import term_case
 

@@ -17,9 +17,9 @@ import torch
 from dskd_ds.files.manifest import write_manifest
 from dskd_ds.models.named import RunModels
 from dskd_ds.spec import load_spec
-from dskd_ds.student.checkpoint_folders import checkpoint_dir, tag_of
+from dskd_ds.student.checkpoint.folders import checkpoint_dir, tag_of
+from dskd_ds.student.checkpoint.slice_files import MASTER, MOMENTS, SUFFIX, SavedSlices
 from dskd_ds.student.convert import convert_checkpoint
-from dskd_ds.student.slice_files import MASTER, MOMENTS, SUFFIX, SavedSlices
 from tests.conftest import TinyWorld
 from tests.processes.conftest import Launch, ranks
 from tests.processes.test_configs import hpz_alone

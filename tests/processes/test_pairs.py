@@ -11,7 +11,7 @@ import tomli_w
 from safetensors.torch import load_file
 
 from dskd_ds.observe.metrics import read_metrics
-from dskd_ds.student.slice_files import MASTER, SavedSlices
+from dskd_ds.student.checkpoint.slice_files import MASTER, SavedSlices
 from tests.conftest import TinyWorld, write_model
 from tests.processes.conftest import Launch, ranks, warm_dskd
 

@@ -25,8 +25,8 @@ def single_process(
     from transformers import AutoModelForCausalLM
 
     from dskd_ds.objective.fused import DistillObjective
-    from dskd_ds.student.layer_terms import layer_terms
     from dskd_ds.student.model import DistillStudent, freeze, sense_map
+    from dskd_ds.student.terms.layers import layer_terms
 
     spec = parity_worker.spec_of(model, teacher, frozen, run_dir=run_dir)
     language_model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from dskd_ds.observe.metrics import read_metrics
 from dskd_ds.runtime.arguments import override_argv
-from dskd_ds.student.term_weights import MOST_CHANGE
+from dskd_ds.student.terms.weights import MOST_CHANGE
 from tests.conftest import TinyWorld
 from tests.processes.conftest import Launch, dskd, mpirun
 from tests.processes.test_verdict import arguments_of, faulty

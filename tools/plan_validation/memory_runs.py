@@ -30,7 +30,7 @@ from dskd_ds.runtime.launch import free_port
 from dskd_ds.runtime.world import open_world
 from dskd_ds.spec import RunSpec
 from dskd_ds.student.engine import make_engine, take_step
-from dskd_ds.student.feed import MicroBatch, StepInput
+from dskd_ds.student.replies.feed import MicroBatch, StepInput
 from dskd_ds.student.verdict import Counts
 from tools.plan_validation.case import Case, case_spec, model_folder
 

@@ -73,7 +73,7 @@ def _train(
     factors = [costs.slow_students.get(rank, 1.0) for rank in range(costs.num_students)]
     for step in range(costs.num_steps):
         started = float(env.now)
-        # As student/feed.py: the requests of the current step and of `prefetch_depth` more.
+        # As student/replies/feed.py: the requests of the current step and of `prefetch_depth` more.
         while num_sent <= min(step + costs.prefetch_depth, costs.num_steps - 1):
             for link in links:
                 link.request(num_sent)

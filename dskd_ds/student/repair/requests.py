@@ -14,7 +14,7 @@ from dskd_ds.objective.targets import TeacherTargets
 from dskd_ds.signals.kind import PARTS
 from dskd_ds.signals.reply import ReplyParts, ReplyShape
 from dskd_ds.spec.processes import HiddenFormat
-from dskd_ds.student.requests import StepRequests, TeacherRequest, selection_arrays
+from dskd_ds.student.replies.requests import StepRequests, TeacherRequest, selection_arrays
 
 
 class RepairRequests(StepRequests):

@@ -23,15 +23,13 @@ from dskd_ds.observe.run_files import REPAIR_FOLDER
 from dskd_ds.runtime.devices import give_back_memory, local_device
 from dskd_ds.runtime.topology import Role
 from dskd_ds.spec import SPEC_FILE, RunSpec, write_spec
-from dskd_ds.student.checkpoint import Checkpoints
-from dskd_ds.student.checkpoint_folders import checkpoint_dir
+from dskd_ds.student.checkpoint.folders import checkpoint_dir
+from dskd_ds.student.checkpoint.store import Checkpoints
 from dskd_ds.student.collectives import broadcast_from_rank_0, run_on_rank_0
 from dskd_ds.student.deepspeed_engine import Engine
 from dskd_ds.student.depth import ORIGIN_FILE, student_init
 from dskd_ds.student.ds_config import deepspeed_config
 from dskd_ds.student.engine import open_engine
-from dskd_ds.student.feed import Feed
-from dskd_ds.student.further_teachers import FurtherLink
 from dskd_ds.student.loop import run_steps
 from dskd_ds.student.model import load_language_model
 from dskd_ds.student.on_policy import OnPolicyBlocks
@@ -40,6 +38,8 @@ from dskd_ds.student.repair.blocks import RepairBlock, repair_blocks, teacher_la
 from dskd_ds.student.repair.model import RepairStudent
 from dskd_ds.student.repair.requests import RepairRequests
 from dskd_ds.student.repair.result import gather_and_write, open_repaired, repaired_folder
+from dskd_ds.student.replies.feed import Feed
+from dskd_ds.student.replies.further_teachers import FurtherLink
 from dskd_ds.student.resume_settings import refuse_another_run
 from dskd_ds.student.run_lock import RunLock
 from dskd_ds.student.run_source import open_run_source

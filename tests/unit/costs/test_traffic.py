@@ -19,7 +19,7 @@ from dskd_ds.signals.reply import ReplyParts, reply_arrays
 from dskd_ds.signals.widths import TOKENS_PER_DRAW
 from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.spec.terms import LayerTermSpec
-from dskd_ds.student.requests import selection_arrays
+from dskd_ds.student.replies.requests import selection_arrays
 from tests.unit.senses.choose import small
 
 TOKENS, SENSE, HEADERS = 1000, 300, 2000

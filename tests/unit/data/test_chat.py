@@ -24,7 +24,7 @@ from tests.unit.data.chats import (
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(turns=conversations, template=st.sampled_from(list(ENDS)))
 def test_targets_are_exactly_the_completions(
     tokenizer: Any, turns: list[tuple[str, str]], template: str
@@ -36,7 +36,7 @@ def test_targets_are_exactly_the_completions(
     )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(turns=conversations, template=st.sampled_from(list(ENDS)))
 def test_with_all_supervised_everything_but_the_first_token_and_padding_is_a_target(
     tokenizer: Any, turns: list[tuple[str, str]], template: str

@@ -26,7 +26,7 @@ def mixture_of(sources: list[tuple[int, int, float]]) -> WeightedBlocks:
     return WeightedBlocks(parts, seed=3)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(SOURCES, st.integers(1, 400))
 def test_every_beginning_has_its_shares(sources: list[tuple[int, int, float]], count: int) -> None:
     mixture = mixture_of(sources)
@@ -40,7 +40,7 @@ def test_every_beginning_has_its_shares(sources: list[tuple[int, int, float]], c
         assert abs(numbers[source] - count * rate / sum(rates)) < len(sources) + 0.01
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(SOURCES)
 def test_a_source_is_read_whole_before_it_begins_again(
     sources: list[tuple[int, int, float]],

@@ -24,7 +24,7 @@ def spec_of(num_students: int) -> RunSpec:
     )
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(NUM_STUDENTS, min_size=1, max_size=5))
 def test_no_block_is_lost_or_repeated_when_the_number_of_ranks_changes(worlds: list[int]) -> None:
     """worlds: the number of students in each step."""

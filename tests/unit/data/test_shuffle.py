@@ -13,7 +13,7 @@ from dskd_ds.runtime.seeds import epoch_seed
 
 
 @given(count=st.integers(1, 300), seed=st.integers(0, 2**32 - 1), epoch=st.integers(0, 9))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_a_stored_order_is_the_one_that_torch_draws(count: int, seed: int, epoch: int) -> None:
     """Runs of earlier versions go on in the same order."""
     generator = torch.Generator().manual_seed(epoch_seed(seed, epoch))
@@ -24,7 +24,7 @@ def test_a_stored_order_is_the_one_that_torch_draws(count: int, seed: int, epoch
 
 
 @given(count=st.integers(1, 300), seed=st.integers(0, 2**64 - 1))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_a_computed_order_has_every_number_once(count: int, seed: int) -> None:
     order = ComputedPermutation(count, seed)
     assert sorted(order[index] for index in range(count)) == list(range(count))

@@ -11,7 +11,7 @@ from dskd_ds.spec.senses import SensesSpec
 from tests.unit.lexicon.merge_rows import ROWS, Row, merged_of
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows=ROWS, data=st.data())
 def test_merging_does_not_depend_on_order(rows: list[Row], data: st.DataObject) -> None:
     shuffled = data.draw(st.permutations(rows))
@@ -25,7 +25,7 @@ def test_merging_does_not_depend_on_order(rows: list[Row], data: st.DataObject) 
     assert first.num_conflicts == second.num_conflicts
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows=ROWS)
 def test_merged_relations_are_symmetric_and_free_of_conflicts(rows: list[Row]) -> None:
     relations = relations_of(merged_of(rows).table)
@@ -35,7 +35,7 @@ def test_merged_relations_are_symmetric_and_free_of_conflicts(rows: list[Row]) -
         assert not relations.synonyms.get(word, set()) & antonyms
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows=ROWS)
 def test_a_stated_pair_is_kept_unless_it_is_also_a_stated_antonym(rows: list[Row]) -> None:
     """Compare with the slow way: sets of stated pairs, in which the antonym wins."""
@@ -55,7 +55,7 @@ def test_a_stated_pair_is_kept_unless_it_is_also_a_stated_antonym(rows: list[Row
     assert merged.num_conflicts >= len(conflicts)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows=ROWS)
 def test_a_row_names_its_sources(rows: list[Row]) -> None:
     for row in merged_of(rows).table.to_pylist():

@@ -199,7 +199,7 @@ def of_two_words(pairs: list[tuple[str, str, bool]]) -> list[tuple[str, str, boo
     return [pair for pair in pairs if pair[0].lower() != pair[1].lower()]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(wiktionary=PAIRS, pairs=PAIRS)
 def test_token_lists_equal_the_slow_loop(
     workbook: Path, wiktionary: list[tuple[str, str, bool]], pairs: list[tuple[str, str, bool]]

@@ -55,7 +55,7 @@ GOOD_LINES = {
 """Kind of lexicon -> lines with one pair."""
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(entry=JSON, broken=st.binary(max_size=40), kind=st.sampled_from(sorted(GOOD_LINES)))
 def test_no_line_breaks_a_reader(
     entry: object, broken: bytes, kind: str, tmp_path_factory: pytest.TempPathFactory

@@ -36,7 +36,7 @@ def test_words_are_normalized(word: str, expected: str) -> None:
     assert normalize_word(word) == expected
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(rows=ROWS.filter(lambda rows: any(row[1] != row[3] for row in rows)))
 def test_a_written_table_merges_to_itself(
     rows: list[Row], tmp_path_factory: pytest.TempPathFactory

@@ -7,7 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dskd_ds.errors import LinkError
@@ -63,7 +63,6 @@ def test_messages_without_arrays_round_trip(message: Message) -> None:
     assert codec.decode(codec.encode(message), "peer") == (message, {})
 
 
-@settings(deadline=None)
 @given(
     rows=st.integers(0, 7),
     columns=st.integers(0, 5),
@@ -84,7 +83,6 @@ def test_messages_with_arrays_round_trip(
         np.testing.assert_array_equal(found[name], array)
 
 
-@settings(deadline=None)
 @given(frame=st.integers(0, 8), position=st.integers(0, 10_000), value=st.integers(1, 255))
 def test_a_changed_byte_is_refused(frame: int, position: int, value: int) -> None:
     encoded = codec.encode(REQUEST, arrays_for(Request, 4, 4, 0))
@@ -95,7 +93,6 @@ def test_a_changed_byte_is_refused(frame: int, position: int, value: int) -> Non
         codec.decode([bytes(changed) for changed in frames], "teacher seven")
 
 
-@settings(deadline=None)
 @given(drop=st.integers(0, 8), cut=st.integers(0, 3))
 def test_short_and_missing_frames_are_refused(drop: int, cut: int) -> None:
     encoded = codec.encode(REQUEST, arrays_for(Request, 4, 4, 0))
@@ -116,7 +113,6 @@ def test_unknown_protocols_and_kinds_are_named() -> None:
         codec.decode([b"GET / HTTP/1", b"{}"], "peer")
 
 
-@settings(deadline=None)
 @given(extra=st.integers(1, 64), frame=st.integers(0, 15))
 def test_frames_that_are_too_long_are_refused(extra: int, frame: int) -> None:
     encoded = codec.encode(REPLY, arrays_for(Reply, 2, 3, 0))

@@ -17,7 +17,7 @@ from dskd_ds.link import StudentLink, TeacherLink, codec, keys
 from dskd_ds.link.messages import PROTOCOL, Hello, Wanted
 from dskd_ds.signals.parts.chosen import UNWANTED, Chosen, chosen_arrays
 from dskd_ds.spec.processes import LinkSpec
-from dskd_ds.student.requests import selection_arrays
+from dskd_ds.student.replies.requests import selection_arrays
 
 QUICK = LinkSpec(heartbeat_seconds=0.1, dead_after_seconds=1.0, teacher_wait_seconds=20.0)
 ARRAYS = {

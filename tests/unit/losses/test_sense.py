@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -72,7 +72,6 @@ def slow_sense(
     return total
 
 
-@settings(deadline=None)
 @given(
     seed=st.integers(0, 1000),
     num_pull=st.lists(st.integers(0, 4), min_size=3, max_size=3),

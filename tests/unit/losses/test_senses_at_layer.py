@@ -122,7 +122,7 @@ def test_gram_equals_the_loop_and_hidden_sizes_may_differ() -> None:
     torch.testing.assert_close(mine.grad, theirs.grad.float(), rtol=1e-3, atol=1e-6)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 1000), step=st.floats(0.01, 3.0), temperature=st.floats(0.05, 2.0))
 def test_the_posterior_is_a_divergence(seed: int, step: float, temperature: float) -> None:
     """It is 0 at the teacher's state, never negative, and has no gradient at the minimum."""
@@ -139,7 +139,7 @@ def test_the_posterior_is_a_divergence(seed: int, step: float, temperature: floa
     assert (sense_posterior(moved, found, temperature) > -1e-5).all()
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 1000))
 def test_scale_and_order_do_not_change_contrast_and_gram(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)

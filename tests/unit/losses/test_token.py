@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -152,7 +152,6 @@ def test_the_kl_of_few_draws_is_unbiased() -> None:
     assert abs(values.mean() - exact) < 5 * values.std() / math.sqrt(rows)
 
 
-@settings(deadline=None)
 @given(
     seed=st.integers(0, 10_000),
     k=st.integers(1, V),
@@ -177,7 +176,6 @@ def test_the_divergence_of_buckets_is_at_most_the_whole(
         torch.testing.assert_close(in_buckets, whole, rtol=1e-3, atol=1e-4)
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 10_000), k=st.integers(1, V), kind=st.sampled_from(KINDS))
 def test_a_student_equal_to_its_teacher_has_no_divergence(
     seed: int, k: int, kind: Divergence
@@ -211,7 +209,6 @@ def test_losses_stay_finite_if_the_student_is_certain_of_another_token() -> None
     assert forward.tolist() == pytest.approx([200.0, 0.0], abs=1e-3)
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 10_000))
 def test_the_order_of_the_k_tokens_does_not_matter(seed: int) -> None:
     student, signal = draw(seed, C, V), take_top_k(draw(seed + 1, C, V), 7, (1.0,))
@@ -233,7 +230,6 @@ def test_divergences_with_outcomes_of_probability_0() -> None:
         assert grad.sum().abs() < 1e-6
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 10_000), k=st.integers(1, V))
 def test_probabilities_from_the_wire_add_up_to_one(seed: int, k: int) -> None:
     signal = take_top_k(draw(seed, C, V), k, (1.0, 2.0))

@@ -29,7 +29,7 @@ from dskd_ds.plan import fake_student as fake
 from dskd_ds.signals.parts.draws import take_draws
 from dskd_ds.signals.parts.top_k import take_top_k
 from dskd_ds.spec import RunSpec, load_spec
-from dskd_ds.student.feed import MicroBatch
+from dskd_ds.student.replies.feed import MicroBatch
 
 SIZES = fake.FakeSizes(teacher_size=64, dtype=torch.bfloat16, num_sense_positions=8)
 WIDER = fake.FakeSizes(teacher_size=96, dtype=torch.bfloat16, num_sense_positions=8)
@@ -77,7 +77,7 @@ def student_step(spec: RunSpec, sizes: fake.FakeSizes = SIZES) -> None:
             spec, config(), sizes, torch.device("cpu")
         )
         # Page-locked memory is the real accelerators'; what is moved is the same.
-        with mock.patch("dskd_ds.student.feed.pinned", _same):
+        with mock.patch("dskd_ds.student.replies.feed.pinned", _same):
             batch = MicroBatch(ids, positions, teacher, senses).to(device)
         loss, stats = student(
             batch.input_ids, batch.position_ids, batch.teacher, batch.senses, Scales(1.0, 1.0)

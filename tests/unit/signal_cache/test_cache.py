@@ -16,7 +16,7 @@ from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.signal_cache.room import segment_files
 from dskd_ds.signals.kind import signal_kind
 from dskd_ds.spec import RunSpec
-from dskd_ds.student.feed import MicroBatch
+from dskd_ds.student.replies.feed import MicroBatch
 from tests.unit.conftest import D, V
 from tests.unit.signal_cache.world import (
     NUM_BLOCKS,

@@ -26,7 +26,7 @@ from dskd_ds.senses.choose.retrieve import SenseRetriever
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.signal_cache.folder import open_cache
 from dskd_ds.spec import RunSpec, load_spec
-from dskd_ds.student.requests import RequestBuilder
+from dskd_ds.student.replies.requests import RequestBuilder
 from dskd_ds.teacher.answer import answer
 from tests.conftest import TinyWorld
 from tests.unit.conftest import D, V

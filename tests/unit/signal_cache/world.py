@@ -21,9 +21,9 @@ from dskd_ds.signal_cache.cache import SignalCache
 from dskd_ds.signal_cache.cached_side import CachedSide
 from dskd_ds.signal_cache.store import SignalStore
 from dskd_ds.spec import RunSpec, load_spec
-from dskd_ds.student.alignment import AlignmentTest
-from dskd_ds.student.feed import Feed, MicroBatch
-from dskd_ds.student.requests import RequestBuilder
+from dskd_ds.student.replies.alignment import AlignmentTest
+from dskd_ds.student.replies.feed import Feed, MicroBatch
+from dskd_ds.student.replies.requests import RequestBuilder
 from dskd_ds.teacher.answer import answer
 from tests.unit.conftest import D, T, V
 

@@ -16,7 +16,7 @@ from dskd_ds.signals.kind import signal_kind
 from dskd_ds.signals.parts.draws import Draws
 from dskd_ds.signals.reply import ReplyParts, read_reply
 from dskd_ds.spec.loss import LossSpec
-from dskd_ds.student.alignment import Alignment, measure_alignment
+from dskd_ds.student.replies.alignment import Alignment, measure_alignment
 from dskd_ds.teacher.answer import answer
 from tests.unit.conftest import HEAD, T, V
 from tests.unit.signals.known_request import WANTED, KnownRequest, known_request

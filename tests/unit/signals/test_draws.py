@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dskd_ds.signals.parts.draws import take_draws
@@ -22,7 +22,6 @@ def test_draws_are_unbiased_and_scatter_less_than_independent_ones() -> None:
     assert (dense.var(dim=0) <= variance[0] * 1.1).all()
 
 
-@settings(deadline=None)
 @given(
     num_rows=st.integers(0, 6),
     vocab_size=st.integers(1, 40),

@@ -81,7 +81,7 @@ def test_states_of_zeros_and_bfloat16_states_are_exact() -> None:
     assert (unpack_hidden(numbers, scales, "bfloat16") == states).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     rows=st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 4)),
     num_draws=st.sampled_from([1, 20, 255, 300]),

@@ -20,7 +20,7 @@ import pytest
 from dskd_ds.errors import SaveError
 from dskd_ds.observe.metrics import MetricsWriter, read_metrics
 from dskd_ds.spec import RunSpec, load_spec
-from dskd_ds.student.checkpoint_folders import checkpoint_dir, complete_tags
+from dskd_ds.student.checkpoint.folders import checkpoint_dir, complete_tags
 from tests.unit.student.ranks import use_ranks
 from tests.unit.student.small_engine import SmallEngine, checkpoints_of, save
 

@@ -11,15 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from dskd_ds.student import (
-    checkpoint_files,
-    collectives,
-    held_state,
-    heldout_loss,
-    saving,
-    writes,
-    zero_stages,
-)
+from dskd_ds.student import collectives, heldout_loss
+from dskd_ds.student.checkpoint import files as checkpoint_files
+from dskd_ds.student.checkpoint import held_state, saving, writes, zero_stages
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from dskd_ds.spec import RunSpec
-from dskd_ds.student.checkpoint import Checkpoints, Progress
+from dskd_ds.student.checkpoint.store import Checkpoints, Progress
 from dskd_ds.student.run_state import EngineState
 
 INIT = "fingerprint of the initial student"

@@ -16,8 +16,8 @@ from dskd_ds.observe.judge import judge
 from dskd_ds.observe.status_text import status_text
 from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.student import export
-from dskd_ds.student.checkpoint import Progress
-from dskd_ds.student.checkpoint_folders import checkpoint_dir, complete_tags
+from dskd_ds.student.checkpoint.folders import checkpoint_dir, complete_tags
+from dskd_ds.student.checkpoint.store import Progress
 from tests.unit.student.ranks import use_ranks
 from tests.unit.student.small_engine import SmallEngine, checkpoints_of
 

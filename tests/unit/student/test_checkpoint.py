@@ -13,9 +13,9 @@ import torch
 from dskd_ds.errors import InputError, SaveError
 from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.spec.training import CheckpointSpec
-from dskd_ds.student import saving, slice_files
-from dskd_ds.student.checkpoint import Progress
-from dskd_ds.student.checkpoint_folders import checkpoint_dir, complete_tags
+from dskd_ds.student.checkpoint import saving, slice_files
+from dskd_ds.student.checkpoint.folders import checkpoint_dir, complete_tags
+from dskd_ds.student.checkpoint.store import Progress
 from tests.unit.student.ranks import on_all_ranks, use_ranks
 from tests.unit.student.small_engine import SmallEngine, checkpoints_of, save
 

@@ -20,10 +20,10 @@ from dskd_ds.errors import InputError
 from dskd_ds.files.manifest import write_manifest
 from dskd_ds.models.named import RunModels
 from dskd_ds.spec import RunSpec, load_spec
-from dskd_ds.student.checkpoint_folders import checkpoint_dir, complete_tags
+from dskd_ds.student.checkpoint.deepspeed_files import DeepSpeedFiles
+from dskd_ds.student.checkpoint.folders import checkpoint_dir, complete_tags
+from dskd_ds.student.checkpoint.slice_files import MASTER, MOMENTS, SavedSlices, write_slices
 from dskd_ds.student.convert import convert_checkpoint
-from dskd_ds.student.deepspeed_files import DeepSpeedFiles
-from dskd_ds.student.slice_files import MASTER, MOMENTS, SavedSlices, write_slices
 from tests.conftest import TinyWorld
 
 KINDS = (MASTER, *MOMENTS)

@@ -10,9 +10,10 @@ import pytest
 from dskd_ds.errors import InputError, OtherRankError, SaveError
 from dskd_ds.models.named import RunModels
 from dskd_ds.spec import RunSpec, load_spec
-from dskd_ds.student import checkpoint_files, saving
-from dskd_ds.student.checkpoint import Progress
-from dskd_ds.student.checkpoint_folders import checkpoint_dir, complete_tags
+from dskd_ds.student.checkpoint import files as checkpoint_files
+from dskd_ds.student.checkpoint import saving
+from dskd_ds.student.checkpoint.folders import checkpoint_dir, complete_tags
+from dskd_ds.student.checkpoint.store import Progress
 from dskd_ds.student.export import export_checkpoint
 from tests.unit.student.ranks import ThreadComm, on_all_ranks, use_ranks
 from tests.unit.student.small_engine import SmallEngine, checkpoints_of

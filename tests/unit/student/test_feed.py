@@ -24,9 +24,9 @@ from dskd_ds.models.head import FrozenHead
 from dskd_ds.senses.choose.retrieve import SenseRetriever
 from dskd_ds.signals.exact import TeacherStates
 from dskd_ds.spec import RunSpec, load_spec
-from dskd_ds.student.alignment import AlignmentTest
-from dskd_ds.student.feed import Feed, StepInput
-from dskd_ds.student.requests import RequestBuilder
+from dskd_ds.student.replies.alignment import AlignmentTest
+from dskd_ds.student.replies.feed import Feed, StepInput
+from dskd_ds.student.replies.requests import RequestBuilder
 from dskd_ds.teacher.service import serve_requests
 from tests.unit.conftest import HEAD, D, T, V
 

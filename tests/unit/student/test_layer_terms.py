@@ -21,8 +21,8 @@ from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.spec.loss import LossSpec
 from dskd_ds.spec.terms import LayerTermSpec
 from dskd_ds.student.counts import Counts
-from dskd_ds.student.layer_terms import LayerTerm, default_teacher_layer, layer_terms
 from dskd_ds.student.model import DistillStudent
+from dskd_ds.student.terms.layers import LayerTerm, default_teacher_layer, layer_terms
 from tests.conftest import TinyWorld
 
 D, V = 16, 40

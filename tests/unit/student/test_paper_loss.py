@@ -23,7 +23,7 @@ from dskd_ds.senses.choose.retrieve import Selection, SenseRetriever
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.spec import RunSpec
 from dskd_ds.spec.loss import LossSpec, SignalName
-from dskd_ds.student.requests import RequestBuilder
+from dskd_ds.student.replies.requests import RequestBuilder
 from dskd_ds.teacher.answer import answer
 from tests.unit.conftest import HEAD, D, V, senses
 from tests.unit.student.slow_paper import LAMBDA, UNRELATED, paper_loss

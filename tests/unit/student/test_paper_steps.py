@@ -29,7 +29,7 @@ from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.student.depth import student_init
 from dskd_ds.student.dropout import seed_dropout, set_attention_dropout
 from dskd_ds.student.model import DistillStudent, freeze, teacher_head
-from dskd_ds.student.requests import RequestBuilder
+from dskd_ds.student.replies.requests import RequestBuilder
 from dskd_ds.student.schedule import lr_at
 from dskd_ds.teacher.answer import answer
 from tests.conftest import WORDS, TinyWorld

@@ -9,8 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dskd_ds.spec import load_spec
-from dskd_ds.student.patience import LONGEST_TICK_SECONDS, MEDIAN_FACTOR, Limits, Patience, Stuck
 from dskd_ds.student.phases import EXPORTING, LOADING, SAVING, VERDICT, WAITING, Phase, Phases
+from dskd_ds.student.replies.patience import (
+    LONGEST_TICK_SECONDS,
+    MEDIAN_FACTOR,
+    Limits,
+    Patience,
+    Stuck,
+)
 
 LIMITS = Limits(hang=100.0, teacher=50.0, stop=10.0)
 

@@ -16,7 +16,7 @@ from dskd_ds.errors import ExitCode, InputError, OtherRankError
 from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.student import on_policy
 from dskd_ds.student.collectives import raise_on_every_rank
-from dskd_ds.student.feed import Feed
+from dskd_ds.student.replies.feed import Feed
 from dskd_ds.student.verdict import prepare
 from tests.unit.student.ranks import on_all_ranks, use_ranks
 

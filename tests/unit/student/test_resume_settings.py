@@ -8,7 +8,7 @@ import pytest
 
 from dskd_ds.errors import InputError
 from dskd_ds.spec import SPEC_FILE, RunSpec, load_spec, write_spec
-from dskd_ds.student.checkpoint_folders import checkpoint_dir
+from dskd_ds.student.checkpoint.folders import checkpoint_dir
 from dskd_ds.student.resume_settings import refuse_another_run
 
 

@@ -18,9 +18,9 @@ from dskd_ds.models.frozen import FrozenModel
 from dskd_ds.senses.choose.retrieve import SenseRetriever
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.spec import RunSpec
-from dskd_ds.student.feed import Feed, MicroBatch
-from dskd_ds.student.requests import RequestBuilder
-from dskd_ds.student.routes import Route, sources_by_teacher
+from dskd_ds.student.replies.feed import Feed, MicroBatch
+from dskd_ds.student.replies.requests import RequestBuilder
+from dskd_ds.student.replies.routes import Route, sources_by_teacher
 from tests.unit.conftest import D, V
 from tests.unit.signal_cache.world import DirectLink, Text, spec_of
 from tests.unit.small_llama import small_llama

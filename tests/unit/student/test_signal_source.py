@@ -15,8 +15,8 @@ from dskd_ds.models.named import RunModels
 from dskd_ds.models.reply_identity import reply_fingerprint
 from dskd_ds.signal_cache.folder import note_teacher, open_cache
 from dskd_ds.spec import load_spec
-from dskd_ds.student.requests import RequestBuilder
-from dskd_ds.student.signal_source import open_signal_source
+from dskd_ds.student.replies.requests import RequestBuilder
+from dskd_ds.student.replies.signal_source import open_signal_source
 from tests.conftest import TinyWorld
 from tests.unit.signal_cache.world import DirectLink
 from tests.unit.small_llama import small_llama

@@ -18,8 +18,8 @@ from dskd_ds.runtime.topology import Role
 from dskd_ds.senses.dictionary.senses import Senses
 from dskd_ds.senses.dictionary.write import write_dictionary
 from dskd_ds.spec import RunSpec, load_spec
-from dskd_ds.student.layer_terms import LayerTerm
-from dskd_ds.student.term_senses import check_term_dictionaries, margin_in, open_term_retrievers
+from dskd_ds.student.terms.layers import LayerTerm
+from dskd_ds.student.terms.senses import check_term_dictionaries, margin_in, open_term_retrievers
 from tests.conftest import TinyWorld
 
 D = 32

@@ -16,8 +16,8 @@ from dskd_ds.objective.targets import TeacherTargets
 from dskd_ds.senses.choose.at_layer import TermRetriever
 from dskd_ds.spec.loss import LossSpec
 from dskd_ds.spec.terms import LayerTermSpec
-from dskd_ds.student.layer_terms import LayerTerm, need_states
-from dskd_ds.student.term_values import TermBatch, term_sums
+from dskd_ds.student.terms.layers import LayerTerm, need_states
+from dskd_ds.student.terms.values import TermBatch, term_sums
 from tests.unit.losses.test_senses_at_layer import slow_gram
 from tests.unit.senses.choose.small import D, batch, dictionary_in, retriever, spec
 

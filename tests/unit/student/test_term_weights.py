@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from dskd_ds.spec.terms import LayerTermSpec
-from dskd_ds.student.term_gradients import TermGradients, measures_of
-from dskd_ds.student.term_weights import (
+from dskd_ds.student.terms.gradients import TermGradients, measures_of
+from dskd_ds.student.terms.weights import (
     FOLLOWING_RATE,
     MOST_CHANGE,
     TermWeights,

@@ -19,7 +19,7 @@ from dskd_ds.signals.reply import ReplyParts, ReplyShape, read_reply
 from dskd_ds.spec import RunSpec
 from dskd_ds.spec.loss import LossSpec
 from dskd_ds.spec.senses import SensesSpec
-from dskd_ds.student.requests import selection_arrays
+from dskd_ds.student.replies.requests import selection_arrays
 from tests.unit.conftest import NUM_SPANS, PER_TOKEN, D, V
 from tests.unit.student.test_feed import Text, spec_of
 

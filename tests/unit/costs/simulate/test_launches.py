@@ -72,7 +72,7 @@ def test_lost_time_is_that_of_young_and_daly() -> None:
     assert simulated.seconds / simulated.trained - 1 == pytest.approx(young, rel=0.15)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 1000),
     blocks=st.floats(0, 20),

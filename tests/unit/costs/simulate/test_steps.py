@@ -90,7 +90,7 @@ def test_late_replies_cost_what_the_prefetch_does_not_hide(depth: int) -> None:
     assert simulated.steady() == pytest.approx((1.0 + 30.0 + 1.0) / (depth + 1), rel=0.01)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     num_students=st.integers(1, 6),
     num_teachers=st.integers(1, 4),

@@ -23,7 +23,7 @@ def test_fixed_keeps_few_vectors_as_they_are_and_other_tokens_get_k() -> None:
 
 
 @given(seed=st.integers(0, 100), clustering=st.sampled_from(["fixed", "adaptive"]))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_a_sense_agrees_with_its_members(seed: int, clustering: str) -> None:
     """Centroid, count, spread and nearest members agree, and no two senses share a member."""
     generator = np.random.default_rng(seed)

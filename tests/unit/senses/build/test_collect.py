@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dskd_ds.data.batches import IGNORE
@@ -81,7 +81,6 @@ def test_a_state_may_belong_to_the_token_that_it_sits_on(teacher: FrozenModel) -
     min_confidence=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
     mode=st.sampled_from(["argmax", "next"]),
 )
-@settings(deadline=None)
 def test_attribution_and_confidence(seed: int, min_confidence: float, mode: Any) -> None:
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(600, 9, generator=generator) * 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -29,7 +29,6 @@ def assert_near(found: Tensor, expected: Tensor, tolerance: float = 1e-2) -> Non
     size=st.integers(1, 60),
     k=st.integers(1, 4),
 )
-@settings(deadline=None)
 def test_products_are_those_of_points_and_means(seed: int, longest: int, size: int, k: int) -> None:
     """With a Gram matrix (few points) and without one, distances equal those of single pairs."""
     all_points, weights = padded_sets(seed, longest, size)
@@ -77,7 +76,6 @@ def slow_lloyd(points: Tensor, weights: Tensor, clusters: Tensor, k: int) -> Ten
     longest=st.integers(2, 12),
     size=st.sampled_from([3, 40]),
 )
-@settings(deadline=None)
 def test_lloyd_equals_a_loop(seed: int, k: int, longest: int, size: int) -> None:
     all_points, weights = padded_sets(seed, longest, size)
     clusters = torch.randint(0, k, weights.shape, generator=torch.Generator().manual_seed(seed + 1))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -30,7 +30,6 @@ def slow_cheapest_merge(points: Tensor, weights: Tensor, labels: Tensor) -> floa
 
 
 @given(seed=st.integers(0, 1000), k=st.integers(2, 6))
-@settings(deadline=None)
 def test_merging_is_wards(seed: int, k: int) -> None:
     """Each merge is the cheapest one, and the costs add up to the error of one cluster."""
     generator = torch.Generator().manual_seed(seed)
@@ -92,7 +91,6 @@ def test_adaptive_finds_the_number_of_groups(num_centres: int) -> None:
     min_senses=st.integers(1, 4),
     num_senses=st.integers(4, 8),
 )
-@settings(deadline=None)
 def test_minimum_and_maximum_hold_and_a_price_never_adds_senses(
     seed: int, count: int, min_senses: int, num_senses: int
 ) -> None:

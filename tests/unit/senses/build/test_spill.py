@@ -14,7 +14,7 @@ from dskd_ds.senses.build.spill import BackgroundSpill, Collected, Layout, Spill
 from tests.unit.senses.build.rows import NUM_TOKENS, SIZE, keys, random_rows, slow_sample
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 10_000),
     count=st.integers(0, 200),

@@ -56,7 +56,7 @@ def selection_of(dictionary: SenseDictionary, targets: np.ndarray, seed: int) ->
     return Selection(np.arange(len(targets)), targets, full, *related)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     targets=st.lists(st.integers(0, V - 1), min_size=1, max_size=40),
     seed=st.integers(0, 1000),

@@ -12,7 +12,7 @@ from dskd_ds.senses.dictionary.tensors import TensorFile
 
 
 @given(sizes=st.lists(st.integers(0, 5), min_size=1, max_size=4), seed=st.integers(0, 100))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_safetensors_reads_a_tensor_file(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[int], seed: int
 ) -> None:

@@ -92,7 +92,7 @@ def test_an_index_is_rebuilt_only_if_its_settings_or_senses_change(
     assert rebuilt["of_senses"] != other["of_senses"]
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 1000))
 def test_rerank_is_exact(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
     dictionary = open_dictionary(make_dictionary(tmp_path_factory.mktemp("d")))

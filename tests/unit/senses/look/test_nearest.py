@@ -17,7 +17,7 @@ from dskd_ds.senses.look.nearest import neighbours
 from tests.unit.senses.look.known import owner_of
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 1000), keep=st.integers(1, 12), rows_at_once=st.integers(1, 9))
 def test_nearest_rows_are_those_of_a_slow_search(
     dictionary: SenseDictionary, seed: int, keep: int, rows_at_once: int

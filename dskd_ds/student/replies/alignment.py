@@ -23,7 +23,7 @@ from dskd_ds.models.head import FrozenHead
 from dskd_ds.signals.kind import SignalKind
 from dskd_ds.signals.reply import ReplyParts
 from dskd_ds.student.on_policy import is_on_policy
-from dskd_ds.student.requests import RequestBuilder, TeacherRequest
+from dskd_ds.student.replies.requests import RequestBuilder, TeacherRequest
 
 MAX_POSITIONS = 256
 MIN_POSITIONS = 16

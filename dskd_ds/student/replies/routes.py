@@ -21,8 +21,8 @@ from dskd_ds.losses.sense import SenseTargets
 from dskd_ds.objective.targets import TeacherTargets
 from dskd_ds.signals.parts.chunks import concatenate
 from dskd_ds.spec import RunSpec
-from dskd_ds.student.alignment import AlignmentTest
-from dskd_ds.student.requests import StepRequests
+from dskd_ds.student.replies.alignment import AlignmentTest
+from dskd_ds.student.replies.requests import StepRequests
 
 
 @dataclass(frozen=True)

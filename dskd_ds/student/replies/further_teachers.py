@@ -10,9 +10,9 @@ from dskd_ds.data.mixture import WeightedBlocks
 from dskd_ds.link import StudentSide
 from dskd_ds.models.routed import RoutedTeacher
 from dskd_ds.spec import RunSpec
-from dskd_ds.student.alignment import AlignmentTest
-from dskd_ds.student.requests import RequestBuilder
-from dskd_ds.student.routes import Route, sources_by_teacher
+from dskd_ds.student.replies.alignment import AlignmentTest
+from dskd_ds.student.replies.requests import RequestBuilder
+from dskd_ds.student.replies.routes import Route, sources_by_teacher
 
 
 @dataclass(frozen=True)

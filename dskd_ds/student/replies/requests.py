@@ -24,7 +24,7 @@ from dskd_ds.senses.choose.retrieve import Selection, SenseRetriever
 from dskd_ds.signals.kind import Ints, Part, SignalKind, signal_kind
 from dskd_ds.signals.reply import ReplyParts, ReplyShape, most_reply_bytes, read_reply
 from dskd_ds.spec import RunSpec
-from dskd_ds.student.layer_terms import LayerTerm, need_states, teacher_layers_of
+from dskd_ds.student.terms.layers import LayerTerm, need_states, teacher_layers_of
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dskd_ds.errors import InputError
-from dskd_ds.student.slice_files import MASTER, MOMENTS, SavedSlices, StoredSlice
+from dskd_ds.student.checkpoint.slice_files import MASTER, MOMENTS, SavedSlices, StoredSlice
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ import deepspeed.comm as dist
 from dskd_ds.errors import SaveError
 from dskd_ds.files.atomic import write_json
 from dskd_ds.files.manifest import FileEntry, describe_file, store_manifest
-from dskd_ds.student.checkpoint_files import all_gather_entries, file_prefix
-from dskd_ds.student.checkpoint_folders import remove
+from dskd_ds.student.checkpoint.files import all_gather_entries, file_prefix
+from dskd_ds.student.checkpoint.folders import remove
+from dskd_ds.student.checkpoint.slice_files import StoredSlice, write_slices
+from dskd_ds.student.checkpoint.writes import Writes
 from dskd_ds.student.run_state import State
-from dskd_ds.student.slice_files import StoredSlice, write_slices
-from dskd_ds.student.writes import Writes
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from dskd_ds.senses.choose.retrieve import SenseRetriever
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary, check_belongs, open_own
 from dskd_ds.spec import RunSpec
 from dskd_ds.spec.terms import SENSE_KINDS, LayerTermSpec
-from dskd_ds.student.layer_terms import LayerTerm, section_of
+from dskd_ds.student.terms.layers import LayerTerm, section_of
 
 
 def open_term_retrievers(

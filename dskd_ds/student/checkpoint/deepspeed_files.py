@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from dskd_ds.errors import InputError
+from dskd_ds.student.checkpoint.slice_files import MASTER, MOMENTS, StoredSlice
 from dskd_ds.student.run_state import COUNTERS, SCALER_VALUES, State
-from dskd_ds.student.slice_files import MASTER, MOMENTS, StoredSlice
 
 WHOLE_MODEL = "mp_rank_00_model_states.pt"
 """Name of the model's file up to ZeRO stage 2."""

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from dskd_ds.errors import InputError
+from dskd_ds.student.checkpoint.held_state import HeldSlice, HeldState
 from dskd_ds.student.deepspeed_engine import Engine
-from dskd_ds.student.held_state import HeldSlice, HeldState
 
 
 def held_state(engine: Engine) -> HeldState:

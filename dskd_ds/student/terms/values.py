@@ -19,7 +19,7 @@ from dskd_ds.losses.senses_at_layer import TermSenses, sense_contrast, sense_pos
 from dskd_ds.losses.states import DISTANCES
 from dskd_ds.objective.targets import TeacherTargets
 from dskd_ds.spec.loss import LossSpec
-from dskd_ds.student.layer_terms import LayerTerm, teacher_layers_of
+from dskd_ds.student.terms.layers import LayerTerm, teacher_layers_of
 
 ValuesOf = Callable[[Tensor, slice], Tensor]
 """States [C, D] of the student, and which of the N positions they are -> values [C]."""

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from dskd_ds.files.manifest import refuse_unlisted_files
 from dskd_ds.observe.best_checkpoint import HeldoutScore
 from dskd_ds.spec import RunSpec
-from dskd_ds.student.checkpoint_files import (
+from dskd_ds.student.checkpoint.files import (
     Manifest,
     all_gather_problem,
     broadcast_manifest,
     file_prefix,
 )
-from dskd_ds.student.checkpoint_folders import (
+from dskd_ds.student.checkpoint.folders import (
     LAYOUT,
     checkpoint_dir,
     complete_tags,
@@ -34,13 +34,13 @@ from dskd_ds.student.checkpoint_folders import (
     set_aside,
     tag_of,
 )
+from dskd_ds.student.checkpoint.held_state import HeldState
+from dskd_ds.student.checkpoint.saving import RankContent, Saving
+from dskd_ds.student.checkpoint.slice_files import SUFFIX, SavedSlices
+from dskd_ds.student.checkpoint.zero_stages import held_state
 from dskd_ds.student.collectives import broadcast_from_rank_0, run_on_rank_0
 from dskd_ds.student.deepspeed_engine import Engine
-from dskd_ds.student.held_state import HeldState
 from dskd_ds.student.run_state import Stateful
-from dskd_ds.student.saving import RankContent, Saving
-from dskd_ds.student.slice_files import SUFFIX, SavedSlices
-from dskd_ds.student.zero_stages import held_state
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,11 @@ from dskd_ds.losses.sense import SenseTargets
 from dskd_ds.objective.targets import TeacherTargets
 from dskd_ds.runtime.devices import local_device, pinned
 from dskd_ds.spec import RunSpec
-from dskd_ds.student.alignment import AlignmentTest
 from dskd_ds.student.collectives import all_reduce_error
 from dskd_ds.student.on_policy import is_on_policy
-from dskd_ds.student.requests import StepRequests, TeacherRequest
-from dskd_ds.student.routes import Route, RoutedRows, Routes, join_targets
+from dskd_ds.student.replies.alignment import AlignmentTest
+from dskd_ds.student.replies.requests import StepRequests, TeacherRequest
+from dskd_ds.student.replies.routes import Route, RoutedRows, Routes, join_targets
 
 STOP_POLL_SECONDS = 0.2
 """How often a wait for a teacher looks whether this rank was asked to stop."""

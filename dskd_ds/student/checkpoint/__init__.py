@@ -1,0 +1,1 @@
+"""Checkpoints: their folders and files, what a rank holds, and how they are written and read."""
