@@ -106,7 +106,8 @@ def test_eval_report_and_export(tiny: TinyWorld, launch: Launch, run_dir: Path) 
     assert math.log(scores["after"]["perplexity"]) == pytest.approx(measured, rel=0.01)
     assert launch(*warm_dskd("report", str(tiny.spec_file))).code == 0
     page = (run_dir / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 6
+    assert page.count("data:image/png;base64,") == 7
+    assert "Cross-entropy on held-out text" in page
     assert f"{scores['after']['perplexity']:.1f}" in page
     exported = load_file(run_dir / "student" / "model.safetensors")
     assert launch(*warm_dskd("export", str(tiny.spec_file))).code == 0
