@@ -101,6 +101,7 @@ def gradients(folder: Path) -> dict[str, dict[str, str]]:
         "teacher": None,
         "frozen": False,
         "compiled": False,
+        "run_dir": None,
         "out": str(folder / "gradients.pt"),
     }
     cases = folder / "cases.json"
