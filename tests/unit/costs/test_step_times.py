@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
+from dskd_ds.costs import run_shapes
 from dskd_ds.costs.calibration import Measured
+from dskd_ds.models.public_models import public_models
 from tools.plan_validation import step_times
 from tools.plan_validation.step_runs import CASES, StepRun, StepRuns
 
@@ -24,32 +24,13 @@ MACHINE = Measured(
     num_cores=2,
     memory_bytes=24 << 30,
 )
-SMOLLM2 = {
-    "model_type": "llama",
-    "hidden_size": 576,
-    "num_hidden_layers": 30,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "intermediate_size": 1536,
-    "vocab_size": 49152,
-    "tie_word_embeddings": True,
-}
 
 
 @pytest.fixture(autouse=True)
-def known_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def known_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """The quickstart's model need not have been fetched."""
-    monkeypatch.setenv("DSKD_HOME", str(tmp_path))
-    monkeypatch.setattr(step_times, "run_shapes", _shapes)
-
-
-def _shapes(spec: object) -> object:
-    """Return the shapes of a run whose teacher is SmolLM2."""
-    from dskd_ds.costs import run_shapes
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_shapes, "read_config_file", lambda *_: SMOLLM2)
-        return run_shapes.run_shapes(spec)  # type: ignore[arg-type]
+    smollm2 = public_models()["SmolLM2-135M"].config
+    monkeypatch.setattr(run_shapes, "read_config_file", lambda *_: smollm2)
 
 
 def made_up(seconds_per_layer: float, start: float, teacher: float) -> StepRuns:
