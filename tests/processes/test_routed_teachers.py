@@ -31,6 +31,7 @@ from tests.processes.warm import warm
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 NUM_STEPS = 30
+OUTPUT = "output.txt"
 EXACT = ("loss", "loss_ce", "loss_kd", "grad_norm")
 
 
@@ -80,22 +81,26 @@ def losses_of(run_dir: Path) -> list[list[float]]:
     return [[record[key] for key in EXACT] for record in read_metrics(run_dir)]
 
 
-@pytest.fixture(scope="module")
-def reference(tiny: TinyWorld) -> Path:
-    return tiny.folder / "routed_in_a_launch"
+@pytest.fixture
+def reference(tiny: TinyWorld, launch: Launch, spec_file: Path) -> Path:
+    """A run with both teachers in its launch, and what it printed; trained once per session."""
+    run_dir = tiny.folder / "routed_in_a_launch"
+    if not (run_dir / OUTPUT).is_file():
+        argv = ["--spec", str(spec_file), *override_argv([f"run_dir={run_dir}"])]
+        ended = launch(*ranks(3, "dskd_ds/train.py", *argv))
+        assert ended.code == 0
+        (run_dir / OUTPUT).write_text(ended.output)
+    return run_dir
 
 
 def test_each_teacher_of_a_launch_answers_for_its_own_text(
     launch: Launch, spec_file: Path, reference: Path
 ) -> None:
-    override = f"run_dir={reference}"
     checked = launch(*warm_dskd("train", str(spec_file), "--dry-run"))
     assert checked.code == 0
     assert "1 replica, weight 0.5, asked about" in checked.output
-    argv = ["--spec", str(spec_file), *override_argv([override])]
-    ended = launch(*ranks(3, "dskd_ds/train.py", *argv))
-    assert ended.code == 0
-    assert "teacher code: alignment self-test: targets' log-probability" in ended.output
+    output = (reference / OUTPUT).read_text()
+    assert "teacher code: alignment self-test: targets' log-probability" in output
     done = {teacher.name: teacher.num_done for teacher in teachers_of(reference)}
     # 60 micro-batches of two blocks, of which a third is code: some have blocks of both.
     assert set(done) == {"code", "main"}
