@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import socket
 from pathlib import Path
 
 import psutil
@@ -10,6 +12,7 @@ import pytest
 
 from tests.conftest import TinyWorld
 from tests.processes.conftest import Launch, Start, children_with, ranks, wait_until
+from tests.processes.warm_rank import pass_on, read_end
 
 pytestmark = [pytest.mark.process, pytest.mark.fault]
 
@@ -80,3 +83,14 @@ def test_a_signal_reaches_ranks_and_a_killed_stand_in_takes_its_rank_along(
         assert not any(psutil.pid_exists(pid) for pid in found)
         for file in files:
             file.unlink()
+
+
+def test_a_signal_that_meets_the_end_of_its_rank_is_harmless() -> None:
+    server, stand_in = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    end = {"exit_code": 1, "signal": 0}
+    with stand_in:
+        pass_on(stand_in, signal.SIGTERM)
+        server.send(json.dumps(end).encode())
+        server.close()
+        assert read_end(stand_in) == end
+        pass_on(stand_in, signal.SIGTERM)

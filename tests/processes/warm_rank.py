@@ -7,6 +7,7 @@ and environment are those of the process; if this one is killed, that one is too
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -26,12 +27,32 @@ def main() -> None:
     request = {"argv": sys.argv[1:], "cwd": str(Path.cwd()), "env": dict(os.environ)}
     socket.send_fds(connection, [json.dumps(request).encode()], [0, 1, 2])
     for number in PASSED_ON:
-        signal.signal(number, lambda received, _: connection.send(bytes([received])))
-    end = json.loads(connection.recv(4096))
+        signal.signal(number, lambda received, _: pass_on(connection, received))
+    end = read_end(connection)
     if end["signal"]:
         signal.signal(end["signal"], signal.SIG_DFL)
         os.kill(os.getpid(), end["signal"])
     sys.exit(end["exit_code"])
+
+
+def pass_on(connection: socket.socket, number: int) -> None:
+    """Send a signal's number to the rank. A rank that has ended needs none."""
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        connection.send(bytes([number]))
+
+
+def read_end(connection: socket.socket) -> dict[str, int]:
+    """Wait until the rank has ended, and return its exit code and signal.
+
+    If a signal was on its way when the server closed the connection, the first read fails with
+    ECONNRESET, although the server's message is there.
+    """
+    try:
+        message = connection.recv(4096)
+    except ConnectionResetError:
+        message = connection.recv(4096)
+    end: dict[str, int] = json.loads(message)
+    return end
 
 
 if __name__ == "__main__":
