@@ -7,6 +7,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 STEPS :=
 EVAL_TOKENS :=
+# Containers often set it. Then each of the ranks would compile all modules again when it starts.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: quickstart test check clean
 
