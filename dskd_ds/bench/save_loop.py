@@ -8,8 +8,6 @@ save, a save in the background. Each takes the same number of steps, and saves a
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import os
 import time
@@ -23,15 +21,12 @@ import deepspeed
 
 from dskd_ds.bench.bare_loop import load_model
 from dskd_ds.bench.ce_loop import CrossEntropyStudent, TextFeed
+from dskd_ds.bench.one_rank import measure_and_write
 from dskd_ds.data.source import open_source
 from dskd_ds.models.named import NamedModel
-from dskd_ds.runtime.arguments import add_overrides
-from dskd_ds.runtime.console import quiet_libraries, quiet_progress
-from dskd_ds.runtime.devices import use_threads
 from dskd_ds.runtime.launchers import read_launch
 from dskd_ds.runtime.topology import assign
-from dskd_ds.runtime.world import open_world
-from dskd_ds.spec import RunSpec, load_spec
+from dskd_ds.spec import RunSpec
 from dskd_ds.student.checkpoint.store import Checkpoints
 from dskd_ds.student.counts import Counts
 from dskd_ds.student.ds_config import deepspeed_config
@@ -112,8 +107,6 @@ def checkpoint_bytes(spec: RunSpec) -> int:
 def open_training(spec: RunSpec) -> Training:
     """Return a training whose student learns by cross-entropy, with checkpoints."""
     role = assign(read_launch(os.environ), spec.topology)
-    use_threads(spec.topology.threads_per_rank)
-    open_world()
     model = CrossEntropyStudent(load_model(spec, use_deepspeed=True))
     engine, *_ = deepspeed.initialize(
         model=model, model_parameters=list(model.parameters()), config=deepspeed_config(spec)
@@ -136,22 +129,10 @@ def open_training(spec: RunSpec) -> Training:
     )
 
 
-def main() -> None:
-    """Parse the arguments, measure, and write the result."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--spec", required=True)
-    parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--rounds", type=int, required=True)
-    add_overrides(parser)
-    args = parser.parse_args()
-    quiet_libraries()
-    quiet_progress()
-    training = open_training(load_spec(args.spec, args.set))
-    args.output.write_text(json.dumps(measure(training, args.rounds)))
-    deepspeed.comm.destroy_process_group()
+def measure_saves(spec: RunSpec, rounds: int) -> dict[str, Any]:
+    """Return what `measure` does, of a training that is opened here."""
+    return measure(open_training(spec), rounds)
 
 
 if __name__ == "__main__":
-    main()
+    measure_and_write(__doc__, measure_saves)

@@ -23,7 +23,7 @@ core, and the bench "cache" 10 launches with and without kept teacher signal: ru
 first, and this command in the same folder. The bench "growth" builds three dictionaries, starts a
 launch per number of student ranks, and draws its curves to $DSKD_HOME/bench/growth.png. The bench
 "save" needs the same student; it compares asynchronous saves with synchronous ones in one process
-of one thread.
+of one thread. The bench "terms" compares steps with each kind of [[loss.terms]] in the same way.
 
 `dskd bench calibrate` measures the speeds of this machine instead, in about a minute, and keeps
 them for `dskd plan` and `dskd report`."""
@@ -82,7 +82,17 @@ def add_commands(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def run_bench(args: argparse.Namespace) -> int:
     """Run the chosen benches and print their figures, or calibrate. Raises InputError."""
-    from dskd_ds.bench import growth, measure, objective, pack, save, signal_cache, step, wire
+    from dskd_ds.bench import (
+        growth,
+        measure,
+        objective,
+        pack,
+        save,
+        signal_cache,
+        step,
+        terms,
+        wire,
+    )
     from dskd_ds.bench.cost import bench_cost
     from dskd_ds.runtime.console import quiet_progress
 
@@ -92,7 +102,7 @@ def run_bench(args: argparse.Namespace) -> int:
 
         calibrate_and_print(is_json=args.json)
         return 0
-    modules = (objective, wire, save, step, pack, growth, signal_cache)
+    modules = (objective, wire, save, step, terms, pack, growth, signal_cache)
     benches = {name: bench for module in modules for name, bench in module.BENCHES.items()}
     if args.spec is not None:
         case = cost_case(args)

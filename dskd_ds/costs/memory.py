@@ -220,10 +220,11 @@ def run_signal(
 
 
 def _map_parameters(spec: RunSpec, shapes: RunShapes) -> int:
-    """Return the weights of the map between two hidden sizes; 0 if there is none."""
-    if not spec.uses_senses or not shapes.has_map:
+    """Return the weights of all maps between two hidden sizes; 0 if there are none."""
+    if not shapes.has_map:
         return 0
-    return shapes.teacher.hidden_size * shapes.student.hidden_size
+    num_maps = int(spec.uses_senses) + sum(term.kind != "gram" for term in spec.loss.terms)
+    return num_maps * shapes.teacher.hidden_size * shapes.student.hidden_size
 
 
 def _head_copy(spec: RunSpec, shapes: RunShapes) -> float:

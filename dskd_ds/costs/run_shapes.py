@@ -21,7 +21,7 @@ class RunShapes:
 
     @property
     def has_map(self) -> bool:
-        """Whether a trained map bridges two hidden sizes, if the run has a sense term."""
+        """Whether trained maps bridge two hidden sizes, if the run compares states."""
         return self.teacher.hidden_size != self.student.hidden_size
 
 

@@ -22,8 +22,11 @@ class TrainedModule(Protocol):
     """The module that DeepSpeed trains, around a causal language model of transformers."""
 
     language_model: Any
-    stat_names: tuple[str, ...]
-    """Names of the sums that a forward pass returns, in order."""
+
+    @property
+    def stat_names(self) -> tuple[str, ...]:
+        """Names of the sums that a forward pass returns, in order."""
+        ...
 
     def loss_record(self, total: dict[str, float], counts: Counts) -> dict[str, float]:
         """Return the losses of a step for its record. total: sums over all ranks, by name."""

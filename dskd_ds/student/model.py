@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import deepspeed
 import torch
 from deepspeed.utils import set_z3_leaf_modules
 from torch import Tensor, nn
@@ -19,32 +18,33 @@ from dskd_ds.models.layers import compile_layers, layers_of
 from dskd_ds.models.named import NamedModel, RunModels
 from dskd_ds.objective.fused import STATS, DistillObjective, Scales
 from dskd_ds.objective.targets import TeacherTargets
-from dskd_ds.observe.charts import TERM_COSINE, TERM_LOSS, TERM_SHARE, TERM_WEIGHT
 from dskd_ds.runtime.devices import local_device, resolve_dtype
 from dskd_ds.signals.kind import signal_kind
 from dskd_ds.spec import RunSpec
 from dskd_ds.student.counts import Counts
 from dskd_ds.student.dropout import set_attention_dropout
-from dskd_ds.student.terms.gradients import GradientMeasure, TermGradients, measures_of
-from dskd_ds.student.terms.layers import LayerTerm, layer_terms, student_layers_of
-from dskd_ds.student.terms.values import TermBatch, read_states, term_sums
-from dskd_ds.student.terms.weights import TermWeights
+from dskd_ds.student.terms.layers import LayerTerm, layer_terms
+from dskd_ds.student.terms.losses import TermLosses
+from dskd_ds.student.terms.maps import term_maps
+from dskd_ds.student.terms.values import TermBatch
 
 
 class DistillStudent(nn.Module):
     """A causal language model and the objective that trains it."""
 
     def __init__(
-        self, language_model: Any, objective: DistillObjective, terms: Sequence[LayerTerm] = ()
+        self, language_model: Any, objective: DistillObjective, losses: TermLosses | None = None
     ) -> None:
+        """losses: those below the head."""
         super().__init__()
         self.language_model = language_model
         self.objective = objective
-        self.terms = tuple(terms)
-        self.stat_names = (*STATS, *(term.key(TERM_LOSS) for term in terms))
-        self.term_weights = TermWeights([term.spec for term in terms])
-        self._term_gradients = TermGradients(len(terms))
-        self._measures: list[GradientMeasure] = []
+        self.term_losses = TermLosses() if losses is None else losses
+
+    @property
+    def stat_names(self) -> tuple[str, ...]:
+        """Names of the sums that a forward pass returns, in order."""
+        return (*STATS, *self.term_losses.stat_names)
 
     def forward(
         self,
@@ -61,23 +61,15 @@ class DistillStudent(nn.Module):
         """
         # The trunk alone: the objective forms the logits, a chunk of positions at a time.
         trunk = self.language_model.base_model
-        with captured_states(trunk, student_layers_of(self.terms)) as captured:
+        losses = self.term_losses
+        with captured_states(trunk, losses.student_layers) as captured:
             output = trunk(input_ids=input_ids, position_ids=position_ids, use_cache=False)
         loss, stats = self.objective(output.last_hidden_state, teacher, senses, scales)
-        if not self.terms or scales is None:
+        if not losses.terms or scales is None:
             return loss, stats
-        read = read_states(self.terms, captured, teacher.positions)
-        sums = term_sums(self.terms, read, TermBatch(input_ids, teacher, self.objective.spec))
-        for layer, state in captured.items():
-            at_layer = {
-                index: states
-                for index, states in enumerate(read)
-                if self.terms[index].spec.student_layer == layer
-            }
-            self._term_gradients.watch(state, teacher.positions, at_layer)
-        weights = sums.new_tensor(self.term_weights.begin_step(scales.share_done))
-        loss = loss + scales.token * (weights * sums).sum()
-        return loss, torch.cat([stats, sums.detach().to(stats)])
+        batch = TermBatch(input_ids, teacher, self.objective.spec)
+        weighted, sums = losses.add_up(captured, batch, scales.share_done)
+        return loss + scales.token * weighted, torch.cat([stats, sums.to(stats)])
 
     def loss_record(self, total: dict[str, float], counts: Counts) -> dict[str, float]:
         """Return the terms of a step's loss, and their weighted sum, for the step's record.
@@ -89,36 +81,19 @@ class DistillStudent(nn.Module):
         loss_kd = total["kd"] / max(counts.tokens, 1)
         loss_sense = total["sense"] / max(counts.senses, 1)
         weighted_kd = spec.kd_weight * spec.temperature**2 * loss_kd
-        layers = [total[term.key(TERM_LOSS)] / max(counts.tokens, 1) for term in self.terms]
-        weights = self.term_weights.in_step
-        weighted_layers = sum(weight * loss for weight, loss in zip(weights, layers, strict=True))
         weighted_head = spec.ce_weight * loss_ce + weighted_kd + spec.sense_weight * loss_sense
+        weighted_terms, of_terms = self.term_losses.record(total, counts)
         return {
-            "loss": weighted_head + weighted_layers,
+            "loss": weighted_head + weighted_terms,
             "loss_ce": loss_ce,
             "loss_kd": loss_kd,
             "loss_sense": loss_sense,
-            **self._of_terms(TERM_LOSS, layers),
-            **self._of_terms(TERM_WEIGHT, weights),
-            **self._of_terms(TERM_SHARE, [measure.share for measure in self._measures]),
-            **self._of_terms(TERM_COSINE, [measure.cosine for measure in self._measures]),
+            **of_terms,
         }
 
-    def _of_terms(self, beginning: str, values: Sequence[float]) -> dict[str, float]:
-        """Return a value of each term by its key in metrics.jsonl; nothing if there are none."""
-        return {term.key(beginning): value for term, value in zip(self.terms, values, strict=False)}
-
     def all_reduce_gradient_measures(self) -> None:
-        """Compare each term's gradient with that of all other losses. A collective call.
-
-        Terms with a `grad_share` get their weights of the next step from it.
-        """
-        if not self.terms:
-            return
-        sums = self._term_gradients.take(self.objective.weight.device)
-        deepspeed.comm.all_reduce(sums)
-        self._measures = measures_of(sums)
-        self.term_weights.follow([measure.share for measure in self._measures])
+        """Compare the gradients of losses below the head with all others'. A collective call."""
+        self.term_losses.all_reduce_gradient_measures(self.objective.weight.device)
 
 
 def load_student(
@@ -179,7 +154,10 @@ def assemble_student(
         teacher_head=teacher_head,
         sense_map=sense_map(spec, teacher_size, config.hidden_size),
     )
-    return DistillStudent(model, objective, terms)
+    maps = term_maps(
+        terms, teacher_size, config.hidden_size, resolve_dtype(spec.student.dtype), spec.seed
+    )
+    return DistillStudent(model, objective, TermLosses(terms, maps))
 
 
 def load_language_model(init: NamedModel, deepspeed_config: dict[str, Any]) -> Any:

@@ -109,7 +109,7 @@ def open_training(
     skips = Skips(spec.train)
     checkpoints = open_checkpoints(spec, engine, init, blocks, skips)
     if spec.loss.terms:
-        checkpoints.keep_state("term_weights", distill_student(engine).term_weights)
+        checkpoints.keep_state("term_weights", distill_student(engine).term_losses.weights)
     if isinstance(source, StreamedBlocks):
         checkpoints.keep_state("stream", source)
         cleanup.callback(source.close)
@@ -162,7 +162,7 @@ def _request_builder(
     cleanup: ExitStack,
 ) -> RequestBuilder:
     """Return what writes the requests to [teacher]; opens the senses of losses below the head."""
-    terms = distill_student(engine).terms
+    terms = distill_student(engine).term_losses.terms
     return RequestBuilder(
         spec,
         retriever,

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import tomli_w
 
-from dskd_ds.bench import growth, pack, save, signal_cache
+from dskd_ds.bench import growth, pack, save, signal_cache, terms
 from dskd_ds.bench.step import measure
+from dskd_ds.bench.terms_loop import KINDS
 from dskd_ds.models.named import RunModels
 from dskd_ds.runtime.console import quiet_libraries
 from dskd_ds.spec import load_spec
@@ -40,6 +41,24 @@ def test_saves_are_measured_in_one_process(
         "async_save_blocked",
         "async_save_slowdown",
     ]
+
+
+@pytest.mark.usefixtures("dictionary")
+def test_the_steps_of_each_kind_of_term_are_measured(
+    tiny: TinyWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quiet_libraries()
+    monkeypatch.setenv("DSKD_HOME", str(tiny.folder / "home"))
+    overrides = [f"run_dir={tiny.folder / 'bench-terms'}", "student.layers=first"]
+    spec = load_spec(tiny.spec_file, [*overrides, *terms.SETTINGS])
+    student_init(spec, RunModels.of(spec))
+    measured = terms.measure(str(tiny.spec_file), overrides, rounds=2)
+    assert measured["student_layer"] == 1
+    found = terms.figures(measured)
+    assert {figure.key for figure in found} == {f"term_time_{name}" for name in KINDS}
+    for figure in found:
+        assert figure.value > 0
+        assert figure.notes["97.9 % interval of the median"] == "too few pairs"
 
 
 @pytest.mark.timeout(900)  # five launches, one after the other

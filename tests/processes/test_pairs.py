@@ -37,6 +37,7 @@ def test_a_wider_student_with_more_padding_rows(
             "top_k": 16,
             "sense_weight": 0.5,
             "chunk_positions": 16,
+            "terms": [{"kind": "cosine", "student_layer": 1, "teacher_layer": 2, "weight": 1.0}],
         },
     }
     spec = tmp_path / "pair.toml"
@@ -50,10 +51,11 @@ def test_a_wider_student_with_more_padding_rows(
     files = (tmp_path / "run" / "checkpoints" / "step-00000002").glob("*.safetensors")
     with SavedSlices(files) as saved:
         sense_map = saved.read_whole("objective.sense_map", MASTER)
-    assert len(sense_map) == 32 * 48
+        term_map = saved.read_whole("term_losses.maps.0.weight", MASTER)
+    assert len(sense_map) == len(term_map) == 32 * 48
     assert sense_map.abs().sum() > 0  # it starts at zero
     exported = load_file(tmp_path / "run" / "student" / "model.safetensors")
-    assert not [name for name in exported if "sense_map" in name]
+    assert not [name for name in exported if "map" in name]
     initial = load_file(student / "model.safetensors")
     name = "model.embed_tokens.weight"
     assert exported[name].shape == initial[name].shape

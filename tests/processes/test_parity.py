@@ -27,17 +27,21 @@ def single_process(
     from dskd_ds.objective.fused import DistillObjective
     from dskd_ds.student.model import DistillStudent, freeze, sense_map
     from dskd_ds.student.terms.layers import layer_terms
+    from dskd_ds.student.terms.losses import TermLosses
+    from dskd_ds.student.terms.maps import term_maps
 
     spec = parity_worker.spec_of(model, teacher, frozen, run_dir=run_dir)
     language_model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     freeze(language_model, 1 if frozen else None)
-    mapping = sense_map(spec, parity_worker.sizes(spec)[1], language_model.config.hidden_size)
+    teacher_size, size = parity_worker.sizes(spec)[1], language_model.config.hidden_size
+    mapping = sense_map(spec, teacher_size, size)
+    terms = layer_terms(spec, RunModels.of(spec))
     student = DistillStudent(
         language_model,
         DistillObjective(
             language_model.get_output_embeddings().weight, spec.loss, 2.0, sense_map=mapping
         ),
-        layer_terms(spec, RunModels.of(spec)),
+        TermLosses(terms, term_maps(terms, teacher_size, size, torch.float32, spec.seed)),
     )
     parity_worker.start_map(student)
     blocks = parity_worker.blocks_of(spec)
@@ -78,6 +82,7 @@ PLAIN = {
                 {"tied": False},
                 {"frozen": True, "other_size": True},
                 {"below_head": True},
+                {"below_head": True, "other_size": True},
                 {"compiled": True},
             ],
         ),
@@ -85,7 +90,8 @@ PLAIN = {
     ],
     ids=[
         "1 rank, tied",
-        "2 ranks, tied, untied, frozen head and a map, losses below the head, compiled",
+        "2 ranks, tied, untied, frozen head and a map, losses below the head, also with maps, "
+        "compiled",
         "3 ranks, tied, a map",
     ],
 )
@@ -107,6 +113,9 @@ def test_gradients_equal_those_of_a_single_process(
             not want["tied"] and not want["frozen"]
         )
         assert ("objective.sense_map" in found) == want["other_size"]
+        has_maps = want["below_head"] and want["other_size"]
+        num_maps = len([name for name in found if name.startswith("term_losses.maps.")])
+        assert num_maps == (len(term_case.KINDS) - 1 if has_maps else 0)
         for name, gradient in expected.items():
             assert gradient.abs().sum() > 0, name
             torch.testing.assert_close(
@@ -130,7 +139,7 @@ def prepare(
     """Write the models of a case, and return the case as the worker reads it."""
     model = write_model(folder / "model", tiny.folder, num_layers=2, seed=5, tied=tied)
     teacher = (
-        write_model(folder / "teacher", tiny.folder, num_layers=1, seed=6, hidden_size=48)
+        write_model(folder / "teacher", tiny.folder, num_layers=2, seed=6, hidden_size=48)
         if other_size
         else None
     )

@@ -29,7 +29,7 @@ class LayerTerm:
 def layer_terms(spec: RunSpec, models: RunModels) -> tuple[LayerTerm, ...]:
     """Return the run's terms. Call it when the student has been cut.
 
-    Raises InputError if a layer does not exist, or if the hidden sizes differ.
+    Raises InputError if a layer does not exist, or if it is not known which one is meant.
     """
     if not spec.loss.terms:
         return ()
@@ -74,19 +74,13 @@ def refuse_frozen(spec: RunSpec, term: LayerTermSpec, where: str, num_layers: in
 def kept_layers_of(spec: RunSpec, models: RunModels) -> list[int]:
     """Return the teacher's layers that the cut student keeps, from 0.
 
-    Raises InputError if the student is a model of its own with another hidden size or depth.
+    Raises InputError if the student is a model of its own and a term names no teacher_layer.
     """
     student = models.student
     if student is None:
         origin = Path(spec.run_dir) / INIT_FOLDER / ORIGIN_FILE
         kept: list[int] = json.loads(origin.read_text())["kept_layers"]
         return kept
-    if student.hidden_size != models.teacher.hidden_size:
-        raise InputError(
-            f"[[loss.terms]]: the student's hidden size is {student.hidden_size}, the teacher's"
-            f" {models.teacher.hidden_size}; their states cannot be compared.\n"
-            "  remove [[loss.terms]], or cut the student from its teacher."
-        )
     if any(term.teacher_layer is None for term in spec.loss.terms):
         raise InputError(
             "[[loss.terms]]: the student was not cut from the teacher, so each term needs a"

@@ -23,6 +23,7 @@ from dskd_ds.spec.terms import LayerTermSpec
 from dskd_ds.student.counts import Counts
 from dskd_ds.student.model import DistillStudent
 from dskd_ds.student.terms.layers import LayerTerm, default_teacher_layer, layer_terms
+from dskd_ds.student.terms.losses import TermLosses
 from tests.conftest import TinyWorld
 
 D, V = 16, 40
@@ -62,7 +63,8 @@ def test_loss_and_gradients_equal_autograd_in_float64(
     ]
     states = torch.randn(2, len(SUPERVISED), D)
     spec = LossSpec(signal="hidden", kd_weight=0.0, sense_weight=0.0)
-    student = DistillStudent(model, DistillObjective(model.lm_head.weight, spec, 1.0), terms)
+    losses = TermLosses(terms)
+    student = DistillStudent(model, DistillObjective(model.lm_head.weight, spec, 1.0), losses)
     targets = torch.arange(len(SUPERVISED))
     teacher = TeacherTargets(SUPERVISED, targets, weights=weights, layers=states)
     scales = Scales(token=0.2, sense=0.0)
