@@ -12,7 +12,7 @@ from dskd_ds.observe.metrics import read_metrics
 from dskd_ds.runtime.arguments import override_argv
 from dskd_ds.student.terms.weights import MOST_CHANGE
 from tests.conftest import TinyWorld
-from tests.processes.conftest import Launch, dskd, mpirun
+from tests.processes.conftest import Launch, mpirun, ranks, warm_dskd
 from tests.processes.test_verdict import arguments_of, faulty
 
 pytestmark = [pytest.mark.process, pytest.mark.fault, pytest.mark.slow]
@@ -31,7 +31,7 @@ def layer_senses(tiny: TinyWorld, launch: Launch) -> Path:
     folder = tiny.folder / "senses-3"
     settings = (f"dictionary={folder}", "hidden_layer=3", "attribution=on")
     overrides = override_argv([f"senses.{setting}" for setting in settings])
-    assert launch(*dskd("senses", "build", str(tiny.spec_file), *overrides)).code == 0
+    assert launch(*warm_dskd("senses", "build", str(tiny.spec_file), *overrides)).code == 0
     return folder
 
 
@@ -99,13 +99,13 @@ def test_a_repair_mends_only_its_layers_and_resumes_bit_for_bit(
     assert list((whole / "tensorboard" / "repair").glob("events*"))
 
     argv = arguments_of(tiny, stopped, *settings)
-    ended = launch(*mpirun(3, *faulty("signal", 4), *argv))
+    ended = launch(*ranks(3, *faulty("signal", 4), *argv))
     assert ended.code == 3
     assert not (stopped / "student_repaired").exists()
-    ended = launch(*mpirun(3, *faulty("signal", 3), *argv))
+    ended = launch(*ranks(3, *faulty("signal", 3), *argv))
     assert ended.code == 3
     assert len(read_metrics(stopped)) == 2
-    ended = launch(*mpirun(3, "dskd_ds/train.py", *argv))
+    ended = launch(*ranks(3, "dskd_ds/train.py", *argv))
     assert ended.code == 0
     expected, found = weights(whole / "student"), weights(stopped / "student")
     assert all(torch.equal(expected[name], found[name]) for name in expected)
