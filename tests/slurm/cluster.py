@@ -25,6 +25,9 @@ NODES = ("node1", "node2", "node3")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "unshare")
 CONTROLLER_PORT = 26817
 FIRST_NODE_PORT = 26901
+PORTS_PER_CLUSTER, JOBS_PER_CLUSTER = 200, 2000
+"""Distances between two clusters on this machine: of their ports, and of the numbers of their jobs,
+from which the ports of the jobs' ranks follow."""
 PATIENCE_SECONDS = 480.0
 """Timeout for an event that must happen, also on a busy machine."""
 
@@ -32,6 +35,7 @@ CONFIG = """\
 ClusterName=local
 SlurmctldHost=localhost(127.0.0.1)
 SlurmctldPort={controller_port}
+FirstJobId={first_job}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
@@ -80,7 +84,9 @@ def search_path() -> str:
 class Cluster:
     """The daemons of the cluster, and commands for them."""
 
-    def __init__(self) -> None:
+    def __init__(self, number: int = 0) -> None:
+        """number: tells clusters apart that run at the same time."""
+        self._number = number
         # Short: a socket's path has at most 107 bytes.
         self.folder = Path(tempfile.mkdtemp(prefix="slurm.", dir="/tmp"))
         self.unshared = self.folder / "unshared"
@@ -213,11 +219,16 @@ class Cluster:
         key = self.folder / "munge" / "munge.key"
         key.touch(mode=0o600)
         key.write_bytes(os.urandom(1024))
+        further = self._number * PORTS_PER_CLUSTER
         nodes = [
-            NODE.format(name=name, port=FIRST_NODE_PORT + index) for index, name in enumerate(NODES)
+            NODE.format(name=name, port=FIRST_NODE_PORT + further + index)
+            for index, name in enumerate(NODES)
         ]
         config = CONFIG.format(
-            folder=self.folder, controller_port=CONTROLLER_PORT, nodes="\n".join(nodes)
+            folder=self.folder,
+            controller_port=CONTROLLER_PORT + further,
+            first_job=1 + self._number * JOBS_PER_CLUSTER,
+            nodes="\n".join(nodes),
         )
         (self.folder / "slurm.conf").write_text(config)
         for index in range(2):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tomli_w
 
+from dskd_ds.commands.status import read_status
 from dskd_ds.observe.attempts import read_attempts
 from dskd_ds.observe.metrics import METRICS_FILE, read_lines, read_metrics
 from dskd_ds.runtime.console import child_environment
@@ -28,12 +31,15 @@ WAITING_OR_RUNNING = ("PENDING", "RUNNING", "COMPLETING", "REQUEUED")
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
-    """A SLURM of three nodes, for the whole session. No process of a job may outlive its job."""
+def cluster(worker_id: str) -> Iterator[Cluster]:
+    """A SLURM of three nodes, for the whole session. No process of a job may outlive its job.
+
+    worker_id: of pytest-xdist, `gw0`, ..., or `master`. Each worker has a cluster.
+    """
     missing = missing_programs()
     if missing:
         pytest.fail(f"missing: {', '.join(missing)}; see tests/slurm/cluster.py")
-    cluster = Cluster()
+    cluster = Cluster(number=int(worker_id.removeprefix("gw") if worker_id != "master" else 0))
     try:
         cluster.start()
         yield cluster
@@ -118,6 +124,22 @@ def exact_losses(run_dir: Path) -> list[dict[str, float]]:
 def weights(run_dir: Path) -> bytes:
     """Return the trained student's weights."""
     return (run_dir / "student" / "model.safetensors").read_bytes()
+
+
+def reasons(run_dir: Path) -> list[str | None]:
+    """Return how each attempt of a run has ended; None for one that has not."""
+    return [attempt.reason for attempt in read_attempts(run_dir)]
+
+
+def status(run_dir: Path) -> dict[str, Any]:
+    """Return what `dskd status RUN_DIR --json` prints about a run."""
+    found: dict[str, Any] = json.loads(read_status(run_dir).model_dump_json())
+    return found
+
+
+def phases(found: dict[str, Any], role: str) -> list[str]:
+    """Return the phases of all `students` or `teachers` of a status."""
+    return [process["phase"] for node in found["nodes"] for process in node[role]]
 
 
 @pytest.fixture(scope="session")
