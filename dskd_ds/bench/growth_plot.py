@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
+MARGIN = 1.08
+"""Where an axis ends, over its largest value."""
+
+
 @dataclass(frozen=True)
 class Curve:
     """A cost at several sizes."""
@@ -26,6 +30,7 @@ def draw_curves(curves: Sequence[Curve], output: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
     figure, rows = pyplot.subplots(
         1, len(curves), figsize=(4.2 * len(curves), 3.4), dpi=130, squeeze=False
@@ -33,7 +38,11 @@ def draw_curves(curves: Sequence[Curve], output: Path) -> None:
     for axes, curve in zip(rows[0], curves, strict=True):
         sizes, costs = zip(*curve.points, strict=True)
         axes.plot(sizes, costs, marker="o")
-        axes.set(xlabel=curve.size, title=curve.name, xlim=(0, None), ylim=(0, None))
+        axes.set(xlabel=curve.size, title=curve.name)
+        axes.set(xlim=(0, MARGIN * max(sizes)), ylim=(0, MARGIN * max(costs)))
+        is_whole = all(float(size).is_integer() for size in sizes)
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=is_whole))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
         axes.set_ylabel(curve.cost, fontsize=8)
         axes.grid(alpha=0.3)
     figure.tight_layout()

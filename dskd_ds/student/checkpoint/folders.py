@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +42,17 @@ def remove(checkpoint: Path) -> None:
         shutil.rmtree(checkpoint)
 
 
-def remove_oldest(spec: RunSpec) -> None:
-    """Delete all but the newest `[checkpoint] keep` checkpoints and, with `keep_best`, the best.
-
-    Prints a warning if one cannot be deleted: the newer ones are complete.
-    """
+def oldest(spec: RunSpec) -> list[Path]:
+    """Return all but the newest `[checkpoint] keep` checkpoints and, with `keep_best`, the best."""
     best = best_checkpoint(checkpoint_dir(spec)) if spec.checkpoint.keep_best else None
-    for old in complete_tags(spec)[: -spec.checkpoint.keep]:
-        if best is None or old != best.tag:
-            _remove_or_warn(checkpoint_dir(spec) / old)
+    old_tags = complete_tags(spec)[: -spec.checkpoint.keep]
+    return [checkpoint_dir(spec) / tag for tag in old_tags if best is None or tag != best.tag]
+
+
+def remove_all(checkpoints: Sequence[Path]) -> None:
+    """Delete these checkpoints. Prints a warning if one cannot be deleted."""
+    for checkpoint in checkpoints:
+        _remove_or_warn(checkpoint)
 
 
 def remove_incomplete(spec: RunSpec) -> None:

@@ -67,6 +67,11 @@ class Saving:
         self._thread.start()
 
     @property
+    def is_in_background(self) -> bool:
+        """Whether a thread writes this rank's files."""
+        return self._thread is not None
+
+    @property
     def is_written(self) -> bool:
         """Whether this rank's files are written, or cannot be."""
         return self._thread is None or not self._thread.is_alive()

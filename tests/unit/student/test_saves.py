@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from dskd_ds.errors import SaveError
 from dskd_ds.spec import RunSpec, load_spec
-from dskd_ds.student.checkpoint import saving
+from dskd_ds.student.checkpoint import saving, store
 from dskd_ds.student.checkpoint.folders import checkpoint_dir, complete_tags
 from dskd_ds.student.checkpoint.store import Progress
 from tests.unit.student.ranks import use_ranks
@@ -72,6 +73,30 @@ def test_an_error_of_the_thread_is_met_when_the_save_is_completed(
     with pytest.raises(SaveError, match="step-00000003: this checkpoint cannot be written"):
         checkpoints.complete_save()
     assert [path.name for path in checkpoint_dir(spec).iterdir()] == ["step-00000002"]
+
+
+def test_a_thread_deletes_the_oldest_and_the_next_save_waits_for_it(
+    spec: RunSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = spec.model_copy(update={"checkpoint": spec.checkpoint.model_copy(update={"keep": 1})})
+    checkpoints, may_delete = checkpoints_of(SmallEngine(), spec), threading.Event()
+    remove_all = store.remove_all
+
+    def remove_later(paths: Sequence[Path]) -> None:
+        assert may_delete.wait(30)
+        remove_all(paths)
+
+    monkeypatch.setattr(store, "remove_all", remove_later)
+    for step in (1, 2):
+        checkpoints.save(Progress(step, 10 * step), in_background=True)
+        checkpoints.complete_save()
+    assert complete_tags(spec) == ["step-00000001", "step-00000002"]
+    may_delete.set()
+    checkpoints.save(Progress(3, 30), in_background=True)
+    assert complete_tags(spec) == ["step-00000002"]
+    checkpoints.complete_save()
+    checkpoints.save(Progress(4, 40))
+    assert complete_tags(spec) == ["step-00000004"]
 
 
 class Killed(BaseException):
