@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-
 MARGIN = 1.08
 """Where an axis ends, over its largest value."""
 
