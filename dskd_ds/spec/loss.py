@@ -60,7 +60,7 @@ class LossSpec(Part):
     the means of the step's sequences, so that a short sequence weighs as much as a long one
     (paper); it needs [data] packing = "none"."""
     terms: tuple[LayerTermSpec, ...] = ()
-    """Losses on states below the head, as [[loss.terms]]; the student keeps the teacher's hidden
-    size."""
+    """Losses on states below the head, as [[loss.terms]]. If the student has another hidden size, a
+    trained map takes its states into the teacher's space."""
     chunk_positions: PositiveInt = 256
     """Positions whose logits exist at the same time: less takes less memory."""
