@@ -23,7 +23,8 @@ core, and the bench "cache" 10 launches with and without kept teacher signal: ru
 first, and this command in the same folder. The bench "growth" builds three dictionaries, starts a
 launch per number of student ranks, and draws its curves to $DSKD_HOME/bench/growth.png. The bench
 "save" needs the same student; it compares asynchronous saves with synchronous ones in one process
-of one thread. The bench "terms" compares steps with each kind of [[loss.terms]] in the same way.
+of one thread. The bench "terms" compares steps with each kind of [[loss.terms]] in the same way, in
+17 minutes.
 
 `dskd bench calibrate` measures the speeds of this machine instead, in about a minute, and keeps
 them for `dskd plan` and `dskd report`."""
