@@ -27,7 +27,7 @@ from dskd_ds.models.reply_identity import reply_fingerprint
 from dskd_ds.runtime.arguments import add_overrides, exit_code_of, spec_of
 from dskd_ds.runtime.console import quiet_progress
 from dskd_ds.runtime.devices import use_threads
-from dskd_ds.senses.choose.open import open_on_teacher
+from dskd_ds.senses.choose.on_teacher import open_on_teacher
 from dskd_ds.spec import RunSpec
 from dskd_ds.teacher.answer import answer
 
@@ -88,14 +88,14 @@ def serve(spec: RunSpec, store: ReplyStore) -> None:
         return load_frozen(models.teacher, vocab_size=models.shared_vocab_size)
 
     with ExitStack() as cleanup:
-        retriever, senses_name = open_on_teacher(spec, None, cleanup)
+        senses = open_on_teacher(spec, None, cleanup)
         # The hello is stored too: without it, every replay would load the model to know its sizes.
         hello_path = store.folder / HELLO_FILE
         if not hello_path.is_file():
             teacher = load_teacher()
             hello = Hello(
                 teacher="replay",
-                fingerprint=reply_fingerprint(spec, models, teacher.device.type) + senses_name,
+                fingerprint=reply_fingerprint(spec, models, teacher.device.type) + senses.name,
                 vocab_size=teacher.vocab_size,
                 hidden_size=teacher.hidden_size,
             )
@@ -112,7 +112,7 @@ def serve(spec: RunSpec, store: ReplyStore) -> None:
             begun = time.monotonic()
             arrays = store.get(work)
             if arrays is None:
-                arrays = answer(load_teacher(), work.arrays, work.request.wanted, retriever)
+                arrays = answer(load_teacher(), work.arrays, work.request.wanted, senses)
                 store.put(work, arrays)
                 num_stored += 1
             num_answered += 1

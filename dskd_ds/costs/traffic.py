@@ -6,12 +6,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dskd_ds.costs.dictionary_size import MANY_ROWS
 from dskd_ds.costs.related import related_share, token_counts
+from dskd_ds.costs.term_traffic import (
+    layers_of_states,
+    most_candidates,
+    num_candidate_sets,
+    num_term_rows,
+)
 from dskd_ds.signals.kind import PARTS, SENSE_PARTS, Part, signal_kind
-from dskd_ds.signals.widths import chosen_bytes, draws_bytes, states_bytes, top_k_bytes
+from dskd_ds.signals.widths import (
+    candidates_bytes,
+    chosen_bytes,
+    draws_bytes,
+    states_bytes,
+    top_k_bytes,
+)
 from dskd_ds.spec import RunSpec
 from dskd_ds.spec.senses import SensesSpec
-from dskd_ds.spec.terms import SENSE_KINDS
+from dskd_ds.spec.terms import CANDIDATE_KINDS
 
 if TYPE_CHECKING:
     from dskd_ds.models.named import NamedModel
@@ -23,8 +36,6 @@ TARGET_BYTES = 4
 """The target of every token (int32), if the teacher draws the sense positions."""
 POSITION_BYTES = 4
 """The number of a position that a part is asked for at (int32)."""
-MANY_ROWS = 1 << 24
-"""Rows assumed for a dictionary that does not exist yet: their numbers fit 3 bytes."""
 
 
 @dataclass(frozen=True)
@@ -41,31 +52,42 @@ class SignalBytes:
     """Share of positions that get the sense term, 0..1; not bytes."""
     layers: float = 0.0
     """States of several layers, for losses below the head."""
+    candidates: float = 0.0
+    """Row numbers and distances of senses that the teacher chose for losses below the head."""
 
     @property
     def total(self) -> float:
         """The sum of all bytes."""
-        return self.top_k + self.draws + self.hidden + self.senses + self.request + self.layers
+        signal = self.top_k + self.draws + self.hidden + self.senses
+        return signal + self.layers + self.candidates + self.request
 
 
 def signal_bytes(
-    spec: RunSpec, vocab_size: int, hidden_size: int, sense_share: float, num_rows: int = MANY_ROWS
+    spec: RunSpec,
+    vocab_size: int,
+    hidden_size: int,
+    sense_share: float,
+    num_rows: int = MANY_ROWS,
+    num_term_rows: int = MANY_ROWS,
 ) -> SignalBytes:
     """Return the bytes per token if every position has a target.
 
     sense_share: share of positions with the sense term, 0..1 (`sense_share`). num_rows: rows of the
-    dictionary. Headers add about 1,000 bytes per message. The bytes of chosen senses are an upper
-    bound.
+    dictionary. num_term_rows: rows of the largest dictionary of [[loss.terms]]. Headers add about
+    1,000 bytes per message. The bytes of chosen senses are an upper bound.
     """
     loss, kind = spec.loss, signal_kind(spec.loss)
     teacher_chooses = spec.uses_senses and spec.senses.retrieve_on == "teacher"
     # If the teacher chooses senses, no part of a reply is sent for the student to choose from.
     student_share = 0.0 if teacher_chooses else sense_share
     share = {part: kind.share(part, student_share) for part in PARTS}
-    target_bytes = TARGET_BYTES if teacher_chooses else 0
+    num_sets = num_candidate_sets(spec)
+    target_bytes = TARGET_BYTES if teacher_chooses or num_sets else 0
     top_k = top_k_bytes(loss.top_k, vocab_size, len(kind.temperatures))
-    num_layers = len({(term.student_layer, term.teacher_layer) for term in loss.terms})
+    num_layers = len(layers_of_states(spec))
+    most = most_candidates(spec.senses)
     return SignalBytes(
+        candidates=num_sets * candidates_bytes(most, most, num_term_rows),
         layers=num_layers * states_bytes(spec.link.hidden_format, hidden_size),
         top_k=share["top_k"] * top_k,
         draws=share["draw"] * draws_bytes(loss.num_draws, vocab_size),
@@ -110,12 +132,12 @@ def held_term_bytes(spec: RunSpec, hidden_size: int) -> int:
     tokens, none has more than `num_senses`.
     """
     senses = spec.senses
-    num_candidates = senses.num_senses + 2 * senses.kappa
+    num_candidates = most_candidates(senses)
     total = 0
     for term in spec.loss.terms:
         if term.kind == "sense":
             total += held_sense_bytes(senses, hidden_size)
-        elif term.kind in SENSE_KINDS:
+        elif term.kind in CANDIDATE_KINDS:
             total += num_candidates * (2 * hidden_size + 4 + 14)
         elif term.smoothing:
             total += 4 * hidden_size
@@ -188,12 +210,19 @@ def plan_line(spec: RunSpec, teacher: NamedModel) -> str:
     dictionary = _dictionary(spec)
     share = sense_share(spec, related_fraction(spec, dictionary))
     num_rows = len(dictionary.senses) if dictionary else MANY_ROWS
-    size = signal_bytes(spec, teacher.vocab_size, teacher.hidden_size, share, num_rows)
+    size = signal_bytes(
+        spec,
+        teacher.vocab_size,
+        teacher.hidden_size,
+        share,
+        num_rows,
+        num_term_rows=num_term_rows(spec),
+    )
     row_tokens = longest_row(spec, teacher)
     held = held_bytes(spec, size, teacher.hidden_size, row_tokens) / 2**20
     teacher_held = teacher_held_bytes(spec, size, row_tokens) / 2**20
-    number_format = f" ({spec.link.hidden_format})" if size.hidden else ""
-    and_senses = " and senses" if size.sense_share else ""
+    number_format = f" ({spec.link.hidden_format})" if size.hidden or size.layers else ""
+    and_senses = " and senses" if size.sense_share or size.candidates else ""
     longest = f", if all rows have {row_tokens:,} tokens" if spec.data.packing == "none" else ""
     return (
         f"teacher signal: {_contents(spec, size)} = {size.total:,.0f} bytes per token"
@@ -221,8 +250,10 @@ def _contents(spec: RunSpec, size: SignalBytes) -> str:
     """Name what a reply holds at supervised positions, and what is added at sense positions."""
     kind = signal_kind(spec.loss)
     everywhere = kind.describe()
-    if spec.loss.terms:
+    if size.layers:
         everywhere += " + states below the head"
+    if size.candidates:
+        everywhere += " + numbers and distances of senses below the head"
     if not size.sense_share:
         return everywhere
     part_names: dict[Part, str] = {"hidden": "hidden states", "top_k": f"top-{spec.loss.top_k}"}

@@ -8,8 +8,8 @@ itself and does not add to an earlier one. A request holds everything that its r
 identical teachers send identical replies.
 
 Sizes: B blocks of T tokens, vocabulary V, hidden size D. K positions get the top k tokens, S get
-draws, P get hidden states, Q get senses, M get states of several layers. Positions count through
-the flattened B * T and ascend.
+draws, P get hidden states, Q get senses, M get states of several layers; N have a target. Positions
+count through the flattened B * T and ascend.
 Token ids take the fewest bytes that hold V (link/packing.py), written "id bytes" here; "count
 bytes", "length bytes" and "row bytes" are chosen in the same way.
 
@@ -19,7 +19,7 @@ Request
     targets [B, T] int32           -100 where there is none
     sample_keys [B, 2] int64       epoch and block; both sides draw the same Q sense positions and
                                    the same related words from them
-    (targets and sample_keys have 0 rows unless the teacher chooses senses)
+    (targets and sample_keys have 0 rows unless the teacher chooses senses or candidates)
 
 Reply
     top_k_ids [K, k, id bytes] uint8
@@ -39,6 +39,10 @@ Reply
     pull_lengths [Q, length bytes] uint8 and pull_rows [sum of lengths, row bytes] uint8
                                    rows of the dictionary in S+ (signals/parts/chosen.py)
     push_lengths and push_rows     the same for S-
+    candidate_lengths [candidate sets * N, length bytes] uint8, set by set
+    candidate_rows [sum of lengths, row bytes] uint8       rows of the set's dictionary
+    candidate_distances [sum of lengths] float32           squared distances from the teacher's
+                                   state (signals/parts/measured.py)
 """
 
 from __future__ import annotations
@@ -51,12 +55,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from dskd_ds.spec.processes import MAX_CREDITS, HiddenFormat
 
-PROTOCOL = 8
+PROTOCOL = 9
 """Version of everything in this module; a peer with another version is refused."""
 
 MAX_FAILURE_CHARACTERS = 4000
 MAX_LAYERS = 512
 """Layers whose states one request may name."""
+MAX_CANDIDATE_SETS = 64
+"""Sets of candidates that one request may ask for."""
 Array = NDArray[np.generic]
 Count = Annotated[int, Field(ge=0)]
 
@@ -108,6 +114,22 @@ class SensesWanted(Message):
     """The most senses in S+, or in S-, of one position."""
 
 
+class CandidatesWanted(Message):
+    """Asks for senses near the teacher's state after one layer, at each position with a target."""
+
+    layer: Annotated[int, Field(gt=0)]
+    """Number of the layer, counted by its output as `Wanted.layers` is."""
+    key: str = Field(max_length=200)
+    """Digests of the layer's dictionary and of the settings that decide the candidates.
+
+    A teacher with another dictionary or other settings refuses the request.
+    """
+    num_rows: Annotated[int, Field(gt=0)]
+    """Number of rows of the dictionary."""
+    most: Annotated[int, Field(gt=0)]
+    """The most candidates of one position."""
+
+
 class Wanted(Message):
     """Which signals a forward pass is to return, and in what form."""
 
@@ -126,6 +148,9 @@ class Wanted(Message):
     output of the k-th layer."""
     senses: SensesWanted | None = None
     """None if the student chooses senses itself, or trains without senses."""
+    candidates: Annotated[tuple[CandidatesWanted, ...], Field(max_length=MAX_CANDIDATE_SETS)] = ()
+    """Sets of candidates for losses below the head. Empty if the student chooses them itself, or
+    has no such losses."""
 
 
 class Request(Message):
@@ -229,6 +254,9 @@ ARRAYS: dict[type[Message], dict[str, tuple[str, int]]] = {
         "pull_rows": ("uint8", 2),
         "push_lengths": ("uint8", 2),
         "push_rows": ("uint8", 2),
+        "candidate_lengths": ("uint8", 2),
+        "candidate_rows": ("uint8", 2),
+        "candidate_distances": ("float32", 1),
     },
 }
 """The arrays of each message class: name -> (dtype, number of dimensions)."""

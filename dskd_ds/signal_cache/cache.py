@@ -148,6 +148,7 @@ class SignalCache:
         assert wanted.by_block, "replies of other forward passes are not the same bits"
         assert wanted.senses is None, "senses depend on the epoch"
         assert not wanted.layers, "states of several layers are not kept"
+        assert not wanted.candidates, "senses depend on the epoch"
         found = self._look_up(arrays, wanted)
         # Another process may have asked for it meanwhile.
         if found.num_missing and self.store.refresh():

@@ -21,6 +21,7 @@ from dskd_ds.link.messages import Array, Wanted
 from dskd_ds.link.packing import byte_width
 from dskd_ds.signals.kind import Part
 from dskd_ds.signals.parts.chosen import UNWANTED, Chosen, chosen_arrays
+from dskd_ds.signals.parts.measured import measured_arrays
 from dskd_ds.signals.widths import hidden_width
 
 Ints = NDArray[np.int64]
@@ -154,6 +155,7 @@ def empty_reply(wanted: Wanted, vocab_size: int, hidden_size: int) -> dict[str, 
         "layer_states": np.zeros((0, num_bytes), np.uint8),
         "layer_scales": np.zeros((0, num_scales), np.uint16),
         **chosen_arrays(Chosen.nothing(), UNWANTED),
+        **measured_arrays((), ()),
     }
 
 

@@ -12,10 +12,17 @@ from dskd_ds.losses.distributions import TopK
 from dskd_ds.signals.parts.chosen import UNWANTED, Chosen, chosen_arrays, read_chosen
 from dskd_ds.signals.parts.draws import Draws, draw_arrays, read_draws
 from dskd_ds.signals.parts.layers import layer_arrays, no_layers, read_layers
+from dskd_ds.signals.parts.measured import (
+    MeasuredSenses,
+    measured_arrays,
+    read_measured,
+    widest,
+)
 from dskd_ds.signals.parts.states import pack_hidden, read_states
 from dskd_ds.signals.parts.top_k import read_top_k, top_k_arrays
 from dskd_ds.signals.widths import (
     HEADER_BYTES,
+    candidates_bytes,
     chosen_bytes,
     most_draws_bytes,
     states_bytes,
@@ -35,6 +42,8 @@ class ReplyParts:
     """Senses at Q positions, if the teacher chooses them."""
     layers: Tensor | None = None
     """[layers, M, D]: states after the layers that the request names; None if it names none."""
+    candidates: tuple[MeasuredSenses, ...] = ()
+    """Senses at N positions, one per set of candidates that the request names."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +62,12 @@ class ReplyShape:
     """Positions at which the teacher chooses senses."""
     num_at_layers: int = 0
     """Positions with states of the wanted layers."""
+    num_with_candidates: int = 0
+    """Positions with candidates, if the request wants any: those with a target."""
 
 
 def reply_arrays(parts: ReplyParts, wanted: Wanted, vocab_size: int) -> dict[str, Array]:
-    """Return the arrays of a reply."""
+    """Return the arrays of a reply. Those of parts that are found later may still have 0 rows."""
     numbers, scales = pack_hidden(parts.hidden, wanted.hidden_format)
     layers = no_layers(parts.hidden) if parts.layers is None else parts.layers
     return {
@@ -66,6 +77,7 @@ def reply_arrays(parts: ReplyParts, wanted: Wanted, vocab_size: int) -> dict[str
         "hidden_scales": scales,
         **layer_arrays(layers, wanted),
         **chosen_arrays(parts.chosen, wanted.senses or UNWANTED),
+        **measured_arrays(parts.candidates, wanted.candidates[: len(parts.candidates)]),
     }
 
 
@@ -83,6 +95,7 @@ def read_reply(arrays: dict[str, Array], wanted: Wanted, shape: ReplyShape) -> R
         hidden=read_states(arrays, shape.num_hidden, wanted.hidden_format, shape.hidden_size),
         layers=read_layers(arrays, wanted, shape.num_at_layers, shape.hidden_size),
         chosen=read_chosen(arrays, wanted.senses or UNWANTED, shape.num_chosen),
+        candidates=read_measured(arrays, wanted.candidates, shape.num_with_candidates),
     )
 
 
@@ -91,6 +104,10 @@ def most_reply_bytes(wanted: Wanted, shape: ReplyShape) -> int:
     senses = wanted.senses or UNWANTED
     num_temperatures = len(wanted.temperatures)
     num_layer_rows = len(wanted.layers) * shape.num_at_layers
+    limits = widest(wanted.candidates)
+    all_candidates_bytes = sum(
+        candidates_bytes(form.most, limits.most, limits.num_rows) for form in wanted.candidates
+    )
     return math.ceil(
         HEADER_BYTES
         + shape.num_top_k * top_k_bytes(wanted.top_k, shape.vocab_size, num_temperatures)
@@ -98,4 +115,5 @@ def most_reply_bytes(wanted: Wanted, shape: ReplyShape) -> int:
         + shape.num_hidden * states_bytes(wanted.hidden_format, shape.hidden_size)
         + num_layer_rows * states_bytes(wanted.hidden_format, shape.hidden_size)
         + shape.num_chosen * chosen_bytes(2 * senses.most, senses.most, senses.num_rows)
+        + shape.num_with_candidates * all_candidates_bytes
     )

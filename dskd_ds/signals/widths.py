@@ -43,6 +43,15 @@ def chosen_bytes(num_senses: float, most: int, num_rows: int) -> float:
     return CHOSEN_BYTES + 2 * byte_width(most + 1) + num_senses * byte_width(num_rows)
 
 
+def candidates_bytes(num_senses: float, most: int, num_rows: int) -> float:
+    """Return the bytes of `num_senses` candidates of one position: rows and float32 distances.
+
+    most: the most candidates of a position. num_rows: rows of the dictionary. With several sets in
+    a reply, both are those of the set with the largest.
+    """
+    return byte_width(most + 1) + num_senses * (byte_width(num_rows) + 4)
+
+
 def states_bytes(hidden_format: HiddenFormat, hidden_size: int) -> int:
     """Return the bytes of one hidden state with its scales."""
     num_bytes, num_scales = hidden_width(hidden_format, hidden_size)

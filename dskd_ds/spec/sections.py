@@ -15,6 +15,7 @@ from dskd_ds.spec.recipe import RecipeSpec
 from dskd_ds.spec.repair import RepairSpec
 from dskd_ds.spec.senses import SensesSpec
 from dskd_ds.spec.teachers import FurtherTeacherSpec
+from dskd_ds.spec.terms import CANDIDATE_KINDS, LayerTermSpec
 from dskd_ds.spec.training import CheckpointSpec, EvalSpec, MonitorSpec, OptimizerSpec, TrainSpec
 
 
@@ -88,6 +89,13 @@ class RunSections(Part):
     def uses_senses(self) -> bool:
         """Whether the sense term is part of the loss."""
         return self.loss.sense_weight > 0
+
+    def is_chosen_by_teacher(self, term: LayerTermSpec) -> bool:
+        """Return whether the teacher chooses the senses of one of `loss.terms`.
+
+        The other kinds need the teacher's states, or draw positions of their own.
+        """
+        return self.senses.retrieve_on == "teacher" and term.kind in CANDIDATE_KINDS
 
     @property
     def measures_heldout_loss(self) -> bool:

@@ -58,9 +58,13 @@ def neighbours_are_fetched(spec: RunSections) -> Iterator[Problem]:
 
 
 def teacher_retrieval_saves_traffic(spec: RunSections) -> Iterator[Problem]:
-    """A student that receives the hidden states anyway chooses candidates itself."""
+    """A student that receives all states that senses are chosen by chooses them itself."""
+    if spec.senses.retrieve_on == "student" or not spec.uses_senses:
+        return
     sends_states = spec.loss.signal in ("exact", "hidden")
-    if spec.uses_senses and spec.senses.retrieve_on == "teacher" and sends_states:
+    # States below the head are not part of any signal.
+    saves_below = any(spec.is_chosen_by_teacher(term) for term in spec.loss.terms)
+    if sends_states and not saves_below:
         yield Problem(
             key="senses.retrieve_on",
             value="teacher",

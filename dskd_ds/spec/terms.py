@@ -14,6 +14,9 @@ DISTANCE_KINDS: tuple[TermKind, ...] = ("mse", "cosine")
 """Kinds that compare two states, which `smoothing` may change."""
 SENSE_KINDS: tuple[TermKind, ...] = ("sense", "posterior", "contrast")
 """Kinds that need a dictionary."""
+CANDIDATE_KINDS: tuple[TermKind, ...] = ("posterior", "contrast")
+"""Kinds that compare a state with some senses, at every supervised position. Of the teacher's state
+they need its distances from these senses, and nothing else."""
 
 
 class LayerTermSpec(Part):

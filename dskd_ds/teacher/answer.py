@@ -8,7 +8,7 @@ teacher answers it bit for bit the same.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,16 +19,17 @@ from dskd_ds.link.messages import Array, Wanted
 from dskd_ds.losses.distributions import TopK
 from dskd_ds.models.captured import captured_states, rows_at_layers
 from dskd_ds.models.frozen import FrozenModel
-from dskd_ds.senses.choose.retrieve import Selection, SenseRetriever
+from dskd_ds.senses.choose.on_teacher import NO_SENSES, TeacherSenses
 from dskd_ds.signals.parts.chosen import chosen_arrays
 from dskd_ds.signals.parts.chunks import concatenate
 from dskd_ds.signals.parts.draws import Draws
+from dskd_ds.signals.parts.measured import measured_arrays
 from dskd_ds.signals.parts.shards import take_draws_at, take_top_k_at
 from dskd_ds.signals.reply import ReplyParts, reply_arrays
 from dskd_ds.teacher.blocks import AskedAt, GroupRows, forward_blocks
 from dskd_ds.teacher.group_channel import SharedRequest, without_senses
 from dskd_ds.teacher.out_of_memory import explained_logits, explained_states
-from dskd_ds.teacher.senses import selection_of
+from dskd_ds.teacher.senses import AskedSenses, asked_senses
 
 CACHE_ROWS = 16
 """Rows that parts are taken from at a time on a CPU. At 49,152 tokens one thread took 0.18 ms per
@@ -59,51 +60,52 @@ class Computed:
     """What a forward pass gave, in main memory. What is left to do does not need the model."""
 
     arrays: dict[str, Array]
-    """The reply's arrays, without chosen senses."""
+    """The reply's arrays, without chosen senses and candidates."""
     wanted: Wanted
-    selection: Selection | None
-    """The sense positions; None: no senses are wanted."""
+    asked: AskedSenses | None
+    """The senses that are wanted; None: no senses."""
     states: Tensor
     """[Q, D] at the sense positions."""
     top_k: TopK
     """At the sense positions."""
+    term_states: Mapping[int, Tensor]
+    """[N, D] after each layer that candidates are wanted for, where a target is, unrounded."""
 
 
 def answer(
     teacher: FrozenModel,
     arrays: dict[str, Array],
     wanted: Wanted,
-    retriever: SenseRetriever | None = None,
+    senses: TeacherSenses = NO_SENSES,
 ) -> dict[str, Array]:
     """Return one request's reply: `compute`, then `finish`."""
-    return finish(compute(teacher, arrays, wanted, retriever), retriever)
+    return finish(compute(teacher, arrays, wanted, senses))
 
 
 def compute(
     teacher: FrozenModel,
     arrays: dict[str, Array],
     wanted: Wanted,
-    retriever: SenseRetriever | None = None,
+    senses: TeacherSenses = NO_SENSES,
     share: Callable[[SharedRequest], None] | None = None,
 ) -> Computed:
     """Do one forward pass of the request's shape, or one per row, and take the parts, all but the
     senses.
 
-    retriever: for requests that want senses chosen. share: called once the request is known to be
+    senses: for requests that want senses chosen. share: called once the request is known to be
     valid, with what the other ranks of this teacher must compute at the same time. Raises
     ValueError if ids or positions are out of range, positions do not ascend, or the request wants
     senses or layers that this teacher does not have.
     """
     asked = read_request(arrays, teacher.vocab_size)
-    if wanted.by_block and wanted.layers:
-        raise ValueError("states of layers are not sent block by block")
-    selection = selection_of(retriever, arrays, wanted, asked.input_ids, asked.position_ids)
-    sense_positions = torch.zeros(0, dtype=torch.long)
-    if selection:
-        sense_positions = torch.from_numpy(selection.positions)
+    if wanted.by_block and (wanted.layers or wanted.candidates):
+        raise ValueError("states of layers and candidates are not sent block by block")
+    to_choose = asked_senses(senses, arrays, wanted, asked.input_ids, asked.position_ids)
+    sense_positions = to_choose.positions if to_choose else torch.zeros(0, dtype=torch.long)
     # Senses are chosen by the top k too, wherever the divergence gets its signal from.
     ranked_positions = torch.unique(torch.cat([asked.top_k, sense_positions]))
-    with captured_states(teacher.trunk, wanted.layers) as captured:
+    term_layers = {one.layer for one in wanted.candidates}
+    with captured_states(teacher.trunk, sorted({*wanted.layers, *term_layers})) as captured:
         if share is not None:
             share(without_senses(arrays, wanted, ranked_positions.numpy()))
         if wanted.by_block:
@@ -125,23 +127,43 @@ def compute(
     return Computed(
         arrays=reply_arrays(parts, wanted, teacher.vocab_size),
         wanted=wanted,
-        selection=selection,
+        asked=to_choose,
         states=hidden[sense_positions.to(hidden.device)].cpu(),
         top_k=ranked.rows(at_senses.to(ranked.ids.device)).to(torch.device("cpu")),
+        term_states=_states_with_target(captured, sorted(term_layers), to_choose),
     )
 
 
-def finish(computed: Computed, retriever: SenseRetriever | None) -> dict[str, Array]:
-    """Return the reply's arrays with the senses that were wanted. `retriever` as for `compute`."""
-    if retriever is None or computed.selection is None:
+def _states_with_target(
+    captured: Mapping[int, Tensor], layers: Sequence[int], asked: AskedSenses | None
+) -> dict[int, Tensor]:
+    """Return the states [N, D] after some layers where a target is, on the CPU."""
+    if asked is None or not layers:
+        return {}
+    at_layers = rows_at_layers(captured, layers, asked.batch.supervised).cpu()
+    return dict(zip(layers, at_layers, strict=True))
+
+
+def finish(computed: Computed) -> dict[str, Array]:
+    """Return the reply's arrays with the senses that were wanted."""
+    asked, wanted = computed.asked, computed.wanted
+    if asked is None:
         return computed.arrays
-    chosen = retriever.choose(
-        computed.selection,
-        computed.states,
-        computed.top_k,
-        len(computed.wanted.temperatures) - 1,  # the last tail is at temperature 1
-    )
-    return computed.arrays | chosen_arrays(chosen, retriever.wanted)
+    found: dict[str, Array] = {}
+    if asked.retriever is not None and asked.selection is not None:
+        chosen = asked.retriever.choose(
+            asked.selection,
+            computed.states,
+            computed.top_k,
+            len(wanted.temperatures) - 1,  # the last tail is at temperature 1
+        )
+        found |= chosen_arrays(chosen, asked.retriever.wanted)
+    candidates = [
+        retriever.choose(asked.batch, computed.term_states[form.layer])
+        for form, retriever in zip(wanted.candidates, asked.terms, strict=True)
+    ]
+    found |= measured_arrays(candidates, wanted.candidates)
+    return computed.arrays | found
 
 
 def read_request(arrays: dict[str, Array], vocab_size: int) -> Asked:

@@ -47,7 +47,7 @@ def without_senses(
             "targets": np.zeros((0, 0), np.int32),
             "sample_keys": np.zeros((0, 2), np.int64),
         },
-        wanted=wanted.model_copy(update={"senses": None}),
+        wanted=wanted.model_copy(update={"senses": None, "candidates": ()}),
     )
 
 

@@ -20,8 +20,7 @@ from dskd_ds.models.reply_identity import reply_fingerprint
 from dskd_ds.models.routed import RoutedTeacher
 from dskd_ds.models.tensor_parallel import load_divided
 from dskd_ds.runtime.topology import ALONE, Role, TeacherRank
-from dskd_ds.senses.choose.open import open_on_teacher
-from dskd_ds.senses.choose.retrieve import SenseRetriever
+from dskd_ds.senses.choose.on_teacher import TeacherSenses, open_on_teacher
 from dskd_ds.spec import RunSpec
 from dskd_ds.teacher.answer import Computed, compute, finish
 from dskd_ds.teacher.follow import follow
@@ -56,14 +55,14 @@ def serve(
         if group and group.rank > 0:
             follow(load_divided(models.teacher, models.shared_vocab_size), group)
             return
-        retriever, senses_name = open_on_teacher(spec, role, cleanup)
+        senses = open_on_teacher(spec, role, cleanup)
         if group:
             teacher = load_divided(models.teacher, models.shared_vocab_size)
             # Now, because the other ranks listen from here on, and hashing the weights takes long.
             group.start_watch()
         else:
             teacher = load_frozen(models.teacher, vocab_size=models.shared_vocab_size)
-        hello = _hello(spec, models, teacher, replica, senses_name)
+        hello = _hello(spec, models, teacher, replica, senses.name)
         name = hello.teacher
         link = WatchedLink(
             open_teacher_side(
@@ -78,7 +77,7 @@ def serve(
         if group:
             group.on_end = partial(_leave, link, group)
         started = time.monotonic()
-        num_requests, busy_seconds = serve_requests(teacher, retriever, link, group)
+        num_requests, busy_seconds = serve_requests(teacher, senses, link, group)
         if group:
             group.stay_if_ending()
         report_rejections(name, link.rejections, spec.topology.num_students, role)
@@ -128,7 +127,7 @@ def report_rejections(
 
 def serve_requests(
     teacher: FrozenModel,
-    retriever: SenseRetriever | None,
+    senses: TeacherSenses,
     link: TeacherSide,
     group: TeacherGroup | None = None,
 ) -> tuple[int, float]:
@@ -144,20 +143,18 @@ def serve_requests(
         while (work := link.next_request()) is not None:
             num_requests += 1
             started = time.monotonic()
-            computed = _compute_or_fail(teacher, retriever, link, work, group)
+            computed = _compute_or_fail(teacher, senses, link, work, group)
             if finishing:
                 finishing.result()  # at most one reply waits in memory for its senses
             if computed:
-                finishing = finisher.submit(
-                    _finish_or_fail, computed, retriever, link, work, started
-                )
+                finishing = finisher.submit(_finish_or_fail, computed, link, work, started)
             busy_seconds += time.monotonic() - started
     return num_requests, busy_seconds
 
 
 def _compute_or_fail(
     teacher: FrozenModel,
-    retriever: SenseRetriever | None,
+    senses: TeacherSenses,
     link: TeacherSide,
     work: Work,
     group: TeacherGroup | None,
@@ -168,10 +165,10 @@ def _compute_or_fail(
     middle of a collective call.
     """
     if group is None:
-        return _compute_or_refuse(teacher, retriever, link, work)
+        return _compute_or_refuse(teacher, senses, link, work)
     try:
         group.work = work
-        return compute(teacher, work.arrays, work.request.wanted, retriever, group.share)
+        return compute(teacher, work.arrays, work.request.wanted, senses, group.share)
     except Exception as error:
         is_own = isinstance(error, DskdError)
         reason = str(error) if is_own else f"{type(error).__name__}: {error}"
@@ -184,11 +181,11 @@ def _compute_or_fail(
 
 
 def _compute_or_refuse(
-    teacher: FrozenModel, retriever: SenseRetriever | None, link: TeacherSide, work: Work
+    teacher: FrozenModel, senses: TeacherSenses, link: TeacherSide, work: Work
 ) -> Computed | None:
     """Compute on a teacher of one rank, which goes on after any error."""
     try:
-        return compute(teacher, work.arrays, work.request.wanted, retriever)
+        return compute(teacher, work.arrays, work.request.wanted, senses)
     except TeacherMemoryError as error:
         link.fail(work, str(error))
     except Exception as error:
@@ -199,15 +196,9 @@ def _compute_or_refuse(
     return None
 
 
-def _finish_or_fail(
-    computed: Computed,
-    retriever: SenseRetriever | None,
-    link: TeacherSide,
-    work: Work,
-    started: float,
-) -> None:
+def _finish_or_fail(computed: Computed, link: TeacherSide, work: Work, started: float) -> None:
     """Finish and reply; report any error to the student, as nothing else sees this thread's."""
     try:
-        link.reply(work, finish(computed, retriever), time.monotonic() - started)
+        link.reply(work, finish(computed), time.monotonic() - started)
     except Exception as error:
         link.fail(work, f"{type(error).__name__}: {error}")

@@ -1,31 +1,50 @@
 """Finds the senses that a loss below the head needs, at the teacher's states of that layer.
 
-The student chooses them, because its cosine or squared error needs the states anyway. All choices
-depend on the batch, the seed and the teacher's states alone, not on the ranks.
+For `posterior` and `contrast` there are two steps. `choose` needs the teacher's states and the
+index, so it may run on the teacher's side ([senses] retrieve_on = "teacher"); `pack` needs the
+dictionary only. For the other kinds the student does everything, because they need the states
+anyway. All choices depend on the batch, the seed and the teacher's states alone, not on the ranks.
 Source: docs/method.md, "Terms below the head".
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dskd_ds.data.batches import IGNORE, Batch
+from dskd_ds.link.messages import CandidatesWanted
 from dskd_ds.losses.senses_at_layer import SenseCandidates, TermSenses, log_posterior
 from dskd_ds.senses.choose import candidates as sets
 from dskd_ds.senses.choose.retrieve import SenseRetriever
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.senses.dictionary.distances import pair_distances, rerank
+from dskd_ds.senses.index.graph import senses_digest
 from dskd_ds.signals.parts.chosen import Candidates, Chosen, Ints
+from dskd_ds.signals.parts.measured import MeasuredSenses
 from dskd_ds.spec.terms import LayerTermSpec
 
 CHUNK_POSITIONS = 128
 """Positions whose senses are in float32 at a time."""
 ANTONYMS, SHUFFLE = 1, 2
 """Last numbers of the keys of random draws, which keep them apart from those of the positions."""
+DECIDING = (
+    "candidates",
+    "kappa",
+    "num_related_words",
+    "num_neighbours",
+    "index_search_effort",
+)
+"""The [senses] keys that decide which senses are candidates."""
+DECIDING_OF_TERM = ("attribution", "shuffled_senses")
+"""The keys of a term that decide which senses are its candidates. Terms that have both in common,
+and the dictionary, have the same candidates, whatever their kind."""
 
 
 class TermRetriever:
@@ -43,19 +62,60 @@ class TermRetriever:
         if term.shuffled_senses:
             self._permutation = shuffled_tokens(self._dictionary, retriever.seed)
 
+    @cached_property
+    def wanted(self) -> CandidatesWanted:
+        """What a student requests from a teacher that does `choose` for it.
+
+        A teacher with another dictionary or other settings computes another key and refuses the
+        request.
+        """
+        spec, dictionary = self._retriever.spec, self._dictionary
+        settings = {
+            **spec.model_dump(include=set(DECIDING), mode="json"),
+            **self._term.model_dump(include=set(DECIDING_OF_TERM), mode="json"),
+            "seed": self._retriever.seed,
+        }
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        num_own = np.diff(dictionary.owner_offsets[: dictionary.vocab_size + 1])
+        num_sources = 2 if spec.candidates == "hybrid" else 1
+        return CandidatesWanted(
+            layer=dictionary.layer,
+            key=f"dictionary {senses_digest(dictionary)[:16]}, settings {digest[:16]}",
+            num_rows=len(dictionary.senses),
+            most=max(1, int(num_own.max(initial=0)) + num_sources * spec.kappa),
+        )
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens that the dictionary knows."""
+        return self._dictionary.vocab_size
+
     def senses(self, batch: Batch, states: Tensor) -> TermSenses:
         """Return what the term learns from. states: [N, D] of the teacher where a target is."""
-        batch = self._attributed(batch)
-        states = states.float()
         if self._term.kind == "sense":
-            return self._pull_and_push(batch, states)
-        supervised = batch.supervised.numpy()
-        tokens = batch.targets.flatten().numpy()[supervised]
-        own = sets.senses_of(self._dictionary, sets.ragged(np.ones_like(tokens), tokens))
+            return self._pull_and_push(self._attributed(batch), states.float())
         if self._term.smoothing:
-            return TermSenses(smoothed=self._smoothed(self._padded(states, tokens, own), states))
+            return TermSenses(smoothed=self._smoothed(batch, states.float()))
+        return self.pack(batch, self.choose(batch, states))
+
+    def choose(self, batch: Batch, states: Tensor) -> MeasuredSenses:
+        """Find the candidates of `posterior` or `contrast` at each position with a target.
+
+        states: [N, D] of the teacher at these positions, on the CPU.
+        """
+        batch, states = self._attributed(batch), states.float()
+        tokens = _target_tokens(batch)
+        own = self._own(tokens)
         others = sets.keep_where(self._others(batch, tokens, states), own.present(len(tokens)))
-        return TermSenses(candidates=self._padded(states, tokens, sets.merge(own, others)))
+        return self._measured(sets.merge(own, others), states)
+
+    def pack(self, batch: Batch, found: MeasuredSenses) -> TermSenses:
+        """Return what `posterior` or `contrast` learns from.
+
+        `found` may come from this process or from a teacher. Needs no index.
+        """
+        tokens = _target_tokens(self._attributed(batch))
+        return TermSenses(candidates=self._padded(tokens, found))
 
     def _attributed(self, batch: Batch) -> Batch:
         """Return the batch with the token of each supervised position as its target."""
@@ -82,8 +142,20 @@ class TermRetriever:
         senses = replace(targets, positions=torch.from_numpy(rows))
         return TermSenses(senses=senses, margin=self._margin)
 
-    def _smoothed(self, own: SenseCandidates, states: Tensor) -> Tensor:
+    def _own(self, tokens: Ints) -> Candidates:
+        """Return the senses of tokens [N]."""
+        return sets.senses_of(self._dictionary, sets.ragged(np.ones_like(tokens), tokens))
+
+    def _measured(self, found: Candidates, states: Tensor) -> MeasuredSenses:
+        """Return senses with their distances from the states [N, D]. found: sorted by position."""
+        squared = pair_distances(self._dictionary, states, found.positions, found.rows)
+        lengths = np.bincount(found.positions, minlength=len(states))
+        return MeasuredSenses(lengths, found.rows, squared)
+
+    def _smoothed(self, batch: Batch, states: Tensor) -> Tensor:
         """Return the states, mixed with the mean of their token's senses where it has any."""
+        tokens = _target_tokens(self._attributed(batch))
+        own = self._padded(tokens, self._measured(self._own(tokens), states))
         smoothed = states.clone()
         for start in range(0, len(states), CHUNK_POSITIONS):
             rows = slice(start, start + CHUNK_POSITIONS)
@@ -137,27 +209,26 @@ class TermRetriever:
         is_other = (owners != tokens[:, None]) & ~retriever.is_synonym(tokens, owners)
         return sets.first_allowed(rows, is_other, spec.kappa)
 
-    def _padded(self, states: Tensor, tokens: Ints, found: Candidates) -> SenseCandidates:
+    def _padded(self, tokens: Ints, found: MeasuredSenses) -> SenseCandidates:
         """Return the senses found at N positions in rectangular form, sorted by dictionary row.
 
         tokens: [N], whose senses count as own.
         """
-        dictionary = self._dictionary
-        counts = np.bincount(found.positions, minlength=len(states))
-        shape = (len(states), max(1, int(counts.max(initial=0))))
+        dictionary, positions = self._dictionary, found.positions
+        counts = found.lengths
+        shape = (len(tokens), max(1, int(counts.max(initial=0))))
         unique, inverse = np.unique(found.rows, return_inverse=True)
         # Where a token has no sense, its only candidate is the first of the batch.
         unique = unique if len(unique) else np.zeros(1, np.int64)
-        squared = pair_distances(dictionary, states, found.positions, found.rows)
-        is_own = dictionary.row_owners[found.rows] == tokens[found.positions]
+        is_own = dictionary.row_owners[found.rows] == tokens[positions]
         columns = sets.ranges(np.zeros_like(counts), counts)
-        cells = (torch.from_numpy(found.positions), torch.from_numpy(columns))
+        cells = (torch.from_numpy(positions), torch.from_numpy(columns))
         index = torch.zeros(shape, dtype=torch.int64)
         mask, own = torch.zeros(2, *shape, dtype=torch.bool)
         distances = torch.zeros(shape)
         index[cells], mask[cells] = torch.from_numpy(inverse), True
         own[cells] = torch.from_numpy(is_own)
-        distances[cells] = torch.from_numpy(squared) / dictionary.hidden_size
+        distances[cells] = torch.from_numpy(found.squared_distances) / dictionary.hidden_size
         mask[:, 0] = True
         rows = torch.from_numpy(unique)
         return SenseCandidates(
@@ -169,6 +240,12 @@ class TermRetriever:
             distances=distances,
             spread=torch.tensor(self._spread),
         )
+
+
+def _target_tokens(batch: Batch) -> Ints:
+    """Return the target [N] of each position that has one."""
+    tokens: Ints = batch.targets.flatten()[batch.supervised].numpy()
+    return tokens
 
 
 def mean_spread(dictionary: SenseDictionary) -> float:

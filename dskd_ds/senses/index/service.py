@@ -1,7 +1,8 @@
 """Serves one index per node: the first rank of a role loads the graph and answers the other ranks.
 
-The role is the student, or the teacher if teachers choose the senses. A rank sends reduced queries
-and receives candidate rows; it re-ranks them itself on its mapped dictionary.
+The role is the student, the teacher if teachers choose the senses, or both if each chooses some. A
+rank sends reduced queries and receives candidate rows; it re-ranks them itself on its mapped
+dictionary.
 
 Why a socket and not shared memory: 200 queries of 256 numbers, with 150 candidates each, take
 0.27 ms through the socket and 0.05 ms through shared memory with two semaphores, while the search
@@ -38,16 +39,19 @@ class IndexServiceError(DskdError):
     """The node's index did not answer, or answered with an error."""
 
 
-def service_address(run_dir: str, master_port: int, dictionary: str = "") -> str:
+def service_address(
+    run_dir: str, master_port: int, role: str = "student", dictionary: str = ""
+) -> str:
     """Return the `ipc://` address of this launch's index on this node, in a private folder.
 
-    dictionary: its folder, which tells the indexes of several dictionaries apart.
+    role: of the ranks that ask it; teachers do if they choose senses. dictionary: its folder, which
+    tells the indexes of several dictionaries apart.
 
     The folder is below TMPDIR, or below /tmp if TMPDIR is too long for the path of a unix socket.
     Raises IndexServiceError if the folder belongs to another user, is open to others, or cannot be
     created.
     """
-    name = f"{Path(run_dir).resolve()} {master_port} {dictionary}"
+    name = f"{Path(run_dir).resolve()} {master_port} {role} {dictionary}"
     key = hashlib.sha256(name.encode()).hexdigest()[:16]
     try:
         path = private_socket_path(f"{key}.index")

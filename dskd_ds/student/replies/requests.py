@@ -24,7 +24,7 @@ from dskd_ds.senses.choose.retrieve import Selection, SenseRetriever
 from dskd_ds.signals.kind import Ints, Part, SignalKind, signal_kind
 from dskd_ds.signals.reply import ReplyParts, ReplyShape, most_reply_bytes, read_reply
 from dskd_ds.spec import RunSpec
-from dskd_ds.student.terms.layers import LayerTerm, need_states, teacher_layers_of
+from dskd_ds.student.terms.layers import LayerTerm, compared_layers_of, teacher_layers_of
 
 
 @dataclass(frozen=True)
@@ -92,11 +92,17 @@ class RequestBuilder(StepRequests):
     ) -> None:
         """vocab_size, hidden_size: the teacher's, which its replies are checked against.
 
-        terms: losses below the head, which need states of the teacher's layers at the supervised
-        positions. term_retrievers: what finds the senses of each term.
+        terms: losses below the head, which need states of the teacher's layers, or candidates that
+        the teacher chose by them, at the supervised positions. term_retrievers: what finds the
+        senses of each term.
         """
         self._terms, self._term_retrievers = tuple(terms), tuple(term_retrievers)
-        layers = teacher_layers_of(terms)
+        self._asked_for = tuple(
+            retriever.wanted
+            if retriever is not None and spec.is_chosen_by_teacher(term.spec)
+            else None
+            for term, retriever in zip(terms, term_retrievers, strict=True)
+        )
         self.kind: SignalKind[Any] = signal_kind(spec.loss)
         self.vocab_size, self.hidden_size = vocab_size, hidden_size
         self._retriever, self._seed = retriever, spec.seed
@@ -110,9 +116,18 @@ class RequestBuilder(StepRequests):
             draw_seed=spec.seed,  # `request` replaces it with the seed of the batch's epoch
             hidden_format=spec.link.hidden_format,
             by_block=spec.teacher.answers_by_block,
-            layers=layers,
+            layers=self._layers_of_reply(),
             senses=retriever.wanted if retriever is not None and teacher_chooses else None,
+            # Terms with the same candidates share them.
+            candidates=tuple(dict.fromkeys(filter(None, self._asked_for))),
         )
+
+    def _layers_of_reply(self) -> tuple[int, ...]:
+        """Return the layers whose states are asked for: as targets, or to choose senses by them."""
+        need_states = [
+            term for term, asked in zip(self._terms, self._asked_for, strict=True) if asked is None
+        ]
+        return teacher_layers_of(need_states)
 
     def request(self, batch: Batch) -> TeacherRequest:
         """Draw the batch's sense positions and put its request together."""
@@ -141,7 +156,7 @@ class RequestBuilder(StepRequests):
                 "position_ids": batch.position_ids.numpy().astype(np.int32),
                 **position_arrays,
                 "layer_positions": layer_positions.astype(np.int32),
-                **selection_arrays(batch if self.wanted.senses else None),
+                **selection_arrays(batch if self.wanted.senses or self.wanted.candidates else None),
             },
             wanted=self.wanted.model_copy(update={"draw_seed": draw_seed}),
         )
@@ -159,6 +174,7 @@ class RequestBuilder(StepRequests):
             num_hidden=len(request.positions["hidden"]),
             num_chosen=num_chosen,
             num_at_layers=len(request.arrays["layer_positions"]),
+            num_with_candidates=len(request.batch.supervised) if self.wanted.candidates else 0,
         )
 
     def targets(
@@ -178,21 +194,34 @@ class RequestBuilder(StepRequests):
             targets=request.batch.targets.flatten()[supervised],
             signal=self.kind.targets(reply),
             weights=weights,
-            layers=reply.layers if need_states(self._terms) else None,
+            layers=self._compared_states(reply),
             terms=self._term_senses(request.batch, reply),
         )
         return teacher, senses
 
+    def _compared_states(self, reply: ReplyParts) -> Tensor | None:
+        """Return the states [layers, N, D] that are targets; None if no term has such a target."""
+        compared = compared_layers_of(self._terms)
+        if reply.layers is None or not compared:
+            return None
+        if compared == self.wanted.layers:
+            return reply.layers
+        return reply.layers[[self.wanted.layers.index(layer) for layer in compared]]
+
     def _term_senses(self, batch: Batch, reply: ReplyParts) -> tuple[TermSenses | None, ...]:
-        """Choose the senses of each loss below the head."""
+        """Return what each loss below the head learns from senses; choose them if needed."""
         learned: list[TermSenses | None] = []
-        for term, retriever in zip(self._terms, self._term_retrievers, strict=True):
+        asked = zip(self._terms, self._term_retrievers, self._asked_for, strict=True)
+        for term, retriever, candidates in asked:
             if retriever is None:
                 learned.append(None)
-                continue
-            assert reply.layers is not None
-            row = self.wanted.layers.index(term.teacher_layer)
-            learned.append(retriever.senses(batch, reply.layers[row]))
+            elif candidates is not None:
+                found = reply.candidates[self.wanted.candidates.index(candidates)]
+                learned.append(retriever.pack(batch, found))
+            else:
+                assert reply.layers is not None
+                row = self.wanted.layers.index(term.teacher_layer)
+                learned.append(retriever.senses(batch, reply.layers[row]))
         return tuple(learned)
 
     def _sense_targets(self, request: TeacherRequest, reply: ReplyParts) -> SenseTargets:

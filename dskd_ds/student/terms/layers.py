@@ -103,9 +103,17 @@ def teacher_layers_of(terms: Sequence[LayerTerm]) -> tuple[int, ...]:
     return tuple(sorted({term.teacher_layer for term in terms}))
 
 
-def need_states(terms: Sequence[LayerTerm]) -> bool:
+def compared_layers_of(terms: Sequence[LayerTerm]) -> tuple[int, ...]:
+    """Return the teacher's layers whose states themselves are targets, not senses chosen by them.
+
+    Ascending, each once.
+    """
+    return teacher_layers_of([term for term in terms if compares_states(term.spec)])
+
+
+def compares_states(term: LayerTermSpec) -> bool:
     """Whether a term compares with the teacher's states themselves, not with senses."""
-    return any(term.spec.kind not in SENSE_KINDS and not term.spec.smoothing for term in terms)
+    return term.kind not in SENSE_KINDS and not term.smoothing
 
 
 def student_layers_of(terms: Sequence[LayerTerm]) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from dskd_ds.errors import InputError
 from dskd_ds.models.named import RunModels
 from dskd_ds.runtime.topology import Role
 from dskd_ds.senses.choose.at_layer import TermRetriever, mean_spread
+from dskd_ds.senses.choose.on_teacher import of_dictionary
 from dskd_ds.senses.choose.open import check_index, open_retriever
 from dskd_ds.senses.choose.retrieve import SenseRetriever
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary, check_belongs, open_own
@@ -60,7 +61,9 @@ def check_term_dictionaries(spec: RunSpec, models: RunModels) -> None:
                 f" {dictionary.layer}, but the term reads states before the final norm.\n"
                 f"  build one with [senses] hidden_layer = 1 to {num_layers - 1}."
             )
-        if term.kind in SENSE_KINDS:
+        # If neither holds, only teachers that are started on their own need the index. They check.
+        is_needed_here = not spec.is_chosen_by_teacher(term) or spec.topology.num_teachers > 0
+        if term.kind in SENSE_KINDS and is_needed_here:
             check_index(spec, dictionary)
 
 
@@ -114,11 +117,14 @@ def margin_in(spec: RunSpec, dictionary: SenseDictionary) -> float:
 def _spec_of(spec: RunSpec, terms: Sequence[LayerTerm], folder: str) -> RunSpec:
     """Return the run's spec with the dictionary in a folder in place of that of [senses].
 
-    Students choose the senses of terms, whatever `retrieve_on` says. Terms that only smooth need no
-    index.
+    The student needs an index if it chooses senses for one of the terms; terms that only smooth use
+    the senses of their tokens.
     """
-    kinds = {term.spec.kind for term in terms if term.spec.dictionary == folder}
-    changes = {"dictionary": folder, "retrieve_on": "student"}
-    if kinds.isdisjoint(SENSE_KINDS):
-        changes["candidates"] = "lexical"
-    return spec.model_copy(update={"senses": spec.senses.model_copy(update=changes)})
+    of_folder = [term.spec for term in terms if term.spec.dictionary == folder]
+    searches = any(
+        term.kind in SENSE_KINDS and not spec.is_chosen_by_teacher(term) for term in of_folder
+    )
+    changed = of_dictionary(spec, folder)
+    where = "student" if searches else "teacher"
+    senses = changed.senses.model_copy(update={"retrieve_on": where})
+    return changed.model_copy(update={"senses": senses})

@@ -19,7 +19,7 @@ from dskd_ds.losses.senses_at_layer import TermSenses, sense_contrast, sense_pos
 from dskd_ds.losses.states import DISTANCES
 from dskd_ds.objective.targets import TeacherTargets
 from dskd_ds.spec.loss import LossSpec
-from dskd_ds.student.terms.layers import LayerTerm, teacher_layers_of
+from dskd_ds.student.terms.layers import LayerTerm, compared_layers_of, compares_states
 
 ValuesOf = Callable[[Tensor, slice], Tensor]
 """States [C, D] of the student, and which of the N positions they are -> values [C]."""
@@ -43,8 +43,8 @@ class TermBatch:
     input_ids: Tensor
     """[B, T]"""
     teacher: TeacherTargets
-    """Its `layers` are the states [layers, N, D] of `teacher_layers_of(terms)` at its positions, if
-    a term needs them; its `terms` are what each term learns from a dictionary."""
+    """Its `layers` are the states [layers, N, D] of `compared_layers_of(terms)` at its positions;
+    its `terms` are what each term learns from a dictionary."""
     loss: LossSpec
 
 
@@ -53,7 +53,7 @@ def term_sums(terms: Sequence[LayerTerm], read: Sequence[Tensor], batch: TermBat
 
     read: the states [N, D] of each term.
     """
-    rows = {layer: row for row, layer in enumerate(teacher_layers_of(terms))}
+    rows = {layer: row for row, layer in enumerate(compared_layers_of(terms))}
     learned = batch.teacher.terms or (None,) * len(terms)
     sums = []
     for term, states, senses in zip(terms, read, learned, strict=True):
@@ -62,7 +62,8 @@ def term_sums(terms: Sequence[LayerTerm], read: Sequence[Tensor], batch: TermBat
             sums.append(_sense_sum(states, senses, batch))
             continue
         target = None
-        if batch.teacher.layers is not None:
+        if compares_states(term.spec):
+            assert batch.teacher.layers is not None
             target = batch.teacher.layers[rows[term.teacher_layer]]
         values_of = _values_of(term, target, senses, batch)
         sums.append(_sum(states, values_of, _chunks(term, batch), batch.teacher.weights))

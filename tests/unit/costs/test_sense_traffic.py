@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from dskd_ds.costs.traffic import MANY_ROWS, signal_bytes
+from dskd_ds.costs.dictionary_size import MANY_ROWS
+from dskd_ds.costs.traffic import signal_bytes
 from dskd_ds.models.frozen import FrozenModel
+from dskd_ds.senses.choose.on_teacher import TeacherSenses
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.teacher.answer import answer
 from tests.unit.conftest import D, V, senses
@@ -32,7 +34,7 @@ def test_the_plan_counts_at_least_what_is_sent(
     promised = signal_bytes(spec, V, D, share, NUM_ROWS)
 
     request = sense_request(batch(), kind, retriever.wanted)
-    reply = answer(teacher, request.arrays, request.wanted, retriever)
+    reply = answer(teacher, request.arrays, request.wanted, TeacherSenses(retriever))
     sense_arrays = [
         array for name, array in reply.items() if name.startswith(("sense_", "pull_", "push_"))
     ]

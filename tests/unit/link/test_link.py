@@ -16,6 +16,7 @@ from dskd_ds.errors import ExitCode, InputError, LinkError, NoTeacherError
 from dskd_ds.link import StudentLink, TeacherLink, codec, keys
 from dskd_ds.link.messages import PROTOCOL, Hello, Wanted
 from dskd_ds.signals.parts.chosen import UNWANTED, Chosen, chosen_arrays
+from dskd_ds.signals.parts.measured import measured_arrays
 from dskd_ds.spec.processes import LinkSpec
 from dskd_ds.student.replies.requests import selection_arrays
 
@@ -57,6 +58,7 @@ def reply_arrays(value: int) -> dict[str, np.ndarray]:
         "layer_states": np.zeros((0, 8), np.uint8),
         "layer_scales": np.zeros((0, 0), np.uint16),
         **chosen_arrays(Chosen.nothing(), UNWANTED),
+        **measured_arrays((), ()),
     }
 
 

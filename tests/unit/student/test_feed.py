@@ -21,6 +21,7 @@ from dskd_ds.link.messages import Hello
 from dskd_ds.losses.distributions import Sampled, TopK
 from dskd_ds.models.frozen import FrozenModel
 from dskd_ds.models.head import FrozenHead
+from dskd_ds.senses.choose.on_teacher import NO_SENSES, TeacherSenses
 from dskd_ds.senses.choose.retrieve import SenseRetriever
 from dskd_ds.signals.exact import TeacherStates
 from dskd_ds.spec import RunSpec, load_spec
@@ -99,7 +100,7 @@ def feed_of(
     )
     link.shift = shift
     thread = threading.Thread(
-        target=serve_requests, args=(model, teacher_senses, link), daemon=True
+        target=serve_requests, args=(model, TeacherSenses(teacher_senses), link), daemon=True
     )
     thread.start()
     head = FrozenHead(HEAD) if spec.loss.signal == "exact" else None
@@ -203,7 +204,7 @@ def reply_nan(
 @contextmanager
 def answering(link: TeacherLink, model: FrozenModel) -> Iterator[None]:
     """Let a teacher answer in a thread, until its students have said goodbye."""
-    thread = threading.Thread(target=serve_requests, args=(model, None, link), daemon=True)
+    thread = threading.Thread(target=serve_requests, args=(model, NO_SENSES, link), daemon=True)
     thread.start()
     try:
         yield

@@ -19,6 +19,7 @@ from dskd_ds.models.frozen import FrozenModel
 from dskd_ds.models.head import FrozenHead
 from dskd_ds.objective.fused import DistillObjective, Scales
 from dskd_ds.objective.targets import TeacherTargets
+from dskd_ds.senses.choose.on_teacher import TeacherSenses
 from dskd_ds.senses.choose.retrieve import Selection, SenseRetriever
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.spec import RunSpec
@@ -101,7 +102,7 @@ def learn(
     retriever = SenseRetriever(dictionary, spec.senses, spec.loss, spec.seed)
     requests = RequestBuilder(spec, retriever, V, D)
     request = requests.request(batch)
-    arrays = answer(teacher, request.arrays, request.wanted, retriever)
+    arrays = answer(teacher, request.arrays, request.wanted, TeacherSenses(retriever))
     reply = requests.read(request, Answer(arrays, "a", forward_seconds=0.0, link_bytes=0))
     assert request.selection is not None
     return Learned(*requests.targets(request, reply), request.selection)

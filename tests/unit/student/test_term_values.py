@@ -16,7 +16,7 @@ from dskd_ds.objective.targets import TeacherTargets
 from dskd_ds.senses.choose.at_layer import TermRetriever
 from dskd_ds.spec.loss import LossSpec
 from dskd_ds.spec.terms import LayerTermSpec
-from dskd_ds.student.terms.layers import LayerTerm, need_states
+from dskd_ds.student.terms.layers import LayerTerm, compared_layers_of
 from dskd_ds.student.terms.values import TermBatch, term_sums
 from tests.unit.losses.test_senses_at_layer import slow_gram
 from tests.unit.senses.choose.small import D, batch, dictionary_in, retriever, spec
@@ -206,5 +206,6 @@ def test_a_micro_batch_without_targets_adds_nothing(learned: list[TermRetriever 
 
 
 def test_only_some_kinds_compare_with_the_states_themselves() -> None:
-    assert [kind for kind in KINDS if need_states([term(kind)])] == ["mse", "cosine", "gram"]
-    assert not need_states([term("cosine", smoothing=0.5, dictionary="-")])
+    comparing = [kind for kind in KINDS if compared_layers_of([term(kind)])]
+    assert comparing == ["mse", "cosine", "gram"]
+    assert not compared_layers_of([term("cosine", smoothing=0.5, dictionary="-")])

@@ -18,6 +18,7 @@ from dskd_ds.link import Work
 from dskd_ds.link.messages import Array, Request, Wanted
 from dskd_ds.models.frozen import FrozenModel
 from dskd_ds.runtime.devices import give_back_memory
+from dskd_ds.senses.choose.on_teacher import NO_SENSES
 from dskd_ds.teacher.answer import answer
 from dskd_ds.teacher.out_of_memory import TeacherMemoryError
 from dskd_ds.teacher.service import serve_requests
@@ -149,6 +150,6 @@ def test_the_teacher_goes_on_after_a_refusal(teacher: FrozenModel) -> None:
     teacher = replace(teacher, head_chunk_rows=256)
     link = OneRequest((large_request(256), WANTED), (large_request(8), WANTED))
     with at_most_more_bytes(180 * MB):
-        serve_requests(teacher, None, link)
+        serve_requests(teacher, NO_SENSES, link)
     assert link.replies == [1]
     assert link.failures[0].startswith("the teacher has too little memory")

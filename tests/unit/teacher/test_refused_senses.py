@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from dskd_ds.models.frozen import FrozenModel
+from dskd_ds.senses.choose.on_teacher import TeacherSenses
 from dskd_ds.senses.choose.retrieve import DECIDING, SenseRetriever
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.spec.loss import LossSpec
@@ -26,9 +27,10 @@ def test_a_teacher_with_other_senses_refuses(
     assert other_key.split(", ")[1] == key.split(", ")[1]
     message = f"the student's senses are {key}, but this teacher's are {other_key}"
     with pytest.raises(ValueError, match=message):
-        answer(teacher, request.arrays, request.wanted, other)
+        answer(teacher, request.arrays, request.wanted, TeacherSenses(other))
+    fewer = TeacherSenses(on_teacher(dictionary, senses(kappa=3)))
     with pytest.raises(ValueError, match="this teacher's are dictionary"):
-        answer(teacher, request.arrays, request.wanted, on_teacher(dictionary, senses(kappa=3)))
+        answer(teacher, request.arrays, request.wanted, fewer)
     with pytest.raises(ValueError, match=r'this teacher has none: .*retrieve_on = "student"'):
         answer(teacher, request.arrays, request.wanted)
 
@@ -48,10 +50,10 @@ def test_a_request_with_invalid_senses_is_refused(
 ) -> None:
     retriever = on_teacher(dictionary, senses())
     request = sense_request(batch(), "topk", retriever.wanted)
-    answer(teacher, request.arrays, request.wanted, retriever)
+    answer(teacher, request.arrays, request.wanted, TeacherSenses(retriever))
     invalid = request.arrays | {name: change(request.arrays[name])}
     with pytest.raises(ValueError, match=message):
-        answer(teacher, invalid, request.wanted, retriever)
+        answer(teacher, invalid, request.wanted, TeacherSenses(retriever))
 
 
 def test_whatever_decides_the_choice_is_in_the_key(dictionary: SenseDictionary) -> None:

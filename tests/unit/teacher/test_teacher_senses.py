@@ -13,6 +13,7 @@ import torch
 
 from dskd_ds.data.batches import places, read_batch
 from dskd_ds.models.frozen import FrozenModel
+from dskd_ds.senses.choose.on_teacher import TeacherSenses
 from dskd_ds.senses.choose.retrieve import Selection, SenseRetriever
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.signals.parts.chosen import Chosen
@@ -60,7 +61,7 @@ def test_the_student_gets_what_it_would_have_chosen(
     students = SenseRetriever(dictionary, settings, WEIGHTED, 0)
     selection = students.select(batch())
     request = sense_request(batch(), kind, students.wanted)
-    reply_arrays = answer(teacher, request.arrays, request.wanted, teachers)
+    reply_arrays = answer(teacher, request.arrays, request.wanted, TeacherSenses(teachers))
     reply = received_reply(reply_arrays, request, len(selection))
     hidden = states_at(teacher, selection)
     top_k = take_top_k(teacher.logits(hidden), 4, (2.0, 1.0))
@@ -79,7 +80,7 @@ def test_states_decide_before_they_are_rounded(teacher: FrozenModel, tmp_path: P
     retriever = on_teacher(dictionary_in(tmp_path / "dense", per_token=100), settings)
     selection = retriever.select(batch())
     request = sense_request(batch(), "topk", retriever.wanted)
-    reply_arrays = answer(teacher, request.arrays, request.wanted, retriever)
+    reply_arrays = answer(teacher, request.arrays, request.wanted, TeacherSenses(retriever))
     chosen = received_reply(reply_arrays, request, len(selection)).chosen
     hidden = states_at(teacher, selection)
     exact = retriever.lexical(selection, hidden)[0].rows
@@ -164,11 +165,11 @@ def test_the_other_ranks_of_a_teacher_take_the_top_k_at_sense_positions_too(
     retriever = on_teacher(dictionary, senses())
     request = sense_request(batch(), "sampled", retriever.wanted)
     shared: list[SharedRequest] = []
-    compute(teacher, request.arrays, request.wanted, retriever, share=shared.append)
+    compute(teacher, request.arrays, request.wanted, TeacherSenses(retriever), share=shared.append)
     selection = retriever.select(batch())
     assert len(selection)
     expected = np.unique([*request.arrays["top_k_positions"], *selection.positions])
     assert shared[0].arrays["top_k_positions"].tolist() == expected.tolist()
     computed = compute(teacher, shared[0].arrays, shared[0].wanted)
-    assert computed.selection is None
+    assert computed.asked is None
     assert len(computed.arrays["top_k_ids"]) == len(expected)

@@ -11,8 +11,7 @@ import pytest
 from dskd_ds.errors import InputError
 from dskd_ds.runtime.launchers import Launch
 from dskd_ds.runtime.topology import Role
-from dskd_ds.senses.choose.open import open_on_teacher
-from dskd_ds.senses.choose.retrieve import SenseRetriever
+from dskd_ds.senses.choose.on_teacher import NO_SENSES, TeacherSenses, open_on_teacher
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.spec import load_spec
 
@@ -20,23 +19,23 @@ from dskd_ds.spec import load_spec
 def test_a_missing_dictionary_or_index_is_an_error(
     dictionary: SenseDictionary, tmp_path: Path
 ) -> None:
-    def opened(folder: Path, *more: str) -> tuple[SenseRetriever | None, str]:
+    def opened(folder: Path, *more: str) -> TeacherSenses:
         spec = load_spec("ds_configs/runs/quickstart.toml", [f"senses.dictionary={folder}", *more])
         return open_on_teacher(spec, None, ExitStack())
 
     on_teacher = "senses.retrieve_on=teacher"
-    assert opened(tmp_path / "nowhere") == (None, "")
+    assert opened(tmp_path / "nowhere") == NO_SENSES
     with pytest.raises(
         InputError, match=r'\[senses\] dictionary = ".*nowhere", but there is no such folder'
     ):
         opened(tmp_path / "nowhere", on_teacher)
-    retriever, name = opened(dictionary.folder, on_teacher)
-    assert retriever is not None
-    assert name.startswith("-index-")
+    senses = opened(dictionary.folder, on_teacher)
+    assert senses.retriever is not None
+    assert senses.name.startswith("-index-")
     (dictionary.folder / "index").rename(tmp_path / "away")
     with pytest.raises(InputError, match=r'\[senses\] candidates = "hybrid", but .* has no index'):
         opened(dictionary.folder, on_teacher)
-    assert opened(dictionary.folder, on_teacher, "senses.candidates=lexical")[0] is not None
+    assert opened(dictionary.folder, on_teacher, "senses.candidates=lexical").retriever is not None
 
 
 def test_teachers_of_a_node_share_the_index_of_the_first(
@@ -58,14 +57,14 @@ def test_teachers_of_a_node_share_the_index_of_the_first(
     )
     queries = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
     with ExitStack() as cleanup:
-        leader, name = open_on_teacher(spec, first, cleanup)
+        leader = open_on_teacher(spec, first, cleanup)
         (dictionary.folder / "index" / "graph.bin").write_bytes(b"gone")
-        follower, same_name = open_on_teacher(spec, second, cleanup)
-        assert name == same_name
+        follower = open_on_teacher(spec, second, cleanup)
+        assert leader.name == follower.name
         found, expected = (
-            retriever.search(queries, 20)
-            for retriever in (follower, leader)
-            if retriever and retriever.search
+            senses.retriever.search(queries, 20)
+            for senses in (follower, leader)
+            if senses.retriever and senses.retriever.search
         )
         assert found.shape == (5, 20)
         assert (found == expected).all()

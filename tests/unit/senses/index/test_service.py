@@ -20,12 +20,13 @@ from dskd_ds.senses.index.service import (
 
 def test_indexes_of_one_launch_have_addresses_of_their_own(tmp_path: Path) -> None:
     addresses = {
-        service_address(run_dir, port, dictionary)
+        service_address(run_dir, port, role, dictionary)
         for run_dir in (str(tmp_path), str(tmp_path / "other"))
         for port in (1, 2)
+        for role in ("student", "teacher")
         for dictionary in ("", "senses-21", "senses-28")
     }
-    assert len(addresses) == 12
+    assert len(addresses) == 24
 
 
 def test_the_nodes_index_answers_as_the_graph_does(

@@ -1,0 +1,48 @@
+"""What losses below the head ([[loss.terms]]) ask of the teacher's replies, as counts."""
+
+from __future__ import annotations
+
+from dskd_ds.costs.dictionary_size import MANY_ROWS, rows_of_dictionary
+from dskd_ds.spec import RunSpec
+from dskd_ds.spec.senses import SensesSpec
+
+
+def layers_of_states(spec: RunSpec) -> set[tuple[int, int | None]]:
+    """Return which layers the states of losses below the head are sent of, each once.
+
+    Without a teacher_layer the teacher's layer follows from that of the student.
+    """
+    return {
+        (term.student_layer, term.teacher_layer)
+        for term in spec.loss.terms
+        if not spec.is_chosen_by_teacher(term)
+    }
+
+
+def num_candidate_sets(spec: RunSpec) -> int:
+    """Return how many sets of candidates the teacher sends for losses below the head.
+
+    Terms that differ in their kind alone share one (senses/choose/at_layer.py).
+    """
+    sets = {
+        (term.dictionary, term.attribution, term.shuffled_senses)
+        for term in spec.loss.terms
+        if spec.is_chosen_by_teacher(term)
+    }
+    return len(sets)
+
+
+def most_candidates(senses: SensesSpec) -> int:
+    """Return the most senses that one position of a loss below the head is compared with.
+
+    Those of its token, and kappa each from antonyms and from the index.
+    """
+    num_sources = 2 if senses.candidates == "hybrid" else 1
+    return senses.num_senses + num_sources * senses.kappa
+
+
+def num_term_rows(spec: RunSpec) -> int:
+    """Return the rows of the largest dictionary of [[loss.terms]], or more if one is not built."""
+    folders = {term.dictionary for term in spec.loss.terms if term.dictionary is not None}
+    counts = [rows_of_dictionary(folder) or MANY_ROWS for folder in sorted(folders)]
+    return max(counts, default=MANY_ROWS)
