@@ -59,17 +59,16 @@ def neighbours_are_fetched(spec: RunSections) -> Iterator[Problem]:
 
 def teacher_retrieval_saves_traffic(spec: RunSections) -> Iterator[Problem]:
     """A student that receives all states that senses are chosen by chooses them itself."""
-    if spec.senses.retrieve_on == "student" or not spec.uses_senses:
-        return
-    sends_states = spec.loss.signal in ("exact", "hidden")
-    # States below the head are not part of any signal.
+    signal = spec.loss.signal
+    # `exact` sends no states below the head. `hidden` has nothing but the states at sense
+    # positions, and the top k there, which the alignment self-test reads.
     saves_below = any(spec.is_chosen_by_teacher(term) for term in spec.loss.terms)
-    if sends_states and not saves_below:
+    saves_nothing = signal == "hidden" or (signal == "exact" and not saves_below)
+    if spec.uses_senses and spec.senses.retrieve_on == "teacher" and saves_nothing:
         yield Problem(
             key="senses.retrieve_on",
             value="teacher",
-            reason=f'[loss] signal = "{spec.loss.signal}" sends the student the hidden states'
-            " anyway",
+            reason=f'[loss] signal = "{signal}" sends the student the hidden states anyway',
             way_out='set [loss] signal = "topk" or "sampled", or retrieve_on = "student"',
         )
 

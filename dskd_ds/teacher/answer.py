@@ -23,7 +23,7 @@ from dskd_ds.senses.choose.on_teacher import NO_SENSES, TeacherSenses
 from dskd_ds.signals.parts.chosen import chosen_arrays
 from dskd_ds.signals.parts.chunks import concatenate
 from dskd_ds.signals.parts.draws import Draws
-from dskd_ds.signals.parts.measured import measured_arrays
+from dskd_ds.signals.parts.measured import MeasuredSenses, measured_arrays
 from dskd_ds.signals.parts.shards import take_draws_at, take_top_k_at
 from dskd_ds.signals.reply import ReplyParts, reply_arrays
 from dskd_ds.teacher.blocks import AskedAt, GroupRows, forward_blocks
@@ -145,7 +145,10 @@ def _states_with_target(
 
 
 def finish(computed: Computed) -> dict[str, Array]:
-    """Return the reply's arrays with the senses that were wanted."""
+    """Return the reply's arrays with the senses that were wanted.
+
+    Raises ValueError if candidates are wanted near states that are not finite.
+    """
     asked, wanted = computed.asked, computed.wanted
     if asked is None:
         return computed.arrays
@@ -158,10 +161,13 @@ def finish(computed: Computed) -> dict[str, Array]:
             len(wanted.temperatures) - 1,  # the last tail is at temperature 1
         )
         found |= chosen_arrays(chosen, asked.retriever.wanted)
-    candidates = [
-        retriever.choose(asked.batch, computed.term_states[form.layer])
-        for form, retriever in zip(wanted.candidates, asked.terms, strict=True)
-    ]
+    candidates: list[MeasuredSenses] = []
+    for form, retriever in zip(wanted.candidates, asked.terms, strict=True):
+        states = computed.term_states[form.layer]
+        # Nothing is nearest to such a state, and no check of the student would say why.
+        if not states.isfinite().all():
+            raise ValueError(f"the teacher's states after layer {form.layer} are not finite")
+        candidates.append(retriever.choose(asked.batch, states))
     found |= measured_arrays(candidates, wanted.candidates)
     return computed.arrays | found
 

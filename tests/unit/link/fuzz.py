@@ -16,6 +16,7 @@ from dskd_ds.link.messages import (
     KINDS,
     PROTOCOL,
     Bye,
+    CandidatesWanted,
     Failure,
     Hello,
     Message,
@@ -30,10 +31,13 @@ from dskd_ds.link.messages import (
 from tests.unit.link.test_link import ARRAYS, WANTED, reply_arrays
 
 Frames = list[bytes]
+CANDIDATES = CandidatesWanted(layer=3, key="dictionary d, settings s", num_rows=9, most=4)
+WITH_CANDIDATES = WANTED.model_copy(update={"candidates": (CANDIDATES,)})
 VALID: list[tuple[Message, dict]] = [
     (Hello(teacher="f", fingerprint="f", vocab_size=9, hidden_size=4, session=7), {}),
     (Welcome(student="s", num_students=2), {}),
     (Request(request_id=5, wanted=WANTED), ARRAYS),
+    (Request(request_id=6, wanted=WITH_CANDIDATES), ARRAYS),
     (Reply(request_id=5, forward_seconds=0.5), reply_arrays(1)),
     (Failure(request_id=5, text="no"), {}),
     (Ping(), {}),

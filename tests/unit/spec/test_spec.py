@@ -167,6 +167,32 @@ def test_wrong_value_is_explained(overrides: list[str], expected: list[str]) -> 
         assert part in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("signal", "kind", "is_valid"),
+    [
+        ("exact", "posterior", True),
+        ("exact", "contrast", True),
+        ("exact", "sense", False),
+        ("hidden", "posterior", False),
+    ],
+)
+def test_choosing_on_the_teacher_must_save_states(signal: str, kind: str, is_valid: bool) -> None:
+    """States below the head may be saved where those of the head travel in any case."""
+    overrides = [
+        "senses.retrieve_on=teacher",
+        f"loss.signal={signal}",
+        f"loss.kd_weight={0 if signal == 'hidden' else 1}",
+        f'loss.terms=[{{kind="{kind}",student_layer=1,weight=1.0,dictionary="d"}}]',
+    ]
+    if is_valid:
+        spec = load_spec(QUICKSTART, overrides)
+        assert spec.uses_senses
+        assert spec.is_chosen_by_teacher(spec.loss.terms[0])
+        return
+    with pytest.raises(InputError, match="sends the student the hidden states anyway"):
+        load_spec(QUICKSTART, overrides)
+
+
 def test_missing_section_and_file_are_named(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text('name = "x"\nrun_dir = "y"\n')

@@ -86,6 +86,32 @@ def test_terms_share_a_dictionary_and_others_have_none(
     assert [retriever is None for retriever in opened] == [False, False, False, True]
 
 
+def test_students_need_no_index_where_the_teacher_chooses(
+    tiny: TinyWorld, models: RunModels, tmp_path: Path
+) -> None:
+    """Of a dictionary that has none; the kinds that get states search it as before."""
+    folder = write_senses(tmp_path / "senses", models)
+    on_teacher = ("senses.candidates=hybrid", "senses.retrieve_on=teacher")
+    alone = (*on_teacher, "topology.num_teachers=0")
+    smoothed = term_text("mse", folder).replace("}", ",smoothing=0.5}")
+    texts = [term_text("posterior", folder), term_text("contrast", folder), smoothed]
+    spec = spec_with(tiny, tmp_path / "run", *texts, settings=alone)
+    check_term_dictionaries(spec, models)
+    terms = [LayerTerm(term, 2) for term in spec.loss.terms]
+    role = Role("student", 0, 2, Launch("torch", 0, 2, 0, 2, "127.0.0.1", 1))
+    with ExitStack() as cleanup:
+        posterior, contrast, mse = open_term_retrievers(spec, models, terms, role, cleanup)
+    assert posterior is not None
+    assert contrast is not None
+    assert mse is not None
+    assert posterior.wanted == contrast.wanted
+    in_launch = spec_with(tiny, tmp_path / "run", *texts, settings=on_teacher)
+    by_student = spec_with(tiny, tmp_path / "run", term_text("sense", folder), settings=alone)
+    for needing in (in_launch, by_student):
+        with pytest.raises(InputError, match="has no index"):
+            check_term_dictionaries(needing, models)
+
+
 @pytest.mark.parametrize(
     ("kind", "built", "keys", "reason"),
     [

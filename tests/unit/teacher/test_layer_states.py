@@ -5,17 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig
 
 from dskd_ds.link import codec
 from dskd_ds.link.messages import Reply, Wanted
 from dskd_ds.models.frozen import FrozenModel
-from dskd_ds.models.head import PLAIN
 from dskd_ds.signals.reply import HEADER_BYTES, ReplyShape, most_reply_bytes, read_reply
 from dskd_ds.spec.processes import HiddenFormat
 from dskd_ds.teacher.answer import answer
+from tests.unit.teacher.three_layers import D, V, three_layer_teacher
 
-V, D, T = 40, 16, 6
+T = 6
 WANTED = Wanted(
     top_k=1,
     temperatures=(1.0,),
@@ -41,25 +40,7 @@ ARRAYS = {
 
 @pytest.fixture(scope="module")
 def teacher() -> FrozenModel:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=V,
-        hidden_size=D,
-        intermediate_size=24,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-    )
-    model = AutoModelForCausalLM.from_config(config).eval()
-    return FrozenModel(
-        trunk=model.base_model,
-        head=model.get_output_embeddings().weight.detach(),
-        form=PLAIN,
-        vocab_size=V,
-        hidden_size=D,
-        fingerprint="f",
-        device=torch.device("cpu"),
-    )
+    return three_layer_teacher()
 
 
 @pytest.mark.parametrize("hidden_format", ["bfloat16", "float8"])

@@ -41,7 +41,7 @@ def states_at(teacher: FrozenModel, selection: Selection) -> torch.Tensor:
     return hidden[torch.from_numpy(selection.positions)]
 
 
-@pytest.mark.parametrize("kind", ["topk", "sampled"])
+@pytest.mark.parametrize("kind", ["topk", "sampled", "exact"])
 @pytest.mark.parametrize(
     "settings",
     [
@@ -56,7 +56,7 @@ def states_at(teacher: FrozenModel, selection: Selection) -> torch.Tensor:
 def test_the_student_gets_what_it_would_have_chosen(
     dictionary: SenseDictionary, teacher: FrozenModel, settings: SensesSpec, kind: str
 ) -> None:
-    """The result from unrounded states, to the last bit; and no states are sent."""
+    """The result from unrounded states, to the last bit; and no states are sent for it."""
     teachers = on_teacher(dictionary, settings)
     students = SenseRetriever(dictionary, settings, WEIGHTED, 0)
     selection = students.select(batch())
@@ -67,7 +67,7 @@ def test_the_student_gets_what_it_would_have_chosen(
     top_k = take_top_k(teacher.logits(hidden), 4, (2.0, 1.0))
     expected = teachers.targets(selection, hidden, top_k, 1)
     assert_equal(students.pack(selection, reply.chosen), expected)
-    assert len(reply.hidden) == 0
+    assert len(reply.hidden) == (len(batch().supervised) if kind == "exact" else 0)
     assert len(reply.top_k.ids) == (len(batch().supervised) if kind == "topk" else 0)
     assert expected.has_pull.any()
     assert expected.push_mask.any()

@@ -38,11 +38,11 @@ def spec(**settings: Any) -> SensesSpec:
     return SensesSpec(**(DEFAULTS | settings))
 
 
-def dictionary_in(folder: Path) -> SenseDictionary:
+def dictionary_in(folder: Path, layer: int = -1, seed: int = 0) -> SenseDictionary:
     """Write random senses of every token, with relations and an index; return the dictionary."""
     senses = Senses(
         np.repeat(np.arange(V), PER_TOKEN),
-        torch.randn(V * PER_TOKEN, D, generator=torch.Generator().manual_seed(0)),
+        torch.randn(V * PER_TOKEN, D, generator=torch.Generator().manual_seed(seed)),
         np.ones(V * PER_TOKEN, np.int64),
         np.linspace(0.1, 0.9, V * PER_TOKEN, dtype=np.float32),
     )
@@ -52,7 +52,7 @@ def dictionary_in(folder: Path) -> SenseDictionary:
         folder,
         senses=senses,
         relations=TokenRelations(synonyms, antonyms, [(3, 4)]),
-        facts={"vocab_size": V, "layer": -1, "teacher": "t", "tokenizer": "z"},
+        facts={"vocab_size": V, "layer": layer, "teacher": "t", "tokenizer": "z"},
         num_senses=PER_TOKEN,
     )
     opened = open_dictionary(folder)

@@ -11,9 +11,16 @@ import pytest
 from dskd_ds.errors import InputError
 from dskd_ds.runtime.launchers import Launch
 from dskd_ds.runtime.topology import Role
-from dskd_ds.senses.choose.on_teacher import NO_SENSES, TeacherSenses, open_on_teacher
+from dskd_ds.senses.choose.on_teacher import (
+    NO_SENSES,
+    TeacherSenses,
+    of_dictionary,
+    open_on_teacher,
+)
+from dskd_ds.senses.choose.open import open_retriever
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
-from dskd_ds.spec import load_spec
+from dskd_ds.spec import RunSpec, load_spec
+from tests.unit.senses.choose import small
 
 
 def test_a_missing_dictionary_or_index_is_an_error(
@@ -70,3 +77,68 @@ def test_teachers_of_a_node_share_the_index_of_the_first(
         assert (found == expected).all()
         with pytest.raises(InputError, match=r"graph\.bin"):
             open_on_teacher(spec, None, cleanup)
+
+
+def term(kind: str, folder: Path, **keys: str) -> str:
+    """Return one of [[loss.terms]] for an override."""
+    more = "".join(f',{key}="{value}"' for key, value in keys.items())
+    return f'{{kind="{kind}",student_layer=1,weight=1.0,dictionary="{folder}"{more}}}'
+
+
+def with_terms(run_dir: Path, *terms: str) -> RunSpec:
+    return load_spec(
+        "ds_configs/runs/quickstart.toml",
+        [
+            f"run_dir={run_dir}",
+            "senses.retrieve_on=teacher",
+            "senses.index_search_effort=100",
+            "loss.sense_weight=0.0",
+            f"loss.terms=[{','.join(terms)}]",
+        ],
+    )
+
+
+def test_a_teacher_opens_the_dictionaries_of_terms_that_it_chooses_for(tmp_path: Path) -> None:
+    """Two sets from one dictionary, one from another; none for kinds that get states."""
+    first = small.dictionary_in(tmp_path / "first", layer=2).folder
+    second = small.dictionary_in(tmp_path / "second", layer=3, seed=1).folder
+    terms = [
+        term("posterior", first),
+        term("contrast", first),
+        term("contrast", first, attribution="predicts").replace("layer=1", "layer=2"),
+        term("posterior", second).replace("layer=1", "layer=2"),
+        term("sense", tmp_path / "nowhere"),
+    ]
+    with ExitStack() as cleanup:
+        opened = open_on_teacher(with_terms(tmp_path, *terms), None, cleanup)
+        alone = open_on_teacher(with_terms(tmp_path, *terms[:2]), None, cleanup)
+    assert opened.retriever is None
+    assert [wanted.layer for wanted in opened.terms] == [2, 2, 3]
+    assert len(alone.terms) == 1
+    assert alone.name.startswith("-index-")
+    assert opened.name != alone.name
+    assert len(opened.name) == len(alone.name)  # a fingerprint has at most 200 characters
+
+
+def test_a_dictionary_of_the_heads_states_is_refused(tmp_path: Path) -> None:
+    folder = small.dictionary_in(tmp_path / "last", layer=-1).folder
+    with ExitStack() as cleanup, pytest.raises(InputError, match="holds states of layer -1, but"):
+        open_on_teacher(with_terms(tmp_path, term("posterior", folder)), None, cleanup)
+
+
+def test_students_and_teachers_of_a_node_may_both_have_an_index(tmp_path: Path) -> None:
+    """Of one dictionary, in one launch: students for `sense`, teachers for `posterior`."""
+    folder = small.dictionary_in(tmp_path / "senses", layer=2).folder
+    spec = with_terms(tmp_path, term("posterior", folder))
+    of_student = of_dictionary(spec, str(folder))
+    of_student = of_student.model_copy(
+        update={"senses": of_student.senses.model_copy(update={"retrieve_on": "student"})}
+    )
+    launches = [Launch("torch", rank, 2, rank, 2, "127.0.0.1", 1) for rank in range(2)]
+    queries = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
+    with ExitStack() as cleanup:
+        student = open_retriever(of_student, Role("student", 0, 1, launches[0]), cleanup)
+        teacher = open_on_teacher(spec, Role("teacher", 0, 1, launches[1]), cleanup)
+        assert student.search is not None
+        assert student.search(queries, 20).shape == (5, 20)
+        assert len(teacher.terms) == 1
