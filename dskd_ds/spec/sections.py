@@ -93,7 +93,7 @@ class RunSections(Part):
     def is_chosen_by_teacher(self, term: LayerTermSpec) -> bool:
         """Return whether the teacher chooses the senses of one of `loss.terms`.
 
-        The other kinds need the teacher's states, or draw positions of their own.
+        The other kinds get the teacher's states.
         """
         return self.senses.retrieve_on == "teacher" and term.kind in CANDIDATE_KINDS
 

@@ -58,11 +58,13 @@ def by_students(tiny: TinyWorld, launch: Launch, dictionary: Path) -> list[dict[
     return read_metrics(folder)
 
 
-def same_steps(mine: list[dict[str, float]], theirs: list[dict[str, float]]) -> bool:
+def same_steps(
+    mine: list[dict[str, float]], theirs: list[dict[str, float]], keys: tuple[str, ...] = EXACT
+) -> bool:
     """Return whether two runs have exactly the same losses and sense metrics."""
 
     def exact(records: list[dict[str, float]]) -> list[list[float]]:
-        return [[record[key] for key in EXACT] for record in records]
+        return [[record[key] for key in keys] for record in records]
 
     return exact(mine) == exact(theirs)
 
@@ -108,6 +110,48 @@ def test_a_separate_teacher_has_the_only_index(
     assert students.wait(PATIENCE_SECONDS) == 0
     assert alone.wait(30) == 0
     assert same_steps(read_metrics(folder), by_students)
+
+
+@pytest.fixture
+def layer_senses(tiny: TinyWorld, launch: Launch) -> Path:
+    """A dictionary of the teacher's third layer, of the tokens that states sit on."""
+    folder = tiny.folder / "senses-3"
+    if not folder.is_dir():
+        settings = (f"dictionary={folder}", "hidden_layer=3", "attribution=on")
+        overrides = override_argv([f"senses.{setting}" for setting in settings])
+        assert launch(*dskd("senses", "build", str(tiny.spec_file), *overrides)).code == 0
+    return folder
+
+
+@pytest.mark.slow
+def test_teachers_choose_the_senses_of_losses_below_the_head(
+    tiny: TinyWorld, launch: Launch, dictionary: Path, layer_senses: Path
+) -> None:
+    """Beside those of the sense term. The cosine still gets the states of its own layer."""
+    assert dictionary.is_dir()
+    above = f'student_layer=1,teacher_layer=3,weight=0.1,dictionary="{layer_senses}"'
+    terms = [
+        '{kind="cosine",student_layer=2,teacher_layer=2,weight=0.1}',
+        f'{{kind="posterior",{above}}}',
+        f'{{kind="contrast",shuffled_senses=true,{above}}}',
+    ]
+    of_terms = f"loss.terms=[{','.join(terms)}]"
+    steps: dict[str, list[dict[str, float]]] = {}
+    outputs: dict[str, str] = {}
+    for where in ("student", "teacher"):
+        folder = tiny.folder / f"terms_chosen_by_{where}"
+        overrides = overrides_of(folder, of_terms, f"senses.retrieve_on={where}")
+        ended = launch(*dskd("train", str(tiny.spec_file), *overrides))
+        assert ended.code == 0
+        steps[where], outputs[where] = read_metrics(folder), ended.output
+    names = ("2_cosine", "1_posterior", "1_contrast")
+    losses = tuple(f"loss_layer_{name}" for name in names)
+    assert same_steps(steps["teacher"], steps["student"], keys=EXACT + losses)
+    assert len(steps["teacher"]) == 4
+    assert all(record[key] > 0 for record in steps["teacher"] for key in losses)
+    # A state of this teacher has 64 bytes, fewer than candidates have (tests/unit/costs).
+    assert "distances of senses below the head" in outputs["teacher"]
+    assert "distances of senses below the head" not in outputs["student"]
 
 
 @pytest.mark.fault
