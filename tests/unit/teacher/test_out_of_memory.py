@@ -26,6 +26,8 @@ from tests.unit.conftest import D, T
 from tests.unit.signals.known_request import WANTED, known_request
 
 MB = 1 << 20
+HOLE_BYTES = 8 * MB
+"""Holes of the heap that are smaller serve none of the requests of these tests."""
 NUM_TOKENS = 200_000
 """Vocabulary of a head whose logits at 256 positions take 205 MB in float32."""
 
@@ -39,14 +41,32 @@ def at_most_more_bytes(num_bytes: int) -> Iterator[None]:
     """
     gc.collect()
     give_back_memory()
+    holes = fill_holes()
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    num_pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = num_pages * resource.getpagesize() + num_bytes
-    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    resource.setrlimit(resource.RLIMIT_AS, (mapped_bytes() + num_bytes, hard))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+        del holes
+
+
+def fill_holes() -> list[torch.Tensor]:
+    """Return memory that takes all large holes of the heap, which cannot be given back.
+
+    A hole between two blocks that are in use would serve a large request without further memory.
+    """
+    blocks: list[torch.Tensor] = []
+    before = mapped_bytes()
+    while mapped_bytes() == before:
+        blocks.append(torch.empty(HOLE_BYTES, dtype=torch.uint8))
+    return blocks
+
+
+def mapped_bytes() -> int:
+    """Return the size of the addresses that this process has mapped."""
+    num_pages = int(Path("/proc/self/statm").read_text().split()[0])
+    return num_pages * resource.getpagesize()
 
 
 def large_request(num_tokens: int) -> dict[str, Array]:
