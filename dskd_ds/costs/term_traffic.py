@@ -1,10 +1,11 @@
-"""What losses below the head ([[loss.terms]]) ask of the teacher's replies, as counts."""
+"""Counts what losses below the head ([[loss.terms]]) ask of replies, and who chooses senses."""
 
 from __future__ import annotations
 
 from dskd_ds.costs.dictionary_size import MANY_ROWS, rows_of_dictionary
 from dskd_ds.spec import RunSpec
 from dskd_ds.spec.senses import SensesSpec
+from dskd_ds.spec.terms import CANDIDATE_KINDS
 
 
 def layers_of_states(spec: RunSpec) -> set[tuple[int, int | None]]:
@@ -30,6 +31,12 @@ def num_candidate_sets(spec: RunSpec) -> int:
         if spec.is_chosen_by_teacher(term)
     }
     return len(sets)
+
+
+def student_candidate_sets(spec: RunSpec) -> int:
+    """Return how many sets of candidates the students choose themselves, one per term."""
+    by_student = [term for term in spec.loss.terms if not spec.is_chosen_by_teacher(term)]
+    return sum(term.kind in CANDIDATE_KINDS for term in by_student)
 
 
 def most_candidates(senses: SensesSpec) -> int:

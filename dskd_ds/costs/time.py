@@ -213,10 +213,11 @@ def objective_seconds(work: StepWork, cluster: Cluster, constants: Constants) ->
 
 def sense_seconds(work: StepWork, cluster: Cluster, constants: Constants) -> float:
     """Return the seconds in which a node's cores retrieve the senses of one step."""
-    if not work.retrieves_senses:
+    choices = work.candidate_sets + (work.sense_share if work.retrieves_senses else 0.0)
+    if not choices:
         return 0.0
     ranks_per_node = min(work.num_ranks, cluster.gpus_per_node)
-    positions = work.micro_batch_tokens * work.num_micro_batches * work.sense_share
+    positions = work.micro_batch_tokens * work.num_micro_batches * choices
     choosing = _choosing_seconds(positions * ranks_per_node, work.shape, constants)
     return choosing / _choosing_cores(work.threads_per_rank, ranks_per_node, cluster, constants)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from dskd_ds.costs.shapes import ModelShape
+from dskd_ds.costs.term_traffic import num_candidate_sets, student_candidate_sets
 from dskd_ds.spec import RunSpec
 
 Recompute = Literal["none", "selective", "full"]
@@ -48,7 +49,9 @@ class StepWork:
     sense_share: float = 0.0
     """Share of positions with a sense term, 0..1."""
     retrieves_senses: bool = False
-    """Whether the students' nodes choose the senses."""
+    """Whether the students' nodes choose the senses of the sense term."""
+    candidate_sets: int = 0
+    """Choices of senses at every position for losses below the head, on the students' nodes."""
     threads_per_rank: int = 0
     """Cores of each rank that choose senses; 0: the rank's share of the node."""
     saved_bytes: float = 0.0
@@ -89,7 +92,8 @@ class TeacherWork:
     head_share: float = 1.0
     """Share of positions whose logits the teacher computes, 0..1."""
     sense_share: float = 0.0
-    """Share of positions where the teacher chooses senses, 0..1."""
+    """Choices of senses per position: the share of sense positions, and 1 for each set of
+    candidates for losses below the head."""
     threads_per_rank: int = 0
     """Cores of each rank that choose senses; 0: the rank's share of the node."""
     compiled: bool = False
@@ -134,6 +138,7 @@ def step_work(
         rebuilds_width=teacher_width if spec.loss.signal == "exact" else 0,
         sense_share=sense_share,
         retrieves_senses=spec.uses_senses and spec.senses.retrieve_on == "student",
+        candidate_sets=student_candidate_sets(spec),
         threads_per_rank=spec.topology.threads_per_rank,
     )
     saved = 6 if spec.student.precision == "bf16" else 12
@@ -162,7 +167,7 @@ def teacher_work(
         rows_per_request=spec.train.micro_batch_blocks,
         reply_bytes_per_token=bytes_per_token,
         head_share=1.0 if needs_all_logits else sense_share,
-        sense_share=sense_share if chooses else 0.0,
+        sense_share=(sense_share if chooses else 0.0) + num_candidate_sets(spec),
         threads_per_rank=spec.topology.threads_per_rank,
         compiled=spec.teacher.compile,
         parameter_bytes=4 if spec.teacher.dtype == "float32" else 2,

@@ -60,9 +60,7 @@ PROTOCOL = 9
 
 MAX_FAILURE_CHARACTERS = 4000
 MAX_LAYERS = 512
-"""Layers whose states one request may name."""
-MAX_CANDIDATE_SETS = 64
-"""Sets of candidates that one request may ask for."""
+"""Layers whose states, and sets of candidates, one request may name."""
 Array = NDArray[np.generic]
 Count = Annotated[int, Field(ge=0)]
 
@@ -148,7 +146,7 @@ class Wanted(Message):
     output of the k-th layer."""
     senses: SensesWanted | None = None
     """None if the student chooses senses itself, or trains without senses."""
-    candidates: Annotated[tuple[CandidatesWanted, ...], Field(max_length=MAX_CANDIDATE_SETS)] = ()
+    candidates: Annotated[tuple[CandidatesWanted, ...], Field(max_length=MAX_LAYERS)] = ()
     """Sets of candidates for losses below the head. Empty if the student chooses them itself, or
     has no such losses."""
 

@@ -9,14 +9,14 @@ from dskd_ds.models.frozen import FrozenModel
 from dskd_ds.models.head import PLAIN
 
 
-def small_llama(vocab_size: int, hidden_size: int) -> FrozenModel:
-    """Two layers with random weights, the same for each call."""
+def small_llama(vocab_size: int, hidden_size: int, num_layers: int = 2) -> FrozenModel:
+    """Some layers with random weights, the same for each call."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=vocab_size,
         hidden_size=hidden_size,
         intermediate_size=2 * hidden_size,
-        num_hidden_layers=2,
+        num_hidden_layers=num_layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         initializer_range=0.3,

@@ -9,8 +9,6 @@ Source: docs/method.md, "Terms below the head".
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import replace
 from functools import cached_property
 
@@ -22,10 +20,10 @@ from dskd_ds.data.batches import IGNORE, Batch
 from dskd_ds.link.messages import CandidatesWanted
 from dskd_ds.losses.senses_at_layer import SenseCandidates, TermSenses, log_posterior
 from dskd_ds.senses.choose import candidates as sets
+from dskd_ds.senses.choose.key import key_of_choice
 from dskd_ds.senses.choose.retrieve import SenseRetriever
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.senses.dictionary.distances import pair_distances, rerank
-from dskd_ds.senses.index.graph import senses_digest
 from dskd_ds.signals.parts.chosen import Candidates, Chosen, Ints
 from dskd_ds.signals.parts.measured import MeasuredSenses
 from dskd_ds.spec.terms import LayerTermSpec
@@ -75,12 +73,11 @@ class TermRetriever:
             **self._term.model_dump(include=set(DECIDING_OF_TERM), mode="json"),
             "seed": self._retriever.seed,
         }
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
         num_own = np.diff(dictionary.owner_offsets[: dictionary.vocab_size + 1])
         num_sources = 2 if spec.candidates == "hybrid" else 1
         return CandidatesWanted(
             layer=dictionary.layer,
-            key=f"dictionary {senses_digest(dictionary)[:16]}, settings {digest[:16]}",
+            key=key_of_choice(dictionary, settings),
             num_rows=len(dictionary.senses),
             most=max(1, int(num_own.max(initial=0)) + num_sources * spec.kappa),
         )

@@ -13,8 +13,6 @@ block), so they do not depend on how the batch is spread over ranks.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,10 +28,11 @@ from dskd_ds.link.messages import SensesWanted
 from dskd_ds.losses.distributions import TopK
 from dskd_ds.losses.sense import SenseTargets
 from dskd_ds.senses.choose import candidates as sets
+from dskd_ds.senses.choose.key import key_of_choice
 from dskd_ds.senses.choose.vectors import pull_vectors, push_vectors
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.senses.dictionary.distances import rerank
-from dskd_ds.senses.index.graph import Projection, senses_digest
+from dskd_ds.senses.index.graph import Projection
 from dskd_ds.signals.parts.chosen import Candidates, Chosen, Ints, Mask
 from dskd_ds.spec.loss import LossSpec
 from dskd_ds.spec.senses import SensesSpec
@@ -170,9 +169,11 @@ class SenseRetriever:
             "weighting": self.loss.sense_weighting,
             "seed": self.seed,
         }
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-        key = f"dictionary {senses_digest(self.dictionary)[:16]}, settings {digest[:16]}"
-        return SensesWanted(key=key, num_rows=len(self.dictionary.senses), most=2 * self.spec.kappa)
+        return SensesWanted(
+            key=key_of_choice(self.dictionary, settings),
+            num_rows=len(self.dictionary.senses),
+            most=2 * self.spec.kappa,
+        )
 
     def targets(
         self, selection: Selection, hidden: Tensor, top_k: TopK, column: int

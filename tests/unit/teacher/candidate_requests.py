@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
+
+import torch
 
 from dskd_ds.link import codec
 from dskd_ds.link.messages import Array, Message
@@ -21,13 +24,21 @@ from dskd_ds.student.replies.requests import RequestBuilder, TeacherRequest
 from dskd_ds.student.terms.layers import LayerTerm
 from dskd_ds.teacher.answer import answer
 from tests.unit.senses.choose import small
+from tests.unit.senses.choose.small import D, V
+from tests.unit.small_llama import small_llama
 from tests.unit.student.test_feed import spec_of
-from tests.unit.teacher.three_layers import D, V
 
 LAYER = 2
 """The teacher's layer whose senses the dictionaries of these tests hold."""
+NUM_LAYERS = 3
 Term = tuple[str, dict[str, Any]]
 """The kind of a term, and further keys."""
+
+
+def layered_teacher(dtype: torch.dtype = torch.float32) -> FrozenModel:
+    """Return a teacher of three layers, whose vocabulary and size the small dictionary has."""
+    model = small_llama(V, D, num_layers=NUM_LAYERS)
+    return replace(model, trunk=model.trunk.to(dtype), head=model.head.to(dtype))
 
 
 def run_of(*terms: Term, retrieve_on: str = "teacher", **settings: Any) -> RunSpec:

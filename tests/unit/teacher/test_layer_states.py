@@ -12,9 +12,9 @@ from dskd_ds.models.frozen import FrozenModel
 from dskd_ds.signals.reply import HEADER_BYTES, ReplyShape, most_reply_bytes, read_reply
 from dskd_ds.spec.processes import HiddenFormat
 from dskd_ds.teacher.answer import answer
-from tests.unit.teacher.three_layers import D, V, three_layer_teacher
+from tests.unit.small_llama import small_llama
 
-T = 6
+V, D, T = 40, 16, 6
 WANTED = Wanted(
     top_k=1,
     temperatures=(1.0,),
@@ -40,7 +40,7 @@ ARRAYS = {
 
 @pytest.fixture(scope="module")
 def teacher() -> FrozenModel:
-    return three_layer_teacher()
+    return small_llama(V, D, num_layers=3)
 
 
 @pytest.mark.parametrize("hidden_format", ["bfloat16", "float8"])

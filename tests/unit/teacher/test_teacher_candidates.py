@@ -23,8 +23,10 @@ from dskd_ds.signals.reply import HEADER_BYTES, most_reply_bytes
 from dskd_ds.teacher.answer import answer, compute
 from dskd_ds.teacher.group_channel import SharedRequest
 from tests.unit.senses.choose import small
+from tests.unit.senses.choose.small import V
 from tests.unit.teacher.candidate_requests import (
     LAYER,
+    layered_teacher,
     learned,
     on_teacher,
     reply_to,
@@ -32,12 +34,11 @@ from tests.unit.teacher.candidate_requests import (
     student_of,
     term_retriever,
 )
-from tests.unit.teacher.three_layers import V, three_layer_teacher
 
 
 @pytest.fixture(scope="module")
 def teacher() -> FrozenModel:
-    return three_layer_teacher()
+    return layered_teacher()
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +108,7 @@ def test_states_decide_before_they_are_rounded(
 
 def test_a_step_is_the_same_wherever_senses_are_chosen(dictionary: SenseDictionary) -> None:
     """All kinds, at two layers. The teacher's states are bfloat16, so the wire rounds nothing."""
-    rounding = three_layer_teacher(torch.bfloat16)
+    rounding = layered_teacher(torch.bfloat16)
     terms = (
         ("cosine", {"teacher_layer": 1}),
         ("posterior", {}),
@@ -229,7 +230,7 @@ def test_candidates_are_not_sent_block_by_block(
 
 
 def test_states_that_are_not_finite_are_named(dictionary: SenseDictionary) -> None:
-    broken = three_layer_teacher()
+    broken = layered_teacher()
     for weight in broken.trunk.layers[1].parameters():
         weight.data.fill_(np.nan)
     spec = run_of(("posterior", {}), candidates="lexical")
