@@ -113,6 +113,7 @@ def _signal_lines(plan: RunPlan) -> list[str]:
         "hidden states": signal.hidden,
         "numbers of senses": signal.senses,
         "states below the head": signal.layers,
+        "senses below the head": signal.candidates,
         "requests": signal.request,
     }
     lines = [_row(kind, f"{size:10,.0f} bytes per token") for kind, size in parts.items() if size]

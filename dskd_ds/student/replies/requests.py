@@ -14,7 +14,7 @@ from torch import Tensor
 from dskd_ds.data.batches import Batch
 from dskd_ds.errors import LinkError
 from dskd_ds.link import Answer
-from dskd_ds.link.messages import Array, Wanted
+from dskd_ds.link.messages import Array, CandidatesWanted, Wanted
 from dskd_ds.losses.sense import SenseTargets
 from dskd_ds.losses.senses_at_layer import TermSenses
 from dskd_ds.objective.targets import TeacherTargets
@@ -98,9 +98,7 @@ class RequestBuilder(StepRequests):
         """
         self._terms, self._term_retrievers = tuple(terms), tuple(term_retrievers)
         self._asked_for = tuple(
-            retriever.wanted
-            if retriever is not None and spec.is_chosen_by_teacher(term.spec)
-            else None
+            candidates_asked_for(spec, term, retriever)
             for term, retriever in zip(terms, term_retrievers, strict=True)
         )
         self.kind: SignalKind[Any] = signal_kind(spec.loss)
@@ -129,6 +127,11 @@ class RequestBuilder(StepRequests):
         ]
         return teacher_layers_of(need_states)
 
+    @property
+    def _teacher_chooses(self) -> bool:
+        """Whether the teacher is asked to choose any senses."""
+        return self.wanted.senses is not None or bool(self.wanted.candidates)
+
     def request(self, batch: Batch) -> TeacherRequest:
         """Draw the batch's sense positions and put its request together."""
         selection = self._retriever.select(batch) if self._retriever else None
@@ -156,7 +159,7 @@ class RequestBuilder(StepRequests):
                 "position_ids": batch.position_ids.numpy().astype(np.int32),
                 **position_arrays,
                 "layer_positions": layer_positions.astype(np.int32),
-                **selection_arrays(batch if self.wanted.senses or self.wanted.candidates else None),
+                **selection_arrays(batch if self._teacher_chooses else None),
             },
             wanted=self.wanted.model_copy(update={"draw_seed": draw_seed}),
         )
@@ -236,6 +239,15 @@ class RequestBuilder(StepRequests):
             last_tail = len(self.wanted.temperatures) - 1  # at temperature 1
             chosen = self._retriever.choose(selection, hidden, top_k, last_tail)
         return self._retriever.pack(selection, chosen)
+
+
+def candidates_asked_for(
+    spec: RunSpec, term: LayerTerm, retriever: TermRetriever | None
+) -> CandidatesWanted | None:
+    """Return what the teacher is asked to choose for a loss below the head; None: nothing."""
+    if retriever is None or not spec.is_chosen_by_teacher(term.spec):
+        return None
+    return retriever.wanted
 
 
 def mean_weights(positions: Tensor, num_columns: int) -> Tensor:

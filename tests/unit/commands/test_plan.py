@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +63,23 @@ def test_a_run_that_fits_is_planned_with_times(
         "all 100 steps",
     ):
         assert words in printed
+
+
+def test_the_bytes_on_the_link_add_up(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """With states and senses below the head, and senses at the head."""
+    terms = [
+        '{kind="cosine",student_layer=8,weight=1.0}',
+        '{kind="posterior",student_layer=12,weight=1.0,dictionary="senses-12"}',
+    ]
+    overrides = ["--set", f"loss.terms=[{','.join(terms)}]", "--set", "senses.retrieve_on=teacher"]
+    cli.main(["plan", spec, "--cluster", "h100-80", *overrides])
+    rows = re.findall(r"^ *(.*?) +([\d,]+) bytes per token$", capsys.readouterr().out, re.MULTILINE)
+    sizes = {name: int(size.replace(",", "")) for name, size in rows}
+    together = sizes.pop("together")
+    assert sizes["states below the head"] == 8192
+    assert sizes["senses below the head"] == 106  # at most 10 senses of the token, and 5 others
+    assert sizes["numbers of senses"] > 0
+    assert sum(sizes.values()) == pytest.approx(together, abs=3)
 
 
 def test_a_planned_run_is_simulated(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
