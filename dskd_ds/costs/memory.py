@@ -12,9 +12,11 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from dskd_ds.costs.activations import activation_bytes, forward_bytes
+from dskd_ds.costs.dictionary_size import rows_of_dictionary
 from dskd_ds.costs.related import known_related_fraction
 from dskd_ds.costs.run_shapes import RunShapes
 from dskd_ds.costs.shapes import ModelShape
+from dskd_ds.costs.terms import term_dictionaries
 from dskd_ds.costs.traffic import (
     SignalBytes,
     held_bytes,
@@ -174,20 +176,27 @@ def further_teacher_memory(
 
 
 def node_memory(spec: RunSpec, shapes: RunShapes, num_senses: int | None = None) -> MemoryParts:
-    """Return what a node with a role that chooses senses holds once: dictionary and index.
+    """Return what a node with a role that chooses senses holds once: dictionaries and indexes.
 
-    num_senses: of the dictionary; None estimates it from the text that it is to be built from.
+    num_senses: of the sense term's dictionary; None estimates it from the text that it is to be
+    built from. The other dictionaries are those of losses below the head.
     """
-    if not spec.uses_senses:
-        return MemoryParts({}, "always")
-    rows = estimated_senses(spec, shapes) if num_senses is None else num_senses
-    senses = spec.senses
-    per_sense = 2 * shapes.teacher.hidden_size + 16
-    parts = {"senses (mapped from disk)": float(rows * per_sense)}
-    if senses.candidates != "lexical":
-        links = senses.index_links * INDEX_LINK_BYTES
-        parts["index"] = float(rows * (4 * senses.index_dims + links))
-    return MemoryParts(parts, "always")
+    senses, estimated = spec.senses, estimated_senses(spec, shapes)
+    num_mapped = num_indexed = 0
+    if spec.uses_senses:
+        num_mapped = estimated if num_senses is None else num_senses
+        num_indexed = 0 if senses.candidates == "lexical" else num_mapped
+    for folder, is_searched in term_dictionaries(spec).items():
+        num_rows = rows_of_dictionary(folder) or estimated
+        num_mapped += num_rows
+        num_indexed += num_rows if is_searched else 0
+    per_mapped = 2 * shapes.teacher.hidden_size + 16
+    per_indexed = 4 * senses.index_dims + senses.index_links * INDEX_LINK_BYTES
+    parts = {
+        "senses (mapped from disk)": float(num_mapped * per_mapped),
+        "index": float(num_indexed * per_indexed),
+    }
+    return MemoryParts(_without_zeros(parts), "always")
 
 
 def estimated_senses(spec: RunSpec, shapes: RunShapes) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from dskd_ds.costs.dictionary_size import MANY_ROWS
 from dskd_ds.costs.related import related_share, token_counts
-from dskd_ds.costs.term_traffic import (
+from dskd_ds.costs.terms import (
     layers_of_states,
     most_candidates,
     num_candidate_sets,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from dskd_ds.costs.shapes import ModelShape
-from dskd_ds.costs.term_traffic import num_candidate_sets, student_candidate_sets
+from dskd_ds.costs.terms import num_candidate_sets, student_candidate_sets
 from dskd_ds.spec import RunSpec
 
 Recompute = Literal["none", "selective", "full"]

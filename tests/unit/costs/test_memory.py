@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,7 @@ from dskd_ds.costs.shapes import model_shape
 from dskd_ds.costs.zero_memory import zero_memory
 from dskd_ds.costs.zero_settings import zero_settings
 from dskd_ds.spec import RunSpec, load_spec
+from tests.unit.senses.choose import small
 
 LLAMA_8B = model_shape(
     {
@@ -151,6 +153,27 @@ def test_a_node_holds_the_senses_once() -> None:
     lexical = spec_with("senses.candidates=lexical")
     assert "index" not in node_memory(lexical, SHAPES, num_senses=1000).parts
     assert not node_memory(spec_with("loss.sense_weight=0"), SHAPES).parts
+
+
+def test_a_node_holds_the_senses_of_losses_below_the_head(tmp_path: Path) -> None:
+    """Each dictionary once; terms that only smooth search no index."""
+    dictionary = small.dictionary_in(tmp_path / "senses", layer=2)
+    rows = len(dictionary.senses)
+
+    def parts(*kinds: str) -> dict[str, float]:
+        terms = []
+        for layer, kind in enumerate(kinds, start=1):
+            smoothing = ",smoothing=0.5" if kind == "mse" else ""
+            keys = f'student_layer={layer},weight=1.0,dictionary="{dictionary.folder}"{smoothing}'
+            terms.append(f'{{kind="{kind}",{keys}}}')
+        overrides = ("loss.sense_weight=0", f"loss.terms=[{','.join(terms)}]")
+        return dict(node_memory(spec_with(*overrides), SHAPES).parts)
+
+    smoothed, both = parts("mse"), parts("mse", "posterior", "contrast")
+    assert smoothed.keys() == {"senses (mapped from disk)"}
+    assert smoothed["senses (mapped from disk)"] == both["senses (mapped from disk)"]
+    assert both["senses (mapped from disk)"] == pytest.approx(rows * 8192, rel=0.01)
+    assert both["index"] == rows * (4 * 256 + 16 * 12)
 
 
 def test_a_map_between_two_sizes_is_trained() -> None:

@@ -1,11 +1,11 @@
-"""Counts what losses below the head ([[loss.terms]]) ask of replies, and who chooses senses."""
+"""Counts what losses below the head ([[loss.terms]]) need: states, senses, dictionaries."""
 
 from __future__ import annotations
 
 from dskd_ds.costs.dictionary_size import MANY_ROWS, rows_of_dictionary
 from dskd_ds.spec import RunSpec
 from dskd_ds.spec.senses import SensesSpec
-from dskd_ds.spec.terms import CANDIDATE_KINDS
+from dskd_ds.spec.terms import CANDIDATE_KINDS, SENSE_KINDS
 
 
 def layers_of_states(spec: RunSpec) -> set[tuple[int, int | None]]:
@@ -48,8 +48,17 @@ def most_candidates(senses: SensesSpec) -> int:
     return senses.num_senses + num_sources * senses.kappa
 
 
+def term_dictionaries(spec: RunSpec) -> dict[str, bool]:
+    """Return the folders of all dictionaries, each with whether its index is searched."""
+    searched: dict[str, bool] = {}
+    for term in spec.loss.terms:
+        if term.dictionary is not None:
+            searches = term.kind in SENSE_KINDS and spec.senses.candidates != "lexical"
+            searched[term.dictionary] = searched.get(term.dictionary, False) or searches
+    return searched
+
+
 def num_term_rows(spec: RunSpec) -> int:
     """Return the rows of the largest dictionary of [[loss.terms]], or more if one is not built."""
-    folders = {term.dictionary for term in spec.loss.terms if term.dictionary is not None}
-    counts = [rows_of_dictionary(folder) or MANY_ROWS for folder in sorted(folders)]
+    counts = [rows_of_dictionary(folder) or MANY_ROWS for folder in term_dictionaries(spec)]
     return max(counts, default=MANY_ROWS)
