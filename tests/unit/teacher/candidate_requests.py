@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from dskd_ds.data.batches import Batch
 from dskd_ds.link import codec
 from dskd_ds.link.messages import Array, Message
 from dskd_ds.link.messages import Reply as ReplyMessage
@@ -109,8 +110,13 @@ def reply_to(
     return received(ReplyMessage(request_id=0, forward_seconds=0.0), reply)[1]
 
 
-def learned(student: RequestBuilder, teacher: FrozenModel, senses: TeacherSenses) -> TeacherTargets:
-    """Return what the loss learns from for the small batch."""
-    request = student.request(small.batch())
+def learned(
+    student: RequestBuilder,
+    teacher: FrozenModel,
+    senses: TeacherSenses,
+    batch: Batch | None = None,
+) -> TeacherTargets:
+    """Return what the loss learns from for a batch, by default the small one."""
+    request = student.request(batch or small.batch())
     reply = student.parts(request, reply_to(request, teacher, senses))
     return student.targets(request, reply)[0]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dskd_ds.data.batches import IGNORE
 from dskd_ds.link import codec
 from dskd_ds.link.messages import Reply
 from dskd_ds.losses.senses_at_layer import SenseCandidates, TermSenses
@@ -145,6 +146,19 @@ def test_only_layers_whose_states_are_needed_travel(
     assert found.layers is not None
     expected = torch.stack([exact_states(teacher, layer) for layer in (1, 3)])
     assert torch.equal(found.layers, expected.bfloat16())
+
+
+def test_a_batch_without_targets_has_no_candidates(
+    dictionary: SenseDictionary, teacher: FrozenModel
+) -> None:
+    spec = run_of(("posterior", {}), candidates="hybrid")
+    student = student_of(dictionary, spec, has_index=False)
+    whole = small.batch()
+    empty = replace(whole, targets=torch.full_like(whole.targets, IGNORE))
+    (found,) = learned(student, teacher, on_teacher(dictionary, spec), empty).terms
+    assert found is not None
+    assert found.candidates is not None
+    assert found.candidates.index.shape == (0, 1)
 
 
 @pytest.mark.parametrize("candidates", ["lexical", "hybrid"])
