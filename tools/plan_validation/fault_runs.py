@@ -75,7 +75,9 @@ def run(name: str, teacher_seconds: list[float], kill_after_steps: int) -> Fault
         spec_file = _write_world(Path(folder))
         run_dir = Path(folder) / "run"
         killed_at = _train(spec_file, run_dir, teacher_seconds, kill_after_steps)
-        records = read_metrics(run_dir / METRICS_FILE)
+        records = read_metrics(run_dir)
+    if len(records) != NUM_STEPS:
+        raise SystemExit(f"the training has recorded {len(records)} of {NUM_STEPS} steps")
     return FaultRun(
         name=name,
         teacher_seconds=teacher_seconds,
@@ -125,7 +127,7 @@ def _train(
             metrics = run_dir / METRICS_FILE
             _wait_for(lambda: _num_lines(metrics) >= kill_after_steps, processes[0])
             processes[2].kill()
-            records = read_metrics(metrics)
+            records = read_metrics(run_dir)
             killed_at = round(sum(record["step_seconds"] for record in records), 4)
         if processes[0].wait(PATIENCE_SECONDS) != 0:
             raise SystemExit("the training failed")
