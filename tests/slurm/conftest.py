@@ -16,9 +16,10 @@ from dskd_ds.commands.status import read_status
 from dskd_ds.observe.attempts import read_attempts
 from dskd_ds.observe.metrics import METRICS_FILE, read_lines, read_metrics
 from dskd_ds.runtime.console import child_environment
-from dskd_ds.runtime.launch import tool
 from tests.conftest import TinyWorld
-from tests.processes.conftest import children_with, torchrun
+from tests.processes.conftest import children_with, ranks, warm_dskd
+from tests.processes.warm import WarmServer
+from tests.processes.warm_rank import SOCKET_VARIABLE
 from tests.slurm.cluster import Cluster, missing_programs
 
 NUM_STEPS = 48
@@ -48,22 +49,32 @@ def cluster(worker_id: str) -> Iterator[Cluster]:
 
 
 class Runs:
-    """Submits runs of one spec and looks at what they left."""
+    """Submits runs of one spec and looks at what they left.
+
+    What runs on the login node is a warm process (tests/processes/warm.py). The jobs are not.
+    """
 
     def __init__(self, cluster: Cluster, tiny: TinyWorld, spec_file: Path) -> None:
         self.cluster, self.spec_file = cluster, spec_file
-        self.folder = tiny.folder
         self.env = (
             child_environment(os.environ)
             | cluster.env
             | {"DSKD_HOME": str(tiny.folder / "home"), "OMP_NUM_THREADS": "1"}
         )
+        self._warm_server = WarmServer(tiny.folder, self.env)
+
+    def close(self) -> None:
+        """End the server of warm processes."""
+        self._warm_server.close()
 
     def dskd(self, *argv: str) -> subprocess.CompletedProcess[str]:
         """Run a dskd command on the login node."""
-        done = subprocess.run(
-            [tool("dskd"), *argv], env=self.env, capture_output=True, text=True, timeout=300
-        )
+        return self.on_login_node(warm_dskd(*argv))
+
+    def on_login_node(self, argv: list[str]) -> subprocess.CompletedProcess[str]:
+        """Run a command line of warm processes."""
+        env = self.env | {SOCKET_VARIABLE: self._warm_server.address}
+        done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=480)
         print(done.stderr[-3000:])
         return done
 
@@ -143,22 +154,23 @@ def phases(found: dict[str, Any], role: str) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def runs(cluster: Cluster, tiny: TinyWorld) -> Runs:
+def runs(cluster: Cluster, tiny: TinyWorld) -> Iterator[Runs]:
     """A spec of 48 steps with two students, one teacher and senses."""
     tree = tiny.spec_tree() | {"train": {"num_steps": NUM_STEPS, "global_batch_blocks": 4}}
     spec_file = tiny.folder / "slurm.toml"
     spec_file.write_text(tomli_w.dumps(tree))
-    return Runs(cluster, tiny, spec_file)
+    runs = Runs(cluster, tiny, spec_file)
+    yield runs
+    runs.close()
 
 
 @pytest.fixture(scope="session")
 def one_machine(runs: Runs, tiny: TinyWorld) -> Path:
-    """The run directory of the same run, launched by torchrun on one machine."""
+    """The run directory of the same run, launched by mpirun on one machine."""
     run_dir = tiny.folder / "one_machine"
     build = runs.dskd("senses", "build", str(runs.spec_file))
     assert build.returncode == 0
     argv = ["--spec", str(runs.spec_file), "--set", f"run_dir={run_dir}"]
-    command = torchrun(3, "dskd_ds/train.py", *argv)
-    done = subprocess.run(command, env=runs.env, capture_output=True, text=True, timeout=480)
+    done = runs.on_login_node(ranks(3, "dskd_ds/train.py", *argv))
     assert done.returncode == 0, done.stderr
     return run_dir

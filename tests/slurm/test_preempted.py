@@ -15,13 +15,14 @@ pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(1500)]
 def test_a_preempted_job_comes_back_and_a_cancelled_one_does_not(
     cluster: Cluster, runs: Runs, tiny: TinyWorld
 ) -> None:
-    """The teacher has two ranks; a node has two, so the students share the first node."""
+    """One student; the teacher has two ranks, which share a node."""
     run_dir = tiny.folder / "preempted"
     even = write_model(
         tiny.folder / "even_teacher", tiny.folder, num_layers=3, seed=0, extra_rows=1
     )
     overrides = (
         f"teacher.model={even}",
+        "topology.num_students=1",
         "topology.ranks_per_teacher=2",
         "student.layers=first",
         "loss.sense_weight=0",
