@@ -12,6 +12,7 @@ takes tens of milliseconds. The socket also identifies the asking rank and repor
 from __future__ import annotations
 
 import hashlib
+import os
 import struct
 import threading
 from pathlib import Path
@@ -51,7 +52,9 @@ def service_address(
     Raises IndexServiceError if the folder belongs to another user, is open to others, or cannot be
     created.
     """
-    name = f"{Path(run_dir).resolve()} {master_port} {role} {dictionary}"
+    # SLURM can run several nodes on one host, whose leaders must not bind the same address.
+    node = os.environ.get("SLURMD_NODENAME", "")
+    name = f"{Path(run_dir).resolve()} {master_port} {role} {dictionary} {node}"
     key = hashlib.sha256(name.encode()).hexdigest()[:16]
     try:
         path = private_socket_path(f"{key}.index")

@@ -29,6 +29,16 @@ def test_indexes_of_one_launch_have_addresses_of_their_own(tmp_path: Path) -> No
     assert len(addresses) == 24
 
 
+def test_nodes_of_slurm_on_one_host_have_addresses_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    addresses = set()
+    for node in ("node1", "node2"):
+        monkeypatch.setenv("SLURMD_NODENAME", node)
+        addresses.add(service_address(str(tmp_path), 1))
+    assert len(addresses) == 2
+
+
 def test_the_nodes_index_answers_as_the_graph_does(
     dictionary: SenseDictionary, tmp_path: Path
 ) -> None:
