@@ -36,8 +36,8 @@ LONGEST_FIRST = (
     # On SLURM; the first two share no fixture but the cluster.
     "test_training.py",
     "test_preempted.py",
-    "test_mpi.py",
     "test_readme.py",
+    "test_mpi.py",
     "test_refused.py",
 )
 """Files with launches that take minutes. One that is missing here only comes later."""
