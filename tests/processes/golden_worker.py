@@ -112,7 +112,8 @@ def gradients(folder: Path) -> dict[str, dict[str, str]]:
             "--standalone",
             "--nproc_per_node",
             "2",
-            "tests/processes/parity_worker.py",
+            "-m",
+            "tests.processes.parity_worker",
             "--cases",
             str(cases),
         ]
