@@ -23,6 +23,7 @@ def test_a_preempted_job_comes_back_and_a_cancelled_one_does_not(
     overrides = (
         f"teacher.model={even}",
         "topology.num_students=1",
+        "train.num_steps=10000",  # the run must not end before it is cancelled
         "topology.ranks_per_teacher=2",
         "student.layers=first",
         "loss.sense_weight=0",
