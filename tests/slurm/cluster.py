@@ -28,6 +28,8 @@ FIRST_NODE_PORT = 26901
 PORTS_PER_CLUSTER, JOBS_PER_CLUSTER = 200, 2000
 """Distances between two clusters on this machine: of their ports, and of the numbers of their jobs,
 from which the ports of the jobs' ranks follow."""
+WORKING = ("idle", "mixed", "allocated")
+"""States of a node that works. A job that waits for a node may have it at once, and whole."""
 PATIENCE_SECONDS = 480.0
 """Timeout for an event that must happen, also on a busy machine."""
 
@@ -142,7 +144,7 @@ class Cluster:
             self.run("unshare", "--mount", "sh", "-c", hide)
         else:
             self.run("slurmd", "-N", node)
-        self.wait_until(lambda: self.node_state(node) in ("idle", "mixed"), f"{node} is up")
+        self.wait_until(lambda: self.node_state(node) in WORKING, f"{node} is up")
 
     def fail_node(self, node: str) -> None:
         """Let a node fail: its slurmd and all processes of its jobs are killed at once.

@@ -22,7 +22,7 @@ from tests.processes.warm import WarmServer
 from tests.processes.warm_rank import SOCKET_VARIABLE
 from tests.slurm.cluster import Cluster, missing_programs
 
-NUM_STEPS = 144
+NUM_STEPS = 48
 EXACT = ("loss", "loss_ce", "loss_kd", "loss_sense", "grad_norm", "sense_positions")
 """Values of metrics.jsonl that do not depend on time."""
 SBATCH = ("--ntasks-per-node=1", "--signal-seconds=30", "--time=10")
@@ -155,7 +155,7 @@ def phases(found: dict[str, Any], role: str) -> list[str]:
 
 @pytest.fixture(scope="session")
 def runs(cluster: Cluster, tiny: TinyWorld) -> Iterator[Runs]:
-    """A spec of 144 steps with two students, one teacher and senses."""
+    """A spec of 48 steps with two students, one teacher and senses."""
     tree = tiny.spec_tree() | {"train": {"num_steps": NUM_STEPS, "global_batch_blocks": 4}}
     spec_file = tiny.folder / "slurm.toml"
     spec_file.write_text(tomli_w.dumps(tree))
