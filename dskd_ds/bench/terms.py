@@ -45,7 +45,11 @@ def _figure(name: str, found: dict[str, list[float]], measured: dict[str, Any]) 
     prepared = statistics.median(found["prepare_seconds"])
     # Of 10 values, the second smallest and the second largest enclose the median of their
     # distribution with probability 0.979, whatever the distribution is.
-    interval = f"{ratios[1]:.3f} to {ratios[-2]:.3f}" if len(ratios) == PAIRS else "too few pairs"
+    interval = (
+        f"{ratios[1]:.3f} to {ratios[-2]:.3f}"
+        if len(ratios) == PAIRS
+        else f"known for {PAIRS} pairs only"
+    )
     return Figure(
         key=f"term_time_{name}",
         what=f"time per step: KL and the term {name} / KL alone",

@@ -58,7 +58,7 @@ def test_the_steps_of_each_kind_of_term_are_measured(
     assert {figure.key for figure in found} == {f"term_time_{name}" for name in KINDS}
     for figure in found:
         assert figure.value > 0
-        assert figure.notes["97.9 % interval of the median"] == "too few pairs"
+        assert figure.notes["97.9 % interval of the median"] == "known for 10 pairs only"
 
 
 @pytest.mark.timeout(900)  # five launches, one after the other

@@ -51,6 +51,38 @@ def terms_of(senses: Path) -> str:
     )
 
 
+def check_repair(run_dir: Path) -> list[float]:
+    """Check that a run has repaired its second layer alone; return the losses of the repair."""
+    before, repaired = weights(run_dir / "student_init"), weights(run_dir / "student_repaired")
+    assert before.keys() == repaired.keys()
+    changed = {name for name in before if not torch.equal(before[name], repaired[name])}
+    assert changed == {name for name in before if ".layers.1." in name}
+
+    records = read_metrics(run_dir / "repair")
+    losses = [record["repair_loss_layer_2"] for record in records]
+    assert [record["step"] for record in records] == list(range(1, STEPS + 1))
+    assert losses == [record["loss"] for record in records]
+    assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
+    return losses
+
+
+def check_training(trained: list[dict[str, float]]) -> None:
+    """Check the records of three steps with the losses of `terms_of`."""
+    first, second, _ = trained
+    assert second["loss_layer_1_cosine"] > 0
+    assert first["weight_layer_1_cosine"] == 0.5
+    # Nothing was cut below this layer, so the first gradient is that of rounding alone.
+    assert 0 < first["grad_share_layer_1_cosine"] < 0.3 * second["grad_share_layer_1_cosine"]
+    assert second["weight_layer_1_cosine"] == 0.5 * MOST_CHANGE
+    for kind in ("mse", "gram", "sense", "posterior", "contrast"):
+        for key in ("loss", "grad_share"):
+            values = [record[f"{key}_layer_2_{kind}"] for record in trained]
+            assert all(value > 0 for value in values), (key, kind)
+        assert all(-1 <= record[f"grad_cosine_layer_2_{kind}"] <= 1 for record in trained)
+    decayed = [record["weight_layer_2_contrast"] for record in trained]
+    assert decayed == pytest.approx([0.1, 0.2 / 3, 0.1 / 3])
+
+
 def test_a_repair_mends_only_its_layers_and_resumes_bit_for_bit(
     tiny: TinyWorld, launch: Launch, layer_senses: Path
 ) -> None:
@@ -71,30 +103,9 @@ def test_a_repair_mends_only_its_layers_and_resumes_bit_for_bit(
     ended = launch(*mpirun(3, "dskd_ds/train.py", *arguments_of(tiny, whole, *settings)))
     assert ended.code == 0
 
-    before, repaired = weights(whole / "student_init"), weights(whole / "student_repaired")
-    assert before.keys() == repaired.keys()
-    changed = {name for name in before if not torch.equal(before[name], repaired[name])}
-    assert changed == {name for name in before if ".layers.1." in name}
-
-    records = read_metrics(whole / "repair")
-    losses = [record["repair_loss_layer_2"] for record in records]
-    assert [record["step"] for record in records] == list(range(1, STEPS + 1))
-    assert losses == [record["loss"] for record in records]
-    assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
+    losses = check_repair(whole)
     trained = read_metrics(whole)
-    first, second, _ = trained
-    assert second["loss_layer_1_cosine"] > 0
-    assert first["weight_layer_1_cosine"] == 0.5
-    # Nothing was cut below this layer, so the first gradient is that of rounding alone.
-    assert 0 < first["grad_share_layer_1_cosine"] < 0.3 * second["grad_share_layer_1_cosine"]
-    assert second["weight_layer_1_cosine"] == 0.5 * MOST_CHANGE
-    for kind in ("mse", "gram", "sense", "posterior", "contrast"):
-        for key in ("loss", "grad_share"):
-            values = [record[f"{key}_layer_2_{kind}"] for record in trained]
-            assert all(value > 0 for value in values), (key, kind)
-        assert all(-1 <= record[f"grad_cosine_layer_2_{kind}"] <= 1 for record in trained)
-    decayed = [record["weight_layer_2_contrast"] for record in trained]
-    assert decayed == pytest.approx([0.1, 0.2 / 3, 0.1 / 3])
+    check_training(trained)
     assert not (whole / "repair" / "checkpoints").exists()
     assert list((whole / "tensorboard" / "repair").glob("events*"))
 
