@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from dskd_ds.files.manifest import MANIFEST_FILE
 from dskd_ds.observe.evidence import read_evidence
 from dskd_ds.observe.metrics import TENSORBOARD_FOLDER
 from dskd_ds.observe.run_state import outcome
-from dskd_ds.runtime.supervise import start_guard
+from dskd_ds.runtime.guarded import GuardedProcess
 from dskd_ds.spec import SPEC_FILE, RunSpec, load_spec
 from dskd_ds.student.checkpoint.folders import checkpoint_dir, complete_tags
 from dskd_ds.student.run_lock import read_lease
@@ -189,14 +188,10 @@ def watch(run_dir: Path, task_argv: Sequence[str], every_seconds: float, is_once
 
 def _run_to_end(command: Sequence[str]) -> int:
     """Run a command in a session of its own, which ends if this process is killed."""
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
-    guard = start_guard(process.pid)
+    task = GuardedProcess(command)
     try:
-        return process.wait()
+        return task.wait()
     except BaseException:
-        process.terminate()
-        process.wait()
+        task.process.terminate()
+        task.process.wait()
         raise
-    finally:
-        guard.kill()
-        guard.communicate()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from types import FrameType
 import psutil
 
 from dskd_ds.errors import ExitCode
+from dskd_ds.runtime.guarded import GuardedProcess
 
 FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 SIGNAL_CODE_BASE = 128
@@ -27,8 +27,6 @@ RANK_VARIABLES = ("RANK", "LOCAL_RANK")
 GRACE_SECONDS = 30.0
 """How long processes that the launcher left behind may take to end, before they are killed."""
 POLL_SECONDS = 0.05
-GUARD = 'read -r _ || kill -s TERM -- "-$1"'
-"""Shell script that ends a process group when the writer of its standard input ends."""
 FINAL_CODES = (ExitCode.DONE, ExitCode.WRONG_INPUT, ExitCode.NO_TEACHER)
 """Exit codes of a launch that would end in the same way if it was started again."""
 
@@ -77,18 +75,6 @@ def supervise(
     return LaunchEnd(code, session.stopped_by)
 
 
-def start_guard(group: int) -> subprocess.Popen[bytes]:
-    """Start a process that ends a process group if this process ends before the guard is killed.
-
-    group: the number of the group, which is the process id of its first process.
-    """
-    return subprocess.Popen(
-        ["/bin/sh", "-c", GUARD, "guard", str(group)],
-        stdin=subprocess.PIPE,
-        start_new_session=True,
-    )
-
-
 class _Session:
     """A launcher and all processes that it has started."""
 
@@ -99,35 +85,24 @@ class _Session:
         self._command, self._num_signalled = command, num_signalled
         # Only ranks may have these (see _ranks_below); their launcher sets them.
         self._env = {name: value for name, value in env.items() if name not in RANK_VARIABLES}
-        self._launcher: subprocess.Popen[bytes] | None = None
-        self._guard: subprocess.Popen[bytes] | None = None
+        self._launcher: GuardedProcess | None = None
         self._num_interrupts = 0
 
     def start(self) -> None:
         """Start the launcher, unless a signal came first."""
         if self.stopped_by is not None:
             return
-        self._launcher = subprocess.Popen(
-            self._command,
-            env=self._env,
-            # Another session than the terminal's cannot read from it.
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        # It ends the launch if this process is killed by SIGKILL, for example when memory runs out.
-        self._guard = start_guard(self._launcher.pid)
+        self._launcher = GuardedProcess(self._command, self._env)
         # A signal that came while the launcher was being started found no process.
         if self.stopped_by is not None:
             self._send(self.stopped_by)
 
     def wait(self) -> int:
         """Wait for the launcher's end, then end what it left behind; returns its exit code."""
-        if self._launcher is None or self._guard is None:
+        if self._launcher is None:
             assert self.stopped_by is not None
             return SIGNAL_CODE_BASE + self.stopped_by
         code = self._launcher.wait()
-        self._guard.kill()
-        self._guard.communicate()
         self._end_leftovers()
         return code if code >= 0 else SIGNAL_CODE_BASE - code
 
@@ -157,7 +132,7 @@ class _Session:
 
     @property
     def _pid(self) -> int | None:
-        return self._launcher.pid if self._launcher else None
+        return self._launcher.process.pid if self._launcher else None
 
     def _processes(self) -> list[psutil.Process]:
         """Return the living processes of the session."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -12,9 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import IO
 
 from dskd_ds.errors import DskdError, RequeueError
-from dskd_ds.runtime.supervise import start_guard
+from dskd_ds.runtime.guarded import GuardedProcess
 from dskd_ds.study.spec import StudySpec
 
 LOGS = "logs"
@@ -30,7 +30,7 @@ class Stages:
 
     study: StudySpec
     is_stopping: bool = False
-    _processes: set[subprocess.Popen[bytes]] = field(default_factory=set)
+    _stages: set[GuardedProcess] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -48,40 +48,31 @@ class Stages:
         started = time.monotonic()
         program = [sys.executable, "-m", "dskd_ds.commands.cli", *argv]
         with log.open("ab") as output:
-            code = self._run(program, output.fileno())
+            code = self._run(program, output)
         if self.is_stopping:
             raise RequeueError("the study was stopped; the same command goes on.")
         if code != 0:
             raise StageError(f"{log_name}: dskd {argv[0]} failed with exit code {code}: see {log}")
         return time.monotonic() - started
 
-    def _run(self, program: list[str], output: int) -> int:
+    def _run(self, program: list[str], output: IO[bytes]) -> int:
         with self._lock:
             if self.is_stopping:
                 return 0
-            process = subprocess.Popen(
-                program,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-            self._processes.add(process)
-        # Ends the stage if this process is killed: it would go on, and the next call would meet it.
-        guard = start_guard(process.pid)
+            # If this process is killed, its stage ends too: it would meet the next call's.
+            stage = GuardedProcess(program, output=output)
+            self._stages.add(stage)
         try:
-            return process.wait()
+            return stage.wait()
         finally:
-            guard.kill()
-            guard.communicate()
             with self._lock:
-                self._processes.discard(process)
+                self._stages.discard(stage)
 
     def stop(self, _number: int = 0, _frame: FrameType | None = None) -> None:
         """Handle a signal: running stages save and end, and no other one starts."""
         self.is_stopping = True
-        for process in list(self._processes):
-            process.send_signal(signal.SIGTERM)
+        for stage in list(self._stages):
+            stage.process.send_signal(signal.SIGTERM)
 
 
 @contextmanager
