@@ -183,10 +183,11 @@ def teachers_ended(args: argparse.Namespace) -> int:
     """Print what a job of teachers does now: `again`, `requeue` or `stop`.
 
     Teachers that no student has needed for a while give their node back while the students' job
-    waits in the queue, and end if the run is over.
+    waits in the queue. They end when the run is over, also if they failed at its very end.
     """
     decision = "again"
-    if args.exit_code in (ExitCode.DONE, ExitCode.WRONG_INPUT):
+    is_finished = read_status(args.run_dir).state == "finished"
+    if is_finished or args.exit_code in (ExitCode.DONE, ExitCode.WRONG_INPUT):
         decision = "stop"
     elif args.exit_code == ExitCode.NO_TEACHER:
         decision = _without_students(args.run_dir)

@@ -141,6 +141,8 @@ def test_a_node_that_does_not_see_the_run_directory_is_named(
         (0, "RUNNING", "finished", "stop"),
         (2, "RUNNING", "running", "stop"),
         (1, "RUNNING", "failed", "again"),
+        # Killed at the end of the run: a new one would wait for students that do not come.
+        (137, "COMPLETED", "finished", "stop"),
         (143, "RUNNING", "running", "again"),
         (4, "RUNNING", "starting", "again"),
         # Its first node failed, so that nothing was recorded.
