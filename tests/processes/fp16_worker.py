@@ -33,7 +33,7 @@ def run(model: str, dtype: str, tokens: int) -> dict[str, float]:
     tokens: divides the losses. Few tokens make gradients overflow in fp16, many make them vanish.
     """
     spec = load_spec(
-        "ds_configs/runs/quickstart.toml",
+        "tests/base_run.toml",
         [
             f"teacher.model={model}",
             f"student.dtype={dtype}",

@@ -33,7 +33,7 @@ MARGIN = 2.0
 def spec_of(model: str, deepspeed_file: str, num_students: int, overrides: list[str]) -> RunSpec:
     """Return the run spec that this worker and the single process share."""
     return load_spec(
-        "ds_configs/runs/quickstart.toml",
+        "tests/base_run.toml",
         [
             f"teacher.model={model}",
             f"deepspeed={deepspeed_file}",

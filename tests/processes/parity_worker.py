@@ -65,7 +65,7 @@ def spec_of(
 ) -> RunSpec:
     """Return the run spec that this worker and the single process share."""
     return load_spec(
-        "ds_configs/runs/quickstart.toml",
+        "tests/base_run.toml",
         [
             f"teacher.model={teacher or model}",
             "student.dtype=float32",

@@ -51,7 +51,7 @@ def test_a_run_from_the_cache_alone_needs_no_link_over_several_nodes(
     monkeypatch.setattr("dskd_ds.plan.preflight.preflight", lambda *_: None)
     cached = ["teacher.source=cache", "topology.num_teachers=0", "repair.steps=0"]
     for overrides in ([], cached):
-        spec = load_spec("ds_configs/runs/quickstart.toml", overrides)
+        spec = load_spec("tests/base_run.toml", overrides)
         if overrides:
             train.prepare(spec, RunModels.of(spec), role)
         else:

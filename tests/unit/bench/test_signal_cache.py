@@ -22,4 +22,4 @@ def test_the_speed_up_is_the_median_of_the_pairs() -> None:
 def test_the_quickstart_must_have_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dskd_ds.bench.signal_cache.INIT_FOLDER", str(tmp_path / "nothing is here"))
     with pytest.raises(InputError, match="run make quickstart first"):
-        Launches("ds_configs/runs/quickstart.toml", tmp_path)
+        Launches("tests/base_run.toml", tmp_path)

@@ -29,7 +29,7 @@ def make_run(
     kl = TEXT + shift + of_seed + noise
     folder.mkdir(parents=True)
     overrides = [f"seed={seed}", f'run_dir="{folder}"', f"loss.kd_weight={loss_kl}"]
-    write_spec(load_spec("ds_configs/runs/quickstart.toml", overrides), folder / SPEC_FILE)
+    write_spec(load_spec("tests/base_run.toml", overrides), folder / SPEC_FILE)
     records = [{"step": step, "loss": 5.0 - step * 0.1, "loss_kd": 2.0} for step in (1, 2, 3)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in records))
     scores = ItemScores(

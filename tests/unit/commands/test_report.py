@@ -10,7 +10,7 @@ from dskd_ds.commands.report_terms import TITLES, term_charts
 from dskd_ds.observe.charts import CHARTS, tag_of
 from dskd_ds.spec import load_spec
 
-SPEC = load_spec("ds_configs/runs/quickstart.toml", [])
+SPEC = load_spec("tests/base_run.toml", [])
 
 
 def record(step: int) -> dict[str, float]:

@@ -24,7 +24,7 @@ def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunSpec:
     (tmp_path / "llama/config.json").write_text(json.dumps(CONFIG))
     monkeypatch.setenv("DSKD_HOME", str(tmp_path / "home"))
     model = f"teacher.model={tmp_path / 'llama'}"
-    return load_spec("ds_configs/runs/quickstart.toml", [model, f"run_dir={tmp_path}"])
+    return load_spec("tests/base_run.toml", [model, f"run_dir={tmp_path}"])
 
 
 def records(engine_bytes: float, step_seconds: float) -> list[dict[str, float]]:

@@ -94,7 +94,7 @@ def test_a_mistyped_directory_suggests_the_near_one(
 def test_a_spec_names_its_run_which_may_not_have_started(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = Path("ds_configs/runs/quickstart.toml").read_text()
+    text = Path("tests/base_run.toml").read_text()
     spec = tmp_path / "my.toml"
     spec.write_text(text.replace('run_dir = "runs/quickstart"', f'run_dir = "{tmp_path}/run"'))
     assert cli.main(["status", str(spec), "--json"]) == 0

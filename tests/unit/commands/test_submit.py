@@ -16,7 +16,7 @@ from dskd_ds.runtime import slurm
 from dskd_ds.runtime.arguments import spec_of
 from dskd_ds.runtime.job_script import filled_script
 
-SPEC = "ds_configs/runs/quickstart.toml"
+SPEC = "tests/base_run.toml"
 SCRIPTS = sorted(Path("slurm").glob("*.sbatch"))
 
 

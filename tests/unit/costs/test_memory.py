@@ -41,7 +41,7 @@ GIB = 1 << 30
 
 def spec_with(*overrides: str) -> RunSpec:
     defaults = ["deepspeed=ds_configs/zero3.json", "data.block_tokens=1024"]
-    return load_spec("ds_configs/runs/quickstart.toml", [*defaults, *overrides])
+    return load_spec("tests/base_run.toml", [*defaults, *overrides])
 
 
 def student(*overrides: str) -> MemoryParts:

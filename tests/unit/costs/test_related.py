@@ -45,7 +45,7 @@ def dictionary(tmp_path: Path) -> SenseDictionary:
 
 def spec_of(folder: Path, *overrides: str) -> RunSpec:
     settings = [f"senses.dictionary={folder}", "senses.candidates=lexical", *overrides]
-    return load_spec("ds_configs/runs/quickstart.toml", settings)
+    return load_spec("tests/base_run.toml", settings)
 
 
 def slow_fraction(dictionary: SenseDictionary) -> float:
@@ -101,7 +101,7 @@ def test_torch_is_not_loaded(dictionary: SenseDictionary) -> None:
     code = (
         "import sys; from dskd_ds.costs.related import known_related_fraction as known;"
         " from dskd_ds.spec import load_spec;"
-        " spec = load_spec('ds_configs/runs/quickstart.toml', sys.argv[1:]);"
+        " spec = load_spec('tests/base_run.toml', sys.argv[1:]);"
         " assert 0 < known(spec) < 1; assert 'torch' not in sys.modules"
     )
     overrides = [f"senses.dictionary={dictionary.folder}", "senses.candidates=lexical"]

@@ -26,7 +26,7 @@ TOKENS, SENSE, HEADERS = 1000, 300, 2000
 
 
 def spec_with(*overrides: str) -> RunSpec:
-    return load_spec("ds_configs/runs/quickstart.toml", list(overrides))
+    return load_spec("tests/base_run.toml", list(overrides))
 
 
 @pytest.mark.parametrize("hidden_format", ["bfloat16", "float8"])

@@ -89,7 +89,7 @@ def test_no_attention_crosses_documents(tiny: TinyWorld) -> None:
 @given(ranks=st.sampled_from([1, 2, 3, 4, 6]), step=st.integers(0, 5))
 def test_a_steps_blocks_do_not_depend_on_the_number_of_ranks(ranks: int, step: int) -> None:
     spec = load_spec(
-        "ds_configs/runs/quickstart.toml",
+        "tests/base_run.toml",
         ["train.global_batch_blocks=12", f"topology.num_students={ranks}"],
     )
     dealt = [

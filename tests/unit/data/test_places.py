@@ -15,7 +15,7 @@ NUM_STUDENTS = st.sampled_from([1, 2, 3, 4, 6, 12])
 def spec_of(num_students: int) -> RunSpec:
     """Return the spec of a run with this number of students."""
     return load_spec(
-        "ds_configs/runs/quickstart.toml",
+        "tests/base_run.toml",
         [
             f"topology.num_students={num_students}",
             f"train.micro_batch_blocks={MICRO}",

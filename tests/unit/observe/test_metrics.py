@@ -20,7 +20,7 @@ from dskd_ds.observe.run_files import RUN_START_FILE, RecordFile
 from dskd_ds.spec import load_spec
 from tests.unit.observe.made_runs import START
 
-QUICKSTART = "ds_configs/runs/quickstart.toml"
+BASE = "tests/base_run.toml"
 
 
 def record(step: int) -> dict[str, float]:
@@ -30,7 +30,7 @@ def record(step: int) -> dict[str, float]:
 
 
 def test_every_metric_has_a_curve_and_every_combined_chart_has_its_curves(tmp_path: Path) -> None:
-    spec = load_spec(QUICKSTART, [f'run_dir="{tmp_path}"'])
+    spec = load_spec(BASE, [f'run_dir="{tmp_path}"'])
     writer = MetricsWriter(spec, 0, 2)
     for step in (1, 2):
         writer.write(record(step))
@@ -56,7 +56,7 @@ def test_every_metric_has_a_curve_and_every_combined_chart_has_its_curves(tmp_pa
 
 
 def test_a_key_that_only_some_settings_have_may_be_missing(tmp_path: Path) -> None:
-    spec = load_spec(QUICKSTART, [f'run_dir="{tmp_path}"'])
+    spec = load_spec(BASE, [f'run_dir="{tmp_path}"'])
     writer = MetricsWriter(spec, 0, 1)
     only_bf16 = "unchanged_weights"
     writer.write({key: value for key, value in record(1).items() if key != only_bf16})
@@ -66,7 +66,7 @@ def test_a_key_that_only_some_settings_have_may_be_missing(tmp_path: Path) -> No
 
 
 def test_the_board_says_which_attempt_this_is(tmp_path: Path) -> None:
-    spec = load_spec(QUICKSTART, [f'run_dir="{tmp_path}"'])
+    spec = load_spec(BASE, [f'run_dir="{tmp_path}"'])
     start = START.model_copy(update={"job_id": "77"})
     RecordFile(tmp_path / RUN_START_FILE).write(start)
     writer = MetricsWriter(spec, 10, 11)
@@ -83,7 +83,7 @@ def test_the_board_says_which_attempt_this_is(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_replaces_the_records_after_its_checkpoint(tmp_path: Path) -> None:
-    spec = load_spec(QUICKSTART, [f'run_dir="{tmp_path}"', "monitor.tensorboard=false"])
+    spec = load_spec(BASE, [f'run_dir="{tmp_path}"', "monitor.tensorboard=false"])
     writer = MetricsWriter(spec, 0, 3)
     for step in (1, 2, 3):
         writer.write(record(step))
@@ -97,7 +97,7 @@ def test_a_resumed_run_replaces_the_records_after_its_checkpoint(tmp_path: Path)
 
 
 def test_what_is_not_finite_is_null_in_the_file_and_nan_when_it_is_read(tmp_path: Path) -> None:
-    spec = load_spec(QUICKSTART, [f'run_dir="{tmp_path}"'])
+    spec = load_spec(BASE, [f'run_dir="{tmp_path}"'])
     writer = MetricsWriter(spec, 0, 1)
     writer.write(record(1) | {"loss": math.nan, "grad_norm": math.inf})
     writer.close()
@@ -113,7 +113,7 @@ def test_what_is_not_finite_is_null_in_the_file_and_nan_when_it_is_read(tmp_path
 
 def test_a_run_that_starts_again_replaces_all_records_of_the_crashed_one(tmp_path: Path) -> None:
     for last in (3, 1):
-        spec = load_spec(QUICKSTART, [f'run_dir="{tmp_path}"'])
+        spec = load_spec(BASE, [f'run_dir="{tmp_path}"'])
         writer = MetricsWriter(spec, 0, 10)
         for step in range(1, last + 1):
             writer.write(record(step) | {"loss": float(last)})
@@ -132,7 +132,7 @@ def test_the_last_step_is_written_whatever_the_interval(
         "monitor.tensorboard=false",
         f"monitor.log_every_steps={every}",
     ]
-    writer = MetricsWriter(load_spec(QUICKSTART, keys), 0, 5)
+    writer = MetricsWriter(load_spec(BASE, keys), 0, 5)
     for step in range(1, 6):
         unmeasured = record(step)
         del unmeasured["heldout_loss"]
@@ -143,7 +143,7 @@ def test_the_last_step_is_written_whatever_the_interval(
 
 def test_a_loss_on_held_out_text_is_written_whatever_the_interval(tmp_path: Path) -> None:
     settings = [f"run_dir={tmp_path}", "monitor.tensorboard=false", "monitor.log_every_steps=9"]
-    writer = MetricsWriter(load_spec(QUICKSTART, settings), 0, 5)
+    writer = MetricsWriter(load_spec(BASE, settings), 0, 5)
     for step in range(1, 6):
         made = record(step)
         if step != 2:
@@ -168,7 +168,7 @@ def test_an_idle_push_is_reported_once(
     with_antonyms: float,
     num_warnings: int,
 ) -> None:
-    spec = load_spec(QUICKSTART, [f'run_dir="{tmp_path}"', "monitor.tensorboard=false"])
+    spec = load_spec(BASE, [f'run_dir="{tmp_path}"', "monitor.tensorboard=false"])
     writer = MetricsWriter(spec, 0, 39)
     senses = {
         "sense_push_active": active_share,
@@ -191,7 +191,7 @@ def test_a_disk_that_is_full_at_the_start_costs_one_warning_and_the_lines_until_
     def no_space(*_args: object, **_kwargs: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    spec = load_spec(QUICKSTART, [f'run_dir="{tmp_path}"'])
+    spec = load_spec(BASE, [f'run_dir="{tmp_path}"'])
     with monkeypatch.context() as full_disk:
         full_disk.setattr(metrics, "write_text", no_space)
         full_disk.setattr(metrics, "open_board", no_space)
@@ -206,7 +206,7 @@ def test_a_disk_that_is_full_at_the_start_costs_one_warning_and_the_lines_until_
 
 def test_a_full_disk_costs_one_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")  # each write fails: no space left
-    spec = load_spec(QUICKSTART, [f'run_dir="{tmp_path}"', "monitor.tensorboard=false"])
+    spec = load_spec(BASE, [f'run_dir="{tmp_path}"', "monitor.tensorboard=false"])
     writer = MetricsWriter(spec, 0, 3)
     for step in (1, 2, 3):
         writer.write(record(step))

@@ -65,7 +65,7 @@ def config() -> Any:
 
 def spec_with(*overrides: str) -> RunSpec:
     sizes = ["data.block_tokens=32", "train.global_batch_blocks=2"]
-    return load_spec("ds_configs/runs/quickstart.toml", [*sizes, *overrides])
+    return load_spec("tests/base_run.toml", [*sizes, *overrides])
 
 
 def student_step(spec: RunSpec, sizes: fake.FakeSizes = SIZES) -> None:

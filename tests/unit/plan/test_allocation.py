@@ -16,7 +16,7 @@ def spec(students: int, teachers: int) -> RunSpec:
         f"train.global_batch_blocks={students}",
         "train.micro_batch_blocks=1",
     ]
-    return load_spec("ds_configs/runs/quickstart.toml", overrides)
+    return load_spec("tests/base_run.toml", overrides)
 
 
 def test_teachers_get_nodes_of_their_own() -> None:

@@ -29,7 +29,7 @@ HALF, FULL = torch.bfloat16, torch.float32
 
 def spec_with(*overrides: str) -> RunSpec:
     sizes = ["data.block_tokens=128", "train.micro_batch_blocks=2", "train.global_batch_blocks=4"]
-    return load_spec("ds_configs/runs/quickstart.toml", [*sizes, "loss.sense_weight=0", *overrides])
+    return load_spec("tests/base_run.toml", [*sizes, "loss.sense_weight=0", *overrides])
 
 
 def config_of(kind: str, num_layers: int) -> Any:

@@ -137,7 +137,7 @@ def test_the_command_says_what_differs(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_a_spec_without_a_recipe_is_told_so(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["paper", "--check", "ds_configs/runs/quickstart.toml"]) == 1
+    assert main(["paper", "--check", "tests/base_run.toml"]) == 1
     assert f"recipe.style = {MISSING}" in capsys.readouterr().out
 
 

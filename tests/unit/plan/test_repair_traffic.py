@@ -24,7 +24,7 @@ class Teacher:
 
 
 def spec_with(*overrides: str) -> RunSpec:
-    return load_spec("ds_configs/runs/quickstart.toml", ["repair.steps=5", *overrides])
+    return load_spec("tests/base_run.toml", ["repair.steps=5", *overrides])
 
 
 @pytest.mark.parametrize("hidden_format", ["bfloat16", "float8"])

@@ -50,7 +50,7 @@ def test_a_launch_is_started_again_after_3_or_a_crash(
     path = tmp_path / "starts"
     command = [sys.executable, "-c", ENDS_WITH, str(path), *map(str, codes)]
     monkeypatch.setattr(launch, "train_command", lambda *_: command)
-    spec = load_spec("ds_configs/runs/quickstart.toml", [])
+    spec = load_spec("tests/base_run.toml", [])
     assert launch.run_training("x.toml", [], spec, restarts).code == last_code
     assert len(path.read_text()) == starts
     lines = capfd.readouterr().err.splitlines()

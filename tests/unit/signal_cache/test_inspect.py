@@ -105,7 +105,7 @@ def test_a_cache_that_another_device_filled_is_found(
     """Only if it is the only one of these weights, tokens and an allowed number format."""
     own = "w-float32-cpu-sdpa-50-rows128"
     spec = load_spec(
-        "ds_configs/runs/quickstart.toml",
+        "tests/base_run.toml",
         [f"teacher.cache_dir={tmp_path}", f"teacher.dtype={dtype}"],
     ).teacher
     for fingerprint in kept:

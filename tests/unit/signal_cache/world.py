@@ -84,7 +84,7 @@ def spec_of(signal: str, *changes: str) -> RunSpec:
     """A run of two epochs of the text, without senses unless `changes` say otherwise."""
     kd = ["loss.kd_weight=0", "loss.sense_weight=1"] if signal == "hidden" else []
     return load_spec(
-        "ds_configs/runs/quickstart.toml",
+        "tests/base_run.toml",
         [
             f"loss.signal={signal}",
             "loss.top_k=4",

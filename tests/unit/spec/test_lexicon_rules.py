@@ -9,11 +9,11 @@ import pytest
 from dskd_ds.errors import InputError
 from dskd_ds.spec import RunSpec, load_spec
 
-QUICKSTART = "ds_configs/runs/quickstart.toml"
+BASE = "tests/base_run.toml"
 
 
 def spec_with(*overrides: str) -> RunSpec:
-    return load_spec(QUICKSTART, list(overrides))
+    return load_spec(BASE, list(overrides))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from dskd_ds.errors import InputError
 from dskd_ds.spec import load_spec
 from dskd_ds.spec.resume import changes_on_resume
 
-QUICKSTART = "ds_configs/runs/quickstart.toml"
+BASE = "tests/base_run.toml"
 
 
 @pytest.mark.parametrize(
@@ -30,21 +30,20 @@ QUICKSTART = "ds_configs/runs/quickstart.toml"
 )
 def test_a_wrong_recipe_is_explained(overrides: list[str], phrases: list[str]) -> None:
     with pytest.raises(InputError) as caught:
-        load_spec(QUICKSTART, overrides)
+        load_spec(BASE, overrides)
     for phrase in phrases:
         assert phrase in str(caught.value)
 
 
 def test_numbers_of_new_tokens_by_set() -> None:
-    recipe = load_spec(QUICKSTART, ["recipe.new_tokens=1", "recipe.squad.new_tokens=10"]).recipe
+    recipe = load_spec(BASE, ["recipe.new_tokens=1", "recipe.squad.new_tokens=10"]).recipe
     assert recipe is not None
     assert [recipe.new_tokens_of(name) for name in ("csqa", "squad", "")] == [1, 10, 1]
 
 
 def test_a_run_may_be_resumed_with_another_recipe_or_none() -> None:
     without, one, two = (
-        load_spec(QUICKSTART, overrides)
-        for overrides in ([], ["recipe.epochs=1"], ["recipe.epochs=2"])
+        load_spec(BASE, overrides) for overrides in ([], ["recipe.epochs=1"], ["recipe.epochs=2"])
     )
     for before, now in ((without, one), (one, without), (one, two)):
         changes = changes_on_resume(before, now)

@@ -12,7 +12,7 @@ from dskd_ds.spec.load import spec_toml
 from dskd_ds.spec.resume import changes_on_resume
 from dskd_ds.spec.teachers import teacher_of_number
 
-BASE = "ds_configs/runs/quickstart.toml"
+BASE = "tests/base_run.toml"
 SOURCES = (
     'data.train=[{path="a.jsonl", weight=3}, {path="b.jsonl", weight=1, teacher="code"},'
     ' {path="c.jsonl", weight=1, teacher="law"}]'

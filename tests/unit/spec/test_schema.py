@@ -19,7 +19,7 @@ VALIDATOR = Draft202012Validator(spec_schema())
 
 
 def quickstart() -> dict[str, Any]:
-    return tomllib.loads(Path("ds_configs/runs/quickstart.toml").read_text())
+    return tomllib.loads(Path("tests/base_run.toml").read_text())
 
 
 def test_the_stored_copy_is_current() -> None:

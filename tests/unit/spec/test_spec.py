@@ -13,7 +13,7 @@ from dskd_ds.spec import load_spec, spec_toml, write_spec
 from dskd_ds.spec.shipped import RUN_SPECS, shipped_files
 
 SHIPPED = [Path(name) for name in shipped_files(RUN_SPECS)]
-QUICKSTART = "ds_configs/runs/quickstart.toml"
+BASE = "tests/base_run.toml"
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
@@ -42,7 +42,7 @@ def test_importing_the_spec_loads_no_torch() -> None:
 
 
 def test_resolved_spec_reads_back_equal(tmp_path: Path) -> None:
-    spec = load_spec(QUICKSTART, ["data.block_tokens=128", 'name="other"'])
+    spec = load_spec(BASE, ["data.block_tokens=128", 'name="other"'])
     write_spec(spec, tmp_path / "spec.toml")
     assert load_spec(tmp_path / "spec.toml") == spec
     assert "block_tokens = 128" in spec_toml(spec)
@@ -50,9 +50,9 @@ def test_resolved_spec_reads_back_equal(tmp_path: Path) -> None:
 
 def test_home_has_a_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DSKD_HOME", raising=False)
-    assert load_spec(QUICKSTART).teacher.model.startswith(str(Path.home()))
+    assert load_spec(BASE).teacher.model.startswith(str(Path.home()))
     monkeypatch.setenv("DSKD_HOME", "/elsewhere")
-    assert load_spec(QUICKSTART).teacher.model.startswith("/elsewhere/")
+    assert load_spec(BASE).teacher.model.startswith("/elsewhere/")
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_home_has_a_default(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_wrong_value_is_explained(overrides: list[str], expected: list[str]) -> None:
     with pytest.raises(InputError) as error:
-        load_spec(QUICKSTART, overrides)
+        load_spec(BASE, overrides)
     assert error.value.exit_code == ExitCode.WRONG_INPUT
     for part in expected:
         assert part in str(error.value)
@@ -185,12 +185,12 @@ def test_choosing_on_the_teacher_must_save_states(signal: str, kind: str, is_val
         f'loss.terms=[{{kind="{kind}",student_layer=1,weight=1.0,dictionary="d"}}]',
     ]
     if is_valid:
-        spec = load_spec(QUICKSTART, overrides)
+        spec = load_spec(BASE, overrides)
         assert spec.uses_senses
         assert spec.is_chosen_by_teacher(spec.loss.terms[0])
         return
     with pytest.raises(InputError, match="sends the student the hidden states anyway"):
-        load_spec(QUICKSTART, overrides)
+        load_spec(BASE, overrides)
 
 
 def test_missing_section_and_file_are_named(tmp_path: Path) -> None:
@@ -207,6 +207,6 @@ def test_missing_section_and_file_are_named(tmp_path: Path) -> None:
 
 def test_all_broken_rules_are_reported_together() -> None:
     with pytest.raises(InputError) as error:
-        load_spec(QUICKSTART, ["train.global_batch_blocks=3", "link.dead_after_seconds=1"])
+        load_spec(BASE, ["train.global_batch_blocks=3", "link.dead_after_seconds=1"])
     assert "global_batch_blocks" in str(error.value)
     assert "dead_after_seconds" in str(error.value)

@@ -10,7 +10,7 @@ from dskd_ds.errors import InputError
 from dskd_ds.spec import load_spec
 from dskd_ds.spec.resume import changes_on_resume
 
-BASE = "ds_configs/runs/quickstart.toml"
+BASE = "tests/base_run.toml"
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def run(folder: Path, patch: pytest.MonkeyPatch) -> dict[str, object]:
     use_ranks(patch, 1)
     settings = ["checkpoint.keep=100", "topology.num_students=1", "monitor.tensorboard=false"]
     settings += ["monitor.log_every_steps=1", f"run_dir={folder}"]
-    spec = load_spec("ds_configs/runs/quickstart.toml", settings)
+    spec = load_spec("tests/base_run.toml", settings)
     mount(folder, f"size={DISK_BYTES}")
     metrics = MetricsWriter(spec, first_step=0, last_step=NUM_RECORDS)
     write_metrics(metrics, [1])

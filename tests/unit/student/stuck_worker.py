@@ -35,7 +35,7 @@ def lock_for_ever() -> None:
 def main() -> None:
     """Start the watchdog, enter a phase and hang."""
     run_dir, what, *settings = sys.argv[1:]
-    spec = load_spec("ds_configs/runs/quickstart.toml", [f"run_dir={run_dir}", *settings])
+    spec = load_spec("tests/base_run.toml", [f"run_dir={run_dir}", *settings])
     phases = Phases()
     Watchdog(spec, rank=1, phases=phases).start()
     StopWish().listen()

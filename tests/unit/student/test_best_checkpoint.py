@@ -29,7 +29,7 @@ def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunSpec:
     """The spec of a run that keeps two checkpoints and the best one."""
     use_ranks(monkeypatch, 1)
     settings = ["topology.num_students=1", "checkpoint.keep=2", "checkpoint.keep_best=true"]
-    return load_spec("ds_configs/runs/quickstart.toml", [f"run_dir={tmp_path}", *settings])
+    return load_spec("tests/base_run.toml", [f"run_dir={tmp_path}", *settings])
 
 
 def save_all(spec: RunSpec, losses: dict[int, float | None], text: str = TEXT) -> None:

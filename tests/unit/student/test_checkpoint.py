@@ -25,7 +25,7 @@ def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunSpec:
     """The spec of a run with one student, without torch.distributed."""
     use_ranks(monkeypatch, 1)
     return load_spec(
-        "ds_configs/runs/quickstart.toml",
+        "tests/base_run.toml",
         [f"run_dir={tmp_path}", "checkpoint.keep=1", "topology.num_students=1"],
     )
 

@@ -31,7 +31,7 @@ def comm(monkeypatch: pytest.MonkeyPatch) -> ThreadComm:
 def spec(tmp_path: Path, comm: ThreadComm) -> RunSpec:
     """The spec of a run of two students with checkpoints after steps 3 and 6."""
     spec = load_spec(
-        "ds_configs/runs/quickstart.toml",
+        "tests/base_run.toml",
         [f"run_dir={tmp_path}", "checkpoint.keep=2", f"topology.num_students={NUM_RANKS}"],
     )
 

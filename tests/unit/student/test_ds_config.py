@@ -14,13 +14,13 @@ from dskd_ds.errors import InputError
 from dskd_ds.spec import load_spec
 from dskd_ds.student.ds_config import OWNED_BY_SPEC, deepspeed_config, read_deepspeed_json
 
-QUICKSTART = "ds_configs/runs/quickstart.toml"
+BASE = "tests/base_run.toml"
 SHIPPED = sorted(Path("ds_configs").glob("zero*.json"))
 no_gpu = pytest.mark.skipif(torch.accelerator.is_available(), reason="tests machines without a GPU")
 
 
 def config_of(*overrides: str) -> dict[str, object]:
-    return deepspeed_config(load_spec(QUICKSTART, overrides))
+    return deepspeed_config(load_spec(BASE, overrides))
 
 
 def written(folder: Path, **zero: object) -> str:

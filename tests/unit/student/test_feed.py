@@ -51,7 +51,7 @@ class Text:
 
 def spec_of(kind: str, *changes: str) -> RunSpec:
     return load_spec(
-        "ds_configs/runs/quickstart.toml",
+        "tests/base_run.toml",
         [
             *changes,
             f"loss.signal={kind}",

@@ -181,4 +181,4 @@ def test_a_loss_on_no_text_is_refused(setting: str) -> None:
     settings = ["data.heldout=[]", "data.heldout_fraction=0", setting]
     key = setting.split("=")[0].split(".")[1]
     with pytest.raises(InputError, match=rf"{key}.*heldout_fraction = 0 keeps none"):
-        load_spec("ds_configs/runs/quickstart.toml", settings)
+        load_spec("tests/base_run.toml", settings)

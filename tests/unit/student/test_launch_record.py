@@ -39,7 +39,7 @@ def outside_of_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def record_launch(run_dir: Path) -> RunStart:
     """Record a launch, and return what `dskd status` reads of it."""
-    spec = load_spec("ds_configs/runs/quickstart.toml", [f'run_dir="{run_dir}"'])
+    spec = load_spec("tests/base_run.toml", [f'run_dir="{run_dir}"'])
     LaunchRecord(spec, ROLE).note_steps(num_done=4, num_steps=9)
     found = read_record(run_dir / RUN_START_FILE, RunStart)
     assert found is not None

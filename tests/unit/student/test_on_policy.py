@@ -114,7 +114,7 @@ def test_continuations_fit_the_block_and_nothing_else_is_supervised(
 
 
 def test_prompts_and_new_tokens_longer_than_a_block_are_refused() -> None:
-    spec = "ds_configs/runs/quickstart.toml"
+    spec = "tests/base_run.toml"
     # A prompt of 64 tokens is the default, so that is 264 tokens; a block has 256.
     wrong = ["train.on_policy_fraction=0.5", "train.on_policy_new_tokens=200"]
     with pytest.raises(InputError, match="that is 264 tokens, and a block has 256"):

@@ -97,7 +97,7 @@ def test_a_save_after_a_signal_may_take_its_time(name: str) -> None:
 
 def test_zero_turns_the_limits_off() -> None:
     settings = ["train.hang_seconds=0", "train.stop_grace_seconds=0"]
-    limits = Limits.of(load_spec("ds_configs/runs/quickstart.toml", settings))
+    limits = Limits.of(load_spec("tests/base_run.toml", settings))
     assert limits.of_phase("forward", 1.0) == limits.after_stop("forward", 1.0) == math.inf
 
 

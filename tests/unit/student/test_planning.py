@@ -83,7 +83,7 @@ def spec_of() -> RunSpec:
         "train.on_policy_new_tokens=4",
         f"link.prefetch_depth={DEPTH}",
     ]
-    return load_spec("ds_configs/runs/quickstart.toml", settings)
+    return load_spec("tests/base_run.toml", settings)
 
 
 def planned_by_ranks(

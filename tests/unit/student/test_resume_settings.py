@@ -15,7 +15,7 @@ from dskd_ds.student.resume_settings import refuse_another_run
 @pytest.fixture
 def spec(tmp_path: Path) -> RunSpec:
     """The spec of a run that has a complete checkpoint."""
-    spec = load_spec("ds_configs/runs/quickstart.toml", [f"run_dir={tmp_path}"])
+    spec = load_spec("tests/base_run.toml", [f"run_dir={tmp_path}"])
     write_spec(spec, tmp_path / SPEC_FILE)
     tag = checkpoint_dir(spec) / "step-00000003"
     tag.mkdir(parents=True)

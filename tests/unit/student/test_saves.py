@@ -23,7 +23,7 @@ def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunSpec:
     """The spec of a run with one student, without torch.distributed."""
     use_ranks(monkeypatch, 1)
     settings = [f"run_dir={tmp_path}", "topology.num_students=1"]
-    return load_spec("ds_configs/runs/quickstart.toml", settings)
+    return load_spec("tests/base_run.toml", settings)
 
 
 class Gate:

@@ -9,12 +9,12 @@ import pytest
 from dskd_ds.spec import load_spec
 from dskd_ds.student.schedule import lr_at
 
-QUICKSTART = "ds_configs/runs/quickstart.toml"
+BASE = "tests/base_run.toml"
 
 
 def test_learning_rate_warms_up_and_falls_along_a_cosine() -> None:
     spec = load_spec(
-        QUICKSTART,
+        BASE,
         ["optimizer.lr=1.0", "optimizer.warmup_fraction=0.1", "optimizer.min_lr_fraction=0.2"],
     )
     rates = [lr_at(spec, step, 100) for step in range(100)]

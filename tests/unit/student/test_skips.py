@@ -16,7 +16,7 @@ from dskd_ds.student.rollback import roll_back
 from dskd_ds.student.skips import MAX_ROLLBACKS, Skips, StepFacts
 from dskd_ds.student.training import Training
 
-QUICKSTART = "ds_configs/runs/quickstart.toml"
+BASE = "tests/base_run.toml"
 WINDOW = 8
 
 
@@ -26,7 +26,7 @@ def skips_of(sigmas: float = 0.0, rollback_after: int = 2) -> Skips:
         f"train.spike_window_steps={WINDOW}",
         f"train.rollback_after_skips={rollback_after}",
     ]
-    return Skips(load_spec(QUICKSTART, settings).train)
+    return Skips(load_spec(BASE, settings).train)
 
 
 def applied(loss: float) -> StepFacts:
@@ -59,7 +59,7 @@ def test_a_skipped_step_names_cause_and_rank(
 
 
 def test_spikes_are_off_by_default_and_need_a_full_window() -> None:
-    assert Skips(load_spec(QUICKSTART).train).loss_limit() == math.inf
+    assert Skips(load_spec(BASE).train).loss_limit() == math.inf
     skips = skips_of(sigmas=6)
     for step in range(WINDOW):
         assert skips.loss_limit() == math.inf
@@ -186,7 +186,7 @@ def note(skips: Skips, step: int, event: str) -> None:
 
 def training_of(rank: int) -> Training:
     """A training whose last two steps were skipped with the weights of step 5."""
-    spec = load_spec(QUICKSTART, ["train.rollback_after_skips=2"])
+    spec = load_spec(BASE, ["train.rollback_after_skips=2"])
     training = Training(
         spec,
         rank=rank,

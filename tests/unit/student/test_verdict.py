@@ -133,7 +133,7 @@ def test_the_clock_of_rank_0_decides_when_to_save(
     rank: int, every_minutes: float, minutes_ago: float, is_due: bool
 ) -> None:
     settings = [f"checkpoint.every_minutes={every_minutes}"]
-    spec = load_spec("ds_configs/runs/quickstart.toml", settings)
+    spec = load_spec("tests/base_run.toml", settings)
     training = Training(
         spec,
         rank=rank,

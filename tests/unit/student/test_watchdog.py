@@ -109,7 +109,7 @@ def test_the_progress_file_says_what_the_rank_does(hang: Start, tmp_path: Path) 
 
 
 def test_after_the_end_the_file_says_so_and_no_thread_is_left(tmp_path: Path) -> None:
-    spec = load_spec("ds_configs/runs/quickstart.toml", [f"run_dir={tmp_path}"])
+    spec = load_spec("tests/base_run.toml", [f"run_dir={tmp_path}"])
     num_files = len(list(Path("/proc/self/fd").iterdir()))
     watchdog = Watchdog(spec, rank=0, phases=Phases())
     watchdog.start()

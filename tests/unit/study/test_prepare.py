@@ -20,7 +20,7 @@ def study(tmp_path: Path, command: tuple[str, ...] = SCHEMA, **settings: Any) ->
     stage = {"name": "schema", "command": command, "makes": ("{folder}/schema.json",)} | settings
     tree = {
         "name": "trial",
-        "base": "ds_configs/runs/quickstart.toml",
+        "base": "tests/base_run.toml",
         "folder": str(tmp_path),
         "seeds": (0,),
         "arms": {"a": {}},

@@ -27,7 +27,7 @@ def study_file(tmp_path: Path, body: str) -> Path:
     path = tmp_path / "study.toml"
     path.write_text(
         'name = "trial"\n'
-        'base = "ds_configs/runs/quickstart.toml"\n'
+        'base = "tests/base_run.toml"\n'
         f'folder = "{tmp_path / "study"}"\n'
         f"seeds = [0, 1, 2]\n{body}"
     )

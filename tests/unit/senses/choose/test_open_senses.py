@@ -27,7 +27,7 @@ def test_a_missing_dictionary_or_index_is_an_error(
     dictionary: SenseDictionary, tmp_path: Path
 ) -> None:
     def opened(folder: Path, *more: str) -> TeacherSenses:
-        spec = load_spec("ds_configs/runs/quickstart.toml", [f"senses.dictionary={folder}", *more])
+        spec = load_spec("tests/base_run.toml", [f"senses.dictionary={folder}", *more])
         return open_on_teacher(spec, None, ExitStack())
 
     on_teacher = "senses.retrieve_on=teacher"
@@ -50,7 +50,7 @@ def test_teachers_of_a_node_share_the_index_of_the_first(
 ) -> None:
     """The second teacher reads no graph file; a teacher without a role has to, and fails here."""
     spec = load_spec(
-        "ds_configs/runs/quickstart.toml",
+        "tests/base_run.toml",
         [
             f"senses.dictionary={dictionary.folder}",
             "senses.retrieve_on=teacher",
@@ -87,7 +87,7 @@ def term(kind: str, folder: Path, **keys: str) -> str:
 
 def with_terms(run_dir: Path, *terms: str) -> RunSpec:
     return load_spec(
-        "ds_configs/runs/quickstart.toml",
+        "tests/base_run.toml",
         [
             f"run_dir={run_dir}",
             "senses.retrieve_on=teacher",
