@@ -202,6 +202,7 @@ def our_command(args: argparse.Namespace, run_dir: Path) -> list[str]:
         f"train.micro_batch_blocks={args.batch_blocks // args.processes}",
         f"deepspeed=ds_configs/{config}.json",
         f"topology.threads_per_rank={num_threads(args)}",
+        "repair.steps=0",
         "loss.sense_weight=0",  # TRL has no such term
         f"loss.signal={args.signal}",
         "student.dtype=float32",

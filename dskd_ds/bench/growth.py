@@ -128,6 +128,7 @@ def training_curve(folder: Path, numbers: Sequence[int]) -> Curve:
             f"train.global_batch_blocks={number}",
             f"train.num_steps={NUM_STEPS}",
             "checkpoint.every_minutes=0",
+            "repair.steps=0",
         ]
         spec = load_spec(QUICKSTART, settings)
         student_init(spec, RunModels.of(spec))

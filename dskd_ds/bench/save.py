@@ -17,6 +17,7 @@ SETTINGS = (
     "topology.threads_per_rank=1",
     "train.global_batch_blocks=1",
     "checkpoint.keep=1",
+    "repair.steps=0",
 )
 
 

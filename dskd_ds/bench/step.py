@@ -61,6 +61,7 @@ class Arms:
             f"train.{length}={ENDLESS}",
             "checkpoint.every_steps=0",
             "checkpoint.every_minutes=0",
+            "repair.steps=0",
             "topology.threads_per_rank=1",
             *overrides,
         ]

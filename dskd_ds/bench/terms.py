@@ -19,6 +19,7 @@ SETTINGS = (
     "train.global_batch_blocks=2",
     "loss.ce_weight=0",
     "loss.kd_weight=1",
+    "repair.steps=0",
     "loss.sense_weight=0",
     "senses.retrieve_on=student",
 )

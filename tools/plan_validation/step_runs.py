@@ -35,6 +35,7 @@ COMMON = [
     "topology.num_teachers=1",
     "checkpoint.every_minutes=0",
     "monitor.tensorboard=false",
+    "repair.steps=0",
 ]
 
 
