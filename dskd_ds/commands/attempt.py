@@ -186,8 +186,8 @@ def teachers_ended(args: argparse.Namespace) -> int:
     waits in the queue. They end when the run is over, also if they failed at its very end.
     """
     decision = "again"
-    is_finished = read_status(args.run_dir).state == "finished"
-    if is_finished or args.exit_code in (ExitCode.DONE, ExitCode.WRONG_INPUT):
+    is_final = args.exit_code in (ExitCode.DONE, ExitCode.WRONG_INPUT)
+    if is_final or read_status(args.run_dir).state == "finished":
         decision = "stop"
     elif args.exit_code == ExitCode.NO_TEACHER:
         decision = _without_students(args.run_dir)

@@ -59,7 +59,7 @@ class Stages:
         with self._lock:
             if self.is_stopping:
                 return 0
-            # If this process is killed, its stage ends too: it would meet the next call's.
+            # A stage that outlived this process would disturb the next call.
             stage = GuardedProcess(program, output=output)
             self._stages.add(stage)
         try:

@@ -8,8 +8,9 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
+
+from tests.processes.conftest import children_with
 
 KILLED_WHILE_STARTING = """
 import os, signal, sys
@@ -34,19 +35,9 @@ signal.pause()
 PATIENCE_SECONDS = 60.0
 
 
-def with_argument(text: str) -> list[psutil.Process]:
-    """Return the living processes that have an argument."""
-    found = []
-    for process in psutil.process_iter(["cmdline", "status"]):
-        is_alive = process.info["status"] != psutil.STATUS_ZOMBIE
-        if is_alive and text in (process.info["cmdline"] or ()):
-            found.append(process)
-    return found
-
-
 def wait_until_none_has(text: str) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while with_argument(text):
+    while children_with(text):
         assert time.monotonic() < deadline, "a process is left"
         time.sleep(0.02)
 
