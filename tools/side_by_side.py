@@ -37,7 +37,7 @@ from trl_side import PINS, TrlSide, trl_python
 
 from dskd_ds.bench.follow import Followed, follow
 from dskd_ds.bench.measure import Figure, as_json, table
-from dskd_ds.bench.real_text import QUICKSTART
+from dskd_ds.bench.real_text import PLAIN_TRAINING, QUICKSTART
 from dskd_ds.bench.step import ENDLESS
 from dskd_ds.errors import InputError
 from dskd_ds.runtime.arguments import exit_code_of
@@ -202,7 +202,7 @@ def our_command(args: argparse.Namespace, run_dir: Path) -> list[str]:
         f"train.micro_batch_blocks={args.batch_blocks // args.processes}",
         f"deepspeed=ds_configs/{config}.json",
         f"topology.threads_per_rank={num_threads(args)}",
-        "repair.steps=0",
+        *PLAIN_TRAINING,
         "loss.sense_weight=0",  # TRL has no such term
         f"loss.signal={args.signal}",
         "student.dtype=float32",

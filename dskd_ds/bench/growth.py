@@ -21,7 +21,7 @@ import torch
 from dskd_ds.bench.growth_plot import Curve, draw_curves
 from dskd_ds.bench.measure import Figure
 from dskd_ds.bench.pack import pack, write_text
-from dskd_ds.bench.real_text import QUICKSTART
+from dskd_ds.bench.real_text import PLAIN_TRAINING, QUICKSTART
 from dskd_ds.data.batches import Batch, Sample
 from dskd_ds.lexicon.relations import TokenRelations
 from dskd_ds.models.named import RunModels
@@ -128,7 +128,7 @@ def training_curve(folder: Path, numbers: Sequence[int]) -> Curve:
             f"train.global_batch_blocks={number}",
             f"train.num_steps={NUM_STEPS}",
             "checkpoint.every_minutes=0",
-            "repair.steps=0",
+            *PLAIN_TRAINING,
         ]
         spec = load_spec(QUICKSTART, settings)
         student_init(spec, RunModels.of(spec))

@@ -22,6 +22,8 @@ from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.student.depth import student_init
 
 QUICKSTART = "ds_configs/runs/quickstart.toml"
+PLAIN_TRAINING = ("repair.steps=0", "student.train_embeddings=true")
+"""Overrides of the quickstart's spec: all weights are trained, from the first step."""
 NUM_POSITIONS = 2048
 """Positions that `teacher_on_text` reads."""
 ROWS = 128

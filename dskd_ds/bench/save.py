@@ -8,7 +8,7 @@ from typing import Any
 
 from dskd_ds.bench.measure import REPEATS, Figure
 from dskd_ds.bench.one_rank import measure_in_one_rank
-from dskd_ds.bench.real_text import QUICKSTART
+from dskd_ds.bench.real_text import PLAIN_TRAINING, QUICKSTART
 
 BLOCKED_TARGET, SLOWDOWN_TARGET = 0.1, 0.5
 SETTINGS = (
@@ -17,7 +17,7 @@ SETTINGS = (
     "topology.threads_per_rank=1",
     "train.global_batch_blocks=1",
     "checkpoint.keep=1",
-    "repair.steps=0",
+    *PLAIN_TRAINING,
 )
 
 

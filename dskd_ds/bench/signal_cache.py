@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from dskd_ds.bench.follow import BenchError, follow
 from dskd_ds.bench.measure import REPEATS, Figure
-from dskd_ds.bench.real_text import QUICKSTART
+from dskd_ds.bench.real_text import PLAIN_TRAINING, QUICKSTART
 from dskd_ds.errors import InputError
 from dskd_ds.runtime.arguments import override_argv
 from dskd_ds.runtime.console import child_environment
@@ -62,7 +62,7 @@ class Launches:
         self.overrides = [
             "topology.num_students=2",
             "loss.sense_weight=0",
-            "repair.steps=0",
+            *PLAIN_TRAINING,
             "checkpoint.every_steps=0",
             "checkpoint.every_minutes=0",
             f"teacher.cache_dir={folder}/signals",

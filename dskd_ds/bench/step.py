@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from dskd_ds.bench.follow import Followed, follow, two_cores
 from dskd_ds.bench.measure import REPEATS, Figure
-from dskd_ds.bench.real_text import QUICKSTART
+from dskd_ds.bench.real_text import PLAIN_TRAINING, QUICKSTART
 from dskd_ds.bench.step_figures import figures
 from dskd_ds.errors import InputError
 from dskd_ds.runtime.console import CPU_ALLOCATOR
@@ -61,7 +61,7 @@ class Arms:
             f"train.{length}={ENDLESS}",
             "checkpoint.every_steps=0",
             "checkpoint.every_minutes=0",
-            "repair.steps=0",
+            *PLAIN_TRAINING,
             "topology.threads_per_rank=1",
             *overrides,
         ]

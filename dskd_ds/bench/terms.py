@@ -8,7 +8,7 @@ from typing import Any
 
 from dskd_ds.bench.measure import Figure
 from dskd_ds.bench.one_rank import measure_in_one_rank
-from dskd_ds.bench.real_text import QUICKSTART
+from dskd_ds.bench.real_text import PLAIN_TRAINING, QUICKSTART
 
 TARGET = 1.10
 PAIRS = 10
@@ -19,7 +19,7 @@ SETTINGS = (
     "train.global_batch_blocks=2",
     "loss.ce_weight=0",
     "loss.kd_weight=1",
-    "repair.steps=0",
+    *PLAIN_TRAINING,
     "loss.sense_weight=0",
     "senses.retrieve_on=student",
 )

@@ -104,6 +104,9 @@ def _models(new: NewSpec) -> Iterator[str]:
     else:
         yield 'layers = "by_impact"  # keep the layers whose removal hurts most'
         yield f"num_layers = {new.num_layers}  # how many layers to keep"
+        yield ""
+        yield "[repair]  # before training: layers beside a gap learn what the missing ones did"
+        yield "steps = 20  # 0 leaves it out"
 
 
 def _data(new: NewSpec) -> Iterator[str]:
@@ -148,10 +151,11 @@ def _senses(new: NewSpec) -> Iterator[str]:
 
 
 def _loss() -> Iterator[str]:
-    yield "[loss]  # cross-entropy + kd_weight * KL to the teacher + sense_weight * sense term"
+    yield "[loss]  # ce_weight * CE + kd_weight * KL to the teacher + sense_weight * sense term"
     yield 'signal = "topk"  # the teacher sends its top_k likeliest tokens'
     yield "top_k = 64"
-    yield "kd_weight = 0.7"
+    yield "ce_weight = 0.0  # above 0 it learns from the text too, and is less like the teacher"
+    yield "kd_weight = 1.0"
     yield "sense_weight = 0.2  # 0 trains without senses"
     yield 'sense_weighting = "teacher_probability"'
 

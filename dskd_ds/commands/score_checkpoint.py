@@ -89,8 +89,13 @@ def _tasks(
 
 
 def means(items: list[ItemScores]) -> dict[str, float]:
-    """Return what is drawn of the scores: `kl`, `perplexity`, or `TASK/METRIC`."""
+    """Return what is drawn of the scores: `kl`, `perplexity`, or `TASK/METRIC`.
+
+    And `kl_quarter_1` to `_4`: by the teacher's entropy, from low to high.
+    """
     from dskd_ds.evaluation.heldout import TASK
+    from dskd_ds.evaluation.items import TEACHER_ENTROPY
+    from dskd_ds.evaluation.result import quarter_means
 
     found: dict[str, float] = {}
     for scores in items:
@@ -98,6 +103,9 @@ def means(items: list[ItemScores]) -> dict[str, float]:
             name = "perplexity" if metric.is_log else metric.key
             key = name if scores.task == TASK else f"{scores.task}/{name}"
             found[key] = metric.score(float(scores.values[metric.key].mean()))
+        if scores.task == TASK:
+            quarters = quarter_means(scores.values["kl"], scores.values.get(TEACHER_ENTROPY))
+            found |= {f"kl_quarter_{number}": mean for number, mean in enumerate(quarters, 1)}
     return found
 
 

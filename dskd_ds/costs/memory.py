@@ -94,7 +94,7 @@ def student_memory(
         number_bytes=width,
         is_bf16_only=spec.student.precision == "bf16",
         trained_layers=trained_layers,
-        trains_all=spec.student.train_last_layers is None,
+        trains_outer=spec.student.trains_outer,
         map_parameters=_map_parameters(spec, shapes),
         on_gpu=device == "gpu",
     )
@@ -270,7 +270,7 @@ def _objective_bytes(spec: RunSpec, shapes: RunShapes, width: int, device: Devic
 
 def _head_gradient(spec: RunSpec, head_parameters: int, width: int) -> float:
     """Return the gradient by the head: float32, and once more in a half format."""
-    if spec.student.train_last_layers is not None:
+    if not spec.student.trains_outer:
         return 0.0
     return float(head_parameters * (4 + (width if width == 2 else 0)))
 
@@ -280,7 +280,7 @@ def _embedding_gradients(spec: RunSpec, student: ModelShape, width: int) -> floa
 
     torch's memory tracker shows all three at once (plan/fake_student.py).
     """
-    if spec.student.train_last_layers is not None:
+    if not spec.student.trains_outer:
         return 0.0
     return float(student.embedding_parameters * width * (3 if student.tied else 1))
 

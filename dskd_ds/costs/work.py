@@ -128,7 +128,7 @@ def step_work(
         rows_per_micro_batch=spec.train.micro_batch_blocks,
         num_micro_batches=spec.num_accumulation_steps,
         trained_layers=trained_layers,
-        trains_outer=train is None,
+        trains_outer=spec.student.trains_outer,
         recompute="full" if spec.student.activation_checkpointing else "none",
         compiled=spec.student.compile,
         zero_stage=zero_stage,

@@ -55,18 +55,18 @@ def zero_memory(
     number_bytes: int,
     is_bf16_only: bool,
     trained_layers: int,
-    trains_all: bool,
+    trains_outer: bool,
     map_parameters: int,
     on_gpu: bool,
 ) -> ZeroMemory:
     """Return a rank's memory for weights, gradients and optimiser.
 
-    is_bf16_only: AdamW works on bfloat16 weights and moments. trains_all: embedding, head and all
-    layers are trained; else the last `trained_layers`. map_parameters: trained in any case.
+    is_bf16_only: AdamW works on bfloat16 weights and moments. trains_outer: embedding, head and
+    all layers are trained; else the last `trained_layers`. map_parameters: trained in any case.
     """
     total = shape.num_parameters + map_parameters
     trained = total
-    if not trains_all:
+    if not trains_outer:
         trained = trained_layers * shape.parameters_per_layer + map_parameters
     sizes = _Sizes(
         all=total,
@@ -77,7 +77,7 @@ def zero_memory(
         on_gpu=on_gpu,
     )
     if settings.stage == 3:
-        return _stage_3(settings, shape, sizes, trained_layers, trains_all)
+        return _stage_3(settings, shape, sizes, trained_layers, trains_outer)
     if settings.stage == 0:
         return _stage_0(settings, sizes)
     return _stages_1_and_2(settings, sizes)
@@ -88,7 +88,7 @@ def _stage_3(
     shape: ModelShape,
     sizes: _Sizes,
     trained_layers: int,
-    trains_all: bool,
+    trains_outer: bool,
 ) -> ZeroMemory:
     """Everything is partitioned; layers are gathered while they are needed."""
     low, high, share = sizes.low, sizes.high, sizes.share
@@ -118,7 +118,7 @@ def _stage_3(
     sub_group = min(share, settings.sub_group + largest / sizes.ranks)
     return ZeroMemory(
         fixed=fixed,
-        gathered=low * _gathered(settings, shape, sizes, trained_layers, trains_all),
+        gathered=low * _gathered(settings, shape, sizes, trained_layers, trains_outer),
         reduction=copies,
         update=0.0 if settings.offloads_optimizer else high * sub_group,
         host=host,
@@ -141,7 +141,7 @@ def _gathered(
     shape: ModelShape,
     sizes: _Sizes,
     trained_layers: int,
-    trains_all: bool,
+    trains_outer: bool,
 ) -> float:
     """Return the most weights that are gathered at a time.
 
@@ -152,12 +152,12 @@ def _gathered(
     if sizes.ranks == 1 and not settings.offloads_parameters:
         return 0.0
     outer = shape.embedding_parameters + shape.head_parameters
-    used_twice = sizes.all if trains_all else trained_layers * shape.parameters_per_layer
+    used_twice = sizes.all if trains_outer else trained_layers * shape.parameters_per_layer
     kept = min(used_twice, settings.max_reuse_distance / 2, settings.max_live)
     # The layer in use and the head, and what is fetched ahead of it.
     in_use = max(shape.parameters_per_layer, shape.embedding_parameters)
     ahead = min(settings.prefetch_bucket, shape.num_layers * shape.parameters_per_layer)
-    if not trains_all:
+    if not trains_outer:
         kept += outer / (2 if shape.head_parameters else 1)
     return min(float(sizes.all), kept + in_use + ahead)
 

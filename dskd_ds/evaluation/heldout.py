@@ -1,6 +1,7 @@
 """Scores the teacher and any number of students on held-out text, position by position.
 
-Measures the cross-entropy, whose mean gives the perplexity, and the KL to the teacher.
+Measures the cross-entropy, whose mean gives the perplexity, the KL to the teacher, and how unsure
+the teacher is.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dskd_ds.data.batches import Batch, Sample, make_batch
 from dskd_ds.data.block import Block
 from dskd_ds.data.blocks import evenly_spread, heldout_blocks
 from dskd_ds.errors import InputError
-from dskd_ds.evaluation.items import ItemScores, digest_of
+from dskd_ds.evaluation.items import TEACHER_ENTROPY, ItemScores, digest_of
 from dskd_ds.models.frozen import FrozenModel, load_frozen
 from dskd_ds.models.named import NamedModel, RunModels
 from dskd_ds.spec import RunSpec
@@ -61,18 +62,18 @@ def score_heldout(
 
 
 def _item_scores(model: str, blocks: Iterable[HeldoutBlock], rows: Tensor) -> ItemScores:
-    """Return the scores of a model. rows: [N, 2], cross-entropy and KL per position."""
+    """Return the scores of a model. rows: [N, 3], as `_score_positions` returns them."""
     documents = torch.cat([block.documents for block in blocks]).numpy()
     ids = torch.cat([block.batch.input_ids.flatten() for block in blocks]).numpy()
     targets = torch.cat([block.batch.targets.flatten() for block in blocks]).numpy()
     _, clusters = np.unique(documents, return_inverse=True)
-    ce, kl = rows.double().numpy().T
+    ce, kl, entropy = (column.copy() for column in rows.double().numpy().T)
     return ItemScores(
         task=TASK,
         model=model,
         digest=digest_of(ids, targets),
         clusters=clusters.astype(np.int64),
-        values={"cross_entropy": ce.copy(), "kl": kl.copy()},
+        values={"cross_entropy": ce, "kl": kl, TEACHER_ENTROPY: entropy},
     )
 
 
@@ -110,8 +111,9 @@ def _supervised_states(model: FrozenModel, batch: Batch) -> Tensor:
 def _score_positions(
     models: dict[str, FrozenModel], states: dict[str, Tensor], batch: Batch
 ) -> dict[str, Tensor]:
-    """Return, for each model, [N, 2] on the CPU: cross-entropy and KL at the supervised positions.
+    """Return, for each model, [N, 3] on the CPU, in nats, at the supervised positions.
 
+    The columns are its cross-entropy, its KL to the teacher, and the teacher's entropy.
     models: the teacher first. states: of each model [N, D] at these positions.
     """
     first, teacher = next(iter(models.items()))
@@ -123,12 +125,13 @@ def _score_positions(
         # The teacher's distribution is needed by all models: it is computed once per chunk.
         log_p = _log_probs(teacher, states[first][chunk])
         probs = log_p.exp()
+        entropy = -(probs * log_p).sum(dim=1)
         for name, model in models.items():
             log_q = log_p if model is teacher else _log_probs(model, states[name][chunk])
             ce = -log_q.gather(1, ids[:, None]).squeeze(1)
             # A student may have more rows than the teacher, which gives them probability 0.
             kl = (probs * (log_p - log_q[:, : log_p.shape[1]])).sum(dim=1)
-            rows[name].append(torch.stack([ce, kl], dim=1).cpu())
+            rows[name].append(torch.stack([ce, kl, entropy], dim=1).cpu())
     return {name: torch.cat(parts) for name, parts in rows.items()}
 
 

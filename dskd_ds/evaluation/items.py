@@ -24,6 +24,9 @@ FORMAT = 1
 """Version of the file's columns and metadata."""
 METADATA_KEY = b"dskd"
 
+TEACHER_ENTROPY = "teacher_entropy"
+"""Column of held-out scores: entropy of the teacher's distribution at the item, in nats."""
+
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
@@ -40,7 +43,7 @@ class ItemScores:
     clusters: Ints
     """[N] number of the group that an item belongs to; items of a group are not independent."""
     values: dict[str, Floats]
-    """Key of a metric -> [N]."""
+    """Key of a metric, or TEACHER_ENTROPY -> [N]."""
 
     @property
     def metrics(self) -> list[Metric]:
@@ -102,7 +105,7 @@ def read_items(path: Path) -> ItemScores:
             f"{path}: its format is {facts.get('format')}, but this version reads {FORMAT}.\n"
             "  measure again: dskd eval SPEC.toml"
         )
-    known = {metric.key for metric in METRICS}
+    known = {TEACHER_ENTROPY, *(metric.key for metric in METRICS)}
     return ItemScores(
         task=facts["task"],
         model=facts["model"],

@@ -9,13 +9,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dskd_ds.evaluation.items import FOLDER, ItemScores, items_path, write_items
+import numpy as np
+
+from dskd_ds.evaluation.items import (
+    FOLDER,
+    TEACHER_ENTROPY,
+    Floats,
+    ItemScores,
+    items_path,
+    write_items,
+)
 from dskd_ds.evaluation.metrics import metric_of
 from dskd_ds.evaluation.paired import mean_and_error
 from dskd_ds.files.atomic import write_text
 
 EVALUATION_FILE = "evaluation.json"
 TASKS_FILE = "tasks.json"
+QUARTERS = 4
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,9 @@ class Score:
     """Supervised tokens that were measured."""
     documents: int
     """Documents that they belong to."""
+    kl_by_entropy: list[float]
+    """Mean KL of each quarter of the tokens, from those where the teacher is most sure (its entropy
+    is lowest) to those where it is least. Empty if its entropy was not kept."""
 
 
 def summarise(items: ItemScores) -> Score:
@@ -47,7 +60,19 @@ def summarise(items: ItemScores) -> Score:
         kl_error=_known(kl_error),
         tokens=len(items.clusters),
         documents=int(items.clusters.max()) + 1,
+        kl_by_entropy=quarter_means(items.values["kl"], items.values.get(TEACHER_ENTROPY)),
     )
+
+
+def quarter_means(values: Floats, order: Floats | None) -> list[float]:
+    """Return the mean value [N] of each quarter of the items, sorted by `order` [N].
+
+    Empty if there is no order, or if there are fewer than four items.
+    """
+    if order is None or len(values) < QUARTERS:
+        return []
+    parts = np.array_split(values[np.argsort(order, kind="stable")], QUARTERS)
+    return [float(part.mean()) for part in parts]
 
 
 def write_task_scores(run_dir: str | Path, items: Sequence[ItemScores]) -> dict[str, Any]:

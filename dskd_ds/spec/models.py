@@ -91,7 +91,11 @@ class StudentSpec(Part):
     layer."""
     train_last_layers: PositiveInt | None = None
     """Train only this many of the student's last layers and freeze all else (paper: 2). Without it,
-    everything is trained."""
+    all layers are trained."""
+    train_embeddings: bool = True
+    """Train embeddings, final norm and LM head too. They stay frozen with `false`, and always with
+    `train_last_layers`. A student cut from its teacher has them from the teacher: `false` takes
+    less time and memory per step, and brought the quickstart's student nearer to its teacher."""
     dtype: Dtype = "auto"
     """Number format of the student's forward and backward pass. `auto`: bfloat16 where the machine
     is fast at it, else float32. `precision` sets the format of what AdamW works on."""
@@ -112,3 +116,8 @@ class StudentSpec(Part):
     compile: Annotated[bool, MAY_CHANGE] = False
     """Compile the student's layers with `torch.compile`: less time and memory per step, after a
     slow first step. It needs g++ on a CPU."""
+
+    @property
+    def trains_outer(self) -> bool:
+        """Whether embeddings, final norm and LM head are trained, and with them every layer."""
+        return self.train_embeddings and self.train_last_layers is None

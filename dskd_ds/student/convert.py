@@ -121,9 +121,9 @@ def _write(
         "dtype": str(resolve_dtype(init.dtype)).removeprefix("torch."),
     }
     write_manifest(target, new_facts)
-    if spec.student.train_last_layers is not None:
+    if not spec.student.trains_outer:
         print(
-            f"{target.name}: frozen layers are not part of a checkpoint; they come from"
+            f"{target.name}: frozen weights are not part of a checkpoint; they come from"
             f" {init.path}, which must be the model that this run was started from.",
             file=sys.stderr,
         )
@@ -132,7 +132,7 @@ def _write(
 def trained_names(spec: RunSpec, init: NamedModel, source: DeepSpeedFiles) -> list[str]:
     """Return the names of the trained parameters in the order in which DeepSpeed got them."""
     model = empty_model(init)
-    freeze(model, spec.student.train_last_layers)
+    freeze(model, spec.student)
     names = [
         f"{PREFIX}{name}" for name, parameter in model.named_parameters() if parameter.requires_grad
     ]

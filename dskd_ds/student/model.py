@@ -21,6 +21,7 @@ from dskd_ds.objective.targets import TeacherTargets
 from dskd_ds.runtime.devices import local_device, resolve_dtype
 from dskd_ds.signals.kind import signal_kind
 from dskd_ds.spec import RunSpec
+from dskd_ds.spec.models import StudentSpec
 from dskd_ds.student.counts import Counts
 from dskd_ds.student.dropout import set_attention_dropout
 from dskd_ds.student.terms.layers import LayerTerm, layer_terms
@@ -139,7 +140,7 @@ def assemble_student(
     margin: squared distance per dimension. teacher_head: for the signal `exact`. teacher_size: the
     teacher's hidden size. terms: losses below the head. Raises InputError as `load_student` does.
     """
-    freeze(model, spec.student.train_last_layers)
+    freeze(model, spec.student)
     set_attention_dropout(model, spec.student.attention_dropout)
     if spec.student.activation_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -202,25 +203,26 @@ def sense_map(spec: RunSpec, teacher_size: int, size: int) -> nn.Parameter | Non
     return nn.Parameter(torch.zeros(teacher_size, size, dtype=resolve_dtype(spec.student.dtype)))
 
 
-def freeze(model: Any, train_last_layers: int | None) -> None:
-    """Train only the last layers: freeze embeddings, final norm, head and earlier layers.
+def freeze(model: Any, spec: StudentSpec) -> None:
+    """Freeze what the spec does not train: all but the last layers, or all but the layers.
 
-    None: train everything. Raises InputError if the model has fewer layers.
+    Raises InputError if the model has fewer layers than are to be trained.
     Source: docs/method.md, "The paper's student".
     """
-    if train_last_layers is None:
+    if spec.trains_outer:
         return
     layers = layers_of(model)
-    if train_last_layers > len(layers):
+    num_trained = spec.train_last_layers or len(layers)
+    if num_trained > len(layers):
         raise InputError(
-            f"[student] train_last_layers = {train_last_layers}, but the student has"
+            f"[student] train_last_layers = {num_trained}, but the student has"
             f" {len(layers)} layers.\n"
-            f"  train at most {len(layers)}, or leave the key out to train everything."
+            f"  train at most {len(layers)}, or leave the key out to train all of them."
         )
     model.requires_grad_(False)
-    for layer in layers[-train_last_layers:]:
+    for layer in layers[-num_trained:]:
         layer.requires_grad_(True)
-    layers[-train_last_layers].register_forward_pre_hook(_require_input_gradient)
+    layers[-num_trained].register_forward_pre_hook(_require_input_gradient)
 
 
 def _require_input_gradient(_: nn.Module, args: tuple[Any, ...]) -> None:

@@ -3,9 +3,9 @@
     torchrun --nproc_per_node R parity_worker.py --cases FILE.json
 
 Rank 0 stores the gathered gradients. The file lists cases, which run one after the other: `model`
-(a folder), `out` (a file), `frozen`, `compiled`, `run_dir`: null, or that of a run with losses
-below the head (term_case.py), and `teacher`: null, or a model of another hidden size, which makes
-the student's states go through a map.
+(a folder), `out` (a file), `frozen` (a key of FROZEN), `compiled`, `run_dir`: null, or that of a
+run with losses below the head (term_case.py), and `teacher`: null, or a model of another hidden
+size, which makes the student's states go through a map.
 """
 
 from __future__ import annotations
@@ -33,6 +33,11 @@ from dskd_ds.student.verdict import Counts
 from tests.processes import term_case
 
 NUM_BLOCKS, LENGTH = 6, 16
+FROZEN = {
+    "nothing": [],
+    "first layer": ["student.train_last_layers=1"],
+    "embeddings": ["student.train_embeddings=false"],
+}
 
 
 def block(
@@ -58,7 +63,7 @@ def block(
 def spec_of(
     model: str,
     teacher: str | None,
-    frozen: bool,
+    frozen: str,
     num_students: int = 1,
     compiled: bool = False,
     run_dir: str | None = None,
@@ -74,7 +79,7 @@ def spec_of(
             f"train.global_batch_blocks={NUM_BLOCKS}",
             f"topology.num_students={num_students}",
             f"student.compile={str(compiled).lower()}",
-            *(["student.train_last_layers=1"] if frozen else []),
+            *FROZEN[frozen],
             *(term_case.settings(run_dir) if run_dir else []),
         ],
     )

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.process
 
 
 def single_process(
-    model: str, teacher: str | None, frozen: bool, run_dir: str | None
+    model: str, teacher: str | None, frozen: str, run_dir: str | None
 ) -> dict[str, torch.Tensor]:
     """Return the gradients of the same blocks from plain autograd."""
     from transformers import AutoModelForCausalLM
@@ -32,7 +32,7 @@ def single_process(
 
     spec = parity_worker.spec_of(model, teacher, frozen, run_dir=run_dir)
     language_model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-    freeze(language_model, 1 if frozen else None)
+    freeze(language_model, spec.student)
     teacher_size, size = parity_worker.sizes(spec)[1], language_model.config.hidden_size
     mapping = sense_map(spec, teacher_size, size)
     terms = layer_terms(spec, RunModels.of(spec))
@@ -64,7 +64,7 @@ def single_process(
 
 PLAIN = {
     "tied": True,
-    "frozen": False,
+    "frozen": "nothing",
     "other_size": False,
     "compiled": False,
     "below_head": False,
@@ -80,7 +80,8 @@ PLAIN = {
             [
                 {},
                 {"tied": False},
-                {"frozen": True, "other_size": True},
+                {"frozen": "first layer", "other_size": True},
+                {"frozen": "embeddings", "tied": False},
                 {"below_head": True},
                 {"below_head": True, "other_size": True},
                 {"compiled": True},
@@ -90,13 +91,13 @@ PLAIN = {
     ],
     ids=[
         "1 rank, tied",
-        "2 ranks, tied, untied, frozen head and a map, losses below the head, also with maps, "
-        "compiled",
+        "2 ranks, tied, untied, frozen head and a map, frozen embeddings, losses below the head, "
+        "also with maps, compiled",
         "3 ranks, tied, a map",
     ],
 )
 def test_gradients_equal_those_of_a_single_process(
-    tiny: TinyWorld, launch: Launch, tmp_path: Path, num_ranks: int, changes: list[dict[str, bool]]
+    tiny: TinyWorld, launch: Launch, tmp_path: Path, num_ranks: int, changes: list[dict[str, Any]]
 ) -> None:
     """With 6, 3 or 2 accumulation steps, and buckets smaller than most parameters."""
     wanted = [PLAIN | change for change in changes]
@@ -110,7 +111,7 @@ def test_gradients_equal_those_of_a_single_process(
         expected = single_process(case["model"], case["teacher"], case["frozen"], case["run_dir"])
         assert found.keys() == expected.keys()
         assert ("language_model.lm_head.weight" in found) == (
-            not want["tied"] and not want["frozen"]
+            not want["tied"] and want["frozen"] == "nothing"
         )
         assert ("objective.sense_map" in found) == want["other_size"]
         has_maps = want["below_head"] and want["other_size"]
@@ -131,7 +132,7 @@ def prepare(
     tiny: TinyWorld,
     folder: Path,
     tied: bool,
-    frozen: bool,
+    frozen: str,
     other_size: bool,
     compiled: bool,
     below_head: bool,

@@ -51,7 +51,7 @@ def test_checkpoints_are_scored_beside_the_training(
     assert steps == sorted(set(steps))
     assert steps[-1] == NUM_STEPS
     board = EventAccumulator(str(run_dir / "tensorboard" / "evaluation")).Reload()
-    for key in ("kl", "perplexity"):
+    for key in ("kl", "perplexity", "kl_quarter_1", "kl_quarter_4"):
         drawn = [(event.step, event.value) for event in board.Scalars(f"evaluation/{key}")]
         expected = [(line["step"], line["scores"][key]) for line in lines]
         assert [step for step, _ in drawn] == steps

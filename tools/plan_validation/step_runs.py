@@ -19,13 +19,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from dskd_ds.bench.calibrate import calibrate
+from dskd_ds.bench.real_text import PLAIN_TRAINING, QUICKSTART
 from dskd_ds.costs.calibration import Measured
 from dskd_ds.observe.metrics import read_metrics
 from dskd_ds.runtime.arguments import override_argv
 from dskd_ds.runtime.launch import free_port
 
 RUNS_FILE = Path(__file__).resolve().parent.parent / "studies" / "plan_step_runs.json"
-BASE_SPEC = "ds_configs/runs/quickstart.toml"
 NUM_STEPS, WARM_UP_STEPS = 9, 3
 COMMON = [
     "loss.sense_weight=0",
@@ -35,7 +35,7 @@ COMMON = [
     "topology.num_teachers=1",
     "checkpoint.every_minutes=0",
     "monitor.tensorboard=false",
-    "repair.steps=0",
+    *PLAIN_TRAINING,
 ]
 
 
@@ -107,7 +107,7 @@ def read_runs() -> StepRuns | None:
 def run(case: StepCase, run_dir: Path) -> StepRun:
     """Train, and return the times. Raises CalledProcessError if the training fails."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    launcher += ["--master_port", str(free_port()), "dskd_ds/train.py", "--spec", BASE_SPEC]
+    launcher += ["--master_port", str(free_port()), "dskd_ds/train.py", "--spec", QUICKSTART]
     overrides = override_argv([f"run_dir={run_dir}", *case.settings])
     subprocess.run([*launcher, *overrides], env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True)
     records = read_metrics(run_dir)[WARM_UP_STEPS:]

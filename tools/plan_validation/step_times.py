@@ -10,12 +10,13 @@ import statistics
 
 import numpy as np
 
+from dskd_ds.bench.real_text import QUICKSTART
 from dskd_ds.costs.calibration import Measured, cluster_of, constants_of
 from dskd_ds.costs.plan import Speed, run_speed
 from dskd_ds.costs.run_shapes import run_shapes
 from dskd_ds.spec import load_spec
 from tools.plan_validation.finding import Cell, Finding, Table, Target, percent
-from tools.plan_validation.step_runs import BASE_SPEC, CASES, StepCase, StepRuns, read_runs
+from tools.plan_validation.step_runs import CASES, StepCase, StepRuns, read_runs
 
 NO_WAIT_SHARE = 0.9
 """Share of a step's time from which on the student's own work hides the teacher's."""
@@ -58,7 +59,7 @@ def validate() -> Finding:
 
 def predict(case: StepCase, machine: Measured) -> Speed:
     """Return what the plan says about a run on a machine."""
-    spec = load_spec(BASE_SPEC, case.settings)
+    spec = load_spec(QUICKSTART, case.settings)
     return run_speed(spec, run_shapes(spec), cluster_of(machine), constants_of(machine))
 
 

@@ -49,6 +49,7 @@ def test_it_takes_the_quickstarts_files_and_prints_what_comes_next(
     assert (spec.teacher, spec.data.train) == (quickstart.teacher, quickstart.data.train)
     assert spec.data.heldout == quickstart.data.heldout
     assert spec.student.num_layers == 20
+    assert (spec.repair.steps, spec.loss.ce_weight, spec.loss.kd_weight) == (20, 0, 1)
     assert spec.senses.lexicons == quickstart.senses.lexicons
     output = capsys.readouterr().out
     for command in ("senses build", "train", "eval", "report"):
@@ -71,7 +72,8 @@ def test_it_takes_a_folder_and_files(tiny: TinyWorld) -> None:
 def test_hub_names_are_not_looked_up(capsys: pytest.CaptureFixture[str]) -> None:
     hub = ["--teacher", "nobody/no-such-model", "--text", "nobody/no-such-dataset"]
     assert cli.main(["init", "mine.toml", *hub]) == 0
-    assert load_spec("mine.toml").student.layers == "all"
+    spec = load_spec("mine.toml")
+    assert (spec.student.layers, spec.repair.steps) == ("all", 0)
     assert "keeps all layers" in capsys.readouterr().out
 
 

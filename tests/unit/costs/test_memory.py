@@ -57,7 +57,7 @@ def test_zero_3_holds_16_bytes_per_weight() -> None:
         number_bytes=2,
         is_bf16_only=False,
         trained_layers=32,
-        trains_all=True,
+        trains_outer=True,
         map_parameters=0,
         on_gpu=True,
     )
@@ -93,6 +93,13 @@ def test_frozen_layers_have_no_optimiser() -> None:
     memory = student("student.train_last_layers=2")
     trained = 2 * LLAMA_8B.parameters_per_layer / 2  # layers, ranks
     assert memory.parts["optimiser"] == pytest.approx(8 * trained)
+
+
+def test_frozen_embeddings_have_neither_optimiser_nor_gradient() -> None:
+    memory = student("student.train_embeddings=false")
+    trained = SHAPES.student.num_layers * LLAMA_8B.parameters_per_layer / 2  # layers, ranks
+    assert memory.parts["optimiser"] == pytest.approx(8 * trained)
+    assert memory.total < student().total
 
 
 def test_offloaded_state_is_in_main_memory() -> None:

@@ -11,14 +11,16 @@ from transformers import AutoModelForCausalLM
 
 from dskd_ds.data.blocks import heldout_blocks
 from dskd_ds.evaluation.heldout import score_heldout
+from dskd_ds.evaluation.items import TEACHER_ENTROPY, read_items, write_items
+from dskd_ds.evaluation.result import quarter_means, summarise
 from dskd_ds.models.named import NamedModel, RunModels
 from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.student.depth import student_init
 from tests.conftest import TinyWorld
 
 
-def slow_scores(spec: RunSpec, teacher: str, student: str) -> tuple[np.ndarray, np.ndarray]:
-    """Cross-entropy and KL of every target, document by document, in float64."""
+def slow_scores(spec: RunSpec, teacher: str, student: str) -> np.ndarray:
+    """[3, N]: cross-entropy, KL and the teacher's entropy of every target, in float64."""
     models = [
         AutoModelForCausalLM.from_pretrained(path, dtype=torch.float64).eval()
         for path in (teacher, student)
@@ -28,6 +30,7 @@ def slow_scores(spec: RunSpec, teacher: str, student: str) -> tuple[np.ndarray, 
     stride = len(blocks) // num_blocks
     ce: list[float] = []
     kl: list[float] = []
+    entropy: list[float] = []
     for number in range(num_blocks):
         block = blocks[number * stride]
         ids = torch.tensor(block["input_ids"])
@@ -42,7 +45,8 @@ def slow_scores(spec: RunSpec, teacher: str, student: str) -> tuple[np.ndarray, 
             targets = ids[start + 1 : end]
             ce += (-log_q[range(len(targets)), targets]).tolist()
             kl += (log_p.exp() * (log_p - log_q)).sum(dim=-1).tolist()
-    return np.array(ce), np.array(kl)
+            entropy += torch.distributions.Categorical(logits=log_p).entropy().tolist()
+    return np.array([ce, kl, entropy])
 
 
 def test_scores_are_those_of_a_slow_version(tiny: TinyWorld, tmp_path: Path) -> None:
@@ -51,11 +55,23 @@ def test_scores_are_those_of_a_slow_version(tiny: TinyWorld, tmp_path: Path) -> 
     student = student_init(spec, models)
     copy = NamedModel(models.teacher.path, dtype="float32")
     found = score_heldout(spec, models, {"cut": student, "copy": copy})
-    ce, kl = slow_scores(spec, models.teacher.path, student.path)
+    ce, kl, entropy = slow_scores(spec, models.teacher.path, student.path)
     assert found["cut"].values["cross_entropy"] == pytest.approx(ce, abs=1e-4)
     assert found["cut"].values["kl"] == pytest.approx(kl, abs=1e-4)
+    assert found["cut"].values[TEACHER_ENTROPY] == pytest.approx(entropy, abs=1e-4)
     assert np.array_equal(
         found["copy"].values["cross_entropy"], found["teacher"].values["cross_entropy"]
     )
     assert np.abs(found["copy"].values["kl"]).max() < 1e-6
     assert found["cut"].digest == found["teacher"].digest
+    write_items(found["cut"], tmp_path / "cut.parquet")
+    score = summarise(read_items(tmp_path / "cut.parquet"))
+    unsure = entropy >= np.quantile(entropy, 0.75)
+    assert score.kl_by_entropy[-1] == pytest.approx(kl[unsure].mean(), rel=0.02)
+    assert np.mean(score.kl_by_entropy) == pytest.approx(score.kl, rel=0.02)
+
+
+def test_quarters_are_sorted_by_the_other_values() -> None:
+    values, order = np.array([8.0, 1, 7, 2, 6, 3, 5, 4]), np.array([1.0, 8, 2, 7, 3, 6, 4, 5])
+    assert quarter_means(values, order) == [7.5, 5.5, 3.5, 1.5]
+    assert quarter_means(values, None) == quarter_means(values[:3], order[:3]) == []

@@ -43,6 +43,7 @@ SIGNALS = {
     "sampled": ["loss.signal=sampled"],
     "hidden": ["loss.signal=hidden", "loss.kd_weight=0"],
     "frozen layers": ["student.train_last_layers=1"],
+    "frozen embeddings": ["student.train_embeddings=false"],
     "weights by the teacher": ["loss.sense_weighting=teacher_probability"],
 }
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dskd_ds.errors import InputError
+from dskd_ds.spec.models import StudentSpec
 from dskd_ds.student.dropout import seed_dropout, set_attention_dropout
 from dskd_ds.student.model import freeze
 from tests.conftest import TinyWorld, write_model
@@ -26,7 +27,7 @@ def student(folder: Path, probability: float) -> Any:
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    freeze(model, 1)
+    freeze(model, StudentSpec(train_last_layers=1))
     set_attention_dropout(model, probability)
     return model.train()
 

@@ -76,7 +76,7 @@ def run_steps(spec: RunSpec, models: RunModels, dictionary: SenseDictionary) -> 
     )
     path = student_init(spec, models).path
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16)
-    freeze(model, spec.student.train_last_layers)
+    freeze(model, spec.student)
     set_attention_dropout(model, spec.student.attention_dropout)
     head = teacher_head(spec, models)
     objective = DistillObjective(model.lm_head.weight, spec.loss, 1.0, teacher_head=head)
