@@ -11,7 +11,7 @@ from dskd_ds.errors import InputError
 from dskd_ds.runtime.arguments import Commands, spec_command, spec_of
 from dskd_ds.spec import RunSpec
 
-PARTS = ("context", "separation", "similarity")
+PARTS = ("context", "separation", "similarity", "polysemy")
 """What `dskd senses eval` can measure."""
 
 EVAL_TEXT = """\
@@ -25,6 +25,7 @@ Measure senses without training, in order to choose a layer, a number of senses 
               (This part needs no teacher.)
   similarity  Do distances agree with people's ratings of word pairs? (SimLex-999, WordSim-353;
               they are fetched once with pip.)
+  polysemy    Do words with more meanings in WordNet have more senses? (No teacher.)
 
 Layer 0 is the embeddings; -1 is the state after the final norm, which the head reads and the loss
 uses."""
@@ -32,7 +33,7 @@ uses."""
 EVAL_EPILOG = """\
 examples:
   dskd senses eval my.toml
-      measures the spec's dictionary and four layers, all three parts
+      measures the spec's dictionary and four layers, all parts
   dskd senses eval my.toml --dictionary k10=runs/a/senses --dictionary k5=runs/b/senses \\
       --only context
   dskd senses eval my.toml --layers 0,5,10,15,20,25,-1 --json > eval.json"""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from dskd_ds.observe.charts import TERM_COSINE, TERM_LOSS, TERM_SHARE, TERM_WEIGHT
+from dskd_ds.observe.charts import TERM_COSINE, TERM_LOSS, TERM_PEAKED, TERM_SHARE, TERM_WEIGHT
 
 Chart = tuple[str, str, tuple[tuple[str, str], ...]]
 """Title, axis label, and (key of metrics.jsonl, legend) of each curve."""
@@ -16,6 +16,10 @@ TITLES = {
     TERM_COSINE: (
         "Do losses below the head agree with the others?",
         "cosine of the gradients; negative: they work against each other",
+    ),
+    TERM_PEAKED: (
+        "Is the teacher sure of a position's sense?",
+        "share of positions where one of several senses has more than 0.9",
     ),
 }
 """Beginning of the keys -> title and axis label of their chart."""

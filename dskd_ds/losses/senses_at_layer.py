@@ -13,6 +13,9 @@ from torch.nn.functional import normalize
 
 from dskd_ds.losses.sense import SenseTargets
 
+PEAKED = 0.9
+"""Probability from which on one sense has a posterior to itself."""
+
 
 @dataclass(frozen=True)
 class SenseCandidates:
@@ -111,6 +114,16 @@ def sense_posterior(states: Tensor, candidates: SenseCandidates, temperature: fl
     # Where r_T is 0, also at padding, its share of the KL is 0 and not 0 * inf.
     gap = torch.where(mask, teacher - student.masked_fill(~mask, 0.0), 0.0)
     return (teacher.exp() * gap).sum(dim=1)
+
+
+def num_peaked(candidates: SenseCandidates, temperature: float) -> Tensor:
+    """Return [], at how many positions the teacher's posterior gives one of several senses 0.9.
+
+    There the loss is one of a hard label; where the posterior is flat, it says little.
+    """
+    log_r = log_posterior(candidates.distances, candidates.mask, candidates.spread, temperature)
+    has_choice = candidates.mask.sum(dim=1) > 1
+    return ((log_r.amax(dim=1).exp() >= PEAKED) & has_choice).sum()
 
 
 def sense_contrast(states: Tensor, candidates: SenseCandidates, temperature: float) -> Tensor:

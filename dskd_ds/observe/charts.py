@@ -68,10 +68,13 @@ TERM_SHARE = "grad_share_layer_"
 """What the keys of their gradient's norm, over that of all other losses, begin with."""
 TERM_COSINE = "grad_cosine_layer_"
 """What the keys of the cosine between their gradient and that of all other losses begin with."""
+TERM_PEAKED = "peaked_share_layer_"
+"""What the keys of the share of positions with one sense above 0.9 begin with (`posterior`)."""
 TERM_CHARTS = {
     TERM_LOSS: "loss/layer {layer}, {kind}",
     TERM_WEIGHT: "losses below the head/weight, layer {layer}, {kind}",
     TERM_SHARE: "losses below the head/gradient over that of the others, layer {layer}, {kind}",
+    TERM_PEAKED: "losses below the head/positions with a peaked posterior, layer {layer}, {kind}",
     TERM_COSINE: "losses below the head/cosine with the others' gradient, layer {layer}, {kind}",
 }
 """Beginning of a key -> its tag."""

@@ -149,6 +149,9 @@ def test_teachers_choose_the_senses_of_losses_below_the_head(
     assert same_steps(steps["teacher"], steps["student"], keys=EXACT + losses)
     assert len(steps["teacher"]) == 4
     assert all(record[key] > 0 for record in steps["teacher"] for key in losses)
+    peaked = "peaked_share_layer_1_posterior"
+    assert all(0 <= record[peaked] <= 1 for record in steps["teacher"])
+    assert same_steps(steps["teacher"], steps["student"], keys=(peaked,))
     # A state of this teacher has 64 bytes, fewer than candidates have (tests/unit/costs).
     assert "distances of senses below the head" in outputs["teacher"]
     assert "distances of senses below the head" not in outputs["student"]

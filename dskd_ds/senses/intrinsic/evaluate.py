@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -17,13 +18,16 @@ from dskd_ds.models.named import NamedModel
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.senses.intrinsic.context import context_pairs, word_in_context
 from dskd_ds.senses.intrinsic.examples import read_occurrences
-from dskd_ds.senses.intrinsic.results import DictionaryFacts, SenseEvaluation
+from dskd_ds.senses.intrinsic.polysemy import num_meanings, polysemy
+from dskd_ds.senses.intrinsic.results import DictionaryFacts, PolysemyResult, SenseEvaluation
 from dskd_ds.senses.intrinsic.separation import Separation, separation
 from dskd_ds.senses.intrinsic.similarity import RatedPair, read_ratings, word_similarity
 from dskd_ds.senses.intrinsic.states import num_layers
 from dskd_ds.senses.intrinsic.vocabulary import Dictionaries
 from dskd_ds.spec import RunSpec, dskd_home
 
+WITHOUT_TEACHER = {"separation", "polysemy"}
+"""Parts that read the dictionary only."""
 RATINGS = {"SimLex-999": packages.SIMLEX, "WordSim-353": packages.WORDSIM}
 """Lists of word pairs with people's ratings."""
 
@@ -40,14 +44,16 @@ def evaluate_senses(
 
     named: the teacher that reads the examples.
     layers: those whose states are compared; negative ones count from the end; empty: four of them.
-    parts: any of `context`, `separation`, `similarity`. max_pairs: of the word-in-context test.
+    parts: any of `context`, `separation`, `similarity`, `polysemy`. max_pairs: of the
+    word-in-context test.
     Raises InputError, for example for a layer that the teacher does not have.
     """
     facts = {name: describe(dictionary) for name, dictionary in dictionaries.items()}
     separations = _separations(dictionaries) if "separation" in parts else None
-    if set(parts) == {"separation"}:  # the only part that needs no teacher
-        return SenseEvaluation(facts, separation=separations)
     tokenizer = named.tokenizer
+    counted = _polysemy(spec, tokenizer, dictionaries) if "polysemy" in parts else None
+    if set(parts) <= WITHOUT_TEACHER:
+        return SenseEvaluation(facts, separation=separations, polysemy=counted)
     # What can fail fails here, before the teacher is loaded.
     pairs = []
     if "context" in parts:
@@ -65,7 +71,11 @@ def evaluate_senses(
             teacher, tokenizer, ratings=ratings, dictionaries=dictionaries, layers=shown
         )
     return SenseEvaluation(
-        dictionaries=facts, separation=separations, context=context, similarity=similarity
+        dictionaries=facts,
+        separation=separations,
+        context=context,
+        similarity=similarity,
+        polysemy=counted,
     )
 
 
@@ -88,6 +98,16 @@ def _separations(dictionaries: Dictionaries) -> dict[str, Separation]:
     return {name: separation(dictionary) for name, dictionary in progress}
 
 
+def _polysemy(
+    spec: RunSpec, tokenizer: Any, dictionaries: Dictionaries
+) -> dict[str, PolysemyResult]:
+    """Compare the number of senses in every dictionary with WordNet's number of meanings."""
+    meanings = num_meanings(wordnet_folder(spec))
+    return {
+        name: polysemy(dictionary, tokenizer, meanings) for name, dictionary in dictionaries.items()
+    }
+
+
 def _ratings() -> dict[str, list[RatedPair]]:
     """Return the pairs of every list of ratings; lists that are missing are fetched."""
     folder = dskd_home() / "evaluation"
@@ -108,9 +128,9 @@ def wordnet_folder(spec: RunSpec) -> str:
         if source.kind == "wordnet" and source.path is not None:
             return source.path
     raise InputError(
-        "[senses] lexicons: none is of kind wordnet, but the word-in-context test uses WordNet's"
-        " example sentences.\n"
-        "  add one, or leave this part out: --only separation --only similarity"
+        "[senses] lexicons: none is of kind wordnet, but the parts context and polysemy read"
+        " WordNet.\n"
+        "  add one, or leave these parts out: --only separation --only similarity"
     )
 
 

@@ -105,7 +105,7 @@ def read_occurrences(folder: str | Path) -> list[Occurrence]:
 
 
 @dataclass(frozen=True)
-class _Synset:
+class Synset:
     """A synset's one-word lemmas, and what its occurrences are labelled with."""
 
     lemmas: set[str]
@@ -117,6 +117,16 @@ class _Synset:
 def _read_file(folder: Path, pos: str) -> Iterator[Occurrence]:
     """Yield the occurrences in the file of one part of speech."""
     exceptions = _read_exceptions(folder / f"{pos}.exc")
+    for synset, gloss in read_synsets(folder, pos):
+        for text in QUOTED.findall(gloss):
+            yield from _find(synset, text, exceptions)
+
+
+def read_synsets(folder: Path, pos: str) -> Iterator[tuple[Synset, str]]:
+    """Yield the synsets in the file of one part of speech, each with its gloss.
+
+    Raises InputError if the file cannot be read.
+    """
     for line in _lines(folder / f"data.{pos}"):
         facts, _, gloss = line.partition(" | ")
         fields = facts.split()
@@ -125,9 +135,7 @@ def _read_file(folder: Path, pos: str) -> Iterator[Occurrence]:
         words = fields[4 : 4 + 2 * int(fields[3], 16) : 2]
         # An adjective may end with a mark of its position, such as (a).
         lemmas = {re.sub(r"\((a|p|ip)\)$", "", word).lower() for word in words if "_" not in word}
-        synset = _Synset(lemmas, pos, offset=fields[0], meaning_field=fields[1])
-        for text in QUOTED.findall(gloss):
-            yield from _find(synset, text, exceptions)
+        yield Synset(lemmas, pos, offset=fields[0], meaning_field=fields[1]), gloss
 
 
 def _lines(path: Path) -> list[str]:
@@ -162,7 +170,7 @@ def base_forms(word: str, pos: str, exceptions: Exceptions) -> set[str]:
     return {word} | exceptions.get(word, set()) | regular
 
 
-def _find(synset: _Synset, text: str, exceptions: Exceptions) -> Iterator[Occurrence]:
+def _find(synset: Synset, text: str, exceptions: Exceptions) -> Iterator[Occurrence]:
     """Yield the first occurrence of each lemma of a synset in a text."""
     found: set[str] = set()
     initials = {lemma[0] for lemma in synset.lemmas}

@@ -1,4 +1,4 @@
-"""Rank statistics: area under the ROC curve with its standard error, and Spearman's correlation."""
+"""Rank statistics: area under the ROC curve with its standard error, Spearman's correlations."""
 
 from __future__ import annotations
 
@@ -59,3 +59,16 @@ def spearman(left: Floats, right: Floats) -> float:
     if len(left) < 3 or np.ptp(left) == 0 or np.ptp(right) == 0:
         return float("nan")
     return float(np.corrcoef(average_ranks(left), average_ranks(right))[0, 1])
+
+
+def partial_spearman(left: Floats, right: Floats, given: Floats) -> float:
+    """Return the rank correlation of two [N] at equal values of a third [N].
+
+    NaN if N < 4, if one of them is constant, or if `given` orders one of them completely.
+    Source: the partial correlation coefficient, of ranks.
+    """
+    both, of_left, of_right = spearman(left, right), spearman(left, given), spearman(right, given)
+    left_over = (1 - of_left**2) * (1 - of_right**2)
+    if len(left) < 4 or not left_over > 1e-12:
+        return float("nan")
+    return float((both - of_left * of_right) / np.sqrt(left_over))

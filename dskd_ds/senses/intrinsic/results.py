@@ -91,6 +91,18 @@ class SimilarityResult:
 
 
 @dataclass(frozen=True)
+class PolysemyResult:
+    """Agreement of a dictionary's number of senses with WordNet's number of meanings."""
+
+    num_words: int
+    """Words that are single tokens with senses."""
+    spearman: float
+    spearman_at_equal_frequency: float
+    """The same among words with equally many states in the dictionary's corpus (partial rank
+    correlation)."""
+
+
+@dataclass(frozen=True)
 class SenseEvaluation:
     """Everything that `dskd senses eval` measured; None for parts that were not asked for."""
 
@@ -100,6 +112,8 @@ class SenseEvaluation:
     context: ContextResult | None = None
     similarity: dict[str, SimilarityResult] | None = None
     """For each list of ratings."""
+    polysemy: dict[str, PolysemyResult] | None = None
+    """For each dictionary."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the results as JSON-serializable values, without the parts that are None."""

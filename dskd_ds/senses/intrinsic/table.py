@@ -8,6 +8,7 @@ from dskd_ds.senses.intrinsic.results import (
     ContextResult,
     Correlation,
     DictionaryFacts,
+    PolysemyResult,
     SenseArea,
     SenseEvaluation,
     SimilarityResult,
@@ -37,6 +38,10 @@ kind: 0.5 is chance, 1 is perfect.
                     states that predict words; the loss pushes antonyms away for this reason.
   similarity        Spearman correlation with people's ratings; 0 is no correlation. In brackets:
                     the number of pairs whose words could be looked up.
+  polysemy          Spearman correlation of a word's number of senses with its number of synsets in
+                    WordNet; equal frequency: among words that are equally frequent in the
+                    dictionary's corpus. With [senses] clustering = "fixed" the number of senses
+                    follows from the frequency; "adaptive" chooses it.
 """
 LABEL_WIDTH = 52
 """Characters of the first column."""
@@ -53,6 +58,8 @@ def render(result: SenseEvaluation) -> str:
         tables.append(_separation(result.separation))
     if result.similarity is not None:
         tables.append(_similarity(result.similarity))
+    if result.polysemy is not None:
+        tables.append(_polysemy(result.polysemy))
     return "\n\n".join(tables)
 
 
@@ -142,3 +149,15 @@ def _similarity(by_ratings: Mapping[str, SimilarityResult]) -> str:
 def _correlation(row: StateCorrelation | Correlation) -> str:
     """Return a correlation and the number of pairs."""
     return f"{row.spearman:.3f} ({row.num_pairs})"
+
+
+def _polysemy(by_dictionary: Mapping[str, PolysemyResult]) -> str:
+    """Return the table of the numbers of senses against WordNet's numbers of meanings."""
+    lines = [
+        "polysemy: Spearman correlation of numbers of senses with WordNet's numbers of meanings",
+        _line("by", "all words", "equal frequency", "words"),
+    ]
+    for name, found in by_dictionary.items():
+        values = (found.spearman, found.spearman_at_equal_frequency)
+        lines.append(_line(name, *(f"{value:.3f}" for value in values), f"{found.num_words:,}"))
+    return "\n".join(lines)

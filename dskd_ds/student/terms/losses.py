@@ -8,11 +8,11 @@ import deepspeed
 import torch
 from torch import Tensor, nn
 
-from dskd_ds.observe.charts import TERM_COSINE, TERM_LOSS, TERM_SHARE, TERM_WEIGHT
+from dskd_ds.observe.charts import TERM_COSINE, TERM_LOSS, TERM_PEAKED, TERM_SHARE, TERM_WEIGHT
 from dskd_ds.student.counts import Counts
 from dskd_ds.student.terms.gradients import GradientMeasure, TermGradients, measures_of
 from dskd_ds.student.terms.layers import LayerTerm, student_layers_of
-from dskd_ds.student.terms.values import TermBatch, read_states, term_sums
+from dskd_ds.student.terms.values import TermBatch, peaked_counts, read_states, term_sums
 from dskd_ds.student.terms.weights import TermWeights
 
 
@@ -25,7 +25,11 @@ class TermLosses(nn.Module):
         self.terms = tuple(terms)
         self.maps = nn.ModuleDict() if maps is None else maps
         self.weights = TermWeights([term.spec for term in terms])
-        self.stat_names = tuple(term.key(TERM_LOSS) for term in terms)
+        self.loss_names = tuple(term.key(TERM_LOSS) for term in terms)
+        self.peaked_names = tuple(
+            term.key(TERM_PEAKED) for term in terms if term.spec.kind == "posterior"
+        )
+        self.stat_names = (*self.loss_names, *self.peaked_names)
         self.student_layers = student_layers_of(self.terms)
         self._gradients = TermGradients(len(terms))
         self._measures: list[GradientMeasure] = []
@@ -33,7 +37,7 @@ class TermLosses(nn.Module):
     def add_up(
         self, captured: Mapping[int, Tensor], batch: TermBatch, share_done: float
     ) -> tuple[Tensor, Tensor]:
-        """Return the weighted sum of all terms over the positions, and each term's sum [terms].
+        """Return the weighted sum of all terms over the positions, and the sums of `stat_names`.
 
         captured: the student's states [B, T, D] of `student_layers`. share_done: share of the run
         before this step. The coming backward pass measures the terms' gradients.
@@ -49,7 +53,8 @@ class TermLosses(nn.Module):
             }
             self._gradients.watch(state, positions, at_layer)
         weights = sums.new_tensor(self.weights.begin_step(share_done))
-        return (weights * sums).sum(), sums.detach()
+        peaked = peaked_counts(self.terms, batch)
+        return (weights * sums).sum(), torch.cat([sums.detach(), peaked.to(sums)])
 
     def _mapped(self, read: Sequence[Tensor]) -> list[Tensor]:
         """Return the states [N, D] that each term reads in the space of its target."""
@@ -63,7 +68,8 @@ class TermLosses(nn.Module):
 
         total: sums over all ranks, by their names in `stat_names`.
         """
-        losses = [total[name] / max(counts.tokens, 1) for name in self.stat_names]
+        num_tokens = max(counts.tokens, 1)
+        losses = [total[name] / num_tokens for name in self.loss_names]
         weights = self.weights.in_step
         weighted = sum(weight * loss for weight, loss in zip(weights, losses, strict=True))
         keys = {
@@ -71,6 +77,7 @@ class TermLosses(nn.Module):
             **self._by_term(TERM_WEIGHT, weights),
             **self._by_term(TERM_SHARE, [measure.share for measure in self._measures]),
             **self._by_term(TERM_COSINE, [measure.cosine for measure in self._measures]),
+            **{name: total[name] / num_tokens for name in self.peaked_names},
         }
         return weighted, keys
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dskd_ds.losses.gram import same_token_gram
 from dskd_ds.losses.sense import sense_loss
-from dskd_ds.losses.senses_at_layer import TermSenses, sense_contrast, sense_posterior
+from dskd_ds.losses.senses_at_layer import TermSenses, num_peaked, sense_contrast, sense_posterior
 from dskd_ds.losses.states import DISTANCES
 from dskd_ds.objective.targets import TeacherTargets
 from dskd_ds.spec.loss import LossSpec
@@ -68,6 +68,18 @@ def term_sums(terms: Sequence[LayerTerm], read: Sequence[Tensor], batch: TermBat
         values_of = _values_of(term, target, senses, batch)
         sums.append(_sum(states, values_of, _chunks(term, batch), batch.teacher.weights))
     return torch.stack(sums)
+
+
+def peaked_counts(terms: Sequence[LayerTerm], batch: TermBatch) -> Tensor:
+    """Return at how many positions the teacher's posterior is peaked, for each `posterior` term."""
+    learned = batch.teacher.terms or (None,) * len(terms)
+    counts = []
+    for term, senses in zip(terms, learned, strict=True):
+        if term.spec.kind == "posterior":
+            assert senses is not None
+            assert senses.candidates is not None
+            counts.append(num_peaked(senses.candidates, term.spec.temperature))
+    return torch.stack(counts) if counts else torch.zeros(0, device=batch.input_ids.device)
 
 
 def _values_of(

@@ -13,6 +13,7 @@ from dskd_ds.losses.gram import same_token_gram
 from dskd_ds.losses.senses_at_layer import (
     SenseCandidates,
     TermSenses,
+    num_peaked,
     sense_contrast,
     sense_posterior,
 )
@@ -105,6 +106,18 @@ def test_values_and_gradients_equal_the_loop(kind: str, temperature: float) -> N
     torch.testing.assert_close(mine.grad, theirs.grad.float(), rtol=1e-3, atol=1e-5)
     assert values[1] == values[5] == 0  # one candidate says nothing
     torch.testing.assert_close(fast(states[2:4], found[2:4], temperature), values[2:4].detach())
+
+
+def test_peaked_positions_are_counted_among_those_with_a_choice() -> None:
+    torch.manual_seed(0)
+    found = candidates(1, torch.randn(N, D))
+    posteriors = [
+        torch.softmax(-found.distances[i, : LENGTHS[i]] / (2 * 0.1 * 0.8), 0) for i in range(N)
+    ]
+    expected = sum(len(values) > 1 and float(values.max()) >= 0.9 for values in posteriors)
+    assert 0 < expected < sum(length > 1 for length in LENGTHS)
+    assert num_peaked(found, 0.1) == expected
+    assert num_peaked(found, 100.0) == 0
 
 
 def test_gram_equals_the_loop_and_hidden_sizes_may_differ() -> None:

@@ -66,6 +66,8 @@ def test_the_json_has_every_part(arguments: list[str], capsys: pytest.CaptureFix
     assert all(0 <= row["auc"] <= 1 for rows in context["senses"].values() for row in rows)
     assert found["separation"]["a"]["num_antonym_pairs"] > 0
     assert found["similarity"]["SimLex-999"]["states"][0]["num_pairs"] == 4
+    assert found["polysemy"]["a"]["num_words"] == len(LEMMAS)
+    assert found["polysemy"]["a"]["spearman"] is None  # every word has two senses
 
 
 def test_the_tables_are_explained(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:

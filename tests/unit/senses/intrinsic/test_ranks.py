@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from dskd_ds.senses.intrinsic.ranks import Bools, Floats, auc, auc_error, spearman
+from dskd_ds.senses.intrinsic.ranks import Bools, Floats, auc, auc_error, partial_spearman, spearman
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=40))
@@ -49,3 +49,16 @@ def test_spearman_by_hand() -> None:
     # -1.5, the sums of squares are 4.5 and 5.
     found = spearman(np.array([3.0, 1.0, 2.0, 2.0]), np.array([1.0, 2.0, 3.0, 4.0]))
     assert found == pytest.approx(-1.5 / np.sqrt(4.5 * 5))
+
+
+def test_partial_spearman_is_the_correlation_of_what_the_third_leaves_over() -> None:
+    generator = np.random.default_rng(0)
+    given = generator.normal(size=200)
+    left, right = given + generator.normal(size=(2, 200))
+    ranks = [values.argsort().argsort().astype(float) for values in (left, right, given)]
+    lines = [np.poly1d(np.polyfit(ranks[2], values, 1))(ranks[2]) for values in ranks[:2]]
+    left_over = [values - line for values, line in zip(ranks[:2], lines, strict=True)]
+    expected = np.corrcoef(*left_over)[0, 1]
+    assert partial_spearman(left, right, given) == pytest.approx(expected)
+    assert spearman(left, right) > 0.3 > abs(expected)
+    assert np.isnan(partial_spearman(given, right, given))
