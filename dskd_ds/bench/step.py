@@ -61,7 +61,7 @@ class Arms:
             f"train.{length}={ENDLESS}",
             "checkpoint.every_steps=0",
             "checkpoint.every_minutes=0",
-            *PLAIN_TRAINING,
+            "repair.steps=0",
             "topology.threads_per_rank=1",
             *overrides,
         ]
@@ -182,7 +182,7 @@ def turns(arms: Sequence[str], rounds: int) -> list[tuple[str, bool]]:
 
 def bench_step() -> list[Figure]:
     """Return the figures of the whole step on the quickstart's models, with one block per step."""
-    found = measure(QUICKSTART, ["train.global_batch_blocks=1"])
+    found = measure(QUICKSTART, [*PLAIN_TRAINING, "train.global_batch_blocks=1"])
     return figures(found, tokens=load_spec(QUICKSTART).data.block_tokens)
 
 
