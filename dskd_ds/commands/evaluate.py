@@ -223,7 +223,8 @@ def print_scores(scores: dict[str, Score]) -> None:
         "\nKL by quarter of the tokens, from where the teacher is most sure to where it is least:"
     )
     for name, score in scores.items():
-        print(f"{name:<12}" + "".join(f"{mean:>10.4f}" for mean in score.kl_by_entropy))
+        if any(score.kl_by_entropy):  # the teacher's own are 0
+            print(f"{name:<12}" + "".join(f"{mean:>10.4f}" for mean in score.kl_by_entropy))
 
 
 def with_error(value: float, error: float | None, digits: int) -> str:

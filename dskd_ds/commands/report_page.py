@@ -116,6 +116,7 @@ def write_report(spec: RunSpec) -> Path:
         facts=run_facts(spec, records),
         plots=plots_of(records),
         scores=evaluation["scores"],
+        quarters=_quarters(evaluation["scores"]),
         samples=evaluation["samples"],
         senses=sense_facts(spec),
         tensorboard=Path(spec.run_dir) / TENSORBOARD_FOLDER,
@@ -123,6 +124,12 @@ def write_report(spec: RunSpec) -> Path:
     path = Path(spec.run_dir) / REPORT_FILE
     path.write_text(page, encoding="utf-8")
     return path
+
+
+def _quarters(scores: dict[str, Any]) -> dict[str, list[float]]:
+    """Return the KL of each quarter of the tokens, of the models that differ from the teacher."""
+    found = {name: score.get("kl_by_entropy", []) for name, score in scores.items()}
+    return {name: means for name, means in found.items() if any(means)}
 
 
 def run_facts(spec: RunSpec, records: list[dict[str, float]]) -> dict[str, str]:

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 from matplotlib.axes import Axes
 
-from dskd_ds.commands.report_page import PLOTS, health_facts, plot, plots_of, run_facts
+from dskd_ds.commands.report_page import (
+    PLOTS,
+    health_facts,
+    plot,
+    plots_of,
+    run_facts,
+    write_report,
+)
 from dskd_ds.commands.report_terms import TITLES, term_charts
 from dskd_ds.observe.charts import CHARTS, tag_of
 from dskd_ds.spec import load_spec
@@ -108,3 +118,15 @@ def test_losses_below_the_head_have_charts_of_their_own() -> None:
     without_terms = dict(plots_of([record(1)]))
     assert not any(title in without_terms for title, _, _ in charts)
     assert all(tag_of(key) for key in keys)
+
+
+def test_the_page_shows_the_kl_by_quarter_where_it_was_measured(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(record(1)) + "\n")
+    spec = load_spec("tests/base_run.toml", [f"run_dir={tmp_path}"])
+    score = {"perplexity": 9.0, "perplexity_error": None, "kl": 0.5, "kl_error": None, "tokens": 8}
+    for quarters in ([0.1, 0.2, 0.3, 1.4], None):
+        found = score if quarters is None else score | {"kl_by_entropy": quarters}
+        evaluation = {"scores": {"teacher": score, "after": found}, "samples": []}
+        (tmp_path / "evaluation.json").write_text(json.dumps(evaluation))
+        page = write_report(spec).read_text()
+        assert ("least sure" in page) == ("1.400" in page) == (quarters is not None)
