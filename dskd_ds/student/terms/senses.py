@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from pathlib import Path
 
 from dskd_ds.errors import InputError
 from dskd_ds.models.named import RunModels
@@ -16,6 +17,9 @@ from dskd_ds.senses.dictionary.dictionary import SenseDictionary, check_belongs,
 from dskd_ds.spec import RunSpec
 from dskd_ds.spec.terms import SENSE_KINDS, LayerTermSpec
 from dskd_ds.student.terms.layers import LayerTerm, section_of
+
+ATTRIBUTION_OF = {"on": "on", "predicts": "next"}
+"""A term's attribution -> [senses] attribution of a dictionary for it."""
 
 
 def open_term_retrievers(
@@ -53,6 +57,7 @@ def check_term_dictionaries(spec: RunSpec, models: RunModels) -> None:
         if term.dictionary is None:
             continue
         where = section_of(index)
+        refuse_missing(where, term)
         dictionary = open_own(term.dictionary, models.teacher, verify=False)
         check_fits(where, term, dictionary, term.teacher_layer or dictionary.layer)
         if not 1 <= dictionary.layer < num_layers:
@@ -65,6 +70,19 @@ def check_term_dictionaries(spec: RunSpec, models: RunModels) -> None:
         is_needed_here = not spec.is_chosen_by_teacher(term) or spec.topology.num_teachers > 0
         if term.kind in SENSE_KINDS and is_needed_here:
             check_index(spec, dictionary)
+
+
+def refuse_missing(where: str, term: LayerTermSpec) -> None:
+    """Raise InputError if a term's dictionary does not exist, with the command that builds it."""
+    if term.dictionary is None or Path(term.dictionary).is_dir():
+        return
+    layer = term.teacher_layer or "LAYER"
+    attribution = ATTRIBUTION_OF[term.attribution]
+    raise InputError(
+        f'{where}dictionary = "{term.dictionary}", but there is no such folder.\n'
+        f"  build it: dskd senses build SPEC.toml --set senses.dictionary={term.dictionary}"
+        f" --set senses.hidden_layer={layer} --set senses.attribution={attribution}"
+    )
 
 
 def check_fits(
@@ -84,7 +102,7 @@ def check_fits(
         )
     if dictionary.is_of_read_tokens != (term.attribution == "on"):
         found = dictionary.facts.get("settings", {}).get("attribution")
-        built = "on" if term.attribution == "on" else "next"
+        built = ATTRIBUTION_OF[term.attribution]
         raise InputError(
             f'{name} was built with [senses] attribution = "{found}", but the term has'
             f' attribution = "{term.attribution}".\n'

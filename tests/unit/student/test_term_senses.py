@@ -154,6 +154,21 @@ def test_the_head_input_and_a_missing_index_are_refused(
     )  # own senses need no index
 
 
+def test_a_missing_dictionary_is_named_with_the_command_that_builds_it(
+    tiny: TinyWorld, models: RunModels, tmp_path: Path
+) -> None:
+    folder = str(tmp_path / "nowhere")
+    spec = spec_with(tiny, tmp_path / "run", term_text("contrast", folder, attribution="predicts"))
+    with pytest.raises(InputError) as caught:
+        check_term_dictionaries(spec, models)
+    reason, way_out = str(caught.value).split("\n")
+    assert (
+        reason == f'[[loss.terms]] number 1: dictionary = "{folder}", but there is no such folder.'
+    )
+    settings = ("dictionary", folder), ("hidden_layer", "2"), ("attribution", "next")
+    assert all(f"--set senses.{key}={value}" in way_out for key, value in settings)
+
+
 def test_the_margin_has_the_unit_of_the_terms_own_dictionary(
     tiny: TinyWorld, models: RunModels, tmp_path: Path
 ) -> None:
