@@ -175,6 +175,7 @@ def run(args: argparse.Namespace) -> int:
     from dskd_ds.plan.preflight import preflight
     from dskd_ds.runtime import slurm
     from dskd_ds.runtime.console import quiet_progress
+    from dskd_ds.student.terms.senses import check_term_dictionaries
 
     quiet_progress()
     jobs = Submission(spec, args).jobs()
@@ -184,12 +185,15 @@ def run(args: argparse.Namespace) -> int:
         check_source(spec)
     # What this submission builds or packs is not there yet.
     reads = "train" in args.what or "teach" in args.what
+    models = RunModels.of(spec)
     preflight(
         spec,
-        RunModels.of(spec),
+        models,
         with_senses=reads and "senses" not in args.what,
         with_packed=reads and "pack" not in args.what,
     )
+    if reads and "senses" in args.what:  # the job builds no other dictionary
+        check_term_dictionaries(spec, models, built_later=spec.senses.dictionary)
     if args.dry_run:
         print(*(job.script for job in jobs), sep="\n", end="")
         return 0

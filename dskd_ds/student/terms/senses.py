@@ -47,14 +47,17 @@ def open_term_retrievers(
     return tuple(retrievers)
 
 
-def check_term_dictionaries(spec: RunSpec, models: RunModels) -> None:
+def check_term_dictionaries(
+    spec: RunSpec, models: RunModels, built_later: str | None = None
+) -> None:
     """Check the dictionaries of all terms before a run starts. Raises InputError for the first.
 
     Which layer of the teacher a term compares with may not be known yet, if its spec does not say.
+    built_later: a dictionary that need not exist yet.
     """
     num_layers = models.teacher.num_layers
     for index, term in enumerate(spec.loss.terms):
-        if term.dictionary is None:
+        if term.dictionary is None or term.dictionary == built_later:
             continue
         where = section_of(index)
         refuse_missing(where, term)

@@ -15,6 +15,8 @@ from dskd_ds.errors import InputError
 from dskd_ds.runtime import slurm
 from dskd_ds.runtime.arguments import spec_of
 from dskd_ds.runtime.job_script import filled_script
+from dskd_ds.spec import load_spec
+from tests.conftest import TinyWorld
 
 SPEC = "tests/base_run.toml"
 SCRIPTS = sorted(Path("slurm").glob("*.sbatch"))
@@ -229,3 +231,15 @@ def test_an_unknown_stage_is_refused(capsys: pytest.CaptureFixture[str]) -> None
         "unknown stage 'paint': choose from pack, senses, teach, train, eval"
         in capsys.readouterr().err
     )
+
+
+def test_dictionaries_that_the_job_does_not_build_must_exist(
+    tiny: TinyWorld, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    term = f"{{kind='contrast',student_layer=1,weight=1.0,dictionary='{tmp_path / 'nowhere'}'}}"
+    argv = ["submit", str(tiny.spec_file), "--what", "senses,train", "--dry-run"]
+    argv += ["--ntasks-per-node", "3"]
+    assert cli.main([*argv, "--set", f"loss.terms=[{term}]"]) == 2
+    assert "[[loss.terms]] number 1: dictionary =" in capsys.readouterr().err
+    built = term.replace(str(tmp_path / "nowhere"), load_spec(tiny.spec_file).senses.dictionary)
+    assert cli.main([*argv, "--set", f"loss.terms=[{built}]"]) == 0
