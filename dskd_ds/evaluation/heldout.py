@@ -125,12 +125,13 @@ def _score_positions(
         # The teacher's distribution is needed by all models: it is computed once per chunk.
         log_p = _log_probs(teacher, states[first][chunk])
         probs = log_p.exp()
-        entropy = -(probs * log_p).sum(dim=1)
+        # A dot product per row: unlike a product and a sum, it writes no [N, V] numbers.
+        entropy = -torch.linalg.vecdot(probs, log_p)
         for name, model in models.items():
             log_q = log_p if model is teacher else _log_probs(model, states[name][chunk])
             ce = -log_q.gather(1, ids[:, None]).squeeze(1)
             # A student may have more rows than the teacher, which gives them probability 0.
-            kl = (probs * (log_p - log_q[:, : log_p.shape[1]])).sum(dim=1)
+            kl = -torch.linalg.vecdot(probs, log_q[:, : log_p.shape[1]]) - entropy
             rows[name].append(torch.stack([ce, kl, entropy], dim=1).cpu())
     return {name: torch.cat(parts) for name, parts in rows.items()}
 
