@@ -99,7 +99,7 @@ def gradients(folder: Path) -> dict[str, dict[str, str]]:
     case = {
         "model": str(folder / "teacher"),
         "teacher": None,
-        "frozen": False,
+        "frozen": "nothing",
         "compiled": False,
         "run_dir": None,
         "out": str(folder / "gradients.pt"),
