@@ -52,7 +52,7 @@ ACCUMULATION = 2
 
 def make_engine(model: str, stage: int, dtype: str) -> Any:
     """Return an engine with new weights."""
-    spec = spec_of(model, None, frozen=False, num_students=2)
+    spec = spec_of(model, None, frozen="nothing", num_students=2)
     is_all_bfloat16 = dtype == "all bfloat16"
     dtype = dtype.removeprefix("all ")
     bf16 = {"enabled": dtype == "bfloat16"}
