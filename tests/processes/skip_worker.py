@@ -80,7 +80,7 @@ def make_engine(model: str, stage: int, dtype: str) -> Any:
 
 def step_input(engine: Any, first_block: int, model: str) -> StepInput:
     """Return this rank's micro-batches of a step."""
-    spec = spec_of(model, None, frozen=False)
+    spec = spec_of(model, None, frozen="nothing")
     batches = []
     for micro in range(ACCUMULATION):
         number = first_block + 2 * micro + engine.global_rank
@@ -116,7 +116,7 @@ def broken(engine: Any, fault: str) -> Iterator[None]:
 def take(engine: Any, model: str, first_block: int, fault: str = "") -> StepResult:
     """Take one step. fault: what rank 1 meets; a spike is met by all."""
     is_faulty = engine.global_rank == FAULTY_RANK
-    spec = spec_of(model, None, frozen=False, num_students=2)
+    spec = spec_of(model, None, frozen="nothing", num_students=2)
     given = step_input(engine, first_block, model)
     limit = 0.001 if fault == "spike" else math.inf
     counts = Counts(2 * ACCUMULATION * LENGTH, 4)
