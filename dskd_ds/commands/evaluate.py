@@ -219,12 +219,12 @@ def print_scores(scores: dict[str, Score]) -> None:
         perplexity = with_error(score.perplexity, score.perplexity_error, digits=2)
         kl = with_error(score.kl, score.kl_error, digits=4)
         print(f"{name:<12}{perplexity:>20}{kl:>20}{score.tokens:>10}{score.documents:>11}")
-    print(
-        "\nKL by quarter of the tokens, from where the teacher is most sure to where it is least:"
-    )
-    for name, score in scores.items():
-        if any(score.kl_by_entropy):  # the teacher's own are 0
-            print(f"{name:<12}" + "".join(f"{mean:>10.4f}" for mean in score.kl_by_entropy))
+    # The teacher's own are 0.
+    quarters = {n: score.kl_by_entropy for n, score in scores.items() if any(score.kl_by_entropy)}
+    if quarters:
+        print("\nKL by quarter of the tokens, from where the teacher is most sure to least sure:")
+    for name, means in quarters.items():
+        print(f"{name:<12}" + "".join(f"{mean:>10.4f}" for mean in means))
 
 
 def with_error(value: float, error: float | None, digits: int) -> str:

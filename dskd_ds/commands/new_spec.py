@@ -106,7 +106,7 @@ def _models(new: NewSpec) -> Iterator[str]:
         yield f"num_layers = {new.num_layers}  # how many layers to keep"
         yield ""
         yield "[repair]  # before training: layers beside a gap learn what the missing ones did"
-        yield "steps = 20  # 0 leaves it out"
+        yield "steps = 40  # 0 leaves it out"
 
 
 def _data(new: NewSpec) -> Iterator[str]:

@@ -60,7 +60,8 @@ def check_term_dictionaries(
         if term.dictionary is None or term.dictionary == built_later:
             continue
         where = section_of(index)
-        refuse_missing(where, term)
+        if not Path(term.dictionary).is_dir():
+            raise missing_dictionary(where, term)
         dictionary = open_own(term.dictionary, models.teacher, verify=False)
         check_fits(where, term, dictionary, term.teacher_layer or dictionary.layer)
         if not 1 <= dictionary.layer < num_layers:
@@ -75,13 +76,11 @@ def check_term_dictionaries(
             check_index(spec, dictionary)
 
 
-def refuse_missing(where: str, term: LayerTermSpec) -> None:
-    """Raise InputError if a term's dictionary does not exist, with the command that builds it."""
-    if term.dictionary is None or Path(term.dictionary).is_dir():
-        return
+def missing_dictionary(where: str, term: LayerTermSpec) -> InputError:
+    """Return the error for a dictionary that does not exist, with the command that builds it."""
     layer = term.teacher_layer or "LAYER"
     attribution = ATTRIBUTION_OF[term.attribution]
-    raise InputError(
+    return InputError(
         f'{where}dictionary = "{term.dictionary}", but there is no such folder.\n'
         f"  build it: dskd senses build SPEC.toml --set senses.dictionary={term.dictionary}"
         f" --set senses.hidden_layer={layer} --set senses.attribution={attribution}"

@@ -49,7 +49,7 @@ def test_it_takes_the_quickstarts_files_and_prints_what_comes_next(
     assert (spec.teacher, spec.data.train) == (quickstart.teacher, quickstart.data.train)
     assert spec.data.heldout == quickstart.data.heldout
     assert spec.student.num_layers == 20
-    assert (spec.repair.steps, spec.loss.ce_weight, spec.loss.kd_weight) == (20, 0, 1)
+    assert (spec.repair.steps, spec.loss.ce_weight, spec.loss.kd_weight) == (40, 0, 1)
     assert spec.senses.lexicons == quickstart.senses.lexicons
     output = capsys.readouterr().out
     for command in ("senses build", "train", "eval", "report"):
