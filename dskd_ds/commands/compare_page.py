@@ -20,6 +20,7 @@ from dskd_ds.evaluation.groups import (
     score_rows,
 )
 from dskd_ds.evaluation.items import tasks_of
+from dskd_ds.evaluation.metrics import Metric
 from dskd_ds.observe.metrics import read_metrics
 from dskd_ds.study.paper_table import Table
 
@@ -71,6 +72,7 @@ def _row(comparison: Comparison) -> dict[str, Any]:
         "task": comparison.task,
         "metric": comparison.metric.label,
         "group": comparison.group,
+        "reference": comparison.reference,
         "difference": difference_text(comparison),
         "verdict": comparison.verdict,
         "text": verdict_text(comparison),
@@ -107,14 +109,23 @@ def _new_figure(**options: Any) -> tuple[Any, Any, Any]:
 
 
 def _draw_intervals(comparisons: Sequence[Comparison]) -> Any:
-    """Return a figure with one interval per row; a panel per metric, as their units differ."""
-    metrics = list(dict.fromkeys((result.task, result.metric) for result in comparisons))
-    height = 1.0 + 0.45 * len(comparisons) + 0.5 * len(metrics)
+    """Return a figure with one interval per row, and a panel per task, metric and reference."""
+    by_panel: dict[tuple[str, Metric, str], list[Comparison]] = {}
+    for result in comparisons:
+        key = (result.task, result.metric, result.reference)
+        by_panel.setdefault(key, []).append(result)
+    rows = [len(shown) for shown in by_panel.values()]
+    height = 1.0 + 0.45 * sum(rows) + 0.5 * len(rows)
     pyplot, figure, panels = _new_figure(
-        nrows=len(metrics), figsize=(7, height), dpi=110, squeeze=False
+        nrows=len(rows),
+        figsize=(7, height),
+        dpi=110,
+        squeeze=False,
+        height_ratios=[count + 1 for count in rows],
     )
-    for (task, metric), axes in zip(metrics, panels[:, 0], strict=True):
-        shown = [result for result in comparisons if (result.task, result.metric) == (task, metric)]
+    for ((task, metric, reference), shown), axes in zip(
+        by_panel.items(), panels[:, 0], strict=True
+    ):
         for index, result in enumerate(shown):
             found = result.difference
             colour = {"better": "#1a7f37", "worse": "#cf222e"}.get(result.verdict, "#57606a")
@@ -125,7 +136,7 @@ def _draw_intervals(comparisons: Sequence[Comparison]) -> Any:
         axes.set_ylim(-0.6, len(shown) - 0.4)
         side = "left" if metric.lower_is_better else "right"
         unit = "log of the perplexity" if metric.is_log else metric.label
-        axes.set_title(f"{task}: {unit}, minus {shown[0].reference} ({side} is better)", size=9)
+        axes.set_title(f"{task}: {unit}, minus {reference} ({side} is better)", size=9)
         axes.grid(alpha=0.3, axis="x")
     figure.tight_layout()
     pyplot.close(figure)

@@ -37,8 +37,9 @@ A study file names a base spec and what each arm overrides in it:
 Arms with equal settings for building share a dictionary, and runs that cut the same student share
 the cut. With "teacher.source" = "cache_or_live" in [settings] they share the teacher's signal too:
 each block is asked once, whatever the arms and seeds. The best arm is chosen on one part of the
-held-out documents (dev_share) and reported on the other. The folder gets results/ARM-SEED.json,
-logs/, study.md, compare.html and, for a grid of one or two settings, grid.png.
+held-out documents (dev_share) and reported on the other. [controls] names what an arm must beat
+besides the reference: dskd = ["shuffled"]. The folder gets results/ARM-SEED.json, logs/, study.md,
+compare.html and, for a grid of one or two settings, grid.png.
 
 The same command goes on where a study was stopped: finished runs are not touched, a run that was
 training resumes from its checkpoint."""
@@ -150,12 +151,14 @@ def report(study: StudySpec, runs: Sequence[Run]) -> None:
         "best": outcome.best,
         "arms": [asdict(arm) for arm in outcome.arms],
         "comparisons": [as_json(result) for result in outcome.comparisons],
+        "controls": [as_json(result) for result in outcome.controls],
     }
     (folder / "study.json").write_text(json.dumps(content, indent=1))
     (folder / "study.md").write_text(text)
     print(f"\n{text}")
     if outcome.comparisons:
-        page = write_page(folder, outcome.groups, outcome.comparisons, only(study, "test"))
+        results = [*outcome.comparisons, *outcome.controls]
+        page = write_page(folder, outcome.groups, results, only(study, "test"))
         print(f"the page: {page}")
     picture = draw_grid(study, outcome, folder)
     if picture:

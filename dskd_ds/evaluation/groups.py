@@ -140,17 +140,22 @@ class Comparison:
         return "this holds for these models only: a claim on settings needs 2 or more seeds of each"
 
 
-def with_seeds_of(reference: Group, group: Group) -> Group:
-    """Return the reference with the seeds of a group only, so that both are paired seed by seed.
+def with_common_seeds(reference: Group, group: Group) -> tuple[Group, Group]:
+    """Return both with the seeds that both have, so that they are paired seed by seed.
 
-    A reference that lacks one of the seeds is returned as it is.
+    They are returned as they are if a run's seed is unknown, or if they have no seed in common.
     """
-    if reference.seeds is None or group.seeds is None:
-        return reference
-    if not set(group.seeds) <= set(reference.seeds):
-        return reference
-    pairs = zip(reference.seeds, reference.runs, strict=True)
-    return Group(reference.name, tuple(run for seed, run in pairs if seed in group.seeds))
+    common = set(reference.seeds or []) & set(group.seeds or [])
+    if not common:
+        return reference, group
+    return _with_seeds(reference, common), _with_seeds(group, common)
+
+
+def _with_seeds(group: Group, seeds: set[int]) -> Group:
+    """Return the runs of a group that have one of the seeds."""
+    return Group(
+        group.name, tuple(run for run in group.runs if run.spec and run.spec.seed in seeds)
+    )
 
 
 Only = Callable[[ItemScores], ItemScores]

@@ -16,7 +16,7 @@ from dskd_ds.evaluation.groups import (
     MeasuredRun,
     Only,
     compare,
-    with_seeds_of,
+    with_common_seeds,
 )
 from dskd_ds.evaluation.heldout import TASK
 from dskd_ds.evaluation.items import items_path, read_items
@@ -51,6 +51,8 @@ class Outcome:
     """The finished runs of each arm, the reference first."""
     comparisons: list[Comparison]
     """Every arm against the reference, on the test items."""
+    controls: list[Comparison]
+    """Every arm against each of its controls, on the test items."""
 
 
 def outcome_of(study: StudySpec, runs: Sequence[Run]) -> Outcome:
@@ -70,11 +72,24 @@ def outcome_of(study: StudySpec, runs: Sequence[Run]) -> Outcome:
         best=best.arm if best else None,
         groups=groups,
         comparisons=[result for group in others for result in _compare(reference, group, test)],
+        controls=_against_controls(study, groups),
     )
 
 
+def _against_controls(study: StudySpec, groups: Sequence[Group]) -> list[Comparison]:
+    """Compare each arm with its controls, where both have finished runs."""
+    finished = {group.name: group for group in groups}
+    return [
+        result
+        for arm, controls in study.controls.items()
+        for control in controls
+        if arm in finished and control in finished
+        for result in _compare(finished[control], finished[arm], only(study, "test"))
+    ]
+
+
 def _compare(reference: Group, group: Group, only: Only) -> list[Comparison]:
-    return compare(with_seeds_of(reference, group), group, only)
+    return compare(*with_common_seeds(reference, group), only)
 
 
 def select_metric(study: StudySpec) -> Metric:

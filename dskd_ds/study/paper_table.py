@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dskd_ds.evaluation.groups import Comparison, Group, MeasuredRun, compare, with_seeds_of
+from dskd_ds.evaluation.groups import Comparison, Group, MeasuredRun, compare, with_common_seeds
 from dskd_ds.evaluation.heldout import TASK as HELDOUT
 from dskd_ds.evaluation.items import items_path, read_items
 from dskd_ds.evaluation.metrics import Metric, metric_of
@@ -174,9 +174,7 @@ def _accuracy(study: StudySpec, groups: Sequence[Group], counted: Sequence[str])
 def paper_comparisons(arms: Sequence[Group], counted: Sequence[str]) -> list[Comparison]:
     """Return the differences that decide: of every arm to the first one."""
     reference, *others = arms
-    found = [
-        result for group in others for result in compare(with_seeds_of(reference, group), group)
-    ]
+    found = [result for group in others for result in compare(*with_common_seeds(reference, group))]
     return [
         result
         for result in found
@@ -186,15 +184,17 @@ def paper_comparisons(arms: Sequence[Group], counted: Sequence[str]) -> list[Com
 
 
 def _differences(study: StudySpec, arms: Sequence[Group], counted: Sequence[str]) -> Table:
-    against = {group.name: len(with_seeds_of(arms[0], group).runs) for group in arms}
-    seeds = {group.name: len(group.runs) for group in arms}
+    seeds: dict[str, str] = {}
+    for group in arms:
+        reference, paired = with_common_seeds(arms[0], group)
+        seeds[group.name] = f"{len(paired.runs)} against {len(reference.runs)}"
     rows = []
     for result in paper_comparisons(arms, counted):
         found = result.difference
         rows.append(
             (
                 result.group,
-                f"{seeds[result.group]} against {against[result.group]}",
+                seeds[result.group],
                 result.task,
                 result.metric.label,
                 f"{found.mean:+.4f}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -104,6 +104,9 @@ class StudySpec(Part):
     """Setting -> values. Every combination is an arm, besides those of `arms`."""
     reference: str | None = None
     """Arm that the others are compared with. Default: the first one."""
+    controls: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(default={})
+    """Name of an arm -> its controls: arms that it is also compared with, such as the same term
+    with shuffled senses. It counts as a gain only if it beats the reference and each of them."""
     select: str = "kl"
     """Metric by which the best arm is chosen: `kl` or `cross_entropy`."""
     dev_share: Fraction = 0.5
@@ -137,6 +140,7 @@ def _problems(study: StudySpec) -> Iterator[Problem]:
     for name, seeds in study.seeds_of.items():
         if len(set(seeds)) < len(seeds):
             yield Problem(f"seeds_of.{name}", seeds, "a seed is given twice", "give each seed once")
+    yield from _control_problems(study, arms)
     if study.reference is not None and study.reference not in arms:
         known = ", ".join(arms)
         yield Problem("reference", study.reference, "there is no such arm", f"arms: {known}")
@@ -156,6 +160,19 @@ def _problems(study: StudySpec) -> Iterator[Problem]:
                 value = (study.settings | settings)[key]
                 reason = "the study sets it for each run"
                 yield Problem(f"arms.{name}.{key}", value, reason, "remove it")
+
+
+def _control_problems(study: StudySpec, arms: Mapping[str, Settings]) -> Iterator[Problem]:
+    """Yield what is wrong with the controls of a study's arms."""
+    known = f"arms: {', '.join(arms)}"
+    for name, controls in study.controls.items():
+        if name not in arms:
+            yield Problem(f"controls.{name}", name, "there is no such arm", known)
+        for control in controls:
+            if control not in arms:
+                yield Problem(f"controls.{name}", control, "there is no such arm", known)
+            if control == name:
+                yield Problem(f"controls.{name}", control, "an arm is no control of itself", known)
 
 
 def all_arms(study: StudySpec) -> dict[str, Settings]:

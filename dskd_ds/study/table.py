@@ -33,17 +33,19 @@ def markdown(study: StudySpec, outcome: Outcome, planned: int) -> str:
         "",
         f"{done} of {planned} runs are done. {split if has_dev else 'All documents are reported.'}",
         "",
-        f"| arm | seeds | {metric.label}, dev | test |",
-        "|---|---|---|---|",
+        f"| arm | seeds | {metric.label}{', dev | test' if has_dev else ''} |",
+        f"|---|---|---|{'---|' if has_dev else ''}",
         *(_arm_row(arm, outcome) for arm in outcome.arms),
         "",
-        f"Test, against {reference}; intervals of 95 % over documents"
+        f"{'Test, against' if has_dev else 'Against'} {reference}; intervals of 95 % over documents"
         " and, with 2 or more seeds of each arm, over seeds:",
         "",
         "| arm | score | difference | interval | verdict |",
         "|---|---|---|---|---|",
-        *(_difference_row(result) for result in outcome.comparisons),
+        *(_difference_row(result, result.group) for result in outcome.comparisons),
     ]
+    if outcome.controls:
+        lines += ["", *_control_lines(outcome)]
     if has_dev:
         lines += ["", f"**Best arm on dev: {outcome.best}.** {_verdict_of_best(outcome)}"]
     return "\n".join(lines) + "\n"
@@ -52,14 +54,50 @@ def markdown(study: StudySpec, outcome: Outcome, planned: int) -> str:
 def _arm_row(arm: ArmScores, outcome: Outcome) -> str:
     score = outcome.metric.score
     mark = " (best)" if arm.arm == outcome.best else ""
-    dev = "-" if math.isnan(arm.dev) else f"{score(arm.dev):.4g}"
-    return f"| {arm.arm}{mark} | {arm.num_seeds} | {dev} | {score(arm.test):.4g} |"
+    dev = "" if math.isnan(arm.dev) else f"{score(arm.dev):.4g} | "
+    return f"| {arm.arm}{mark} | {arm.num_seeds} | {dev}{score(arm.test):.4g} |"
 
 
-def _difference_row(result: Comparison) -> str:
+def _control_lines(outcome: Outcome) -> list[str]:
+    """Return the table of arms against their controls, and what follows for each arm."""
+    arms = dict.fromkeys(result.group for result in outcome.controls)
+    return [
+        "Against controls, on the same documents:",
+        "",
+        "| arm | control | score | difference | interval | verdict |",
+        "|---|---|---|---|---|---|",
+        *(
+            _difference_row(result, f"{result.group} | {result.reference}")
+            for result in outcome.controls
+        ),
+        "",
+        *(f"- {verdict_with_controls(outcome, arm)}" for arm in arms),
+    ]
+
+
+def verdict_with_controls(outcome: Outcome, arm: str) -> str:
+    """Return whether an arm beats the reference and each of its controls, in the chosen metric."""
+    results = [
+        result
+        for result in (*outcome.comparisons, *outcome.controls)
+        if (result.group, result.metric) == (arm, outcome.metric)
+    ]
+    key, beaten = outcome.metric.key, [result.reference for result in results]
+    not_beaten = [result.reference for result in results if result.verdict != "better"]
+    if not_beaten:
+        return f"**{arm}**: not shown to be better in {key} than {_listed(not_beaten)}."
+    return f"**{arm}**: better in {key} than {_listed(beaten)}."
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def _difference_row(result: Comparison, cells: str) -> str:
+    """Return a row of differences. cells: its first cells, which say what is compared."""
     found = result.difference
     return (
-        f"| {result.group} | {result.metric.key} | {found.mean:+.4f} |"
+        f"| {cells} | {result.metric.key} | {found.mean:+.4f} |"
         f" {found.low:+.4f} ... {found.high:+.4f} | {result.verdict} |"
     )
 

@@ -96,6 +96,9 @@ def test_rules_of_the_lexicon_need_a_dictionary_of_their_own(tmp_path: Path) -> 
         ('[arms."a/b"]\n', "an arm's name is part of file names"),
         ('[arms.a]\n"loss.pul" = 1.0\n', "arm a: "),
         ('select = "bleu"\n[arms.a]\n', 'select = "bleu", but this is not a metric'),
+        ('[arms.a]\n[controls]\na = ["b"]\n', '[controls] a = "b", but there is no such arm'),
+        ('[arms.a]\n[controls]\nb = ["a"]\n', '[controls] b = "b", but there is no such arm'),
+        ('[arms.a]\n[controls]\na = ["a"]\n', "an arm is no control of itself"),
     ],
 )
 def test_a_wrong_study_is_refused(
@@ -164,6 +167,46 @@ def test_the_best_arm_is_chosen_on_dev_and_reported_on_test(tmp_path: Path) -> N
     picture = draw_grid(study, outcome, tmp_path)
     assert picture is not None
     assert picture.stat().st_size > 5000
+
+
+CONTROLLED = """
+dev_share = 0.0
+[controls]
+senses = ["shuffled"]
+states = ["shuffled", "late"]
+[arms.kl]
+[arms.senses]
+"loss.pull" = 0.1
+[arms.shuffled]
+"loss.pull" = 0.2
+[arms.states]
+"loss.pull" = 0.3
+[arms.late]
+"loss.pull" = 0.4
+"""
+
+
+def test_an_arm_is_compared_with_its_controls(tmp_path: Path) -> None:
+    study = load_study(study_file(tmp_path, CONTROLLED))
+    runs = study_runs(study)
+    shifts = {"senses": -0.2, "shuffled": -0.2, "states": -0.4}
+    finished = [run for run in runs if run.arm != "late" and run.name != "shuffled-2"]
+    for run in finished:
+        finish(run, tmp_path / "study", shift=shifts.get(run.arm, 0.0))
+    outcome = outcome_of(study, runs)
+    pairs = {
+        (result.group, result.reference): result
+        for result in outcome.controls
+        if result.metric.key == "kl"
+    }
+    # Nothing of `late` has finished, and `shuffled` lacks the third seed.
+    assert list(pairs) == [("senses", "shuffled"), ("states", "shuffled")]
+    assert pairs["states", "shuffled"].difference.num_seeds == 2
+    assert pairs["states", "shuffled"].verdict == "better"
+    table = markdown(study, outcome, planned=len(runs))
+    assert "- **senses**: not shown to be better in kl than shuffled." in table
+    assert "- **states**: better in kl than kl and shuffled." in table
+    assert "dev" not in table
 
 
 def test_a_document_is_in_one_part_only() -> None:
