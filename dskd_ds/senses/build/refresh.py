@@ -68,6 +68,12 @@ def check_refresh(old: SenseDictionary, key: DictionaryKey) -> None:
                 f"  set [senses] {name} = {found}, or build another dictionary."
             )
 
+    if old.leaves_out_starts != key.get("starts_left_out", False):
+        raise InputError(
+            f"{old.folder} was built by an earlier version, with states of the first token of each"
+            " segment.\n  build it anew: dskd senses build SPEC.toml --force"
+        )
+
 
 def has_read(old: SenseDictionary, corpus: str) -> bool:
     """Return whether a corpus (fingerprint) is in the dictionary.

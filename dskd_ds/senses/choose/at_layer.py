@@ -22,16 +22,16 @@ from dskd_ds.losses.senses_at_layer import SenseCandidates, TermSenses, log_post
 from dskd_ds.senses.choose import candidates as sets
 from dskd_ds.senses.choose.key import key_of_choice
 from dskd_ds.senses.choose.retrieve import SenseRetriever
-from dskd_ds.senses.dictionary.dictionary import SenseDictionary
-from dskd_ds.senses.dictionary.distances import pair_distances, rerank
-from dskd_ds.signals.parts.chosen import Candidates, Chosen, Ints
+from dskd_ds.senses.choose.shuffled import shuffled_tokens
+from dskd_ds.senses.dictionary.distances import pair_distances, rerank, typical_spread
+from dskd_ds.signals.parts.chosen import Candidates, Chosen, Ints, Mask
 from dskd_ds.signals.parts.measured import MeasuredSenses
 from dskd_ds.spec.terms import LayerTermSpec
 
 CHUNK_POSITIONS = 128
 """Positions whose senses are in float32 at a time."""
-ANTONYMS, SHUFFLE = 1, 2
-"""Last numbers of the keys of random draws, which keep them apart from those of the positions."""
+ANTONYMS = 1
+"""Last number of the key of random draws, which keeps them apart from those of the positions."""
 DECIDING = (
     "candidates",
     "kappa",
@@ -45,6 +45,10 @@ DECIDING_OF_TERM = ("attribution", "shuffled_senses")
 and the dictionary, have the same candidates, whatever their kind."""
 
 
+RULES = 2
+"""Version of the rules of choosing. Raise it when another choice is made by the same settings."""
+
+
 class TermRetriever:
     """The senses of one loss below the head."""
 
@@ -55,10 +59,10 @@ class TermRetriever:
         """
         self._retriever, self._term, self._margin = retriever, term, margin
         self._dictionary = retriever.dictionary
-        self._spread = mean_spread(self._dictionary)
+        self._spread = typical_spread(self._dictionary)
         self._permutation: Tensor | None = None
         if term.shuffled_senses:
-            self._permutation = shuffled_tokens(self._dictionary, retriever.seed)
+            self._permutation = shuffled_tokens(retriever)
 
     @cached_property
     def wanted(self) -> CandidatesWanted:
@@ -72,6 +76,7 @@ class TermRetriever:
             **spec.model_dump(include=set(DECIDING), mode="json"),
             **self._term.model_dump(include=set(DECIDING_OF_TERM), mode="json"),
             "seed": self._retriever.seed,
+            "rules": RULES,
         }
         num_own = np.diff(dictionary.owner_offsets[: dictionary.vocab_size + 1])
         num_sources = 2 if spec.candidates == "hybrid" else 1
@@ -90,7 +95,7 @@ class TermRetriever:
     def senses(self, batch: Batch, states: Tensor) -> TermSenses:
         """Return what the term learns from. states: [N, D] of the teacher where a target is."""
         if self._term.kind == "sense":
-            return self._pull_and_push(self._attributed(batch), states.float())
+            return self._pull_and_push(batch, states.float())
         if self._term.smoothing:
             return TermSenses(smoothed=self._smoothed(batch, states.float()))
         return self.pack(batch, self.choose(batch, states))
@@ -98,12 +103,17 @@ class TermRetriever:
     def choose(self, batch: Batch, states: Tensor) -> MeasuredSenses:
         """Find the candidates of `posterior` or `contrast` at each position with a target.
 
-        states: [N, D] of the teacher at these positions, on the CPU.
+        states: [N, D] of the teacher at these positions, on the CPU. A position that starts a
+        segment has none.
         """
-        batch, states = self._attributed(batch), states.float()
-        tokens = _target_tokens(batch)
-        own = self._own(tokens)
-        others = sets.keep_where(self._others(batch, tokens, states), own.present(len(tokens)))
+        states, read = states.float(), _target_tokens(self._attributed(batch))
+        shown = self._shown(batch)
+        tokens = _target_tokens(shown)
+        own = self._own(tokens, _starts(batch))
+        others = sets.merge(
+            self._antonyms(shown, states), self._neighbours(tokens, read=read, states=states)
+        )
+        others = sets.keep_where(others, own.present(len(tokens)))
         return self._measured(sets.merge(own, others), states)
 
     def pack(self, batch: Batch, found: MeasuredSenses) -> TermSenses:
@@ -111,23 +121,31 @@ class TermRetriever:
 
         `found` may come from this process or from a teacher. Needs no index.
         """
-        tokens = _target_tokens(self._attributed(batch))
-        return TermSenses(candidates=self._padded(tokens, found))
+        return TermSenses(candidates=self._padded(_target_tokens(self._shown(batch)), found))
 
     def _attributed(self, batch: Batch) -> Batch:
         """Return the batch with the token of each supervised position as its target."""
         tokens = batch.input_ids if self._term.attribution == "on" else batch.targets
-        if self._permutation is not None:
-            tokens = self._permutation[tokens.clamp_min(0)]
         return replace(batch, targets=torch.where(batch.targets == IGNORE, IGNORE, tokens))
+
+    def _shown(self, batch: Batch) -> Batch:
+        """Return the batch with, as targets, the tokens whose senses the positions get."""
+        attributed = self._attributed(batch)
+        if self._permutation is None:
+            return attributed
+        others = self._permutation[attributed.targets.clamp_min(0)]
+        return replace(attributed, targets=torch.where(batch.targets == IGNORE, IGNORE, others))
 
     def _pull_and_push(self, batch: Batch, states: Tensor) -> TermSenses:
         """Return S+ and S- at positions drawn as those of the sense term of [loss] are."""
-        selection = self._retriever.select(batch)
+        shown = self._shown(batch)
+        no_starts = torch.where(batch.position_ids == 0, IGNORE, shown.targets)
+        selection = self._retriever.select(replace(shown, targets=no_starts))
         rows = np.searchsorted(batch.supervised.numpy(), selection.positions)
         hidden = states[torch.from_numpy(rows)]
         pull, push = self._retriever.lexical(selection, hidden)
-        near = self._neighbours(selection.targets, hidden)
+        read = self._attributed(batch).targets.flatten().numpy()[selection.positions]
+        near = self._neighbours(selection.targets, read=read, states=hidden)
         near = sets.keep_where(near, selection.full)
         chosen = Chosen(
             weights=np.ones(len(selection), np.float32),
@@ -139,9 +157,10 @@ class TermRetriever:
         senses = replace(targets, positions=torch.from_numpy(rows))
         return TermSenses(senses=senses, margin=self._margin)
 
-    def _own(self, tokens: Ints) -> Candidates:
-        """Return the senses of tokens [N]."""
-        return sets.senses_of(self._dictionary, sets.ragged(np.ones_like(tokens), tokens))
+    def _own(self, tokens: Ints, starts: Mask) -> Candidates:
+        """Return the senses of tokens [N]; none for positions that start a segment, starts [N]."""
+        own = sets.senses_of(self._dictionary, sets.ragged(np.ones_like(tokens), tokens))
+        return sets.keep_where(own, ~starts)
 
     def _measured(self, found: Candidates, states: Tensor) -> MeasuredSenses:
         """Return senses with their distances from the states [N, D]. found: sorted by position."""
@@ -151,22 +170,22 @@ class TermRetriever:
 
     def _smoothed(self, batch: Batch, states: Tensor) -> Tensor:
         """Return the states, mixed with the mean of their token's senses where it has any."""
-        tokens = _target_tokens(self._attributed(batch))
-        own = self._padded(tokens, self._measured(self._own(tokens), states))
+        tokens = _target_tokens(self._shown(batch))
+        own = self._padded(tokens, self._measured(self._own(tokens, _starts(batch)), states))
         smoothed = states.clone()
         for start in range(0, len(states), CHUNK_POSITIONS):
             rows = slice(start, start + CHUNK_POSITIONS)
             chunk = own[rows]
             weights = log_posterior(
-                chunk.distances, chunk.mask, chunk.spread, self._term.temperature
+                chunk.distances, chunk.mask, chunk.spread, self._term.used_temperature
             ).exp()
             mean = torch.bmm(weights[:, None], chunk.vectors()).squeeze(1)
             mixed = torch.lerp(states[rows], mean, self._term.smoothing)
             smoothed[rows] = torch.where(chunk.own.any(dim=1)[:, None], mixed, states[rows])
         return smoothed
 
-    def _others(self, batch: Batch, tokens: Ints, states: Tensor) -> Candidates:
-        """Return senses that the tokens [N] are to be told from: antonyms' and neighbours'."""
+    def _antonyms(self, batch: Batch, states: Tensor) -> Candidates:
+        """Return the nearest senses of drawn antonyms of the batch's targets."""
         spec = self._retriever.spec
         antonyms = []
         for index, sample in enumerate(batch.samples):
@@ -181,17 +200,19 @@ class TermRetriever:
                 generator=np.random.default_rng(key),
             )
             antonyms.append(drawn)
-        lexical = sets.nearest(
+        return sets.nearest(
             self._dictionary,
             states,
             candidates=sets.senses_of(self._dictionary, sets.stack(antonyms)),
             keep=spec.kappa,
         )
-        return sets.merge(lexical, self._neighbours(tokens, states))
 
-    def _neighbours(self, tokens: Ints, states: Tensor) -> Candidates:
+    def _neighbours(self, tokens: Ints, read: Ints, states: Tensor) -> Candidates:
         """Return the nearest senses in the dictionary that are not the token's nor a synonym's.
 
+        tokens: [N], whose senses the positions get. read: [N], the tokens that they belong to. With
+        shuffled senses these differ, and neither counts: the states lie nearest to senses of the
+        token that was read, so a control would get back what it is to do without.
         None with `candidates = "lexical"`.
         """
         retriever = self._retriever
@@ -203,8 +224,10 @@ class TermRetriever:
         found = retriever.search(retriever.projection(states), spec.index_search_effort)
         rows, _ = rerank(self._dictionary, states, candidates=found, keep=spec.num_neighbours)
         owners = self._dictionary.row_owners[rows]
-        is_other = (owners != tokens[:, None]) & ~retriever.is_synonym(tokens, owners)
-        return sets.first_allowed(rows, is_other, spec.kappa)
+        allowed = np.ones_like(owners, dtype=bool)
+        for kept_out in (tokens, read):
+            allowed &= (owners != kept_out[:, None]) & ~retriever.is_synonym(kept_out, owners)
+        return sets.first_allowed(rows, allowed, spec.kappa)
 
     def _padded(self, tokens: Ints, found: MeasuredSenses) -> SenseCandidates:
         """Return the senses found at N positions in rectangular form, sorted by dictionary row.
@@ -245,23 +268,11 @@ def _target_tokens(batch: Batch) -> Ints:
     return tokens
 
 
-def mean_spread(dictionary: SenseDictionary) -> float:
-    """Return the mean squared distance per dimension of the tokens' states from their sense."""
-    rows = slice(0, dictionary.num_token_rows)
-    counts = dictionary.sense_counts[rows]
-    spreads = dictionary.sense_spread[rows].double().numpy()
-    return float((counts * spreads).sum() / max(int(counts.sum()), 1))
+def _starts(batch: Batch) -> Mask:
+    """Return which positions [N] with a target start a segment.
 
-
-def shuffled_tokens(dictionary: SenseDictionary, seed: int) -> Tensor:
-    """Return [V] the token whose senses each token gets instead of its own.
-
-    Tokens with senses exchange them in one random cycle, so that none keeps its own. Tokens without
-    senses stay without.
+    Below the last layer their states are thousands of times longer than others (`is_text` in
+    senses/build/vectors.py), so they say nothing about senses.
     """
-    starts = dictionary.owner_offsets[: dictionary.vocab_size + 1]
-    with_senses = np.flatnonzero(np.diff(starts))
-    order = np.random.default_rng([seed, SHUFFLE]).permutation(with_senses)
-    tokens = torch.arange(dictionary.vocab_size)
-    tokens[torch.from_numpy(order)] = torch.from_numpy(np.roll(order, 1))
-    return tokens
+    starts: Mask = (batch.position_ids.flatten()[batch.supervised] == 0).numpy()
+    return starts

@@ -95,6 +95,11 @@ class SenseDictionary:
         return self.facts["layer"]
 
     @property
+    def leaves_out_starts(self) -> bool:
+        """Whether no sense is made from the first token of a segment."""
+        return self.facts.get("starts_left_out", False)
+
+    @property
     def is_of_read_tokens(self) -> bool:
         """Whether a state belongs to the token that its position holds, not to what it predicts."""
         return self.facts.get("settings", {}).get("attribution") == "on"

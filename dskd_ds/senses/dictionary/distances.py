@@ -96,3 +96,20 @@ def exact_nearest(
         rows = all_rows.gather(1, columns)
     query_norms = queries.square().sum(dim=1, keepdim=True)
     return rows.numpy(), best.add_(query_norms).clamp_min_(0).numpy()
+
+
+def typical_spread(dictionary: SenseDictionary) -> float:
+    """Return the squared distance per dimension of a typical state from its sense.
+
+    It is the median over the states of senses that were made from several; 0 if there are none. A
+    mean would be decided by a few clusters of states that have little in common.
+    """
+    rows = slice(0, dictionary.num_token_rows)
+    counts = dictionary.sense_counts[rows]
+    several = counts > 1
+    if not several.any():
+        return 0.0
+    spreads = dictionary.sense_spread[rows].double().numpy()[several]
+    order = np.argsort(spreads)
+    reached = np.cumsum(counts[several][order])
+    return float(spreads[order][np.searchsorted(reached, reached[-1] / 2)])

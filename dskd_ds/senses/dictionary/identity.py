@@ -20,6 +20,7 @@ from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.senses.dictionary.facts import CorpusKey, DictionaryKey
 from dskd_ds.spec import RunSpec
 from dskd_ds.spec.problems import show
+from dskd_ds.spec.senses import SensesSpec
 
 COLLECT_SETTINGS = (
     "collect_tokens",
@@ -41,6 +42,8 @@ CLUSTER_SETTINGS = (
 )
 """The fields of [senses] that decide what is made of a collection. Those of the index are in
 senses/index/graph.py."""
+LAST_LAYER = -1
+"""`hidden_layer` of the states that the teacher's head reads."""
 BUILD_SETTINGS = (*COLLECT_SETTINGS, *CLUSTER_SETTINGS)
 
 
@@ -65,6 +68,8 @@ def dictionary_key(
         "lexicon": lexicon_digest(spec.senses),
         "settings": {name: getattr(spec.senses, name) for name in BUILD_SETTINGS},
     }
+    if leaves_out_starts(spec.senses):
+        key["starts_left_out"] = True
     if corpora:
         key["corpora"] = corpora
     if not comm.all_ranks_equal(digest_of(key).encode()):
@@ -74,6 +79,14 @@ def dictionary_key(
             "  name files on a disk that all nodes share, or copy the same files to all nodes."
         )
     return key
+
+
+def leaves_out_starts(senses: SensesSpec) -> bool:
+    """Return whether no sense is made from the first token of a segment.
+
+    So it is below the last layer; see `is_text` in senses/build/vectors.py.
+    """
+    return senses.hidden_layer != LAST_LAYER
 
 
 def corpus_digest(blocks: Any) -> str:
@@ -114,7 +127,8 @@ def collection_digests(key: DictionaryKey) -> list[str]:
     digests = []
     for text in key["corpora"]:
         settings = {name: key["settings"][name] for name in COLLECT_SETTINGS} | text
-        shared = {name: key[name] for name in ("teacher", "tokenizer", "block_tokens", "seed")}
+        names = ("teacher", "tokenizer", "block_tokens", "seed", "starts_left_out")
+        shared = {name: value for name, value in key.items() if name in names}
         digests.append(digest_of(shared | {"settings": settings, "sum_per_token": num_vectors}))
     return digests
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from dskd_ds.errors import InputError
 from dskd_ds.models.named import RunModels
 from dskd_ds.runtime.topology import Role
-from dskd_ds.senses.choose.at_layer import TermRetriever, mean_spread
+from dskd_ds.senses.choose.at_layer import TermRetriever
 from dskd_ds.senses.choose.on_teacher import of_dictionary
 from dskd_ds.senses.choose.open import check_index, open_retriever
 from dskd_ds.senses.choose.retrieve import SenseRetriever
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary, check_belongs, open_own
+from dskd_ds.senses.dictionary.distances import typical_spread
 from dskd_ds.spec import RunSpec
 from dskd_ds.spec.terms import SENSE_KINDS, LayerTermSpec
 from dskd_ds.student.terms.layers import LayerTerm, section_of
@@ -110,7 +111,13 @@ def check_fits(
             f' attribution = "{term.attribution}".\n'
             f'  build one with [senses] attribution = "{built}", or change the term\'s attribution.'
         )
-    if mean_spread(dictionary) == 0 and term.kind in ("posterior", "mse", "cosine"):
+    if not dictionary.leaves_out_starts:
+        raise InputError(
+            f"{name} was built by an earlier version, with states of the first token of each"
+            " segment. They are so long that they decide every mean.\n"
+            "  build it anew: dskd senses build with --force."
+        )
+    if typical_spread(dictionary) == 0 and term.kind in ("posterior", "mse", "cosine"):
         raise InputError(
             f"{name}: each of its senses is a single state, so distances have no unit.\n"
             "  collect more text ([senses] collect_tokens), or fewer senses per token."

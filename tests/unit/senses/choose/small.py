@@ -43,7 +43,7 @@ def dictionary_in(folder: Path, layer: int = -1, seed: int = 0) -> SenseDictiona
     senses = Senses(
         np.repeat(np.arange(V), PER_TOKEN),
         torch.randn(V * PER_TOKEN, D, generator=torch.Generator().manual_seed(seed)),
-        np.ones(V * PER_TOKEN, np.int64),
+        np.arange(V * PER_TOKEN) % 4 + 1,
         np.linspace(0.1, 0.9, V * PER_TOKEN, dtype=np.float32),
     )
     synonyms = {token: [token + 1, V] for token in range(10)}

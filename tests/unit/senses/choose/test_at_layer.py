@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import torch
 
 from dskd_ds.data.batches import IGNORE, Batch, Sample
 from dskd_ds.losses.senses_at_layer import TermSenses
-from dskd_ds.senses.choose.at_layer import TermRetriever, mean_spread, shuffled_tokens
+from dskd_ds.senses.choose.at_layer import TermRetriever
+from dskd_ds.senses.choose.shuffled import shuffled_tokens
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
+from dskd_ds.senses.dictionary.distances import typical_spread
 from dskd_ds.spec.terms import LayerTermSpec
 from tests.unit.senses.choose.small import PER_TOKEN, D, V, batch, dictionary_in, retriever, spec
 
@@ -42,6 +45,12 @@ def tokens_of(of: Batch, attribution: str) -> list[int]:
     held = of.input_ids if attribution == "on" else of.targets
     tokens: list[int] = held.flatten()[of.supervised].tolist()
     return tokens
+
+
+def starts_of(of: Batch) -> list[bool]:
+    """Return which positions with a target are the first of a segment."""
+    starts: list[bool] = (of.position_ids.flatten()[of.supervised] == 0).tolist()
+    return starts
 
 
 def distances_from(dictionary: SenseDictionary, state: torch.Tensor) -> torch.Tensor:
@@ -78,7 +87,11 @@ def test_candidates_are_own_senses_antonyms_and_neighbours(
     assert found is not None
     states = teacher_states(batch())
     num_others = 0
+    starts = starts_of(batch())
     for i, token in enumerate(tokens_of(batch(), attribution)):
+        if starts[i]:
+            assert not found.own[i].any()
+            continue
         own = set(range(token * PER_TOKEN, (token + 1) * PER_TOKEN))
         others = slow_others(dictionary, token, states[i], candidates)
         num_others += len(others)
@@ -91,8 +104,7 @@ def test_candidates_are_own_senses_antonyms_and_neighbours(
         expected = expected.masked_fill(~found.mask[i], 0.0)
         torch.testing.assert_close(found.distances[i], expected, rtol=1e-4, atol=1e-4)
     assert num_others
-    assert float(found.spread) == pytest.approx(mean_spread(dictionary))
-    assert float(found.spread) == pytest.approx(np.linspace(0.1, 0.9, V * PER_TOKEN).mean())
+    assert float(found.spread) == pytest.approx(typical_spread(dictionary))
     torch.testing.assert_close(found.norms, found.senses.float().square().sum(1))
 
 
@@ -127,7 +139,10 @@ def test_smoothing_mixes_in_the_mean_of_the_tokens_senses(
     states = teacher_states(batch())
     for i, token in enumerate(tokens_of(batch(), "on")):
         rows = dictionary.senses[dictionary.owner_rows(token)].double()
-        scale = 2 * 0.3 * mean_spread(dictionary) * D
+        if starts_of(batch())[i]:
+            assert found[i].equal(states[i])
+            continue
+        scale = 2 * 0.3 * typical_spread(dictionary) * D
         weights = torch.softmax(-(rows - states[i].double()).pow(2).sum(1) / scale, 0)
         expected = 0.75 * states[i].double() + 0.25 * (weights[:, None] * rows).sum(0)
         torch.testing.assert_close(found[i], expected.float(), rtol=1e-3, atol=1e-4)
@@ -143,7 +158,8 @@ def test_the_papers_term_has_the_positions_and_senses_of_the_last_layers(
     assert found is not None
     assert learned.margin == 1.0
     picker = retriever(dictionary, spec(candidates=candidates))
-    selection = picker.select(batch())
+    no_starts = batch().targets.masked_fill(batch().position_ids == 0, IGNORE)
+    selection = picker.select(replace(batch(), targets=no_starts))
     positions = batch().supervised[found.positions]
     assert positions.tolist() == selection.positions.tolist()
     states = teacher_states(batch())[found.positions]
@@ -157,17 +173,64 @@ def test_the_papers_term_has_the_positions_and_senses_of_the_last_layers(
 
 
 def test_shuffled_senses_are_those_of_another_token(dictionary: SenseDictionary) -> None:
-    changed = shuffled_tokens(dictionary, seed=0)
+    picker = retriever(dictionary, spec(candidates="hybrid"))
+    changed = shuffled_tokens(picker)
     assert sorted(changed.tolist()) == list(range(V))
     assert not (changed == torch.arange(V)).any()
-    assert not torch.equal(changed, shuffled_tokens(dictionary, seed=1))
+    for table in (picker.synonyms, picker.antonyms):
+        has = torch.from_numpy(table.lengths() > 0)
+        assert has[changed].equal(has)
+    picker.seed = 1
+    assert not torch.equal(changed, shuffled_tokens(picker))
 
     asked = term("contrast", shuffled_senses=True)
     found = found_by(dictionary, asked, candidates="hybrid").candidates
     assert found is not None
     for i, token in enumerate(tokens_of(batch(), "on")):
+        if starts_of(batch())[i]:
+            continue
         rows = dictionary.senses[dictionary.owner_rows(int(changed[token]))].float()
         torch.testing.assert_close(found.vectors()[i][found.own[i]], rows)
+
+
+def test_a_control_gets_no_sense_of_the_token_or_its_synonyms(dictionary: SenseDictionary) -> None:
+    """The teacher's state lies at the token's own sense, so the index finds it first."""
+    tokens = tokens_of(batch(), "on")
+    states = dictionary.senses[[token * PER_TOKEN for token in tokens]].float()
+    picker = retriever(dictionary, spec(candidates="hybrid", positions="independent"))
+    shuffled = {"shuffled_senses": True}
+    found = TermRetriever(picker, term("posterior", **shuffled), margin=1.0).senses(batch(), states)
+    assert found.candidates is not None
+    vectors = dictionary.senses.float()
+    for i, token in enumerate(tokens):
+        given = found.candidates.vectors()[i][found.candidates.own[i] | found.candidates.mask[i]]
+        for owner in (token, *(o for o in dictionary.synonyms.row(token).tolist() if o < V)):
+            for row in vectors[dictionary.owner_rows(owner)]:
+                assert not (given == row).all(dim=1).any() or starts_of(batch())[i]
+
+
+def test_a_control_has_the_positions_of_the_term(dictionary: SenseDictionary) -> None:
+    picker = retriever(dictionary, spec(candidates="hybrid"))
+    positions = []
+    for keys in ({}, {"shuffled_senses": True}):
+        finder = TermRetriever(picker, term("sense", **keys), margin=1.0)
+        found = finder.senses(batch(), teacher_states(batch())).senses
+        assert found is not None
+        positions.append(found.positions.tolist())
+        assert not any(starts_of(batch())[position] for position in positions[-1])
+    assert positions[0] == positions[1]
+
+
+def test_the_typical_spread_is_that_of_a_median_state(dictionary: SenseDictionary) -> None:
+    spreads = [
+        spread
+        for count, spread in zip(dictionary.sense_counts, dictionary.sense_spread, strict=True)
+        for _ in range(count)
+        if count > 1
+    ]
+    assert typical_spread(dictionary) == pytest.approx(np.median(spreads), abs=0.01)
+    object.__setattr__(dictionary, "sense_counts", np.ones_like(dictionary.sense_counts))
+    assert typical_spread(dictionary) == 0.0
 
 
 def test_what_a_position_gets_does_not_depend_on_its_batch(dictionary: SenseDictionary) -> None:
