@@ -21,7 +21,7 @@ from dskd_ds.models.named import RunModels  # noqa: E402
 from dskd_ds.models.routed import served_teacher  # noqa: E402
 from dskd_ds.observe.ends import record_error, recorded_end  # noqa: E402
 from dskd_ds.runtime.arguments import add_overrides  # noqa: E402
-from dskd_ds.runtime.console import quiet_libraries, quiet_progress  # noqa: E402
+from dskd_ds.runtime.console import outlive_console, quiet_libraries, quiet_progress  # noqa: E402
 from dskd_ds.runtime.launchers import read_launch  # noqa: E402
 from dskd_ds.runtime.reporting import report_error  # noqa: E402
 from dskd_ds.runtime.topology import Role, assign, role_environment  # noqa: E402
@@ -104,4 +104,5 @@ def run(spec: RunSpec, models: RunModels, role: Role) -> None:
 
 
 if __name__ == "__main__":
+    outlive_console()
     sys.exit(main())

@@ -132,17 +132,23 @@ def _write_private(path: Path, content: str) -> None:
     partial.replace(path)
 
 
-def publish_address(run_dir: Path, student_rank: int, address: str) -> None:
-    """Write a student's address to its file, atomically."""
+def publish_address(run_dir: Path, student_rank: int, address: str) -> str:
+    """Write a student's address to its file, atomically; returns what names this publication."""
     private_link_dir(run_dir)
     instance = secrets.token_hex(8)
     content = {"address": address, "instance": instance}
     write_json(_address_file(run_dir, student_rank), content)
+    return instance
 
 
-def withdraw_address(run_dir: Path, student_rank: int) -> None:
-    """Delete a student's address file, when the student stops listening."""
-    _address_file(run_dir, student_rank).unlink(missing_ok=True)
+def withdraw_address(run_dir: Path, student_rank: int, instance: str) -> None:
+    """Delete a student's address file, when the student stops listening.
+
+    instance: as returned by `publish_address`. A file that another launch has written since stays.
+    """
+    published = read_addresses(run_dir).get(student_rank)
+    if published is not None and published.instance == instance:
+        _address_file(run_dir, student_rank).unlink(missing_ok=True)
 
 
 def _address_file(run_dir: Path, student_rank: int) -> Path:

@@ -68,7 +68,7 @@ class StudentLink:
         self._is_coming_back = True
         self._closing = False
         # Last: from now on teachers connect.
-        keys.publish_address(run_dir, rank, self.address)
+        self._instance = keys.publish_address(run_dir, rank, self.address)
         self._thread = threading.Thread(target=self._run, name=self.name, daemon=True)
         self._thread.start()
 
@@ -109,7 +109,7 @@ class StudentLink:
         self._transport.wake()
         self._thread.join(timeout=10)
         self._jobs.fail_all(LinkError(f"{self.name}: the link is closed"))
-        keys.withdraw_address(self._run_dir, self._rank)
+        keys.withdraw_address(self._run_dir, self._rank, self._instance)
         self._transport.close()
 
     def _run(self) -> None:

@@ -116,14 +116,14 @@ def sense_posterior(states: Tensor, candidates: SenseCandidates, temperature: fl
     return (teacher.exp() * gap).sum(dim=1)
 
 
-def num_peaked(candidates: SenseCandidates, temperature: float) -> Tensor:
-    """Return [], at how many positions the teacher's posterior gives one of several senses 0.9.
+def is_peaked(candidates: SenseCandidates, temperature: float) -> Tensor:
+    """Return [N], where the teacher's posterior gives one of several senses 0.9.
 
     There the loss is one of a hard label; where the posterior is flat, it says little.
     """
     log_r = log_posterior(candidates.distances, candidates.mask, candidates.spread, temperature)
     has_choice = candidates.mask.sum(dim=1) > 1
-    return ((log_r.amax(dim=1).exp() >= PEAKED) & has_choice).sum()
+    return (log_r.amax(dim=1).exp() >= PEAKED) & has_choice
 
 
 def sense_contrast(states: Tensor, candidates: SenseCandidates, temperature: float) -> Tensor:

@@ -1,11 +1,14 @@
-"""Environment variables of our processes: quiet libraries, and settings for ranks on a CPU."""
+"""The console of our processes: quiet libraries, output that may fail; settings for CPU ranks."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, TextIO, cast
 
 QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
@@ -50,6 +53,37 @@ def quiet_libraries() -> None:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
+
+
+class LenientStream:
+    """An output stream that drops what cannot be written: on a full disk, or into a closed pipe.
+
+    A progress bar or a warning must not end a rank: the others would wait for it in the next
+    collective call.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write if that is possible."""
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush if that is possible."""
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def outlive_console() -> None:
+    """Let this process go on if its output cannot be written. Called by each rank as it starts."""
+    sys.stdout = cast(TextIO, LenientStream(sys.stdout))
+    sys.stderr = cast(TextIO, LenientStream(sys.stderr))
 
 
 def quiet_progress() -> None:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import deepspeed
@@ -21,6 +22,10 @@ COMPILE_SECONDS, LOAD_SECONDS = 600.0, 100.0
 """How old a lock on an op must be before it can count as stale: compiling takes about a minute,
 loading what is compiled seconds. Its owner may be on another machine, if the folder is shared."""
 LOOK_SECONDS = 5.0
+COLLECTIVE_TIMEOUT = timedelta(days=1)
+"""How long a rank waits in a collective call. It limits no hang: the watchdog does
+(student/watchdog.py). DeepSpeed's default of 10 minutes would end ranks that wait for a long write
+of rank 0, or for a teacher within `[link] teacher_wait_seconds`."""
 
 
 def open_world() -> None:
@@ -35,7 +40,7 @@ def open_world() -> None:
     use_own_ninja()
     use_own_build_folder()
     with _without_stale_locks(build_root()):
-        deepspeed.init_distributed()
+        deepspeed.init_distributed(timeout=COLLECTIVE_TIMEOUT)
     if not torch.accelerator.is_available():
         # Each rank has mapped the others' buffers before it enters this barrier.
         deepspeed.comm.barrier()

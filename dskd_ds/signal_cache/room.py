@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from dskd_ds.signal_cache.index import index_path
 from dskd_ds.signal_cache.segments import SEGMENT_ENDING
 
 MAX_SEGMENT_BYTES = 256 << 20
+WRITING_SECONDS = 3600.0
+"""A segment without an index that was not written to for so long has no writer any more."""
 SEGMENTS_PER_LIMIT = 64
 """A full cache loses about this share of its records at a time."""
 
@@ -21,8 +24,9 @@ class SegmentFile:
 
     path: Path
     num_bytes: int
-    is_complete: bool
-    """Whether it has an index file: no process appends to it."""
+    may_grow: bool
+    """Whether a process may append to it: it has no index file, and was written to lately. The
+    writer of an older one without an index was killed."""
 
 
 def segment_limit(limit_bytes: int) -> int:
@@ -40,23 +44,24 @@ def segment_files(root: Path) -> list[SegmentFile]:
 def _segment_files(root: Path) -> Iterator[SegmentFile]:
     for path in root.glob(f"*/*{SEGMENT_ENDING}"):
         with contextlib.suppress(OSError):  # another process has just removed it
-            yield SegmentFile(path, path.stat().st_size, index_path(path).is_file())
+            status = path.stat()
+            is_recent = time.time() - status.st_mtime < WRITING_SECONDS
+            may_grow = is_recent and not index_path(path).is_file()
+            yield SegmentFile(path, status.st_size, may_grow)
 
 
 def make_room(root: Path, limit_bytes: int, needed_bytes: int) -> int:
     """Remove the oldest segments until `needed_bytes` more fit; returns the bytes removed.
 
-    limit_bytes: 0 removes nothing. A segment without an index counts as full, because its writer
-    may still fill it. Removing one that is written or read harms nobody: its writer begins another,
-    and what was in it is asked again.
+    limit_bytes: 0 removes nothing. A segment that may grow counts as full. Removing one that is
+    written or read harms nobody: its writer begins another, and what was in it is asked again.
     """
     if limit_bytes == 0:
         return 0
     files = segment_files(root)
     full = segment_limit(limit_bytes)
     counted = {
-        file.path: file.num_bytes if file.is_complete else max(full, file.num_bytes)
-        for file in files
+        file.path: max(full, file.num_bytes) if file.may_grow else file.num_bytes for file in files
     }
     total = sum(counted.values())
     removed = 0

@@ -60,6 +60,13 @@ def run_on_rank_0(task: Callable[..., None], *arguments: object) -> None:
         raise OtherRankError(ExitCode(code))
 
 
+def ask_rank_0(task: Callable[..., Any], *arguments: object) -> Any:
+    """Return on all ranks what `task` returns on rank 0. Raises as `run_on_rank_0` does."""
+    answers: list[Any] = []
+    run_on_rank_0(lambda: answers.append(task(*arguments)))
+    return broadcast_from_rank_0(answers[0] if answers else None)
+
+
 def all_reduce_error(error: Exception | None) -> Exception | None:
     """Return this rank's error; OtherRankError if only another rank met one; None if none did.
 

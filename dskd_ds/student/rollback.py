@@ -14,7 +14,8 @@ def roll_back(training: Training) -> None:
     """Load weights and optimiser from before the present weights were made. A collective call.
 
     Only the weights go back: the steps and data go on, because the same data could lead to the same
-    end. Nothing is saved before an error, so the sound checkpoint stays the newest one.
+    end. Nothing is saved before an error, and checkpoints of the weights that are given up are
+    renamed, so the sound one stays the newest.
     Raises DskdError on rank 0, and OtherRankError on the others, if there is no earlier checkpoint
     or if rollbacks did not help.
     """
@@ -27,6 +28,7 @@ def roll_back(training: Training) -> None:
             raise OtherRankError(ExitCode.FAILED)
         raise DskdError(end_message(training))
     skips.note_rollback(loaded_step)
+    training.heldout_score = None  # of the weights that were given up
     if training.rank == 0:
         tqdm.write(
             f"{num_skipped} steps in a row were skipped with the weights of step {weights_step}:"

@@ -26,6 +26,8 @@ from dskd_ds.observe.evidence import Lease
 LEASE_FILE = "lease.json"
 BEAT_SECONDS = 5.0
 """Time between two touches of the lease by its owner."""
+READ_SECONDS = 10.0
+"""How long a read of the lease may fail, on a network file system for example, before a save."""
 STALE_SECONDS = 60.0
 """An owner on another machine that has not touched its lease for so long counts as dead."""
 
@@ -141,7 +143,7 @@ class RunLock:
 
         Call it before a write that the other launch could also make.
         """
-        if not self._is_lost and self._is_ours():
+        if not self._is_lost and self._is_ours_within(READ_SECONDS):
             return
         other = _read_owner(self._path) or "it has ended by now"
         raise DskdError(
@@ -152,6 +154,17 @@ class RunLock:
     def _guard(self) -> FileLock:
         """Return a lock that makes reading and replacing the lease one action."""
         return FileLock(f"{self._path}.lock")
+
+    def _is_ours_within(self, seconds: float) -> bool:
+        """As `_is_ours`, but a file system that fails gets some time. Raises OSError after it."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                return self._is_ours()
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
 
     def _is_ours(self) -> bool:
         return _read_owner(self._path) == self.owner

@@ -24,7 +24,7 @@ from dskd_ds.models.named import RunModels
 from dskd_ds.models.routed import served_teacher, teacher_of_name
 from dskd_ds.observe.ends import recorded_end
 from dskd_ds.runtime.arguments import add_overrides, exit_code_of, spec_of
-from dskd_ds.runtime.console import quiet_libraries, quiet_progress
+from dskd_ds.runtime.console import outlive_console, quiet_libraries, quiet_progress
 from dskd_ds.runtime.launchers import read_launch
 from dskd_ds.runtime.supervise import SIGNAL_CODE_BASE
 from dskd_ds.runtime.topology import ALONE, role_environment, teacher_of_step
@@ -124,4 +124,5 @@ def _leave(number: int, _frame: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
+    outlive_console()
     sys.exit(main())

@@ -11,6 +11,7 @@ import contextlib
 import os
 import secrets
 import sys
+import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -130,6 +131,10 @@ class TeacherGroup:
         """Say why this teacher ends, and end the process."""
         # The main thread may be in a collective call for ever, so it is not asked to end.
         message = f"teacher {self._number}, rank {self.rank} of {self.size}: {reason}"
+        # If the file system hangs too, the process still ends.
+        last_words = threading.Timer(EXIT_SECONDS, os._exit, [int(ExitCode.FAILED)])
+        last_words.daemon = True
+        last_words.start()
         with contextlib.suppress(Exception):
             print(message, file=sys.stderr, flush=True)
             if self.rank == 0:

@@ -16,6 +16,8 @@ from dskd_ds.spec import SPEC_FILE, RunSpec
 FOLDER = "checkpoints"
 DAMAGED = "damaged-"
 """What the folder name of a damaged checkpoint begins with after a resume has passed over it."""
+ABANDONED = "abandoned-"
+"""What the folder name of a checkpoint begins with after a rollback has gone back behind it."""
 LAYOUT = 2
 """Version of a checkpoint's files; those of version 1 were written by DeepSpeed."""
 
@@ -79,14 +81,36 @@ def set_aside(folder: Path, damaged: dict[str, str], whole: str) -> None:
     Otherwise the run would not save again at their steps, because a complete checkpoint exists.
     """
     for tag, problem in damaged.items():
-        remove(folder / f"{DAMAGED}{tag}")
-        (folder / tag).rename(folder / f"{DAMAGED}{tag}")
+        _rename(folder / tag, DAMAGED)
         print(
             f"{problem}.\n"
             f"  {tag} is damaged, so the run continues from {whole}; the damaged one is kept as"
             f" {DAMAGED}{tag} until you delete it.",
             file=sys.stderr,
         )
+
+
+def abandon_after(spec: RunSpec, tag: str) -> None:
+    """Rename the complete checkpoints after `tag`, and say so on stderr.
+
+    A resume, a further rollback or `[checkpoint] keep` would otherwise prefer them to `tag`.
+    """
+    folder = checkpoint_dir(spec)
+    for later in complete_tags(spec):
+        if later > tag:
+            _rename(folder / later, ABANDONED)
+            print(
+                f"{later}: its weights led to skipped steps; it is kept as {ABANDONED}{later} until"
+                " you delete it.",
+                file=sys.stderr,
+            )
+
+
+def _rename(checkpoint: Path, beginning: str) -> None:
+    """Let the folder name of a checkpoint begin with this; an earlier one of the name goes."""
+    renamed = checkpoint.with_name(f"{beginning}{checkpoint.name}")
+    remove(renamed)
+    checkpoint.rename(renamed)
 
 
 def refuse_damaged(folder: Path, damaged: dict[str, str]) -> None:

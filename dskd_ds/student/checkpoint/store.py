@@ -10,6 +10,7 @@ The ranks that load may be other ranks than those that saved, under another ZeRO
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from dskd_ds.student.checkpoint.files import (
 )
 from dskd_ds.student.checkpoint.folders import (
     LAYOUT,
+    abandon_after,
     checkpoint_dir,
     complete_tags,
     oldest,
@@ -40,7 +42,7 @@ from dskd_ds.student.checkpoint.held_state import HeldState
 from dskd_ds.student.checkpoint.saving import RankContent, Saving
 from dskd_ds.student.checkpoint.slice_files import SUFFIX, SavedSlices
 from dskd_ds.student.checkpoint.zero_stages import held_state
-from dskd_ds.student.collectives import broadcast_from_rank_0, run_on_rank_0
+from dskd_ds.student.collectives import ask_rank_0, run_on_rank_0
 from dskd_ds.student.deepspeed_engine import Engine
 from dskd_ds.student.run_state import Stateful
 
@@ -92,7 +94,7 @@ class Checkpoints:
         tag = tag_of(progress.step)
         # Rank 0 decides for all ranks, because another node may see new files of a shared folder
         # late.
-        if broadcast_from_rank_0(tag in complete_tags(self._spec)):
+        if tag in ask_rank_0(complete_tags, self._spec):
             return
         held = held_state(self._engine)
         self._saving = Saving(self._folder / tag, self._facts(progress, held, heldout))
@@ -127,8 +129,15 @@ class Checkpoints:
                 self._wait_for_removal()
 
     def _remove_oldest(self) -> None:
-        """Start to delete what is not kept: of 1.2 GB the file system takes 0.3 s to let go."""
-        old = oldest(self._spec)
+        """Start to delete what is not kept: of 1.2 GB the file system takes 0.3 s to let go.
+
+        Only prints a warning if the old ones cannot be listed: the new checkpoint is complete.
+        """
+        try:
+            old = oldest(self._spec)
+        except OSError as error:
+            print(f"{self._folder}: old checkpoints cannot be listed: {error}", file=sys.stderr)
+            return
         if old:
             self._removing = threading.Thread(target=remove_all, args=[old])
             self._removing.start()
@@ -176,7 +185,8 @@ class Checkpoints:
     def restore_weights(self, before: int) -> Progress | None:
         """Load weights and moments of the newest whole checkpoint, but no other states.
 
-        before: only checkpoints with fewer steps than this are looked at.
+        before: only checkpoints with fewer steps than this are looked at. Those of more steps are
+        renamed: their weights were given up, so nothing may go back to them.
         Returns when it was saved, or None if there is none. Raises InputError as `resume` does.
         """
         self._wait_for_removal()
@@ -185,6 +195,7 @@ class Checkpoints:
             return None
         tag, manifest = found
         self._load_weights(tag, manifest)
+        run_on_rank_0(abandon_after, self._spec, tag)
         return Progress(int(manifest["facts"]["step"]), int(manifest["facts"]["tokens"]))
 
     def _newest_whole(self, before: int | None = None) -> tuple[str, Manifest] | None:
@@ -193,7 +204,7 @@ class Checkpoints:
         before: only checkpoints with fewer steps than this are looked at; None: all.
         """
         damaged: dict[str, str] = {}  # the folder name of each -> its problem
-        tags: list[str] = broadcast_from_rank_0(complete_tags(self._spec))
+        tags: list[str] = ask_rank_0(complete_tags, self._spec)
         if before is not None:
             tags = [tag for tag in tags if tag < tag_of(before)]
         for tag in reversed(tags):

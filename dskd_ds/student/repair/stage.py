@@ -86,13 +86,14 @@ def repair_spec(spec: RunSpec) -> RunSpec:
     """Return the spec under which the blocks are trained."""
     folder = str(Path(spec.run_dir) / REPAIR_FOLDER)
     train = {"num_steps": spec.repair.steps, "num_epochs": None, "on_policy_fraction": 0.0}
+    optimizer = {"lr": spec.repair.lr, "scale_lr_by_ranks": False}
     return spec.model_copy(
         update={
             "run_dir": folder,
             "loss": spec.loss.model_copy(update={"sense_weight": 0.0, "normalise": "global"}),
             "monitor": spec.monitor.model_copy(update={"heldout_every_steps": 0}),
             "checkpoint": spec.checkpoint.model_copy(update={"keep_best": False}),
-            "optimizer": spec.optimizer.model_copy(update={"lr": spec.repair.lr}),
+            "optimizer": spec.optimizer.model_copy(update=optimizer),
             "train": spec.train.model_copy(update=train),
         }
     )

@@ -60,15 +60,13 @@ class TermGradients:
         if self._sums is None:
             shape = (self._num_terms, 3)
             self._sums = torch.zeros(shape, dtype=torch.float64, device=total.device)
-        rest = total.flatten(0, 1).float()
-        if rest.data_ptr() == total.data_ptr():
-            rest = rest.clone()  # the backward pass goes on with `total`
+        # Attention lets gradients reach other positions too, where no term has any.
+        rest = total.flatten(0, 1).index_select(0, layer.positions).float()
         for own in layer.own.values():
-            rest.index_add_(0, layer.positions, own.float(), alpha=-1)
+            rest -= own.float()
         rest_square = rest.square().sum()
-        rest_there = rest.index_select(0, layer.positions)
         for index, own in layer.own.items():
-            products = (own.float().square().sum(), rest_square, (own.float() * rest_there).sum())
+            products = (own.float().square().sum(), rest_square, (own.float() * rest).sum())
             self._sums[index] += torch.stack(products)
         layer.own.clear()
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dskd_ds.losses.gram import same_token_gram
 from dskd_ds.losses.sense import sense_loss
-from dskd_ds.losses.senses_at_layer import TermSenses, num_peaked, sense_contrast, sense_posterior
+from dskd_ds.losses.senses_at_layer import TermSenses, is_peaked, sense_contrast, sense_posterior
 from dskd_ds.losses.states import DISTANCES
 from dskd_ds.objective.targets import TeacherTargets
 from dskd_ds.spec.loss import LossSpec
@@ -71,14 +71,19 @@ def term_sums(terms: Sequence[LayerTerm], read: Sequence[Tensor], batch: TermBat
 
 
 def peaked_counts(terms: Sequence[LayerTerm], batch: TermBatch) -> Tensor:
-    """Return at how many positions the teacher's posterior is peaked, for each `posterior` term."""
+    """Return at how many positions the teacher's posterior is peaked, for each `posterior` term.
+
+    As in the loss, a position counts with its weight.
+    """
     learned = batch.teacher.terms or (None,) * len(terms)
     counts = []
     for term, senses in zip(terms, learned, strict=True):
         if term.spec.kind == "posterior":
             assert senses is not None
             assert senses.candidates is not None
-            counts.append(num_peaked(senses.candidates, term.spec.used_temperature))
+            peaked = is_peaked(senses.candidates, term.spec.used_temperature).float()
+            weights = batch.teacher.weights
+            counts.append((peaked if weights is None else peaked * weights).sum())
     return torch.stack(counts) if counts else torch.zeros(0, device=batch.input_ids.device)
 
 

@@ -52,7 +52,7 @@ class TermWeights:
 
     def state_dict(self) -> State:
         """See run_state.Stateful."""
-        return {"full": self._full}
+        return {"full": list(self._full)}  # a save in the background reads it later
 
     def load_state_dict(self, states: Sequence[State]) -> None:
         """See run_state.Stateful. The ranks have equal states."""

@@ -121,3 +121,13 @@ def test_an_interrupted_first_key_write_does_not_block_a_restart(
     assert keys.run_keys(tmp_path) == made
     assert len(made.student.secret) == keys.KEY_LENGTH
     assert sorted(path.name for path in folder.glob("*.json*")) == ["student.json", "teacher.json"]
+
+
+def test_a_late_end_leaves_the_address_of_the_next_launch(tmp_path: Path) -> None:
+    first = keys.publish_address(tmp_path, 0, "tcp://127.0.0.1:1")
+    second = keys.publish_address(tmp_path, 0, "tcp://127.0.0.1:2")
+    keys.withdraw_address(tmp_path, 0, first)
+    assert keys.read_addresses(tmp_path)[0].address == "tcp://127.0.0.1:2"
+    keys.withdraw_address(tmp_path, 0, second)
+    assert keys.read_addresses(tmp_path) == {}
+    keys.withdraw_address(tmp_path, 0, second)  # it is gone already

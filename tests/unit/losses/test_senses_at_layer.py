@@ -13,7 +13,7 @@ from dskd_ds.losses.gram import same_token_gram
 from dskd_ds.losses.senses_at_layer import (
     SenseCandidates,
     TermSenses,
-    num_peaked,
+    is_peaked,
     sense_contrast,
     sense_posterior,
 )
@@ -116,8 +116,8 @@ def test_peaked_positions_are_counted_among_those_with_a_choice() -> None:
     ]
     expected = sum(len(values) > 1 and float(values.max()) >= 0.9 for values in posteriors)
     assert 0 < expected < sum(length > 1 for length in LENGTHS)
-    assert num_peaked(found, 0.1) == expected
-    assert num_peaked(found, 100.0) == 0
+    assert is_peaked(found, 0.1).sum() == expected
+    assert not is_peaked(found, 100.0).any()
 
 
 def test_gram_equals_the_loop_and_hidden_sizes_may_differ() -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from dskd_ds.signal_cache.index import RecordIndex, index_path, read_index, stored_table
-from dskd_ds.signal_cache.room import segment_files
-from dskd_ds.signal_cache.segments import HEADER_BYTES, Record, scan_segment
+from dskd_ds.signal_cache.room import make_room, segment_files
+from dskd_ds.signal_cache.segments import HEADER_BYTES, SEGMENT_ENDING, Record, scan_segment
 from dskd_ds.signal_cache.store import SignalStore
 
 WRITER = """
@@ -174,6 +174,19 @@ def test_the_oldest_records_make_room(tmp_path: Path) -> None:
     found = found_numbers(store, 600)
     assert found == list(range(600 - len(found), 600))
     assert found_numbers(open_store(tmp_path, limit), 600) == found
+
+
+def test_segments_of_killed_writers_count_as_large_as_they_are(tmp_path: Path) -> None:
+    """Whoever was killed writes no index, and what it left is never filled."""
+    limit = 64 * 6_000
+    for number in range(64):
+        (tmp_path / "teacher").mkdir(exist_ok=True)
+        path = tmp_path / "teacher" / f"{number:03d}{SEGMENT_ENDING}"
+        path.write_bytes(b"little")
+    assert make_room(tmp_path, limit, needed_bytes=6_000) > 0  # they may still be written
+    for path in (tmp_path / "teacher").iterdir():
+        os.utime(path, (0, 0))
+    assert make_room(tmp_path, limit, needed_bytes=6_000) == 0
 
 
 def test_a_writer_whose_segment_was_removed_begins_another(tmp_path: Path) -> None:

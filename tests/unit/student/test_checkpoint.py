@@ -167,7 +167,11 @@ def test_a_rollback_takes_weights_from_before_a_step_and_no_states(spec: RunSpec
     assert checkpoints.restore_weights(before=4) == Progress(3, 30)
     assert engine.global_steps == 5  # part of the states
     assert engine.numbers()[1:] == SmallEngine().train(3).numbers()[1:]
+    # Nothing goes back to the weights that were given up, nor keeps them instead of sound ones.
+    assert complete_tags(spec) == ["step-00000003"]
+    assert (checkpoint_dir(spec) / "abandoned-step-00000004" / "manifest.json").is_file()
     assert checkpoints.restore_weights(before=3) is None
+    assert complete_tags(spec) == ["step-00000003"]
 
 
 def changed_facts(spec: RunSpec, **facts: Any) -> None:

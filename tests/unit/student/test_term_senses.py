@@ -27,7 +27,12 @@ D = 32
 
 
 def write_senses(
-    folder: Path, models: RunModels, layer: int = 2, attribution: str = "on", spread: float = 0.5
+    folder: Path,
+    models: RunModels,
+    layer: int = 2,
+    attribution: str = "on",
+    spread: float = 0.5,
+    without_starts: bool = True,
 ) -> str:
     """Write a dictionary of the tiny teacher without an index; return its folder."""
     rows = torch.randn(20, D, generator=torch.Generator().manual_seed(0))
@@ -36,7 +41,7 @@ def write_senses(
         Senses(
             np.repeat(np.arange(10), 2),
             rows,
-            np.ones(20, np.int64),
+            np.full(20, 3),
             np.full(20, spread, np.float32),
         ),
         TokenRelations({}, {1: [2]}, []),
@@ -46,6 +51,7 @@ def write_senses(
             "teacher": models.teacher.fingerprint,
             "tokenizer": models.teacher.tokenizer_fingerprint,
             "settings": {"attribution": attribution},
+            "starts_left_out": without_starts,
         },
         2,
     )
@@ -115,6 +121,7 @@ def test_students_need_no_index_where_the_teacher_chooses(
 @pytest.mark.parametrize(
     ("kind", "built", "keys", "reason"),
     [
+        ("sense", {"without_starts": False}, {}, "was built by an earlier version"),
         ("posterior", {"layer": 3}, {}, "states of the teacher's layer 3, but the term compares"),
         ("contrast", {"attribution": "argmax"}, {}, 'attribution = "argmax", but the term'),
         ("contrast", {}, {"attribution": "predicts"}, 'attribution = "on", but the term'),

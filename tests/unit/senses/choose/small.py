@@ -52,7 +52,13 @@ def dictionary_in(folder: Path, layer: int = -1, seed: int = 0) -> SenseDictiona
         folder,
         senses=senses,
         relations=TokenRelations(synonyms, antonyms, [(3, 4)]),
-        facts={"vocab_size": V, "layer": layer, "teacher": "t", "tokenizer": "z"},
+        facts={
+            "vocab_size": V,
+            "layer": layer,
+            "teacher": "t",
+            "tokenizer": "z",
+            "starts_left_out": layer != -1,
+        },
         num_senses=PER_TOKEN,
     )
     opened = open_dictionary(folder)
