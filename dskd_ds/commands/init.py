@@ -18,7 +18,7 @@ from dskd_ds.commands.init_choices import (
 from dskd_ds.commands.new_spec import NewSpec, next_commands, spec_text
 from dskd_ds.errors import InputError
 from dskd_ds.plan.refuse import refuse_what_cannot_fit
-from dskd_ds.runtime.arguments import Commands, add_force
+from dskd_ds.runtime.arguments import Commands, add_force, at_least
 from dskd_ds.spec import load_spec
 from dskd_ds.spec.shipped import (
     DEEPSPEED_CONFIGS,
@@ -31,7 +31,11 @@ from dskd_ds.spec.shipped import (
 TEXT = """\
 Write a short commented spec that runs on this machine, and print the commands that follow.
 
-Without --teacher and --text the spec names the quickstart's model and texts, if they are there."""
+Without --teacher and --text the spec names the quickstart's model and texts, if they are there.
+The student keeps two thirds of the teacher's layers, if their number is known without the hub.
+
+On the login node of a cluster, say what the nodes of the run have: --gpus-per-node 8. The spec then
+has the settings for GPUs, and this machine's memory does not count."""
 CPU_BLOCK_TOKENS, GPU_BLOCK_TOKENS = 256, 1024
 """Block length for a first run, short on a CPU because a step takes seconds there."""
 
@@ -54,6 +58,12 @@ def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
         help="text to train on: a .txt, .jsonl, .json or .parquet file, a glob, or a hub dataset",
     )
     command.add_argument(
+        "--gpus-per-node",
+        type=at_least(1),
+        metavar="N",
+        help="GPUs of each node that the run is for; without it, the run is for this machine",
+    )
+    command.add_argument(
         "--list",
         action="store_true",
         help="list the run specs and DeepSpeed configurations that ship, and write nothing",
@@ -69,10 +79,19 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.spec is None:
         raise InputError("dskd init: no file is named.\n  example: dskd init my.toml")
-    new = init(args.spec, args.teacher, args.text, is_forced=args.force)
+    new = init(
+        args.spec,
+        args.teacher,
+        args.text,
+        gpus_per_node=args.gpus_per_node,
+        is_forced=args.force,
+    )
     print(f"wrote {new.path}: teacher {new.teacher}, text {new.train[0].path}")
     if new.num_layers is None:
-        print("the student keeps all layers of the teacher; [student] says how to keep fewer")
+        print(
+            "the student is a copy of the teacher so far, which has nothing to learn:"
+            " say in [student] how many layers it keeps, or name another model"
+        )
     print("next:", *next_commands(new), sep="\n  ")
     return 0
 
@@ -86,10 +105,17 @@ def print_shipped() -> None:
             print(f"  {name}\n      {description}")
 
 
-def init(path: Path, teacher: str | None, text: str | None, is_forced: bool = False) -> NewSpec:
+def init(
+    path: Path,
+    teacher: str | None,
+    text: str | None,
+    gpus_per_node: int | None = None,
+    is_forced: bool = False,
+) -> NewSpec:
     """Write a spec and validate it; returns the choices. On InputError no file is left.
 
-    is_forced: write it although the run will not fit into this machine's memory.
+    gpus_per_node: of the cluster that the run is for; None for this machine. is_forced: write it
+    although the run will not fit into this machine's memory.
     """
     _check_target(path)
     known_teacher = quickstart_teacher() if teacher is None else given_teacher(teacher)
@@ -97,7 +123,7 @@ def init(path: Path, teacher: str | None, text: str | None, is_forced: bool = Fa
         train, heldout = quickstart_text("train"), quickstart_text("heldout")
     else:
         train, heldout = given_text(text), ()
-    num_gpus = count_gpus()
+    num_gpus = gpus_per_node or count_gpus()
     # The cores that this process may use: a batch job may have fewer than the machine.
     num_cores = len(os.sched_getaffinity(0))
     longest = GPU_BLOCK_TOKENS if num_gpus else CPU_BLOCK_TOKENS
@@ -109,7 +135,7 @@ def init(path: Path, teacher: str | None, text: str | None, is_forced: bool = Fa
         heldout=heldout,
         wordnet=wordnet_folder(),
         block_tokens=min(longest, known_teacher.max_tokens or longest),
-        ranks=choose_ranks(num_gpus, num_cores),
+        ranks=choose_ranks(num_gpus, num_cores, for_cluster=gpus_per_node is not None),
     )
     _write_valid(new, is_forced)
     return new
@@ -141,7 +167,9 @@ def _write_valid(new: NewSpec, is_forced: bool) -> None:
             "  name a file in a folder that you may write to."
         ) from None
     try:
-        refuse_what_cannot_fit(load_spec(new.path), is_forced)
+        spec = load_spec(new.path)
+        if not new.ranks.for_cluster:
+            refuse_what_cannot_fit(spec, is_forced)
     except InputError:
         new.path.unlink()
         raise

@@ -8,6 +8,7 @@ from typing import Any
 
 from dskd_ds.commands.new_spec import Ranks
 from dskd_ds.errors import InputError
+from dskd_ds.models.public_models import public_config
 from dskd_ds.spec.data import SourceSpec
 from dskd_ds.spec.load import expand, read_toml
 from dskd_ds.spec.shipped import shipped_folder
@@ -28,21 +29,24 @@ class Teacher:
     """Longest input that the model takes."""
 
 
-def choose_ranks(num_gpus: int, num_cores: int) -> Ranks:
+def choose_ranks(num_gpus: int, num_cores: int, for_cluster: bool = False) -> Ranks:
     """Divide a machine into students and teachers.
 
     GPUs: a quarter of them teach. CPU: two students and a teacher share the cores.
+    for_cluster: the GPUs are those of a node elsewhere.
     """
     if num_gpus:
         num_teachers = max(1, num_gpus // 4)
         # A single GPU is left with no rank to train: then both ranks share it.
         num_students = max(1, num_gpus - num_teachers)
+        machine = "1 GPU, shared by both ranks" if num_gpus == 1 else f"{num_gpus} GPUs"
         return Ranks(
-            machine="1 GPU, shared by both ranks" if num_gpus == 1 else f"{num_gpus} GPUs",
+            machine=machine if not for_cluster else f"a node of {machine}",
             num_students=num_students,
             num_teachers=num_teachers,
             threads_per_rank=0,
             deepspeed=f"ds_configs/{'zero0' if num_students == 1 else 'zero3'}.json",
+            gpus_per_node=num_gpus if for_cluster else None,
         )
     num_students = 1 if num_cores == 1 else 2
     return Ranks(
@@ -98,7 +102,7 @@ def _missing(option: str, noun: str, path: str, value: str) -> str:
 
 
 def given_teacher(model: str) -> Teacher:
-    """Check a teacher that is a path. A hub name is not looked up. Raises InputError."""
+    """Check a teacher that is a path. A hub name is not looked up on the hub. Raises InputError."""
     path = Path(expand(model))
     if path.suffix == ".gguf" and path.is_file():
         return Teacher(model, num_kept_layers=None, max_tokens=None)  # not converted just for this
@@ -106,13 +110,17 @@ def given_teacher(model: str) -> Teacher:
 
     named = NamedModel(expand(model), key="--teacher")
     named.locate()
-    if not path.is_dir():
+    if path.is_dir():
+        return Teacher(model, _kept(named.num_layers), named.max_tokens)
+    config = public_config(model)
+    if config is None:
         return Teacher(model, num_kept_layers=None, max_tokens=None)
-    return Teacher(
-        model,
-        num_kept_layers=max(1, round(named.num_layers * KEPT_SHARE)),
-        max_tokens=named.max_tokens,
-    )
+    return Teacher(model, _kept(config["num_hidden_layers"]), config.get("max_position_embeddings"))
+
+
+def _kept(num_layers: int) -> int:
+    """Return how many of a teacher's layers the student keeps."""
+    return max(1, round(num_layers * KEPT_SHARE))
 
 
 def given_text(text: str) -> tuple[SourceSpec, ...]:

@@ -15,7 +15,7 @@ from dskd_ds.spec.shipped import SCHEMA_FILE, shipped_folder
 
 @dataclass(frozen=True)
 class Ranks:
-    """A division of this machine into students and teachers."""
+    """A division of a machine into students and teachers."""
 
     machine: str
     """What the division is for, e.g. "2 CPU cores"."""
@@ -24,6 +24,13 @@ class Ranks:
     threads_per_rank: int
     deepspeed: str
     """The DeepSpeed configuration that fits, as a path in a spec."""
+    gpus_per_node: int | None = None
+    """GPUs of each node of a cluster; None if the run is for this machine."""
+
+    @property
+    def for_cluster(self) -> bool:
+        """Whether the run is for other machines than this one."""
+        return self.gpus_per_node is not None
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,17 @@ class NewSpec:
 def next_commands(new: NewSpec) -> list[str]:
     """Return the commands that follow, in order, each with what it does."""
     file = shlex.quote(str(new.path))
+    if new.ranks.for_cluster:
+        gpus = f"--gpus-per-node {new.ranks.gpus_per_node}"
+        stages = "--what senses,train,eval"
+        steps = {
+            f"dskd plan {file} --cluster NAME": "memory, time and cost; without NAME, a list",
+            f"dskd submit {file} {stages} {gpus} --dry-run": "checks everything; prints the job",
+            f"dskd submit {file} {stages} {gpus}": "submits it; the job resumes by itself",
+            f"dskd status {new.run_dir}": "alive or not, speed, who waits, errors",
+            f"dskd report {file}": f"writes {new.run_dir}/report.html",
+        }
+        return _aligned(steps)
     steps = {
         f"dskd senses build {file}": "the teacher reads the text; builds the senses",
         f"dskd train {file} --dry-run": "checks everything and prints the launch",
@@ -64,6 +82,11 @@ def next_commands(new: NewSpec) -> list[str]:
         f"dskd eval {file}": "held-out perplexity and KL, before and after",
         f"dskd report {file}": f"writes {new.run_dir}/report.html",
     }
+    return _aligned(steps)
+
+
+def _aligned(steps: dict[str, str]) -> list[str]:
+    """Return commands with what they do, one below the other. steps: command -> what it does."""
     width = max(map(len, steps))
     return [f"{command:<{width}}  # {effect}" for command, effect in steps.items()]
 
@@ -169,7 +192,8 @@ def _training(new: NewSpec) -> Iterator[str]:
     yield "num_steps = 40  # enough for a first look; a real run takes thousands"
     yield f"global_batch_blocks = {ranks.num_students}  # blocks per step, over all students"
     yield ""
-    yield f"[topology]  # chosen for this machine: {ranks.machine}"
+    place = "" if ranks.for_cluster else "this machine: "
+    yield f"[topology]  # chosen for {place}{ranks.machine}"
     yield f"num_students = {ranks.num_students}  # ranks that train"
     yield f"num_teachers = {ranks.num_teachers}  # ranks that answer the students"
     yield f"threads_per_rank = {ranks.threads_per_rank}  # CPU threads; 0 keeps OMP_NUM_THREADS"

@@ -115,14 +115,14 @@ def _model_at(root: type[BaseModel], section: list[str]) -> type[BaseModel]:
 def _nearest(root: type[BaseModel], section: list[str], name: str) -> str:
     """Return a hint for an unknown key: a similar key, the section that has it, or all keys."""
     known_keys = list(_model_at(root, section).model_fields)
-    near = difflib.get_close_matches(name, known_keys, n=1, cutoff=0.5)
-    if near:
-        return f"did you mean {near[0]}?"
     # A key in the wrong section is spelled correctly, so only exact names are looked for.
     for other, field in root.model_fields.items():
         model = _section_model(field.annotation)
         if model is not None and name in model.model_fields:
             return f"it belongs to [{other}]."
+    near = difflib.get_close_matches(name, known_keys, n=1, cutoff=0.5)
+    if near:
+        return f"did you mean {near[0]}?"
     return f"known keys: {', '.join(known_keys)}."
 
 

@@ -80,6 +80,11 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
     *sections, name = key.strip().split(".")
     for section in sections:
         tree = tree.setdefault(section, {})
+        if isinstance(tree, list):
+            raise InputError(
+                f"--set {override}: {section} is a list of sections, of which --set changes none.\n"
+                f"  edit the file, or give the whole list: --set '...{section}=[{{...}}, ...]'."
+            )
         if not isinstance(tree, dict):
             raise InputError(
                 f"--set {override}: {section} is not a section.\n"
