@@ -32,7 +32,8 @@ from dskd_ds.models.named import NamedModel
 from dskd_ds.runtime.mpi import Communicator
 from dskd_ds.senses.build.spill import BackgroundSpill, Collected, Layout, Spill, rank_folder
 from dskd_ds.senses.build.vectors import Rows, is_text, make_rows, position_hashes
-from dskd_ds.senses.dictionary.identity import leaves_out_starts
+from dskd_ds.senses.dictionary.identity import leaves_out_sinks
+from dskd_ds.senses.dictionary.sinks import is_sink, squared_lengths
 from dskd_ds.spec import RunSpec
 from dskd_ds.spec.senses import SensesSpec
 
@@ -214,11 +215,13 @@ def attributed(
     hashes = np.concatenate([position_hashes(spec.seed, row, size) for row in rows])
     positions = np.concatenate([index * size + np.arange(size) for index in batch.blocks])
     # NumPy has no bfloat16, so the records hold its bits.
-    rounded = states.flatten(0, 1).to(torch.bfloat16)
+    states = states.flatten(0, 1)
+    rounded = states.to(torch.bfloat16)
     bits = rounded.view(torch.int16).cpu().numpy().view(np.uint16)
-    with_starts = not leaves_out_starts(spec.senses)
-    text = np.concatenate([is_text(row, size, begin, with_starts) for row in rows])
+    text = np.concatenate([is_text(row, size, begin) for row in rows])
     kept = (tokens != IGNORE) & text
+    if leaves_out_sinks(spec.senses):
+        kept &= ~is_sink(states, squared_lengths(states).median()).cpu().numpy()
     return make_rows(
         tokens=tokens[kept], hashes=hashes[kept], positions=positions[kept], states=bits[kept]
     )

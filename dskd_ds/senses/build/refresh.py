@@ -68,10 +68,10 @@ def check_refresh(old: SenseDictionary, key: DictionaryKey) -> None:
                 f"  set [senses] {name} = {found}, or build another dictionary."
             )
 
-    if old.leaves_out_starts != key.get("starts_left_out", False):
+    if old.leaves_out_sinks != key.get("sinks_left_out", False):
         raise InputError(
-            f"{old.folder} was built by an earlier version, with states of the first token of each"
-            " segment.\n  build it anew: dskd senses build SPEC.toml --force"
+            f"{old.folder} was built by an earlier version, with states of attention sinks.\n"
+            "  build it anew: dskd senses build SPEC.toml --force"
         )
 
 

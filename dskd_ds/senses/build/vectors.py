@@ -70,24 +70,17 @@ def smallest(rows: Rows, per_token: int) -> Rows:
     return rows[order[rank < per_token]]
 
 
-def is_text(
-    row: Block, block_tokens: int, begin: list[int], with_starts: bool = True
-) -> NDArray[np.bool_]:
-    """Return which positions [T] of a packed block have a state that tells of a document's text.
+def is_text(row: Block, block_tokens: int, begin: list[int]) -> NDArray[np.bool_]:
+    """Return which positions [T] of a packed block hold a document's own token.
 
-    Padding has none (its segment has digest 0), nor has the BOS token `begin` if the tokenizer sets
+    Padding does not (its segment has digest 0), nor the BOS token `begin` if the tokenizer sets
     one: its state is the same in every document.
-    with_starts: whether the first token of a segment counts. Below the last layer its state is a
-    place that attention rests on, thousands of times longer than others (arXiv 2309.17453), and it
-    knows no text.
     """
     starts = np.asarray(row["segment_starts"])
     lengths = np.diff(np.append(starts, block_tokens))
     text: NDArray[np.bool_] = np.repeat(np.asarray(row["doc_digests"]) != 0, lengths)
     first_ids = np.asarray(row["input_ids"])[starts]
     text[starts[np.isin(first_ids, begin)]] = False
-    if not with_starts:
-        text[starts] = False
     return text
 
 

@@ -24,6 +24,7 @@ from dskd_ds.senses.choose.key import key_of_choice
 from dskd_ds.senses.choose.retrieve import SenseRetriever
 from dskd_ds.senses.choose.shuffled import shuffled_tokens
 from dskd_ds.senses.dictionary.distances import pair_distances, rerank, typical_spread
+from dskd_ds.senses.dictionary.sinks import is_sink
 from dskd_ds.signals.parts.chosen import Candidates, Chosen, Ints, Mask
 from dskd_ds.signals.parts.measured import MeasuredSenses
 from dskd_ds.spec.terms import LayerTermSpec
@@ -60,6 +61,8 @@ class TermRetriever:
         self._retriever, self._term, self._margin = retriever, term, margin
         self._dictionary = retriever.dictionary
         self._spread = typical_spread(self._dictionary)
+        of_tokens = self._dictionary.squared_norms[: self._dictionary.num_token_rows]
+        self._median_square = float(of_tokens.median())
         self._permutation: Tensor | None = None
         if term.shuffled_senses:
             self._permutation = shuffled_tokens(retriever)
@@ -103,13 +106,12 @@ class TermRetriever:
     def choose(self, batch: Batch, states: Tensor) -> MeasuredSenses:
         """Find the candidates of `posterior` or `contrast` at each position with a target.
 
-        states: [N, D] of the teacher at these positions, on the CPU. A position that starts a
-        segment has none.
+        states: [N, D] of the teacher at these positions, on the CPU. An attention sink has none.
         """
         states, read = states.float(), _target_tokens(self._attributed(batch))
         shown = self._shown(batch)
         tokens = _target_tokens(shown)
-        own = self._own(tokens, _starts(batch))
+        own = self._own(tokens, self._sinks(states))
         others = sets.merge(
             self._antonyms(shown, states), self._neighbours(tokens, read=read, states=states)
         )
@@ -139,8 +141,10 @@ class TermRetriever:
     def _pull_and_push(self, batch: Batch, states: Tensor) -> TermSenses:
         """Return S+ and S- at positions drawn as those of the sense term of [loss] are."""
         shown = self._shown(batch)
-        no_starts = torch.where(batch.position_ids == 0, IGNORE, shown.targets)
-        selection = self._retriever.select(replace(shown, targets=no_starts))
+        without_sinks = shown.targets.flatten().clone()
+        without_sinks[batch.supervised[torch.from_numpy(self._sinks(states))]] = IGNORE
+        drawn_from = replace(shown, targets=without_sinks.view_as(shown.targets))
+        selection = self._retriever.select(drawn_from)
         rows = np.searchsorted(batch.supervised.numpy(), selection.positions)
         hidden = states[torch.from_numpy(rows)]
         pull, push = self._retriever.lexical(selection, hidden)
@@ -157,10 +161,15 @@ class TermRetriever:
         senses = replace(targets, positions=torch.from_numpy(rows))
         return TermSenses(senses=senses, margin=self._margin)
 
-    def _own(self, tokens: Ints, starts: Mask) -> Candidates:
-        """Return the senses of tokens [N]; none for positions that start a segment, starts [N]."""
+    def _sinks(self, states: Tensor) -> Mask:
+        """Return which of the teacher's states [N, D] are attention sinks."""
+        sinks: Mask = is_sink(states, self._median_square).numpy()
+        return sinks
+
+    def _own(self, tokens: Ints, sinks: Mask) -> Candidates:
+        """Return the senses of tokens [N]; none for attention sinks [N]."""
         own = sets.senses_of(self._dictionary, sets.ragged(np.ones_like(tokens), tokens))
-        return sets.keep_where(own, ~starts)
+        return sets.keep_where(own, ~sinks)
 
     def _measured(self, found: Candidates, states: Tensor) -> MeasuredSenses:
         """Return senses with their distances from the states [N, D]. found: sorted by position."""
@@ -171,7 +180,7 @@ class TermRetriever:
     def _smoothed(self, batch: Batch, states: Tensor) -> Tensor:
         """Return the states, mixed with the mean of their token's senses where it has any."""
         tokens = _target_tokens(self._shown(batch))
-        own = self._padded(tokens, self._measured(self._own(tokens, _starts(batch)), states))
+        own = self._padded(tokens, self._measured(self._own(tokens, self._sinks(states)), states))
         smoothed = states.clone()
         for start in range(0, len(states), CHUNK_POSITIONS):
             rows = slice(start, start + CHUNK_POSITIONS)
@@ -266,13 +275,3 @@ def _target_tokens(batch: Batch) -> Ints:
     """Return the target [N] of each position that has one."""
     tokens: Ints = batch.targets.flatten()[batch.supervised].numpy()
     return tokens
-
-
-def _starts(batch: Batch) -> Mask:
-    """Return which positions [N] with a target start a segment.
-
-    Below the last layer their states are thousands of times longer than others (`is_text` in
-    senses/build/vectors.py), so they say nothing about senses.
-    """
-    starts: Mask = (batch.position_ids.flatten()[batch.supervised] == 0).numpy()
-    return starts

@@ -95,9 +95,9 @@ class SenseDictionary:
         return self.facts["layer"]
 
     @property
-    def leaves_out_starts(self) -> bool:
-        """Whether no sense is made from the first token of a segment."""
-        return self.facts.get("starts_left_out", False)
+    def leaves_out_sinks(self) -> bool:
+        """Whether no sense is made from attention sinks (sinks.py)."""
+        return self.facts.get("sinks_left_out", False)
 
     @property
     def is_of_read_tokens(self) -> bool:

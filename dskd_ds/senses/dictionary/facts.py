@@ -46,8 +46,8 @@ class DictionaryKey(TypedDict):
     """Fingerprint of all lexicon files."""
     settings: dict[str, Any]
     """The fields of [senses] that decide the content (identity.BUILD_SETTINGS)."""
-    starts_left_out: NotRequired[bool]
-    """Whether no sense is made from the first token of a segment (identity.leaves_out_starts)."""
+    sinks_left_out: NotRequired[bool]
+    """Whether no sense is made from attention sinks (identity.leaves_out_sinks)."""
     corpora: NotRequired[list[CorpusKey]]
     """The texts of [[senses.corpus]]; `corpus` is then the fingerprint of this list."""
     refreshes: NotRequired[str]
@@ -65,7 +65,7 @@ class Facts(TypedDict, total=False):
     lexicon: str
     settings: dict[str, Any]
     """The fields from `teacher` to `settings` are those of DictionaryKey."""
-    starts_left_out: bool
+    sinks_left_out: bool
     """As in DictionaryKey."""
     corpora: list[CorpusKey]
     """As in DictionaryKey: only with [[senses.corpus]]."""

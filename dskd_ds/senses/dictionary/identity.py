@@ -68,8 +68,8 @@ def dictionary_key(
         "lexicon": lexicon_digest(spec.senses),
         "settings": {name: getattr(spec.senses, name) for name in BUILD_SETTINGS},
     }
-    if leaves_out_starts(spec.senses):
-        key["starts_left_out"] = True
+    if leaves_out_sinks(spec.senses):
+        key["sinks_left_out"] = True
     if corpora:
         key["corpora"] = corpora
     if not comm.all_ranks_equal(digest_of(key).encode()):
@@ -81,11 +81,8 @@ def dictionary_key(
     return key
 
 
-def leaves_out_starts(senses: SensesSpec) -> bool:
-    """Return whether no sense is made from the first token of a segment.
-
-    So it is below the last layer; see `is_text` in senses/build/vectors.py.
-    """
+def leaves_out_sinks(senses: SensesSpec) -> bool:
+    """Return whether no sense is made from attention sinks: below the last layer (sinks.py)."""
     return senses.hidden_layer != LAST_LAYER
 
 
@@ -127,7 +124,7 @@ def collection_digests(key: DictionaryKey) -> list[str]:
     digests = []
     for text in key["corpora"]:
         settings = {name: key["settings"][name] for name in COLLECT_SETTINGS} | text
-        names = ("teacher", "tokenizer", "block_tokens", "seed", "starts_left_out")
+        names = ("teacher", "tokenizer", "block_tokens", "seed", "sinks_left_out")
         shared = {name: value for name, value in key.items() if name in names}
         digests.append(digest_of(shared | {"settings": settings, "sum_per_token": num_vectors}))
     return digests

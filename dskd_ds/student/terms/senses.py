@@ -111,10 +111,10 @@ def check_fits(
             f' attribution = "{term.attribution}".\n'
             f'  build one with [senses] attribution = "{built}", or change the term\'s attribution.'
         )
-    if not dictionary.leaves_out_starts:
+    if not dictionary.leaves_out_sinks:
         raise InputError(
-            f"{name} was built by an earlier version, with states of the first token of each"
-            " segment. They are so long that they decide every mean.\n"
+            f"{name} was built by an earlier version, with states of attention sinks. They are so"
+            " long that they decide every mean.\n"
             "  build it anew: dskd senses build with --force."
         )
     if typical_spread(dictionary) == 0 and term.kind in ("posterior", "mse", "cosine"):

@@ -32,7 +32,7 @@ def write_senses(
     layer: int = 2,
     attribution: str = "on",
     spread: float = 0.5,
-    without_starts: bool = True,
+    without_sinks: bool = True,
 ) -> str:
     """Write a dictionary of the tiny teacher without an index; return its folder."""
     rows = torch.randn(20, D, generator=torch.Generator().manual_seed(0))
@@ -51,7 +51,7 @@ def write_senses(
             "teacher": models.teacher.fingerprint,
             "tokenizer": models.teacher.tokenizer_fingerprint,
             "settings": {"attribution": attribution},
-            "starts_left_out": without_starts,
+            "sinks_left_out": without_sinks,
         },
         2,
     )
@@ -121,7 +121,7 @@ def test_students_need_no_index_where_the_teacher_chooses(
 @pytest.mark.parametrize(
     ("kind", "built", "keys", "reason"),
     [
-        ("sense", {"without_starts": False}, {}, "was built by an earlier version"),
+        ("sense", {"without_sinks": False}, {}, "was built by an earlier version"),
         ("posterior", {"layer": 3}, {}, "states of the teacher's layer 3, but the term compares"),
         ("contrast", {"attribution": "argmax"}, {}, 'attribution = "argmax", but the term'),
         ("contrast", {}, {"attribution": "predicts"}, 'attribution = "on", but the term'),

@@ -76,6 +76,21 @@ def test_a_state_may_belong_to_the_token_that_it_sits_on(teacher: FrozenModel) -
     assert found["position"].tolist() == [0, 1, 2]
 
 
+@pytest.mark.parametrize(("layer", "kept"), [(1, [1, 2]), (-1, [0, 1, 2])])
+def test_sinks_are_left_out_below_the_last_layer(layer: int, kept: list[int]) -> None:
+    row = block_row([Segment([3, 4, 5], [(0, 1)], digest=9, offset=0)], T, 0)
+    spec: Any = SimpleNamespace(
+        data=SimpleNamespace(block_tokens=T),
+        seed=0,
+        senses=SensesSpec(dictionary="-", attribution="on", hidden_layer=layer),
+    )
+    states = torch.ones(1, T, 4)
+    states[0, 0] = 11.0  # 121 times the squared length of the others
+    teacher: Any = SimpleNamespace(states_of_layer=lambda *_: (states, states))
+    found = attributed(teacher, [row], ForwardBatch(0, (0,)), spec, begin=[])
+    assert found["position"].tolist() == kept
+
+
 @given(
     seed=st.integers(0, 1000),
     min_confidence=st.sampled_from([0.0, 0.1, 0.5, 1.0]),

@@ -58,14 +58,6 @@ def test_all_positions_of_a_block_without_padding_are_text() -> None:
     assert is_text(full, T, [0]).all()
 
 
-def test_the_first_tokens_of_segments_can_be_left_out() -> None:
-    segments = [Segment([5, 6], [], digest=3, offset=0), Segment([7], [], digest=4, offset=9)]
-    row = block_row(segments, T, 0)
-    starts = np.asarray(row["segment_starts"])
-    whole, without = is_text(row, T, []), is_text(row, T, [], with_starts=False)
-    assert np.flatnonzero(whole & ~without).tolist() == starts[:2].tolist()
-
-
 def test_the_sample_is_uniform() -> None:
     """Each tenth of a long document gives as many samples as the others."""
     counts = np.zeros(10)

@@ -57,7 +57,7 @@ def dictionary_in(folder: Path, layer: int = -1, seed: int = 0) -> SenseDictiona
             "layer": layer,
             "teacher": "t",
             "tokenizer": "z",
-            "starts_left_out": layer != -1,
+            "sinks_left_out": layer != -1,
         },
         num_senses=PER_TOKEN,
     )

@@ -37,20 +37,23 @@ def found_by(dictionary: SenseDictionary, asked: LayerTermSpec, **settings: Any)
     return finder.senses(batch(), teacher_states(batch()))
 
 
+def sinks_of(of: Batch) -> list[bool]:
+    """Return which positions with a target are the first of a segment."""
+    sinks: list[bool] = (of.position_ids.flatten()[of.supervised] == 0).tolist()
+    return sinks
+
+
 def teacher_states(of: Batch) -> torch.Tensor:
-    return torch.randn(len(of.supervised), D, generator=torch.Generator().manual_seed(7))
+    """Return random states; the first token of a segment is an attention sink."""
+    states = torch.randn(len(of.supervised), D, generator=torch.Generator().manual_seed(7))
+    states[torch.tensor(sinks_of(of))] *= 50
+    return states
 
 
 def tokens_of(of: Batch, attribution: str) -> list[int]:
     held = of.input_ids if attribution == "on" else of.targets
     tokens: list[int] = held.flatten()[of.supervised].tolist()
     return tokens
-
-
-def starts_of(of: Batch) -> list[bool]:
-    """Return which positions with a target are the first of a segment."""
-    starts: list[bool] = (of.position_ids.flatten()[of.supervised] == 0).tolist()
-    return starts
 
 
 def distances_from(dictionary: SenseDictionary, state: torch.Tensor) -> torch.Tensor:
@@ -87,9 +90,9 @@ def test_candidates_are_own_senses_antonyms_and_neighbours(
     assert found is not None
     states = teacher_states(batch())
     num_others = 0
-    starts = starts_of(batch())
+    sinks = sinks_of(batch())
     for i, token in enumerate(tokens_of(batch(), attribution)):
-        if starts[i]:
+        if sinks[i]:
             assert not found.own[i].any()
             continue
         own = set(range(token * PER_TOKEN, (token + 1) * PER_TOKEN))
@@ -139,7 +142,7 @@ def test_smoothing_mixes_in_the_mean_of_the_tokens_senses(
     states = teacher_states(batch())
     for i, token in enumerate(tokens_of(batch(), "on")):
         rows = dictionary.senses[dictionary.owner_rows(token)].double()
-        if starts_of(batch())[i]:
+        if sinks_of(batch())[i]:
             assert found[i].equal(states[i])
             continue
         scale = 2 * 0.3 * typical_spread(dictionary) * D
@@ -158,8 +161,8 @@ def test_the_papers_term_has_the_positions_and_senses_of_the_last_layers(
     assert found is not None
     assert learned.margin == 1.0
     picker = retriever(dictionary, spec(candidates=candidates))
-    no_starts = batch().targets.masked_fill(batch().position_ids == 0, IGNORE)
-    selection = picker.select(replace(batch(), targets=no_starts))
+    no_sinks = batch().targets.masked_fill(batch().position_ids == 0, IGNORE)
+    selection = picker.select(replace(batch(), targets=no_sinks))
     positions = batch().supervised[found.positions]
     assert positions.tolist() == selection.positions.tolist()
     states = teacher_states(batch())[found.positions]
@@ -187,7 +190,7 @@ def test_shuffled_senses_are_those_of_another_token(dictionary: SenseDictionary)
     found = found_by(dictionary, asked, candidates="hybrid").candidates
     assert found is not None
     for i, token in enumerate(tokens_of(batch(), "on")):
-        if starts_of(batch())[i]:
+        if sinks_of(batch())[i]:
             continue
         rows = dictionary.senses[dictionary.owner_rows(int(changed[token]))].float()
         torch.testing.assert_close(found.vectors()[i][found.own[i]], rows)
@@ -206,7 +209,7 @@ def test_a_control_gets_no_sense_of_the_token_or_its_synonyms(dictionary: SenseD
         given = found.candidates.vectors()[i][found.candidates.own[i] | found.candidates.mask[i]]
         for owner in (token, *(o for o in dictionary.synonyms.row(token).tolist() if o < V)):
             for row in vectors[dictionary.owner_rows(owner)]:
-                assert not (given == row).all(dim=1).any() or starts_of(batch())[i]
+                assert not (given == row).all(dim=1).any()
 
 
 def test_a_control_has_the_positions_of_the_term(dictionary: SenseDictionary) -> None:
@@ -217,7 +220,7 @@ def test_a_control_has_the_positions_of_the_term(dictionary: SenseDictionary) ->
         found = finder.senses(batch(), teacher_states(batch())).senses
         assert found is not None
         positions.append(found.positions.tolist())
-        assert not any(starts_of(batch())[position] for position in positions[-1])
+        assert not any(sinks_of(batch())[position] for position in positions[-1])
     assert positions[0] == positions[1]
 
 
