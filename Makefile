@@ -5,6 +5,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+TORCH ?= torch==2.13.0
 STEPS :=
 EVAL_TOKENS :=
 # Containers often set it. Then each of the ranks would compile all modules again when it starts.
@@ -25,11 +26,14 @@ check: .venv/.ready
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-# The CPU build of torch comes first: a bare `torch` would pull in gigabytes of CUDA.
+# torch comes first and by itself. Where pip's index has CUDA builds only, or for GPUs, name another index:
+# make TORCH="torch==2.13.0 --index-url URL" .venv/.ready
 .venv/.ready: pyproject.toml
 	@command -v g++ >/dev/null || { echo "g++ is missing; DeepSpeed compiles an op with it. Debian: apt-get install g++" >&2; exit 2; }
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
+	  { echo "$(PYTHON) is older than 3.11; name another one: make PYTHON=python3.11 quickstart" >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip install --quiet -e '.[quickstart,test]'
 	touch $@
 

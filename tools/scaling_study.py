@@ -42,8 +42,8 @@ Written by `python -m tools.scaling_study`, without any GPU.
 `dskd_ds/costs/memory.py`, and what uneven machines and failures cost from the simulator
 (`dskd_ds/costs/simulate/`). Four constants are fitted to public measured figures. Tokens/s of
 sources that were held out are off by 12.5 % (median) and 27.8 % (worst):
-[plan_validation.md](plan_validation.md). All other constants are assumptions. The last section
-lists every constant with its range and source, and how far it moves the results.
+[plan_validation.md](plan_validation.md). The others are published, counted or assumed. The last
+section lists every constant with its range and source, and how far it moves the results.
 
 **What was never measured:** this project on a GPU. Teachers, the objective and the choice of senses
 follow from counts of operations and bytes only.

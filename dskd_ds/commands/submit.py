@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from dskd_ds.commands.submit_jobs import Job
 
 STAGES = ("pack", "senses", "teach", "train", "eval")
+TIME_LIMIT = re.compile(r"\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}|infinite|unlimited", re.IGNORECASE)
+"""Forms of sbatch --time: M, M:S, H:M:S, D-H, D-H:M, D-H:M:S."""
 TEXT = """\
 Submit a run to SLURM. The scripts are those in slurm/, with the options and settings of this run
 filled in; --dry-run prints them instead.
@@ -124,7 +127,9 @@ def _add_site(command: argparse.ArgumentParser) -> None:
         help="the nodes' kind (dskd plan): the job is refused if it does not fit into their memory",
     )
     site.add_argument("--partition", help="partition of all jobs")
-    site.add_argument("--time", metavar="LIMIT", help="limit of one attempt, e.g. 8:00:00")
+    site.add_argument(
+        "--time", type=_time_limit, metavar="LIMIT", help="limit of one attempt, e.g. 8:00:00"
+    )
     site.add_argument(
         "--signal-seconds",
         type=at_least(1),
@@ -145,6 +150,15 @@ def _add_site(command: argparse.ArgumentParser) -> None:
         help="further option of sbatch, e.g. account=nlp, or exclusive (may be given several"
         " times)",
     )
+
+
+def _time_limit(text: str) -> str:
+    """Return a time limit as SLURM takes it. Raises ArgumentTypeError for any other text."""
+    if not TIME_LIMIT.fullmatch(text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no limit of SLURM: write HOURS:MINUTES:SECONDS, DAYS-HOURS, or MINUTES"
+        )
+    return text
 
 
 def _stages(text: str) -> tuple[str, ...]:

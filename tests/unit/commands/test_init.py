@@ -74,7 +74,23 @@ def test_hub_names_are_not_looked_up(capsys: pytest.CaptureFixture[str]) -> None
     assert cli.main(["init", "mine.toml", *hub]) == 0
     spec = load_spec("mine.toml")
     assert (spec.student.layers, spec.repair.steps) == ("all", 0)
-    assert "keeps all layers" in capsys.readouterr().out
+    assert "nothing to learn" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_login_node_needs_neither_gpus_nor_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    teacher = ["--teacher", "meta-llama/Llama-3.1-70B-Instruct", "--text", "c/d"]
+    assert cli.main(["init", "mine.toml", *teacher]) == 2
+    assert "does not fit" in capsys.readouterr().err
+    assert cli.main(["init", "mine.toml", *teacher, "--gpus-per-node", "8"]) == 0
+    spec = load_spec("mine.toml")
+    assert (spec.student.layers, spec.student.num_layers) == ("by_impact", 53)  # of 80
+    assert spec.deepspeed.endswith("zero3.json")
+    assert (spec.topology.num_students, spec.topology.num_teachers) == (6, 2)
+    assert spec.data.block_tokens == 1024
+    output = capsys.readouterr().out
+    assert "dskd plan mine.toml --cluster" in output
+    assert "dskd submit mine.toml --what senses,train,eval --gpus-per-node 8" in output
 
 
 @pytest.mark.usefixtures("folder")

@@ -206,6 +206,19 @@ def test_wrong_options_are_refused(argv: list[str], message: str) -> None:
         jobs(*argv)
 
 
+@pytest.mark.parametrize("limit", ["90", "90:30", "8:00:00", "2-12", "2-12:30:00", "UNLIMITED"])
+def test_time_limits_of_slurm_are_taken(limit: str) -> None:
+    script = jobs("--ntasks-per-node", "1", "--time", limit)[0]
+    assert f"#SBATCH --time={limit}\n" in script
+
+
+@pytest.mark.parametrize("limit", ["8h", "", "1:2:3:4", "2-"])
+def test_other_time_limits_are_refused(limit: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        jobs("--ntasks-per-node", "1", "--time", limit)
+    assert "is no limit of SLURM" in capsys.readouterr().err
+
+
 def test_a_refused_job_leaves_none_of_its_chain(monkeypatch: pytest.MonkeyPatch) -> None:
     cancelled: list[str] = []
 
