@@ -94,6 +94,10 @@ class TextFeed:
         # One step is planned ahead: the loop asks for the counts of a step before its batches.
         self._planned = self._plan(step=0)
 
+    def fingerprints(self) -> list[str | None]:
+        """See StepSource: there is no teacher."""
+        return []
+
     def counts(self) -> tuple[int, int]:
         """Return the numbers of supervised and of sense positions (0) of the next step."""
         return sum(len(batch.teacher.positions) for batch in self._planned), 0

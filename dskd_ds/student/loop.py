@@ -16,6 +16,7 @@ from dskd_ds.student.phases import VERDICT, WAITING
 from dskd_ds.student.record import all_reduce_record
 from dskd_ds.student.replies.feed import StepInput
 from dskd_ds.student.rollback import roll_back
+from dskd_ds.student.same_teachers import refuse_different_teachers
 from dskd_ds.student.schedule import lr_at
 from dskd_ds.student.skips import StepFacts
 from dskd_ds.student.training import Training
@@ -40,9 +41,13 @@ def run_steps(training: Training) -> None:
             disable=not is_first_rank,
         )
         cleanup.enter_context(bar)
+        are_teachers_compared = False
         while training.num_done < training.num_steps:
             training.health.begin_step()
             step_input, verdict = next_step(training)
+            if not are_teachers_compared:
+                refuse_different_teachers(training.steps.fingerprints())
+                are_teachers_compared = True
             record = run_step(training, step_input, verdict.counts)
             is_save_due = verdict.is_save_due or training.is_save_due_by_steps()
             record |= training.all_reduce_heldout_loss(is_save_due)

@@ -27,6 +27,10 @@ class StepSource(Protocol):
         """The supervised and sense positions of the next step on this rank."""
         ...
 
+    def fingerprints(self) -> list[str | None]:
+        """Return what the replies of each teacher of the run depend on; None if none came yet."""
+        ...
+
     def next(self, is_stop_wanted: Callable[[], bool]) -> StepInput | None:
         """Wait for the next step's input. Returns None if a stop is wanted before it has come.
 

@@ -133,6 +133,10 @@ class Feed:
         has_other_ranks = spec.topology.num_students > 1
         self._plans_together = has_other_ranks and spec.train.on_policy_fraction > 0
 
+    def fingerprints(self) -> list[str | None]:
+        """Return what the replies of each teacher of the run depend on; None if none came yet."""
+        return [route.link.fingerprint for route in self._routes.routes]
+
     def counts(self) -> tuple[int, int]:
         """Return what the sums of this rank's next step are divided by; (0, 0) if `next` will
         raise.

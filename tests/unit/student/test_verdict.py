@@ -38,6 +38,9 @@ class Broken:
     def __init__(self, error: Exception, in_counts: bool) -> None:
         self._error, self._in_counts = error, in_counts
 
+    def fingerprints(self) -> list[str | None]:
+        return []
+
     def counts(self) -> tuple[int, int]:
         if self._in_counts:
             raise self._error
