@@ -57,21 +57,13 @@ class LayerTermSpec(Part):
     smoothing: Fraction = 0.0
     """Share of the target of `mse` or `cosine` that is the mean of its token's senses, weighted by
     how near the teacher's state is to each. 0: the target is the teacher's state itself."""
-    temperature: PositiveFloat | None = None
-    """Temperature of `contrast` (on cosines; 0.1 if not given), of `posterior` and of the weights
-    of `smoothing` (on squared distances, in units of the squared distance of a typical state from
-    its sense; 1 if not given)."""
+    temperature: PositiveFloat = 0.1
+    """Temperature of `contrast` (on cosines), of `posterior` and of the weights of `smoothing` (on
+    squared distances, in units of the squared distance of a typical state from its sense)."""
     shuffled_senses: bool = False
     """Give each token the senses and relations of another token, drawn with the run's seed: the
     control that shows whether it matters which senses a token has. No sense of the token itself
     is a candidate then, nor one of its synonyms."""
-
-    @property
-    def used_temperature(self) -> float:
-        """The temperature, or its default for this kind."""
-        if self.temperature is not None:
-            return self.temperature
-        return 0.1 if self.kind == "contrast" else 1.0
 
     @property
     def needs_senses(self) -> bool:

@@ -186,7 +186,7 @@ class TermRetriever:
             rows = slice(start, start + CHUNK_POSITIONS)
             chunk = own[rows]
             weights = log_posterior(
-                chunk.distances, chunk.mask, chunk.spread, self._term.used_temperature
+                chunk.distances, chunk.mask, chunk.spread, self._term.temperature
             ).exp()
             mean = torch.bmm(weights[:, None], chunk.vectors()).squeeze(1)
             mixed = torch.lerp(states[rows], mean, self._term.smoothing)

@@ -81,7 +81,7 @@ def peaked_counts(terms: Sequence[LayerTerm], batch: TermBatch) -> Tensor:
         if term.spec.kind == "posterior":
             assert senses is not None
             assert senses.candidates is not None
-            peaked = is_peaked(senses.candidates, term.spec.used_temperature).float()
+            peaked = is_peaked(senses.candidates, term.spec.temperature).float()
             weights = batch.teacher.weights
             counts.append((peaked if weights is None else peaked * weights).sum())
     return torch.stack(counts) if counts else torch.zeros(0, device=batch.input_ids.device)
@@ -94,7 +94,7 @@ def _values_of(
 
     target: [N, D], the teacher's states. senses: what the term learns from a dictionary.
     """
-    kind, temperature = term.spec.kind, term.spec.used_temperature
+    kind, temperature = term.spec.kind, term.spec.temperature
     if kind == "mse" or kind == "cosine":
         distance = DISTANCES[kind]
         wanted = senses.smoothed if senses is not None else target
