@@ -138,6 +138,12 @@ def _search(
             f"{split.num_students:>8}{split.num_teachers:>10}{split.micro_batch_blocks:>13}"
             f"{split.tokens_per_second:>12,.0f}{split.student_bytes / 1e9:>8.1f}  {waiting:.0%}"
         )
+    blocks = spec.train.global_batch_blocks
+    if blocks < args.search // 2:
+        print(
+            f"at most {blocks} students: [train] global_batch_blocks = {blocks}, and each student"
+            " has a block of every step. A larger batch uses more GPUs."
+        )
     return int(ExitCode.DONE)
 
 

@@ -169,6 +169,18 @@ def test_a_path_that_does_not_exist_is_no_hub_name(
     assert "there is no such folder" in capsys.readouterr().err
 
 
+def test_a_small_batch_is_named_as_the_reason_for_few_students(
+    spec: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["plan", spec, "--cluster", "h100-80", "--search", "64"]
+    batch = ["train.global_batch_blocks=4", "topology.num_students=2"]
+    overrides = [part for setting in batch for part in ("--set", setting)]
+    assert cli.main([*argv, *overrides]) == 0
+    assert "at most 4 students: [train] global_batch_blocks = 4" in capsys.readouterr().out
+    assert cli.main(argv) == 0
+    assert "at most" not in capsys.readouterr().out
+
+
 def test_a_search_needs_a_cluster(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["plan", spec, "--search", "16"]) == 2
     assert "--cluster" in capsys.readouterr().err
