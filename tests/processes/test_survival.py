@@ -64,8 +64,9 @@ def test_nan_in_one_ranks_gradient_is_skipped_and_a_row_of_them_rolls_back(
     assert column(back, "skipped_for_gradient") == [0, 0, 0, 1, 2, 2]
     assert column(back, "rollbacks") == [0, 0, 0, 0, 0, 1]
     assert column(expected, "skipped") == [0, 0, 1, 2, 3, 3]
-    # No checkpoint is saved while steps are skipped.
-    assert checkpoints(back) == [f"step-0000000{step}" for step in (1, 2, 3, 6)]
+    # No checkpoint is saved while steps are skipped, and that of the weights given up is renamed.
+    assert checkpoints(back) == [f"step-0000000{step}" for step in (1, 2, 6)]
+    assert (back / "checkpoints" / "abandoned-step-00000003").is_dir()
     assert column(back, "loss")[5] == column(expected, "loss")[5]
     mine, theirs = (
         load_file(folder / "student" / "model.safetensors") for folder in (back, expected)
