@@ -11,10 +11,10 @@ held-out KL to the reference.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 
@@ -66,27 +66,25 @@ def values_of(records: list[dict[str, float]], beginning: str) -> list[float]:
 
 def draw(arms: dict[str, dict[str, float]], path: Path) -> None:
     """Draw the difference in KL over the cosine, a point with its interval per arm."""
-    figure, axes = pyplot.subplots(figsize=(7.2, 4.4), dpi=110)
-    for name, arm in arms.items():
-        _draw_arm(axes, name, arm)
+    figure, axes = pyplot.subplots(figsize=(8.6, 4.6), dpi=110)
+    by_cosine = sorted(arms.items(), key=lambda arm: arm[1]["cosine"])
+    for (name, arm), marker in zip(by_cosine, itertools.cycle("osD^vP"), strict=False):
+        low, mean, high = arm["low"], arm["kl_difference"], arm["high"]
+        errors = [[mean - low], [high - mean]]
+        axes.errorbar(
+            arm["cosine"], mean, yerr=errors, fmt=marker, capsize=2, linewidth=1, label=name
+        )
     axes.axhline(0, color="#1b1f24", linewidth=0.8)
     axes.axvline(0, color="#1b1f24", linewidth=0.8)
     axes.set(
         xlabel="cosine of the term's gradient with that of all other losses (mean over steps)",
         ylabel="held-out KL minus that of KL alone (nats)",
     )
-    axes.margins(x=0.18)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
     axes.grid(alpha=0.3)
     figure.tight_layout()
     figure.savefig(path)
     pyplot.close(figure)
-
-
-def _draw_arm(axes: Any, name: str, arm: dict[str, float]) -> None:
-    low, mean, high = arm["low"], arm["kl_difference"], arm["high"]
-    errors = [[mean - low], [high - mean]]
-    axes.errorbar(arm["cosine"], mean, yerr=errors, fmt="o", capsize=2)
-    axes.annotate(name, (arm["cosine"], mean), xytext=(6, 3), textcoords="offset points", size=8)
 
 
 if __name__ == "__main__":
