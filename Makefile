@@ -5,7 +5,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-TORCH ?= torch==2.13.0
+TORCH := torch==2.13.0
 STEPS :=
 EVAL_TOKENS :=
 # Containers often set it. Then each of the ranks would compile all modules again when it starts.
