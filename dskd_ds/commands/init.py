@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from dskd_ds.commands.init_choices import (
+    choose_cluster_ranks,
     choose_ranks,
     count_gpus,
     given_teacher,
@@ -126,6 +127,9 @@ def init(
     num_gpus = gpus_per_node or count_gpus()
     # The cores that this process may use: a batch job may have fewer than the machine.
     num_cores = len(os.sched_getaffinity(0))
+    ranks = choose_ranks(num_gpus, num_cores)
+    if gpus_per_node is not None:
+        ranks = choose_cluster_ranks(gpus_per_node)
     longest = GPU_BLOCK_TOKENS if num_gpus else CPU_BLOCK_TOKENS
     new = NewSpec(
         path=path,
@@ -135,7 +139,7 @@ def init(
         heldout=heldout,
         wordnet=wordnet_folder(),
         block_tokens=min(longest, known_teacher.max_tokens or longest),
-        ranks=choose_ranks(num_gpus, num_cores, for_cluster=gpus_per_node is not None),
+        ranks=ranks,
     )
     _write_valid(new, is_forced)
     return new

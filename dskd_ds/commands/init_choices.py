@@ -29,24 +29,38 @@ class Teacher:
     """Longest input that the model takes."""
 
 
-def choose_ranks(num_gpus: int, num_cores: int, for_cluster: bool = False) -> Ranks:
-    """Divide a machine into students and teachers.
+def choose_cluster_ranks(gpus_per_node: int) -> Ranks:
+    """Divide a cluster's nodes into students and teachers.
+
+    A node of 3 or more GPUs holds both; a quarter of them teach. Smaller nodes are one or the other:
+    two students and a teacher.
+    """
+    num_teachers = max(1, gpus_per_node // 4)
+    return Ranks(
+        machine=f"nodes of {gpus_per_node} {'GPU' if gpus_per_node == 1 else 'GPUs'}",
+        num_students=max(2, gpus_per_node - num_teachers),
+        num_teachers=num_teachers,
+        threads_per_rank=0,
+        deepspeed="ds_configs/zero3.json",
+        gpus_per_node=gpus_per_node,
+    )
+
+
+def choose_ranks(num_gpus: int, num_cores: int) -> Ranks:
+    """Divide this machine into students and teachers.
 
     GPUs: a quarter of them teach. CPU: two students and a teacher share the cores.
-    for_cluster: the GPUs are those of a node elsewhere.
     """
     if num_gpus:
         num_teachers = max(1, num_gpus // 4)
         # A single GPU is left with no rank to train: then both ranks share it.
         num_students = max(1, num_gpus - num_teachers)
-        machine = "1 GPU, shared by both ranks" if num_gpus == 1 else f"{num_gpus} GPUs"
         return Ranks(
-            machine=machine if not for_cluster else f"a node of {machine}",
+            machine="1 GPU, shared by both ranks" if num_gpus == 1 else f"{num_gpus} GPUs",
             num_students=num_students,
             num_teachers=num_teachers,
             threads_per_rank=0,
             deepspeed=f"ds_configs/{'zero0' if num_students == 1 else 'zero3'}.json",
-            gpus_per_node=num_gpus if for_cluster else None,
         )
     num_students = 1 if num_cores == 1 else 2
     return Ranks(

@@ -24,7 +24,7 @@ set -euo pipefail
 nano() {{
   case $1 in
     *.sh) echo 'echo "environment of the site"' >> "$1" ;;
-    *) sed -i 's/^num_steps.*/num_steps = 4/' "$1"
+    *) sed -i 's/^num_steps.*/num_steps = 4/; s/zero3.json/zero3_cpu.json/' "$1"
        sed -i 's/^heldout_fraction = 0.02/heldout_fraction = 0.3/' "$1" ;;
   esac
 }}

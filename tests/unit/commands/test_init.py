@@ -10,7 +10,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from dskd_ds.commands import cli
-from dskd_ds.commands.init_choices import choose_ranks
+from dskd_ds.commands.init_choices import choose_cluster_ranks, choose_ranks
 from dskd_ds.data.documents import matching_files
 from dskd_ds.spec import load_spec
 from dskd_ds.spec.load import expand
@@ -91,6 +91,12 @@ def test_a_login_node_needs_neither_gpus_nor_memory(capsys: pytest.CaptureFixtur
     output = capsys.readouterr().out
     assert "dskd plan mine.toml --cluster" in output
     assert "dskd submit mine.toml --what senses,train,eval --gpus-per-node 8" in output
+
+
+@pytest.mark.parametrize(("gpus", "students", "teachers"), [(1, 2, 1), (2, 2, 1), (4, 3, 1)])
+def test_small_nodes_hold_students_or_teachers(gpus: int, students: int, teachers: int) -> None:
+    ranks = choose_cluster_ranks(gpus)
+    assert (ranks.num_students, ranks.num_teachers) == (students, teachers)
 
 
 @pytest.mark.usefixtures("folder")
