@@ -32,7 +32,7 @@ class Teacher:
 def choose_cluster_ranks(gpus_per_node: int) -> Ranks:
     """Divide a cluster's nodes into students and teachers.
 
-    A node of 3 or more GPUs holds both; a quarter of them teach. Smaller nodes are one or the other:
+    A node of 3 or more GPUs holds both; a quarter of them teach. Smaller nodes hold one of the two:
     two students and a teacher.
     """
     num_teachers = max(1, gpus_per_node // 4)
