@@ -127,9 +127,11 @@ def init(
     num_gpus = gpus_per_node or count_gpus()
     # The cores that this process may use: a batch job may have fewer than the machine.
     num_cores = len(os.sched_getaffinity(0))
-    ranks = choose_ranks(num_gpus, num_cores)
-    if gpus_per_node is not None:
-        ranks = choose_cluster_ranks(gpus_per_node)
+    ranks = (
+        choose_ranks(num_gpus, num_cores)
+        if gpus_per_node is None
+        else choose_cluster_ranks(gpus_per_node)
+    )
     longest = GPU_BLOCK_TOKENS if num_gpus else CPU_BLOCK_TOKENS
     new = NewSpec(
         path=path,

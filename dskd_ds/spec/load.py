@@ -83,7 +83,7 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
         if isinstance(tree, list):
             raise InputError(
                 f"--set {override}: {section} is a list of sections, of which --set changes none.\n"
-                f"  edit the file, or give the whole list: --set '...{section}=[{{...}}, ...]'."
+                "  edit the file, or give the whole list in the form [{key = value}, ...]."
             )
         if not isinstance(tree, dict):
             raise InputError(

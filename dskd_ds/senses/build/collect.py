@@ -221,7 +221,8 @@ def attributed(
     text = np.concatenate([is_text(row, size, begin) for row in rows])
     kept = (tokens != IGNORE) & text
     if leaves_out_sinks(spec.senses):
-        kept &= ~is_sink(states, squared_lengths(states).median()).cpu().numpy()
+        squared = squared_lengths(states)
+        kept &= ~is_sink(squared, squared.median()).cpu().numpy()
     return make_rows(
         tokens=tokens[kept], hashes=hashes[kept], positions=positions[kept], states=bits[kept]
     )

@@ -24,7 +24,7 @@ from dskd_ds.senses.choose.key import key_of_choice
 from dskd_ds.senses.choose.retrieve import SenseRetriever
 from dskd_ds.senses.choose.shuffled import shuffled_tokens
 from dskd_ds.senses.dictionary.distances import pair_distances, rerank, typical_spread
-from dskd_ds.senses.dictionary.sinks import is_sink
+from dskd_ds.senses.dictionary.sinks import is_sink, squared_lengths
 from dskd_ds.signals.parts.chosen import Candidates, Chosen, Ints, Mask
 from dskd_ds.signals.parts.measured import MeasuredSenses
 from dskd_ds.spec.terms import LayerTermSpec
@@ -163,7 +163,7 @@ class TermRetriever:
 
     def _sinks(self, states: Tensor) -> Mask:
         """Return which of the teacher's states [N, D] are attention sinks."""
-        sinks: Mask = is_sink(states, self._median_square).numpy()
+        sinks: Mask = is_sink(squared_lengths(states), self._median_square).numpy()
         return sinks
 
     def _own(self, tokens: Ints, sinks: Mask) -> Candidates:

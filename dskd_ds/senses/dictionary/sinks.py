@@ -14,12 +14,9 @@ SINK_FACTOR = 100.0
 """A state of more than this times the median squared length is a sink: 10 times as long."""
 
 
-def is_sink(states: Tensor, median_square: float | Tensor) -> Tensor:
-    """Return which states [N, D] are sinks, [N].
-
-    median_square: the median squared length of such states.
-    """
-    return squared_lengths(states) > SINK_FACTOR * median_square
+def is_sink(squared: Tensor, median: float | Tensor) -> Tensor:
+    """Return which states are sinks [N]. squared: [N] their squared lengths. median: of such."""
+    return squared > SINK_FACTOR * median
 
 
 def squared_lengths(states: Tensor) -> Tensor:
