@@ -11,6 +11,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from dskd_ds.evaluation.items import items_path, read_items
+from dskd_ds.runtime.devices import resolve_dtype
 from tests.conftest import TinyWorld
 from tests.processes.conftest import Launch, warm_dskd
 from tests.unit.evaluation.tasks.test_questions import quartz_rows, write_rows
@@ -52,9 +53,11 @@ def test_a_separate_lm_eval_gives_the_same_answers(
     assert "accuracy by label probability" in ended.output
     ours = read_items(items_path(output, "quartz", "mine"))
 
+    # What `dskd eval` takes by itself: bfloat16 where this machine multiplies it, else float32.
+    dtype = str(resolve_dtype("auto")).removeprefix("torch.")
     theirs = launch(
         *(sys.executable, "-m", "lm_eval", "--model", "hf", "--device", "cpu", "--batch_size", "4"),
-        *("--model_args", f"pretrained={model},dtype=float32"),
+        *("--model_args", f"pretrained={model},dtype={dtype}"),
         *("--include_path", str(output / "harness"), "--tasks", "quartz_label,quartz_exact"),
         *("--log_samples", "--output_path", str(tmp_path / "theirs")),
         marker=str(tmp_path),
