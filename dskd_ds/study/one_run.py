@@ -16,6 +16,7 @@ from dskd_ds.observe.metrics import read_metrics
 from dskd_ds.runtime.arguments import override_argv
 from dskd_ds.student.run_lock import refuse_a_held_run
 from dskd_ds.study.cuts import offer_cut, take_shared_cut
+from dskd_ds.study.kept_scores import keep_scores
 from dskd_ds.study.results import Result, write_result
 from dskd_ds.study.runs import Run
 from dskd_ds.study.spec import StudySpec, TasksSpec, filled
@@ -53,6 +54,7 @@ def train_and_measure(stages: Stages, run: Run) -> None:
         seconds=seconds,
         scores=asdict(summarise(read_items(items_path(run_dir, TASK, TRAINED)))),
         tasks=_task_means(study, run_dir, TRAINED),
+        kept=keep_scores(run_dir, [TRAINED], measured_tasks(study)),
         last_record=read_metrics(run_dir)[-1],
     )
     write_result(stages.folder, result, run)
@@ -84,6 +86,7 @@ def measure_baselines(stages: Stages, run: Run) -> None:
         seconds=seconds,
         scores=scores,
         tasks={name: _task_means(study, run_dir, name) for name in BASELINES},
+        kept=keep_scores(run_dir, BASELINES, measured_tasks(study)),
         last_record={},
     )
     write_result(stages.folder, result, run)
@@ -102,6 +105,11 @@ def task_argv(study: StudySpec, tasks: TasksSpec) -> list[str]:
     if tasks.max_shots is not None:
         argv += ["--max-shots", str(tasks.max_shots)]
     return argv
+
+
+def measured_tasks(study: StudySpec) -> list[str]:
+    """Return the names under which the scores of a run are stored."""
+    return [TASK, *(stored_names(study.tasks.names) if study.tasks else ())]
 
 
 def _task_means(study: StudySpec, run_dir: Path, model: str) -> dict[str, Any]:

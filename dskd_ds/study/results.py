@@ -31,6 +31,8 @@ class Result:
     """The last line of metrics.jsonl."""
     tasks: dict[str, Any] = field(default_factory=dict)
     """Task -> metric -> mean and standard error; of baselines, by the model's name."""
+    kept: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    """Model -> task -> means of the clusters, from which every interval can be computed again."""
 
 
 def result_path(folder: Path, run: Run) -> Path:

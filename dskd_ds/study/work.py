@@ -15,6 +15,7 @@ from tqdm import tqdm
 from dskd_ds.errors import InputError, RequeueError
 from dskd_ds.runtime.arguments import override_argv
 from dskd_ds.study.cost import measure_cost
+from dskd_ds.study.kept_scores import restore_missing
 from dskd_ds.study.one_run import measure_baselines, train_and_measure
 from dskd_ds.study.prepare import prepare
 from dskd_ds.study.results import read_result
@@ -32,7 +33,12 @@ def do_work(study: StudySpec, runs: Sequence[Run], num_jobs: int) -> list[str]:
     """
     stages = Stages(study)
     planned = [*([baseline_run(study)] if study.baselines else []), *runs]
-    pending = [run for run in planned if read_result(stages.folder, run) is None]
+    results = {run.name: read_result(stages.folder, run) for run in planned}
+    pending = [run for run in planned if results[run.name] is None]
+    for run in planned:
+        result = results[run.name]
+        if result is not None:
+            restore_missing(result, Path(run.spec.run_dir))
 
     def work(run: Run) -> None:
         (measure_baselines if run.is_baseline else train_and_measure)(stages, run)

@@ -14,6 +14,7 @@ from dskd_ds.commands import cli
 from dskd_ds.errors import InputError
 from dskd_ds.evaluation.items import ItemScores, items_path, write_items
 from dskd_ds.evaluation.split import part_of
+from dskd_ds.study.kept_scores import keep_scores
 from dskd_ds.study.outcome import outcome_of
 from dskd_ds.study.results import Result, read_result, write_result
 from dskd_ds.study.runs import Run, first_of_each_dictionary, study_runs
@@ -145,6 +146,7 @@ def finish(run: Run, folder: Path, shift: float) -> None:
         seconds={"train": 3000.0, "eval": 600.0},
         scores={},
         last_record={"step": 7.0},
+        kept=keep_scores(run_dir, ["after"], ["heldout"]),
     )
     write_result(folder, result, run)
 
