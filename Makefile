@@ -37,5 +37,6 @@ check: .venv/.ready
 	$(BIN)/python -m pip install --quiet -e '.[quickstart,test]'
 	touch $@
 
+# Not runs/: it has checkpoints.
 clean:
-	rm -rf .venv runs build dist *.egg-info
+	rm -rf .venv build dist *.egg-info

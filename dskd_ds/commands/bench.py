@@ -13,7 +13,13 @@ if TYPE_CHECKING:
 
 TEXT = """\
 Measure this machine and print every figure beside its target, as a table or as JSON. Alternatives
-are run in turn. Compare only figures of one call, made on a machine that does nothing else.
+are run in turn. Compare only figures of one call, made on a machine that does nothing else. All
+benches together take long, so name those that you need with --only:
+
+  workspace, time, gradients, sampled           the objective: memory, time, exactness
+  fp8_kl, fp8_sense, bytes_per_token,           what travels: bytes, and what rounding costs
+    chosen_bytes, sampled_bytes
+  save, step, terms, pack, growth, cache, cost  whole steps and programs; see below
 
 The bench "cost" (--only cost --spec SPEC) measures what the sense term of a run costs: training
 time, the student's memory and, with --student twice, inference.

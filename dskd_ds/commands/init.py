@@ -67,7 +67,8 @@ def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
     command.add_argument(
         "--list",
         action="store_true",
-        help="list the run specs and DeepSpeed configurations that ship, and write nothing",
+        help="list the run specs, studies and DeepSpeed configurations that ship, and write"
+        " nothing",
     )
     add_force(command)
     command.set_defaults(command=run)

@@ -35,7 +35,10 @@ RUN_DIR/attempts/. Edit slurm/environment.sh for the modules and variables of yo
 def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
     """Register `dskd submit`."""
     command = spec_command(
-        commands, "submit", "submit a run to SLURM; it comes back by itself", description=TEXT
+        commands,
+        "submit",
+        "submit a run to SLURM; the job requeues and resumes itself",
+        description=TEXT,
     )
     command.add_argument(
         "--dry-run", action="store_true", help="check everything and print the scripts"
@@ -135,7 +138,8 @@ def _add_site(command: argparse.ArgumentParser) -> None:
         type=at_least(1),
         default=300,
         metavar="S",
-        help="save so long before the limit; one step and one save must fit in (default 300)",
+        help="seconds before the time limit at which the run saves; one step and one save must fit"
+        " in (default 300)",
     )
     site.add_argument(
         "--environment",

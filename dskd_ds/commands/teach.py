@@ -17,8 +17,11 @@ lacks (other blocks, another [loss] top_k, sense positions of another seed).
 A block is read once for all epochs. Each rank has a copy of the teacher; the result is the same for
 any number of ranks.
 
-  dskd teach my.toml --ranks 2 --set teacher.source=cache --set topology.num_teachers=0
-  dskd train my.toml --set teacher.source=cache --set topology.num_teachers=0"""
+A repair and [[loss.terms]] need states of layers, which are not kept: set [repair] steps = 0.
+
+  S="--set teacher.source=cache --set topology.num_teachers=0 --set repair.steps=0"
+  dskd teach my.toml --ranks 2 $S
+  dskd train my.toml $S"""
 
 
 def add_command(commands: Commands[argparse.ArgumentParser]) -> None:

@@ -48,6 +48,7 @@ def replace_negated(rows: pa.Table, bases: Mapping[str, str]) -> pa.Table:
     changed: list[tuple[str, ...]] = []
     columns = (rows.filter(is_affected)[name].to_pylist() for name in COLUMNS)
     for language, word, relation, other, pos, source in zip(*columns, strict=True):
+        # Each negation that is taken away turns the relation around.
         is_antonym = (relation == ANTONYM) ^ (word in bases) ^ (other in bases)
         first, second = sorted((bases.get(word, word), bases.get(other, other)))
         if first != second:

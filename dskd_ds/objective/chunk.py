@@ -75,7 +75,6 @@ class Chunks:
         self, product: Tensor, teacher_product: Tensor | None, teacher: TeacherTargets, scale: float
     ) -> Tensor:
         """Turn a few rows of the product into its gradient, in place; return the sums of STATS."""
-        tau = self._spec.temperature
         logits = self._form.apply_(product)
         teacher_logits = None
         if teacher_product is not None:
@@ -86,6 +85,35 @@ class Chunks:
         right = logits.gather(1, teacher.targets[:, None]).squeeze(1)
         token_scale = scale * self._form.scale
         ce_scale = self._spec.ce_weight * token_scale
+        log_total, divergence, grad = self._both_losses_(
+            logits, teacher_logits, teacher, token_scale=token_scale, ce_scale=ce_scale
+        )
+        ce = log_total - right
+        grad.scatter_add_(1, teacher.targets[:, None], grad.new_full((len(grad), 1), -ce_scale))
+        if slope is not None:
+            grad.mul_(slope)
+        if teacher.kd_weights is not None:
+            divergence = divergence * teacher.kd_weights
+        if teacher.weights is not None:
+            ce, divergence = ce * teacher.weights, divergence * teacher.weights
+            grad.mul_(teacher.weights[:, None])
+        return torch.cat([torch.stack([ce.sum().double(), divergence.sum().double()]), stats])
+
+    def _both_losses_(
+        self,
+        logits: Tensor,
+        teacher_logits: Tensor | None,
+        teacher: TeacherTargets,
+        *,
+        token_scale: float,
+        ce_scale: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return log-sum-exp [C] of the logits, the divergence [C], and the gradient [C, V].
+
+        The gradient is of both losses, but for the cross-entropy's right token. It takes the
+        memory of the logits.
+        """
+        tau = self._spec.temperature
         # tau^2 of the loss, and 1/tau because the divergence is of logits / tau.
         kd_scale: Scale = self._spec.kd_weight * tau * token_scale
         if teacher.kd_weights is not None:
@@ -93,21 +121,10 @@ class Chunks:
         divergence_ = self._kind.divergence_
         if tau == 1.0:  # cross-entropy needs the same softmax: one pass serves both
             kd = divergence_(logits, teacher.signal, teacher_logits, kd_scale, ce_scale)
-            ce, grad = kd.log_total - right, kd.grad
-        else:
-            kd = divergence_(logits / tau, teacher.signal, teacher_logits, kd_scale, 0.0)
-            plain = token.own_softmax_(logits, ce_scale)
-            ce, grad = plain.log_total - right, plain.grad.add_(kd.grad)
-        grad.scatter_add_(1, teacher.targets[:, None], grad.new_full((len(grad), 1), -ce_scale))
-        if slope is not None:
-            grad.mul_(slope)
-        divergence = kd.values
-        if teacher.kd_weights is not None:
-            divergence = divergence * teacher.kd_weights
-        if teacher.weights is not None:
-            ce, divergence = ce * teacher.weights, divergence * teacher.weights
-            grad.mul_(teacher.weights[:, None])
-        return torch.cat([torch.stack([ce.sum().double(), divergence.sum().double()]), stats])
+            return kd.log_total, kd.values, kd.grad
+        kd = divergence_(logits / tau, teacher.signal, teacher_logits, kd_scale, 0.0)
+        plain = token.own_softmax_(logits, ce_scale)
+        return plain.log_total, kd.values, plain.grad.add_(kd.grad)
 
     def _agreement(
         self, logits: Tensor, teacher_logits: Tensor | None, teacher: TeacherTargets

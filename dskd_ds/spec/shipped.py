@@ -26,7 +26,7 @@ CLOSE_ENOUGH = 0.6
 
 @dataclass(frozen=True)
 class FileKind:
-    """One of the two kinds of configuration files that ship."""
+    """One of the kinds of configuration files that ship."""
 
     title: str
     """What a list of these files is called."""

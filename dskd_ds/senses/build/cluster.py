@@ -103,6 +103,37 @@ class _Tokens:
         return _Tokens(self.ids[selected], self.starts[selected], self.counts[selected])
 
 
+@dataclass(frozen=True)
+class _Padded:
+    """The points of G tokens, padded to the n points of the most frequent one."""
+
+    index: Ints
+    """[G, n] number of each point among those of all tokens. Padding has the number of another."""
+    mask: NDArray[np.bool_]
+    """[G, n] False where there is padding."""
+    sets: PointSets
+    """The points minus `middle`. Padding is zero, with the weight 0."""
+    middle: Tensor
+    """[G, 1, D] mean of each token's points. Distances are more exact between centred points."""
+    own_spreads: Tensor
+    """[G, n] spreads of the points themselves."""
+
+    @staticmethod
+    def of(points: Points, tokens: _Tokens, device: torch.device) -> _Padded:
+        """Pad and centre the points of some tokens. `points` are those of all tokens."""
+        places = np.arange(int(tokens.counts.max()))
+        mask = places < tokens.counts[:, None]
+        index = np.minimum(tokens.starts[:, None] + places, len(points.tokens) - 1)
+        states = points.states[torch.from_numpy(index)].to(device).float()
+        weights = torch.from_numpy(np.where(mask, points.counts[index], 0)).float().to(device)
+        middle = torch.bmm((weights / weights.sum(dim=1, keepdim=True))[:, None], states)
+        states.sub_(middle)
+        if not mask.all():
+            states.mul_((weights > 0)[:, :, None])
+        own_spreads = torch.from_numpy(points.spreads[index]).to(device)
+        return _Padded(index, mask, PointSets(states, weights), middle, own_spreads)
+
+
 def cluster(points: Points, spec: SensesSpec, seed: int, device: torch.device) -> Senses:
     """Cluster each token's points into its senses."""
     ids, starts, counts = np.unique(points.tokens, return_index=True, return_counts=True)
@@ -132,44 +163,35 @@ def _fitting(counts: Ints, hidden_size: int) -> int:
 def _cluster_group(
     points: Points, tokens: _Tokens, spec: SensesSpec, seed: int, device: torch.device
 ) -> Senses:
-    """Cluster the points of G tokens, padded to n points each. `points` are those of all tokens."""
-    longest = int(tokens.counts.max())
-    k = min(spec.num_senses, longest)
-    mask = np.arange(longest) < tokens.counts[:, None]
-    # Padding takes points of later tokens; they get weight 0 and are set to zero below.
-    index = np.minimum(tokens.starts[:, None] + np.arange(longest), len(points.tokens) - 1)
-    states = points.states[torch.from_numpy(index)].to(device).float()
-    weights = torch.from_numpy(np.where(mask, points.counts[index], 0)).float().to(device)
-    own_spreads = torch.from_numpy(points.spreads[index]).to(device)
-    # Distances are more exact between points that are centred.
-    middle = torch.bmm((weights / weights.sum(dim=1, keepdim=True))[:, None], states)
-    states.sub_(middle)
-    if not mask.all():
-        states.mul_((weights > 0)[:, :, None])
-    sets = PointSets(states, weights)
+    """Cluster the points of G tokens together. `points` are those of all tokens."""
+    padded = _Padded.of(points, tokens, device)
+    sets, mask = padded.sets, padded.mask
+    k = min(spec.num_senses, mask.shape[1])
     draws = _draws(tokens.ids, spec.num_senses, seed)[:, :k, : num_trials(k)]
     clusters = kmeans(sets, k, torch.from_numpy(draws).to(device))
     if spec.clustering == "adaptive":
-        clusters = _adapted(sets, clusters, k=k, own_spreads=own_spreads, spec=spec)
-    shares, sizes = shares_of(clusters, weights, k)
+        clusters = _adapted(sets, clusters, k=k, own_spreads=padded.own_spreads, spec=spec)
+
+    shares, sizes = shares_of(clusters, sets.weights, k)
     means = sets.means(shares)
     distances = sets.own_distances(shares, clusters, means)
     # In a refresh a point may be an old sense, whose vectors already lie around it.
-    point_spreads = distances / states.shape[2] + own_spreads
+    point_spreads = distances / means.shape[2] + padded.own_spreads
     spreads = torch.bmm(shares, point_spreads[:, :, None]).squeeze(2)
-    real = (sizes > 0).cpu()
+
+    has_points = (sizes > 0).cpu()
     sources = _nearest_sources(
         clusters.cpu().numpy()[mask],
         distances=distances.cpu().numpy()[mask],
-        sources=points.sources[index][mask],
+        sources=points.sources[padded.index][mask],
         offsets=np.nonzero(mask)[0] * k,
         count=spec.contexts_per_sense,
     )
     return Senses(
-        owners=np.repeat(tokens.ids, real.sum(dim=1).numpy()),
-        centroids=means.add_(middle).cpu()[real],
-        counts=sizes.cpu()[real].round().long().numpy(),
-        spreads=spreads.cpu()[real].numpy(),
+        owners=np.repeat(tokens.ids, has_points.sum(dim=1).numpy()),
+        centroids=means.add_(padded.middle).cpu()[has_points],
+        counts=sizes.cpu()[has_points].round().long().numpy(),
+        spreads=spreads.cpu()[has_points].numpy(),
         sources=sources,
     )
 

@@ -205,7 +205,8 @@ def moved_means(
     cluster changed. If they are few, only they are read.
     """
     k, most = means.shape[1], int(changed.sum(dim=1).max())
-    if previous is None or most * 3 > changed.shape[1]:
+    many_changed = most * 3 > changed.shape[1]
+    if previous is None or many_changed:
         shares, sizes = shares_of(clusters, sets.weights, k)
         return torch.where(sizes[:, :, None] > 0, sets.means(shares), means), sizes
     # A set with fewer changes also gets some points that did not change: they cancel out.
