@@ -1,4 +1,4 @@
-"""Draws whether the gradient of a loss below the head foretells what the loss does to the KL.
+"""Draws whether the gradient of a loss below the head predicts what the loss does to the KL.
 
     python -m tools.term_gradients studies/below_the_head --output tools/studies/below_the_head
 
