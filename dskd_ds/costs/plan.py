@@ -9,7 +9,7 @@ from dskd_ds.costs.capacity import Capacity, this_machine
 from dskd_ds.costs.clusters import Cluster
 from dskd_ds.costs.constants import DEFAULT, Constants
 from dskd_ds.costs.dictionary_size import num_senses
-from dskd_ds.costs.fit import Need, WayOut, needs, ways_out
+from dskd_ds.costs.fit import Need, needs
 from dskd_ds.costs.memory import ASSUMED_RELATED_FRACTION, number_bytes, run_signal
 from dskd_ds.costs.related import known_related_fraction
 from dskd_ds.costs.run_shapes import RunShapes
@@ -22,6 +22,7 @@ from dskd_ds.costs.time import (
     teachers_needed,
 )
 from dskd_ds.costs.traffic import SignalBytes
+from dskd_ds.costs.ways_out import WayOut, ways_out
 from dskd_ds.costs.work import StepWork, TeacherWork, step_work, teacher_work
 from dskd_ds.costs.zero_settings import zero_settings
 from dskd_ds.spec import RunSpec

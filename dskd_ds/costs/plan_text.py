@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from dskd_ds.costs.fit import REFUSED_SHARE, Need, WayOut
+from dskd_ds.costs.fit import REFUSED_SHARE, Need
 from dskd_ds.costs.plan import HOUR, RunPlan, Speed
+from dskd_ds.costs.ways_out import WayOut
 
 GB = 1e9
 WIDTH = 34

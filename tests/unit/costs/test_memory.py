@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dskd_ds.costs.capacity import Capacity
-from dskd_ds.costs.fit import needs, ways_out
+from dskd_ds.costs.fit import needs
 from dskd_ds.costs.memory import (
     HEAP_SHARE,
     MemoryParts,
@@ -18,6 +18,7 @@ from dskd_ds.costs.memory import (
 )
 from dskd_ds.costs.run_shapes import RunShapes
 from dskd_ds.costs.shapes import model_shape
+from dskd_ds.costs.ways_out import ways_out
 from dskd_ds.costs.zero_memory import zero_memory
 from dskd_ds.costs.zero_settings import zero_settings
 from dskd_ds.spec import RunSpec, load_spec
