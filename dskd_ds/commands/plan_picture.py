@@ -68,17 +68,20 @@ def _draw_step(axes: Any, plan: RunPlan) -> None:
         "update": step.update,
         "waiting for teachers": step.teacher_wait,
         "waiting for senses": step.sense_wait,
-        "teacher: layers": teacher.layers,
-        "teacher: head and signal": teacher.head + teacher.senses,
     }
+    names = ["a student's step"]
+    if teacher:
+        parts["teacher: layers"] = teacher.layers
+        parts["teacher: head and signal"] = teacher.head + teacher.senses
+        names.append("a teacher's\nanswer to one request")
     colours = _colours(list(parts))
     start = [0.0, 0.0]
     for kind, seconds in parts.items():
         bar = int(kind.startswith("teacher:"))
         axes.bar(bar, seconds, bottom=start[bar], width=0.55, color=colours[kind], label=kind)
         start[bar] += seconds
-    axes.set_xticks([0, 1], ["a student's step", "a teacher's\nanswer to one request"])
-    axes.set_xlim(-0.6, 1.6)
+    axes.set_xticks(range(len(names)), names)
+    axes.set_xlim(-0.6, len(names) - 0.4)
     axes.set(title=f"time: {step.tokens_per_second:,.0f} tokens/s", ylabel="seconds")
     _legend_once(axes)
 

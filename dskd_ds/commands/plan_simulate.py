@@ -24,8 +24,14 @@ def simulate_plan(
 ) -> SimulatedRun:
     """Simulate a planned run. tokens: a budget, else the spec's length.
 
-    Raises InputError if the cluster or the number of steps is unknown.
+    Raises InputError if the run asks no teacher, or if the cluster or the number of steps is
+    unknown.
     """
+    if not spec.asks_teachers:
+        raise InputError(
+            '--simulate: [teacher] source = "cache", so there are no requests to teachers, which'
+            " the simulation follows.\n  plan this run without --simulate."
+        )
     if cluster is None or cluster.architecture == "measured":
         raise InputError("--simulate: the cluster is unknown.\n  name one: --cluster NAME or FILE.")
     speed = run_speed(spec, shapes, cluster, constants, tokens)

@@ -25,6 +25,8 @@ class Capacity:
     """Main memory of a node."""
     source: str
     """What it was taken from, for messages."""
+    is_only_node: bool = False
+    """Whether all ranks of a launch are on this node. A cluster has further ones."""
 
 
 def this_machine() -> Capacity:
@@ -32,8 +34,8 @@ def this_machine() -> Capacity:
     gpus = gpu_memory_bytes()
     host, source = host_memory_bytes()
     if gpus:
-        return Capacity(min(gpus), len(gpus), host, "nvidia-smi")
-    return Capacity(0, 0, host, source)
+        return Capacity(min(gpus), len(gpus), host, "nvidia-smi", is_only_node=True)
+    return Capacity(0, 0, host, source, is_only_node=True)
 
 
 def gpu_memory_bytes() -> list[int]:

@@ -35,9 +35,10 @@ class Speed:
     """What a run takes in time."""
 
     step: StepTime
-    teacher: TeacherTime
+    teacher: TeacherTime | None
+    """None if the run asks no teacher, but reads a cache."""
     teachers_needed: float
-    """Teachers per run with which neither side waits."""
+    """Teachers per run with which neither side waits; 0 if it asks none."""
     num_teachers: int
     """Teachers of the run, or if they are a job step of their own: as many as are needed."""
     num_steps: int | None
@@ -48,7 +49,8 @@ class Speed:
     """How long until a checkpoint is on disk."""
     checkpoint_bytes: float
     dictionary_seconds: float
-    """Reading the text of the dictionary with the run's teachers; 0 if it exists or is unused."""
+    """Reading the text of the dictionary with the run's teachers; 0 if it exists or is unused, or
+    if the run asks no teacher."""
     link_bytes_per_second: float
     """Into each student."""
     teacher_bytes_per_second: float
@@ -169,25 +171,29 @@ def run_speed(
     work, asked = run_work(spec, shapes)
     if cluster.architecture == "measured":
         work, asked = _in_formats_of_a_cpu(spec, work, asked)
-    teacher = teacher_time(asked, cluster, constants)
-    depth = spec.link.prefetch_depth
-    alone = step_time(work, cluster, constants)
-    needed = teachers_needed(work, alone.own, teacher)
-    # Teachers of a job step of their own: the spec does not say how many, so as many as it takes.
-    num_teachers = spec.topology.num_teachers or math.ceil(needed)
-    step = step_time(
-        work,
-        cluster,
-        constants,
-        teacher=teacher,
-        num_teachers=num_teachers,
-        prefetch_depth=depth,
-    )
+    step = step_time(work, cluster, constants)
+    teacher: TeacherTime | None = None
+    needed, num_teachers, dictionary, received = 0.0, 0, 0.0, 0.0
+    if spec.asks_teachers:
+        teacher = teacher_time(asked, cluster, constants)
+        needed = teachers_needed(work, step.own, teacher)
+        # In a job step of their own the spec does not say how many: as many as it takes.
+        num_teachers = spec.topology.num_teachers or math.ceil(needed)
+        depth = spec.link.prefetch_depth
+        step = step_time(
+            work,
+            cluster,
+            constants,
+            teacher=teacher,
+            num_teachers=num_teachers,
+            prefetch_depth=depth,
+        )
+        dictionary = _dictionary_seconds(spec, asked, teacher, num_teachers)
+        received = asked.reply_bytes_per_token * step.tokens_per_second
     stop, write = save_seconds(work, cluster, constants, asynchronous=spec.checkpoint.asynchronous)
     num_steps = spec.train.num_steps
     if tokens is not None:
         num_steps = -(-tokens // work.step_tokens)
-    received = asked.reply_bytes_per_token * step.tokens_per_second
     return Speed(
         step=step,
         teacher=teacher,
@@ -197,9 +203,9 @@ def run_speed(
         save_stop_seconds=stop,
         save_write_seconds=write,
         checkpoint_bytes=work.saved_bytes,
-        dictionary_seconds=_dictionary_seconds(spec, asked, teacher, num_teachers),
+        dictionary_seconds=dictionary,
         link_bytes_per_second=received / work.num_ranks,
-        teacher_bytes_per_second=received / num_teachers,
+        teacher_bytes_per_second=received / max(num_teachers, 1),
         num_ranks=work.num_ranks + num_teachers * asked.ranks_per_teacher,
     )
 
@@ -240,7 +246,9 @@ def _assumed(spec: RunSpec, cluster: Cluster | None) -> list[str]:
         if known is not None and spec.senses.candidates != "neighbours":
             sentence += ", as in the text of the dictionary"
         sentences.append(sentence)
-    if not spec.topology.num_teachers and cluster is not None:
+    if not spec.asks_teachers:
+        sentences.append('reading the cache takes no time: [teacher] source = "cache"')
+    elif not spec.topology.num_teachers and cluster is not None:
         sentences.append("as many teachers as are needed: [topology] num_teachers = 0")
     if spec.teachers:
         sentences.append(

@@ -75,7 +75,8 @@ def plan_json(plan: RunPlan) -> dict[str, Any]:
             "total": speed.step.total,
             "tokens_per_second": speed.step.tokens_per_second,
         }
-        content["speed"]["teacher"]["forward"] = speed.teacher.forward
+        if speed.teacher:
+            content["speed"]["teacher"]["forward"] = speed.teacher.forward
     content["signal"]["total"] = plan.signal.total
     return content | {"is_refused": plan.is_refused, "is_tight": plan.is_tight}
 
@@ -119,7 +120,7 @@ def _signal_lines(plan: RunPlan) -> list[str]:
     }
     lines = [_row(kind, f"{size:10,.0f} bytes per token") for kind, size in parts.items() if size]
     lines.append(_row("together", f"{signal.total:10,.0f} bytes per token"))
-    if plan.speed:
+    if plan.speed and plan.speed.teacher:
         into, out = plan.speed.link_bytes_per_second, plan.speed.teacher_bytes_per_second
         lines.append(_row("into each student", f"{into / 1e6:10,.1f} MB/s"))
         lines.append(_row("out of each teacher", f"{out / 1e6:10,.1f} MB/s"))
@@ -138,19 +139,20 @@ def _speed_lines(speed: Speed) -> list[str]:
         "waiting for senses": step.sense_wait,
     }
     lines = [_row(kind, f"{seconds * 1000:10,.1f} ms per step") for kind, seconds in parts.items()]
-    lines += [
-        _row("one step", f"{step.total * 1000:10,.1f} ms, {step.tokens_per_second:,.0f} tokens/s"),
-        _row("a teacher's answer", f"{speed.teacher.forward * 1000:10,.1f} ms per request"),
-        _row(
-            "teachers so that nobody waits",
-            f"{speed.teachers_needed:10.2f} (planned: {speed.num_teachers})",
-        ),
+    total = f"{step.total * 1000:10,.1f} ms, {step.tokens_per_second:,.0f} tokens/s"
+    lines.append(_row("one step", total))
+    if speed.teacher:
+        needed = f"{speed.teachers_needed:10.2f} (planned: {speed.num_teachers})"
+        answer = f"{speed.teacher.forward * 1000:10,.1f} ms per request"
+        lines.append(_row("a teacher's answer", answer))
+        lines.append(_row("teachers so that nobody waits", needed))
+    lines.append(
         _row(
             "a checkpoint",
             f"{speed.checkpoint_bytes / GB:10.2f} GB, training stops for"
             f" {speed.save_stop_seconds:.1f} s",
-        ),
-    ]
+        )
+    )
     if speed.dictionary_seconds:
         hours = speed.dictionary_seconds / HOUR
         lines.append(_row("reading for the dictionary", f"{hours:10.2f} hours on the teachers"))

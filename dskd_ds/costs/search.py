@@ -44,8 +44,14 @@ def best_splits(
 
     The spec's global batch is kept, so that all of them train the same: only numbers of students
     and micro-batches that divide it are tried.
-    Raises InputError if no split fits.
+    Raises InputError if no split fits, or if the run asks no teacher.
     """
+    if not spec.asks_teachers:
+        raise InputError(
+            '--search: [teacher] source = "cache", so all GPUs are students, and there is nothing'
+            " to split.\n"
+            f"  set [topology] num_students = {num_gpus}, and plan this run without --search."
+        )
     found: list[Split] = []
     total = spec.train.global_batch_blocks
     ranks_per_teacher = spec.topology.ranks_per_teacher

@@ -86,6 +86,11 @@ class RunSections(Part):
         return self.model_copy(update={"teacher": own, "loss": loss})
 
     @property
+    def asks_teachers(self) -> bool:
+        """Whether any request goes to a teacher; else the whole signal is read from a cache."""
+        return self.teacher.source != "cache"
+
+    @property
     def uses_senses(self) -> bool:
         """Whether the sense term is part of the loss."""
         return self.loss.sense_weight > 0

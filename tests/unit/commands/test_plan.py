@@ -169,6 +169,31 @@ def test_a_path_that_does_not_exist_is_no_hub_name(
     assert "there is no such folder" in capsys.readouterr().err
 
 
+def test_a_run_that_reads_a_cache_is_planned_without_teachers(
+    spec: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["plan", spec, "--cluster", "h100-80", "--set", "senses.retrieve_on=student"]
+    cached = ["--set", "teacher.source=cache", "--set", "topology.num_teachers=0"]
+    cli.main([*argv, "--json"])
+    live = json.loads(capsys.readouterr().out)
+    assert cli.main([*argv, *cached, "--json", "--picture", "plan.png"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["speed"]["num_ranks"] == live["speed"]["num_ranks"] - 1 == 4
+    assert plan["speed"]["teacher"] is None
+    assert plan["speed"]["num_teachers"] == plan["speed"]["step"]["teacher_wait"] == 0
+    assert not any("teacher" in need["what"] for need in plan["needs"])
+
+    cli.main([*argv, *cached])
+    printed = capsys.readouterr().out
+    assert "reading the cache takes no time" in printed
+    assert "as many teachers as are needed" not in printed
+    assert "teachers so that nobody waits" not in printed
+
+    for option in (["--search", "16"], ["--simulate"]):
+        assert cli.main([*argv, *cached, *option]) == 2
+        assert f'{option[0]}: [teacher] source = "cache"' in capsys.readouterr().err
+
+
 def test_a_small_batch_is_named_as_the_reason_for_few_students(
     spec: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
