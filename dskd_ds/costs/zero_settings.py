@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
-from dskd_ds.errors import InputError
-from dskd_ds.spec.shipped import DEEPSPEED_CONFIGS, shipped_file
+from dskd_ds.spec.deepspeed_file import read_deepspeed_file
 
 
 @dataclass(frozen=True)
@@ -32,19 +30,10 @@ class ZeroSettings:
 def zero_settings(deepspeed: str) -> ZeroSettings:
     """Read a DeepSpeed file, or the shipped file that the path names.
 
-    Raises InputError if it is missing, not JSON, or names no valid ZeRO stage.
+    Raises InputError as `read_deepspeed_file` does.
     """
-    file = shipped_file(deepspeed, DEEPSPEED_CONFIGS, f'deepspeed = "{deepspeed}", but ')
-    try:
-        zero: dict[str, Any] = json.loads(file.read_text()).get("zero_optimization", {})
-    except json.JSONDecodeError as error:
-        raise InputError(f"{deepspeed}: the file is not valid JSON: {error}.") from None
-    stage = zero.get("stage")
-    if stage not in (0, 1, 2, 3):
-        raise InputError(
-            f"{deepspeed}: zero_optimization.stage = {stage} is invalid.\n"
-            "  set it to 0, 1, 2 or 3, as ds_configs/zero3.json does."
-        )
+    zero: dict[str, Any] = read_deepspeed_file(deepspeed)["zero_optimization"]
+    stage: int = zero["stage"]
     return ZeroSettings(
         stage=stage,
         reduce_bucket=int(zero.get("reduce_bucket_size", 5e8)),

@@ -13,7 +13,7 @@ import torch
 from dskd_ds.errors import InputError
 from dskd_ds.runtime.devices import resolve_dtype
 from dskd_ds.spec import RunSpec
-from dskd_ds.spec.shipped import DEEPSPEED_CONFIGS, shipped_file
+from dskd_ds.spec.deepspeed_file import read_deepspeed_file
 
 OWNED_BY_SPEC = {
     "train_batch_size": "[train] global_batch_blocks",
@@ -43,14 +43,9 @@ CUDA_ONLY = (
 def read_deepspeed_json(path: str) -> dict[str, Any]:
     """Return the content of the user's DeepSpeed file, or of the shipped file that `path` names.
 
-    Raises InputError if the file is missing or not JSON, sets a key that the run spec owns, or
-    names no valid ZeRO stage.
+    Raises InputError as `read_deepspeed_file` does, or if a key is set that the run spec owns.
     """
-    file = shipped_file(path, DEEPSPEED_CONFIGS, f'deepspeed = "{path}", but ')
-    try:
-        content: dict[str, Any] = json.loads(file.read_text())
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: the file is not valid JSON: {error}.") from None
+    content = read_deepspeed_file(path)
     for key, owner in OWNED_BY_SPEC.items():
         if key in content:
             raise InputError(
@@ -58,13 +53,6 @@ def read_deepspeed_json(path: str) -> dict[str, Any]:
                 f" in {owner}.\n"
                 f"  remove {key} from {path}, and set it in the run spec."
             )
-    # DeepSpeed takes a missing stage for 0, which partitions nothing.
-    stage = content.get("zero_optimization", {}).get("stage")
-    if stage not in (0, 1, 2, 3):
-        raise InputError(
-            f"{path}: zero_optimization.stage = {stage} is invalid.\n"
-            "  set it to 0, 1, 2 or 3, as ds_configs/zero3.json does."
-        )
     return content
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from dskd_ds.costs.zero_settings import zero_settings
 from dskd_ds.errors import InputError
 from dskd_ds.spec import load_spec
 from dskd_ds.student.ds_config import OWNED_BY_SPEC, deepspeed_config, read_deepspeed_json
@@ -55,6 +56,42 @@ def test_a_missing_or_unknown_stage_is_refused(tmp_path: Path, content: str) -> 
     path.write_text(content)
     with pytest.raises(InputError, match=r"zero_optimization\.stage = (None|4) is invalid"):
         read_deepspeed_json(str(path))
+
+
+def test_auto_stands_for_what_the_spec_or_deepspeed_sets(tmp_path: Path) -> None:
+    """As in a file for Hugging Face's Trainer; what is not "auto" there is still the spec's."""
+    path = tmp_path / "mine.json"
+    zero = {"stage": 3, "reduce_bucket_size": "auto", "offload_param": None}
+    zero |= {"zero_hpz_partition_size": "auto", "offload_optimizer": {"device": "auto"}}
+    content: dict[str, Any] = {"zero_optimization": zero, "train_batch_size": "auto"}
+    content |= {"bf16": {"enabled": "auto"}, "gradient_clipping": "auto"}
+    path.write_text(json.dumps(content))
+    assert read_deepspeed_json(str(path)) == {"zero_optimization": {"stage": 3}}
+    assert zero_settings(str(path)).reduce_bucket == 500_000_000
+    assert config_of(f"deepspeed={path}")["train_batch_size"] == 2
+
+    path.write_text(json.dumps(content | {"fp16": {"enabled": "auto", "loss_scale": 0}}))
+    with pytest.raises(InputError, match=r"\[student\] dtype.\n  remove fp16"):
+        read_deepspeed_json(str(path))
+
+
+@pytest.mark.parametrize("value", ["5e8", True, [1], float("inf")])
+def test_another_value_than_a_number_is_refused(tmp_path: Path, value: object) -> None:
+    """Both by the plan and by the checks before a run."""
+    setting = written(tmp_path, reduce_bucket_size=value)
+    file = tmp_path / "mine.json"
+    reason = f"{file}: zero_optimization.reduce_bucket_size = {json.dumps(value)}, but it is not"
+    for read in (zero_settings, read_deepspeed_json):
+        with pytest.raises(InputError, match=re.escape(reason)):
+            read(str(file))
+    with pytest.raises(InputError, match="write a number, or remove the entry"):
+        config_of(setting)
+
+
+def test_an_offload_that_is_no_section_is_refused(tmp_path: Path) -> None:
+    written(tmp_path, offload_optimizer="cpu")
+    with pytest.raises(InputError, match=r"offload_optimizer = \"cpu\", but it is not a section"):
+        zero_settings(str(tmp_path / "mine.json"))
 
 
 def test_number_formats(monkeypatch: pytest.MonkeyPatch) -> None:
