@@ -116,14 +116,15 @@ def make_plan(
     is_here = cluster is None or cluster.architecture == "measured"
     if capacity is None:
         capacity = this_machine() if cluster is None or is_here else capacity_of(cluster)
-    found = needs(spec, shapes, capacity, num_senses=num_senses(spec))
+    senses = num_senses(spec)
+    found = needs(spec, shapes, capacity, num_senses=senses)
     is_tight = any(need.is_tight for need in found)
     return RunPlan(
         name=spec.name,
         place="this machine" if cluster is None or is_here else cluster.name,
         shapes=shapes,
         needs=found,
-        ways_out=ways_out(spec, shapes, capacity) if is_tight else [],
+        ways_out=ways_out(spec, shapes, capacity, num_senses=senses) if is_tight else [],
         signal=run_signal(spec, shapes),
         speed=None if cluster is None else run_speed(spec, shapes, cluster, constants, tokens),
         assumed=_assumed(spec, cluster),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from dskd_ds.costs.clusters import Cluster
 from dskd_ds.costs.constants import DEFAULT, Constants
+from dskd_ds.costs.dictionary_size import num_senses
 from dskd_ds.costs.fit import needs
 from dskd_ds.costs.plan import Speed, capacity_of, run_speed
 from dskd_ds.costs.run_shapes import RunShapes
@@ -91,7 +92,7 @@ def _split_of(
     spec: RunSpec, shapes: RunShapes, cluster: Cluster, constants: Constants
 ) -> Split | None:
     """Return a split with its speed; None if it does not fit into memory."""
-    found = needs(spec, shapes, capacity_of(cluster))
+    found = needs(spec, shapes, capacity_of(cluster), num_senses=num_senses(spec))
     if any(need.is_tight for need in found):
         return None
     return Split(
