@@ -27,6 +27,7 @@ from dskd_ds.costs.shapes import ModelShape, model_shape
 from dskd_ds.losses.sense import SenseTargets
 from dskd_ds.objective.fused import DistillObjective, Scales
 from dskd_ds.objective.targets import TeacherTargets
+from dskd_ds.runtime.cpu_features import cpu_name, num_usable_cores
 from dskd_ds.runtime.devices import resolve_dtype
 from dskd_ds.runtime.launch import free_port
 from dskd_ds.signals.parts.top_k import take_top_k
@@ -70,7 +71,7 @@ def calibrate_and_print(is_json: bool) -> None:
 
     Prints a warning to stderr if other processes keep it busy.
     """
-    load, num_cores = psutil.getloadavg()[0], len(os.sched_getaffinity(0))
+    load, num_cores = psutil.getloadavg()[0], num_usable_cores()
     if load > BUSY_SHARE * num_cores:
         print(
             f"warning: other processes use this machine (load {load:.1f} on {num_cores} cores), so"
@@ -89,7 +90,7 @@ def calibrate_and_print(is_json: bool) -> None:
 
 def calibrate() -> Measured:
     """Return the speeds of this machine; takes about a minute."""
-    num_ranks = max(len(os.sched_getaffinity(0)), 1)
+    num_ranks = num_usable_cores()
     speeds = in_processes(_rank_speeds, num_ranks)
     bandwidth, hop = 0.0, 0.0
     if num_ranks > 1:
@@ -107,7 +108,7 @@ def calibrate() -> Measured:
         hop_seconds=hop,
         disk_write_bandwidth=_disk_speed(),
         num_ranks=num_ranks,
-        cpu=_cpu_name(),
+        cpu=cpu_name(),
         num_cores=num_ranks,
         memory_bytes=int(psutil.virtual_memory().total),
     )
@@ -263,13 +264,3 @@ def seconds_of(work: Callable[[], object]) -> float:
 
 def _median(values: list[float]) -> float:
     return float(statistics.median(values))
-
-
-def _cpu_name() -> str:
-    """Return the name of the CPU in /proc/cpuinfo; "CPU" where there is none."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return "CPU"
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else "CPU"

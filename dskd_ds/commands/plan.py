@@ -74,10 +74,10 @@ def run(args: argparse.Namespace) -> int:
 
     spec = spec_of(args)
     shapes = run_shapes(spec)
-    cluster, constants = place_of(args.cluster)
+    cluster, constants, no_times = place_of(args.cluster)
     if args.search:
         return _search(spec, shapes, cluster, constants, args)
-    plan = make_plan(spec, shapes, cluster, constants, tokens=args.tokens)
+    plan = make_plan(spec, shapes, cluster, constants, tokens=args.tokens, no_times=no_times)
     printed = plan_json(plan)
     lines = [plan_text(plan)]
     if args.simulate:
@@ -98,20 +98,23 @@ def run(args: argparse.Namespace) -> int:
     return int(ExitCode.WRONG_INPUT if plan.is_refused else ExitCode.DONE)
 
 
-def place_of(name: str | None) -> tuple[Cluster | None, Constants]:
-    """Return the cluster that --cluster names, and the constants of its times.
+def place_of(name: str | None) -> tuple[Cluster | None, Constants, str]:
+    """Return the cluster that --cluster names, the constants of its times, and an empty text.
 
-    Without a name: this machine as `dskd bench calibrate` measured it, or None.
+    Without a name: this machine as `dskd bench calibrate` measured it, or None and why there are
+    no times.
     Raises InputError if the name is unknown or the file invalid.
     """
-    from dskd_ds.costs.calibration import read_calibration
+    from dskd_ds.costs.calibration import calibration_here
     from dskd_ds.costs.clusters import open_cluster
     from dskd_ds.costs.constants import DEFAULT
 
     if name is not None:
-        return open_cluster(name), DEFAULT
-    measured = read_calibration()
-    return (measured.cluster, measured.constants) if measured else (None, DEFAULT)
+        return open_cluster(name), DEFAULT, ""
+    measured, reason = calibration_here()
+    if measured is None:
+        return None, DEFAULT, reason
+    return measured.cluster, measured.constants, ""
 
 
 def _search(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 
-from dskd_ds.costs.calibration import read_calibration
+from dskd_ds.costs.calibration import calibration_here
 from dskd_ds.costs.memory import Device, student_memory
 from dskd_ds.costs.plan import run_speed
 from dskd_ds.costs.run_shapes import RunShapes, run_shapes
@@ -43,7 +43,7 @@ def time_fact(spec: RunSpec, shapes: RunShapes, records: list[dict[str, float]])
 
     The first step is left out, because it waits for the teacher to start.
     """
-    calibration = read_calibration()
+    calibration, _ = calibration_here()
     seconds = [record["step_seconds"] for record in records[1:] if "step_seconds" in record]
     if calibration is None or not seconds or records[-1].get("device_bytes"):
         return {}

@@ -9,10 +9,12 @@ import json
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
+from dskd_ds.costs.capacity import gpu_memory_bytes
 from dskd_ds.costs.clusters import Cluster
 from dskd_ds.costs.constants import DEFAULT, Constants
 from dskd_ds.errors import InputError
 from dskd_ds.files.atomic import write_json
+from dskd_ds.runtime.cpu_features import cpu_name, num_usable_cores
 from dskd_ds.spec import dskd_home
 
 FILE = "calibration.json"
@@ -70,7 +72,7 @@ def write_calibration(measured: Measured) -> Path:
 
 
 def read_calibration() -> Calibration | None:
-    """Return this machine's speeds; None if they were not measured, or by another version.
+    """Return the stored speeds; None if there are none, or of another version.
 
     Raises InputError if the file cannot be read.
     """
@@ -89,6 +91,25 @@ def read_calibration() -> Calibration | None:
             "  measure them again: dskd bench calibrate"
         ) from None
     return Calibration(measured, cluster_of(measured), constants_of(measured))
+
+
+def calibration_here() -> tuple[Calibration | None, str]:
+    """Return the stored speeds if they hold for runs on this machine; else None, and the reason.
+
+    Raises InputError as `read_calibration` does.
+    """
+    if gpu_memory_bytes():
+        return None, "`dskd bench calibrate` measures machines without GPUs; name a --cluster"
+    found = read_calibration()
+    if found is None:
+        return None, "`dskd bench calibrate` measures this machine, or name a --cluster"
+    measured, cpu, num_cores = found.measured, cpu_name(), num_usable_cores()
+    if (measured.cpu, measured.num_cores) != (cpu, num_cores):
+        return None, (
+            f"`dskd bench calibrate` measured {measured.num_cores} cores of {measured.cpu}, and"
+            f" this process has {num_cores} of {cpu}; measure again, or name a --cluster"
+        )
+    return found, ""
 
 
 def cluster_of(measured: Measured) -> Cluster:

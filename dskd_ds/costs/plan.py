@@ -83,7 +83,7 @@ class RunPlan:
     """Empty if everything fits."""
     signal: SignalBytes
     speed: Speed | None
-    """None if the speed of this machine was never measured (`dskd bench calibrate`)."""
+    """None if the speed of this machine is unknown (`calibration_here`)."""
     assumed: list[str]
     """What the figures assume, in sentences."""
 
@@ -106,11 +106,13 @@ def make_plan(
     *,
     tokens: int | None = None,
     capacity: Capacity | None = None,
+    no_times: str = "name a --cluster",
 ) -> RunPlan:
     """Return the plan of a run.
 
     cluster: where it is to run. None: this machine, whose speed is unknown. tokens: a budget that
     replaces the spec's length. capacity: memory of this machine, measured unless it is given.
+    no_times: why there are no times without a cluster, for the reader.
     Raises InputError if the DeepSpeed file cannot be read.
     """
     is_here = cluster is None or cluster.architecture == "measured"
@@ -127,7 +129,7 @@ def make_plan(
         ways_out=ways_out(spec, shapes, capacity, num_senses=senses) if is_tight else [],
         signal=run_signal(spec, shapes),
         speed=None if cluster is None else run_speed(spec, shapes, cluster, constants, tokens),
-        assumed=_assumed(spec, cluster),
+        assumed=_assumed(spec, cluster, no_times),
     )
 
 
@@ -237,7 +239,7 @@ def _dictionary_seconds(
     return num_requests * teacher.forward / num_teachers
 
 
-def _assumed(spec: RunSpec, cluster: Cluster | None) -> list[str]:
+def _assumed(spec: RunSpec, cluster: Cluster | None, no_times: str) -> list[str]:
     """Return what the figures assume, in sentences."""
     sentences = []
     if spec.uses_senses:
@@ -258,9 +260,7 @@ def _assumed(spec: RunSpec, cluster: Cluster | None) -> list[str]:
     if spec.data.packing == "none":
         sentences.append(f"every row has {spec.data.block_tokens:,} tokens")
     if cluster is None:
-        sentences.append(
-            "no times: `dskd bench calibrate` measures this machine, or name a --cluster"
-        )
+        sentences.append(f"no times: {no_times}")
     elif cluster.architecture != "measured":
         sentences.append(f"speeds are those of {cluster.name}'s data sheets and fitted constants")
     else:

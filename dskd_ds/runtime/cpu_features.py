@@ -1,7 +1,8 @@
-"""What the CPU of this machine can do, without torch."""
+"""What the CPU of this machine is and can do, without torch."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 
@@ -15,3 +16,18 @@ def cpu_has_bfloat16() -> bool:
     except OSError:
         return False
     return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def cpu_name() -> str:
+    """Return the name of the CPU in /proc/cpuinfo; "CPU" where there is none."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return "CPU"
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else "CPU"
+
+
+def num_usable_cores() -> int:
+    """Return the number of cores that this process may use; a job may have fewer than the node."""
+    return max(len(os.sched_getaffinity(0)), 1)

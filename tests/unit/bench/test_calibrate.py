@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from dskd_ds.bench.calibrate import in_processes, seconds_of
 from dskd_ds.costs.calibration import (
     Measured,
     calibration_file,
+    calibration_here,
     cluster_of,
     constants_of,
     read_calibration,
@@ -20,6 +22,7 @@ from dskd_ds.costs.calibration import (
 )
 from dskd_ds.costs.constants import DEFAULT
 from dskd_ds.errors import InputError
+from dskd_ds.runtime.cpu_features import cpu_name, num_usable_cores
 
 MEASURED = Measured(
     flops_per_second=5e10,
@@ -35,6 +38,8 @@ MEASURED = Measured(
     num_cores=2,
     memory_bytes=8 << 30,
 )
+HERE = replace(MEASURED, cpu=cpu_name(), num_cores=num_usable_cores())
+"""The same, as if it was measured on this machine."""
 
 
 def rank_and_process(rank: int, ready: Any) -> tuple[int, int]:
@@ -62,6 +67,32 @@ def test_a_calibration_is_read_as_it_was_written(
     calibration_file().write_text("{")
     with pytest.raises(InputError, match="dskd bench calibrate"):
         read_calibration()
+
+
+@pytest.mark.parametrize(
+    ("measured", "gpus", "reason"),
+    [
+        (HERE, [], ""),
+        (HERE, [80 << 30], "measures machines without GPUs"),
+        (replace(HERE, cpu="another"), [], f"{HERE.num_cores} cores of another, and this process"),
+        (replace(HERE, num_cores=999), [], "measured 999 cores of"),
+        (None, [], "measures this machine"),
+    ],
+)
+def test_a_calibration_holds_only_where_it_was_measured(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    measured: Measured | None,
+    gpus: list[int],
+    reason: str,
+) -> None:
+    monkeypatch.setenv("DSKD_HOME", str(tmp_path))
+    monkeypatch.setattr("dskd_ds.costs.calibration.gpu_memory_bytes", lambda: gpus)
+    if measured is not None:
+        write_calibration(measured)
+    found, why = calibration_here()
+    assert (found is None) == bool(reason)
+    assert reason in why
 
 
 def test_a_calibration_of_another_version_is_not_used(

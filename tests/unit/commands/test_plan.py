@@ -12,7 +12,7 @@ import pytest
 
 from dskd_ds.commands import cli
 from dskd_ds.costs import calibration, capacity
-from tests.unit.bench.test_calibrate import MEASURED
+from tests.unit.bench.test_calibrate import HERE, MEASURED
 
 CONFIG = {
     "model_type": "llama",
@@ -232,11 +232,17 @@ def test_a_refusal_loads_no_torch(spec: str, argv: list[str], tmp_path: Path) ->
 
 
 def test_this_machine_has_times_once_it_is_calibrated(
-    spec: str, capsys: pytest.CaptureFixture[str]
+    spec: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("dskd_ds.costs.calibration.gpu_memory_bytes", list)
     cli.main(["plan", spec])
     assert "dskd bench calibrate" in capsys.readouterr().out
-    calibration.write_calibration(MEASURED)
+    calibration.write_calibration(MEASURED)  # of another machine
+    cli.main(["plan", spec])
+    printed = capsys.readouterr().out
+    assert "tokens/s" not in printed
+    assert "no times: `dskd bench calibrate` measured 2 cores of a CPU, and this" in printed
+    calibration.write_calibration(HERE)
     cli.main(["plan", spec])
     printed = capsys.readouterr().out
     assert "tokens/s" in printed

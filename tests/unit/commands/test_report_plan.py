@@ -12,7 +12,7 @@ from dskd_ds.costs.calibration import write_calibration
 from dskd_ds.costs.memory import student_memory
 from dskd_ds.costs.run_shapes import run_shapes
 from dskd_ds.spec import RunSpec, load_spec
-from tests.unit.bench.test_calibrate import MEASURED
+from tests.unit.bench.test_calibrate import HERE, MEASURED
 from tests.unit.commands.test_plan import CONFIG
 
 GIB = 1 << 30
@@ -39,8 +39,13 @@ def test_memory_is_compared(spec: RunSpec) -> None:
     assert "a step" not in facts  # this machine is not calibrated
 
 
-def test_times_are_compared_once_the_machine_is_calibrated(spec: RunSpec) -> None:
-    write_calibration(MEASURED)
+def test_times_are_compared_once_the_machine_is_calibrated(
+    spec: RunSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dskd_ds.costs.calibration.gpu_memory_bytes", list)
+    write_calibration(MEASURED)  # of another machine
+    assert "a step" not in plan_facts(spec, records(GIB, 7.0))
+    write_calibration(HERE)
     step = plan_facts(spec, records(GIB, 7.0))["a step"]
     assert step.startswith("7.00 s, predicted ")
 
