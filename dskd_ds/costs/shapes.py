@@ -1,7 +1,7 @@
 """The sizes of a language model that its costs follow from, read from a Hugging Face configuration.
 
-Works for decoders of the kinds Llama, Mistral, Qwen 2 and 3, Gemma, OLMo, Phi-3 and their like, and
-for GPT-2 and MPT. A test compares the counts with transformers' own models. Loads no torch.
+Works for the dense decoders that are listed here. A test compares the counts with transformers' own
+models. Loads no torch.
 """
 
 from __future__ import annotations
@@ -12,14 +12,74 @@ from typing import Any
 
 from dskd_ds.errors import InputError
 
-TWO_MATRIX_MLP = frozenset({"gpt2", "gpt_neo", "gpt_neox", "mpt", "opt", "starcoder2", "phi"})
-"""Model types whose MLP has two matrices. All others are taken to have three (gated)."""
+GATED_MLP = frozenset(
+    {
+        "cohere",
+        "cohere2",
+        "cwm",
+        "ernie4_5",
+        "exaone",
+        "exaone4",
+        "gemma",
+        "gemma2",
+        "gemma3",
+        "gemma3_text",
+        "glm",
+        "glm4",
+        "granite",
+        "helium",
+        "internlm3",
+        "llama",
+        "ministral3",
+        "mistral",
+        "olmo",
+        "olmo2",
+        "olmo3",
+        "phi3",
+        "qwen2",
+        "qwen3",
+        "seed_oss",
+        "smollm3",
+        "stablelm",
+        "vaultgemma",
+    }
+)
+"""Model types whose MLP has three matrices."""
+TWO_MATRIX_MLP = frozenset(
+    {
+        "apertus",
+        "arcee",
+        "gpt2",
+        "gpt_neox",
+        "jais2",
+        "mpt",
+        "nemotron",
+        "opt",
+        "phi",
+        "starcoder2",
+    }
+)
+"""Model types whose MLP has two matrices. Types in neither list have no formula."""
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 """Entries that a mixture of experts has."""
-QUERY_KEY_NORMS = frozenset({"qwen3", "gemma3_text", "gemma3", "olmo2", "olmo3"})
+QUERY_KEY_NORMS = frozenset(
+    {"apertus", "exaone4", "gemma3", "gemma3_text", "olmo2", "olmo3", "qwen3"}
+)
 """Model types that normalise queries and keys."""
-NORMS_PER_LAYER = {"gemma2": 4, "gemma3_text": 4, "gemma3": 4}
+NORMS_PER_LAYER = {
+    "cohere": 1,
+    "cohere2": 1,
+    "gemma2": 4,
+    "gemma3": 4,
+    "gemma3_text": 4,
+    "glm4": 4,
+    "phi": 1,
+}
 """Norms of a layer, where there are not two."""
+NORMS_WITHOUT_BIAS = frozenset({"cohere", "cohere2", "mpt"})
+"""Model types with a LayerNorm that has no bias."""
+NO_OUTPUT_BIAS = frozenset({"glm", "glm4", "qwen2", "seed_oss"})
+"""Model types whose `attention_bias` is that of queries, keys and values only."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +107,8 @@ class ModelShape:
     parameters_per_layer: int
     """All weights of a layer."""
     num_outer_parameters: int
-    """The final norm, and learned positions where the model has some; not embedding and head."""
+    """The final norm, learned positions and the head's bias, where the model has them; not
+    embedding and head."""
     norms_per_layer: int = 2
     norms_queries: bool = False
     """Whether queries and keys are normalised."""
@@ -90,7 +151,8 @@ def model_shape(config: Mapping[str, Any], name: str = "model") -> ModelShape:
     """Return the sizes in a Hugging Face configuration (the content of a config.json).
 
     name: of the model, for messages. A multimodal model's `text_config` is used.
-    Raises InputError if sizes are missing, or if the model is a mixture of experts.
+    Raises InputError if sizes are missing, or if the model is of another type than those listed
+    here, or a mixture of experts.
     """
     text = config.get("text_config", config)
     kind = str(text.get("model_type", config.get("model_type", "")))
@@ -99,12 +161,18 @@ def model_shape(config: Mapping[str, Any], name: str = "model") -> ModelShape:
             f"{name}: this model is a mixture of experts, whose costs have no formula here.\n"
             "  use a dense model."
         )
+    if kind not in GATED_MLP | TWO_MATRIX_MLP:
+        raise InputError(
+            f'{name}: its type (model_type = "{kind}") has no formula of costs here.\n'
+            "  plan with a model of another type (Llama, Qwen, Mistral, Gemma ...); `dskd train`"
+            " runs it without this check."
+        )
     hidden = _size(text, name, "hidden_size", "n_embd", "d_model")
     heads = _size(text, name, "num_attention_heads", "n_head", "n_heads")
     kv_heads = int(text.get("num_key_value_heads") or _grouped_heads(text) or heads)
     head_size = int(text.get("head_dim") or hidden // heads)
     width = _mlp_width(text, hidden)
-    is_gated = kind not in TWO_MATRIX_MLP
+    is_gated = kind in GATED_MLP
     query, kv = heads * head_size, kv_heads * head_size
     matmul = hidden * (2 * query + 2 * kv) + (3 if is_gated else 2) * hidden * width
     norm = _norm_parameters(text, kind, hidden)
@@ -112,7 +180,9 @@ def model_shape(config: Mapping[str, Any], name: str = "model") -> ModelShape:
     if kind in QUERY_KEY_NORMS:
         small += query + kv if kind.startswith("olmo") else 2 * head_size
     max_tokens = text.get("max_position_embeddings") or text.get("n_positions")
-    positions = int(max_tokens or 0) * hidden if kind == "gpt2" else 0
+    outer = norm + _positions(kind, int(max_tokens or 0)) * hidden
+    if kind == "phi":  # its head has a bias
+        outer += _size(text, name, "vocab_size")
     return ModelShape(
         name=name,
         hidden_size=hidden,
@@ -126,7 +196,7 @@ def model_shape(config: Mapping[str, Any], name: str = "model") -> ModelShape:
         gated=is_gated,
         matmul_parameters_per_layer=matmul,
         parameters_per_layer=matmul + small,
-        num_outer_parameters=norm + positions,
+        num_outer_parameters=outer,
         norms_per_layer=NORMS_PER_LAYER.get(kind, 2),
         norms_queries=kind in QUERY_KEY_NORMS,
         max_tokens=int(max_tokens) if max_tokens else None,
@@ -152,16 +222,22 @@ def _grouped_heads(text: Mapping[str, Any]) -> int | None:
 
 def _mlp_width(text: Mapping[str, Any], hidden: int) -> int:
     """Return the width of the MLP; GPT-2 and MPT give a multiple of D, or nothing."""
-    width = text.get("intermediate_size") or text.get("n_inner")
+    width = text.get("intermediate_size") or text.get("n_inner") or text.get("ffn_dim")
     return int(width) if width else int(text.get("expansion_ratio", 4) * hidden)
 
 
 def _norm_parameters(text: Mapping[str, Any], kind: str, hidden: int) -> int:
-    """Return the weights of one norm. LayerNorm has a bias, except in MPT; RMSNorm has none."""
+    """Return the weights of one norm. LayerNorm has a bias in most models; RMSNorm has none."""
     if kind == "olmo":  # its norms have no weights
         return 0
-    has_bias = "layer_norm_epsilon" in text or "layer_norm_eps" in text or "norm_epsilon" in text
-    return 2 * hidden if has_bias and kind != "mpt" else hidden
+    entries = ("layer_norm_epsilon", "layer_norm_eps", "norm_epsilon")
+    has_bias = kind in ("nemotron", "opt") or any(entry in text for entry in entries)
+    return 2 * hidden if has_bias and kind not in NORMS_WITHOUT_BIAS else hidden
+
+
+def _positions(kind: str, max_tokens: int) -> int:
+    """Return the number of learned positions. OPT's begin at 2."""
+    return {"gpt2": max_tokens, "opt": max_tokens + 2}.get(kind, 0)
 
 
 def _biases(
@@ -170,13 +246,13 @@ def _biases(
     """Return the biases of a layer's attention and MLP."""
     if kind in ("gpt2", "gpt_neox", "phi", "opt"):
         return query + 2 * kv + hidden + width + hidden
-    biases = 0
-    if kind == "qwen2" or text.get("attention_bias"):
+    biases = 2 if kind == "apertus" else 0  # numbers of its activation function
+    if kind == "qwen2" or text.get("attention_bias") or text.get("use_qkv_bias"):
         biases += query + 2 * kv
-    if text.get("attention_bias") and kind not in ("qwen2", "qwen3"):
+    if text.get("attention_bias") and kind not in NO_OUTPUT_BIAS:
         biases += hidden
     if text.get("mlp_bias"):
-        biases += 2 * width + hidden
+        biases += (2 if kind in GATED_MLP else 1) * width + hidden
     if kind == "starcoder2" and text.get("use_bias", True):
         biases += query + 2 * kv + hidden + width + hidden
     return biases

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from dskd_ds.costs.shapes import model_shape
+from dskd_ds.costs.shapes import GATED_MLP, TWO_MATRIX_MLP, model_shape
 from dskd_ds.errors import InputError
 
 SIZES = {
@@ -37,6 +37,27 @@ CASES: dict[str, dict[str, Any]] = {
     "starcoder2": GROUPED,
     "granite": GROUPED,
     "smollm3": GROUPED,
+    "apertus": GROUPED,
+    "arcee": GROUPED,
+    "cohere": GROUPED,
+    "cohere2": GROUPED,
+    "cwm": WIDE_HEADS,
+    "ernie4_5": WIDE_HEADS,
+    "exaone": GROUPED,
+    "exaone4": GROUPED,
+    "glm": WIDE_HEADS,
+    "glm4": WIDE_HEADS,
+    "helium": {**GROUPED, "head_dim": 16},
+    "internlm3": WIDE_HEADS,
+    "jais2": GROUPED,
+    "ministral3": WIDE_HEADS,
+    "nemotron": GROUPED,
+    "olmo3": GROUPED,
+    "opt": {**SIZES, "ffn_dim": 160},
+    "phi": GROUPED,
+    "seed_oss": WIDE_HEADS,
+    "stablelm": {**GROUPED, "use_qkv_bias": True},
+    "vaultgemma": WIDE_HEADS,
     "gpt_neox": SIZES,
     "gpt2": {"n_embd": 64, "n_layer": 3, "n_head": 4, "vocab_size": 300, "n_positions": 128},
     "mpt": {"d_model": 64, "n_heads": 4, "n_layers": 3, "vocab_size": 300},
@@ -56,6 +77,31 @@ def test_as_many_weights_as_the_model_has(kind: str) -> None:
     short = {**config.to_diff_dict(), "model_type": kind}
     if kind != "gpt2":  # it leaves out what says that its norms have biases
         assert model_shape(short, kind) == shape
+
+
+@pytest.mark.parametrize(
+    ("kind", "bias"),
+    [
+        ("llama", "attention_bias"),
+        ("llama", "mlp_bias"),
+        ("nemotron", "attention_bias"),
+        ("nemotron", "mlp_bias"),
+        ("arcee", "mlp_bias"),
+        ("qwen3", "attention_bias"),
+        ("glm", "attention_bias"),
+    ],
+)
+def test_biases_are_counted(kind: str, bias: str) -> None:
+    config = AutoConfig.for_model(kind, **{**CASES[kind], **IDS, bias: True})
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    counted = sum(parameter.numel() for parameter in model.parameters())
+    assert model_shape(config.to_dict(), kind).num_parameters == counted
+
+
+def test_every_listed_type_is_compared_with_its_model() -> None:
+    """Apart from gemma3, whose text has the type gemma3_text."""
+    assert CASES.keys() | {"gemma3"} == GATED_MLP | TWO_MATRIX_MLP
 
 
 def test_a_model_with_fewer_layers() -> None:
@@ -83,7 +129,10 @@ def test_what_has_no_formula_is_refused() -> None:
     with pytest.raises(InputError, match="mixture of experts"):
         model_shape({"model_type": "mixtral", **GROUPED, "num_local_experts": 8})
     with pytest.raises(InputError, match="no hidden_size"):
-        model_shape({"model_type": "t5"}, "some-t5")
+        model_shape({"model_type": "llama"}, "some-llama")
+    for kind in ("t5", "qwen3_5_text", "nanochat"):
+        with pytest.raises(InputError, match=f'some: its type \\(model_type = "{kind}"\\) has no'):
+            model_shape({"model_type": kind, **GROUPED}, "some")
 
 
 def test_importing_the_shapes_loads_no_torch() -> None:
