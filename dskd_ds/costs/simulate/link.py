@@ -2,8 +2,8 @@
 
 Each student gives a waiting request to the teacher with free credits that should answer first, as
 its earlier answers tell; of several, to the one that it asked longest ago (`link/ledger.py`). A
-teacher computes one request at a time, in the order in which they come. Requests of a killed
-teacher wait again, ahead of others, once it is noticed.
+teacher computes one request at a time, in the order in which they come, and a student receives one
+reply at a time. Requests of a killed teacher wait again, ahead of others, once it is noticed.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Teacher:
             after(env, costs.killed_teachers[number], self._kill)
 
     def ask(self, job: Job, answered: Callable[[Job], None]) -> None:
-        """Take a request; `answered` is called when the reply has arrived."""
+        """Take a request; `answered` is called when its reply reaches the student's link."""
         self._inbox.put((job, answered))
 
     def _kill(self) -> None:
@@ -56,7 +56,8 @@ class Teacher:
             if not self.is_alive:
                 return
             self.busy_seconds += seconds
-            after(self._env, self._costs.transfer, partial(answered, job))
+            on_the_way = self._costs.transfer - self._costs.receiving
+            after(self._env, on_the_way, partial(answered, job))
 
 
 class StudentLink:
@@ -74,6 +75,8 @@ class StudentLink:
         self._waiting: deque[Job] = deque()
         self._turns = {number: first_turn(number, student) for number in self._in_flight}
         self._num_asked = 0
+        self._free_at = 0.0
+        """When the replies that have reached this link are received."""
         self._order = [self._entry(number) for number in self._in_flight]
         """A heap of entries; one that is no teacher's present entry is out of date."""
         heapq.heapify(self._order)
@@ -109,7 +112,7 @@ class StudentLink:
             self._num_asked += 1
             self._turns[number] = self._num_asked
             heapq.heappush(self._order, self._entry(number))
-            self._teachers[number].ask(job, partial(self._answer, number))
+            self._teachers[number].ask(job, partial(self._receive, number))
 
     def _soonest(self) -> int | None:
         """Return the teacher that should answer first; None if none may get a request."""
@@ -127,6 +130,15 @@ class StudentLink:
         if num_held >= self._costs.credits:
             return math.inf, self._turns[number], number
         return (num_held + 1) * self._round_trips[number], self._turns[number], number
+
+    def _receive(self, number: int, job: Job) -> None:
+        """Receive a reply after those that came before it."""
+        if not self._costs.receiving:
+            self._answer(number, job)
+            return
+        now = float(self._env.now)
+        self._free_at = max(now, self._free_at) + self._costs.receiving
+        after(self._env, self._free_at - now, partial(self._answer, number, job))
 
     def _answer(self, number: int, job: Job) -> None:
         in_flight = self._in_flight.get(number, {})

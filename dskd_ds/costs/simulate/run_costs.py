@@ -56,6 +56,9 @@ class RunCosts:
     """A teacher's forward pass per request."""
     transfer: float = 0.0
     """A request and its reply on the way, beside the teacher's work."""
+    receiving: float = 0.0
+    """The last part of `transfer`, in which a reply has its student's link to itself: replies to
+    one student are received one after another."""
     prefetch_depth: int = 2
     credits: int = 2
     """Requests of one student that one teacher holds at most."""
@@ -81,6 +84,7 @@ class RunCosts:
                 raise InputError(
                     f"{name} = {getattr(self, name)} s is invalid.\n  use more than 0."
                 )
+        assert 0 <= self.receiving <= self.transfer, "receiving is a part of transfer"
 
 
 def planned_costs(
@@ -123,6 +127,7 @@ def planned_costs(
         own=step_time(work, cluster, constants).total,
         teacher=asked.forward,
         transfer=asked.transfer,
+        receiving=asked.transfer,  # as costs/time.py counts it
         prefetch_depth=spec.link.prefetch_depth,
         credits=spec.link.credits,
         notice=spec.link.dead_after_seconds,

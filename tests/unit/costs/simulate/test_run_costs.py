@@ -41,6 +41,7 @@ def test_the_plan_gives_the_costs_of_a_run() -> None:
     assert costs.step_tokens == 128 * 4096
     assert costs.own == step_time(work, H100).total
     assert costs.teacher == teacher_time(teacher, H100).forward
+    assert costs.transfer == costs.receiving == teacher_time(teacher, H100).transfer
     assert costs.pauses.save_every_steps == 500
     assert costs.pauses.save_every_seconds == 900
     assert costs.pauses.save_blocks == save_seconds(work, H100)[0]
