@@ -187,15 +187,23 @@ def _stages_1_and_2(settings: ZeroSettings, sizes: _Sizes) -> ZeroMemory:
 
 
 def _stage_0(settings: ZeroSettings, sizes: _Sizes) -> ZeroMemory:
-    """Nothing is partitioned. bfloat16 has float32 master weights and gradients beside it."""
+    """Nothing is partitioned. bfloat16 has float32 master weights and gradients beside it.
+
+    On a GPU DeepSpeed's FP16_Optimizer serves bfloat16 too (runtime/fp16/fused_optimizer.py): its
+    step makes float32 gradients and one flat copy of them while those in bfloat16 still exist, and
+    frees them all. On a CPU FP16_UnfusedOptimizer makes no flat copy.
+    """
     low, high = sizes.low, sizes.high
     has_master = low != high
+    gradients, update = high + (low if has_master else 0), 0.0
+    if has_master and sizes.on_gpu:
+        gradients, update = low, 2.0 * high * sizes.trained
     fixed = {
         "parameters": float(low * sizes.all),
         "master weights": float(high * sizes.trained if has_master else 0),
         "optimiser": 2.0 * high * sizes.trained,
-        "gradients": float((high + (low if has_master else 0)) * sizes.trained),
+        "gradients": float(gradients * sizes.trained),
     }
     bucket = float(high * min(settings.reduce_bucket, sizes.trained))
     reduction = bucket if sizes.ranks > 1 else 0.0
-    return ZeroMemory(fixed, gathered=0.0, reduction=reduction, update=0.0, host={})
+    return ZeroMemory(fixed, gathered=0.0, reduction=reduction, update=update, host={})

@@ -69,6 +69,19 @@ def test_zero_3_holds_16_bytes_per_weight() -> None:
     assert memory.fixed["gradient buckets"] == 1e9  # 500 million numbers of 2 bytes
 
 
+def test_a_stage_0_update_on_a_gpu_holds_the_gradients_three_times() -> None:
+    """16 bytes per weight, and 8 more in the update: float32 gradients and their flat copy."""
+    spec = spec_with("deepspeed=ds_configs/zero0.json", "topology.num_students=1")
+    # Short rows, so that no other phase is larger.
+    short = spec.model_copy(update={"data": spec.data.model_copy(update={"block_tokens": 8})})
+    memory = student_memory(short, SHAPES, "gpu", related_fraction=0.5)
+    num_weights = SHAPES.student.num_parameters
+    assert memory.phase == "update"
+    held = sum(memory.parts[kind] for kind in ("parameters", "master weights", "optimiser"))
+    assert held + memory.parts["gradients"] == 16 * num_weights
+    assert memory.parts["gradient copies"] == 8 * num_weights
+
+
 def test_partitions_shrink_with_the_number_of_ranks() -> None:
     two, eight = (
         student(f"topology.num_students={count}", "train.global_batch_blocks=8") for count in (2, 8)
