@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from dskd_ds.costs.assumptions import assumptions
 from dskd_ds.costs.capacity import Capacity, this_machine
 from dskd_ds.costs.clusters import Cluster
 from dskd_ds.costs.constants import DEFAULT, Constants
 from dskd_ds.costs.dictionary_size import num_senses
 from dskd_ds.costs.fit import Need, needs
-from dskd_ds.costs.memory import ASSUMED_RELATED_FRACTION, number_bytes, run_signal
-from dskd_ds.costs.related import known_related_fraction
+from dskd_ds.costs.memory import number_bytes, run_signal
 from dskd_ds.costs.run_shapes import RunShapes
 from dskd_ds.costs.time import (
     StepTime,
@@ -129,7 +129,7 @@ def make_plan(
         ways_out=ways_out(spec, shapes, capacity, num_senses=senses) if is_tight else [],
         signal=run_signal(spec, shapes),
         speed=None if cluster is None else run_speed(spec, shapes, cluster, constants, tokens),
-        assumed=_assumed(spec, cluster, no_times),
+        assumed=assumptions(spec, cluster, no_times),
     )
 
 
@@ -237,32 +237,3 @@ def _dictionary_seconds(
     tokens = sum(text.collect_tokens or spec.senses.collect_tokens for text in spec.senses.corpus)
     num_requests = (tokens or spec.senses.collect_tokens) / asked.request_tokens
     return num_requests * teacher.forward / num_teachers
-
-
-def _assumed(spec: RunSpec, cluster: Cluster | None, no_times: str) -> list[str]:
-    """Return what the figures assume, in sentences."""
-    sentences = []
-    if spec.uses_senses:
-        known = known_related_fraction(spec)
-        share = f"{ASSUMED_RELATED_FRACTION if known is None else known:.0%}"
-        sentence = f"{share} of the positions have a target with word relations"
-        if known is not None and spec.senses.candidates != "neighbours":
-            sentence += ", as in the text of the dictionary"
-        sentences.append(sentence)
-    if not spec.asks_teachers:
-        sentences.append('reading the cache takes no time: [teacher] source = "cache"')
-    elif not spec.topology.num_teachers and cluster is not None:
-        sentences.append("as many teachers as are needed: [topology] num_teachers = 0")
-    if spec.teachers:
-        sentences.append(
-            "every teacher is as fast as [teacher], and gets its share of the requests"
-        )
-    if spec.data.packing == "none":
-        sentences.append(f"every row has {spec.data.block_tokens:,} tokens")
-    if cluster is None:
-        sentences.append(f"no times: {no_times}")
-    elif cluster.architecture != "measured":
-        sentences.append(f"speeds are those of {cluster.name}'s data sheets and fitted constants")
-    else:
-        sentences.append("speeds are those that `dskd bench calibrate` measured here")
-    return sentences

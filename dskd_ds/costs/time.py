@@ -138,7 +138,7 @@ def teacher_time(
     """Return the seconds of one request on one teacher."""
     shape, ranks, tokens = work.shape, work.ranks_per_teacher, work.request_tokens
     peak = _peak(cluster, constants)
-    products, attention, traffic = _one_layer(shape, tokens, work.row_tokens, cluster, constants)
+    products, attention, traffic = _one_layer(work, tokens, cluster, constants)
     multiple = constants.traffic_compiled if work.compiled else constants.traffic_eager
     per_layer = (products + attention) / ranks + traffic * multiple
     weight_bytes = work.parameter_bytes * shape.num_layers * shape.matmul_parameters_per_layer
@@ -246,14 +246,17 @@ def _peak(cluster: Cluster, constants: Constants) -> float:
 
 
 def _one_layer(
-    shape: ModelShape, tokens: int, row_tokens: int, cluster: Cluster, constants: Constants
+    work: StepWork | TeacherWork, tokens: int, cluster: Cluster, constants: Constants
 ) -> tuple[float, float, float]:
     """Return the seconds of a layer's products, attention and least memory traffic, forward."""
+    shape = work.shape
     products = 2 * tokens * shape.matmul_parameters_per_layer / _peak(cluster, constants)
     attention_peak = constants.attention(cluster.architecture) * cluster.flops_per_second
     attention_peak *= cluster.sustained_clock
-    attention = 2 * tokens * row_tokens * shape.query_size / attention_peak
-    traffic = 2 * tokens * _traffic_numbers(shape) / cluster.memory_bandwidth
+    attention = 2 * tokens * work.row_tokens * shape.query_size / attention_peak
+    # A calibrated machine's multiple of the least traffic is that of 2 bytes per number.
+    number_bytes = 2 if cluster.architecture == "measured" else work.parameter_bytes
+    traffic = number_bytes * tokens * _traffic_numbers(shape) / cluster.memory_bandwidth
     return products, attention, traffic
 
 
@@ -270,9 +273,7 @@ def _traffic_numbers(shape: ModelShape) -> int:
 
 def _layer_seconds(work: StepWork, cluster: Cluster, constants: Constants) -> tuple[float, float]:
     """Return the seconds of the forward and the backward pass of one micro-batch."""
-    products, attention, traffic = _one_layer(
-        work.shape, work.micro_batch_tokens, work.row_tokens, cluster, constants
-    )
+    products, attention, traffic = _one_layer(work, work.micro_batch_tokens, cluster, constants)
     traffic *= constants.traffic_compiled if work.compiled else constants.traffic_eager
     forward = work.shape.num_layers * (products + attention + traffic)
     per_layer = (

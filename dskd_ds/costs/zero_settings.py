@@ -23,6 +23,8 @@ class ZeroSettings:
     persistence_threshold: int = 100_000
     hpz_ranks: int = 1
     """Ranks of a group that keeps a second copy of the weights (ZeRO++ hpZ); 1: none."""
+    quantizes: bool = False
+    """Whether weights or gradients travel quantised (ZeRO++ qwZ, qgZ)."""
     offloads_optimizer: bool = False
     offloads_parameters: bool = False
 
@@ -45,6 +47,7 @@ def zero_settings(deepspeed: str) -> ZeroSettings:
         max_reuse_distance=int(zero.get("stage3_max_reuse_distance", 1e9)),
         persistence_threshold=int(zero.get("stage3_param_persistence_threshold", 1e5)),
         hpz_ranks=int(zero.get("zero_hpz_partition_size", 1)),
+        quantizes=bool(zero.get("zero_quantized_weights") or zero.get("zero_quantized_gradients")),
         offloads_optimizer=_is_offloaded(zero, "offload_optimizer"),
         offloads_parameters=_is_offloaded(zero, "offload_param"),
     )

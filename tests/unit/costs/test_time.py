@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dskd_ds.costs.clusters import open_cluster
+from dskd_ds.costs.clusters import Cluster, open_cluster
 from dskd_ds.costs.constants import DEFAULT, Constants, constant_fields
 from dskd_ds.costs.shapes import model_shape
 from dskd_ds.costs.time import (
@@ -89,6 +89,24 @@ def test_compute_is_the_flops_of_every_matrix_over_the_peak() -> None:
     assert time.compute == pytest.approx(expected, rel=1e-12)
     assert time.head == pytest.approx(3 * 3 * head / 989e12, rel=1e-12)
     assert time.gather_reduce == 0
+
+
+def test_float32_moves_twice_the_bytes_between_the_products() -> None:
+    """On a GPU. The multiple that a calibration measured holds the number format already."""
+    no_traffic, eager = replace(IDEAL, traffic_eager=0.0), replace(IDEAL, traffic_eager=4.0)
+
+    def between(cluster: Cluster, number_bytes: int) -> tuple[float, float]:
+        work = replace(WORK, parameter_bytes=number_bytes)
+        asked = replace(TEACHER, parameter_bytes=number_bytes)
+        student, teacher = (
+            [step_time(work, cluster, constants).compute for constants in (eager, no_traffic)],
+            [teacher_time(asked, cluster, constants).layers for constants in (eager, no_traffic)],
+        )
+        return student[0] - student[1], teacher[0] - teacher[1]
+
+    assert between(H100, 4) == pytest.approx([2 * seconds for seconds in between(H100, 2)])
+    here = replace(H100, architecture="measured")
+    assert between(here, 4) == pytest.approx(between(here, 2))
 
 
 @pytest.mark.parametrize(
