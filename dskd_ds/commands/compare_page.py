@@ -19,7 +19,6 @@ from dskd_ds.evaluation.groups import (
     every_item,
     score_rows,
 )
-from dskd_ds.evaluation.items import tasks_of
 from dskd_ds.evaluation.metrics import Metric
 from dskd_ds.observe.metrics import read_metrics
 from dskd_ds.study.paper_table import Table
@@ -58,7 +57,7 @@ def write_page(
         rows=[_row(comparison) for comparison in comparisons],
         intervals=png_uri(figure),
         curves=_curves(groups),
-        tasks={task: _scores(groups, task, only) for task in tasks_of(groups[0].runs[0].run_dir)},
+        tasks={task: _scores(groups, task, only) for task in groups[0].tasks},
         settings={group.name: changed_settings(groups[0], group) for group in groups[1:]},
         senses={group.name: _senses(group) for group in groups},
     )
@@ -81,7 +80,7 @@ def _row(comparison: Comparison) -> dict[str, Any]:
 
 def _scores(groups: Sequence[Group], task: str, only: Only) -> list[dict[str, Any]]:
     """Return one row per group and metric of a task; a group without the task is left out."""
-    measured = [group for group in groups if (group.runs[0].run_dir / "evaluation" / task).is_dir()]
+    measured = [group for group in groups if task in group.tasks]
     return [
         {
             "group": group.name,

@@ -9,7 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from dskd_ds.errors import InputError
-from dskd_ds.evaluation.items import Ints, ItemScores, items_path, read_items, tasks_of
+from dskd_ds.evaluation.items import (
+    Ints,
+    ItemScores,
+    by_cluster,
+    items_path,
+    read_items,
+    tasks_of,
+)
 from dskd_ds.evaluation.metrics import Metric
 from dskd_ds.evaluation.paired import Difference, Verdict, mean_and_error, paired_difference
 from dskd_ds.spec import SPEC_FILE, RunSpec, load_spec
@@ -35,15 +42,20 @@ class MeasuredRun:
         """Read `RUN_DIR` or `RUN_DIR:MODEL`. Raises InputError if nothing was measured there."""
         folder, _, model = text.partition(":")
         run_dir = Path(folder)
-        if not tasks_of(run_dir):
+        model = model or DEFAULT_MODEL
+        if not tasks_of(run_dir, model):
             raise InputError(
-                f"{folder}: there are no scores in {run_dir / 'evaluation'}.\n"
+                f"{folder}: there are no scores of model {model} in {run_dir / 'evaluation'}.\n"
                 "  measure first: dskd eval SPEC.toml. Of a model that is not a run: dskd eval"
                 " SPEC.toml --model NAME=FOLDER, then compare RUN_DIR:NAME."
             )
         path = run_dir / SPEC_FILE
         spec = load_spec(path) if path.is_file() else None
-        return MeasuredRun(run_dir, model or DEFAULT_MODEL, spec)
+        return MeasuredRun(run_dir, model, spec)
+
+    def has(self, task: str) -> bool:
+        """Return whether the model was measured on a task."""
+        return items_path(self.run_dir, task, self.model).is_file()
 
 
 @dataclass(frozen=True)
@@ -87,6 +99,13 @@ class Group:
         """The seed of each run; None if one has no spec."""
         specs = [run.spec for run in self.runs]
         return None if None in specs else [spec.seed for spec in specs if spec]
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks that every run was measured on."""
+        first, *others = self.runs
+        tasks = tasks_of(first.run_dir, first.model)
+        return [task for task in tasks if all(run.has(task) for run in others)]
 
 
 def _by_seed(runs: list[MeasuredRun]) -> tuple[MeasuredRun, ...]:
@@ -173,11 +192,8 @@ def compare(reference: Group, group: Group, only: Only = every_item) -> list[Com
     only: the items that count.
     Raises InputError if they have no task in common, or measured other items.
     """
-    tasks = [
-        task
-        for task in tasks_of(reference.runs[0].run_dir)
-        if all((run.run_dir / "evaluation" / task).is_dir() for run in group.runs)
-    ]
+    measured = group.tasks
+    tasks = [task for task in reference.tasks if task in measured]
     if not tasks:
         raise InputError(
             f"{reference.name} and {group.name}: no task was measured in both.\n"
@@ -189,9 +205,9 @@ def compare(reference: Group, group: Group, only: Only = every_item) -> list[Com
 
 
 def _compare_task(reference: Group, group: Group, task: str, only: Only) -> list[Comparison]:
-    first = [only(scores) for scores in _read(reference, task)]
-    second = [only(scores) for scores in _read(group, task)]
-    _refuse_other_items([*first, *second])
+    num_first = len(reference.runs)
+    measured = [only(scores) for scores in read_scores([*reference.runs, *group.runs], task)]
+    first, second = measured[:num_first], measured[num_first:]
     seeds_are_paired = reference.seeds is not None and reference.seeds == group.seeds
     clusters = first[0].clusters
     keys = {metric.key for metric in second[0].metrics}
@@ -222,20 +238,22 @@ def _compare_task(reference: Group, group: Group, task: str, only: Only) -> list
     return results
 
 
-def _read(group: Group, task: str) -> list[ItemScores]:
-    return [read_items(items_path(run.run_dir, task, run.model)) for run in group.runs]
+def read_scores(runs: Sequence[MeasuredRun], task: str) -> list[ItemScores]:
+    """Return the scores of each run in a task, with their items in one order.
 
-
-def _refuse_other_items(measured: Sequence[ItemScores]) -> None:
-    """Raise InputError unless all measured the same items."""
+    Raises InputError if one was not measured, or if they measured other items.
+    """
+    measured = [by_cluster(read_items(items_path(run.run_dir, task, run.model))) for run in runs]
     first = measured[0]
     for scores in measured[1:]:
-        if scores.digest != first.digest:
+        if scores.digest != first.digest or not np.array_equal(scores.clusters, first.clusters):
             raise InputError(
                 f"task {first.task}: model {scores.model} was measured on other items than"
                 f" {first.model}, so they cannot be paired.\n"
-                "  measure all with the same [data] heldout, tokenizer and [eval] num_tokens."
+                "  measure all with the same [data] heldout, tokenizer and [eval] num_tokens, and"
+                " with one version of dskd-ds."
             )
+    return measured
 
 
 def score_rows(
@@ -244,7 +262,7 @@ def score_rows(
     """Return each group's mean over runs and its standard error over items, per metric."""
     rows: list[tuple[Group, Metric, float, float]] = []
     for group in groups:
-        measured = [only(scores) for scores in _read(group, task)]
+        measured = [only(scores) for scores in read_scores(group.runs, task)]
         clusters: Ints = measured[0].clusters
         for metric in measured[0].metrics:
             values = np.stack([scores.values[metric.key] for scores in measured]).mean(axis=0)

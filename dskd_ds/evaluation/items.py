@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +39,8 @@ class ItemScores:
     model: str
     """The name that `dskd eval` gave the model: teacher, before, after, or a user's own."""
     digest: str
-    """Digest of the items. Two files with the same digest measured the same items in one order."""
+    """Digest of the items. Two files with the same digest measured the same items. Their order is
+    the same too once `by_cluster` has sorted them."""
     clusters: Ints
     """[N] number of the group that an item belongs to; items of a group are not independent."""
     values: dict[str, Floats]
@@ -119,6 +120,18 @@ def read_items(path: Path) -> ItemScores:
     )
 
 
-def tasks_of(run_dir: str | Path) -> list[str]:
-    """Return the names of the tasks that were measured in a run directory."""
-    return sorted(path.name for path in (Path(run_dir) / FOLDER).glob("*") if path.is_dir())
+def by_cluster(scores: ItemScores) -> ItemScores:
+    """Return the items sorted by cluster; those of one cluster keep their order.
+
+    Scores that a study restored from a result are sorted so, whatever the order in the text was
+    (study/kept_scores.py). Sort before items of several models are paired.
+    """
+    order = np.argsort(scores.clusters, kind="stable")
+    values = {key: found[order] for key, found in scores.values.items()}
+    return replace(scores, clusters=scores.clusters[order], values=values)
+
+
+def tasks_of(run_dir: str | Path, model: str) -> list[str]:
+    """Return the names of the tasks that a model was measured on in a run directory."""
+    folders = (Path(run_dir) / FOLDER).glob("*")
+    return sorted(path.name for path in folders if items_path(run_dir, path.name, model).is_file())

@@ -15,7 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
-from dskd_ds.evaluation.groups import Comparison, Group, MeasuredRun, compare, with_common_seeds
+from dskd_ds.evaluation.groups import (
+    Comparison,
+    Group,
+    MeasuredRun,
+    compare,
+    read_scores,
+    with_common_seeds,
+)
 from dskd_ds.evaluation.heldout import TASK as HELDOUT
 from dskd_ds.evaluation.items import items_path, read_items
 from dskd_ds.evaluation.metrics import Metric, metric_of
@@ -119,10 +126,9 @@ def _seeds(study: StudySpec, group: Group) -> str:
 
 def score_text(group: Group, task: str, metric: Metric) -> str:
     """Return a group's score in a task with its standard error; `-` if it was not measured."""
-    paths = [items_path(run.run_dir, task, run.model) for run in group.runs]
-    if not all(path.is_file() for path in paths):
+    if not all(run.has(task) for run in group.runs):
         return "-"
-    measured = [read_items(path) for path in paths]
+    measured = read_scores(group.runs, task)
     if metric.key not in measured[0].values:
         return "-"
     values = np.stack([scores.values[metric.key] for scores in measured]).mean(axis=0)

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from dskd_ds.commands import cli
+from dskd_ds.commands.watch_checkpoints import HELD_FOLDER, hold
 from dskd_ds.evaluation.groups import Group
 from dskd_ds.evaluation.groups import compare as compare_groups
-from dskd_ds.evaluation.items import ItemScores, items_path, write_items
+from dskd_ds.evaluation.items import ItemScores, items_path, read_items, write_items
 from dskd_ds.spec import SPEC_FILE, load_spec, write_spec
+from tests.unit.commands.test_watch import checkpoint
 
 NUM_DOCUMENTS, DOCUMENT_TOKENS = 80, 20
 NUM_ITEMS = NUM_DOCUMENTS * DOCUMENT_TOKENS
@@ -104,6 +106,26 @@ def test_seeds_of_one_arm_are_hardly_ever_called_different(tmp_path: Path) -> No
     assert verdicts.count("no difference shown") >= 19
 
 
+def test_only_tasks_that_all_runs_of_both_groups_have_are_compared(tmp_path: Path) -> None:
+    """A checkpoint that is being scored leaves a folder; other models may have more tasks."""
+    runs = [make_run(tmp_path / f"run{seed}", seed=seed, shift=0.0) for seed in (0, 1)]
+    others = [
+        make_run(tmp_path / f"other{seed}", seed=seed, shift=0.0, loss_kl=1.0) for seed in (0, 1)
+    ]
+    for run in (*runs, *others):
+        hold(
+            checkpoint(run / "checkpoints" / "step-1"), run / "evaluation" / HELD_FOLDER / "step-1"
+        )
+        scores = read_items(items_path(run, "heldout", "after"))
+        write_items(scores, items_path(run, "quartz", "teacher"))
+    scores = read_items(items_path(runs[0], "heldout", "after"))
+    for run in (runs[0], *others):  # the second run of the first group has no scores of this task
+        write_items(scores, items_path(run, "logiqa", "after"))
+    groups = [",".join(map(str, group)) for group in (runs, others)]
+    results = compare(tmp_path, *groups)
+    assert [result["task"] for result in results] == ["heldout", "heldout"]
+
+
 def refusal(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     assert cli.main(["compare", *argv]) == 2
     return capsys.readouterr().err
@@ -120,7 +142,6 @@ def test_bad_input_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "on other items" in refusal(capsys, run, text)
     assert "two groups are named" in refusal(capsys, run, run)
     assert "two of these runs have the seed 0" in refusal(capsys, other, f"{run},{run}")
-    missing = refusal(capsys, run, f"{run}:mine")
-    assert "mine.parquet: these scores do not exist" in missing
+    assert "there are no scores of model mine" in refusal(capsys, run, f"{run}:mine")
     items_path(run, "heldout", "after").write_bytes(b"not parquet")
     assert "is not a file of scores" in refusal(capsys, f"a={run}", f"b={other}")

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dskd_ds.commands import sweep
-from dskd_ds.evaluation.items import ItemScores, items_path
+from dskd_ds.errors import InputError
+from dskd_ds.evaluation.items import ItemScores, items_path, read_items, write_items
 from dskd_ds.study.kept_scores import keep, restored
 from dskd_ds.study.outcome import Outcome, outcome_of
-from dskd_ds.study.runs import study_runs
+from dskd_ds.study.runs import Run, study_runs
 from dskd_ds.study.spec import load_study
 from dskd_ds.study.work import do_work
 from tests.unit.study.test_study import CONTROLLED, finish, study_file
@@ -55,6 +56,42 @@ def test_scores_of_the_run_directory_are_not_replaced(tmp_path: Path) -> None:
     before = path.read_bytes()
     do_work(study, runs, num_jobs=1)
     assert path.read_bytes() == before
+
+
+def shuffle_items(run: Run) -> None:
+    """Put the items of a run into another order: the clusters of real text are not sorted."""
+    path = items_path(run.spec.run_dir, "heldout", "after")
+    scores = read_items(path)
+    order = np.random.default_rng(3).permutation(len(scores.clusters))
+    values = {key: found[order] for key, found in scores.values.items()}
+    write_items(replace(scores, clusters=scores.clusters[order], values=values), path)
+
+
+def test_restored_runs_are_paired_with_fresh_ones_item_by_item(tmp_path: Path) -> None:
+    """One run of each arm has only its result; the others have their files."""
+    study = load_study(study_file(tmp_path, CONTROLLED))
+    runs = study_runs(study)
+    for run in runs:
+        finish(run, tmp_path / "study", shift=-0.2 if run.arm == "senses" else 0.0)
+        shuffle_items(run)
+    expected = outcome_of(study, runs)
+    for run in runs:
+        if run.seed == 1:
+            shutil.rmtree(run.spec.run_dir)
+    assert do_work(study, runs, num_jobs=1) == []
+    np.testing.assert_allclose(numbers(outcome_of(study, runs)), numbers(expected), atol=1e-6)
+
+
+def test_items_in_other_clusters_are_other_items(tmp_path: Path) -> None:
+    study = load_study(study_file(tmp_path, CONTROLLED))
+    runs = study_runs(study)
+    for run in runs:
+        finish(run, tmp_path / "study", shift=0.0)
+    path = items_path(runs[-1].spec.run_dir, "heldout", "after")
+    scores = read_items(path)
+    write_items(replace(scores, clusters=np.maximum(scores.clusters - 1, 0)), path)
+    with pytest.raises(InputError, match="was measured on other items"):
+        outcome_of(study, runs)
 
 
 def test_clusters_of_different_size_and_an_empty_one() -> None:
