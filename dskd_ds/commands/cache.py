@@ -14,13 +14,13 @@ from dskd_ds.spec import RunSpec
 
 TEXT = """\
 List the teachers whose signal [teacher] cache_dir keeps, and how much of a run's signal came from
-it. The spec's own teacher is marked with `*`. Exit code 1 if --verify finds damage; damaged records
-are asked again by the next run, so nothing needs to be done about them.
+it. What is kept of the spec's own teacher is marked with `*`. Exit code 1 if --verify finds damage;
+damaged records are asked again by the next run, so nothing needs to be done about them.
 
   dskd cache my.toml
   dskd cache my.toml --verify
   dskd cache my.toml --prune 20000000000   # the oldest signal is removed
-  dskd cache my.toml --remove-others       # keeps only this spec's teacher"""
+  dskd cache my.toml --remove-others       # keeps what has this spec's teacher's weights"""
 
 
 def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -36,7 +36,7 @@ def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
     command.add_argument(
         "--remove-others",
         action="store_true",
-        help="remove the signal of all teachers but the spec's",
+        help="remove the signal of all teachers with other weights than the spec's",
     )
     command.set_defaults(command=run_cache)
 
@@ -44,15 +44,14 @@ def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
 def run_cache(args: argparse.Namespace) -> int:
     """Prune and verify if asked to, then list; returns the exit code."""
     from dskd_ds.models.named import RunModels
-    from dskd_ds.models.reply_identity import reply_fingerprint
     from dskd_ds.signal_cache.inspect import remove_other_teachers
     from dskd_ds.signal_cache.room import make_room
 
     spec = spec_of(args)
     root = Path(spec.teacher.cache_folder)
     if args.remove_others:
-        own = reply_fingerprint(spec, RunModels.of(spec))
-        print(f"removed {remove_other_teachers(root, own):,} bytes of other teachers")
+        weights = RunModels.of(spec).teacher.weights_digest
+        print(f"removed {remove_other_teachers(root, weights):,} bytes of other teachers")
     if args.prune is not None:
         print(f"removed {make_room(root, args.prune, 0):,} bytes, the oldest first")
     print_teachers(spec)
@@ -64,11 +63,16 @@ def print_teachers(spec: RunSpec) -> None:
     """Print a line per teacher whose signal is kept, and the sum."""
     from dskd_ds.models.named import RunModels
     from dskd_ds.models.reply_identity import reply_fingerprint
+    from dskd_ds.signal_cache.folder import kept_fingerprint
     from dskd_ds.signal_cache.inspect import holdings
 
     root = Path(spec.teacher.cache_folder)
     found = holdings(root)
-    own = reply_fingerprint(spec, RunModels.of(spec)) if found else ""
+    own = ""
+    if found:
+        models = RunModels.of(spec)
+        fingerprint = reply_fingerprint(spec, models)
+        own = kept_fingerprint(spec.teacher, fingerprint, models.teacher.weights_digest)
     print(f"{'':<2}{'bytes':>16}{'records':>11}{'segments':>10}  teacher")
     for holding in found:
         mark = "*" if holding.teacher.fingerprint == own else ""

@@ -79,11 +79,15 @@ def verify(segment: Path) -> Iterator[Record | Damage]:
         yield Damage(segment, scan.end, f"{size - scan.end} bytes of a record that is not whole")
 
 
-def remove_other_teachers(root: Path, fingerprint: str) -> int:
-    """Delete what is kept of all teachers but one; returns the bytes."""
+def remove_other_teachers(root: Path, weights: str) -> int:
+    """Delete what is kept of teachers with other weights; returns the bytes.
+
+    weights: the digest with which fingerprints begin. The same weights may be kept several times:
+    filled on another device, or in another number format. A run may be using any of them.
+    """
     removed = 0
     for holding in holdings(root):
-        if holding.teacher.fingerprint != fingerprint:
+        if not holding.teacher.fingerprint.startswith(f"{weights}-"):
             shutil.rmtree(holding.teacher.folder, ignore_errors=True)
             removed += holding.num_bytes
     return removed

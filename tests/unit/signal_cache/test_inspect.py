@@ -11,7 +11,12 @@ import pytest
 from dskd_ds.commands.cli import main
 from dskd_ds.models.named import RunModels
 from dskd_ds.models.reply_identity import reply_fingerprint
-from dskd_ds.signal_cache.folder import kept_fingerprint, note_teacher, open_cache
+from dskd_ds.signal_cache.folder import (
+    kept_fingerprint,
+    note_teacher,
+    open_cache,
+    teacher_folder,
+)
 from dskd_ds.signal_cache.part_rows import PartRows, pack_rows
 from dskd_ds.signal_cache.room import segment_files
 from dskd_ds.spec import load_spec
@@ -85,6 +90,31 @@ def test_it_prunes(
     assert segment_files(tmp_path / "kept")
     assert main(["cache", str(tiny.spec_file), *overrides, "--prune", "1"]) == 0
     assert not segment_files(tmp_path / "kept")
+
+
+def test_signal_of_the_own_weights_from_another_device_stays(
+    tiny: TinyWorld, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = [
+        f"teacher.cache_dir={tmp_path / 'kept'}",
+        "teacher.source=cache",
+        "topology.num_teachers=0",
+    ]
+    spec = load_spec(tiny.spec_file, chosen)
+    models = RunModels.of(spec)
+    filled_there = reply_fingerprint(spec, models, device_type="cuda")
+    for fingerprint in (filled_there, "another-teacher"):
+        note_teacher(spec.teacher, fingerprint)
+        store = open_cache(spec.teacher, fingerprint).store
+        store.put(bytes(16), b"payload")
+        store.close()
+    argv = [argument for override in chosen for argument in ("--set", override)]
+    assert main(["cache", str(tiny.spec_file), *argv, "--remove-others"]) == 0
+    assert [file.path.parent for file in segment_files(tmp_path / "kept")] == [
+        teacher_folder(tmp_path / "kept", filled_there)
+    ]
+    output = capsys.readouterr().out
+    assert any(line.startswith("*") and filled_there in line for line in output.splitlines())
 
 
 @pytest.mark.parametrize(
