@@ -18,10 +18,10 @@ from filelock import FileLock
 from dskd_ds.data.block import DOCUMENT_COLUMNS
 from dskd_ds.data.documents import heldout_documents, train_documents
 from dskd_ds.data.lost import check_lost
-from dskd_ds.data.packing import one_per_row, pack
+from dskd_ds.data.packing import begin_ids, one_per_row, pack
 from dskd_ds.data.tally import Tally
 from dskd_ds.errors import InputError
-from dskd_ds.models.resolve import tokenizer_fingerprint
+from dskd_ds.models.resolve import tokenizer_digest
 from dskd_ds.spec import dskd_home
 from dskd_ds.spec.data import DataSpec
 
@@ -136,7 +136,8 @@ def _arranged(
         }
         # By default `datasets` hashes the arguments, with the tally's counts and the whole
         # tokenizer. This key names what the result depends on.
-        key = f"{documents._fingerprint} {tokenizer_fingerprint(tokenizer)} {layout.key}"
+        tokens = f"{tokenizer_digest(tokenizer)} {begin_ids(tokenizer)}"
+        key = f"{documents._fingerprint} {tokens} {layout.key}"
         blocks = documents.map(
             layout.function,
             fn_kwargs=settings,

@@ -8,6 +8,7 @@ results are compared.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +24,7 @@ from dskd_ds.data.conversation import (
 )
 from dskd_ds.data.tally import Tally
 from dskd_ds.errors import InputError
-from dskd_ds.models.resolve import tokenizer_fingerprint
+from dskd_ds.models.resolve import tokenizer_digest, tokenizer_fingerprint
 
 PLAIN_TEMPLATE = """\
 {%- for message in messages -%}
@@ -60,9 +61,14 @@ class ChatFormat:
 
     @property
     def fingerprint(self) -> str:
-        """Digests of what a rendered conversation depends on, apart from its messages."""
-        template = hashlib.sha256(self.template.encode()).hexdigest()[:16]
-        return f"{self.vocabulary} {template}"
+        """Digests of what a rendered conversation depends on, apart from its messages.
+
+        A template can write special tokens, and what it marks is found by tokenizing.
+        """
+        special = sorted(self.tokenizer.special_tokens_map.items())
+        written = json.dumps([self.template, special], default=str)
+        digest = hashlib.sha256(written.encode()).hexdigest()[:16]
+        return f"{tokenizer_digest(self.tokenizer)} {digest}"
 
     def render(
         self, messages: list[Message], generation_prompt: bool = False, open_end: bool = False

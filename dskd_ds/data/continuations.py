@@ -189,8 +189,8 @@ def _check_made_of(output: Path, digest: str) -> None:
     """Raise InputError if an epoch's complete file was made of something else."""
     if read_facts(output).get("made_of") != digest:
         raise InputError(
-            f"{output}: this was written with other settings, another teacher or other"
-            " conversations.\n"
+            f"{output}: this was written with other settings, another teacher, tokenizer or"
+            " conversations, or by an older version of dskd-ds.\n"
             "  delete it to write it again, or give another --output."
         )
 

@@ -14,10 +14,14 @@ from dskd_ds.data.documents import matching_files
 from dskd_ds.data.packing import begin_ids
 from dskd_ds.data.text_parts import TextPart
 from dskd_ds.files.hashes import file_sha256
+from dskd_ds.models.resolve import tokenizer_digest
 from dskd_ds.spec.data import SourceSpec
 
 VERSION = 1
 """Version of the format and of everything that makes documents and blocks; raise it with them."""
+
+CHAT = "chat template and special tokens"
+"""Setting of a text with conversations."""
 
 
 class OriginFile(TypedDict):
@@ -55,7 +59,7 @@ def origin_of(part: TextPart, tokenizer: Any, max_tokens: int | None) -> Origin:
         **{f"{data.packing}.{name}": value for name, value in layout.settings.items()},
     }
     if any(source.format == "chat" for source in (*data.train, *data.heldout)):
-        settings["chat_template"] = chat_format(data.chat_template, tokenizer).fingerprint
+        settings[CHAT] = chat_format(data.chat_template, tokenizer).fingerprint
     if not data.heldout:
         settings["heldout_fraction"] = data.heldout_fraction
     files: dict[str, list[OriginFile]] = {}
@@ -90,12 +94,6 @@ def _origin_file(path: Path) -> OriginFile:
     )
 
 
-def tokenizer_digest(tokenizer: Any) -> str:
-    """Return a digest of a fast tokenizer: vocabulary, merges and how text is divided."""
-    content: str = tokenizer.backend_tokenizer.to_str()
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
-
-
 def origin_digest(origin: Origin) -> str:
     """Return a digest of an origin, for the work of a job that was killed."""
     return hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()
@@ -107,10 +105,18 @@ def difference(packed: Origin, now: Origin, paths: Sequence[Path]) -> str | None
     paths: the files of `now`. A file with the same size and another time of modification is read:
     only its content counts.
     """
-    for name, value in now["settings"].items():
-        before = packed["settings"].get(name, "nothing")
-        if before != value:
-            return f"{name} was {_short(before)}, now {_short(value)}"
+    before, after = packed["settings"], now["settings"]
+    if CHAT in after and "chat_template" in before:
+        return f"an older version of dskd-ds packed it, which did not record the {CHAT}"
+    for key in packed["files"]:
+        if key not in now["files"]:
+            return f"its source [{key}] is not in the spec any more"
+    for name in dict.fromkeys([*after, *before]):
+        if before.get(name) != after.get(name):
+            return (
+                f"{name} was {_short(before.get(name, 'nothing'))}, now"
+                f" {_short(after.get(name, 'nothing'))}"
+            )
     remaining = iter(paths)
     for key, files in now["files"].items():
         packed_files = packed["files"].get(key, [])

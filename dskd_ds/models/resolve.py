@@ -141,8 +141,17 @@ def load_tokenizer(model: str) -> Any:
     return tokenizer
 
 
+def tokenizer_digest(tokenizer: Any) -> str:
+    """Return a digest of a fast tokenizer: vocabulary, merges and how text is divided."""
+    content: str = tokenizer.backend_tokenizer.to_str()
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
 def tokenizer_fingerprint(tokenizer: Any) -> str:
-    """Return a digest of the vocabulary; equal for two tokenizers with the same token ids."""
+    """Return a digest of the vocabulary; equal for two tokenizers with the same token ids.
+
+    They may divide a text differently: what depends on that needs `tokenizer_digest`.
+    """
     # `get_vocab` returns the tokens in no fixed order.
     content = json.dumps(sorted(tokenizer.get_vocab().items()), ensure_ascii=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]

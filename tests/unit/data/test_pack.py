@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -9,9 +10,10 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from tokenizers.normalizers import Replace
 
 from dskd_ds.data.batches import BlockSource
-from dskd_ds.data.blocks import train_rows
+from dskd_ds.data.blocks import train_blocks, train_rows
 from dskd_ds.data.pack_groups import BlockGroups
 from dskd_ds.data.packed import check_packed, open_packed
 from dskd_ds.data.source import num_steps, open_blocks, open_source
@@ -36,6 +38,21 @@ def test_a_run_trains_on_the_same_blocks_in_the_same_order(
     assert len(from_pack.blocks) == len(live.blocks) > 1000  # type: ignore[attr-defined]
     count = len(live.blocks) + 100  # type: ignore[attr-defined]
     assert places_of(from_pack, count) == places_of(live, count)
+
+
+@pytest.mark.parametrize("change", ["normalizer", "eos_token"])
+def test_a_tokenizer_with_the_same_vocabulary_has_blocks_of_its_own(
+    tiny: TinyWorld, tokenizer: Any, text_folder: Path, change: str
+) -> None:
+    """The blocks of another tokenizer are not taken from the cache for its own."""
+    other = copy.deepcopy(tokenizer)
+    if change == "normalizer":
+        other.backend_tokenizer.normalizer = Replace("a", "o")
+    else:
+        other.eos_token = other.convert_ids_to_tokens(5)
+    data = spec_of(tiny, text_folder).data
+    assert other.get_vocab() == tokenizer.get_vocab()
+    assert train_blocks(data, tokenizer)["input_ids"] != train_blocks(data, other)["input_ids"]
 
 
 def test_three_ranks_write_the_same_bytes(

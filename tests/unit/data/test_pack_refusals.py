@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from dskd_ds.data import pack_job
+from dskd_ds.data.pack_origin import CHAT, Origin, difference, origin_of, paths_of
 from dskd_ds.data.packed import check_packed, open_packed
 from dskd_ds.data.source import open_source
 from dskd_ds.data.text_parts import text_parts
@@ -23,8 +24,9 @@ from tests.unit.data.packs import pack, spec_of
     [
         (["data.block_tokens=64"], "blocks.block_tokens was 32, now 64"),
         (["data.packing=none"], "rows was v3, now rows v1"),
-        (["data.heldout=[]"], "heldout_fraction was nothing, now 0.02"),
-        (["data.chat_template=CHATML"], "chat_template was"),
+        (["data.heldout=[]"], r"its source \[data.heldout.0\] is not in the spec any more"),
+        (["data.train=[TEXT]"], r"its source \[data.train.1\] is not in the spec any more"),
+        (["data.chat_template=CHATML"], "chat template and special tokens was"),
         (["data.heldout=[{path='TRAIN', title_field='title'}]"], r"\[data.heldout.0\] has other"),
     ],
 )
@@ -39,7 +41,11 @@ def test_a_pack_with_other_settings_is_refused(
     (text_folder / "chatml.jinja").write_text(
         "{% for m in messages %}{{ m['content'] }}{% endfor %}"
     )
-    names = {"CHATML": str(text_folder / "chatml.jinja"), "TRAIN": str(tiny.folder / "train.jsonl")}
+    names = {
+        "CHATML": str(text_folder / "chatml.jinja"),
+        "TRAIN": str(tiny.folder / "train.jsonl"),
+        "TEXT": f"{{path='{text_folder}/[ab].jsonl', title_field='title'}}",
+    }
     for name, path in names.items():
         keys = [key.replace(name, path) for key in keys]
     spec = spec_of(tiny, text_folder, f'data.packed="{packed}"', *keys)
@@ -55,6 +61,27 @@ def test_another_tokenizer_is_refused(
     spec = spec_of(tiny, text_folder, f'data.packed="{packed}"')
     with pytest.raises(InputError, match="tokenizer was"):
         open_source(spec.data, other, seed=1, step_blocks=4)
+
+
+def test_a_pack_with_other_special_tokens_is_refused(
+    tiny: TinyWorld, tokenizer: Any, text_folder: Path, packed: Path
+) -> None:
+    other = copy.deepcopy(tokenizer)
+    other.eos_token = other.convert_ids_to_tokens(5)  # the template writes it behind each answer
+    spec = spec_of(tiny, text_folder, f'data.packed="{packed}"')
+    with pytest.raises(InputError, match="special tokens was"):
+        check_packed(spec.data, other, None)
+
+
+def test_a_pack_that_does_not_record_its_special_tokens_is_refused(
+    tiny: TinyWorld, tokenizer: Any, text_folder: Path
+) -> None:
+    (part,) = text_parts(spec_of(tiny, text_folder).data)
+    now = origin_of(part, tokenizer, None)
+    settings = {name: value for name, value in now["settings"].items() if name != CHAT}
+    before = Origin(settings=settings | {"chat_template": "vocabulary"}, files=now["files"])
+    assert difference(now, now, paths_of(part)) is None
+    assert "an older version of dskd-ds packed it" in str(difference(before, now, paths_of(part)))
 
 
 def test_a_changed_text_is_refused_and_a_copied_one_is_not(
