@@ -119,8 +119,10 @@ def paired_difference(
     if min(len(first), len(second)) >= 2:
         parts = [second - first] if seeds_are_paired else [first, second]
         seeds = _seed_spread(parts, clusters)
-        # The noise of single pairs of seed and item is part of both variances: counted once.
-        item_variance = max(0.0, item_variance - seeds.pair_variance)
+        # The noise of single pairs of seed and item is part of both variances: counted once. One
+        # cluster says nothing about others: both are infinite then, and have no difference.
+        if math.isfinite(item_variance):
+            item_variance = max(0.0, item_variance - seeds.pair_variance)
     half_squared = _t_quantile(num_clusters - 1) ** 2 * item_variance
     if seeds:
         half_squared += _t_quantile(seeds.freedom) ** 2 * seeds.variance

@@ -130,7 +130,12 @@ def test_needed_numbers_are_those_at_which_the_difference_shows() -> None:
         assert (abs(found.mean) >= 1.96 * error) is shows
 
 
-def test_one_cluster_says_nothing_about_how_many_are_needed() -> None:
-    found = paired_difference(np.ones((1, 3)), np.zeros((1, 3)), np.zeros(3, np.int64))
+@pytest.mark.parametrize("num_seeds", [1, 2])
+def test_one_cluster_says_nothing_about_how_many_are_needed(num_seeds: int) -> None:
+    random = default_rng(5)
+    first, second = random.standard_normal((2, num_seeds, 3))
+    found = paired_difference(first, second + 100, np.zeros(3, np.int64))
     assert math.isinf(found.item_error)
+    assert found.verdict is Verdict.UNCLEAR
     assert found.needed_clusters is None
+    assert found.needed_seeds is None
