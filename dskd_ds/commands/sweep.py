@@ -37,9 +37,10 @@ A study file names a base spec and what each arm overrides in it:
 Arms with equal settings for building share a dictionary, and runs that cut the same student share
 the cut. With "teacher.source" = "cache_or_live" in [settings] they share the teacher's signal too:
 each block is asked once, whatever the arms and seeds. The best arm is chosen on one part of the
-held-out documents (dev_share) and reported on the other. [controls] names what an arm must beat
-besides the reference: dskd = ["shuffled"]. The folder gets results/ARM-SEED.json, logs/, study.md,
-compare.html and, for a grid of one or two settings, grid.png.
+held-out documents (dev_share) and reported on the other; other tasks are reported whole. [controls]
+names what an arm must beat besides the reference: dskd = ["shuffled"]. The folder gets
+results/ARM-SEED.json, logs/, study.md, compare.html and, for a grid of one or two settings,
+grid.png.
 
 The same command goes on where a study was stopped: finished runs are not touched, a run that was
 training resumes from its checkpoint."""
@@ -103,7 +104,7 @@ def print_plan(study: StudySpec, runs: Sequence[Run], num_jobs: int) -> None:
         state = "to do" if missing_files(study, stage) else "done"
         argv = [filled(argument, study) for argument in stage.command]
         print(f"{state:<6}{stage.name}: dskd {' '.join(argv)}")
-    results = {run.name: read_result(Path(study.folder), run) for run in runs}
+    results = {run.name: read_result(study, run) for run in runs}
     for run in runs:
         state = "done" if results[run.name] else "to do"
         print(f"{state:<6}{run.name}")

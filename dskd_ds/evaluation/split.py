@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from dskd_ds.errors import InputError
 from dskd_ds.evaluation.items import ItemScores
 
 Part = Literal["dev", "test"]
@@ -20,11 +21,19 @@ def part_of(scores: ItemScores, part: Part, dev_share: float) -> ItemScores:
 
     The part depends on the items' digest and the cluster's number alone, so it is the same for
     every model that was measured on these items.
+    Raises InputError if it has fewer than two clusters: nothing can be said of others then.
     """
     numbers = range(int(scores.clusters.max()) + 1)
     is_dev = np.array([_share(scores.digest, number) < dev_share for number in numbers])
     kept = is_dev[scores.clusters] == (part == "dev")
-    _, clusters = np.unique(scores.clusters[kept], return_inverse=True)
+    found, clusters = np.unique(scores.clusters[kept], return_inverse=True)
+    if len(found) < 2:
+        raise InputError(
+            f"dev_share = {dev_share}, but {len(found)} of the {len(numbers)} documents of task"
+            f" {scores.task} are in the {part} part, which needs 2 or more.\n"
+            "  set dev_share = 0 to report all documents and choose no arm (finished runs stay), or"
+            " evaluate on more text."
+        )
     return ItemScores(
         task=scores.task,
         model=scores.model,

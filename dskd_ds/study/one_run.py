@@ -11,13 +11,14 @@ from dskd_ds.errors import InputError
 from dskd_ds.evaluation.heldout import TASK
 from dskd_ds.evaluation.items import ItemScores, items_path, read_items
 from dskd_ds.evaluation.result import means_of, summarise
-from dskd_ds.evaluation.word_tasks import stored_names
+from dskd_ds.evaluation.tasks.documents import chance_of_guess
+from dskd_ds.evaluation.word_tasks import WORD_TASKS, stored_names
 from dskd_ds.observe.metrics import read_metrics
 from dskd_ds.runtime.arguments import override_argv
 from dskd_ds.student.run_lock import refuse_a_held_run
 from dskd_ds.study.cuts import offer_cut, take_shared_cut
 from dskd_ds.study.kept_scores import keep_scores
-from dskd_ds.study.results import Result, write_result
+from dskd_ds.study.results import Result, asked_of, write_result
 from dskd_ds.study.runs import Run
 from dskd_ds.study.spec import StudySpec, TasksSpec, filled
 from dskd_ds.study.stages import Stages
@@ -54,6 +55,7 @@ def train_and_measure(stages: Stages, run: Run) -> None:
         seconds=seconds,
         scores=asdict(summarise(read_items(items_path(run_dir, TASK, TRAINED)))),
         tasks=_task_means(study, run_dir, TRAINED),
+        asked=asked_of(study),
         kept=keep_scores(run_dir, [TRAINED], measured_tasks(study)),
         last_record=read_metrics(run_dir)[-1],
     )
@@ -86,6 +88,8 @@ def measure_baselines(stages: Stages, run: Run) -> None:
         seconds=seconds,
         scores=scores,
         tasks={name: _task_means(study, run_dir, name) for name in BASELINES},
+        asked=asked_of(study),
+        chances=_chances(study, run_dir),
         kept=keep_scores(run_dir, BASELINES, measured_tasks(study)),
         last_record={},
     )
@@ -121,6 +125,12 @@ def _task_means(study: StudySpec, run_dir: Path, model: str) -> dict[str, Any]:
         for task in stored_names(study.tasks.names)
     }
     return {task: means_of(scores) for task, scores in measured.items()}
+
+
+def _chances(study: StudySpec, run_dir: Path) -> dict[str, float | None]:
+    """Return task -> accuracy of a guess, of the tasks that ask questions."""
+    names = study.tasks.names if study.tasks else ()
+    return {name: chance_of_guess(run_dir, name) for name in names if name not in WORD_TASKS}
 
 
 def _wait_for_earlier_launch(stages: Stages, run_dir: Path) -> None:

@@ -1,4 +1,5 @@
-"""What a study found: the best arm, chosen on one part of the items and reported on the other."""
+"""What a study found: the best arm, chosen on one part of the held-out items and reported on the
+other, and on all items of other tasks."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from dskd_ds.evaluation.groups import (
     with_common_seeds,
 )
 from dskd_ds.evaluation.heldout import TASK
-from dskd_ds.evaluation.items import items_path, read_items
+from dskd_ds.evaluation.items import ItemScores, items_path, read_items
 from dskd_ds.evaluation.metrics import METRICS, Metric, metric_of
 from dskd_ds.evaluation.split import Part, part_of
 from dskd_ds.study.results import read_result
@@ -50,15 +51,15 @@ class Outcome:
     groups: list[Group]
     """The finished runs of each arm, the reference first."""
     comparisons: list[Comparison]
-    """Every arm against the reference, on the test items."""
+    """Every arm against the reference, on the test part of the held-out items and on all others."""
     controls: list[Comparison]
-    """Every arm against each of its controls, on the test items."""
+    """Every arm against each of its controls, on the same items."""
 
 
 def outcome_of(study: StudySpec, runs: Sequence[Run]) -> Outcome:
     """Compare the finished runs of a study. Raises InputError if the reference has none."""
     metric = select_metric(study)
-    finished = [run for run in runs if read_result(Path(study.folder), run) is not None]
+    finished = [run for run in runs if read_result(study, run) is not None]
     groups = _groups(study, finished)
     reference, *others = groups
     test = only(study, "test")
@@ -104,8 +105,17 @@ def select_metric(study: StudySpec) -> Metric:
 
 
 def only(study: StudySpec, part: Part) -> Only:
-    """Return the function that keeps one part of the items."""
-    return lambda scores: part_of(scores, part, study.dev_share)
+    """Return the function that keeps one part of the held-out items, and all of other tasks.
+
+    Arms are chosen on held-out text alone, so other tasks are reported whole.
+    """
+
+    def keep(scores: ItemScores) -> ItemScores:
+        if scores.task != TASK or study.dev_share == 0:
+            return scores
+        return part_of(scores, part, study.dev_share)
+
+    return keep
 
 
 def _groups(study: StudySpec, finished: Sequence[Run]) -> list[Group]:

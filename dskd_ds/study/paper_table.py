@@ -7,7 +7,6 @@ not know.
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,12 +26,12 @@ from dskd_ds.evaluation.heldout import TASK as HELDOUT
 from dskd_ds.evaluation.items import items_path, read_items
 from dskd_ds.evaluation.metrics import Metric, metric_of
 from dskd_ds.evaluation.paired import mean_and_error
-from dskd_ds.evaluation.tasks.documents import HARNESS_FOLDER
+from dskd_ds.evaluation.tasks.documents import chance_of_guess
 from dskd_ds.evaluation.word_tasks import WIC, WORD_TASKS, stored_names
 from dskd_ds.study.cost import COST_FILE, read_cost
 from dskd_ds.study.one_run import BASELINES
 from dskd_ds.study.results import Result, read_result
-from dskd_ds.study.runs import Run
+from dskd_ds.study.runs import Run, baseline_run
 from dskd_ds.study.spec import BASELINE, StudySpec, reference_arm
 
 MIN_LEAD = 0.05
@@ -79,7 +78,7 @@ def tables(study: StudySpec, arms: Sequence[Group], runs: Sequence[Run]) -> list
     return [
         _scores(study, groups, [("kl", HELDOUT), ("cross_entropy", HELDOUT)], "Held-out questions"),
         _scores(study, groups, [("margin", task) for task in _tasks(study)], "Margin (nats)"),
-        _accuracy(study, groups, counted),
+        _accuracy(study, groups),
         *_words(study, groups),
         _differences(study, arms, counted),
         *_cost(study),
@@ -137,39 +136,45 @@ def score_text(group: Group, task: str, metric: Metric) -> str:
 
 
 def chance_of(study: StudySpec, task: str) -> float | None:
-    """Return the accuracy of a guess at a task's questions; None if it is not known yet."""
-    path = Path(study.folder) / BASELINE / HARNESS_FOLDER / f"{task}.jsonl"
-    if not path.is_file():
+    """Return the accuracy of a guess at a task's questions; None if it is not known.
+
+    The questions tell it, or the result of the baselines, where their run directory is gone.
+    """
+    chance = chance_of_guess(Path(study.folder) / BASELINE, task)
+    if chance is not None or not study.baselines:
+        return chance
+    result = read_result(study, baseline_run(study))
+    return result.chances.get(task) if result else None
+
+
+def accuracy_counts(study: StudySpec, task: str) -> bool | None:
+    """Return whether the teacher beats chance by MIN_LEAD, so that accuracy counts on a task.
+
+    None if that is not known: without a measured teacher, without choices, or if the questions are
+    gone and the result of the baselines is of an earlier version.
+    """
+    chance = chance_of(study, task)
+    path = items_path(Path(study.folder) / BASELINE, task, "teacher")
+    if chance is None or not path.is_file():
         return None
-    with path.open(encoding="utf-8") as lines:
-        num_labels = [len(json.loads(line)["labels"]) for line in lines]
-    if not num_labels or min(num_labels) == 0:
-        return None
-    return statistics.fmean(1 / count for count in num_labels)
+    values = read_items(path).values
+    return "accuracy" in values and bool(values["accuracy"].mean() >= chance + MIN_LEAD)
 
 
 def counted_tasks(study: StudySpec) -> list[str]:
-    """Return the tasks on which the teacher beats chance by MIN_LEAD, so that accuracy counts."""
-    counted = []
-    for task in _tasks(study):
-        chance = chance_of(study, task)
-        path = items_path(Path(study.folder) / BASELINE, task, "teacher")
-        if chance is None or not path.is_file():
-            continue
-        values = read_items(path).values
-        if "accuracy" in values and values["accuracy"].mean() >= chance + MIN_LEAD:
-            counted.append(task)
-    return counted
+    """Return the tasks on which accuracy counts."""
+    return [task for task in _tasks(study) if accuracy_counts(study, task)]
 
 
-def _accuracy(study: StudySpec, groups: Sequence[Group], counted: Sequence[str]) -> Table:
+def _accuracy(study: StudySpec, groups: Sequence[Group]) -> Table:
     header = ["task", "chance", "counts", *(group.name for group in groups)]
     rows = []
     for task in _tasks(study):
         chance = chance_of(study, task)
         cells = [score_text(group, task, metric_of("accuracy")) for group in groups]
         shown = "-" if chance is None else f"{chance:.3f}"
-        rows.append((task, shown, "yes" if task in counted else "no", *cells))
+        counts = {True: "yes", False: "no", None: "unknown"}[accuracy_counts(study, task)]
+        rows.append((task, shown, counts, *cells))
     note = (
         "Accuracy by label probability. It counts where the teacher beats chance by"
         f" {100 * MIN_LEAD:.0f} points or more."
@@ -240,7 +245,7 @@ def _seconds_taken(study: StudySpec, runs: Sequence[Run]) -> Table:
     """Return what the runs took. They share the machine, so this is no measurement of ratios."""
     by_arm: dict[str, list[Result]] = {}
     for run in runs:
-        result = read_result(Path(study.folder), run)
+        result = read_result(study, run)
         if result is not None:
             by_arm.setdefault(run.arm, []).append(result)
     rows = []

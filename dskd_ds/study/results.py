@@ -10,6 +10,7 @@ from typing import Any
 from dskd_ds.errors import InputError
 from dskd_ds.files.atomic import write_json
 from dskd_ds.study.runs import Run
+from dskd_ds.study.spec import StudySpec
 
 FOLDER = "results"
 
@@ -33,6 +34,20 @@ class Result:
     """Task -> metric -> mean and standard error; of baselines, by the model's name."""
     kept: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     """Model -> task -> means of the clusters, from which every interval can be computed again."""
+    asked: dict[str, Any] | None = None
+    """What `asked_of` returned of the study. Results of earlier versions have None."""
+    chances: dict[str, float | None] = field(default_factory=dict)
+    """Of baselines: task -> accuracy of a guess; None for a task without choices."""
+
+
+def asked_of(study: StudySpec) -> dict[str, Any]:
+    """Return the settings of [tasks] that decide which scores a run has; empty without tasks.
+
+    The questions themselves are no part of it: their digest is in the scores (evaluation/items.py).
+    """
+    if study.tasks is None:
+        return {}
+    return study.tasks.model_dump(mode="json", exclude={"data_dir", "batch_size"})
 
 
 def result_path(folder: Path, run: Run) -> Path:
@@ -47,12 +62,12 @@ def write_result(folder: Path, result: Result, run: Run) -> None:
     write_json(path, asdict(result), indent=1)
 
 
-def read_result(folder: Path, run: Run) -> Result | None:
+def read_result(study: StudySpec, run: Run) -> Result | None:
     """Return a run's result, or None if it has not finished.
 
     Raises InputError if the study has changed since, because results of two studies do not mix.
     """
-    path = result_path(folder, run)
+    path = result_path(Path(study.folder), run)
     if not path.is_file():
         return None
     content = json.loads(path.read_text())
@@ -62,5 +77,14 @@ def read_result(folder: Path, run: Run) -> Result | None:
             f"{path}: this run was made with other settings than the study has now.\n"
             f"  name another folder in the study, or delete {path} and {run.spec.run_dir} to run"
             " it again."
+        )
+    asked = asked_of(study)
+    if result.asked is not None and result.asked != asked:
+        changed = [key for key in asked | result.asked if result.asked.get(key) != asked.get(key)]
+        raise InputError(
+            f"{path}: this run was measured with other [tasks] than the study has now"
+            f" ({', '.join(changed)}).\n"
+            f"  restore [tasks], or delete {path} to measure the run again: it is not trained"
+            " again while its run directory exists."
         )
     return result

@@ -110,8 +110,8 @@ class StudySpec(Part):
     select: str = "kl"
     """Metric by which the best arm is chosen: `kl` or `cross_entropy`."""
     dev_share: Fraction = 0.5
-    """Share of the held-out documents that the best arm is chosen on. The rest is its test. 0: no
-    arm is chosen, and all documents are reported."""
+    """Share of the held-out documents that the best arm is chosen on. The rest is its test; other
+    tasks are no part of the choice. 0: no arm is chosen, and all documents are reported."""
 
     @model_validator(mode="after")
     def _is_usable(self) -> StudySpec:

@@ -26,7 +26,7 @@ def markdown(study: StudySpec, outcome: Outcome, planned: int) -> str:
     has_dev = outcome.best is not None
     split = (
         f"Held-out documents are split: the best arm is chosen on {study.dev_share:.0%} of them"
-        " (dev) and reported on the others (test)."
+        " (dev) and reported on the others (test). Other tasks are reported whole."
     )
     lines = [
         f"# {study.name}",

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from dskd_ds.errors import InputError, RequeueError
 from dskd_ds.runtime.arguments import override_argv
-from dskd_ds.study.cost import measure_cost
+from dskd_ds.study.cost import measure_cost, read_cost
 from dskd_ds.study.kept_scores import restore_missing
 from dskd_ds.study.one_run import measure_baselines, train_and_measure
 from dskd_ds.study.prepare import prepare
@@ -33,7 +33,8 @@ def do_work(study: StudySpec, runs: Sequence[Run], num_jobs: int) -> list[str]:
     """
     stages = Stages(study)
     planned = [*([baseline_run(study)] if study.baselines else []), *runs]
-    results = {run.name: read_result(stages.folder, run) for run in planned}
+    results = {run.name: read_result(study, run) for run in planned}
+    read_cost(study)  # figures of another arm are refused before anything runs
     pending = [run for run in planned if results[run.name] is None]
     for run in planned:
         result = results[run.name]

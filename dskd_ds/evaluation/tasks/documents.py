@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib import resources
@@ -47,6 +48,21 @@ def written_scorings(task: EvalTask, folder: Path) -> list[str]:
     """Return the scorings of a task that `write_documents` wrote into a folder."""
     found = scorings_of(task)
     return [scoring for scoring in found if (folder / f"{task.name}_{scoring}.yaml").is_file()]
+
+
+def chance_of_guess(run_dir: Path, task: str) -> float | None:
+    """Return the accuracy of a guess at a task's written questions.
+
+    None if the questions have no choices, or were not written there.
+    """
+    path = run_dir / HARNESS_FOLDER / f"{task}.jsonl"
+    if not path.is_file():
+        return None
+    with path.open(encoding="utf-8") as lines:
+        num_labels = [len(json.loads(line)["labels"]) for line in lines]
+    if not num_labels or min(num_labels) == 0:
+        return None
+    return statistics.fmean(1 / count for count in num_labels)
 
 
 def write_documents(

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +17,12 @@ from dskd_ds.bench.measure import as_json
 from dskd_ds.commands.paper_report import write_report
 from dskd_ds.errors import InputError
 from dskd_ds.evaluation.items import ItemScores, items_path, write_items
-from dskd_ds.study.cost import COST_FILE
+from dskd_ds.study.cost import COST_FILE, measure_cost, read_cost
+from dskd_ds.study.kept_scores import restore_missing
+from dskd_ds.study.one_run import measure_baselines
 from dskd_ds.study.outcome import outcome_of
 from dskd_ds.study.paper_table import baseline_groups, chance_of, counted_tasks, tables
-from dskd_ds.study.results import Result, write_result
+from dskd_ds.study.results import Result, asked_of, read_result, write_result
 from dskd_ds.study.runs import Run, baseline_run, study_runs
 from dskd_ds.study.spec import CostSpec, StudySpec, load_study
 from tests.unit.study.test_study import study_file
@@ -96,6 +102,53 @@ def test_accuracy_counts_only_where_the_teacher_beats_chance(study: StudySpec) -
     assert counted_tasks(study) == ["quartz"]  # 0.56 beats 0.55; 0.28 does not reach 0.30
 
 
+def test_the_baselines_result_keeps_what_chance_is(study: StudySpec) -> None:
+    run = baseline_run(study)
+    folder = Path(run.spec.run_dir)
+    stages: Any = SimpleNamespace(
+        study=study, folder=Path(study.folder), call=lambda *_: 1.0, is_stopping=False
+    )
+    measure_baselines(stages, run)
+    shutil.rmtree(folder)
+    result = read_result(study, run)
+    assert result is not None
+    restore_missing(result, folder)
+    assert counted_tasks(study) == ["quartz"]
+    # A result of an earlier version does not say it.
+    write_result(Path(study.folder), replace(result, chances={}), run)
+    assert counted_tasks(study) == []
+    found = {table.title: table for table in tables(study, baseline_groups(study), [])}
+    assert [row[:3] for row in found["Accuracy"].rows] == [
+        ("quartz", "-", "unknown"),
+        ("logiqa", "-", "unknown"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_refused"),
+    [
+        ({"limit": 5}, True),
+        ({"names": ("quartz",)}, True),
+        ({"batch_size": 2, "data_dir": "elsewhere"}, False),
+    ],
+)
+def test_results_of_other_tasks_do_not_mix(
+    study: StudySpec, changes: dict[str, Any], is_refused: bool
+) -> None:
+    run = study_runs(study)[0]
+    assert study.tasks is not None
+    changed = study.model_copy(update={"tasks": study.tasks.model_copy(update=changes)})
+    old = read_result(changed, run)  # it does not say which tasks the study had
+    assert old is not None
+    write_result(Path(study.folder), replace(old, asked=asked_of(study)), run)
+    assert read_result(study, run) is not None
+    if not is_refused:
+        assert read_result(changed, run) is not None
+        return
+    with pytest.raises(InputError, match=rf"other \[tasks\] .*\({next(iter(changes))}\)"):
+        read_result(changed, run)
+
+
 def test_tables_of_a_finished_study(study: StudySpec) -> None:
     runs = study_runs(study)
     found = {table.title: table for table in tables(study, outcome_of(study, runs).groups, runs)}
@@ -126,6 +179,22 @@ def test_the_cost_is_shown_once_it_is_measured(study: StudySpec) -> None:
     assert found["What the sense term costs"].rows == [
         ("inference of the trained students: dskd / kd", "1.0100", "at most 1.01", "reached")
     ]
+
+
+def test_the_cost_of_another_arm_is_not_shown(study: StudySpec) -> None:
+    costed = study.model_copy(update={"cost": CostSpec(arm="dskd", rounds=3)})
+    path = Path(study.folder) / COST_FILE
+
+    def bench(*_: str) -> float:
+        path.write_text(as_json([inference_figure({"kd": [1.0], "dskd": [1.0]})]))
+        return 1.0
+
+    stages: Any = SimpleNamespace(study=costed, folder=Path(study.folder), call=bench)
+    measure_cost(stages, study_runs(costed))
+    assert read_cost(costed) is not None
+    for cost in (CostSpec(arm="ours", rounds=3), CostSpec(arm="dskd", rounds=5)):
+        with pytest.raises(InputError, match="delete it to measure again"):
+            read_cost(study.model_copy(update={"cost": cost}))
 
 
 @pytest.mark.parametrize(

@@ -171,6 +171,34 @@ def test_the_best_arm_is_chosen_on_dev_and_reported_on_test(tmp_path: Path) -> N
     assert picture.stat().st_size > 5000
 
 
+def test_tasks_that_decide_nothing_are_reported_whole(tmp_path: Path) -> None:
+    study = load_study(study_file(tmp_path, "[arms.kd]\n[arms.dskd]\n"))
+    runs = study_runs(study)
+    num_questions = 40
+    for run in runs:
+        finish(run, tmp_path / "study", shift=0.0)
+        margins = np.random.default_rng(run.seed).standard_normal(num_questions)
+        clusters = np.arange(num_questions)
+        scores = ItemScores("quartz", "after", "questions", clusters, {"margin": margins})
+        write_items(scores, items_path(run.spec.run_dir, "quartz", "after"))
+    sizes = {
+        result.task: result.difference.num_clusters
+        for result in outcome_of(study, runs).comparisons
+    }
+    assert sizes["quartz"] == num_questions
+    assert 0 < sizes["heldout"] < NUM_DOCUMENTS
+
+
+@pytest.mark.parametrize(("dev_share", "part"), [(1e-9, "dev"), (1.0, "test")])
+def test_a_part_without_documents_is_refused(tmp_path: Path, dev_share: float, part: str) -> None:
+    study = load_study(study_file(tmp_path, f"dev_share = {dev_share:.9f}\n[arms.a]\n[arms.b]\n"))
+    runs = study_runs(study)
+    for run in runs:
+        finish(run, tmp_path / "study", shift=0.0)
+    with pytest.raises(InputError, match=f"0 of the 60 documents .* are in the {part} part"):
+        outcome_of(study, runs)
+
+
 CONTROLLED = """
 dev_share = 0.0
 [controls]
@@ -225,13 +253,14 @@ def test_a_document_is_in_one_part_only() -> None:
 
 
 def test_results_of_a_changed_study_do_not_mix(tmp_path: Path) -> None:
-    run = study_runs(load_study(study_file(tmp_path, ARMS)))[0]
+    study = load_study(study_file(tmp_path, ARMS))
+    run = study_runs(study)[0]
     finish(run, tmp_path / "study", shift=0.0)
-    assert read_result(tmp_path / "study", run) is not None
+    assert read_result(study, run) is not None
     path = tmp_path / "study" / "results" / f"{run.name}.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"digest": "other"}))
     with pytest.raises(InputError, match="other settings than the study has now"):
-        read_result(tmp_path / "study", run)
+        read_result(study, run)
 
 
 @pytest.mark.parametrize("path", sorted(Path("ds_configs/studies").glob("*.toml")), ids=str)
