@@ -12,10 +12,11 @@ import pytest
 from dskd_ds.commands import sweep
 from dskd_ds.errors import InputError
 from dskd_ds.evaluation.items import ItemScores, items_path, read_items, write_items
-from dskd_ds.study.kept_scores import keep, restored
+from dskd_ds.study.kept_scores import keep, keep_scores, restored
 from dskd_ds.study.outcome import Outcome, outcome_of
+from dskd_ds.study.results import read_result, write_result
 from dskd_ds.study.runs import Run, study_runs
-from dskd_ds.study.spec import load_study
+from dskd_ds.study.spec import StudySpec, load_study
 from dskd_ds.study.work import do_work
 from tests.unit.study.test_study import CONTROLLED, finish, study_file
 
@@ -58,22 +59,27 @@ def test_scores_of_the_run_directory_are_not_replaced(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
-def shuffle_items(run: Run) -> None:
-    """Put the items of a run into another order: the clusters of real text are not sorted."""
-    path = items_path(run.spec.run_dir, "heldout", "after")
+def finish_unsorted(study: StudySpec, run: Run, noise_seed: int) -> None:
+    """Finish a run whose items have noise of their own and, like real text, unsorted clusters."""
+    folder, run_dir = Path(study.folder), Path(run.spec.run_dir)
+    finish(run, folder, shift=-0.2 if run.arm == "senses" else 0.0)
+    path = items_path(run_dir, "heldout", "after")
     scores = read_items(path)
     order = np.random.default_rng(3).permutation(len(scores.clusters))
-    values = {key: found[order] for key, found in scores.values.items()}
+    noise = np.random.default_rng(noise_seed).exponential(0.5, len(order))
+    values = {key: (found + noise)[order] for key, found in scores.values.items()}
     write_items(replace(scores, clusters=scores.clusters[order], values=values), path)
+    result = read_result(study, run)
+    assert result is not None
+    write_result(folder, replace(result, kept=keep_scores(run_dir, ["after"], ["heldout"])), run)
 
 
 def test_restored_runs_are_paired_with_fresh_ones_item_by_item(tmp_path: Path) -> None:
     """One run of each arm has only its result; the others have their files."""
     study = load_study(study_file(tmp_path, CONTROLLED))
     runs = study_runs(study)
-    for run in runs:
-        finish(run, tmp_path / "study", shift=-0.2 if run.arm == "senses" else 0.0)
-        shuffle_items(run)
+    for noise_seed, run in enumerate(runs):
+        finish_unsorted(study, run, noise_seed)
     expected = outcome_of(study, runs)
     for run in runs:
         if run.seed == 1:
