@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dskd_ds.costs.traffic import related_fraction, sense_share, signal_bytes
-from dskd_ds.data.batches import BlockSource, make_batch
+from dskd_ds.data.batches import BlockSource, make_batch, num_targets
 from dskd_ds.data.block import Block
 from dskd_ds.data.source import num_steps, open_source
 from dskd_ds.errors import InputError
@@ -79,8 +79,8 @@ def run(spec: RunSpec) -> None:
         places = stream_places(spec, source, own_lanes(spec, comm.rank, comm.size))
         groups = [[place] for place in places]  # it has no epochs, and cannot go back
     else:
-        all_groups = places_by_block(source, run_places(spec, source))
-        refuse_too_small(spec, models, num_blocks=len(all_groups))
+        all_groups, num_positions = places_by_block(source, run_places(spec, source))
+        refuse_too_small(spec, models, len(all_groups), num_positions)
         groups = all_groups[comm.rank :: comm.size]
     fingerprint = reply_fingerprint(spec, models)
     try:
@@ -110,17 +110,23 @@ def stream_places(spec: RunSpec, source: BlockSource, lanes: range) -> list[int]
     return [place for place in run_places(spec, source) if place % num_lanes in lanes]
 
 
-def places_by_block(source: BlockSource, places: Iterable[int]) -> list[list[int]]:
+def places_by_block(source: BlockSource, places: Iterable[int]) -> tuple[list[list[int]], int]:
     """Return places of the run's global order, those of blocks with the same content together.
+
+    The second result is the number of positions with a target, each block counted once.
 
     A block comes again in each epoch. Its places are filled together, so that the teacher reads it
     once, though other sense positions are drawn for it in each epoch.
     """
     groups: dict[bytes, list[int]] = {}
+    num_positions = 0
     for place in tqdm(places, desc="reading blocks", unit="block", disable=None):
         _, block = source.get(place)
-        groups.setdefault(_content_digest(block), []).append(place)
-    return list(groups.values())
+        group = groups.setdefault(_content_digest(block), [])
+        if not group:
+            num_positions += num_targets(block)
+        group.append(place)
+    return list(groups.values()), num_positions
 
 
 def _content_digest(block: Block) -> bytes:
@@ -199,8 +205,12 @@ def whole_request(
     return requests[0], arrays
 
 
-def refuse_too_small(spec: RunSpec, models: RunModels, num_blocks: int) -> None:
-    """Raise InputError if the signal of this many blocks cannot fit the cache's limit."""
+def refuse_too_small(spec: RunSpec, models: RunModels, num_blocks: int, num_positions: int) -> None:
+    """Raise InputError if the signal of some blocks cannot fit the cache's limit.
+
+    num_positions: positions with a target in them. Nothing is kept of the others, which are most of
+    a conversation whose completions alone are learned.
+    """
     limit = spec.teacher.cache_limit_bytes
     dictionary = open_dictionary(spec.senses.dictionary, verify=False) if spec.uses_senses else None
     size = signal_bytes(
@@ -209,13 +219,13 @@ def refuse_too_small(spec: RunSpec, models: RunModels, num_blocks: int) -> None:
         hidden_size=models.teacher.hidden_size,
         sense_share=sense_share(spec, related_fraction(spec, dictionary)),
     )
-    per_token = KEPT_SHARE * (size.total - size.request)
-    needed = per_token * num_blocks * spec.data.block_tokens
-    # Unpacked rows are shorter than a block, by how much is not known before they are read.
-    if limit and needed > limit and spec.data.packing != "none":
+    per_position = KEPT_SHARE * (size.total - size.request)
+    needed = per_position * num_positions
+    if limit and needed > limit:
         raise InputError(
-            f"[teacher] cache_limit_bytes = {limit}, but the signal of {num_blocks:,} blocks takes"
-            f" at least {needed:,.0f} bytes ({per_token:,.0f} per token).\n"
+            f"[teacher] cache_limit_bytes = {limit}, but the signal of {num_blocks:,} blocks with"
+            f" {num_positions:,} targets takes at least {needed:,.0f} bytes"
+            f" ({per_position:,.0f} per target).\n"
             "  raise it, train on fewer blocks, or choose a smaller signal ([loss] top_k,"
             " [link] hidden_format)."
         )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -80,6 +81,15 @@ def make_batch(rows: Sequence[Block], samples: Sequence[Sample]) -> Batch:
         targets=targets,
         num_padding=len(rows) * width - sum(lengths),
     )
+
+
+def num_targets(block: Block) -> int:
+    """Return the number of positions that have a target in a batch of this block."""
+    is_target = np.ones(len(block["input_ids"]), dtype=bool)
+    is_target[np.asarray(block["segment_starts"], dtype=np.int64)] = False
+    for start, end in block["unsupervised"]:
+        is_target[start:end] = False
+    return int(is_target.sum())
 
 
 class BlockSource(Protocol):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from dskd_ds.commands.fill_signals import (
     whole_request,
 )
 from dskd_ds.commands.teach import check_source
-from dskd_ds.data.batches import make_batch
+from dskd_ds.data.batches import Batch, BlockSource, make_batch
 from dskd_ds.data.source import open_source
 from dskd_ds.errors import InputError
 from dskd_ds.models.named import RunModels
@@ -59,13 +61,19 @@ def tiny_spec(tiny: TinyWorld, tmp_path: Path, *overrides: str) -> RunSpec:
     )
 
 
+def batch_at(source: BlockSource, place: int) -> Batch:
+    sample, block = source.get(place)
+    return make_batch([block], [sample])
+
+
 def test_what_was_filled_by_two_ranks_is_all_that_is_asked(tiny: TinyWorld, tmp_path: Path) -> None:
     spec = tiny_spec(tiny, tmp_path)
     models = RunModels.of(spec)
     source = open_source(
         spec.data, models.teacher.tokenizer, seed=spec.seed, step_blocks=4, max_tokens=256
     )
-    groups = places_by_block(source, run_places(spec, source))
+    groups, num_positions = places_by_block(source, run_places(spec, source))
+    assert num_positions == sum(len(batch_at(source, group[0]).supervised) for group in groups)
     assert sorted(place for group in groups for place in group) == list(range(36))
     assert max(map(len, groups)) >= 3  # the text is short: blocks come again
     fingerprint = reply_fingerprint(spec, models)
@@ -90,7 +98,7 @@ def test_a_block_is_read_once_for_the_sense_positions_of_all_epochs(
     retriever = SenseRetriever(dictionary, spec.senses, spec.loss, spec.seed)
     builder = RequestBuilder(spec, retriever, V, D)
     text, cache = Text(), cache_in(tmp_path)
-    groups = places_by_block(text, range(2 * NUM_BLOCKS))
+    groups, _ = places_by_block(text, range(2 * NUM_BLOCKS))
     assert [len(group) for group in groups] == [2] * NUM_BLOCKS
     for group in groups:
         request, arrays = whole_request(builder, text, group)
@@ -121,9 +129,46 @@ def test_a_limit_that_is_too_small_is_refused_with_the_bytes(
 ) -> None:
     spec = tiny_spec(tiny, tmp_path, "teacher.cache_limit_bytes=1000")
     with pytest.raises(InputError, match=r"cache_limit_bytes = 1000, but the signal of 5 blocks"):
-        refuse_too_small(spec, RunModels.of(spec), num_blocks=5)
+        refuse_too_small(spec, RunModels.of(spec), num_blocks=5, num_positions=5 * 31)
     unlimited = tiny_spec(tiny, tmp_path, "teacher.cache_limit_bytes=0")
-    refuse_too_small(unlimited, RunModels.of(unlimited), num_blocks=10**9)
+    refuse_too_small(unlimited, RunModels.of(unlimited), num_blocks=10**9, num_positions=10**12)
+
+
+def test_only_what_is_learned_needs_room(tiny: TinyWorld, tmp_path: Path) -> None:
+    """Conversations with long questions and short answers fit a limit that all positions exceed."""
+    text = tmp_path / "chats.jsonl"
+    question = " ".join(["what is a big bank"] * 4)
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": f"{number} {question}?"}],
+            "completion": [{"role": "assistant", "content": "large"}],
+        }
+        for number in range(20)
+    ]
+    text.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    chats = f"data.train=[{{path='{text}', format='chat', supervise='completions'}}]"
+    spec = tiny_spec(tiny, tmp_path, chats, "data.chat_template=plain", "data.block_tokens=64")
+    models = RunModels.of(spec)
+    source = open_source(spec.data, models.teacher.tokenizer, seed=1, step_blocks=4)
+    groups, num_positions = places_by_block(source, run_places(spec, source))
+    found = [batch_at(source, group[0]) for group in groups]
+    assert num_positions == sum(len(batch.supervised) for batch in found)
+    num_tokens = sum(batch.input_ids.numel() for batch in found)
+    assert num_positions * 4 < num_tokens
+    with pytest.raises(InputError, match="takes at least") as refusal:
+        refuse_too_small(
+            tiny_spec(tiny, tmp_path, chats, "teacher.cache_limit_bytes=1"),
+            models,
+            len(groups),
+            num_positions,
+        )
+    needed = re.search(r"at least ([\d,]+) bytes", str(refusal.value))
+    assert needed is not None
+    limit = int(needed[1].replace(",", "")) + 1
+    limited = tiny_spec(tiny, tmp_path, chats, f"teacher.cache_limit_bytes={limit}")
+    refuse_too_small(limited, models, len(groups), num_positions)
+    with pytest.raises(InputError, match="takes at least"):
+        refuse_too_small(limited, models, len(groups), num_tokens)
 
 
 def test_a_full_disk_ends_the_filling(
