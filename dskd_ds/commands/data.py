@@ -43,7 +43,8 @@ With several epochs each has continuations and cuts of its own, in a file of its
   dskd data continue my.toml --epochs 2 --input data/chats-{epoch}.jsonl \\
     --output data/continued-{epoch}.jsonl
 
-A source reads the file with: format = "chat". With supervise = "completions" only what the
+A source reads the file with: format = "chat", title_field = "title". By the title a held-out
+question is kept out of the files of all epochs. With supervise = "completions" only what the
 teacher wrote is a target."""
 
 

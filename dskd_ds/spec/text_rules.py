@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from dskd_ds.spec.data import EPOCH
 from dskd_ds.spec.problems import Problem
 from dskd_ds.spec.sections import RunSections
 
@@ -65,9 +66,31 @@ def only_training_has_weights(spec: RunSections) -> Iterator[Problem]:
                 )
 
 
+def questions_of_epoch_files_have_titles(spec: RunSections) -> Iterator[Problem]:
+    """A question comes in the file of each epoch, with other shots or another answer.
+
+    Its title is all that its conversations have in common, so without one a question that is held
+    out of one file is trained on in another.
+    """
+    data = spec.data
+    if data.epoch_files == 1 or data.heldout or data.heldout_fraction == 0:
+        return
+    for index, source in enumerate(data.train):
+        if source.format == "chat" and EPOCH in source.path and source.title_field is None:
+            yield Problem(
+                key=f"data.train.{index}.title_field",
+                value=None,
+                reason="each epoch's file may hold the held-out questions of another one, and"
+                " [data] heldout_fraction tells them by their title",
+                way_out='set title_field = "title" (`dskd data paper` and `dskd data continue`'
+                " write that column), name [[data.heldout]], or set heldout_fraction = 0",
+            )
+
+
 TEXT_RULES = (
     packed_is_no_stream,
     weights_are_complete,
     weights_have_a_length,
     only_training_has_weights,
+    questions_of_epoch_files_have_titles,
 )

@@ -107,6 +107,17 @@ def test_a_missing_file_of_a_later_epoch_is_found_before_the_run(
         preflight(spec, models, with_senses=False)
 
 
+def test_held_out_questions_are_told_by_their_title(tiny: TinyWorld, settings: list[str]) -> None:
+    """Their text differs from file to file, so a hash of it would let them into training."""
+    spec_file = _without_steps(tiny)
+    untitled = [*settings, "data.heldout_fraction=0.02"]
+    with pytest.raises(InputError, match=r"\[data.train.0\] title_field = .*, but each epoch"):
+        load_spec(spec_file, untitled)
+    titled = settings[0].replace('format="chat"', 'format="chat", title_field="title"')
+    load_spec(spec_file, [*untitled, titled])
+    load_spec(spec_file, [*untitled, "data.heldout=[{path='heldout.jsonl'}]"])
+
+
 def test_files_without_a_number_are_refused(tiny: TinyWorld, settings: list[str]) -> None:
     with pytest.raises(InputError, match=r"epoch_files = 2, but no path .* contains \{epoch\}"):
         load_spec(tiny.spec_file, ["data.epoch_files=2"])
