@@ -150,6 +150,7 @@ def _row(
         "answer": question.answer,
         "answers": list(asked.answers),
         "topic": question.topic,
+        "context": question.context,
     }
 
 

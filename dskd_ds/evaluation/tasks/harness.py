@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dskd_ds.errors import InputError
-from dskd_ds.evaluation.items import ItemScores, digest_of
+from dskd_ds.evaluation.items import Floats, Ints, ItemScores, digest_of
 from dskd_ds.evaluation.tasks.catalogue import EvalTask
 from dskd_ds.evaluation.tasks.documents import written_scorings
 from dskd_ds.models.named import NamedModel
@@ -98,21 +98,41 @@ def _item_scores(
         for key in SCORE_KEYS[scoring]:
             values[key] = np.array([sample[key] for sample in samples], dtype=np.float64)
     if task.is_macro:
-        weights = macro_weights([document["topic"] for document in documents])
+        topics = [document["topic"] for document in documents]
         values |= {
-            f"{key}_macro": values[key] * weights for key in ("accuracy", "exact") if key in values
+            f"{key}_macro": macro_values(values[key], topics)
+            for key in ("accuracy", "exact")
+            if key in values
         }
     prompts = np.array([document["prompt"] for document in documents], dtype=np.str_)
     return ItemScores(
         task=task.name,
         model=model,
         digest=digest_of(prompts),
-        clusters=np.arange(len(documents), dtype=np.int64),
+        clusters=clusters_of(documents),
         values=values,
     )
 
 
-def macro_weights(topics: Sequence[str]) -> Any:
-    """Return [N] weights whose weighted mean over items is the unweighted mean over topics."""
+def clusters_of(documents: Sequence[dict[str, Any]]) -> Ints:
+    """Return [N] the cluster of each question: those about one context depend on each other.
+
+    A question without a context is a cluster of its own.
+    """
+    numbers: dict[str, int] = {}
+    names = [document["context"] or document["id"] for document in documents]
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.int64)
+
+
+def macro_values(values: Floats, topics: Sequence[str]) -> Floats:
+    """Return [N] values whose mean over items is the unweighted mean over topics.
+
+    Each is this mean plus the weighted residual of the item from its topic's mean. The residuals
+    sum to 0, and give the standard error of the mean for topics of fixed sizes. Weighted values
+    would give a larger one: they differ between topics of different size even if all scores are 1.
+    """
     _, index, counts = np.unique(np.array(topics), return_inverse=True, return_counts=True)
-    return len(topics) / (len(counts) * counts[index])
+    means = np.bincount(index, weights=values) / counts
+    weights = len(topics) / (len(counts) * counts[index])
+    found: Floats = means.mean() + weights * (values - means[index])
+    return found

@@ -7,8 +7,9 @@ import math
 import numpy as np
 import pytest
 
+from dskd_ds.evaluation.paired import mean_and_error
 from dskd_ds.evaluation.tasks.files.scoring import answer_f1, score_exact, score_labels
-from dskd_ds.evaluation.tasks.harness import macro_weights
+from dskd_ds.evaluation.tasks.harness import clusters_of, macro_values
 
 # (answer, right answers, F1). The numbers were worked out by hand.
 CASES: list[tuple[str, list[str], float]] = [
@@ -132,5 +133,24 @@ def test_label_probabilities() -> None:
 def test_the_macro_mean_weighs_topics_equally() -> None:
     topics = ["law"] * 3 + ["art"] + ["law"]
     scores = np.array([1.0, 0.0, 1.0, 0.0, 1.0])
-    weighted = float((scores * macro_weights(topics)).mean())
-    assert weighted == pytest.approx((3 / 4 + 0 / 1) / 2)
+    values = macro_values(scores, topics)
+    assert values.mean() == pytest.approx((3 / 4 + 0 / 1) / 2)
+
+
+def test_topics_of_different_size_are_no_noise() -> None:
+    topics = ["law"] * 90 + ["art"] * 10
+    same = macro_values(np.ones(100), topics)
+    assert mean_and_error(same, np.arange(100)) == (1.0, 0.0)
+    random = np.random.default_rng(0)
+    scores = random.random(100)
+    mean, error = mean_and_error(macro_values(scores, topics), np.arange(100))
+    law, art = scores[:90], scores[90:]
+    assert mean == pytest.approx((law.mean() + art.mean()) / 2)
+    slow = math.hypot(law.std() / 90**0.5, art.std() / 10**0.5) / 2
+    assert error == pytest.approx(slow, rel=0.01)
+
+
+def test_questions_about_one_context_are_one_cluster() -> None:
+    contexts = ["Normandy", "Oxygen", "", "Normandy", ""]
+    documents = [{"id": str(i), "context": context} for i, context in enumerate(contexts)]
+    assert clusters_of(documents).tolist() == [0, 1, 2, 0, 3]
