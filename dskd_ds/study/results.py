@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dskd_ds.errors import InputError
-from dskd_ds.files.atomic import write_json
+from dskd_ds.files.atomic import write_text
 from dskd_ds.study.runs import Run
 from dskd_ds.study.spec import StudySpec
 
 FOLDER = "results"
+NUMBERS = re.compile(r"\[[-+.,\s\deE]+\]")
+"""A list of numbers in JSON."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +59,11 @@ def result_path(folder: Path, run: Run) -> Path:
 
 
 def write_result(folder: Path, result: Result, run: Run) -> None:
-    """Write a result; the file appears whole or not at all."""
+    """Write a result, each list of numbers on one line; it appears whole or not at all."""
     path = result_path(folder, run)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, asdict(result), indent=1)
+    text = json.dumps(asdict(result), indent=1)
+    write_text(path, NUMBERS.sub(lambda found: " ".join(found.group().split()), text))
 
 
 def read_result(study: StudySpec, run: Run) -> Result | None:
