@@ -6,6 +6,7 @@ Both run over ZeroMQ. A transport other than that (transport.py) is a module lik
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Protocol
@@ -63,7 +64,7 @@ class TeacherSide(Protocol):
         ...
 
     def next_request(self) -> Work | None:
-        """Wait for a request and return it; None if all students have said goodbye."""
+        """Wait for a request and return it; None if this teacher's work is done."""
         ...
 
     def reply(self, work: Work, arrays: dict[str, Array], forward_seconds: float) -> None:
@@ -104,7 +105,20 @@ def open_student_side(
 
 
 def open_teacher_side(
-    run_dir: Path, spec: LinkSpec, hello: Hello, num_students: int, waits_for_restart: bool
+    run_dir: Path,
+    spec: LinkSpec,
+    hello: Hello,
+    num_students: int,
+    *,
+    waits_for_restart: bool,
+    is_stop_wanted: Callable[[], bool],
 ) -> TeacherSide:
     """Find the run's students. The arguments are those of `TeacherLink`."""
-    return TeacherLink(run_dir, spec, hello, num_students, waits_for_restart=waits_for_restart)
+    return TeacherLink(
+        run_dir,
+        spec,
+        hello,
+        num_students,
+        waits_for_restart=waits_for_restart,
+        is_stop_wanted=is_stop_wanted,
+    )

@@ -37,12 +37,14 @@ class TeacherLink:
         num_students: int,
         *,
         waits_for_restart: bool = False,
+        is_stop_wanted: Callable[[], bool] = lambda: False,
         open_dialer: OpenDialer = zeromq.open_dialer,
     ) -> None:
         """num_students: of the run, until a student says how many they are.
 
         waits_for_restart: whether students that say that they come back are waited for; false for
-        a teacher that ends together with its launch.
+        a teacher that ends together with its launch. is_stop_wanted: whether this teacher is to end
+        as soon as no student is connected; the link's thread asks at each heartbeat.
         """
         self.spec, self.hello = spec, hello
         self._endpoints = EndpointReader(run_dir, spec)
@@ -61,6 +63,7 @@ class TeacherLink:
             around,
             num_students=num_students,
             waits_for_restart=waits_for_restart,
+            is_stop_wanted=is_stop_wanted,
             # Above that of an earlier process of the same name: containers reuse process ids.
             first_session=time.time_ns(),
         )
@@ -71,7 +74,7 @@ class TeacherLink:
         self._thread.start()
 
     def next_request(self) -> Work | None:
-        """Wait for a request and return it; None if all students have said goodbye.
+        """Wait for a request and return it; None if this teacher's work is done.
 
         Raises the DskdError that ended the link's thread.
         """

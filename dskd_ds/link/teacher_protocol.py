@@ -66,19 +66,22 @@ class TeacherProtocol:
         *,
         num_students: int,
         waits_for_restart: bool,
+        is_stop_wanted: Callable[[], bool] = lambda: False,
         first_session: int = 0,
     ) -> None:
         """hello: without session and credits, which are added here.
 
         num_students: of the run, until a student says how many they are. waits_for_restart:
-        whether a student that says that it comes back is waited for. first_session: above the
-        sessions of every earlier teacher of this name.
+        whether a student that says that it comes back is waited for. is_stop_wanted: whether this
+        teacher is to end as soon as no student is connected. first_session: above the sessions of
+        every earlier teacher of this name.
         """
         self._spec, self._around, self._transport = spec, around, around.transport
         self._hello = hello.model_copy(
             update={"credit_requests": spec.credits, "credit_bytes": spec.credit_bytes}
         )
         self._num_students, self._waits_for_restart = num_students, waits_for_restart
+        self._is_stop_wanted, self._is_stopped = is_stop_wanted, False
         self._next_session = first_session
         self._students: dict[int, _Student] = {}
         self._ranks: dict[Peer, int] = {}
@@ -97,8 +100,9 @@ class TeacherProtocol:
 
     @property
     def is_finished(self) -> bool:
-        """Whether all students have said goodbye and do not come back."""
-        return self._finished >= set(range(self._num_students))
+        """Whether all students have said goodbye and do not come back, or this teacher is to stop
+        and none is connected."""
+        return self._is_stopped or self._finished >= set(range(self._num_students))
 
     def turn(self, timeout_seconds: float) -> None:
         """Wait for messages, at most so long, and act on what came and on what is due.
@@ -232,7 +236,10 @@ class TeacherProtocol:
         self._send(rank, self._hello.model_copy(update={"session": session}))
 
     def _heartbeat(self, now: float) -> None:
-        """Ping all students and drop the silent ones. Raises NoTeacherError after the wait."""
+        """Ping all students and drop the silent ones.
+
+        Without a student, end if a stop is wanted. Raises NoTeacherError after the wait.
+        """
         for rank, student in list(self._students.items()):
             if now - student.last_seen > self._spec.dead_after_seconds:
                 # It is greeted again while its endpoint is published.
@@ -242,6 +249,8 @@ class TeacherProtocol:
                 self._send(rank, TeacherPing(num_done=self._num_done, held=held))
         if any(student.welcomed for student in self._students.values()):
             self._without_student_since = now
+        elif self._is_stop_wanted():
+            self._is_stopped = True
         elif now - self._without_student_since > self._spec.student_wait_seconds:
             raise NoTeacherError(
                 f"teacher {self._hello.teacher}: no student has listened for"

@@ -97,8 +97,8 @@ def run_training(
 ) -> LaunchEnd:
     """Run `train_command` to its end and return how it ended.
 
-    Signals to this process are passed on to the students. They save and end, and the launcher then
-    ends the teachers.
+    Signals to this process are passed on to the students. They save and end, and the teachers end
+    with them.
 
     restarts: how often the launch is started again after it saved and asked for it (exit code 3) or
         crashed; not if this process received a signal.

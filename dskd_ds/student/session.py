@@ -17,6 +17,7 @@ from dskd_ds.models.routed import RoutedTeacher, further_teachers, teacher_of_na
 from dskd_ds.observe.memory import resident_bytes
 from dskd_ds.runtime.collective_clock import CollectiveClock
 from dskd_ds.runtime.devices import give_back_memory, local_device
+from dskd_ds.runtime.stop import StopWish
 from dskd_ds.runtime.supervise import FINAL_CODES
 from dskd_ds.runtime.topology import Role
 from dskd_ds.runtime.world import open_world
@@ -48,7 +49,6 @@ from dskd_ds.student.run_source import open_run_source
 from dskd_ds.student.run_state import EngineState
 from dskd_ds.student.skips import Skips
 from dskd_ds.student.step_health import StepHealth
-from dskd_ds.student.stop import StopWish
 from dskd_ds.student.terms.senses import open_term_retrievers
 from dskd_ds.student.training import Training
 from dskd_ds.student.watchdog import Watchdog

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from dskd_ds.errors import SaveError
 from dskd_ds.observe.best_checkpoint import HeldoutScore
+from dskd_ds.runtime.stop import StopWish
 from dskd_ds.spec import RunSpec
 from dskd_ds.student.checkpoint.store import Checkpoints, Progress
 from dskd_ds.student.checkpoint.unchanged import UnchangedWeights
@@ -22,7 +23,6 @@ from dskd_ds.student.phases import MEASURING, SAVING, Phases
 from dskd_ds.student.run_lock import RunLock
 from dskd_ds.student.skips import Skips
 from dskd_ds.student.step_health import StepHealth
-from dskd_ds.student.stop import StopWish
 from dskd_ds.student.verdict import StepSource
 
 

@@ -33,10 +33,10 @@ from dskd_ds.observe.run_files import (
     record_end,
     stacks_file,
 )
+from dskd_ds.runtime.stop import STOP_SIGNALS
 from dskd_ds.spec import RunSpec
 from dskd_ds.student.phases import ENDED, Phases
 from dskd_ds.student.replies.patience import Limits, Patience, Stuck
-from dskd_ds.student.stop import STOP_SIGNALS
 
 LOOK_SECONDS = 1.0
 WRITE_SECONDS = 5.0

@@ -19,6 +19,7 @@ from dskd_ds.models.named import RunModels
 from dskd_ds.models.reply_identity import reply_fingerprint
 from dskd_ds.models.routed import RoutedTeacher
 from dskd_ds.models.tensor_parallel import load_divided
+from dskd_ds.runtime.stop import StopWish
 from dskd_ds.runtime.topology import ALONE, Role, TeacherRank
 from dskd_ds.senses.choose.on_teacher import TeacherSenses, open_on_teacher
 from dskd_ds.spec import RunSpec
@@ -53,7 +54,9 @@ def serve(
             group = TeacherGroup(place, spec.link, run_dir, replica)
             cleanup.callback(group.close)
         if group and group.rank > 0:
-            follow(load_divided(models.teacher, models.shared_vocab_size), group)
+            part = load_divided(models.teacher, models.shared_vocab_size)
+            stop_with_students(role)
+            follow(part, group)
             return
         senses = open_on_teacher(spec, role, cleanup)
         if group:
@@ -64,9 +67,15 @@ def serve(
             teacher = load_frozen(models.teacher, vocab_size=models.shared_vocab_size)
         hello = _hello(spec, models, teacher, replica, senses.name)
         name = hello.teacher
+        is_stop_wanted = stop_with_students(role)
         link = WatchedLink(
             open_teacher_side(
-                served.link_root, spec.link, hello, num_students, waits_for_restart=role is None
+                served.link_root,
+                spec.link,
+                hello,
+                num_students,
+                waits_for_restart=role is None,
+                is_stop_wanted=is_stop_wanted,
             ),
             run_dir,
             replica,
@@ -86,6 +95,19 @@ def serve(
         f"teacher {name}: answered {num_requests} requests, busy {share:.0%} of the time.",
         file=sys.stderr,
     )
+
+
+def stop_with_students(role: Role | None) -> StopWish:
+    """Let a teacher of a launch note signals that ask it to stop. Returns whether one came.
+
+    Schedulers and launchers send them to all ranks. The students then save, and a launcher kills
+    them if a teacher has ended with an error before. So the teacher stays until they have said
+    goodbye or are silent. While it loads, and on its own, a signal ends it at once.
+    """
+    wish = StopWish()
+    if role is not None:
+        wish.listen()
+    return wish
 
 
 def _hello(
@@ -131,7 +153,7 @@ def serve_requests(
     link: TeacherSide,
     group: TeacherGroup | None = None,
 ) -> tuple[int, float]:
-    """Answer until all students have left. Senses are chosen during the next request's forward
+    """Answer until the students have left. Senses are chosen during the next request's forward
     pass.
 
     Returns the number of requests, and the seconds that this thread worked on them. Raises the

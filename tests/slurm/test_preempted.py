@@ -4,12 +4,32 @@ from __future__ import annotations
 
 import pytest
 
-from dskd_ds.observe.attempts import read_attempts
+from dskd_ds.observe.attempts import log_dir, read_attempts
 from tests.conftest import TinyWorld, write_model
 from tests.slurm.cluster import NODES, Cluster
 from tests.slurm.conftest import Runs, reasons, status
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(1500)]
+
+
+def test_a_teacher_in_the_students_step_leaves_after_their_save(
+    cluster: Cluster, runs: Runs, tiny: TinyWorld
+) -> None:
+    """All ranks of the step get the signal. If one ended by it, SLURM would kill the others."""
+    run_dir = tiny.folder / "one_step"
+    overrides = ("train.num_steps=10000", "student.layers=first", "loss.sense_weight=0")
+    options = [word for override in overrides for word in ("--set", override)]
+    (job,) = runs.submit(run_dir, "--ntasks-per-node=3", *options)
+    runs.wait_for_step(run_dir, 3, job)
+    cluster.run("scancel", "--batch", "--signal=USR1", job)
+    cluster.wait_until(lambda: reasons(run_dir) != [None], "the attempt has ended")
+    cluster.run("scancel", job)
+    (attempt,) = read_attempts(run_dir)
+    assert (attempt.reason, attempt.exit_code, attempt.made_progress) == ("time_limit", 3, True)
+    logs = log_dir(run_dir, 1)
+    assert "task 2" not in (logs / "students-step.log").read_text()
+    assert "answered" in (logs / "student-2.log").read_text()
+    assert runs.wait_for_end(run_dir, job) == "CANCELLED"
 
 
 def test_a_preempted_job_comes_back_and_a_cancelled_one_does_not(

@@ -21,6 +21,7 @@ from dskd_ds.models.named import NamedModel, RunModels
 from dskd_ds.observe.metrics import TENSORBOARD_FOLDER
 from dskd_ds.observe.run_files import REPAIR_FOLDER
 from dskd_ds.runtime.devices import give_back_memory, local_device
+from dskd_ds.runtime.stop import StopWish
 from dskd_ds.runtime.topology import Role
 from dskd_ds.spec import SPEC_FILE, RunSpec, write_spec
 from dskd_ds.student.checkpoint.folders import checkpoint_dir
@@ -45,7 +46,6 @@ from dskd_ds.student.run_lock import RunLock
 from dskd_ds.student.run_source import open_run_source
 from dskd_ds.student.run_state import EngineState, Stateful
 from dskd_ds.student.skips import Skips
-from dskd_ds.student.stop import StopWish
 from dskd_ds.student.training import Training
 
 

@@ -71,6 +71,7 @@ class Teacher:
         forward_seconds: float = 0.5,
         waits_for_restart: bool = True,
     ) -> None:
+        self.is_stop_wanted = False
         self.world, self.forward_seconds = world, forward_seconds
         self.dialer = world.network.dialer()
         self.queue: deque[Work] = deque()
@@ -89,6 +90,7 @@ class Teacher:
             around,
             num_students=world.num_students,
             waits_for_restart=waits_for_restart,
+            is_stop_wanted=lambda: self.is_stop_wanted,
         )
 
     def turn(self) -> None:

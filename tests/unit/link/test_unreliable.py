@@ -147,6 +147,38 @@ def test_a_teacher_of_the_launch_ends_although_the_students_come_back() -> None:
     assert teacher.protocol.is_finished
 
 
+@pytest.mark.parametrize("is_goodbye", [True, False])
+def test_a_teacher_that_is_to_stop_serves_its_students_to_their_end(is_goodbye: bool) -> None:
+    """They say goodbye, or are killed."""
+    world = world_of(4, RELIABLE)
+    teacher = world.add_teacher("a", waits_for_restart=False)
+    for _ in range(4):
+        world.step()  # hello, welcome, requests
+    teacher.is_stop_wanted = True
+    world.run()
+    check(world)
+    assert not teacher.protocol.is_finished
+    ended = world.now
+    for student in world.students:
+        if is_goodbye:
+            student.protocol.say_goodbye(is_coming_back=True)
+        else:
+            student.listener.close()
+    while not teacher.protocol.is_finished:
+        teacher.turn()
+        world.now += 0.25
+    assert world.now - ended <= (1.0 if is_goodbye else world.spec.dead_after_seconds + 2.0)
+
+
+def test_without_students_a_teacher_that_is_to_stop_ends_at_once() -> None:
+    world = world_of(4, RELIABLE)
+    world.students = []
+    teacher = world.add_teacher("a", waits_for_restart=False)
+    teacher.is_stop_wanted = True
+    teacher.turn()
+    assert teacher.protocol.is_finished
+
+
 def test_a_hung_teacher_is_noticed_at_its_deadline(capsys: pytest.CaptureFixture[str]) -> None:
     """It holds requests and sends heartbeats for ever; the other one waits for its turn."""
     spec = SPEC.model_copy(update={"deadline_seconds": 60.0})

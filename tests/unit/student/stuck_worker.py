@@ -12,9 +12,9 @@ import ctypes
 import sys
 import time
 
+from dskd_ds.runtime.stop import StopWish
 from dskd_ds.spec import load_spec
 from dskd_ds.student.phases import Phases
-from dskd_ds.student.stop import StopWish
 from dskd_ds.student.watchdog import Watchdog
 
 

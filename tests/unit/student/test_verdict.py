@@ -22,9 +22,9 @@ from dskd_ds.errors import (
     RequeueError,
 )
 from dskd_ds.runtime.launch import free_port
+from dskd_ds.runtime.stop import STOP_SIGNALS, StopWish
 from dskd_ds.spec import load_spec
 from dskd_ds.student.skips import Skips
-from dskd_ds.student.stop import STOP_SIGNALS, StopWish
 from dskd_ds.student.training import Training
 from dskd_ds.student.verdict import Counts, Prepared, Verdict, prepare, raise_end
 from tests.unit.student.verdict_worker import CASES

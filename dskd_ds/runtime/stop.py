@@ -1,4 +1,4 @@
-"""Notes that a scheduler or a user has asked this rank to stop, with SIGTERM or SIGUSR1."""
+"""Notes that a scheduler, a launcher or a user has asked a rank to stop: SIGTERM or SIGUSR1."""
 
 from __future__ import annotations
 
