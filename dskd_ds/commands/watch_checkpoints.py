@@ -73,7 +73,13 @@ class Watcher:
         """Score one checkpoint in a process of its own, and add its line."""
         identity = _identity(checkpoint_dir(spec) / tag)
         held = self.folder / HELD_FOLDER / tag
-        if identity is None or not hold(checkpoint_dir(spec) / tag, held):
+        try:
+            is_held = identity is not None and hold(checkpoint_dir(spec) / tag, held)
+        except OSError as error:
+            print(f"{tag}: cannot be linked or copied to {held}: {error}", flush=True)
+            self.failed.add(identity or tag)
+            return
+        if identity is None or not is_held:
             print(f"{tag}: deleted by the training before it was scored", flush=True)
             self.removed.add(identity or tag)
             return
@@ -122,13 +128,16 @@ def hold(checkpoint: Path, held: Path) -> bool:
     """Link a checkpoint's files into a folder, where they outlive the checkpoint.
 
     Copies where links are not possible. Returns False if the checkpoint was deleted meanwhile.
+    Raises OSError if it is still there and cannot be linked or copied.
     """
     shutil.rmtree(held, ignore_errors=True)
     held.parent.mkdir(parents=True, exist_ok=True)
     try:
         shutil.copytree(checkpoint, held, copy_function=_link_or_copy)
-    except (shutil.Error, FileNotFoundError):
+    except OSError:  # shutil.Error is one: what went wrong with each file
         shutil.rmtree(held, ignore_errors=True)
+        if (checkpoint / MANIFEST_FILE).is_file():
+            raise
         return False
     # Its manifest goes first when a checkpoint is deleted: then files may be missing here.
     return (held / MANIFEST_FILE).is_file()

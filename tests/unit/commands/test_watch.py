@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
-from dskd_ds.commands import cli
+from dskd_ds.commands import cli, watch_checkpoints
 from dskd_ds.commands.watch_checkpoints import SCORES_FILE, hold, read_scores
 from dskd_ds.files.manifest import MANIFEST_FILE
+from dskd_ds.spec import load_spec
+from tests.conftest import TinyWorld
 
 
 def checkpoint(folder: Path) -> Path:
@@ -35,6 +39,41 @@ def test_a_checkpoint_that_is_being_deleted_is_not_held(tmp_path: Path) -> None:
     shutil.rmtree(source)
     assert not hold(source, held)
     assert not held.exists()
+
+
+def test_a_checkpoint_that_cannot_be_copied_is_not_called_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, held = checkpoint(tmp_path / "step-1"), tmp_path / "held" / "step-1"
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "link", fail)
+    monkeypatch.setattr(shutil, "copy2", fail)
+    with pytest.raises(OSError, match="No space left on device"):
+        hold(source, held)
+    assert not held.exists()
+
+
+def test_a_failed_copy_counts_as_a_failure(
+    tiny: TinyWorld,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """`dskd eval --watch` then ends with an error, and does not try it for ever."""
+    spec = load_spec(tiny.spec_file, [f"run_dir={tmp_path}"])
+    checkpoint(tmp_path / "checkpoints" / "step-00000001")
+
+    def fail(*_: object) -> bool:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(watch_checkpoints, "hold", fail)
+    watcher = watch_checkpoints.Watcher(tmp_path, ())
+    assert watcher.score_new_ones(spec) == 1
+    assert (len(watcher.failed), len(watcher.removed)) == (1, 0)
+    assert "No space left on device" in capsys.readouterr().out
 
 
 def test_a_line_that_was_cut_short_is_passed_over(tmp_path: Path) -> None:
