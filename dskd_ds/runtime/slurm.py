@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from dskd_ds.errors import InputError
+from dskd_ds.runtime.supervise import SIGNAL_CODE_BASE
 
 TIMEOUT_SECONDS = 60.0
 """A controller that is busy or being restarted may take this long to answer."""
-FIRST_FAILURE = re.compile(r"tasks? (\d+)[\d,-]*: (?:Exited with exit code (\d+)|\w)")
-"""A message of srun about tasks that failed; they are printed in the order of the failures."""
-
+FIRST_FAILURE = re.compile(r"tasks? (\d+)[\d,-]*: (?:Exited with exit code (\d+)|(\w[\w ]*))")
+"""A message of srun about tasks that failed; they are printed in the order of the failures. For a
+task that a signal ended it is the signal's name in words, such as `Segmentation fault`."""
+SIGNAL_CODES = {
+    signal.strsignal(number): SIGNAL_CODE_BASE + number for number in signal.valid_signals()
+} | {"Out Of Memory": SIGNAL_CODE_BASE + signal.SIGKILL}
+"""srun's words for the signal that ended a task -> a shell's exit code for it."""
 CANCELLED = re.compile(
     r"\*\*\* (?:STEP|JOB) \S+ ON \S+ CANCELLED AT [^ *]+(?: DUE TO ([A-Z ]*[A-Z])[^*]*)? \*\*\*"
 )
@@ -37,7 +43,7 @@ class TaskFailure:
 
     task: int
     exit_code: int | None
-    """None if a signal ended the task."""
+    """128 plus the signal's number if a signal ended the task; None if srun's words are unknown."""
 
 
 def read_job(job_id: str) -> JobFacts:
@@ -68,7 +74,8 @@ def first_failure(step_messages: str) -> TaskFailure | None:
     match = FIRST_FAILURE.search(step_messages)
     if match is None:
         return None
-    return TaskFailure(int(match[1]), int(match[2]) if match[2] else None)
+    code = int(match[2]) if match[2] else SIGNAL_CODES.get(match[3].strip())
+    return TaskFailure(int(match[1]), code)
 
 
 def cause_of_end(task_output: str) -> str:

@@ -25,8 +25,25 @@ def test_the_first_failure_is_the_one_that_counts() -> None:
     assert slurm.first_failure("srun: error: n1: tasks 0-3: Exited with exit code 3") == (
         slurm.TaskFailure(0, 3)
     )
-    assert slurm.first_failure("srun: error: n1: task 5: Killed") == slurm.TaskFailure(5, None)
     assert slurm.first_failure("srun: error: Node failure on node2") is None
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("Killed", 137),
+        ("Out Of Memory", 137),
+        ("Segmentation fault (core dumped)", 139),
+        ("Aborted", 134),
+        ("Bus error", 135),
+        ("Terminated", 143),
+        ("User defined signal 1", 138),
+        ("unknown words", None),
+    ],
+)
+def test_a_task_that_a_signal_ended_has_a_shells_exit_code(words: str, code: int | None) -> None:
+    message = f"srun: error: n1: task 5: {words}\nsrun: error: n1: task 0: Terminated\n"
+    assert slurm.first_failure(message) == slurm.TaskFailure(5, code)
 
 
 def test_the_cause_of_an_end_is_read_from_the_tasks_output() -> None:
