@@ -196,7 +196,10 @@ def run(args: argparse.Namespace) -> int:
     from dskd_ds.student.terms.senses import check_term_dictionaries
 
     quiet_progress()
-    jobs = Submission(spec, args).jobs()
+    submission = Submission(spec, args)
+    jobs = submission.jobs()
+    if added := submission.added_settings():
+        print(f"set for the training: {', '.join(added)}", file=sys.stderr)
     if "pack" in args.what:
         check_packable(spec)
     if "teach" in args.what:
@@ -220,8 +223,9 @@ def run(args: argparse.Namespace) -> int:
     # sbatch writes its output there, and does not make the folder.
     attempts_dir(Path(spec.run_dir)).mkdir(parents=True, exist_ok=True)
     job_ids = _submit_all(jobs)
-    # `dskd status` then says that the run is queued, and what submits it again.
-    record_submission(Path(spec.run_dir), job_ids, ["dskd", *sys.argv[1:]])
+    if job_ids:
+        # `dskd status` then says that the run is queued, and what submits it again.
+        record_submission(Path(spec.run_dir), job_ids, ["dskd", *sys.argv[1:]])
     print(f"its attempts and logs: {spec.run_dir}/attempts/", file=sys.stderr)
     return 0
 
@@ -229,12 +233,13 @@ def run(args: argparse.Namespace) -> int:
 def _submit_all(jobs: list[Job]) -> list[str]:
     """Submit jobs that depend on each other and print their numbers; all or none.
 
-    Returns the numbers without those of jobs that run beside another one.
-    Raises InputError if SLURM refuses one; those that it has accepted are cancelled.
+    Returns the numbers of those that train the run. Raises InputError if SLURM refuses one;
+    those that it has accepted are cancelled.
     """
     from dskd_ds.runtime import slurm
 
     in_sequence: list[str] = []
+    training: list[str] = []
     submitted: list[str] = []
     try:
         for job in jobs:
@@ -243,23 +248,31 @@ def _submit_all(jobs: list[Job]) -> list[str]:
             submitted.append(job_id)
             if not job.is_beside:
                 in_sequence.append(job_id)
+            if job.title == "train":
+                training.append(job_id)
             suffix = f", after {dependency}" if dependency else ""
             print(f"{job.title}: job {job_id}{suffix}", flush=True)
     except InputError:
         slurm.cancel(submitted)
         raise
-    return in_sequence
+    return training
 
 
 def _refuse_a_running_job(run_dir: Path) -> None:
     """Raise InputError if a job of this run is waiting or running."""
     from dskd_ds.observe.attempts import read_attempts
+    from dskd_ds.observe.run_files import SUBMISSION_FILE, Submission, read_record
     from dskd_ds.runtime.slurm import read_job
 
-    for job_id in dict.fromkeys(attempt.job_id for attempt in read_attempts(run_dir)):
+    # A job that waits for its first start has no attempt yet.
+    submission = read_record(run_dir / SUBMISSION_FILE, Submission)
+    job_ids = [attempt.job_id for attempt in read_attempts(run_dir)]
+    job_ids += submission.job_ids if submission else []
+    for job_id in dict.fromkeys(job_ids):
         state = read_job(job_id).state if job_id else ""
         if state in ("PENDING", "RUNNING", "COMPLETING", "SUSPENDED", "CONFIGURING"):
+            does = "waits to train" if state == "PENDING" else "is training"
             raise InputError(
-                f"{run_dir}: job {job_id} is training this run ({state}).\n"
+                f"{run_dir}: job {job_id} {does} this run ({state}).\n"
                 f"  wait for it, or end it: scancel {job_id}"
             )

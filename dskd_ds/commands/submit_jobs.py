@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dskd_ds.errors import InputError
 from dskd_ds.observe.attempts import attempts_dir
-from dskd_ds.plan.allocation import Allocation, allocate
+from dskd_ds.plan.allocation import Allocation, allocate, settings_for, teachers_of_node
 from dskd_ds.plan.whole_teacher import check_whole_teacher
 from dskd_ds.runtime.job_script import (
     bash_array,
@@ -19,7 +19,6 @@ from dskd_ds.runtime.job_script import (
     script_path,
 )
 from dskd_ds.spec import RunSpec
-from dskd_ds.spec.processes import LinkSpec
 
 OWN_OPTIONS = (
     "nodes",
@@ -94,20 +93,23 @@ class Submission:
 
     def _allocation(self) -> Allocation:
         args = self._args
-        teachers_per_node = args.teachers_per_node
-        if args.het or args.teachers_job:
-            given = self._teachers_options().get
-            count = given("ntasks-per-node") or given("gpus-per-node")
-            if count and count.isdecimal():
-                # A node of the teachers may have another number of GPUs than one of the students.
-                teachers_per_node = int(count) // self._spec.topology.ranks_per_teacher
-        return allocate(
+        have_own_nodes = args.het or args.teachers_job
+        per_node = args.teachers_per_node
+        if have_own_nodes:
+            per_node = teachers_of_node(self._teachers_options(), self._spec) or per_node
+        allocation = allocate(
             self._spec,
             ranks_per_node=self._ranks_per_node,
-            teachers_per_node=teachers_per_node,
+            teachers_per_node=per_node,
             num_teachers=args.num_teachers,
-            have_own_nodes=args.het or args.teachers_job,
+            have_own_nodes=have_own_nodes,
         )
+        if have_own_nodes and allocation.num_teachers == 0:
+            raise InputError(
+                f"{'--het' if args.het else '--teachers-job'}: this run has no teachers"
+                f' ([teacher] source = "{self._spec.teacher.source}").\n  leave it out.'
+            )
+        return allocation
 
     def _teachers_options(self) -> dict[str, str]:
         """Return the options of sbatch that the user gave for teachers alone."""
@@ -157,7 +159,7 @@ class Submission:
         options |= self._common_options() | self._teachers_options()
         settings = {
             "run_dir": bash_string(self._run_dir),
-            "overrides": bash_array(self._overrides(allocation)),
+            "overrides": bash_array(self._overrides()),
             "num_teachers": str(allocation.num_teachers),
             "teachers_per_node": str(allocation.teachers_per_node),
             "ranks_per_teacher": str(allocation.ranks_per_teacher),
@@ -172,7 +174,7 @@ class Submission:
         is_beside = self._args.teachers_job
         return {
             "run_dir": bash_string(self._run_dir),
-            "overrides": bash_array(self._overrides(allocation)),
+            "overrides": bash_array(self._overrides()),
             "num_students": str(allocation.num_students),
             "num_student_nodes": str(allocation.num_student_nodes),
             "num_teachers": str(0 if is_beside else allocation.num_teachers),
@@ -186,18 +188,14 @@ class Submission:
             "chain_length": str(self._args.chain),
         }
 
-    def _overrides(self, allocation: Allocation) -> list[str]:
-        """Return --set of the user, and what follows from the allocation."""
-        overrides = list(self._args.set)
-        if allocation.num_nodes > 1 and self._spec.link.address == LinkSpec().address:
-            overrides.append("link.address=hostname")
-        # Teachers in the students' step are ranks of its launch, which must have as many.
-        is_in_launch = allocation.num_teacher_nodes == 0
-        if self._args.teachers_job:
-            overrides.append("topology.num_teachers=0")
-        if is_in_launch and allocation.num_teachers != self._spec.topology.num_teachers:
-            overrides.append(f"topology.num_teachers={allocation.num_teachers}")
-        return overrides
+    def added_settings(self) -> list[str]:
+        """Return what the training needs on its nodes besides the spec and --set: KEY=VALUE."""
+        if "train" not in self._args.what:
+            return []
+        return settings_for(self._spec, self._allocation(), in_own_jobs=self._args.teachers_job)
+
+    def _overrides(self) -> list[str]:
+        return [*self._args.set, *self.added_settings()]
 
     def _has_local_senses(self) -> bool:
         return bool(self._spec.senses.local_dir)

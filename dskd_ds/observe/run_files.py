@@ -142,9 +142,10 @@ class End(Record):
 
 
 class Submission(Record):
-    """The jobs that were submitted last. They may wait in the queue, or be over."""
+    """The jobs that were submitted last to train a run. They may wait in the queue, or be over."""
 
     job_ids: list[str]
+    """Those that train it, in the order of their chain; not jobs of other stages or of teachers."""
     submitted: float
     """When they were submitted, in Unix seconds."""
     command: str
@@ -239,7 +240,7 @@ def record_end(
 
 
 def record_submission(run_dir: Path, job_ids: Sequence[str], argv: Sequence[str]) -> None:
-    """Record that jobs of a run were submitted. argv: of the command that did it."""
+    """Record the jobs that were submitted to train a run. argv: of the command that did it."""
     submission = Submission(
         job_ids=list(job_ids),
         submitted=time.time(),

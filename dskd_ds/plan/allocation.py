@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dskd_ds.errors import InputError
 from dskd_ds.spec import RunSpec
+from dskd_ds.spec.processes import LinkSpec
+
+TEACHERS_JOB_WAIT_SECONDS = 4 * 3600
+"""How long students wait for teachers in jobs of their own, unless the spec says it. Such a job may
+wait in the queue, after it was requeued for two minutes at least (cred_expire in slurm.conf)."""
 
 
 @dataclass(frozen=True)
@@ -99,3 +105,42 @@ def allocate(
         teachers_per_node=min(teachers, per_node),
         ranks_per_teacher=per_teacher,
     )
+
+
+def teachers_of_node(options: Mapping[str, str], spec: RunSpec) -> int | None:
+    """Return how many teachers fit on a node of teachers; None if its size is not given.
+
+    options: of sbatch for the teachers alone. Their nodes may have another number of GPUs.
+    Raises InputError if not even one teacher fits.
+    """
+    size = spec.topology.ranks_per_teacher
+    given = [key for key in ("ntasks-per-node", "gpus-per-node") if options.get(key)]
+    if not given or not options[given[0]].isdecimal():
+        return None
+    num_ranks = int(options[given[0]])
+    if num_ranks < size:
+        raise InputError(
+            f"--het-sbatch {given[0]}={num_ranks}: [topology] ranks_per_teacher = {size}, and all"
+            " ranks of a teacher must be on one node.\n"
+            f"  give {given[0]}={size} or more, or lower ranks_per_teacher."
+        )
+    return num_ranks // size
+
+
+def settings_for(spec: RunSpec, allocation: Allocation, *, in_own_jobs: bool) -> list[str]:
+    """Return what the spec lacks for an allocation: KEY=VALUE.
+
+    in_own_jobs: whether the teachers are in jobs of their own.
+    """
+    settings, default = [], LinkSpec()
+    if allocation.num_nodes > 1 and spec.link.address == default.address:
+        settings.append("link.address=hostname")
+    if in_own_jobs:
+        settings.append("topology.num_teachers=0")
+        if spec.link.teacher_wait_seconds == default.teacher_wait_seconds:
+            settings.append(f"link.teacher_wait_seconds={TEACHERS_JOB_WAIT_SECONDS}")
+    # Teachers in the students' step are ranks of its launch, which must have as many.
+    is_in_launch = allocation.num_teacher_nodes == 0
+    if is_in_launch and allocation.num_teachers != spec.topology.num_teachers:
+        settings.append(f"topology.num_teachers={allocation.num_teachers}")
+    return settings

@@ -105,7 +105,9 @@ def test_teachers_in_jobs_of_their_own_leave_the_students_job_to_students() -> N
     )
     assert "#SBATCH --nodes=1" in students.splitlines()
     # The students' launch has no teachers, and the teachers' nodes must reach it.
-    overrides = ["overrides=(link.address=hostname topology.num_teachers=0)"]
+    # Their jobs may wait in the queue for longer than students wait by default.
+    added = "link.address=hostname topology.num_teachers=0 link.teacher_wait_seconds=14400"
+    overrides = [f"overrides=({added})"]
     assert lines_with(students, "overrides=") == lines_with(teachers, "overrides=") == overrides
     assert "#SBATCH --array=0-1" in teachers.splitlines()
     assert "#SBATCH --ntasks-per-node=2" in teachers.splitlines()
@@ -115,6 +117,13 @@ def test_teachers_in_jobs_of_their_own_leave_the_students_job_to_students() -> N
     assert lines_with(teachers, "#SBATCH --time") == ["#SBATCH --time=1:00"]
 
 
+def test_a_wait_for_teachers_that_the_user_chose_stays() -> None:
+    own = ("--set", "link.teacher_wait_seconds=900")
+    students, _ = jobs("--ntasks-per-node", "1", "--teachers-job", *own)
+    expected = "link.teacher_wait_seconds=900 link.address=hostname topology.num_teachers=0"
+    assert lines_with(students, "overrides=") == [f"overrides=({expected})"]
+
+
 def test_no_job_waits_for_the_end_of_the_teachers(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -122,7 +131,8 @@ def test_no_job_waits_for_the_end_of_the_teachers(
     monkeypatch.setattr(slurm, "submit", lambda *_, **__: next(numbers))
     argv = ["submit", SPEC, "--ntasks-per-node", "1", "--teachers-job", "--chain", "2"]
     args = cli.parser().parse_args([*argv, "--what", "senses,train,eval"])
-    assert submit._submit_all(Submission(spec_of(args), args).jobs()) == ["10", "11", "13", "14"]
+    # Only the jobs that train are recorded as those of the run.
+    assert submit._submit_all(Submission(spec_of(args), args).jobs()) == ["11", "13"]
     assert capsys.readouterr().out.splitlines() == [
         "senses: job 10",
         "train: job 11, after afterok:10",
@@ -204,6 +214,22 @@ def test_a_live_teachers_signal_is_not_kept() -> None:
 def test_wrong_options_are_refused(argv: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         jobs(*argv)
+
+
+@pytest.mark.parametrize("flag", ["--het", "--teachers-job"])
+def test_nodes_of_teachers_must_hold_a_whole_teacher(flag: str) -> None:
+    size = ("--gpus-per-node", "8", "--set", "topology.ranks_per_teacher=4")
+    message = r"gpus-per-node=2: \[topology\] ranks_per_teacher = 4(.|\n)*give gpus-per-node=4"
+    with pytest.raises(InputError, match=message):
+        jobs(*size, flag, "--het-sbatch", "gpus-per-node=2")
+
+
+@pytest.mark.parametrize("flag", ["--het", "--teachers-job"])
+def test_a_run_without_teachers_has_no_nodes_for_them(flag: str) -> None:
+    cached = ("teacher.source=cache", "topology.num_teachers=0", "repair.steps=0")
+    settings = [word for setting in cached for word in ("--set", setting)]
+    with pytest.raises(InputError, match=f"{flag}: this run has no teachers"):
+        jobs("--gpus-per-node", "8", flag, *settings)
 
 
 @pytest.mark.parametrize("limit", ["90", "90:30", "8:00:00", "2-12", "2-12:30:00", "UNLIMITED"])
