@@ -16,6 +16,9 @@ from dskd_ds.errors import InputError
 from dskd_ds.runtime.launchers import DEFAULT_PORT, Launch
 from dskd_ds.spec.processes import TopologySpec
 
+NUM_TEACHER_PORTS = 63
+"""Ports above MASTER_PORT for teachers of several ranks. The job scripts give each job 64 ports."""
+
 RoleKind = Literal["student", "teacher"]
 
 
@@ -90,7 +93,7 @@ def teacher_role(
             "  choose ranks per node and num_students so that no teacher crosses the end of a node,"
             " or give the teachers nodes of their own (dskd submit does)."
         )
-    port = launch.master_port + 1 + number
+    port = launch.master_port + 1 + number % NUM_TEACHER_PORTS
     place = TeacherRank(rank=rank, size=ranks_per_teacher, port=port)
     return Role(kind="teacher", rank=number, size=size, launch=launch, teacher_rank=place)
 

@@ -191,7 +191,7 @@ def open_world(place: TeacherRank) -> None:
             f"the {place.size} ranks of a teacher cannot meet at port {place.port} of this node:"
             f" {reason}\n"
             "  export another MASTER_PORT before the start (the port is MASTER_PORT + 1 + the"
-            " teacher's number), and start all ranks of the teacher with one launcher."
+            " teacher's number modulo 63), and start all ranks of the teacher with one launcher."
         ) from None
 
 

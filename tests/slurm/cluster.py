@@ -25,9 +25,10 @@ NODES = ("node1", "node2", "node3")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "unshare")
 CONTROLLER_PORT = 26817
 FIRST_NODE_PORT = 26901
-PORTS_PER_CLUSTER, JOBS_PER_CLUSTER = 200, 2000
-"""Distances between two clusters on this machine: of their ports, and of the numbers of their jobs,
-from which the ports of the jobs' ranks follow."""
+PORTS_PER_CLUSTER, JOBS_PER_CLUSTER = 200, 2067
+"""Distances between two clusters on this machine: of their ports, and of the numbers of their jobs.
+The ports of a job's ranks follow from its number modulo 156: four clusters have room for 39 jobs
+each, which share no port (2067 = 13 * 156 + 39)."""
 WORKING = ("idle", "mixed", "allocated")
 """States of a node that works. A job that waits for a node may have it at once, and whole."""
 PATIENCE_SECONDS = 480.0

@@ -122,6 +122,19 @@ def test_the_ranks_of_a_teacher_meet_in_a_world_of_their_own() -> None:
     assert {role.size for role in roles[2:]} == {3}
 
 
+def test_teachers_have_ports_among_the_64_of_their_job() -> None:
+    """The job scripts start a step for each node, with the number of its first teacher."""
+    topology = TopologySpec(num_students=2, num_teachers=0, ranks_per_teacher=2)
+    ports = []
+    for first in range(0, 160, 2):
+        role = teacher_of_step(launch_of(0, 4, 4), topology, first)
+        other = teacher_of_step(launch_of(2, 4, 4), topology, first)
+        assert role.teacher_rank.port != other.teacher_rank.port
+        ports += [role.teacher_rank.port, other.teacher_rank.port]
+    master_port = role.launch.master_port
+    assert set(ports) == set(range(master_port + 1, master_port + 64))
+
+
 def test_a_teacher_on_two_nodes_is_refused_on_all_of_its_ranks() -> None:
     topology = TopologySpec(num_students=3, num_teachers=1, ranks_per_teacher=2)
     for rank in (3, 4):
