@@ -14,7 +14,14 @@ from typing import get_args
 from dskd_ds.commands.status import read_status
 from dskd_ds.errors import DskdError, ExitCode, InputError
 from dskd_ds.files.manifest import MANIFEST_FILE
-from dskd_ds.observe.attempt_end import Ending, StopWish, is_worth_another, message_of, reason_of
+from dskd_ds.observe.attempt_end import (
+    Ending,
+    StopWish,
+    ends_a_chain,
+    is_worth_another,
+    message_of,
+    reason_of,
+)
 from dskd_ds.observe.attempts import (
     Attempt,
     Reason,
@@ -22,8 +29,10 @@ from dskd_ds.observe.attempts import (
     log_dir,
     read_attempts,
     record_path,
+    without_end,
     write_attempt,
 )
+from dskd_ds.observe.run_files import SUBMISSION_FILE, Submission, read_record
 from dskd_ds.runtime.slurm import cause_of_end, expand_nodes, failed_nodes, first_failure, read_job
 
 TEXT = """\
@@ -32,6 +41,7 @@ Record the attempts of a run; the job scripts in slurm/ call this.
   begin       number a new attempt; prints the number, or nothing if a chain of jobs has ended
   check-node  check that this node sees the run directory
   end         record how the attempt ended; prints `requeue` if the job is to start again
+  not-requeued     record that SLURM has refused to start the job again
   teachers-ended   in a job of teachers: print what to do after its teachers have ended"""
 STEP_LOG = "students-step.log"
 """What srun itself printed about the students' step."""
@@ -41,6 +51,8 @@ VISIBLE_SECONDS = 30.0
 """A network file system may show a new file to other nodes so much later."""
 WAITING_JOB_STATES = ("PENDING", "CONFIGURING", "COMPLETING", "SUSPENDED")
 """States of a job that will run, or run again; COMPLETING comes before SLURM requeues a job."""
+ENDING_JOB_STATES = ("COMPLETING", "CANCELLED", "TIMEOUT", "PREEMPTED")
+"""States of a job that SLURM is ending as a whole."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -64,17 +76,19 @@ def _parser() -> argparse.ArgumentParser:
     begin_parser = actions.add_parser("begin")
     check_parser = actions.add_parser("check-node")
     end_parser = actions.add_parser("end")
+    refused_parser = actions.add_parser("not-requeued")
     teachers_parser = actions.add_parser("teachers-ended")
     functions = (
         (begin_parser, begin),
         (check_parser, check_node),
         (end_parser, end),
+        (refused_parser, not_requeued),
         (teachers_parser, teachers_ended),
     )
     for action, function in functions:
         action.add_argument("--run-dir", type=Path, required=True)
         action.set_defaults(action=function)
-    for action in (check_parser, end_parser):
+    for action in (check_parser, end_parser, refused_parser):
         action.add_argument("--number", type=int, required=True)
     for action in (begin_parser, end_parser):
         action.add_argument("--chain-index", type=int, default=1)
@@ -88,12 +102,15 @@ def _parser() -> argparse.ArgumentParser:
 def begin(args: argparse.Namespace) -> int:
     """Write the record of a new attempt and print its number.
 
-    A later job of a chain goes on only if the job before it handed the run over.
+    A later job of a chain goes on unless the run has ended.
     """
     run_dir: Path = args.run_dir
     last = next(reversed(read_attempts(run_dir)), None)
     is_first_start = os.environ.get("SLURM_RESTART_COUNT", "0") in ("", "0")
-    if args.chain_index > 1 and is_first_start and last and last.reason != "time_limit":
+    is_later_job = args.chain_index > 1 and is_first_start
+    if is_later_job and last and last.ended is None:
+        last = _closed(run_dir, last)
+    if is_later_job and last and ends_a_chain(last):
         print(
             f"job {args.chain_index} of the chain has nothing to do: {last.message}",
             file=sys.stderr,
@@ -111,11 +128,21 @@ def begin(args: argparse.Namespace) -> int:
     return int(ExitCode.DONE)
 
 
+def _closed(run_dir: Path, attempt: Attempt) -> Attempt:
+    """Write and return the record of an attempt of a job that has ended and could not write it."""
+    is_cancelled = read_job(attempt.job_id).state == "CANCELLED"
+    reason: Reason = "cancelled" if is_cancelled else "unknown"
+    closed = without_end(attempt, newest_step(run_dir), reason=reason)
+    write_attempt(run_dir, closed)
+    return closed
+
+
 def newest_step(run_dir: Path) -> int:
     """Return the step of the newest complete checkpoint; 0 if there is none."""
     manifests = run_dir.glob(f"checkpoints/step-*/{MANIFEST_FILE}")
-    steps = [int(path.parent.name.removeprefix("step-")) for path in manifests]
-    return max(steps, default=0)
+    steps = [path.parent.name.removeprefix("step-") for path in manifests]
+    # A user may have put other folders there, such as step-100-copy.
+    return max((int(step) for step in steps if step.isdecimal()), default=0)
 
 
 def check_node(args: argparse.Namespace) -> int:
@@ -165,6 +192,19 @@ def end(args: argparse.Namespace) -> int:
     return int(ExitCode.DONE)
 
 
+def not_requeued(args: argparse.Namespace) -> int:
+    """Correct the record of an attempt whose job SLURM has refused to start again."""
+    attempt = next(one for one in read_attempts(args.run_dir) if one.number == args.number)
+    is_ending = read_job(attempt.job_id).state in ENDING_JOB_STATES
+    # SLURM itself requeues such a job, and refuses to do it twice.
+    if not (is_ending and attempt.reason in ("preempted", "node_lost")):
+        message = f"{attempt.message} SLURM refused to start it again."
+        update = {"is_requeued": False, "message": message}
+        write_attempt(args.run_dir, attempt.model_copy(update=update))
+        print(f"attempt {attempt.number}: {message}", file=sys.stderr)
+    return int(ExitCode.DONE)
+
+
 def _goes_on(reason: Reason, is_requeued: bool) -> str:
     """Return what comes next, for the message."""
     if is_requeued:
@@ -196,19 +236,25 @@ def teachers_ended(args: argparse.Namespace) -> int:
 
 
 def _without_students(run_dir: Path) -> str:
-    """Return what teachers do that no student has needed for a while."""
-    attempts = read_attempts(run_dir)
-    job = read_job(attempts[-1].job_id).state if attempts else ""
-    if job == "RUNNING":
+    """Return what teachers do that no student has needed for a while.
+
+    SLURM knows whether students come again. The run directory may say that a job waits in the
+    queue that was cancelled there, or nothing about one whose first node has failed.
+    """
+    submission = read_record(run_dir / SUBMISSION_FILE, Submission)
+    job_ids = [
+        *(submission.job_ids if submission else []),
+        *(one.job_id for one in read_attempts(run_dir)[-1:]),
+    ]
+    states = [read_job(job_id).state for job_id in dict.fromkeys(job_ids)]
+    if "RUNNING" in states:
         decision = "again"
-    # After the failure of its first node a job could not record that it is to start again. In a
-    # chain the next job goes on, which the run directory knows.
-    elif job in WAITING_JOB_STATES or read_status(run_dir).state == "queued":
+    elif set(states) & set(WAITING_JOB_STATES):
         decision = "requeue"
     else:
         decision = "stop"
-    known = f"the students' job is {job}" if job else "SLURM does not know the students' job"
-    print(f"no student has come, and {known}: {decision}", file=sys.stderr)
+    known = ", ".join(state or "unknown to SLURM" for state in states) or "none"
+    print(f"no student has come; the students' jobs: {known}; {decision}", file=sys.stderr)
     return decision
 
 
@@ -225,7 +271,7 @@ def _ending(args: argparse.Namespace, attempt: Attempt) -> Ending:
         exit_code=code,
         stop_wish=args.stop_wish,
         # SLURM calls a job that is being ended COMPLETING, whatever the cause.
-        is_job_ending=job.state in ("COMPLETING", "CANCELLED", "TIMEOUT", "PREEMPTED"),
+        is_job_ending=job.state in ENDING_JOB_STATES,
         cause=cause_of_end("\n".join(_text_of(path) for path in logs.glob("student-*.log"))),
         lost_nodes=tuple(failed_nodes(attempt.nodes)),
     )

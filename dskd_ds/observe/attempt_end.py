@@ -87,6 +87,17 @@ def is_worth_another(reason: Reason, attempt: Attempt, earlier: list[Attempt]) -
     return len(recent) < MAX_FRUITLESS_ATTEMPTS - 1 or not all(is_fruitless)
 
 
+def ends_a_chain(attempt: Attempt) -> bool:
+    """Return whether the next job of a chain has nothing to do after this attempt.
+
+    What ended it would end the next one in the same way, or a user wanted it. An attempt without a
+    reason could not record its end.
+    """
+    if attempt.reason in ("failed", "no_teacher"):
+        return not attempt.made_progress
+    return attempt.reason in ("done", "cancelled", "wrong_input")
+
+
 def message_of(reason: Reason, ending: Ending, attempt: Attempt, *, goes_on: str) -> str:
     """Return one sentence about the end for users. goes_on: what comes next."""
     what = {

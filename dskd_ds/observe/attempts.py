@@ -126,7 +126,7 @@ def begin_attempt(
     earlier = read_attempts(run_dir)
     for attempt in earlier:
         if attempt.ended is None and attempt.job_id == job_id:
-            write_attempt(run_dir, _without_end(attempt, first_step))
+            write_attempt(run_dir, without_end(attempt, first_step, is_requeued=True))
     number = max((attempt.number for attempt in earlier), default=0) + 1
     # Two jobs on one run directory must not take the same number. The students' run lock refuses
     # the second one later; its record must not hide the first one's.
@@ -155,15 +155,17 @@ def _take_number(run_dir: Path, number: int) -> bool:
     return True
 
 
-def _without_end(attempt: Attempt, last_step: int) -> Attempt:
+def without_end(
+    attempt: Attempt, last_step: int, *, reason: Reason = "unknown", is_requeued: bool = False
+) -> Attempt:
     """Return the record of an attempt that could not write its end."""
     message = "the job script was ended from outside, for example because its node failed."
     return attempt.model_copy(
         update={
             "ended": time.time(),
             "last_step": last_step,
-            "reason": "unknown",
-            "is_requeued": True,
+            "reason": reason,
+            "is_requeued": is_requeued,
             "message": message,
         }
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dskd_ds.errors import ExitCode
+from dskd_ds.observe.attempt_end import ends_a_chain
 from dskd_ds.observe.attempts import Attempt
 from dskd_ds.observe.evidence import Evidence
 from dskd_ds.observe.run_files import End
@@ -117,10 +118,10 @@ def current_attempt(evidence: Evidence) -> Attempt | None:
 
 
 def _goes_on_in_a_chain(evidence: Evidence, attempt: Attempt) -> bool:
-    """Whether the attempt reached its time limit and a later job of a chain goes on."""
+    """Whether the attempt has ended in such a way that a later job of its chain goes on."""
     jobs = evidence.submission.job_ids if evidence.submission else []
     is_followed = attempt.job_id in jobs[:-1]
-    return attempt.reason == "time_limit" and is_followed
+    return attempt.ended is not None and is_followed and not ends_a_chain(attempt)
 
 
 def _waits_for_students(evidence: Evidence, attempt: Attempt) -> bool:

@@ -8,7 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from dskd_ds.commands import attempt
+from dskd_ds.commands.status import read_status
 from dskd_ds.observe.attempts import Attempt, log_dir, read_attempts
+from dskd_ds.observe.run_files import record_submission
 from dskd_ds.runtime.slurm import JobFacts
 
 RANK_1_FAILED = (
@@ -135,6 +137,89 @@ def test_a_node_that_does_not_see_the_run_directory_is_named(
     assert "node n2 does not see" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("job")
+def test_a_rank_that_a_signal_ended_first_is_no_preemption(tmp_path: Path) -> None:
+    """srun ends the other ranks with SIGTERM, and returns the largest code."""
+    begin(tmp_path)
+    write_log(
+        tmp_path,
+        "students-step.log",
+        "srun: error: n2: task 1: Aborted (core dumped)\nsrun: error: n1: task 0: Terminated\n",
+    )
+    record = end(tmp_path, 143)
+    assert (record.reason, record.exit_code, record.is_requeued) == ("failed", 134, False)
+
+
+@pytest.mark.parametrize(
+    ("wish", "job_state", "is_requeued"),
+    [
+        ("time_limit", "RUNNING", False),
+        ("time_limit", "COMPLETING", False),
+        # SLURM requeues it.
+        ("ending", "COMPLETING", True),
+    ],
+)
+def test_a_refused_requeue_is_recorded(
+    *, tmp_path: Path, job: dict[str, str], wish: str, job_state: str, is_requeued: bool
+) -> None:
+    begin(tmp_path)
+    save(tmp_path, 5)
+    line = "*** STEP 7.2 ON n1 CANCELLED AT 2026-11-25T17:34:32 DUE TO PREEMPTION ***"
+    if wish == "ending":
+        write_log(tmp_path, "student-0.log", line)
+        job["state"] = job_state
+    assert end(tmp_path, 3, "--stop-wish", wish).is_requeued
+    job["state"] = job_state
+    assert attempt.main(["not-requeued", "--run-dir", str(tmp_path), "--number", "1"]) == 0
+    (record,) = read_attempts(tmp_path)
+    assert record.is_requeued is is_requeued
+    assert ("SLURM refused" in record.message) is not is_requeued
+    assert (read_status(tmp_path).state == "queued") is is_requeued
+
+
+@pytest.mark.usefixtures("job")
+@pytest.mark.parametrize(
+    ("code", "last_step", "goes_on"), [(1, 5, True), (1, 0, False), (4, 5, True), (143, 0, True)]
+)
+def test_a_chain_goes_on_after_what_may_pass(
+    *, tmp_path: Path, capsys: pytest.CaptureFixture[str], code: int, last_step: int, goes_on: bool
+) -> None:
+    begin(tmp_path)
+    if last_step:
+        save(tmp_path, last_step)
+    end(tmp_path, code, "--chain-length", "2")
+    capsys.readouterr()
+    assert (begin(tmp_path, chain_index=2) == 0) is goes_on
+    assert capsys.readouterr().out == ("2\n" if goes_on else "")
+
+
+@pytest.mark.parametrize(
+    ("job_state", "reason", "num_attempts"),
+    [("NODE_FAIL", "unknown", 2), ("", "unknown", 2), ("CANCELLED", "cancelled", 1)],
+)
+def test_a_chain_goes_on_after_a_job_that_could_not_record_its_end(
+    *, tmp_path: Path, job: dict[str, str], job_state: str, reason: str, num_attempts: int
+) -> None:
+    """Unless a user has cancelled it."""
+    begin(tmp_path)
+    save(tmp_path, 5)
+    job["state"] = job_state
+    assert (begin(tmp_path, chain_index=2) == 0) is (num_attempts == 2)
+    records = read_attempts(tmp_path)
+    assert len(records) == num_attempts
+    assert (records[0].reason, records[0].last_step) == (reason, 5)
+
+
+@pytest.mark.usefixtures("job")
+def test_a_folder_that_is_no_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    save(tmp_path, 5)
+    copy = tmp_path / "checkpoints" / "step-00000009-copy"
+    copy.mkdir()
+    (copy / "manifest.json").touch()
+    assert begin(tmp_path) == 0
+    assert end(tmp_path, 3).last_step == 5
+
+
 @pytest.mark.parametrize(
     ("code", "job_state", "run_state", "decision"),
     [
@@ -148,8 +233,8 @@ def test_a_node_that_does_not_see_the_run_directory_is_named(
         # Its first node failed, so that nothing was recorded.
         (4, "PENDING", "dead", "requeue"),
         (4, "COMPLETING", "saved", "requeue"),
-        # A later job of a chain goes on.
-        (4, "COMPLETED", "queued", "requeue"),
+        # Cancelled while it waited to start again.
+        (4, "CANCELLED", "queued", "stop"),
         (4, "CANCELLED", "saved", "stop"),
         (4, "", "dead", "stop"),
     ],
@@ -170,5 +255,29 @@ def test_what_a_job_of_teachers_does_when_they_have_ended(
     job["state"] = job_state
     monkeypatch.setattr(attempt, "read_status", lambda _: SimpleNamespace(state=run_state))
     argv = ["teachers-ended", "--run-dir", str(tmp_path), "--exit-code", str(code)]
+    assert attempt.main(argv) == 0
+    assert capsys.readouterr().out == f"{decision}\n"
+
+
+@pytest.mark.parametrize(
+    ("states", "decision"),
+    [
+        ({"7": "COMPLETED", "8": "PENDING"}, "requeue"),
+        ({"7": "COMPLETED", "8": "RUNNING", "9": "PENDING"}, "again"),
+        ({"7": "COMPLETED", "8": "CANCELLED"}, "stop"),
+    ],
+)
+def test_teachers_wait_for_every_job_of_a_chain(
+    *,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    states: dict[str, str],
+    decision: str,
+) -> None:
+    (tmp_path / "attempts").mkdir()
+    record_submission(tmp_path, list(states), ["dskd", "submit"])
+    monkeypatch.setattr(attempt, "read_job", lambda job: JobFacts(states[job], ()))
+    argv = ["teachers-ended", "--run-dir", str(tmp_path), "--exit-code", "4"]
     assert attempt.main(argv) == 0
     assert capsys.readouterr().out == f"{decision}\n"

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from dskd_ds.observe.attempt_end import Ending, StopWish, is_worth_another, message_of, reason_of
+from dskd_ds.observe.attempt_end import (
+    Ending,
+    StopWish,
+    ends_a_chain,
+    is_worth_another,
+    message_of,
+    reason_of,
+)
 from dskd_ds.observe.attempts import Attempt, Reason
 
 
@@ -80,6 +87,26 @@ def test_what_the_cluster_did_is_tried_again_but_not_for_ever(reason: Reason) ->
 def test_a_failure_of_the_run_is_tried_again_only_after_progress(reason: Reason) -> None:
     assert is_worth_another(reason, attempt(1, 5, 6), [])
     assert not is_worth_another(reason, attempt(1, 5, 5), [])
+
+
+@pytest.mark.parametrize("last_step", [5, 6])
+def test_a_chain_ends_with_the_run_or_with_what_would_come_again(last_step: int) -> None:
+    has_progress = last_step == 6
+    expected: dict[Reason | None, bool] = {
+        "done": True,
+        "cancelled": True,
+        "wrong_input": True,
+        "failed": not has_progress,
+        "no_teacher": not has_progress,
+        "time_limit": False,
+        "preempted": False,
+        "node_lost": False,
+        "unknown": False,
+        None: False,
+    }
+    ended = attempt(1, 5, last_step)
+    for reason, is_over in expected.items():
+        assert ends_a_chain(ended.model_copy(update={"reason": reason})) is is_over
 
 
 def test_the_message_says_what_was_saved_and_what_comes() -> None:

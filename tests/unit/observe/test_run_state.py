@@ -111,6 +111,24 @@ CASES = {
         "queued",
         3,
     ),
+    "the next job of a chain goes on after a lost node": (
+        ended(
+            **IN_JOB,
+            attempts=(attempt(2, **(OVER | {"exit_code": 137, "reason": "node_lost"})),),
+            submission=SUBMITTED.model_copy(update={"submitted": STARTED - 99}),
+        ),
+        "queued",
+        137,
+    ),
+    "a chain was cancelled": (
+        ended(
+            **IN_JOB,
+            attempts=(attempt(2, **(OVER | {"reason": "cancelled"})),),
+            submission=SUBMITTED.model_copy(update={"submitted": STARTED - 99}),
+        ),
+        "saved",
+        3,
+    ),
     "the last job of a chain reached its limit": (
         ended(
             **IN_JOB,
