@@ -22,7 +22,10 @@ def test_a_teacher_in_the_students_step_leaves_after_their_save(
     (job,) = runs.submit(run_dir, "--ntasks-per-node=3", *options)
     runs.wait_for_step(run_dir, 3, job)
     cluster.run("scancel", "--batch", "--signal=USR1", job)
-    cluster.wait_until(lambda: reasons(run_dir) != [None], "the attempt has ended")
+    cluster.wait_until(
+        lambda: reasons(run_dir) != [None] and cluster.job_field(job, "JobState") == "PENDING",
+        "the job waits to start again",  # a job that is cancelled before is requeued all the same
+    )
     cluster.run("scancel", job)
     (attempt,) = read_attempts(run_dir)
     assert (attempt.reason, attempt.exit_code, attempt.made_progress) == ("time_limit", 3, True)
