@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from dskd_ds.evaluation.groups import Comparison
+from dskd_ds.evaluation.heldout import TASK
 from dskd_ds.study.outcome import ArmScores, Outcome
 from dskd_ds.study.spec import StudySpec, all_arms
 
@@ -95,9 +96,10 @@ def _listed(names: Sequence[str]) -> str:
 
 def _difference_row(result: Comparison, cells: str) -> str:
     """Return a row of differences. cells: its first cells, which say what is compared."""
-    found = result.difference
+    found, key = result.difference, result.metric.key
+    score = key if result.task == TASK else f"{result.task} {key}"
     return (
-        f"| {cells} | {result.metric.key} | {found.mean:+.4f} |"
+        f"| {cells} | {score} | {found.mean:+.4f} |"
         f" {found.low:+.4f} ... {found.high:+.4f} | {result.verdict} |"
     )
 
