@@ -108,11 +108,10 @@ def _new_figure(**options: Any) -> tuple[Any, Any, Any]:
 
 
 def _draw_intervals(comparisons: Sequence[Comparison]) -> Any:
-    """Return a figure with one interval per row, and a panel per task, metric and reference."""
-    by_panel: dict[tuple[str, Metric, str], list[Comparison]] = {}
+    """Return a figure with one interval per row, and a panel per task and metric."""
+    by_panel: dict[tuple[str, Metric], list[Comparison]] = {}
     for result in comparisons:
-        key = (result.task, result.metric, result.reference)
-        by_panel.setdefault(key, []).append(result)
+        by_panel.setdefault((result.task, result.metric), []).append(result)
     rows = [len(shown) for shown in by_panel.values()]
     height = 1.0 + 0.45 * sum(rows) + 0.5 * len(rows)
     pyplot, figure, panels = _new_figure(
@@ -122,20 +121,19 @@ def _draw_intervals(comparisons: Sequence[Comparison]) -> Any:
         squeeze=False,
         height_ratios=[count + 1 for count in rows],
     )
-    for ((task, metric, reference), shown), axes in zip(
-        by_panel.items(), panels[:, 0], strict=True
-    ):
+    for ((task, metric), shown), axes in zip(by_panel.items(), panels[:, 0], strict=True):
         for index, result in enumerate(shown):
             found = result.difference
             colour = {"better": "#1a7f37", "worse": "#cf222e"}.get(result.verdict, "#57606a")
             axes.plot([found.low, found.high], [index, index], color=colour, linewidth=2)
             axes.plot([found.mean], [index], "o", color=colour)
         axes.axvline(0, color="#1b1f24", linewidth=0.8)
-        axes.set_yticks(range(len(shown)), [result.group for result in shown])
+        names = [f"{result.group}\nminus {result.reference}" for result in shown]
+        axes.set_yticks(range(len(shown)), names, size=8)
         axes.set_ylim(-0.6, len(shown) - 0.4)
         side = "left" if metric.lower_is_better else "right"
         unit = "log of the perplexity" if metric.is_log else metric.label
-        axes.set_title(f"{task}: {unit}, minus {reference} ({side} is better)", size=9)
+        axes.set_title(f"{task}: {unit} ({side} is better)", size=9)
         axes.grid(alpha=0.3, axis="x")
     figure.tight_layout()
     pyplot.close(figure)

@@ -68,7 +68,7 @@ def next_commands(new: NewSpec) -> list[str]:
         gpus = f"--gpus-per-node {new.ranks.gpus_per_node}"
         stages = "--what senses,train,eval"
         steps = {
-            f"dskd plan {file} --cluster h100-80": "memory, time and cost; a wrong name lists all",
+            f"dskd plan {file} --cluster h100-80": "memory, time, cost; --help: other clusters",
             f"dskd submit {file} {stages} {gpus} --dry-run": "checks everything; prints the job",
             f"dskd submit {file} {stages} {gpus}": "submits it; the job resumes by itself",
             f"dskd status {new.run_dir}": "alive or not, speed, who waits, errors",

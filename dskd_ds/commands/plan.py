@@ -22,8 +22,8 @@ Say whether a run fits into memory, how long it takes, how many teachers it need
 between them; nothing is started, and no weights are read. Exit code 2 if it does not fit.
 
 Without --cluster the run is planned for this machine: its memory, and the speeds that
-`dskd bench calibrate` measured. --cluster NAME takes a cluster that ships, --cluster FILE.toml one
-of your own with the same keys:
+`dskd bench calibrate` measured. --cluster NAME takes a cluster that ships (a100-40, a100-80,
+h100-80, h100-96, h200, v100-32), --cluster FILE.toml one of your own with the same keys:
 
   dskd plan my.toml --cluster h100-80 --tokens 2e9
   dskd plan my.toml --cluster a100-80 --search 64 --picture plan.png

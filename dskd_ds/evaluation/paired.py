@@ -114,6 +114,10 @@ def paired_difference(
     mean = float(difference.mean())
     num_clusters = int(clusters.max()) + 1
     item_variance = _cluster_variance(difference - mean, clusters)
+    item_quantile = _t_quantile(num_clusters - 1)
+    # What is said of settings is never surer than what is said of these very models: the spread of
+    # two or three seeds can be far too small, or 0, by chance.
+    least_half_squared = item_quantile**2 * item_variance
     seeds: _SeedSpread | None = None
     # Without a second seed the spread of seeds is unknown.
     if min(len(first), len(second)) >= 2:
@@ -123,10 +127,10 @@ def paired_difference(
         # cluster says nothing about others: both are infinite then, and have no difference.
         if math.isfinite(item_variance):
             item_variance = max(0.0, item_variance - seeds.pair_variance)
-    half_squared = _t_quantile(num_clusters - 1) ** 2 * item_variance
+    half_squared = item_quantile**2 * item_variance
     if seeds:
         half_squared += _t_quantile(seeds.freedom) ** 2 * seeds.variance
-    half = math.sqrt(half_squared)
+    half = math.sqrt(max(half_squared, least_half_squared))
     return Difference(
         mean=mean,
         low=mean - half,

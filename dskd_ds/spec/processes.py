@@ -77,8 +77,8 @@ class LinkSpec(Part):
     """Shortest time after which a teacher that sends heartbeats but answers no request counts as
     hung. Its requests go to another teacher, and it is not asked again."""
     deadline_factor: PositiveFloat = 20.0
-    """A teacher counts as hung only after this many median forward times, too: the longer of this
-    and `deadline_seconds` applies."""
+    """Median forward times after which such a teacher counts as hung, if that is longer than
+    `deadline_seconds`."""
     teacher_wait_seconds: PositiveFloat = 120.0
     """How long a student waits for a first teacher, or for a new one after all have left. Then it
     saves a checkpoint and ends with exit code 4."""

@@ -1,5 +1,7 @@
-"""What a study found: the best arm, chosen on one part of the held-out items and reported on the
-other, and on all items of other tasks."""
+"""What a study found. The best arm is chosen on one part of the held-out documents.
+
+It is reported on the other part, and on all items of other tasks.
+"""
 
 from __future__ import annotations
 

@@ -59,12 +59,7 @@ def serve(
             follow(part, group)
             return
         senses = open_on_teacher(spec, role, cleanup)
-        if group:
-            teacher = load_divided(models.teacher, models.shared_vocab_size)
-            # Now, because the other ranks listen from here on, and hashing the weights takes long.
-            group.start_watch()
-        else:
-            teacher = load_frozen(models.teacher, vocab_size=models.shared_vocab_size)
+        teacher = _load(models, group)
         hello = _hello(spec, models, teacher, replica, senses.name)
         name = hello.teacher
         is_stop_wanted = stop_with_students(role)
@@ -95,6 +90,16 @@ def serve(
         f"teacher {name}: answered {num_requests} requests, busy {share:.0%} of the time.",
         file=sys.stderr,
     )
+
+
+def _load(models: RunModels, group: TeacherGroup | None) -> FrozenModel:
+    """Return the teacher, or this rank's part of it."""
+    if group is None:
+        return load_frozen(models.teacher, vocab_size=models.shared_vocab_size)
+    teacher = load_divided(models.teacher, models.shared_vocab_size)
+    # Now, because the other ranks listen from here on, and hashing the weights takes long.
+    group.start_watch()
+    return teacher
 
 
 def stop_with_students(role: Role | None) -> StopWish:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dskd_ds.commands import plan
 from dskd_ds.costs.clusters import cluster_from, open_cluster, shipped_clusters
 from dskd_ds.errors import InputError
 
@@ -40,6 +41,10 @@ def test_a_ring_between_nodes_uses_the_network_shares_of_all_gpus_of_a_node() ->
 
     assert cluster.bandwidth(8) == 300e9
     assert cluster.bandwidth(16) == 8 * 25e9
+
+
+def test_the_help_of_plan_names_every_cluster_that_ships() -> None:
+    assert f"({', '.join(shipped_clusters())})" in " ".join(plan.TEXT.split())
 
 
 def test_an_unknown_name_suggests_the_closest_one() -> None:

@@ -13,7 +13,6 @@ import pytest
 from dskd_ds.commands import cli
 from dskd_ds.errors import InputError
 from dskd_ds.evaluation.items import ItemScores, items_path, write_items
-from dskd_ds.evaluation.split import part_of
 from dskd_ds.study.kept_scores import keep_scores
 from dskd_ds.study.outcome import outcome_of
 from dskd_ds.study.results import Result, read_result, write_result
@@ -171,34 +170,6 @@ def test_the_best_arm_is_chosen_on_dev_and_reported_on_test(tmp_path: Path) -> N
     assert picture.stat().st_size > 5000
 
 
-def test_tasks_that_decide_nothing_are_reported_whole(tmp_path: Path) -> None:
-    study = load_study(study_file(tmp_path, "[arms.kd]\n[arms.dskd]\n"))
-    runs = study_runs(study)
-    num_questions = 40
-    for run in runs:
-        finish(run, tmp_path / "study", shift=0.0)
-        margins = np.random.default_rng(run.seed).standard_normal(num_questions)
-        clusters = np.arange(num_questions)
-        scores = ItemScores("quartz", "after", "questions", clusters, {"margin": margins})
-        write_items(scores, items_path(run.spec.run_dir, "quartz", "after"))
-    sizes = {
-        result.task: result.difference.num_clusters
-        for result in outcome_of(study, runs).comparisons
-    }
-    assert sizes["quartz"] == num_questions
-    assert 0 < sizes["heldout"] < NUM_DOCUMENTS
-
-
-@pytest.mark.parametrize(("dev_share", "part"), [(1e-9, "dev"), (1.0, "test")])
-def test_a_part_without_documents_is_refused(tmp_path: Path, dev_share: float, part: str) -> None:
-    study = load_study(study_file(tmp_path, f"dev_share = {dev_share:.9f}\n[arms.a]\n[arms.b]\n"))
-    runs = study_runs(study)
-    for run in runs:
-        finish(run, tmp_path / "study", shift=0.0)
-    with pytest.raises(InputError, match=f"0 of the 60 documents .* are in the {part} part"):
-        outcome_of(study, runs)
-
-
 CONTROLLED = """
 dev_share = 0.0
 [controls]
@@ -237,19 +208,6 @@ def test_an_arm_is_compared_with_its_controls(tmp_path: Path) -> None:
     assert "- **senses**: not shown to be better in kl than shuffled." in table
     assert "- **states**: better in kl than kl and shuffled." in table
     assert "dev" not in table
-
-
-def test_a_document_is_in_one_part_only() -> None:
-    clusters = np.repeat(np.arange(200), 3)
-    scores = ItemScores(
-        "heldout", "after", "text", clusters, {"kl": np.arange(600, dtype=np.float64)}
-    )
-    dev, test = part_of(scores, "dev", 0.3), part_of(scores, "test", 0.3)
-    both = np.concatenate([dev.values["kl"], test.values["kl"]])
-    assert sorted(both) == list(range(600))
-    assert not set(dev.values["kl"] // 3) & set(test.values["kl"] // 3)
-    assert 0.2 < len(dev.clusters) / 600 < 0.4
-    assert dev.digest != test.digest
 
 
 def test_results_of_a_changed_study_do_not_mix(tmp_path: Path) -> None:
@@ -294,10 +252,11 @@ def test_a_setting_is_one_line_that_means_the_same(value: Any) -> None:
     assert tomllib.loads(text) == {"key": value}
 
 
-def test_the_study_below_the_head_has_its_arms(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["below_the_head", "below_the_head_2"])
+def test_the_study_below_the_head_has_its_arms(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each term has the layer of its dictionary: layer 11 of the student is the teacher's 21."""
     monkeypatch.setenv("DSKD_HOME", "/nowhere")
-    study = load_study("tools/studies/below_the_head.toml")
+    study = load_study(f"tools/studies/{name}.toml")
     runs = [run for run in study_runs(study) if run.seed == 0]
     assert len(runs) == len(all_arms(study))
     made = {filled(stage.makes[0], study) for stage in study.prepare}
