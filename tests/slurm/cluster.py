@@ -206,9 +206,11 @@ class Cluster:
         self.wait_until(has_ended, f"job {job_id} has ended")
         return self.job_field(job_id, "JobState")
 
-    def wait_until(self, condition: Callable[[], object], what: str) -> None:
-        """Wait until a condition holds; fails after PATIENCE_SECONDS."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
+    def wait_until(
+        self, condition: Callable[[], object], what: str, patience: float = PATIENCE_SECONDS
+    ) -> None:
+        """Wait until a condition holds; fails after `patience` seconds."""
+        deadline = time.monotonic() + patience
         while not condition():
             assert time.monotonic() < deadline, f"never: {what}\n{self.run('squeue', check=False)}"
             time.sleep(0.1)

@@ -56,7 +56,7 @@ def test_a_preempted_job_comes_back_and_a_cancelled_one_does_not(
     runs.wait_for_step(run_dir, 3, job)
     (teacher,) = [one for node in status(run_dir)["nodes"] for one in node["teachers"]]
     assert (teacher["num_ranks"], teacher["phase"]) == (2, "serving")
-    urgent = ("--nodes=3", "--exclusive", "--output=/dev/null", "--wrap=sleep 1000")
+    urgent = ("--nodes=3", "--exclusive", "--output=/dev/null", "--wrap=exec sleep 1000")
     preempting = cluster.run("sbatch", "--parsable", *urgent).strip()
     cluster.wait_until(lambda: reasons(run_dir) != [None], "the attempt has ended")
     first = read_attempts(run_dir)[0]
@@ -84,7 +84,12 @@ def test_a_preempted_job_comes_back_and_a_cancelled_one_does_not(
     assert (third.reason, third.is_requeued) == ("cancelled", False)
     assert third.first_step == second.last_step
     assert third.made_progress
-    assert not [process for node in NODES for process in cluster.processes_of(node)]
+    # The teachers' loop sleeps up to a minute before it starts a step again.
+    cluster.wait_until(
+        lambda: not [process for node in NODES for process in cluster.processes_of(node)],
+        "no process of the job is left",
+        patience=90,
+    )
     cancelled = status(run_dir)
     assert (cancelled["state"], cancelled["exit_code"]) == ("saved", 3)
     assert cancelled["attempts"][-1]["reason"] == "cancelled"
