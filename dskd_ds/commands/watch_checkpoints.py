@@ -8,7 +8,6 @@ are read: the training may delete it meanwhile.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dskd_ds.errors import InputError
+from dskd_ds.files.links import link_folder
 from dskd_ds.files.manifest import MANIFEST_FILE
 from dskd_ds.observe.evidence import read_evidence
 from dskd_ds.observe.metrics import TENSORBOARD_FOLDER
@@ -133,7 +133,7 @@ def hold(checkpoint: Path, held: Path) -> bool:
     shutil.rmtree(held, ignore_errors=True)
     held.parent.mkdir(parents=True, exist_ok=True)
     try:
-        shutil.copytree(checkpoint, held, copy_function=_link_or_copy)
+        link_folder(checkpoint, held)
     except OSError:  # shutil.Error is one: what went wrong with each file
         shutil.rmtree(held, ignore_errors=True)
         if (checkpoint / MANIFEST_FILE).is_file():
@@ -141,15 +141,6 @@ def hold(checkpoint: Path, held: Path) -> bool:
         return False
     # Its manifest goes first when a checkpoint is deleted: then files may be missing here.
     return (held / MANIFEST_FILE).is_file()
-
-
-def _link_or_copy(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except FileNotFoundError:
-        raise
-    except OSError:  # another file system, or one without links
-        shutil.copy2(source, target)
 
 
 def read_scores(run_dir: Path) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+from dskd_ds.files.links import link_folder
 from dskd_ds.student.depth import INIT_FOLDER
 from dskd_ds.study.runs import Run
 
@@ -22,7 +23,7 @@ def take_shared_cut(folder: Path, run: Run) -> None:
         own.parent.mkdir(parents=True, exist_ok=True)
         partial = own.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(shared, partial, copy_function=os.link)
+        link_folder(shared, partial)
         partial.rename(own)
 
 
@@ -36,7 +37,7 @@ def offer_cut(folder: Path, run: Run) -> None:
         return
     shared.parent.mkdir(parents=True, exist_ok=True)
     partial = shared.with_suffix(f".{os.getpid()}.{run.name}")
-    shutil.copytree(own, partial, copy_function=os.link)
+    link_folder(own, partial)
     try:
         partial.rename(shared)
     except OSError:  # another run was first
