@@ -103,12 +103,13 @@ def _paired_anew(
 
 
 def _are_unrelated(dictionary: SenseDictionary, left: int, right: int) -> bool:
-    """Return whether two tokens differ and the dictionary has no relation between them."""
-    return (
-        left != right
-        and right not in dictionary.synonyms.row(left)
-        and right not in dictionary.antonyms.row(left)
-        and left not in dictionary.synonyms.row(right)
+    """Return whether two tokens differ and the dictionary has no relation between them.
+
+    Both directions count: a list that was thinned may lack a token whose own list has the other.
+    """
+    return left != right and all(
+        right not in table.row(left) and left not in table.row(right)
+        for table in (dictionary.synonyms, dictionary.antonyms)
     )
 
 

@@ -14,10 +14,13 @@ from dskd_ds.senses.dictionary.write import write_dictionary
 from dskd_ds.senses.intrinsic.separation import pair_distances, separation
 
 
-def paired_dictionary(folder: Path) -> SenseDictionary:
+ANTONYMS = {token: [(token + 7) % 40] for token in range(0, 40, 4)}
+
+
+def paired_dictionary(folder: Path, antonyms: dict[int, list[int]] = ANTONYMS) -> SenseDictionary:
     """Write a dictionary of 40 tokens with one sense each.
 
-    Tokens 2i and 2i + 1 are synonyms and lie together; every fourth token has an antonym.
+    Tokens 2i and 2i + 1 are synonyms and lie together. antonyms: by default of every fourth token.
     """
     generator = torch.Generator().manual_seed(0)
     centres = 5 * torch.randn(20, 8, generator=generator)
@@ -26,7 +29,6 @@ def paired_dictionary(folder: Path) -> SenseDictionary:
         np.arange(40), centres.repeat_interleave(2, dim=0) + noise, np.ones(40, np.int64)
     )
     synonyms = {token: [token ^ 1] for token in range(40)}
-    antonyms = {token: [(token + 7) % 40] for token in range(0, 40, 4)}
     relations = TokenRelations(synonyms, antonyms, [])
     write_dictionary(
         folder,
@@ -43,6 +45,15 @@ def test_synonyms_are_nearer(tmp_path: Path) -> None:
     assert (found.num_synonym_pairs, found.num_antonym_pairs) == (20, 10)
     assert found.synonyms_below_antonyms == 1.0
     assert found.synonyms_below_strangers > 0.9
+
+
+def test_antonyms_of_either_direction_are_no_strangers(tmp_path: Path) -> None:
+    """A thinned list may lack a token whose own list has the other."""
+    evens, odds = range(0, 40, 2), range(1, 40, 2)
+    for name, tokens, others in (("forth", evens, odds), ("back", odds, evens)):
+        antonyms = {token: [other for other in others if other != token ^ 1] for token in tokens}
+        _, of_antonyms, of_strangers = pair_distances(paired_dictionary(tmp_path / name, antonyms))
+        assert (len(of_antonyms), len(of_strangers)) == (380, 0)
 
 
 def test_distances_are_squared_and_per_dimension(tmp_path: Path) -> None:
