@@ -25,9 +25,9 @@ from dskd_ds.study.stages import StageError, Stages, stopping_on_signals
 
 
 def do_work(study: StudySpec, runs: Sequence[Run], num_jobs: int) -> list[str]:
-    """Run everything that has no result yet; returns what failed, one message per run.
+    """Run everything that has no result yet; returns what failed, one message each.
 
-    num_jobs: runs at a time. A failed run does not stop the others.
+    num_jobs: runs at a time. A failed run does not stop the others, nor does a failed [cost].
     Raises InputError if results of another study are in the folder, StageError if a dictionary
     or the files of [[prepare]] cannot be made, and RequeueError if a signal stopped the study.
     """
@@ -55,7 +55,10 @@ def do_work(study: StudySpec, runs: Sequence[Run], num_jobs: int) -> list[str]:
             total=len(planned), initial=len(planned) - len(pending), desc="study", unit="run"
         ) as bar:
             failures = _run_all(work, pending, num_jobs, bar)
-        measure_cost(stages, runs)
+        try:
+            measure_cost(stages, runs)
+        except StageError as error:  # what has finished is still reported, without this table
+            failures.append(str(error))
         return failures
 
 
