@@ -29,6 +29,8 @@ from dskd_ds.student.run_lock import read_lease
 
 SCORES_FILE = "checkpoints.jsonl"
 """File in RUN_DIR/evaluation with a line per scored checkpoint."""
+ARGV = "task_argv"
+"""Key of a line: what the questions were asked with; absent for held-out text."""
 HELD_FOLDER = "watched"
 """Folder in RUN_DIR/evaluation for the checkpoint that is being scored."""
 BOARD_FOLDER = "evaluation"
@@ -52,6 +54,14 @@ class Watcher:
         """The run's folder of scores."""
         return self.run_dir / "evaluation"
 
+    def scored(self) -> list[dict[str, Any]]:
+        """Return the lines of what this watcher scores: held-out text, or the same questions.
+
+        A line without arguments is of held-out text, or of a version that did not write them.
+        """
+        argv = list(self.task_argv)
+        return [line for line in read_scores(self.run_dir) if line.get(ARGV, []) == argv]
+
     def score_new_ones(self, spec: RunSpec) -> int:
         """Score the checkpoints that have no scores yet, oldest first; returns their number."""
         count = 0
@@ -62,7 +72,7 @@ class Watcher:
         return count
 
     def _next(self, spec: RunSpec) -> str | None:
-        scored = {line["identity"] for line in read_scores(self.run_dir)}
+        scored = {line["identity"] for line in self.scored()}
         for tag in complete_tags(spec):
             identity = _identity(checkpoint_dir(spec) / tag)
             if identity and identity not in scored | self.failed | self.removed:
@@ -93,6 +103,8 @@ class Watcher:
             scores = json.loads(result.read_text())
             step = int(tag.rpartition("-")[2])
             line = {"step": step, "identity": identity, "scores": scores}
+            if self.task_argv:
+                line[ARGV] = list(self.task_argv)
             with (self.folder / SCORES_FILE).open("a") as file:
                 file.write(json.dumps(line) + "\n")
             self._draw(step, scores)
@@ -181,7 +193,7 @@ def watch(run_dir: Path, task_argv: Sequence[str], every_seconds: float, is_once
                 "  name the run's directory, or leave out --once to wait for it."
             )
         if is_last_turn:
-            print(f"{run_dir}: {len(read_scores(run_dir))} checkpoints are scored", flush=True)
+            print(f"{run_dir}: {len(watcher.scored())} checkpoints are scored", flush=True)
             return 1 if watcher.failed else 0
         time.sleep(every_seconds)
 

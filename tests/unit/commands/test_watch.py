@@ -85,6 +85,39 @@ def test_a_line_that_was_cut_short_is_passed_over(tmp_path: Path) -> None:
     assert read_scores(tmp_path / "nothing") == []
 
 
+def test_a_checkpoint_is_scored_once_for_each_kind_of_scores(
+    tiny: TinyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held-out text and questions are no substitute for each other."""
+    spec = load_spec(tiny.spec_file, [f"run_dir={tmp_path}"])
+    checkpoint(tmp_path / "checkpoints" / "step-00000001")
+    commands: list[list[str]] = []
+
+    def score(command: list[str]) -> int:
+        commands.append(command)
+        held = Path(command[command.index("--checkpoint") + 1])
+        (held / "scores.json").write_text(json.dumps({"kl": 0.5}))
+        return 0
+
+    monkeypatch.setattr(watch_checkpoints, "_run_to_end", score)
+    kinds = [(), ("--tasks", "wic"), ("--tasks", "wic", "--limit", "9")]
+    for task_argv in kinds:
+        watcher = watch_checkpoints.Watcher(tmp_path, task_argv)
+        assert [watcher.score_new_ones(spec), watcher.score_new_ones(spec)] == [1, 0]
+        assert len(watcher.scored()) == 1
+    for task_argv in reversed(kinds):  # a later call goes by the lines of the file
+        assert watch_checkpoints.Watcher(tmp_path, task_argv).score_new_ones(spec) == 0
+    assert [command[-2:] for command in commands[1:]] == [["--tasks", "wic"], ["--limit", "9"]]
+
+
+def test_a_line_of_an_earlier_version_is_of_heldout_text(tmp_path: Path) -> None:
+    path = tmp_path / "evaluation" / SCORES_FILE
+    path.parent.mkdir()
+    path.write_text(json.dumps({"step": 3, "identity": "step-3 1", "scores": {"kl": 0.5}}))
+    assert len(watch_checkpoints.Watcher(tmp_path, ()).scored()) == 1
+    assert watch_checkpoints.Watcher(tmp_path, ("--tasks", "wic")).scored() == []
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
