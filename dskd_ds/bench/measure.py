@@ -21,6 +21,7 @@ import torch
 
 from dskd_ds.errors import InputError
 from dskd_ds.files.atomic import write_text
+from dskd_ds.files.output import writing_output
 
 REPEATS = 5
 """Number of measured runs of each variant."""
@@ -104,12 +105,14 @@ def run_and_print(
 ) -> None:
     """Run benches and print their figures to stdout; everything else is printed to stderr.
 
-    output: file to write the JSON into too. Raises InputError for an unknown name in `only`.
+    output: file to write the JSON into too. Raises InputError for an unknown name in `only`, or if
+    the file cannot be written.
     """
     with contextlib.redirect_stdout(sys.stderr):
         figures = run_benches(benches, only)
     if output is not None:
-        write_text(Path(output), as_json(figures))
+        with writing_output(Path(output)):
+            write_text(Path(output), as_json(figures))
     print(as_json(figures) if json_wanted else table(figures))
 
 

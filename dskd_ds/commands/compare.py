@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dskd_ds.errors import InputError
+from dskd_ds.files.output import writing_output
 from dskd_ds.runtime.arguments import Commands
 
 if TYPE_CHECKING:
@@ -58,7 +59,10 @@ def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compare, print, and write the page. Raises InputError for what cannot be compared."""
+    """Compare, print, and write the page.
+
+    Raises InputError for what cannot be compared, or if the folder cannot be written to.
+    """
     from dskd_ds.commands.compare_page import write_page
     from dskd_ds.commands.compare_text import as_json, print_table
     from dskd_ds.evaluation.groups import Group, compare
@@ -74,9 +78,10 @@ def run(args: argparse.Namespace) -> int:
     comparisons = [result for group in others for result in compare(reference, group)]
     content = [as_json(comparison) for comparison in comparisons]
     folder = Path(args.output)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "compare.json").write_text(json.dumps(content, indent=1))
-    page = write_page(folder, groups, comparisons)
+    with writing_output(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "compare.json").write_text(json.dumps(content, indent=1))
+        page = write_page(folder, groups, comparisons)
     if args.json:
         print(json.dumps(content, indent=1))
         return 0

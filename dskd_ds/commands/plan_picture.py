@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from dskd_ds.costs.plan import RunPlan
+from dskd_ds.files.output import writing_output
 
 GB = 1e9
 
 
 def draw_plan(plan: RunPlan, path: Path) -> None:
-    """Write the picture of a plan as a PNG: memory on the left, a step's time on the right."""
+    """Write the picture of a plan as a PNG: memory on the left, a step's time on the right.
+
+    Raises InputError if it cannot be written.
+    """
     import matplotlib
 
     # Draws without a display; must be chosen before pyplot is imported.
@@ -25,7 +29,8 @@ def draw_plan(plan: RunPlan, path: Path) -> None:
         _draw_step(axes[0][1], plan)
     figure.suptitle(f"{plan.name} on {plan.place}")
     figure.tight_layout()
-    figure.savefig(path)
+    with writing_output(path, "--picture"):
+        figure.savefig(path)
     pyplot.close(figure)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dskd_ds.errors import InputError
+from dskd_ds.files.output import writing_output
 from dskd_ds.runtime.arguments import Commands
 from dskd_ds.spec.schema import schema_text
 
@@ -35,12 +35,7 @@ def run(args: argparse.Namespace) -> int:
     if args.output is None:
         print(schema_text(), end="")
         return 0
-    try:
+    with writing_output(args.output):
         args.output.write_text(schema_text(), encoding="utf-8")
-    except OSError as error:
-        raise InputError(
-            f"--output {args.output}: it cannot be written: {error.strerror}.\n"
-            "  name a file in a folder that exists."
-        ) from None
     print(f"stored in {args.output}")
     return 0

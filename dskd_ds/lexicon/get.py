@@ -19,6 +19,7 @@ from tqdm import tqdm
 from dskd_ds.errors import InputError
 from dskd_ds.files.atomic import atomic_file, atomic_folder, write_json
 from dskd_ds.files.hashes import file_sha256
+from dskd_ds.files.output import writing_output
 from dskd_ds.lexicon.morpholex import read_morpholex
 from dskd_ds.lexicon.resources import RESOURCES, Download, Resource
 from dskd_ds.lexicon.sources import read_source
@@ -65,7 +66,8 @@ def get_lexicon(name: str, files: Sequence[str], folder: Path) -> Iterator[str]:
             f"--file: {len(files)} files are given, but {name} has {len(resource.downloads)}:"
             f" {wanted}.\n  give --file once for each, in this order."
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing_output(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     before = _recorded_digests(folder)
     digests: dict[str, str] = {}
     for index, download in enumerate(resource.downloads):
@@ -80,7 +82,8 @@ def get_lexicon(name: str, files: Sequence[str], folder: Path) -> Iterator[str]:
         _unpack(folder / resource.downloads[0].name, folder / resource.folder, resource.folder)
     yield f"  {_read_once(resource, folder)}"
     facts = {"name": name, "page": resource.page, "licence": resource.licence, "sha256": digests}
-    write_json(folder / ORIGIN_FILE, facts | {"files": list(files) or "downloaded"}, indent=1)
+    with writing_output(folder):
+        write_json(folder / ORIGIN_FILE, facts | {"files": list(files) or "downloaded"}, indent=1)
     yield f"\nUse it in a spec:\n\n{toml_of(resource, folder)}"
 
 

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from dskd_ds.errors import InputError
 from dskd_ds.files.atomic import atomic_file
+from dskd_ds.files.output import writing_output
 from dskd_ds.lexicon.lines import LineCounts
 from dskd_ds.lexicon.negation import base_of
 
@@ -152,15 +153,10 @@ def write_table(path: Path, table: pa.Table, negations: dict[str, str]) -> None:
     negations: negated word -> base. Raises InputError if the file cannot be written.
     """
     metadata = json.dumps({"format": FORMAT, "negations": negations}, ensure_ascii=False)
-    try:
+    with writing_output(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(path) as partial:
             pq.write_table(table.replace_schema_metadata({METADATA_KEY: metadata}), partial)
-    except OSError as error:
-        raise InputError(
-            f"--output {path}: the file cannot be written: {error.strerror or error}.\n"
-            "  name a file in a folder that you may write to."
-        ) from None
 
 
 def read_table(path: Path, source: SourceRows) -> None:

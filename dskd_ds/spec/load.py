@@ -41,9 +41,17 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> RunSpec:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Return the file's content as a tree. Raises InputError if it is not TOML in UTF-8."""
+    """Return the file's content as a tree.
+
+    Raises InputError if it cannot be read, or is not TOML in UTF-8.
+    """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(
+            f"{path}: this file cannot be read: {error.strerror}.\n"
+            "  name a TOML file that you may read."
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(
             f"{path}: this is not a TOML file: {error}.\n"

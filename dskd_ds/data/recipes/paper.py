@@ -26,6 +26,7 @@ from dskd_ds.data.recipes.prompts import conversation
 from dskd_ds.data.recipes.question_sets import SETS, MalformedRowError, Question, QuestionSet
 from dskd_ds.errors import InputError
 from dskd_ds.files.atomic import write_text
+from dskd_ds.files.output import writing_output
 from dskd_ds.spec.data import SourceSpec
 from dskd_ds.spec.recipe import RecipeSpec
 
@@ -61,7 +62,7 @@ def write_mixture(
     paths: for names of SETS a hub name or local file that replaces the recipe's; None: no other.
     max_lost_fraction: largest share of a set's rows that may be unusable.
     Raises InputError if a set cannot be read, has too few questions for its shots, or loses more
-    rows.
+    rows, or if a file cannot be written.
     """
     check_output(output, recipe.epochs)
     sets: dict[str, list[Question]] = {}
@@ -82,8 +83,9 @@ def write_mixture(
         # one order.
         random.Random(f"{seed} order").shuffle(chats)
         path = Path(of_epoch(output, epoch))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, "".join(json.dumps(chat, ensure_ascii=False) + "\n" for chat in chats))
+        with writing_output(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, "".join(json.dumps(chat, ensure_ascii=False) + "\n" for chat in chats))
     return {
         name: SetCount(
             num_questions=len(sets[name]),

@@ -25,6 +25,7 @@ from dskd_ds.evaluation.tasks.catalogue import EvalTask
 from dskd_ds.evaluation.tasks.documents import check_template
 from dskd_ds.evaluation.tasks.questions import ReadQuestion, ShotDraw, read_questions_of
 from dskd_ds.files.atomic import write_json, write_text
+from dskd_ds.files.output import writing_output
 from dskd_ds.spec.recipe import RecipeSpec
 
 TRAIN_SHARE, SHOTS_SHARE = 0.6, 0.1
@@ -199,5 +200,6 @@ class _Chats:
 
 
 def _write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    with writing_output(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dskd_ds.files.output import writing_output
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.senses.look.map import Point, choose_points, layout
 from dskd_ds.senses.look.show import snippet
@@ -39,12 +40,11 @@ def draw_map(
 ) -> list[Point]:
     """Write a map of the words' senses as a PNG and return its points.
 
-    Raises InputError as `choose_points` does.
+    Raises InputError as `choose_points` does, or if the file cannot be written.
     """
     points = choose_points(dictionary, tokenizer, words)
     rows = torch.tensor([point.row for point in points])
     plane = layout(dictionary.senses[rows].float())
-    output.parent.mkdir(parents=True, exist_ok=True)
     source = f"{dictionary.folder}, layer {dictionary.layer}"
     write_picture(points, plane, source=source, output=output)
     return points
@@ -72,9 +72,10 @@ def write_picture(
     axes.set_title(source, fontsize=8, loc="right", color="0.4")
     _draw_labels(axes, points, plane=plane, scatter=scatter)
     _draw_list(figure, senses, bottom=bottom, height_inches=height_inches)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), writing_output(output):
         # A script that the font lacks is drawn as boxes.
         warnings.filterwarnings("ignore", "Glyph .* missing")
+        output.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(output, format="png")
     pyplot.close(figure)
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dskd_ds.errors import InputError
+from dskd_ds.files.output import writing_output
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.senses.look.forms import rows_of, words_with_senses
 from dskd_ds.senses.look.show import snippet
@@ -36,7 +37,7 @@ def export_projector(
     """Write the senses of whole words that have the most vectors; return how many were written.
 
     Words have two letters or more. Raises InputError if the dictionary has no senses of whole
-    words, or if the folder contains other files.
+    words, or if the folder contains other files or cannot be written.
     """
     words = words_with_senses(dictionary, tokenizer)
     rows = rows_of(dictionary, words)
@@ -49,17 +50,18 @@ def export_projector(
             " so no sense can be labelled.\n"
             "  build it from more text ([senses] collect_tokens), or name another dictionary."
         )
-    if folder.exists() and any(path.name not in FILES for path in folder.iterdir()):
-        raise InputError(
-            f"--output {folder}: the folder contains other files.\n"
-            "  name a new folder; TensorBoard reads everything in it."
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_tensors(folder / TENSORS_FILE, dictionary, rows)
     lines = [COLUMNS, *_labels(dictionary, words, rows)]
     text = "".join("\t".join(line) + "\n" for line in lines)
-    (folder / METADATA_FILE).write_text(text, encoding="utf-8")
-    _write_config(folder)
+    with writing_output(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(path.name not in FILES for path in folder.iterdir()):
+            raise InputError(
+                f"--output {folder}: the folder contains other files.\n"
+                "  name a new folder; TensorBoard reads everything in it."
+            )
+        _write_tensors(folder / TENSORS_FILE, dictionary, rows)
+        (folder / METADATA_FILE).write_text(text, encoding="utf-8")
+        _write_config(folder)
     return len(rows)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dskd_ds.files.output import writing_output
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.senses.intrinsic.separation import pair_distances
 from dskd_ds.senses.look.stats import Columns
@@ -18,7 +19,10 @@ BLUE, ORANGE, GREY = "#1f5fa8", "#c8501e", "0.5"
 
 
 def draw(dictionary: SenseDictionary, output: Path) -> None:
-    """Write the PNG: senses and vectors per token, spreads of senses, distances between words."""
+    """Write the PNG: senses and vectors per token, spreads of senses, distances between words.
+
+    Raises InputError if it cannot be written.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -33,8 +37,9 @@ def draw(dictionary: SenseDictionary, output: Path) -> None:
     _draw_distances(bottom_right, dictionary)
     figure.suptitle(f"{dictionary.folder}, layer {dictionary.layer}", fontsize=9, color="0.4")
     figure.tight_layout()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, format="png")
+    with writing_output(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(output, format="png")
     pyplot.close(figure)
 
 

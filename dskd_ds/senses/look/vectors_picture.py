@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dskd_ds.files.output import writing_output
 from dskd_ds.senses.look.map import layout
 from dskd_ds.senses.look.map_picture import COLOURS
 from dskd_ds.senses.look.vectors import WordVectors
@@ -31,7 +32,10 @@ WIDTH_INCHES, HEIGHT_INCHES, CAPTION_SHARE = 11.0, 8.2, 0.09
 
 
 def draw_vectors(words: Sequence[WordVectors], source: str, output: Path) -> None:
-    """Write the map. words: as chosen. source: shown at the top right."""
+    """Write the map. words: as chosen. source: shown at the top right.
+
+    Raises InputError if it cannot be written.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -39,7 +43,6 @@ def draw_vectors(words: Sequence[WordVectors], source: str, output: Path) -> Non
 
     shown = [word for word in words if len(word.vectors)]
     planes = _planes(shown)
-    output.parent.mkdir(parents=True, exist_ok=True)
     figure = pyplot.figure(figsize=(WIDTH_INCHES, HEIGHT_INCHES), dpi=130)
     axes = figure.add_axes((0.02, CAPTION_SHARE, 0.96, 0.95 - CAPTION_SHARE))
     marks = _marks(shown)
@@ -53,9 +56,10 @@ def draw_vectors(words: Sequence[WordVectors], source: str, output: Path) -> Non
     axes.set_title(source, fontsize=8, loc="right", color="0.4")
     _draw_labels(axes, shown, planes)
     figure.text(0.02, 0.015, CAPTION, fontsize=8, color="0.3")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), writing_output(output):
         # A script that the font lacks is drawn as boxes.
         warnings.filterwarnings("ignore", "Glyph .* missing")
+        output.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(output, format="png")
     pyplot.close(figure)
 

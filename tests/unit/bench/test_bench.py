@@ -18,7 +18,7 @@ import pytest
 
 from dskd_ds.bench import save, step
 from dskd_ds.bench.follow import Followed, Step, peak_bytes, two_cores
-from dskd_ds.bench.measure import REPEATS, as_json, run_benches, table
+from dskd_ds.bench.measure import REPEATS, as_json, run_and_print, run_benches, table
 from dskd_ds.bench.real_text import QUICKSTART
 from dskd_ds.bench.replay import ReplyStore
 from dskd_ds.bench.step_figures import figures as step_figures
@@ -95,6 +95,11 @@ def test_an_unknown_bench_and_a_missing_quickstart_are_errors(tmp_path: Path) ->
     arms = step.Arms(QUICKSTART, [f"run_dir={tmp_path}"], tmp_path)
     with pytest.raises(InputError, match="make quickstart first"):
         arms.check(["bare"])
+
+
+def test_an_output_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"--output {tmp_path}: it cannot be written"):
+        run_and_print({}, [], json_wanted=True, output=str(tmp_path))
 
 
 def test_the_help_says_how_many_launches_there_are() -> None:

@@ -143,5 +143,7 @@ def test_bad_input_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "two groups are named" in refusal(capsys, run, run)
     assert "two of these runs have the seed 0" in refusal(capsys, other, f"{run},{run}")
     assert "there are no scores of model mine" in refusal(capsys, run, f"{run}:mine")
+    file = f"{run}/{SPEC_FILE}"
+    assert f"{file} is not a folder" in refusal(capsys, run, other, "--output", file)
     items_path(run, "heldout", "after").write_bytes(b"not parquet")
     assert "is not a file of scores" in refusal(capsys, f"a={run}", f"b={other}")

@@ -229,6 +229,14 @@ def test_the_picture_is_a_png(spec: str) -> None:
     assert Path("plan.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_picture_that_cannot_be_written_is_refused(
+    spec: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["plan", spec, "--cluster", "h100-80", "--picture", "nowhere/plan.png"]
+    assert cli.main(argv) == 2
+    assert "--picture nowhere/plan.png: it cannot be written" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("argv", [["plan"], ["train"]])
 def test_a_refusal_loads_no_torch(spec: str, argv: list[str], tmp_path: Path) -> None:
     """A machine of 8 GB refuses the run with exit code 2, without importing torch."""

@@ -215,6 +215,14 @@ def test_too_few_questions_are_reported(tmp_path: Path, capsys: pytest.CaptureFi
     assert not (tmp_path / "out.jsonl").exists()
 
 
+def test_an_output_that_cannot_be_written_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = write_sets(tmp_path, 10)
+    assert main(["data", "paper", "--output", str(tmp_path), *options, "--only", "piqa"]) == 2
+    assert f"--output {tmp_path}: it cannot be written" in capsys.readouterr().err
+
+
 def test_a_missing_file_is_named_by_its_option(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

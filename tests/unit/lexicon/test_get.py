@@ -133,6 +133,10 @@ def test_what_is_refused(
     assert "1 files are given, but pairs has 2: syn-pairs.txt, ant-pairs" in capsys.readouterr().err
     assert get("morpholex", "--file", "missing.xlsx", *out) == 2
     assert "--file missing.xlsx: it cannot be copied" in capsys.readouterr().err
+    file = tmp_path / "file"
+    file.touch()
+    assert get("morpholex", "--file", "missing.xlsx", "--output", str(file)) == 2
+    assert f"--output {file}: it cannot be written: {file} is not" in capsys.readouterr().err
     damaged = tmp_path / "damaged.tar.gz"
     damaged.write_text("no archive")
     assert get("wordnet", "--file", str(damaged), *out) == 2

@@ -10,6 +10,7 @@ import pytest
 
 from dskd_ds.errors import ExitCode, InputError
 from dskd_ds.spec import load_spec, spec_toml, write_spec
+from dskd_ds.spec.load import read_toml
 from dskd_ds.spec.shipped import RUN_SPECS, shipped_files
 
 SHIPPED = [Path(name) for name in shipped_files(RUN_SPECS)]
@@ -203,6 +204,11 @@ def test_missing_section_and_file_are_named(tmp_path: Path) -> None:
     path.write_text("name = ")
     with pytest.raises(InputError, match=r"not a TOML file: (.|\n)*dskd init"):
         load_spec(path)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=rf"^{tmp_path}: this file cannot be read: Is a directory"):
+        read_toml(tmp_path)
 
 
 def test_all_broken_rules_are_reported_together() -> None:

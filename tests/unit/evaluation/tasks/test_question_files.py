@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from dskd_ds.commands import cli
+from dskd_ds.errors import InputError
 from dskd_ds.evaluation.tasks.catalogue import TASKS
 from dskd_ds.evaluation.tasks.documents import (
     fit_prompt,
@@ -72,6 +73,12 @@ def questions_in(chat: dict[str, Any]) -> list[str]:
     """The first line of every user turn: the shots' questions, then the question itself."""
     users = [message for message in chat["messages"] if message["role"] == "user"]
     return [message["content"].splitlines()[0] for message in users]
+
+
+def test_an_output_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    with pytest.raises(InputError, match=rf"--output {tmp_path}/out/.*: it cannot be written"):
+        write(tmp_path)
 
 
 def test_no_question_is_in_two_parts(tmp_path: Path) -> None:

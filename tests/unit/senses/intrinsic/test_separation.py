@@ -13,7 +13,6 @@ from dskd_ds.senses.dictionary.senses import Senses
 from dskd_ds.senses.dictionary.write import write_dictionary
 from dskd_ds.senses.intrinsic.separation import pair_distances, separation
 
-
 ANTONYMS = {token: [(token + 7) % 40] for token in range(0, 40, 4)}
 
 

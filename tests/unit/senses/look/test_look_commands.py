@@ -61,3 +61,29 @@ def test_stats(
 ) -> None:
     assert run("stats", "--json", dictionary=dictionary, tiny=tiny, run_dir=tmp_path) == 0
     assert json.loads(capsys.readouterr().out)["num_tokens"] == 6
+
+
+@pytest.mark.parametrize(
+    ("command", "output"),
+    [
+        (("map", "bank"), "folder"),
+        (("map", "bank"), "file/senses.png"),
+        (("stats",), "folder"),
+        (("stats",), "file/stats.png"),
+        (("projector",), "file"),
+        (("projector",), "file/projector"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_refused(
+    command: tuple[str, ...],
+    output: str,
+    dictionary: SenseDictionary,
+    tiny: TinyWorld,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    argv = (*command, "--output", str(tmp_path / output))
+    assert run(*argv, dictionary=dictionary, tiny=tiny, run_dir=tmp_path) == 2
+    assert f"--output {tmp_path / output}: it cannot be written" in capsys.readouterr().err
