@@ -20,7 +20,8 @@ from dskd_ds.commands.train import train
 from dskd_ds.errors import InputError
 from dskd_ds.quickstart.inputs import Inputs
 from dskd_ds.runtime.arguments import Commands, add_overrides
-from dskd_ds.spec import RunSpec, dskd_home, load_spec
+from dskd_ds.spec import SPEC_FILE, RunSpec, dskd_home, load_spec
+from dskd_ds.spec.resume import changes_on_resume
 
 SPEC = "ds_configs/runs/quickstart.toml"
 TEXT = f"""\
@@ -270,11 +271,17 @@ def _built(spec: RunSpec) -> bool:
 
 
 def _trained(spec: RunSpec) -> bool:
-    """Return whether the exported student was trained for as many steps as the spec says."""
+    """Return whether the exported student was trained as the spec says, for as many steps.
+
+    With other settings it was not: `dskd train` then refuses to go on in this run directory.
+    """
     from dskd_ds.observe.metrics import read_metrics
 
     records = read_metrics(spec.run_dir)
-    if not records or not _exported_config(spec).is_file():
+    trained = Path(spec.run_dir) / SPEC_FILE
+    if not records or not _exported_config(spec).is_file() or not trained.is_file():
+        return False
+    if any(not change.mark.may_change for change in changes_on_resume(load_spec(trained), spec)):
         return False
     return records[-1]["step"] == spec.train.num_steps
 
