@@ -109,5 +109,12 @@ def expand(value: Any) -> Any:
         return [expand(item) for item in value]
     if isinstance(value, str):
         expanded = os.path.expandvars(value.replace("$DSKD_HOME", str(dskd_home())))
-        return str(Path(expanded).expanduser()) if expanded.startswith("~") else expanded
+        return _expand_user(expanded) if expanded.startswith("~") else expanded
     return value
+
+
+def _expand_user(path: str) -> str:
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError:  # there is no such user: whatever reads the path says that it is missing
+        return path

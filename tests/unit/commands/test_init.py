@@ -124,6 +124,8 @@ def test_the_file_is_short_has_comments_and_names_the_schema() -> None:
         (["away/mine.txt"], ["ends in .toml", "use away/mine.toml"]),
         (["away/mine.toml"], ["the folder away does not exist"]),
         (["mine.toml", "--teacher", "./nowhere"], ['--teacher = "./nowhere"', "no such folder"]),
+        (["mine.toml", "--teacher", "/no/where"], ['--teacher = "/no/where"', "no such folder"]),
+        (["mine.toml", "--teacher", "~nobody0/x"], ['--teacher = "~nobody0/x"', "no such folder"]),
         (["mine.toml", "--teacher", "a/b.safetensors"], ["--teacher = ", "no such folder"]),
         (["mine.toml", "--teacher", "a/b", "--text", "notes.md"], ["--text", "no such file"]),
         (["mine.toml", "--teacher", "a/b", "--text", "data/part-*"], ["--text", "no such file"]),
