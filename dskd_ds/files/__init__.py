@@ -1,1 +1,1 @@
-"""Atomic writes, digests, manifests of folders, and files that come in pip and apt packages."""
+"""Atomic writes, links, digests, manifests of folders, output paths, and files from packages."""
