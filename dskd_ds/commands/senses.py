@@ -25,6 +25,7 @@ folder is [senses] dictionary.
 
 A dictionary of the same text and settings is kept, unless --force is given. One of other
 settings is replaced, but not if text was added to it (dskd senses refresh): that needs --force.
+[teacher] dtype counts as a setting, and "auto" as what it is on this machine.
 A build that was killed continues where it stopped."""
 
 LEXICON_TEXT = """\

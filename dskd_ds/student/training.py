@@ -72,7 +72,8 @@ class Training:
         """Save a checkpoint of the present step, unless there is one. A collective call.
 
         in_background: only copy what is saved; `complete_save_or_warn` makes it complete. A save
-        before this one is completed first.
+        before this one is completed first. While steps are skipped nothing is deleted for it: its
+        weights may be given up, and the rollback then needs an older checkpoint.
         Raises SaveError on all ranks if one of them cannot write.
         """
         self.saved_at = time.monotonic()
@@ -82,7 +83,8 @@ class Training:
             run_on_rank_0(self.run_lock.check)
         if self.checkpoints:
             progress = Progress(self.num_done, self.tokens)
-            self.checkpoints.save(progress, in_background, self.heldout_score)
+            deletes_old = not self.skips.in_a_row
+            self.checkpoints.save(progress, in_background, self.heldout_score, deletes_old)
         self.save_seconds = time.monotonic() - self.saved_at
 
     def all_reduce_heldout_loss(self, is_save_due: bool) -> dict[str, float]:

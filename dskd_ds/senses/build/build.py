@@ -30,7 +30,12 @@ from dskd_ds.senses.build.parts import Parts, cluster_parts
 from dskd_ds.senses.build.refresh import check_refresh, has_read
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary, open_dictionary
 from dskd_ds.senses.dictionary.facts import DictionaryKey, Facts, HistoryEntry
-from dskd_ds.senses.dictionary.identity import CLUSTER_SETTINGS, dictionary_key
+from dskd_ds.senses.dictionary.identity import (
+    CLUSTER_SETTINGS,
+    COMPUTED,
+    dictionary_key,
+    word_rules,
+)
 from dskd_ds.senses.dictionary.write import write_dictionary
 from dskd_ds.senses.index.graph import ensure_index
 from dskd_ds.spec import RunSpec
@@ -58,7 +63,7 @@ def build(
             refuse_to_forget(spec)
     if comm.broadcast_flag_from_rank_0(is_complete):
         return finish(spec, key, comm)
-    facts = cast(Facts, key | {"history": []})
+    facts = cast(Facts, key | {"history": [], "word_rules": word_rules(spec.senses)})
     making = Making(spec=spec, teacher=teacher, corpora=corpora, key=key, facts=facts, comm=comm)
     return making.make()
 
@@ -79,7 +84,8 @@ def refresh(spec: RunSpec, teacher: NamedModel, comm: Communicator) -> Facts | N
     # corpus is added to the history. All tokens get the relations of the new spec's lexicons.
     new_settings = {name: key["settings"][name] for name in CLUSTER_SETTINGS}
     settings = old.facts["settings"] | new_settings
-    facts: Facts = old.facts | {"lexicon": key["lexicon"], "settings": settings}
+    of_words: Facts = {"lexicon": key["lexicon"], "word_rules": word_rules(spec.senses)}
+    facts: Facts = old.facts | of_words | {"settings": settings}
     # The parts hold old senses too, so parts made from another old dictionary must not be used.
     old_manifest = file_sha256(old.folder / MANIFEST_FILE)
     work_key: DictionaryKey = key | {"refreshes": old_manifest}
@@ -197,12 +203,16 @@ class Making:
 
 
 def has_key(spec: RunSpec, key: DictionaryKey) -> bool:
-    """Return whether the dictionary in place is complete and was built with this key."""
+    """Return whether the dictionary in place is complete and was built with this key.
+
+    One of an earlier version does not say how its teacher computed, and is kept.
+    """
     try:
         facts = open_dictionary(spec.senses.dictionary).facts
     except InputError:
         return False
-    return all(facts.get(name) == value for name, value in key.items())
+    compared = [name for name in key if name in facts or name not in COMPUTED]
+    return all(facts.get(name) == key.get(name) for name in compared)
 
 
 def refuse_to_forget(spec: RunSpec) -> None:

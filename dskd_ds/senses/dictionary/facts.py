@@ -46,6 +46,10 @@ class DictionaryKey(TypedDict):
     """Fingerprint of all lexicon files."""
     settings: dict[str, Any]
     """The fields of [senses] that decide the content (identity.BUILD_SETTINGS)."""
+    dtype: str
+    """Number format that the teacher computed in: `auto` depends on the machine."""
+    compiled: bool
+    """Whether the teacher's layers were compiled: they then round differently."""
     sinks_left_out: NotRequired[bool]
     """Whether no sense is made from attention sinks (identity.leaves_out_sinks)."""
     corpora: NotRequired[list[CorpusKey]]
@@ -64,7 +68,13 @@ class Facts(TypedDict, total=False):
     seed: int
     lexicon: str
     settings: dict[str, Any]
-    """The fields from `teacher` to `settings` are those of DictionaryKey."""
+    dtype: str
+    compiled: bool
+    """The fields from `teacher` to `compiled` are those of DictionaryKey. Dictionaries of earlier
+    versions lack the last two: what their teacher computed in is not known."""
+    word_rules: dict[str, Any]
+    """The fields of [senses] that decide which words are related (identity.word_rules). Not part of
+    the key, which has the digest of the lexicons. Dictionaries of earlier versions lack it."""
     sinks_left_out: bool
     """As in DictionaryKey."""
     corpora: list[CorpusKey]

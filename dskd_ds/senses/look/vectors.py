@@ -105,7 +105,8 @@ def kept_vectors(spec: RunSpec, teacher: NamedModel) -> VectorsOf:
         raise InputError(
             "--vectors: the vectors that the senses were made from are not kept for this spec.\n"
             "  set [senses] collection_dir and build once more (dskd senses build SPEC.toml"
-            " --force), or leave out --vectors to draw the senses."
+            " --force), name the [teacher] dtype that they were computed in, or leave out --vectors"
+            " to draw the senses."
         )
     collection = open_collection(corpora, teacher, folders)
 

@@ -69,6 +69,7 @@ class Checkpoints:
         self._states = dict(states)
         self._folder = checkpoint_dir(spec)
         self._saving: Saving | None = None
+        self._deletes_old = True
         self._removing: threading.Thread | None = None
 
     def keep_state(self, name: str, state: Stateful) -> None:
@@ -80,13 +81,15 @@ class Checkpoints:
         progress: Progress,
         in_background: bool = False,
         heldout: HeldoutScore | None = None,
+        deletes_old: bool = True,
     ) -> None:
         """Save a checkpoint, unless a complete one of this step exists.
 
         in_background: only copy what this rank writes, and let a thread write it.
         `complete_save` must be called then; until it is, the checkpoint is incomplete.
         heldout: of the present weights, if it was measured.
-        Deletes all but the newest `[checkpoint] keep` checkpoints and, with `keep_best`, the best.
+        deletes_old: delete all but the newest `[checkpoint] keep` checkpoints and, with
+        `keep_best`, the best, when this one is complete.
         Raises SaveError on all ranks if one of them cannot write; the earlier checkpoints stay.
         """
         assert self._saving is None, "the save before must be completed first"
@@ -98,6 +101,7 @@ class Checkpoints:
             return
         held = held_state(self._engine)
         self._saving = Saving(self._folder / tag, self._facts(progress, held, heldout))
+        self._deletes_old = deletes_old
         states = {name: state.state_dict() for name, state in self._states.items()}
         if in_background:
             copies = [piece.to_host() for piece in held.own_slices()]
@@ -124,7 +128,8 @@ class Checkpoints:
         saving, self._saving = self._saving, None
         if saving:
             saving.complete()
-            run_on_rank_0(self._remove_oldest)
+            if self._deletes_old:
+                run_on_rank_0(self._remove_oldest)
             if not saving.is_in_background:
                 self._wait_for_removal()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,11 +10,16 @@ from typing import Any
 
 import pytest
 
-from dskd_ds.errors import SaveError
+from dskd_ds.errors import ExitCode, SaveError
 from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.student.checkpoint import saving, store
 from dskd_ds.student.checkpoint.folders import checkpoint_dir, complete_tags
 from dskd_ds.student.checkpoint.store import Progress
+from dskd_ds.student.counts import Counts
+from dskd_ds.student.loop import save_at_end
+from dskd_ds.student.skips import Skips, StepFacts
+from dskd_ds.student.training import Training
+from dskd_ds.student.verdict import Verdict
 from tests.unit.student.ranks import use_ranks
 from tests.unit.student.small_engine import SmallEngine, checkpoints_of, save
 
@@ -97,6 +103,33 @@ def test_a_thread_deletes_the_oldest_and_the_next_save_waits_for_it(
     checkpoints.complete_save()
     checkpoints.save(Progress(4, 40))
     assert complete_tags(spec) == ["step-00000004"]
+
+
+@pytest.mark.parametrize("exit_code", [ExitCode.DONE, ExitCode.NO_TEACHER])
+def test_a_save_amid_skipped_steps_leaves_the_checkpoint_that_a_rollback_needs(
+    spec: RunSpec, exit_code: ExitCode
+) -> None:
+    spec = spec.model_copy(update={"checkpoint": spec.checkpoint.model_copy(update={"keep": 2})})
+    checkpoints = checkpoints_of(SmallEngine(), spec)
+    training = Training(
+        spec,
+        rank=0,
+        engine=Any,
+        steps=Any,
+        blocks=Any,
+        num_done=1,
+        num_steps=9,
+        tokens=10,
+        skips=Skips(spec.train),
+        checkpoints=checkpoints,
+    )
+    for step, loss in ((1, 1.0), (2, 1.0), (3, math.nan)):
+        training.num_done = step
+        training.skips.note(step, StepFacts([loss], math.inf, is_applied=loss == 1.0))
+        verdict = Verdict(Counts(1, 1), exit_code, is_stop_wanted=True, is_save_due=False)
+        save_at_end(training, verdict)
+    assert len(complete_tags(spec)) == 3
+    assert training.restore_weights(before=training.skips.weights_step) == 1
 
 
 class Killed(BaseException):
