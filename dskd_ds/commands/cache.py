@@ -45,7 +45,7 @@ def run_cache(args: argparse.Namespace) -> int:
     """Prune and verify if asked to, then list; returns the exit code."""
     from dskd_ds.models.named import RunModels
     from dskd_ds.signal_cache.inspect import remove_other_teachers
-    from dskd_ds.signal_cache.room import make_room
+    from dskd_ds.signal_cache.room import prune
 
     spec = spec_of(args)
     root = Path(spec.teacher.cache_folder)
@@ -53,7 +53,7 @@ def run_cache(args: argparse.Namespace) -> int:
         weights = RunModels.of(spec).teacher.weights_digest
         print(f"removed {remove_other_teachers(root, weights):,} bytes of other teachers")
     if args.prune is not None:
-        print(f"removed {make_room(root, args.prune, 0):,} bytes, the oldest first")
+        print(f"removed {prune(root, args.prune):,} bytes, the oldest first")
     print_teachers(spec)
     print_hit_rate(spec)
     return verify_all(root) if args.verify else int(ExitCode.DONE)

@@ -21,6 +21,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from dskd_ds.link.decisions import Event, Failed, Lost, Removed, Send
+from dskd_ds.link.patience import Patience
 from dskd_ds.link.present import Credits, PresentTeacher
 
 REFUSALS_IN_A_ROW = 3
@@ -35,8 +36,9 @@ class Limits:
 
     dead_after: float
     """Silence after which a teacher counts as lost; also how long a living teacher may not name a
-    request as held before the request counts as lost. If this side stood still for longer than
-    that, the pause is not counted."""
+    request as held before the request counts as lost. Both are longer for a teacher that was lost
+    before it could answer (patience.py). If this side stood still for longer than that, the pause
+    is not counted."""
     deadline: float
     """Least time without any progress after which a teacher that holds a request counts as hung."""
     deadline_factor: float
@@ -61,6 +63,7 @@ class Ledger:
         self._jobs: dict[int, _Job] = {}
         self._waiting: deque[int] = deque()
         self._teachers: dict[bytes, PresentTeacher] = {}
+        self._patience = Patience(limits.dead_after)
         self._banned: dict[str, str] = {}
         self._forward_times: deque[float] = deque(maxlen=FORWARD_TIMES)
         self._last_tick = now
@@ -107,6 +110,7 @@ class Ledger:
             credits,
             last_seen=now,
             last_progress=now,
+            last_named=now,
             turn=_first_turn(name, self._student),
         )
         return events
@@ -116,7 +120,7 @@ class Ledger:
         found = self._teachers.get(teacher)
         if found is None:
             return
-        found.last_seen = now
+        found.note_seen(now)
         if num_done is not None and num_done != found.num_done:
             found.num_done, found.last_progress = num_done, now
 
@@ -124,8 +128,7 @@ class Ledger:
         """A teacher's heartbeat names the requests that it holds; others may have been lost."""
         found = self._teachers.get(teacher)
         if found:
-            for job_id in job_ids:
-                found.note_held(job_id, now)
+            found.note_held(job_ids, now)
 
     def answer(self, teacher: bytes, job_id: int, forward_seconds: float, now: float) -> bool:
         """A teacher has answered. Returns False for a late reply, which must be dropped."""
@@ -133,6 +136,7 @@ class Ledger:
         if found is None or job_id not in found.in_flight:
             return False
         del self._jobs[job_id]
+        self._patience.note_answer(found.name, found.longest_silence)
         found.note_answer(job_id, now)
         self._forward_times.append(forward_seconds)
         return True
@@ -169,14 +173,25 @@ class Ledger:
         self._forgive_own_gap(now)
         events: list[Event] = []
         for teacher, found in list(self._teachers.items()):
-            if now - found.last_seen > self._limits.dead_after:
-                events += self.leave(teacher, f"has been silent for {self._limits.dead_after:g} s")
+            allowed = self._patience.seconds(found.name)
+            if now - found.last_seen > allowed:
+                events += self._lose_silent(teacher, found, allowed)
             elif found.in_flight and now - found.stuck_since() > self.deadline():
-                text = f"has answered nothing for {self.deadline():g} s, but is alive: it hangs"
-                events += self.ban(teacher, text)
+                is_silent = now - found.last_seen > self._limits.dead_after
+                cause = self._patience.way_out(found.name) if is_silent else ""
+                text = f"has answered nothing for {self.deadline():g} s"
+                events += self.ban(teacher, text + (cause or ", but is alive: it hangs"))
             else:
-                events += self._find_lost(found, now)
+                events += self._find_lost(found, allowed)
         return events
+
+    def _lose_silent(self, teacher: bytes, found: PresentTeacher, seconds: float) -> list[Event]:
+        """Take a silent teacher out. seconds: the silence that it was allowed."""
+        text = f"has been silent for {seconds:g} s"
+        if found.in_flight:
+            text += self._patience.way_out(found.name)
+            self._patience.note_loss(found.name)
+        return self.leave(teacher, text)
 
     def dispatch(self, now: float) -> list[Send]:
         """Give waiting requests to the teachers that should answer first, as far as credits go.
@@ -221,9 +236,9 @@ class Ledger:
             default=None,
         )
 
-    def _find_lost(self, teacher: PresentTeacher, now: float) -> list[Event]:
+    def _find_lost(self, teacher: PresentTeacher, limit: float) -> list[Event]:
         """Take back what a living teacher has not said to hold for so long that it never came."""
-        lost = teacher.pop_lost(now, self._limits.dead_after)
+        lost = teacher.pop_lost(limit)
         self._put_back(lost)
         return [Lost(job_id, teacher.name) for job_id in lost]
 

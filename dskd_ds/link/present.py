@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 
@@ -33,6 +34,10 @@ class PresentTeacher:
     credits: Credits
     last_seen: float
     last_progress: float
+    last_named: float
+    """When a heartbeat of it last came, which names the requests that it holds."""
+    longest_silence: float = 0.0
+    """Since its last answer."""
     turn: int = 0
     """Its place in the order of asking; a smaller one was asked longer ago."""
     num_done: int = 0
@@ -65,6 +70,12 @@ class PresentTeacher:
         seconds = now - self.in_flight.pop(job_id).sent
         self.round_trip = (self.round_trip + seconds) / 2 if self.round_trip else seconds
         self.last_progress, self.refusals_in_a_row = now, 0
+        self.longest_silence = 0.0
+
+    def note_seen(self, now: float) -> None:
+        """A message of it came."""
+        self.longest_silence = max(self.longest_silence, now - self.last_seen)
+        self.last_seen = now
 
     def take(self, job_id: int, num_bytes: int, now: float, turn: int = 0) -> None:
         """A request is sent to it. turn: its new place in the order of asking."""
@@ -73,15 +84,20 @@ class PresentTeacher:
             self.last_progress = max(self.last_progress, now)
         self.in_flight[job_id] = Flight(num_bytes, sent=now, last_held=now)
 
-    def note_held(self, job_id: int, now: float) -> None:
-        """It says that it holds a request."""
-        if job_id in self.in_flight:
-            self.in_flight[job_id].last_held = now
+    def note_held(self, job_ids: Iterable[int], now: float) -> None:
+        """Its heartbeat names the requests that it holds."""
+        self.last_named = now
+        for job_id in job_ids:
+            if job_id in self.in_flight:
+                self.in_flight[job_id].last_held = now
 
-    def pop_lost(self, now: float, limit: float) -> list[int]:
-        """Remove and return the requests that it has not said to hold for longer than `limit`."""
+    def pop_lost(self, limit: float) -> list[int]:
+        """Remove and return the requests that its heartbeats have not named for over `limit`.
+
+        Time without a heartbeat does not count: the heartbeats may wait behind a long reply.
+        """
         flights = self.in_flight.items()
-        lost = [job_id for job_id, flight in flights if now - flight.last_held > limit]
+        lost = [one for one, flight in flights if self.last_named - flight.last_held > limit]
         for job_id in lost:
             del self.in_flight[job_id]
         return lost
@@ -95,6 +111,7 @@ class PresentTeacher:
         """Do not count a pause of this side."""
         self.last_seen += gap
         self.last_progress += gap
+        self.last_named += gap
         for flight in self.in_flight.values():
             flight.sent += gap
             flight.last_held += gap

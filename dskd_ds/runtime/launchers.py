@@ -87,6 +87,15 @@ def read_launch(env: Mapping[str, str]) -> Launch:
     )
 
 
+def local_rank(env: Mapping[str, str]) -> str:
+    """Return this process's number on its node, which names its device; "0" without a launcher.
+
+    Unlike `read_launch` it needs no complete launch, and raises nothing.
+    """
+    values = (env.get(names.local_rank) for names in LAUNCHERS.values())
+    return next(filter(None, values), "0")
+
+
 def _checked_launch(env: Mapping[str, str], launcher: str, names: LauncherVariables) -> Launch:
     """Return the launch that one launcher's variables describe. Raises InputError."""
     # The deepspeed launcher sets torch's variables, and CROSS_RANK besides.

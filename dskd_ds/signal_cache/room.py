@@ -1,10 +1,14 @@
-"""Keeps a cache below its limit: the oldest segments of all teachers are removed."""
+"""Keeps a cache below its limit: the oldest segments of all teachers are removed.
+
+A segment that a process may still append to is open. Open segments are removed last: their writers
+would begin others at once, and with many writers the cache would keep next to nothing.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,15 +29,19 @@ class SegmentFile:
     path: Path
     num_bytes: int
     may_grow: bool
-    """Whether a process may append to it: it has no index file, and was written to lately. The
-    writer of an older one without an index was killed."""
+    """Whether it is open: it has no index file, and was written to lately. The writer of an older
+    one without an index was killed."""
 
 
-def segment_limit(limit_bytes: int) -> int:
-    """Return the most bytes of a segment in a cache with this limit (0: none)."""
+def segment_limit(limit_bytes: int, num_open: int) -> int:
+    """Return the most bytes of a segment in a cache with this limit (0: none).
+
+    num_open: open segments with this one. Together they take at most half of the limit.
+    """
     if limit_bytes == 0:
         return MAX_SEGMENT_BYTES
-    return max(1, min(MAX_SEGMENT_BYTES, limit_bytes // SEGMENTS_PER_LIMIT))
+    num_segments = max(SEGMENTS_PER_LIMIT, 2 * num_open)
+    return max(1, min(MAX_SEGMENT_BYTES, limit_bytes // num_segments))
 
 
 def segment_files(root: Path) -> list[SegmentFile]:
@@ -50,26 +58,53 @@ def _segment_files(root: Path) -> Iterator[SegmentFile]:
             yield SegmentFile(path, status.st_size, may_grow)
 
 
-def make_room(root: Path, limit_bytes: int, needed_bytes: int) -> int:
-    """Remove the oldest segments until `needed_bytes` more fit; returns the bytes removed.
+def begin_segment(root: Path, limit_bytes: int, payload_bytes: int) -> int:
+    """Make room for a new segment, and return the most bytes that it may take.
 
-    limit_bytes: 0 removes nothing. A segment that may grow counts as full. Removing one that is
-    written or read harms nobody: its writer begins another, and what was in it is asked again.
+    limit_bytes: 0 removes nothing. payload_bytes: of its first record.
+
+    What the open segments may still grow is kept free too. So the limit holds, unless there are
+    more than 32 open segments, or some begin at the same moment and do not see each other: then it
+    may be exceeded by 1/64 of it for each open segment.
+    """
+    if limit_bytes == 0:
+        return segment_limit(0, 1)
+    complete, still_open = _complete_and_open(root)
+    most_bytes = segment_limit(limit_bytes, len(still_open) + 1)
+    reserved = sum(max(most_bytes, file.num_bytes) for file in still_open)
+    _remove_oldest(complete, limit_bytes - reserved - max(most_bytes, payload_bytes))
+    # An open segment goes only if the limit is reached without it growing any more.
+    _remove_oldest(still_open, limit_bytes - payload_bytes)
+    return most_bytes
+
+
+def prune(root: Path, limit_bytes: int) -> int:
+    """Remove the oldest segments until the others fit; returns the bytes removed.
+
+    Removing one that is written or read harms nobody: its writer begins another, and what was in it
+    is asked again. limit_bytes: 0 removes nothing.
     """
     if limit_bytes == 0:
         return 0
+    complete, still_open = _complete_and_open(root)
+    return _remove_oldest([*complete, *still_open], limit_bytes)
+
+
+def _complete_and_open(root: Path) -> tuple[list[SegmentFile], list[SegmentFile]]:
+    """Return the segments that are complete and those that are open, each with the oldest first."""
     files = segment_files(root)
-    full = segment_limit(limit_bytes)
-    counted = {
-        file.path: max(full, file.num_bytes) if file.may_grow else file.num_bytes for file in files
-    }
-    total = sum(counted.values())
+    complete = [file for file in files if not file.may_grow]
+    return complete, [file for file in files if file.may_grow]
+
+
+def _remove_oldest(files: Sequence[SegmentFile], most_bytes: int) -> int:
+    """Remove the first of some segments until the others fit; returns the bytes removed."""
+    total = sum(file.num_bytes for file in files)
     removed = 0
     for file in files:
-        if total + needed_bytes <= limit_bytes:
+        if total - removed <= most_bytes:
             break
         remove_segment(file.path)
-        total -= counted[file.path]
         removed += file.num_bytes
     return removed
 

@@ -13,6 +13,7 @@ the segment; without an index the headers are read instead.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import socket
@@ -72,11 +73,21 @@ class SegmentWriter:
         self._file = os.open(self.path, flags, 0o644)
         self.size = 0
         self.records: list[Record] = []
+        self._is_stale = False
+        """Whether NFS has said that the file is gone."""
 
     @property
     def is_deleted(self) -> bool:
-        """Whether another process has removed the file to make room."""
-        return os.fstat(self._file).st_nlink == 0
+        """Whether another process has removed the file to make room.
+
+        Looked up by name: NFS only renames an open file that a process of this machine removes. If
+        another machine has removed it, an attempt to write may say so first.
+        """
+        try:
+            self.path.stat()
+        except OSError:
+            return True
+        return self._is_stale
 
     def append(self, key: bytes, payload: bytes) -> Record:
         """Write one record. Raises OSError; the segment then ends with the record before."""
@@ -86,7 +97,8 @@ class SegmentWriter:
         try:
             while written < len(content):
                 written += os.write(self._file, content[written:])
-        except OSError:
+        except OSError as error:
+            self._is_stale |= error.errno == errno.ESTALE
             with contextlib.suppress(OSError):
                 os.ftruncate(self._file, self.size)
             raise
@@ -99,6 +111,9 @@ class SegmentWriter:
         """Flush the records to disk and close the file. Raises OSError."""
         try:
             os.fsync(self._file)
+        except OSError as error:
+            self._is_stale |= error.errno == errno.ESTALE
+            raise
         finally:
             os.close(self._file)
 

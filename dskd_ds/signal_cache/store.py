@@ -23,10 +23,11 @@ from dskd_ds.signal_cache.index import (
     stored_table,
     write_index,
 )
-from dskd_ds.signal_cache.room import make_room, segment_limit
+from dskd_ds.signal_cache.room import begin_segment
 from dskd_ds.signal_cache.segments import (
     SEGMENT_ENDING,
     DamagedRecordError,
+    Record,
     SegmentWriter,
     read_payload,
     scan_segment,
@@ -64,6 +65,8 @@ class SignalStore:
     _bad: set[Location] = field(default_factory=set)
     _writer: SegmentWriter | None = None
     _writer_number: int = -1
+    _writer_limit: int = 0
+    """Most bytes of the segment that is written."""
     _is_writing: bool = True
     _refreshed_at: float = -REFRESH_SECONDS
     num_damaged: int = 0
@@ -106,8 +109,7 @@ class SignalStore:
         if not self._is_writing:
             return
         try:
-            writer = self._writer_for(len(payload))
-            record = writer.append(key, payload)
+            record = self._append(key, payload)
         except OSError as error:
             self._is_writing = False
             _warn(
@@ -139,23 +141,37 @@ class SignalStore:
         if writer is None:
             return
         try:
+            # Before the index, which says that all of its records are there.
+            writer.close()
             if not writer.is_deleted:
                 write_index(writer.path, writer.records)
-            writer.close()
         except OSError as error:
-            _warn(f"{writer.path}: {error.strerror}; its last records may be lost.")
+            if not writer.is_deleted:
+                _warn(f"{writer.path}: {error.strerror}; its last records may be lost.")
+
+    def _append(self, key: bytes, payload: bytes) -> Record:
+        """Append a record, to a new segment if the current one is just being removed.
+
+        Raises OSError.
+        """
+        writer = self._writer_for(len(payload))
+        try:
+            return writer.append(key, payload)
+        except OSError:
+            if not writer.is_deleted:
+                raise
+        return self._writer_for(len(payload)).append(key, payload)
 
     def _writer_for(self, num_bytes: int) -> SegmentWriter:
         """Return a segment with room for a payload. Raises OSError."""
-        limit = segment_limit(self.limit_bytes)
         writer = self._writer
         if writer is not None:
-            is_full = writer.size > 0 and writer.size + num_bytes > limit
+            is_full = writer.size > 0 and writer.size + num_bytes > self._writer_limit
             if not is_full and not writer.is_deleted:
                 return writer
             self.close()
         self.folder.mkdir(parents=True, exist_ok=True)
-        make_room(self.root, self.limit_bytes, max(limit, num_bytes))
+        self._writer_limit = begin_segment(self.root, self.limit_bytes, num_bytes)
         self._writer = SegmentWriter(self.folder)
         known = self._add_segment(self._writer.path)
         known.is_complete = True  # what is written goes into the index at once

@@ -72,7 +72,9 @@ class LinkSpec(Part):
     heartbeat_seconds: PositiveFloat = 1.0
     """Time between two heartbeats of a student or teacher."""
     dead_after_seconds: PositiveFloat = 10.0
-    """Silence after which a peer counts as lost. Its requests go to another teacher."""
+    """Silence after which a peer counts as lost. Its requests go to another teacher. Heartbeats
+    wait behind a reply, so replies should take less time than this to arrive; a teacher that is
+    lost with requests is allowed twice the silence when it comes back."""
     deadline_seconds: PositiveFloat = 60.0
     """Shortest time after which a teacher that sends heartbeats but answers no request counts as
     hung. Its requests go to another teacher, and it is not asked again."""

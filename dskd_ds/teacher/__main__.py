@@ -25,21 +25,18 @@ from dskd_ds.models.routed import served_teacher, teacher_of_name
 from dskd_ds.observe.ends import recorded_end
 from dskd_ds.runtime.arguments import add_overrides, exit_code_of, spec_of
 from dskd_ds.runtime.console import outlive_console, quiet_libraries, quiet_progress
-from dskd_ds.runtime.launchers import read_launch
+from dskd_ds.runtime.launchers import local_rank, read_launch
 from dskd_ds.runtime.supervise import SIGNAL_CODE_BASE
 from dskd_ds.runtime.topology import ALONE, role_environment, teacher_of_step
 from dskd_ds.spec import RunSpec
 from dskd_ds.spec.teachers import MAIN_TEACHER
 
-LOCAL_RANK_VARIABLES = ("SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK")
-"""Set by srun and mpirun; the first that is set names the device if a node has several teachers."""
-
 
 def main() -> int:
     """Parse the command line, serve, and return the exit code."""
     quiet_libraries()
-    values = (os.environ.get(name) for name in LOCAL_RANK_VARIABLES)
-    os.environ.setdefault("LOCAL_RANK", next(filter(None, values), "0"))
+    # It names the device if a node has several teachers.
+    os.environ["LOCAL_RANK"] = local_rank(os.environ)
     parser = argparse.ArgumentParser(
         prog="python -m dskd_ds.teacher",
         description=__doc__,

@@ -182,6 +182,8 @@ def read_request(arrays: dict[str, Array], vocab_size: int) -> Asked:
             f"position_ids {tuple(position_ids.shape)} and input_ids {tuple(input_ids.shape)}"
             " differ in shape"
         )
+    # A document lies within its row. On a GPU a position beyond a table would end the process.
+    _check_range("position_ids", position_ids, input_ids.shape[1])
     limit = input_ids.numel()
     return Asked(
         input_ids=input_ids,

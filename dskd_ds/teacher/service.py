@@ -27,6 +27,7 @@ from dskd_ds.teacher.answer import Computed, compute, finish
 from dskd_ds.teacher.follow import follow
 from dskd_ds.teacher.group import TeacherGroup
 from dskd_ds.teacher.health import WatchedLink, note_loading
+from dskd_ds.teacher.lost_device import LostDeviceError, is_device_lost
 from dskd_ds.teacher.out_of_memory import TeacherMemoryError, release_memory
 
 
@@ -41,7 +42,7 @@ def serve(
     role: this rank's role in a launch; None for a teacher that was started on its own. place: this
     rank's place in a teacher of several ranks, of which only the first one talks to students.
     Raises NoTeacherError if no student listens, LinkError if one breaks the protocol, InputError if
-    the model, or a dictionary or index that is needed here, cannot be opened.
+    the model, or a dictionary or index that is needed here, cannot be opened, LostDeviceError.
     """
     spec, models = served.spec, served.models
     run_dir, num_students = Path(spec.run_dir), spec.topology.num_students
@@ -81,7 +82,7 @@ def serve(
         if group:
             group.on_end = partial(_leave, link, group)
         started = time.monotonic()
-        num_requests, busy_seconds = serve_requests(teacher, senses, link, group)
+        num_requests, busy_seconds = serve_requests(teacher, senses, link, group, role is None)
         if group:
             group.stay_if_ending()
         report_rejections(name, link.rejections, spec.topology.num_students, role)
@@ -157,10 +158,14 @@ def serve_requests(
     senses: TeacherSenses,
     link: TeacherSide,
     group: TeacherGroup | None = None,
+    ends_with_device: bool = True,
 ) -> tuple[int, float]:
     """Answer until the students have left. Senses are chosen during the next request's forward
     pass.
 
+    ends_with_device: whether to raise LostDeviceError once the GPU cannot be used any more, so that
+    a loop can start the teacher again. One in a launch goes on and refuses everything: the launcher
+    would end all other ranks with it.
     Returns the number of requests, and the seconds that this thread worked on them. Raises the
     errors of `TeacherLink.next_request`.
     """
@@ -170,7 +175,12 @@ def serve_requests(
         while (work := link.next_request()) is not None:
             num_requests += 1
             started = time.monotonic()
-            computed = _compute_or_fail(teacher, senses, link, work, group)
+            try:
+                computed = _compute_or_fail(teacher, senses, link, work, group)
+            except LostDeviceError:
+                if ends_with_device:
+                    raise
+                computed = None
             if finishing:
                 finishing.result()  # at most one reply waits in memory for its senses
             if computed:
@@ -210,13 +220,18 @@ def _compute_or_fail(
 def _compute_or_refuse(
     teacher: FrozenModel, senses: TeacherSenses, link: TeacherSide, work: Work
 ) -> Computed | None:
-    """Compute on a teacher of one rank, which goes on after any error."""
+    """Compute on a teacher of one rank, which can go on after most errors.
+
+    Raises LostDeviceError, after the refusal, if it cannot.
+    """
     try:
         return compute(teacher, work.arrays, work.request.wanted, senses)
     except TeacherMemoryError as error:
         link.fail(work, str(error))
     except Exception as error:
         link.fail(work, f"{type(error).__name__}: {error}")
+        if is_device_lost(error):
+            raise LostDeviceError(error) from None
         return None
     # Outside of the handler: there the error still holds the failed request's tensors.
     release_memory()

@@ -1,6 +1,6 @@
 """A real teacher with one change: `python -m tests.processes.bad_teacher MODE GATE --spec ...`.
 
-fails   every forward pass raises, as a broken GPU does; makes the file GATE at the third one
+fails   every forward pass raises, as with a broken library; makes the file GATE at the third one
 breaks  answers FREE_REQUESTS, and then every forward pass raises
 waits   answers FREE_REQUESTS, and the others once the file GATE is there
 hangs   answers FREE_REQUESTS, and then makes the file GATE and hangs for ever in a forward pass
@@ -34,7 +34,7 @@ def main() -> int:
         if mode == "fails" and num_requests == 3:
             gate.touch()
         if mode == "fails" or is_broken:
-            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+            raise RuntimeError("cuBLAS is broken")
         if mode == "hangs" and num_requests > FREE_REQUESTS:
             gate.touch()
             threading.Event().wait()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import pytest
 
-from dskd_ds.errors import InputError
-from dskd_ds.runtime.launchers import Launch, read_launch
+from dskd_ds.errors import ExitCode, InputError
+from dskd_ds.runtime.launchers import Launch, local_rank, read_launch
 from dskd_ds.runtime.topology import assign, role_environment, teacher_of_step
 from dskd_ds.spec.processes import TopologySpec
+from dskd_ds.teacher import __main__ as teacher_main
 
 TOPOLOGY = TopologySpec(num_students=2, num_teachers=1)
 
@@ -217,3 +221,26 @@ def test_contradicting_variables_are_refused() -> None:
 
 def test_a_process_without_a_launcher_is_a_launch_of_one_rank() -> None:
     assert read_launch({}).world_size == 1
+
+
+@pytest.mark.parametrize("launcher", ["deepspeed", "torch", "mpirun", "srun"])
+def test_the_number_on_the_node_names_the_device(launcher: str) -> None:
+    assert local_rank(environment(launcher, 2)) == "2"
+    assert local_rank({}) == "0"
+
+
+@pytest.mark.parametrize("launcher", ["deepspeed", "torch", "mpirun"])
+def test_a_launcher_within_a_job_wins_over_the_job(launcher: str) -> None:
+    """All its ranks inherit the variables of the script, which is task 0."""
+    script = {"SLURM_PROCID": "0", "SLURM_NTASKS": "3", "SLURM_LOCALID": "0"}
+    assert local_rank(script | environment(launcher, 2)) == "2"
+
+
+def test_a_teacher_takes_the_device_that_mpirun_gives_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "")  # so that it is restored after the test
+    monkeypatch.delenv("LOCAL_RANK")
+    for name, value in (environment("mpirun", 2) | {"SLURM_LOCALID": "0"}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["teacher", "--spec", "missing.toml"])
+    assert teacher_main.main() == ExitCode.WRONG_INPUT
+    assert os.environ["LOCAL_RANK"] == "2"

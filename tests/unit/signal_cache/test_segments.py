@@ -1,7 +1,8 @@
-"""The store: killed writers, flipped bytes, several writers, a full disk, a limit."""
+"""The store: killed writers, flipped bytes, several writers, a full disk, removed segments."""
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -13,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from dskd_ds.signal_cache.index import RecordIndex, index_path, read_index, stored_table
-from dskd_ds.signal_cache.room import make_room, segment_files
-from dskd_ds.signal_cache.segments import HEADER_BYTES, SEGMENT_ENDING, Record, scan_segment
+from dskd_ds.signal_cache.room import segment_files
+from dskd_ds.signal_cache.segments import HEADER_BYTES, Record, scan_segment
 from dskd_ds.signal_cache.store import SignalStore
 
 WRITER = """
@@ -164,31 +165,6 @@ def test_two_processes_fill_it_at_the_same_time(tmp_path: Path) -> None:
     assert len(store.get(key(50))) == 2  # both wrote it
 
 
-def test_the_oldest_records_make_room(tmp_path: Path) -> None:
-    limit = 64 * 6_000
-    store = open_store(tmp_path, limit)
-    for number in range(600):
-        store.put(key(number), payload(number))
-    total = sum(file.num_bytes for file in segment_files(tmp_path))
-    assert limit // 2 < total <= limit
-    found = found_numbers(store, 600)
-    assert found == list(range(600 - len(found), 600))
-    assert found_numbers(open_store(tmp_path, limit), 600) == found
-
-
-def test_segments_of_killed_writers_count_as_large_as_they_are(tmp_path: Path) -> None:
-    """Whoever was killed writes no index, and what it left is never filled."""
-    limit = 64 * 6_000
-    for number in range(64):
-        (tmp_path / "teacher").mkdir(exist_ok=True)
-        path = tmp_path / "teacher" / f"{number:03d}{SEGMENT_ENDING}"
-        path.write_bytes(b"little")
-    assert make_room(tmp_path, limit, needed_bytes=6_000) > 0  # they may still be written
-    for path in (tmp_path / "teacher").iterdir():
-        os.utime(path, (0, 0))
-    assert make_room(tmp_path, limit, needed_bytes=6_000) == 0
-
-
 def test_a_writer_whose_segment_was_removed_begins_another(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     store.put(key(1), payload(1))
@@ -196,6 +172,54 @@ def test_a_writer_whose_segment_was_removed_begins_another(tmp_path: Path) -> No
     store.put(key(2), payload(2))
     assert found_numbers(store, 5) == [2]
     assert found_numbers(open_store(tmp_path), 5) == [2]
+
+
+def test_a_segment_that_another_machine_removed_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """On NFS its name is still known here, and writing fails."""
+    store = open_store(tmp_path)
+    store.put(key(1), payload(1))
+    assert store._writer is not None
+    removed, write = store._writer._file, os.write
+
+    def write_to_nfs(file: int, content: memoryview) -> int:
+        if file == removed:
+            monkeypatch.undo()  # its number may be given to the next file
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return write(file, content)
+
+    monkeypatch.setattr(os, "write", write_to_nfs)
+    store.put(key(2), payload(2))
+    assert store.is_writing
+    first, second = segment_files(tmp_path)
+    assert len(scan_segment(second.path).records) == 1
+    assert not index_path(first.path).exists()
+    assert not capfd.readouterr().err
+
+
+def test_records_are_on_the_disk_before_their_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    store = open_store(tmp_path)
+    store.put(key(1), payload(1))
+
+    def failing_sync(_file: int) -> None:
+        assert not list(tmp_path.glob("*/*.index"))
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", failing_sync)
+    store.close()
+    assert not list(tmp_path.glob("*/*.index"))
+    assert "its last records may be lost" in capfd.readouterr().err
+
+
+def test_a_removed_segment_gets_no_index(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    store.put(key(1), payload(1))
+    segment_files(tmp_path)[0].path.unlink()
+    store.close()
+    assert not list(tmp_path.glob("*/*"))
 
 
 def test_a_full_disk_turns_the_cache_off_with_one_warning(tmp_path: Path) -> None:

@@ -26,6 +26,8 @@ def test_the_same_request_is_drawn_alike_and_another_is_not(teacher: FrozenModel
         ("draw_positions", [T], "outside"),
         ("input_ids", [[V] * T], "outside"),
         ("position_ids", [[0] * 3], "differ in shape"),
+        ("position_ids", [[-1] * T], r"position_ids has values outside 0\.\.39"),
+        ("position_ids", [[T] * T], r"position_ids has values outside 0\.\.39"),
     ],
 )
 def test_an_invalid_request_is_refused(
