@@ -190,7 +190,7 @@ class Parts:
                 centroids = part["centroids"]
                 hidden_size = centroids.shape[1]
                 num_rows += len(centroids)
-                centroids.view(torch.int16).numpy().tofile(file)
+                file.write(centroids.view(torch.int16).numpy().data)
         mapped = torch.from_file(str(path), size=num_rows * hidden_size, dtype=torch.bfloat16)
         return Senses(
             owners=np.concatenate(owners),

@@ -7,7 +7,10 @@ teacher gives no probability for a span, so a span could not be accepted as a ne
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import hnswlib
@@ -112,7 +115,7 @@ def build_index(dictionary: SenseDictionary, spec: SensesSpec, queries: Tensor) 
     }
     matrices = {"mean": projection.mean, "components": projection.components}
     with atomic_folder(dictionary.folder / INDEX_FOLDER) as partial:
-        graph.save_index(str(partial / GRAPH_FILE))
+        _save(graph, partial / GRAPH_FILE)
         save_file(matrices, partial / PROJECTION_FILE)
         write_manifest(partial, facts)
     return facts
@@ -136,6 +139,13 @@ def _build_graph(rows: Tensor, projection: Projection, spec: SensesSpec) -> Any:
             graph.add_items(projection(rows[chunk]), chunk.numpy(), num_threads=1)
             progress.update(len(chunk))
     return graph
+
+
+def _save(graph: Any, path: Path) -> None:
+    """Write a graph. Raises OSError if the disk is full, which hnswlib does not notice."""
+    graph.save_index(str(path))
+    if path.stat().st_size < graph.index_file_size():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def _search_facts(
