@@ -25,6 +25,7 @@ from dskd_ds.senses.choose.open import open_retriever
 from dskd_ds.senses.choose.retrieve import SenseRetriever
 from dskd_ds.spec import SPEC_FILE, RunSpec, write_spec
 from dskd_ds.spec.teachers import MAIN_TEACHER
+from dskd_ds.student.checkpoint.dictionaries import dictionary_digests
 from dskd_ds.student.checkpoint.store import Checkpoints
 from dskd_ds.student.checkpoint.unchanged import UnchangedWeights
 from dskd_ds.student.collectives import run_on_rank_0
@@ -206,6 +207,7 @@ def open_checkpoints(
         spec,
         init_fingerprint=init.fingerprint,
         states={"engine": EngineState(engine), "on_policy": blocks, "skips": skips},
+        dictionaries=dictionary_digests(spec),
     )
 
 

@@ -26,6 +26,7 @@ from dskd_ds.models.named import NamedModel
 from dskd_ds.runtime.mpi import Communicator
 from dskd_ds.senses.build.corpora import Collection, Corpora, collect_corpora, open_corpora
 from dskd_ds.senses.build.folders import RankZeroLock, forget_work, work_folders
+from dskd_ds.senses.build.full_disk import full_disk_as_input_error
 from dskd_ds.senses.build.parts import Parts, cluster_parts
 from dskd_ds.senses.build.refresh import check_refresh, has_read
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary, open_dictionary
@@ -128,19 +129,21 @@ class Making:
             related = self._related() if comm.rank == 0 else None
             collected = collect_corpora(self.corpora, self.teacher, folders.collections, comm)
             _refuse_empty(spec, collected)
-            cluster_parts(
-                collected,
-                spec=spec,
-                tokenizer=self.teacher.tokenizer,
-                blocks=self.corpora.blocks,
-                folder=folders.parts,
-                comm=comm,
-                old=self.old,
-            )
+            with full_disk_as_input_error(folders.parts, "clusters", "collection_dir"):
+                cluster_parts(
+                    collected,
+                    spec=spec,
+                    tokenizer=self.teacher.tokenizer,
+                    blocks=self.corpora.blocks,
+                    folder=folders.parts,
+                    comm=comm,
+                    old=self.old,
+                )
             if related is None:
                 comm.barrier()  # rank 0 still reads the parts
                 return None
-            self._write(Parts(folders.parts), related, collected.layout.vocab_size)
+            with full_disk_as_input_error(Path(spec.senses.dictionary), "dictionary", "dictionary"):
+                self._write(Parts(folders.parts), related, collected.layout.vocab_size)
             facts = with_index(spec)
             forget_work(spec, self.key)
             comm.barrier()
@@ -165,7 +168,8 @@ class Making:
         # The senses map a file of the work folder. As locals of this method they are released
         # before that folder is deleted.
         spec, old = self.spec, self.old
-        senses = parts.senses()
+        with full_disk_as_input_error(parts.folder, "clusters", "collection_dir"):
+            senses = parts.senses()
         num_vectors = int(senses.counts.sum())
         num_old_vectors = int(old.sense_counts.sum()) if old else 0
         entry = self._history_entry(num_vectors - num_old_vectors)
@@ -265,5 +269,6 @@ def with_index(spec: RunSpec) -> Facts:
     Returns the dictionary's facts.
     """
     dictionary = open_dictionary(spec.senses.dictionary, verify=False)
-    ensure_index(dictionary, spec.senses, dictionary.held_out().states[:MAX_QUERIES])
+    with full_disk_as_input_error(dictionary.folder, "index", "dictionary"):
+        ensure_index(dictionary, spec.senses, dictionary.held_out().states[:MAX_QUERIES])
     return dictionary.facts

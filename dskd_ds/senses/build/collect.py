@@ -8,12 +8,10 @@ before the collection is used, each rank checks that it sees every batch.
 
 from __future__ import annotations
 
-import errno
 import math
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,6 +28,7 @@ from dskd_ds.errors import InputError
 from dskd_ds.models.frozen import FrozenModel, load_frozen
 from dskd_ds.models.named import NamedModel
 from dskd_ds.runtime.mpi import Communicator
+from dskd_ds.senses.build.full_disk import full_disk_as_input_error
 from dskd_ds.senses.build.spill import BackgroundSpill, Collected, Layout, Spill, rank_folder
 from dskd_ds.senses.build.vectors import Rows, is_text, make_rows, position_hashes
 from dskd_ds.senses.dictionary.identity import leaves_out_sinks
@@ -123,28 +122,13 @@ def collect(
         folder=rank_folder(work, comm.rank),
         layout=layout,
     )
-    with bar, _full_disk_as_input_error(work):
+    with bar, full_disk_as_input_error(work, "collection", "collection_dir"):
         for step, _ in enumerate(reading):
             # The other ranks read about as fast: count their batches too.
             of_all_ranks = missing[step * comm.size : (step + 1) * comm.size]
             bar.update(sum(num_tokens[batch.index] for batch in of_all_ranks))
     comm.barrier()
     return whole_collection(work, layout, len(batches))
-
-
-@contextmanager
-def _full_disk_as_input_error(work: Path) -> Iterator[None]:
-    """Raise InputError in place of an OSError that says that the disk or the quota is full."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise InputError(
-            f"{work}: the collection cannot be written: {error.strerror}.\n"
-            "  make room, or name a larger disk in [senses] collection_dir;"
-            " what was read is kept."
-        ) from None
 
 
 def read_batches(

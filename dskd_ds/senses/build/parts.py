@@ -114,7 +114,13 @@ def contexts_of(
         return contexts_table([], [], [])
     sources = np.concatenate([*senses.sources, np.zeros(0, np.int64)])
     positions = sources[sources >= 0]
-    texts = snippets(blocks, positions, block_tokens=spec.data.block_tokens, tokenizer=tokenizer)
+    texts = snippets(
+        blocks,
+        positions,
+        block_tokens=spec.data.block_tokens,
+        tokenizer=tokenizer,
+        of_read_tokens=spec.senses.attribution == "on",
+    )
     contexts_at = {
         position: [text] for position, text in zip(positions.tolist(), texts, strict=True)
     }
@@ -184,7 +190,7 @@ class Parts:
                 centroids = part["centroids"]
                 hidden_size = centroids.shape[1]
                 num_rows += len(centroids)
-                centroids.view(torch.int16).numpy().tofile(file)
+                file.write(centroids.view(torch.int16).numpy().data)
         mapped = torch.from_file(str(path), size=num_rows * hidden_size, dtype=torch.bfloat16)
         return Senses(
             owners=np.concatenate(owners),

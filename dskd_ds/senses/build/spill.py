@@ -150,7 +150,8 @@ class Spill:
         for bucket, selected in zip(bucket_ids.tolist(), np.split(order, starts[1:]), strict=True):
             generation, num_rows = self._buckets.setdefault(bucket, BucketFile(0, 0))
             with self._path(bucket).open("ab") as file:
-                rows[selected].tofile(file)
+                # Not `tofile`: it does not say why it could not write.
+                file.write(rows[selected].data)
             num_rows += len(selected)
             self._buckets[bucket] = BucketFile(generation, num_rows)
             self._changed_buckets.add(bucket)
@@ -164,7 +165,7 @@ class Spill:
         kept = smallest(rows, self.layout.per_token)
         self._stale_files.append(old_path)
         self._buckets[bucket] = BucketFile(file.generation + 1, len(kept))
-        kept.tofile(self._path(bucket))
+        self._path(bucket).write_bytes(kept.data)
         # `kept` is sorted by token and hash, so a token's last row has its largest hash.
         tokens, counts = np.unique(kept["token"], return_counts=True)
         full, ends = counts == self.layout.per_token, np.cumsum(counts)

@@ -36,9 +36,10 @@ class Context:
     """The text around one position of the corpus."""
 
     left: str
-    """The text up to the position of the state, which predicts the token that follows."""
+    """The text before that token."""
     token: str
-    """The token that follows in the text. An arg-max attribution may have predicted another one."""
+    """The token that the state belongs to: the one that follows its position, which an arg-max
+    attribution may have predicted otherwise, or with attribution "on" the one at its position."""
     right: str
     """The text after that token."""
 
@@ -57,16 +58,22 @@ def contexts_table(rows: Iterable[int], ranks: Iterable[int], contexts: list[Con
 
 
 def snippets(
-    blocks: Blocks, positions: NDArray[np.int64], block_tokens: int, tokenizer: Any
+    blocks: Blocks,
+    positions: NDArray[np.int64],
+    block_tokens: int,
+    tokenizer: Any,
+    of_read_tokens: bool = False,
 ) -> list[Context]:
-    """Return the text around positions of the corpus (block index * block_tokens + offset).
+    """Return the text around the states at positions of the corpus.
 
-    A snippet stays within its document's segment of the block.
+    A position is block index * block_tokens + offset. A snippet stays within its document's segment
+    of the block. of_read_tokens: a state belongs to the token at its position, not to the next.
     """
     pieces: list[list[int]] = []
     for position in positions.tolist():
         block_index, offset = divmod(position, block_tokens)
-        pieces += _pieces(blocks[block_index], offset, block_tokens)
+        token_offset = offset if of_read_tokens else offset + 1
+        pieces += _pieces(blocks[block_index], offset, token_offset, block_tokens)
     if not pieces:
         return []  # transformers returns one text for an empty list
     texts = tokenizer.batch_decode(pieces, skip_special_tokens=True)
@@ -77,16 +84,19 @@ def snippets(
     ]
 
 
-def _pieces(block: Block, offset: int, block_tokens: int) -> list[list[int]]:
-    """Return the token ids to the left of, at, and to the right of the token after `offset`."""
+def _pieces(block: Block, offset: int, token_offset: int, block_tokens: int) -> list[list[int]]:
+    """Return the token ids to the left of, at, and to the right of `token_offset`.
+
+    They are of the segment that has the state's `offset`.
+    """
     bounds = np.append(block["segment_starts"], block_tokens)
     segment = int(np.searchsorted(bounds, offset, side="right"))
-    start, end, after = int(bounds[segment - 1]), int(bounds[segment]), offset + 1
-    ids = block["input_ids"]
+    start, end = int(bounds[segment - 1]), int(bounds[segment])
+    ids, after = block["input_ids"], token_offset + 1
     return [
-        ids[max(start, after - LEFT_TOKENS) : after],
-        ids[after : min(end, after + 1)],
-        ids[after + 1 : min(end, after + 1 + RIGHT_TOKENS)],
+        ids[max(start, token_offset - LEFT_TOKENS) : token_offset],
+        ids[token_offset : min(end, after)],
+        ids[after : min(end, after + RIGHT_TOKENS)],
     ]
 
 

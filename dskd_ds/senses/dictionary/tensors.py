@@ -5,8 +5,10 @@ Its content need not fit into memory; safetensors' `save_file` copies all of it.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,10 @@ class TensorFile:
     def __init__(
         self, path: Path, shapes: Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
     ) -> None:
-        """Create the file, full of zeros. shapes: dtype and shape of each tensor."""
+        """Create the file, full of zeros. shapes: dtype and shape of each tensor.
+
+        Raises OSError if the disk has no room for all of it.
+        """
         # The widest dtype first: then every tensor starts at a multiple of its item size.
         ordered = sorted(shapes.items(), key=lambda item: (-item[1][0].itemsize, item[0]))
         entries: dict[str, Any] = {}
@@ -41,7 +46,8 @@ class TensorFile:
         header += b" " * (-len(header) % 8)
         prefix = len(header).to_bytes(8, "little") + header
         size = len(prefix) + end
-        self._mapped: NDArray[np.uint8] = np.memmap(path, np.uint8, "w+", shape=(size,))
+        _allocate(path, size)
+        self._mapped: NDArray[np.uint8] = np.memmap(path, np.uint8, "r+", shape=(size,))
         self._mapped[: len(prefix)] = np.frombuffer(prefix, np.uint8)
         body = torch.from_numpy(self._mapped[len(prefix) :])
         self._tensors: dict[str, Tensor] = {}
@@ -57,3 +63,18 @@ class TensorFile:
         """Write everything to the file, and forget the tensors."""
         self._tensors = {}
         self._mapped.flush()  # type: ignore[attr-defined]  # it is a memmap
+
+
+def _allocate(path: Path, size: int) -> None:
+    """Create a file of zeros whose blocks are on the disk.
+
+    Where a mapped file has no blocks yet and the disk is full, writing to it kills the process.
+    """
+    with path.open("w+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            # Not every file system can. The file then gets its blocks as it is written.
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                raise
+            file.truncate(size)

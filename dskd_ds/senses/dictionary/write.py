@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dskd_ds.files.atomic import partial_folder, replace_folder
+from dskd_ds.files.atomic import atomic_folder
 from dskd_ds.files.manifest import write_manifest
 from dskd_ds.lexicon.relations import Ragged, TokenRelations
 from dskd_ds.senses.dictionary.contexts import CONTEXTS_FILE, write_contexts
@@ -50,7 +50,6 @@ def write_dictionary(
     contexts: tables made by contexts.contexts_table, in order of the rows.
     keep_without_senses: keep relations to owners without senses.
     """
-    partial = partial_folder(folder)
     vocab_size = facts["vocab_size"]
     # The file is created with its full size, so all lengths are needed before a span is composed.
     token_lengths = np.bincount(senses.owners, minlength=vocab_size)
@@ -63,28 +62,28 @@ def write_dictionary(
             antonyms=_with_senses(relations.antonyms, lengths),
         )
     small = _small_tensors(senses, relations, lengths=lengths, vocab_size=vocab_size)
-    distance = _write_senses(
-        partial / SENSES_FILE,
-        senses=senses,
-        spans=relations.spans,
-        num_senses=num_senses,
-        small=small,
-        vocab_size=vocab_size,
-    )
-    write_contexts(partial / CONTEXTS_FILE, contexts)
-    stored = held_out or _no_held_out(senses.centroids.shape[1])
-    save_file(vars(stored), partial / HELDOUT_FILE)
-    related = (small["synonym_offsets"].diff() > 0) | (small["antonym_offsets"].diff() > 0)
-    found: Facts = {
-        "format": FORMAT,
-        "num_rows": int(lengths.sum()),
-        "num_spans": int((lengths[vocab_size:] > 0).sum()),
-        "num_tokens": int((token_lengths > 0).sum()),
-        "num_related_tokens": int(related.sum()),
-        "median_antonym_distance": distance,
-    }
-    write_manifest(partial, cast(dict[str, Any], facts | found))
-    replace_folder(partial, folder)
+    with atomic_folder(folder) as partial:
+        distance = _write_senses(
+            partial / SENSES_FILE,
+            senses=senses,
+            spans=relations.spans,
+            num_senses=num_senses,
+            small=small,
+            vocab_size=vocab_size,
+        )
+        write_contexts(partial / CONTEXTS_FILE, contexts)
+        stored = held_out or _no_held_out(senses.centroids.shape[1])
+        save_file(vars(stored), partial / HELDOUT_FILE)
+        related = (small["synonym_offsets"].diff() > 0) | (small["antonym_offsets"].diff() > 0)
+        found: Facts = {
+            "format": FORMAT,
+            "num_rows": int(lengths.sum()),
+            "num_spans": int((lengths[vocab_size:] > 0).sum()),
+            "num_tokens": int((token_lengths > 0).sum()),
+            "num_related_tokens": int(related.sum()),
+            "median_antonym_distance": distance,
+        }
+        write_manifest(partial, cast(dict[str, Any], facts | found))
 
 
 def _write_senses(

@@ -7,7 +7,10 @@ teacher gives no probability for a span, so a span could not be accepted as a ne
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import hnswlib
@@ -112,7 +115,7 @@ def build_index(dictionary: SenseDictionary, spec: SensesSpec, queries: Tensor) 
     }
     matrices = {"mean": projection.mean, "components": projection.components}
     with atomic_folder(dictionary.folder / INDEX_FOLDER) as partial:
-        graph.save_index(str(partial / GRAPH_FILE))
+        _save(graph, partial / GRAPH_FILE)
         save_file(matrices, partial / PROJECTION_FILE)
         write_manifest(partial, facts)
     return facts
@@ -136,6 +139,13 @@ def _build_graph(rows: Tensor, projection: Projection, spec: SensesSpec) -> Any:
             graph.add_items(projection(rows[chunk]), chunk.numpy(), num_threads=1)
             progress.update(len(chunk))
     return graph
+
+
+def _save(graph: Any, path: Path) -> None:
+    """Write a graph. Raises OSError if the disk is full, which hnswlib does not notice."""
+    graph.save_index(str(path))
+    if path.stat().st_size < graph.index_file_size():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def _search_facts(
@@ -187,17 +197,20 @@ def share_found(exact: NDArray[np.int64], found: NDArray[np.int64]) -> float:
 def knn(
     index: Any, reduced: NDArray[np.float32], num_candidates: int, num_threads: int = 1
 ) -> NDArray[np.int64]:
-    """Search for reduced queries [P, d]; returns rows [P, num_candidates], nearest first.
+    """Search for reduced queries [P, d]; returns rows [P, num_candidates] in no certain order.
 
-    There are fewer columns if the index is smaller. Several threads may search at the same time
-    only with equal num_candidates, because hnswlib stores its search effort in the index.
+    If the index has no more rows than that, all of them are returned without a search: a graph with
+    few links may not reach each row. Several threads may search at the same time only with equal
+    num_candidates, because hnswlib stores its search effort in the index.
     Raises ValueError if d is not the index's dimension; hnswlib itself would read past the end.
     """
     if reduced.ndim != 2 or reduced.shape[1] != index.dim:
         raise ValueError(f"queries of shape {reduced.shape}, the index has {index.dim} dimensions")
-    count = min(num_candidates, index.get_current_count())
-    index.set_ef(max(count, 10))
-    rows, _ = index.knn_query(reduced, k=count, num_threads=num_threads)
+    num_rows = index.get_current_count()
+    if num_rows <= num_candidates:
+        return np.tile(np.arange(num_rows), (len(reduced), 1))
+    index.set_ef(max(num_candidates, 10))
+    rows, _ = index.knn_query(reduced, k=num_candidates, num_threads=num_threads)
     return np.asarray(rows, np.int64)
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from dskd_ds.files.manifest import refuse_unlisted_files
 from dskd_ds.observe.best_checkpoint import HeldoutScore
 from dskd_ds.spec import RunSpec
+from dskd_ds.student.checkpoint.dictionaries import DICTIONARIES, refuse_other_dictionaries
 from dskd_ds.student.checkpoint.files import (
     Manifest,
     all_gather_problem,
@@ -61,11 +62,20 @@ class Checkpoints:
     """The checkpoints of one run. Its public methods are collective calls, unless they say no."""
 
     def __init__(
-        self, engine: Engine, spec: RunSpec, init_fingerprint: str, states: Mapping[str, Stateful]
+        self,
+        engine: Engine,
+        spec: RunSpec,
+        init_fingerprint: str,
+        states: Mapping[str, Stateful],
+        dictionaries: Mapping[str, str] | None = None,
     ) -> None:
-        """init_fingerprint: of the model that training started from. states: by name."""
+        """init_fingerprint: of the model that training started from. states: by name.
+
+        dictionaries: folder -> digest of those that the run opens; None: it opens none.
+        """
         self._engine, self._spec = engine, spec
         self._init_fingerprint = init_fingerprint
+        self._dictionaries = dict(dictionaries or {})
         self._states = dict(states)
         self._folder = checkpoint_dir(spec)
         self._saving: Saving | None = None
@@ -165,6 +175,7 @@ class Checkpoints:
             "num_students": self._spec.topology.num_students,
             "init": self._init_fingerprint,
             "dtype": str(parameter.dtype).removeprefix("torch."),
+            **({DICTIONARIES: self._dictionaries} if self._dictionaries else {}),
             **(heldout.as_facts() if heldout else {}),
         }
 
@@ -173,8 +184,8 @@ class Checkpoints:
 
         Returns the steps and tokens done; none for a new run. A damaged checkpoint is passed over
         with a warning on stderr. Raises InputError if all checkpoints are damaged, if one has a
-        file that its manifest does not list, or if the newest whole one is of another layout or
-        student.
+        file that its manifest does not list, or if the newest whole one is of another layout,
+        student or sense dictionary.
         """
         self._wait_for_removal()
         found = self._newest_whole()
@@ -219,6 +230,7 @@ class Checkpoints:
             if problem is None:
                 run_on_rank_0(refuse_other_layout, folder, facts)
                 run_on_rank_0(refuse_other_student, folder, facts, self._init_fingerprint)
+                run_on_rank_0(refuse_other_dictionaries, folder, facts, self._dictionaries)
                 run_on_rank_0(refuse_unlisted_files, folder, files)
                 problem = all_gather_problem(folder, files)
             if problem is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,12 +13,16 @@ import torch
 
 from dskd_ds.errors import InputError, SaveError
 from dskd_ds.spec import RunSpec, load_spec
+from dskd_ds.spec.terms import LayerTermSpec
 from dskd_ds.spec.training import CheckpointSpec
 from dskd_ds.student.checkpoint import saving, slice_files
 from dskd_ds.student.checkpoint.folders import checkpoint_dir, complete_tags
-from dskd_ds.student.checkpoint.store import Progress
+from dskd_ds.student.checkpoint.store import Checkpoints, Progress
+from dskd_ds.student.session import open_checkpoints
+from dskd_ds.student.skips import Skips
+from tests.unit.conftest import dictionary_in
 from tests.unit.student.ranks import on_all_ranks, use_ranks
-from tests.unit.student.small_engine import SmallEngine, checkpoints_of, save
+from tests.unit.student.small_engine import INIT, SmallEngine, checkpoints_of, save
 
 
 @pytest.fixture
@@ -200,6 +205,50 @@ def test_another_layout_or_student_is_refused(
     changed_facts(spec, **facts)
     with pytest.raises(InputError, match=message):
         checkpoints_of(SmallEngine(), spec).resume()
+
+
+@pytest.mark.parametrize("reader", ["senses", "term"])
+def test_a_dictionary_that_was_replaced_is_refused(
+    spec: RunSpec, tmp_path: Path, reader: str
+) -> None:
+    """Checkpoints of before do not say which dictionary it was; without senses it does not matter.
+
+    It is that of [senses], or that of one of [[loss.terms]].
+    """
+    folder = tmp_path / "dictionary"
+    read = spec.senses.model_copy(update={"dictionary": str(folder)})
+    loss = spec.loss.model_copy(update={"sense_weight": 0.5})
+    if reader == "term":
+        read = spec.senses
+        term = LayerTermSpec(kind="mse", student_layer=1, weight=1.0, dictionary=str(folder))
+        loss = spec.loss.model_copy(update={"sense_weight": 0.0, "terms": (term,)})
+    spec = spec.model_copy(update={"senses": read, "loss": loss})
+    dictionary_in(folder)
+
+    def checkpoints(spec: RunSpec) -> Checkpoints:
+        init: Any = SimpleNamespace(fingerprint=INIT)
+        skips: Any = Skips(spec.train)
+        engine: Any = SmallEngine()
+        return open_checkpoints(spec, engine, init, blocks=skips, skips=skips)
+
+    checkpoints(spec).save(Progress(3, 30))
+    assert checkpoints(spec).resume() == Progress(3, 30)
+    dictionary_in(folder, seed=1)
+    with pytest.raises(
+        InputError,
+        match=rf"{folder}: this dictionary is another one than that of .*step-00000003\.\n  put the"
+        " old one back, or set another run_dir",
+    ):
+        checkpoints(spec).resume()
+    without = spec.model_copy(
+        update={"loss": spec.loss.model_copy(update={"sense_weight": 0.0, "terms": ()})}
+    )
+    assert checkpoints(without).resume() == Progress(3, 30)
+    dictionary_in(folder)
+    assert checkpoints(spec).resume() == Progress(3, 30)
+    changed_facts(spec, dictionaries={})
+    dictionary_in(folder, seed=1)
+    assert checkpoints(spec).resume() == Progress(3, 30)
 
 
 def test_other_parameters_are_refused_by_name(spec: RunSpec) -> None:

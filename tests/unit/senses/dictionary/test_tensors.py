@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -31,3 +35,33 @@ def test_safetensors_reads_a_tensor_file(
     read = load_file(path)
     assert set(read) == set(tensors)
     assert all(torch.equal(read[name], tensors[name]) for name in tensors)
+
+
+SHAPES = {"senses": (torch.bfloat16, (400, 100))}
+
+
+def test_a_tensor_file_has_its_blocks_before_anything_is_written(tmp_path: Path) -> None:
+    """A process that writes to a mapped file without blocks is killed when the disk is full."""
+    TensorFile(tmp_path / "tensors", SHAPES)
+    found = (tmp_path / "tensors").stat()
+    assert found.st_blocks * 512 >= found.st_size > 80_000
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.ENOSPC])
+def test_a_file_system_may_not_know_how_to_reserve_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "posix_fallocate", fail)
+    if number == errno.ENOSPC:
+        with pytest.raises(OSError, match="No space left"):
+            TensorFile(tmp_path / "tensors", SHAPES)
+        return
+    file = TensorFile(tmp_path / "tensors", SHAPES)
+    file["senses"].fill_(2.0)
+    file.close()
+    assert torch.equal(
+        load_file(tmp_path / "tensors")["senses"].unique(), torch.tensor([2.0]).to(torch.bfloat16)
+    )

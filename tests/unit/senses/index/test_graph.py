@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import hnswlib
 import numpy as np
 import pytest
 import torch
@@ -90,6 +91,23 @@ def test_an_index_is_rebuilt_only_if_its_settings_or_senses_change(
     shutil.copytree(dictionary.folder / "index", folder / "index")
     rebuilt = ensure_index(open_dictionary(folder), SPEC, torch.randn(4, 12))
     assert rebuilt["of_senses"] != other["of_senses"]
+
+
+@pytest.mark.parametrize("num_candidates", [150, 200])
+def test_an_index_as_small_as_the_candidates_gives_all_rows(num_candidates: int) -> None:
+    """With two links per row some rows cannot be reached, and hnswlib refuses to search."""
+    centres = np.random.default_rng(0).normal(size=(30, 64)) * 3
+    draw = np.random.default_rng(1)
+    rows = (centres[np.arange(150) % 30] + draw.normal(size=(150, 64)) * 0.1).astype(np.float32)
+    graph = hnswlib.Index(space="l2", dim=64)
+    graph.init_index(max_elements=150, M=2, ef_construction=200, random_seed=0)
+    graph.add_items(rows, np.arange(150), num_threads=1)
+    with pytest.raises(RuntimeError, match="contiguous"):
+        graph.knn_query(rows[:5], k=150)
+    found = knn(graph, rows[:5], num_candidates)
+    assert found.dtype == np.int64
+    assert found.flags.c_contiguous  # the service sends its bytes
+    np.testing.assert_array_equal(found, np.tile(np.arange(150), (5, 1)))
 
 
 @settings(max_examples=20)
