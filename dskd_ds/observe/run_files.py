@@ -57,7 +57,7 @@ class RankProgress(Record):
     host: str
     pid: int
     phase: str
-    """For example `forward`, `backward`, `optimiser step`, `waiting for the teacher`, `save`."""
+    """For example `planning`, `forward`, `optimiser step`, `waiting for the teacher`, `save`."""
     step: int
     """Number of optimiser steps that are done."""
     since: float
