@@ -31,7 +31,9 @@ def run_steps(training: Training) -> None:
     with ExitStack() as cleanup:
         metrics: MetricsWriter | None = None
         if is_first_rank:
-            metrics = MetricsWriter(spec, training.num_done, training.num_steps, training.board_dir)
+            metrics = MetricsWriter(
+                spec, training.num_done, training.num_steps, training.whole_run_dir
+            )
             cleanup.callback(metrics.close)
         bar = tqdm(
             total=training.num_steps,

@@ -18,7 +18,6 @@ from dskd_ds.data.streamed import StreamedBlocks
 from dskd_ds.errors import InputError
 from dskd_ds.link import StudentSide
 from dskd_ds.models.named import NamedModel, RunModels
-from dskd_ds.observe.metrics import TENSORBOARD_FOLDER
 from dskd_ds.observe.run_files import REPAIR_FOLDER
 from dskd_ds.runtime.devices import give_back_memory, local_device
 from dskd_ds.runtime.stop import StopWish
@@ -204,6 +203,6 @@ def _open_training(
         is_stop_wanted=run.is_stop_wanted,
         run_lock=run.run_lock,
         checkpoints=checkpoints,
-        board_dir=Path(spec.run_dir) / TENSORBOARD_FOLDER / REPAIR_FOLDER,
+        whole_run_dir=Path(spec.run_dir),
         title="repair",
     )
