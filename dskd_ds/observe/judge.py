@@ -107,7 +107,7 @@ def _integer(record: Metrics, key: str) -> int | None:
 
 def _speed(evidence: Evidence) -> Speed | None:
     """Return the speed over the last records of the launch that wrote the last one."""
-    first = evidence.start.first_step + 1 if evidence.start else 1
+    first = (evidence.start.first_step or 0) + 1 if evidence.start else 1
     # The first step of a launch also waits for teachers to start.
     records = [record for record in evidence.metrics if record["step"] > first]
     records = (records or list(evidence.metrics))[-RECENT_RECORDS:]

@@ -36,26 +36,29 @@ class MetricsWriter:
     """
 
     def __init__(
-        self, spec: RunSpec, first_step: int, last_step: int, board_dir: Path | None = None
+        self, spec: RunSpec, first_step: int, last_step: int, whole_run_dir: Path | None = None
     ) -> None:
         """first_step: number of steps that are done already. last_step: the run's last step.
 
-        board_dir: where TensorBoard's files go; None for `tensorboard/` of the run directory.
+        whole_run_dir: of which a repair's run_dir is a folder; None if it is the spec's. There the
+        launch and its teachers say what they do, and TensorBoard looks.
         """
         self._every, self._last_step = spec.monitor.log_every_steps, last_step
         self._push_weight = spec.loss.push
         self._active_shares: list[float] = []
         run_dir = Path(spec.run_dir)
+        whole_run_dir = whole_run_dir or run_dir
         self._path, self._has_warned = run_dir / METRICS_FILE, False
         self._file: TextIO | None = None
         self._board: SummaryWriter | None = None
-        self._health = HealthMetrics(run_dir)
+        self._health = HealthMetrics(whole_run_dir)
         self._first_step = first_step
         with self._warn_of_lost_metrics():
             self._file = self._open()
         with self._warn_of_lost_metrics():
             if spec.monitor.tensorboard:
-                board_dir = board_dir or run_dir / TENSORBOARD_FOLDER
+                part = run_dir.relative_to(whole_run_dir)
+                board_dir = whole_run_dir / TENSORBOARD_FOLDER / part
                 self._board = open_board(spec, first_step, board_dir)
             if self._board:
                 attempt = self._health.describe_attempt(first_step)

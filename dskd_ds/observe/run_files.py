@@ -57,7 +57,7 @@ class RankProgress(Record):
     host: str
     pid: int
     phase: str
-    """For example `forward`, `backward`, `optimiser step`, `waiting for the teacher`, `save`."""
+    """For example `planning`, `forward`, `optimiser step`, `waiting for the teacher`, `save`."""
     step: int
     """Number of optimiser steps that are done."""
     since: float
@@ -118,8 +118,8 @@ class RunStart(Record):
     num_students: int
     num_teachers: int
     """Teachers of the launch; 0 if they are started on their own."""
-    first_step: int = 0
-    """Number of steps that were done before this launch."""
+    first_step: int | None = None
+    """Number of steps that were done before this launch; None while it loads."""
     num_steps: int | None = None
     """Number of steps of the whole run; None if it is not known yet."""
     command: str

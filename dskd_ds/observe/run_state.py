@@ -132,11 +132,16 @@ def _waits_for_students(evidence: Evidence, attempt: Attempt) -> bool:
 
 
 def _has_trained(evidence: Evidence) -> bool:
-    """Whether the present launch has finished a step; true if that cannot be known."""
+    """Whether the present launch has finished a step; true if that cannot be known.
+
+    While it loads, the last record is that of an earlier launch.
+    """
     if not evidence.metrics:
         return False
     start = evidence.start
-    return start is None or evidence.metrics[-1]["step"] > start.first_step
+    if start is None:
+        return True
+    return start.first_step is not None and evidence.metrics[-1]["step"] > start.first_step
 
 
 def end_of_rank_0(evidence: Evidence) -> End | None:
@@ -145,7 +150,8 @@ def end_of_rank_0(evidence: Evidence) -> End | None:
     for end in evidence.ends:
         is_rank_0 = end.role == "student" and end.rank == 0
         if start and is_rank_0 and (end.host, end.pid) == (start.host, start.pid):
-            return end
+            # In a container every launch can have the same host and process id.
+            return end if end.time >= start.started else None
     return None
 
 

@@ -109,7 +109,8 @@ class StudentSpec(Part):
     """Probability that an attention weight of the student is set to zero while training (paper: 0.1
     for Llama-3-8B), in all layers, frozen ones too. The draws are keyed by the seed and the place
     of the micro-batch in the data, so they are the same for any number of ranks and after a
-    resume."""
+    resume. Nothing else is dropped, whatever the student's configuration says, and in the repair
+    nothing at all."""
     activation_checkpointing: Annotated[bool, MAY_CHANGE] = False
     """Keep only each layer's input and compute the rest again in the backward pass: takes less
     memory and about a third more time."""

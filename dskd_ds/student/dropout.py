@@ -1,4 +1,4 @@
-"""Attention dropout of the student: turned on in all layers, and seeded per micro-batch.
+"""Dropout of the student: that of the attention as the spec says, no other, seeded per micro-batch.
 
 Each micro-batch seeds torch's default generators by its place in the global order of the data. So
 its masks are the same for any number of ranks, and after a resume without a stored generator state.
@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 
 from dskd_ds.errors import InputError
 from dskd_ds.models.generation import keyed_seed
@@ -20,12 +21,21 @@ DROPOUT_STREAM = 0xD50
 """Separates the seeds of dropout from other seeds that are made of the run's seed."""
 
 
-def set_attention_dropout(model: Any, probability: float) -> None:
+def set_dropout(model: Any, attention: float) -> None:
     """Let every attention module of a causal language model drop weights while training.
 
-    The configuration stays as it is, so that the exported student does not ask for dropout.
-    Raises InputError if no layer of the model has an attention dropout.
+    All other dropouts are turned off, which the configurations of some models (Starcoder2) turn on:
+    a student that is to follow its teacher's every output learns nothing from their noise.
+    The configuration stays as it is, so that the exported student asks for no other dropout.
+    attention: the probability. Raises InputError if no layer of the model has an attention dropout.
     """
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        # Other modules keep a number, which they give to a function.
+        for name, value in list(vars(module).items()):
+            if "drop" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
     found = [
         module
         for layer in layers_of(model)
@@ -33,10 +43,10 @@ def set_attention_dropout(model: Any, probability: float) -> None:
         if isinstance(getattr(module, "attention_dropout", None), float | int)
     ]
     for module in found:
-        module.attention_dropout = probability
-    if probability and not found:
+        module.attention_dropout = attention
+    if attention and not found:
         raise InputError(
-            f"[student] attention_dropout = {probability}, but {type(model).__name__} has no"
+            f"[student] attention_dropout = {attention}, but {type(model).__name__} has no"
             " attention dropout.\n"
             "  set it to 0, or use a model of another architecture (Llama, Mistral, Qwen ... have"
             " it)."

@@ -101,8 +101,7 @@ def take_step(
     own_loss, losses = sums.new_zeros(()), sums.new_zeros(num_ranks)
     for batch in step_input.micro_batches:
         enter_phase("forward")
-        if spec.student.attention_dropout:
-            seed_dropout(spec.seed, batch.place)
+        seed_dropout(spec.seed, batch.place)
         loss, stats = engine(
             batch.input_ids, batch.position_ids, batch.teacher, batch.senses, scales
         )

@@ -12,7 +12,7 @@ from dskd_ds.errors import ExitCode
 from dskd_ds.observe.metrics import MetricsWriter
 from dskd_ds.student.counts import Counts
 from dskd_ds.student.engine import set_lr, take_step
-from dskd_ds.student.phases import VERDICT, WAITING
+from dskd_ds.student.phases import PLANNING, VERDICT
 from dskd_ds.student.record import all_reduce_record
 from dskd_ds.student.replies.feed import StepInput
 from dskd_ds.student.rollback import roll_back
@@ -31,7 +31,9 @@ def run_steps(training: Training) -> None:
     with ExitStack() as cleanup:
         metrics: MetricsWriter | None = None
         if is_first_rank:
-            metrics = MetricsWriter(spec, training.num_done, training.num_steps, training.board_dir)
+            metrics = MetricsWriter(
+                spec, training.num_done, training.num_steps, training.whole_run_dir
+            )
             cleanup.callback(metrics.close)
         bar = tqdm(
             total=training.num_steps,
@@ -69,8 +71,8 @@ def next_step(training: Training) -> tuple[StepInput, Verdict]:
 
     If a rank has met an error or is to stop, all ranks save and raise (see `raise_end`).
     """
-    training.phases.enter(WAITING, training.num_done)
-    prepared = prepare(training.steps, training.is_stop_wanted)
+    training.phases.enter(PLANNING, training.num_done)
+    prepared = prepare(training.steps, training.is_stop_wanted, training.phases.enter)
     training.phases.enter(VERDICT)
     verdict = all_reduce_verdict(
         prepared,

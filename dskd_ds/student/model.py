@@ -23,7 +23,7 @@ from dskd_ds.signals.kind import signal_kind
 from dskd_ds.spec import RunSpec
 from dskd_ds.spec.models import StudentSpec
 from dskd_ds.student.counts import Counts
-from dskd_ds.student.dropout import set_attention_dropout
+from dskd_ds.student.dropout import set_dropout
 from dskd_ds.student.terms.layers import LayerTerm, layer_terms
 from dskd_ds.student.terms.losses import TermLosses
 from dskd_ds.student.terms.maps import term_maps
@@ -141,7 +141,7 @@ def assemble_student(
     teacher's hidden size. terms: losses below the head. Raises InputError as `load_student` does.
     """
     freeze(model, spec.student)
-    set_attention_dropout(model, spec.student.attention_dropout)
+    set_dropout(model, spec.student.attention_dropout)
     if spec.student.activation_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     head: Any = model.get_output_embeddings()

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from dskd_ds.observe.run_files import WAITING_FOR_TEACHER
 
 LOADING = "loading"
+PLANNING = "planning"
+"""Reads the text of coming steps, or lets the student write it, and sends their requests."""
 WAITING = WAITING_FOR_TEACHER
 VERDICT = "verdict"
 SAVING = "save"

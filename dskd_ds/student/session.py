@@ -14,7 +14,7 @@ from dskd_ds.errors import DskdError, ExitCode
 from dskd_ds.link import StudentSide, open_student_side
 from dskd_ds.models.named import NamedModel, RunModels
 from dskd_ds.models.routed import RoutedTeacher, further_teachers, teacher_of_name
-from dskd_ds.observe.memory import resident_bytes
+from dskd_ds.observe.memory import memory_before
 from dskd_ds.runtime.collective_clock import CollectiveClock
 from dskd_ds.runtime.devices import give_back_memory, local_device
 from dskd_ds.runtime.stop import StopWish
@@ -103,7 +103,7 @@ def open_training(
     role = run.role
     retriever = open_retriever(spec, role, cleanup) if spec.uses_senses else None
     source = open_run_source(spec, models, role.rank)
-    bytes_before = resident_bytes()
+    before = memory_before()
     engine = make_engine(spec, models, init, retriever.dictionary if retriever else None)
     blocks = OnPolicyBlocks(spec, models.teacher.tokenizer, role.rank, source, engine)
     heldout = open_heldout_loss(spec, models, role, engine)
@@ -147,7 +147,7 @@ def open_training(
         phases=run.phases,
         is_stop_wanted=run.is_stop_wanted,
         unchanged_weights=UnchangedWeights.of_run(spec, engine),
-        health=StepHealth(CollectiveClock().install(deepspeed.comm.comm.cdb), bytes_before),
+        health=StepHealth(CollectiveClock().install(deepspeed.comm.comm.cdb), before),
         run_lock=run.run_lock,
         checkpoints=checkpoints,
         heldout=heldout,

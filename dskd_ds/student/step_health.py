@@ -9,7 +9,7 @@ from dataclasses import astuple, dataclass
 import deepspeed
 import torch
 
-from dskd_ds.observe.memory import peak_device_bytes, peak_host_bytes
+from dskd_ds.observe.memory import MemoryBefore, peak_device_bytes, peak_host_bytes
 from dskd_ds.observe.stragglers import Stragglers
 from dskd_ds.runtime.collective_clock import CollectiveClock
 from dskd_ds.runtime.devices import local_device
@@ -29,22 +29,24 @@ class RankStep:
     host_bytes: float
     """The largest memory of the process so far."""
     device_bytes: float
-    """The largest memory of its GPU so far; 0 without one."""
+    """The largest memory of its GPU since it began to make its engine; 0 without a GPU."""
     engine_bytes: float = 0
     """What student, optimiser and steps take of `device_bytes`; without a GPU, of `host_bytes`: the
-    memory beyond what the process had before it made the engine."""
+    memory beyond what the process had before it made the engine. 0 if it had more before."""
 
 
 class StepHealth:
     """Measures the steps of this rank and compares those of all ranks."""
 
-    def __init__(self, clock: CollectiveClock | None = None, bytes_before: int = 0) -> None:
+    def __init__(
+        self, clock: CollectiveClock | None = None, before: MemoryBefore | None = None
+    ) -> None:
         """Make the measurement of a rank's steps.
 
         clock: one that is installed; without it, waits in collectives count as computation.
-        bytes_before: resident memory of the process before it made the engine.
+        before: the memory of the process before it made the engine.
         """
-        self._bytes_before = bytes_before
+        self._before = before or MemoryBefore()
         self.stragglers = Stragglers()
         self._clock = clock or CollectiveClock()
         self._started = time.monotonic()
@@ -65,7 +67,7 @@ class StepHealth:
             collectives=self._clock.take_seconds(),
             host_bytes=host_bytes,
             device_bytes=device_bytes,
-            engine_bytes=device_bytes or max(host_bytes - self._bytes_before, 0),
+            engine_bytes=device_bytes or self._before.added(host_bytes),
         )
 
     def all_gather_record(self, own: RankStep) -> dict[str, float]:

@@ -65,8 +65,8 @@ class Training:
     """The loss of the present weights on held-out text; None if it was not measured."""
     title: str = "training"
     """What the progress bar says."""
-    board_dir: Path | None = None
-    """Where TensorBoard's files go; None for `tensorboard/` of the run directory."""
+    whole_run_dir: Path | None = None
+    """The run directory of which the spec's is a part; None if it is the spec's itself."""
 
     def save(self, in_background: bool = False) -> None:
         """Save a checkpoint of the present step, unless there is one. A collective call.

@@ -17,6 +17,7 @@ import torch
 from dskd_ds.errors import ExitCode, OtherRankError, RequeueError, exit_code_of
 from dskd_ds.runtime.devices import local_device
 from dskd_ds.student.counts import Counts
+from dskd_ds.student.phases import WAITING
 from dskd_ds.student.replies.feed import StepInput
 
 
@@ -75,13 +76,16 @@ class Verdict:
         return self.exit_code is not ExitCode.DONE or self.is_stop_wanted
 
 
-def prepare(source: StepSource, is_stop_wanted: Callable[[], bool]) -> Prepared:
-    """Wait for this rank's input of the next step.
+def prepare(
+    source: StepSource, is_stop_wanted: Callable[[], bool], enter_phase: Callable[[str], None]
+) -> Prepared:
+    """Wait for this rank's input of the next step. enter_phase: is told when the wait begins.
 
     An error of any class is returned instead of raised: this rank must still tell the others.
     """
     try:
         counts = source.counts()
+        enter_phase(WAITING)
         return Prepared(counts, source.next(is_stop_wanted))
     except Exception as error:
         return Prepared(error=error)

@@ -15,7 +15,7 @@ import torch
 from dskd_ds.objective.fused import DistillObjective, Scales
 from dskd_ds.observe.metrics import read_metrics
 from dskd_ds.runtime.arguments import override_argv
-from dskd_ds.student.dropout import seed_dropout, set_attention_dropout
+from dskd_ds.student.dropout import seed_dropout, set_dropout
 from dskd_ds.student.model import DistillStudent
 from tests.conftest import TinyWorld, write_model
 from tests.processes import optimizer_worker as worker
@@ -55,7 +55,7 @@ def single_process(model: str, overrides: list[str]) -> dict[str, Any]:
     is_bf16 = spec.student.precision == "bf16"
     dtype = torch.bfloat16 if is_bf16 else torch.float32
     language_model = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
-    set_attention_dropout(language_model, spec.student.attention_dropout)
+    set_dropout(language_model, spec.student.attention_dropout)
     head = language_model.get_output_embeddings().weight
     student = DistillStudent(language_model, DistillObjective(head, spec.loss, worker.MARGIN))
     student.train()

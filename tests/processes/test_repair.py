@@ -120,7 +120,9 @@ def test_a_repair_mends_only_its_layers_and_resumes_bit_for_bit(
     assert ended.code == 0
     expected, found = weights(whole / "student"), weights(stopped / "student")
     assert all(torch.equal(expected[name], found[name]) for name in expected)
-    assert [record["repair_loss_layer_2"] for record in read_metrics(stopped / "repair")] == losses
+    repair = read_metrics(stopped / "repair")
+    assert [record["repair_loss_layer_2"] for record in repair] == losses
+    assert {record["attempt"] for record in repair} == {1, 2}
     # The weight that follows the gradient goes on from where it was.
     resumed = [record["weight_layer_1_cosine"] for record in read_metrics(stopped)]
     assert resumed == [record["weight_layer_1_cosine"] for record in trained]

@@ -18,7 +18,6 @@ from dskd_ds.data.streamed import StreamedBlocks
 from dskd_ds.errors import InputError
 from dskd_ds.link import StudentSide
 from dskd_ds.models.named import NamedModel, RunModels
-from dskd_ds.observe.metrics import TENSORBOARD_FOLDER
 from dskd_ds.observe.run_files import REPAIR_FOLDER
 from dskd_ds.runtime.devices import give_back_memory, local_device
 from dskd_ds.runtime.stop import StopWish
@@ -29,6 +28,7 @@ from dskd_ds.student.checkpoint.store import Checkpoints
 from dskd_ds.student.collectives import broadcast_from_rank_0, run_on_rank_0
 from dskd_ds.student.deepspeed_engine import Engine
 from dskd_ds.student.depth import ORIGIN_FILE, student_init
+from dskd_ds.student.dropout import set_dropout
 from dskd_ds.student.ds_config import deepspeed_config
 from dskd_ds.student.engine import open_engine
 from dskd_ds.student.loop import run_steps
@@ -149,6 +149,7 @@ def _open_engine(spec: RunSpec, init: NamedModel, blocks: list[RepairBlock]) -> 
     """Load the blocks of the cut student into a DeepSpeed engine."""
     config = deepspeed_config(spec)
     model = load_language_model(init, config)
+    set_dropout(model, 0.0)
     # Unlike in training, layers are not ZeRO-3's leaf modules (docs/deepspeed.md, "Frozen layers").
     return open_engine(RepairStudent(model, blocks, spec.repair.distance), config)
 
@@ -202,6 +203,6 @@ def _open_training(
         is_stop_wanted=run.is_stop_wanted,
         run_lock=run.run_lock,
         checkpoints=checkpoints,
-        board_dir=Path(spec.run_dir) / TENSORBOARD_FOLDER / REPAIR_FOLDER,
+        whole_run_dir=Path(spec.run_dir),
         title="repair",
     )

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from dskd_ds.spec import RunSpec
-from dskd_ds.student.phases import EXPORTING, LOADING, SAVING, VERDICT, WAITING, Phase
+from dskd_ds.student.phases import EXPORTING, LOADING, PLANNING, SAVING, VERDICT, WAITING, Phase
 
 MEDIAN_FACTOR = 20.0
 """A phase may also last this many median steps, if that is longer than the limit in seconds."""
@@ -22,7 +22,8 @@ class Limits:
     hang: float
     """For any phase but loading, which may download."""
     teacher: float
-    """Added while this rank, or another one for which it waits, waits for its teacher."""
+    """Added while this rank, or another one for which it waits, waits for its teacher; and while it
+    plans, because the student may then write the text of several steps at once."""
     stop: float
     """After a signal that asks for a stop, except while saving."""
 
@@ -40,7 +41,7 @@ class Limits:
         """Return the longest time that a phase may last."""
         if name == LOADING:
             return math.inf
-        extra = self.teacher if name in (WAITING, VERDICT) else 0.0
+        extra = self.teacher if name in (PLANNING, WAITING, VERDICT) else 0.0
         return max(self.hang, MEDIAN_FACTOR * median_step_seconds) + extra
 
     def after_stop(self, name: str, median_step_seconds: float) -> float:

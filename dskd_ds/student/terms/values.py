@@ -142,12 +142,12 @@ def _sum(
     weights: [N], factor of each position; None: 1.
     """
     total = torch.zeros((), device=states.device)
-    grad = torch.zeros_like(states)
+    grad = torch.zeros_like(states, dtype=_gradient_dtype(states))
     for rows in chunks:
         if rows.start == rows.stop:
             continue  # a block without supervised positions
         with torch.enable_grad():
-            chunk = states[rows].detach().requires_grad_()
+            chunk = states[rows].detach().to(grad.dtype).requires_grad_()
             values = values_of(chunk, rows)
             if weights is not None:
                 values = values * weights[rows]
@@ -162,7 +162,7 @@ def _sense_sum(states: Tensor, learned: TermSenses, batch: TermBatch) -> Tensor:
     targets = learned.senses
     assert targets is not None
     total = torch.zeros((), device=states.device)
-    grad = torch.zeros_like(states)
+    grad = torch.zeros_like(states, dtype=_gradient_dtype(states))
     for start in range(0, len(targets.positions), batch.loss.chunk_positions):
         chunk = targets[start : start + batch.loss.chunk_positions]
         if batch.teacher.weights is not None:
@@ -173,6 +173,15 @@ def _sense_sum(states: Tensor, learned: TermSenses, batch: TermBatch) -> Tensor:
         grad.index_add_(0, chunk.positions, loss.grad.to(grad.dtype))
         total += loss.loss
     return _with_gradient(states, total, grad)
+
+
+def _gradient_dtype(states: Tensor) -> torch.dtype:
+    """Return the number format in which a gradient by these states exists until it is scaled.
+
+    The loss scale of float16 comes in the backward pass only, and can be larger than float16 holds;
+    a gradient that is rounded to float16 before it may be zero. bfloat16 has the range of float32.
+    """
+    return torch.float32 if states.dtype == torch.float16 else states.dtype
 
 
 def _with_gradient(states: Tensor, value: Tensor, grad: Tensor) -> Tensor:
@@ -187,11 +196,12 @@ class _Formed(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, value: Tensor, grad: Tensor) -> Tensor:
-        del states
+        ctx.states_dtype = states.dtype
         ctx.save_for_backward(grad)
         return value.clone()
 
     @staticmethod
     def backward(ctx: Any, *incoming: Any) -> Any:
         (grad,) = ctx.saved_tensors
-        return grad * incoming[0].to(grad.dtype), None, None
+        scaled = grad * incoming[0].to(grad.dtype)
+        return scaled.to(ctx.states_dtype), None, None

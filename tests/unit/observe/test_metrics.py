@@ -18,7 +18,7 @@ from dskd_ds.observe.charts import CHARTS, COMBINED_CHARTS
 from dskd_ds.observe.metrics import MetricsWriter, read_metrics
 from dskd_ds.observe.run_files import RUN_START_FILE, RecordFile
 from dskd_ds.spec import load_spec
-from tests.unit.observe.made_runs import START
+from tests.unit.observe.made_runs import START, teacher
 
 BASE = "tests/base_run.toml"
 
@@ -53,6 +53,20 @@ def test_every_metric_has_a_curve_and_every_combined_chart_has_its_curves(tmp_pa
     found = [tag for pattern in patterns for tag in tags if re.match(pattern, tag)]
     charts = [keys for tab in COMBINED_CHARTS.values() for keys in tab.values()]
     assert found == [CHARTS[key] for keys in charts for key in keys]
+
+
+def test_a_repair_counts_the_teachers_and_the_attempt_of_its_run(tmp_path: Path) -> None:
+    RecordFile(tmp_path / RUN_START_FILE).write(START)
+    RecordFile(tmp_path / "progress" / "teacher-00000-node2-0.json").write(teacher(0).record)
+    (tmp_path / "repair").mkdir()
+    spec = load_spec(BASE, [f'run_dir="{tmp_path}/repair"'])
+    writer = MetricsWriter(spec, 0, 1, whole_run_dir=tmp_path)
+    writer.write(record(1))
+    writer.close()
+    (found,) = read_metrics(tmp_path / "repair")
+    assert (found["teachers"], found["attempt"]) == (1, START.attempt)
+    board = EventAccumulator(str(tmp_path / "tensorboard" / "repair")).Reload()
+    assert len(board.Scalars(CHARTS["loss"])) == 1
 
 
 def test_a_key_that_only_some_settings_have_may_be_missing(tmp_path: Path) -> None:

@@ -54,6 +54,11 @@ CASES = {
     ),
     "running": (trained(), "running", None),
     "no step yet": (trained(metrics=(metric(10),)), "starting", None),
+    "it resumes and loads still": (
+        trained(start=START.model_copy(update={"first_step": None})),
+        "starting",
+        None,
+    ),
     "the repair runs": (replace(NOTHING, lease=ALIVE, repair_step=3), "starting", None),
     "lock but no record at all": (replace(NOTHING, lease=ALIVE), "starting", None),
     "done": (ended(ends=(end(0),)), "finished", 0),
@@ -71,6 +76,16 @@ CASES = {
         1,
     ),
     "killed": (ended(lease=DEAD), "dead", None),
+    "killed, and an earlier launch had the same process id": (
+        ended(ends=(end(0, time=STARTED - 500),)),
+        "dead",
+        None,
+    ),
+    "the same, and the earlier one was stopped": (
+        ended(ends=(end(3, time=STARTED - 500),)),
+        "dead",
+        None,
+    ),
     "killed, and dskd train saw it": (
         ended(lease=DEAD, ends=(end(247, role="launch", message="SIGKILL ended it"),)),
         "dead",

@@ -27,7 +27,7 @@ from dskd_ds.senses.dictionary.senses import Senses
 from dskd_ds.senses.dictionary.write import write_dictionary
 from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.student.depth import student_init
-from dskd_ds.student.dropout import seed_dropout, set_attention_dropout
+from dskd_ds.student.dropout import seed_dropout, set_dropout
 from dskd_ds.student.model import DistillStudent, freeze, teacher_head
 from dskd_ds.student.replies.requests import RequestBuilder
 from dskd_ds.student.schedule import lr_at
@@ -77,7 +77,7 @@ def run_steps(spec: RunSpec, models: RunModels, dictionary: SenseDictionary) -> 
     path = student_init(spec, models).path
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16)
     freeze(model, spec.student)
-    set_attention_dropout(model, spec.student.attention_dropout)
+    set_dropout(model, spec.student.attention_dropout)
     head = teacher_head(spec, models)
     objective = DistillObjective(model.lm_head.weight, spec.loss, 1.0, teacher_head=head)
     student = DistillStudent(model, objective).train()

@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dskd_ds.spec import load_spec
-from dskd_ds.student.phases import EXPORTING, LOADING, SAVING, VERDICT, WAITING, Phase, Phases
+from dskd_ds.student.phases import (
+    EXPORTING,
+    LOADING,
+    PLANNING,
+    SAVING,
+    VERDICT,
+    WAITING,
+    Phase,
+    Phases,
+)
 from dskd_ds.student.replies.patience import (
     LONGEST_TICK_SECONDS,
     MEDIAN_FACTOR,
@@ -44,7 +53,7 @@ def test_a_phase_that_lasts_too_long_is_stuck(name: str) -> None:
 
 def test_loading_has_no_limit_and_waiting_has_the_teachers_too() -> None:
     assert watch(Patience(LIMITS, 0.0), LOADING, 1000) is None
-    for name in (WAITING, VERDICT):
+    for name in (PLANNING, WAITING, VERDICT):
         stuck = watch(Patience(LIMITS, 0.0), name, 200)
         assert stuck is not None
         assert stuck.seconds == 151.0

@@ -16,6 +16,7 @@ from dskd_ds.errors import ExitCode, InputError, OtherRankError
 from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.student import on_policy
 from dskd_ds.student.collectives import raise_on_every_rank
+from dskd_ds.student.phases import Phases
 from dskd_ds.student.replies.feed import Feed
 from dskd_ds.student.verdict import prepare
 from tests.unit.student.ranks import on_all_ranks, use_ranks
@@ -109,7 +110,7 @@ def planned_by_ranks(
             met = None
             for _ in range(calls):
                 # A stop is wanted, so `next` returns without a reply.
-                met = prepare(feed, lambda: True).error
+                met = prepare(feed, lambda: True, Phases().enter).error
                 if met is None and feed._planned:
                     feed._planned.popleft()  # the step is trained
             return met, len(feed._planned), blocks.met_in

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+from dskd_ds.observe.memory import MemoryBefore, memory_before
 from dskd_ds.observe.stragglers import SLOW_FACTOR, WINDOW_STEPS, Slowest, Stragglers
-from dskd_ds.student.step_health import RankStep, compute_seconds
+from dskd_ds.student import step_health
+from dskd_ds.student.replies.feed import StepInput
+from dskd_ds.student.step_health import RankStep, StepHealth, compute_seconds
 
 
 def rank_step(seconds: float, collectives: float, waits: float = 0.0) -> RankStep:
@@ -27,6 +31,29 @@ def test_waits_for_a_slow_rank_are_not_computation(
     """Sending takes 1 s; the second rank waits 2 s for the first one, and both for the teacher."""
     ranks = [rank_step(5.0, 1.0, waits=1.0), rank_step(5.0, 3.0, waits=1.0)]
     assert compute_seconds(ranks, is_overlapping) == expected
+
+
+@pytest.mark.parametrize(("peak", "engine"), [(70, 50), (60, 0)])
+def test_a_peak_from_before_the_engine_is_not_the_engines(
+    monkeypatch: pytest.MonkeyPatch, peak: int, engine: int
+) -> None:
+    """A teacher that measured the layers, or a repair, took 60 bytes before."""
+    monkeypatch.setattr(step_health, "peak_host_bytes", lambda: peak)
+    monkeypatch.setattr(step_health, "peak_device_bytes", lambda: 0)
+    health = StepHealth(before=MemoryBefore(resident=20, peak=60))
+    assert health.end_step(StepInput([], 0.0, 0.0, 0)).engine_bytes == engine
+
+
+@pytest.mark.parametrize("is_initialized", [True, False])
+def test_the_peak_of_the_gpu_begins_where_the_engine_is_made(
+    monkeypatch: pytest.MonkeyPatch, is_initialized: bool
+) -> None:
+    resets: list[bool] = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: is_initialized)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: resets.append(True))
+    before = memory_before()
+    assert resets == [True] * is_initialized
+    assert min(before.resident, before.peak) > 0
 
 
 def test_clocks_that_disagree_give_no_negative_time() -> None:

@@ -173,6 +173,27 @@ def test_sums_and_gradients_equal_float64(
         torch.testing.assert_close(mine.grad, theirs.grad.float(), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_gradients_that_are_small_before_the_loss_scale_keep_their_value(
+    learned: list[TermRetriever | None], dtype: torch.dtype
+) -> None:
+    """Large states have gradients below the smallest number of float16, until they are scaled."""
+    of = batch(blocks=2)
+    torch.manual_seed(0)
+    teacher, states = 3000 * torch.randn(2, len(of.supervised), D)
+    taken = term_batch(learned, of, teacher, torch.full([len(teacher)], 0.01))
+    read = [states.to(dtype).requires_grad_() for _ in TERMS]
+    exact = [part.detach().float().requires_grad_() for part in read]
+    for parts in (read, exact):
+        (2.0**16 * term_sums(TERMS, parts, taken)[:3].sum()).backward()
+    for mine, theirs in zip(read[:3], exact[:3], strict=True):
+        assert mine.grad is not None
+        assert mine.grad.dtype == dtype
+        assert theirs.grad is not None
+        off = (mine.grad.float() - theirs.grad).norm() / theirs.grad.norm()
+        assert off < 0.01
+
+
 def test_micro_batches_add_up_to_the_whole(learned: list[TermRetriever | None]) -> None:
     """However blocks are divided into micro-batches and ranks, the sums are the same."""
     whole = batch(blocks=2)

@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -24,6 +26,8 @@ from dskd_ds.errors import (
 from dskd_ds.runtime.launch import free_port
 from dskd_ds.runtime.stop import STOP_SIGNALS, StopWish
 from dskd_ds.spec import load_spec
+from dskd_ds.student import loop
+from dskd_ds.student.phases import PLANNING, VERDICT, WAITING, Phases
 from dskd_ds.student.skips import Skips
 from dskd_ds.student.training import Training
 from dskd_ds.student.verdict import Counts, Prepared, Verdict, prepare, raise_end
@@ -51,6 +55,23 @@ class Broken:
         raise self._error
 
 
+def training_of(rank: int, settings: Sequence[str] = (), **more: Any) -> Training:
+    """Return a training after its first step."""
+    spec = load_spec("tests/base_run.toml", settings)
+    return Training(
+        spec,
+        rank=rank,
+        engine=Any,
+        steps=Any,
+        blocks=Any,
+        num_done=1,
+        num_steps=9,
+        tokens=0,
+        skips=Skips(spec.train),
+        **more,
+    )
+
+
 @pytest.mark.parametrize("in_counts", [True, False])
 @pytest.mark.parametrize(
     ("error", "code"),
@@ -66,9 +87,29 @@ class Broken:
 def test_an_error_of_any_class_is_kept_for_the_verdict(
     error: Exception, code: ExitCode, in_counts: bool
 ) -> None:
-    prepared = prepare(Broken(error, in_counts), lambda: False)
+    prepared = prepare(Broken(error, in_counts), lambda: False, Phases().enter)
     assert prepared == Prepared(error=error)
     assert prepared.exit_code is code
+
+
+def test_text_that_the_student_writes_is_not_a_wait_for_the_teacher(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`counts` plans, which may write text; `next` waits for replies."""
+    training, met = training_of(rank=0), []
+    training.steps = Mock(
+        counts=lambda: met.append(training.phases.current.name) or (7, 2),
+        next=lambda _: met.append(training.phases.current.name),
+    )
+
+    def all_reduce(_: Prepared, **_flags: bool) -> Verdict:
+        met.append(training.phases.current.name)
+        return Verdict(Counts(7, 2), ExitCode.DONE, is_stop_wanted=True, is_save_due=False)
+
+    monkeypatch.setattr(loop, "all_reduce_verdict", all_reduce)
+    with pytest.raises(RequeueError):
+        loop.next_step(training)
+    assert met == [PLANNING, WAITING, VERDICT]
 
 
 def test_an_own_error_comes_before_that_of_another_rank_and_before_a_stop() -> None:
@@ -136,19 +177,7 @@ def test_the_clock_of_rank_0_decides_when_to_save(
     rank: int, every_minutes: float, minutes_ago: float, is_due: bool
 ) -> None:
     settings = [f"checkpoint.every_minutes={every_minutes}"]
-    spec = load_spec("tests/base_run.toml", settings)
-    training = Training(
-        spec,
-        rank=rank,
-        engine=Any,
-        steps=Any,
-        blocks=Any,
-        num_done=1,
-        num_steps=9,
-        tokens=0,
-        skips=Skips(spec.train),
-        saved_at=time.monotonic() - minutes_ago * 60,
-    )
+    training = training_of(rank, settings, saved_at=time.monotonic() - minutes_ago * 60)
     assert training.is_save_due_by_clock() is is_due
 
 
