@@ -21,7 +21,7 @@ import torch
 
 from dskd_ds.errors import InputError
 from dskd_ds.files.atomic import write_text
-from dskd_ds.files.output import writing_output
+from dskd_ds.files.output import check_can_write, writing_output
 
 REPEATS = 5
 """Number of measured runs of each variant."""
@@ -105,9 +105,11 @@ def run_and_print(
 ) -> None:
     """Run benches and print their figures to stdout; everything else is printed to stderr.
 
-    output: file to write the JSON into too. Raises InputError for an unknown name in `only`, or if
-    the file cannot be written.
+    output: file to write the JSON into too. Raises InputError for an unknown name in `only`, or,
+    before it measures anything, if the file cannot be written.
     """
+    if output is not None:
+        check_can_write(Path(output))
     with contextlib.redirect_stdout(sys.stderr):
         figures = run_benches(benches, only)
     if output is not None:

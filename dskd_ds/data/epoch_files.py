@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from dskd_ds.errors import InputError
+from dskd_ds.files.output import check_can_write, writing_output
 from dskd_ds.spec.data import EPOCH
 
 
@@ -12,9 +15,16 @@ def of_epoch(path: str, epoch: int) -> str:
 
 
 def check_output(output: str, epochs: int) -> None:
-    """Raise InputError if several epochs would be written into one file."""
+    """Make the folder of an output, for files of each epoch.
+
+    Raises InputError if several epochs would be written into one file, or if none can be written.
+    """
     if epochs > 1 and EPOCH not in output:
         raise InputError(
             f"--output {output}: there are {epochs} epochs, and each has a file of its own.\n"
             f"  put {EPOCH} into the name, as in chats-{EPOCH}.jsonl."
         )
+    first = Path(of_epoch(output, 0))
+    with writing_output(first):
+        first.parent.mkdir(parents=True, exist_ok=True)
+    check_can_write(first)

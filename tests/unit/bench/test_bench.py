@@ -99,7 +99,7 @@ def test_an_unknown_bench_and_a_missing_quickstart_are_errors(tmp_path: Path) ->
 
 def test_an_output_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"--output {tmp_path}: it cannot be written"):
-        run_and_print({}, [], json_wanted=True, output=str(tmp_path))
+        run_and_print({"any": pytest.fail}, [], json_wanted=True, output=str(tmp_path))
 
 
 def test_the_help_says_how_many_launches_there_are() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from dskd_ds.data.batches import BlocksByEpoch, Sample
+from dskd_ds.data.epoch_files import check_output
 from dskd_ds.data.source import num_steps
 from dskd_ds.errors import InputError
 from dskd_ds.plan.preflight import preflight
@@ -123,3 +124,14 @@ def test_files_without_a_number_are_refused(tiny: TinyWorld, settings: list[str]
         load_spec(tiny.spec_file, ["data.epoch_files=2"])
     with pytest.raises(InputError, match="epoch_files = 2, but a stream has no epochs"):
         load_spec(tiny.spec_file, [*settings[:2], "data.stream=true", "student.layers=first"])
+
+
+def test_an_output_is_checked_before_the_work(tmp_path: Path) -> None:
+    check_output(str(tmp_path / "new" / "chats-{epoch}.jsonl"), epochs=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+    with pytest.raises(InputError, match=r"2 epochs, .*\n  put \{epoch\} into the name"):
+        check_output(str(tmp_path / "chats.jsonl"), epochs=2)
+    with pytest.raises(InputError, match=f"--output {tmp_path}: .* written: Is a directory"):
+        check_output(str(tmp_path), epochs=1)
+    with pytest.raises(InputError, match=r"--output /proc/chats.jsonl: it cannot be written"):
+        check_output("/proc/chats.jsonl", epochs=1)
