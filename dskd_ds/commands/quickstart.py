@@ -80,8 +80,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def quickstart(overrides: list[str]) -> int:
-    """Run the stages that are not done; returns the exit code of the first that failed, or 0."""
+    """Run the stages that are not done; returns the exit code of the first that failed, or 0.
+
+    Raises InputError if the run directory has a run with other settings.
+    """
+    from dskd_ds.student.resume_settings import refuse_another_run
+
     spec = load_spec(SPEC, overrides)
+    # `dskd train` refuses it too, but only after the dictionary was built anew in the same folder.
+    refuse_another_run(spec)
     run_dir = Path(spec.run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     all_stages = stages(spec, overrides)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dskd_ds.commands.quickstart import stages
+from dskd_ds.commands.quickstart import quickstart, stages
 from dskd_ds.errors import InputError
 from dskd_ds.spec import SPEC_FILE, RunSpec, load_spec, write_spec
 from dskd_ds.student.resume_settings import refuse_another_run
@@ -46,11 +46,14 @@ def test_more_steps_go_on(trained: RunSpec) -> None:
     refuse_another_run(spec)
 
 
-@pytest.mark.parametrize("override", ["loss.sense_weight=0.0", "student.num_layers=10", "seed=7"])
-def test_other_settings_are_left_to_the_training_which_refuses_them(
-    trained: RunSpec, override: str
+@pytest.mark.parametrize(
+    "override", ["loss.sense_weight=0.0", "senses.num_senses=2", "student.num_layers=10", "seed=7"]
+)
+def test_other_settings_are_refused_before_the_first_stage(
+    trained: RunSpec, override: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    spec, is_done = again(trained, override)
-    assert not is_done
+    """A later stage would build the dictionary anew, in the folder of the run that is there."""
+    assert not again(trained, override)[1]
     with pytest.raises(InputError, match="this run was started with other values of"):
-        refuse_another_run(spec)
+        quickstart([f"run_dir={trained.run_dir}", override])
+    assert not capsys.readouterr().out
