@@ -23,8 +23,9 @@ Show the senses of words, in lower case and capitalised.
 Share: the share of the word's vectors. Spread: the mean squared distance between a sense and its
 vectors, per dimension. The distances of the nearest words are squared and per dimension, too; they
 are the distances of those words' nearest senses.
-Contexts: the places in the corpus where the sense was found. »token« is the token that followed
-there in the text; with `attribution = "argmax"` it may differ from the word."""
+Contexts: the places in the corpus where the sense was found. »token« is the token that the state
+belongs to: the one that followed there in the text, which with `attribution = "argmax"` may differ
+from the word; with `attribution = "on"`, the one at the place itself."""
 
 
 def add_look_commands(senses: Commands[argparse.ArgumentParser]) -> None:

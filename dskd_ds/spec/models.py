@@ -102,9 +102,9 @@ class StudentSpec(Part):
     precision: Literal["mixed", "bf16"] = "mixed"
     """Number format of what AdamW works on. `mixed`: float32 master weights and moments. `bf16`
     (paper): weights, gradients and moments are bfloat16 only, for dtype = "bfloat16" and ZeRO
-    stages 1 to 3. It saves 8 to 10 bytes per trained parameter, but an update of less than half a
-    bf16 unit (0.2 to 0.4 % of the weight) is lost; metrics.jsonl has the share of lost updates
-    (`unchanged_weights`)."""
+    stages 1 to 3. It saves 6 bytes per trained parameter (up to 10 where the update is what needs
+    most memory), but an update of less than half a bf16 unit (0.2 to 0.4 % of the weight) is lost;
+    metrics.jsonl has the share of lost updates (`unchanged_weights`)."""
     attention_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Probability that an attention weight of the student is set to zero while training (paper: 0.1
     for Llama-3-8B), in all layers, frozen ones too. The draws are keyed by the seed and the place

@@ -28,7 +28,7 @@ CAPTION = (
     " a sense of a word; its area\n"
     "is the share of the word's vectors. A small dot, joined to a circle by a line, is a sense of"
     " another word near to it. The list\n"
-    "shows the text where the state nearest to each sense was found: »what followed in the text«."
+    "shows the text where the state nearest to each sense was found: »the token it belongs to«."
 )
 WIDTH_INCHES, MAP_INCHES, LINE_INCHES = 11.0, 7.0, 0.19
 CONTEXT_CHARACTERS = 62

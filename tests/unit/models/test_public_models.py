@@ -14,6 +14,7 @@ from dskd_ds.models.public_models import public_config, public_models
 
 BILLIONS = {
     "SmolLM2-135M": 0.1345,
+    "SmolLM2-360M": 0.3618,
     "SmolLM2-1.7B": 1.711,
     "Llama-1B": 1.236,
     "Llama-3B": 3.213,
@@ -22,13 +23,19 @@ BILLIONS = {
     "Llama-405B": 405.9,
     "Llama-3.0-8B": 8.030,
     "Llama-3.0-70B": 70.55,
+    "Llama-2-7B": 6.738,
+    "Llama-2-13B": 13.02,
+    "Llama-2-70B": 68.98,
     "Qwen-0.5B": 0.494,
     "Qwen-1.5B": 1.544,
+    "Qwen-3B": 3.086,
     "Qwen-7B": 7.616,
     "Qwen-14B": 14.77,
     "Qwen-32B": 32.76,
     "Qwen-72B": 72.71,
     "Mistral-7B": 7.242,
+    "Mistral-7B-v0.2": 7.242,
+    "Mistral-7B-v0.3": 7.248,
     "Mistral-123B": 122.6,
 }
 """Weights of each model as its page on the hub counts them."""
