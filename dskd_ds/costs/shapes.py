@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dskd_ds.costs.class_defaults import class_defaults, with_defaults
-from dskd_ds.errors import InputError
+from dskd_ds.errors import NoFormulaError
 
 GATED_MLP = frozenset(
     {
@@ -153,19 +153,19 @@ def model_shape(config: Mapping[str, Any], name: str = "model") -> ModelShape:
 
     name: of the model, for messages. A multimodal model's `text_config` is used. Entries that are
     missing have the defaults of the model's class, as when transformers makes the model.
-    Raises InputError if a size is null, or if the model is of another type than those listed here,
-    or a mixture of experts.
+    Raises NoFormulaError if a size is null, or if the model is of another type than those listed
+    here, or a mixture of experts.
     """
     given = config.get("text_config", config)
     kind = str(given.get("model_type", config.get("model_type", "")))
     text = with_defaults(given, kind)
     if any(text.get(key) for key in EXPERTS):
-        raise InputError(
+        raise NoFormulaError(
             f"{name}: this model is a mixture of experts, whose costs have no formula here.\n"
             "  use a dense model."
         )
     if kind not in GATED_MLP | TWO_MATRIX_MLP:
-        raise InputError(
+        raise NoFormulaError(
             f'{name}: its type (model_type = "{kind}") has no formula of costs here.\n'
             "  plan with a model of another type (Llama, Qwen, Mistral, Gemma ...); `dskd train`"
             " runs it without this check."
@@ -207,10 +207,10 @@ def model_shape(config: Mapping[str, Any], name: str = "model") -> ModelShape:
 
 
 def _size(text: Mapping[str, Any], name: str, key: str) -> int:
-    """Return an entry. Raises InputError if it is not given."""
+    """Return an entry. Raises NoFormulaError if it is not given."""
     if text.get(key):
         return int(text[key])
-    raise InputError(
+    raise NoFormulaError(
         f"{name}: its configuration has no {key}.\n"
         "  use a decoder whose configuration lists its sizes (Llama, Qwen, Mistral, Gemma ... do)."
     )

@@ -141,17 +141,19 @@ def test_force_goes_on_to_the_other_checks(spec: str, capsys: pytest.CaptureFixt
     assert "text.txt" in message
 
 
-def test_a_type_without_a_formula_has_no_plan_but_trains(
+def test_a_type_without_a_formula_has_no_plan_but_trains_with_a_warning(
     spec: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """8 GB would be too little for a model with a formula; here the missing text is found first."""
     Path("llama/config.json").write_text(json.dumps(CONFIG | {"model_type": "nanochat"}))
     assert cli.main(["plan", spec]) == 2
     assert 'llama: its type (model_type = "nanochat") has no formula' in capsys.readouterr().err
-    assert cli.main(["train", spec, "--dry-run"]) == 2
-    message = capsys.readouterr().err
-    assert "memory" not in message
-    assert "text.txt" in message
+    on_a_cluster = ["submit", spec, "--cluster", "h100-80", "--gpus-per-node", "8"]
+    for argv in (["train", spec], on_a_cluster):
+        assert cli.main([*argv, "--dry-run"]) == 2
+        message = capsys.readouterr().err
+        assert "warning: the memory of this run is not checked. llama: its type" in message
+        assert "text.txt" in message
 
 
 def test_the_best_split_keeps_the_batch(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
