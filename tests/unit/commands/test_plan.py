@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dskd_ds.commands import cli
+from dskd_ds.commands.plan import TEXT
 from dskd_ds.costs import calibration, capacity
 from tests.unit.bench.test_calibrate import HERE, MEASURED
 
@@ -224,6 +225,36 @@ def test_a_small_batch_is_named_as_the_reason_for_few_students(
 def test_a_search_needs_a_cluster(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["plan", spec, "--search", "16"]) == 2
     assert "--cluster" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "option", [["--picture", "plan.png"], ["--simulate"], ["--exact"], ["--tokens", "2e9"]]
+)
+def test_a_search_takes_no_option_of_a_single_plan(
+    spec: str, option: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["plan", spec, "--cluster", "h100-80", "--search", "16", *option]) == 2
+    captured = capsys.readouterr()
+    assert f"leave out {option[0]}" in captured.err
+    assert captured.out == ""
+
+
+def test_the_commands_in_the_help_draw_and_search(spec: str) -> None:
+    """Every example is run as it stands, but with the fixture's spec."""
+    examples = re.findall(r"^ +dskd (plan my.toml .*)$", TEXT, re.MULTILINE)
+    assert len(examples) == 2
+    for example in examples:
+        assert cli.main(example.replace("my.toml", spec).split()) == 0
+    assert Path("plan.png").exists()
+
+
+def test_json_holds_the_exact_memory_too(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    small = {"hidden_size": 64, "intermediate_size": 160, "vocab_size": 300}
+    Path("llama/config.json").write_text(json.dumps(CONFIG | small))
+    short = ["--set", "student.num_layers=1", "--set", "data.block_tokens=64"]
+    cli.main(["plan", spec, "--cluster", "h100-80", "--json", "--exact", *short])
+    exact = json.loads(capsys.readouterr().out)["exact"]
+    assert exact["peak"] >= exact["kept"] >= exact["kept_by_formula"] > 0
 
 
 def test_the_picture_is_a_png(spec: str) -> None:
