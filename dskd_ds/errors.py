@@ -30,6 +30,10 @@ class InputError(DskdError):
     exit_code = ExitCode.WRONG_INPUT
 
 
+class NoFormulaError(InputError):
+    """A model has no formula of costs, so its memory cannot be predicted. It may run."""
+
+
 class RunInUseError(InputError):
     """Another launch that lives is using the run directory."""
 

@@ -25,8 +25,8 @@ Without --cluster the run is planned for this machine: its memory, and the speed
 `dskd bench calibrate` measured. --cluster NAME takes a cluster that ships (a100-40, a100-80,
 h100-80, h100-96, h200, v100-32), --cluster FILE.toml one of your own with the same keys:
 
-  dskd plan my.toml --cluster h100-80 --tokens 2e9
-  dskd plan my.toml --cluster a100-80 --search 64 --picture plan.png
+  dskd plan my.toml --cluster h100-80 --tokens 2e9 --picture plan.png
+  dskd plan my.toml --cluster a100-80 --search 64
 
 How it is computed: docs/planning.md, "Memory of a student" and "Time"."""
 
@@ -46,7 +46,7 @@ def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
         "--search",
         type=at_least(2),
         metavar="GPUS",
-        help="find the fastest split of so many GPUs into students and teachers",
+        help="instead of the plan: the fastest splits of so many GPUs into students and teachers",
     )
     command.add_argument(
         "--simulate",
@@ -66,13 +66,18 @@ def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the plan. Returns 2 if the run does not fit, else 0."""
+    """Print the plan. Returns 2 if the run does not fit, else 0.
+
+    Raises InputError if an option cannot be followed.
+    """
     from dskd_ds.costs.plan import make_plan
     from dskd_ds.costs.plan_text import plan_json, plan_text
     from dskd_ds.costs.run_shapes import run_shapes
     from dskd_ds.runtime.arguments import spec_of
 
     spec = spec_of(args)
+    if args.search:
+        _refuse_beside_search(args)
     shapes = run_shapes(spec)
     cluster, constants, no_times = place_of(args.cluster)
     if args.search:
@@ -86,11 +91,12 @@ def run(args: argparse.Namespace) -> int:
         simulated = plan_simulate.simulate_plan(spec, shapes, cluster, constants, args.tokens)
         printed["simulated"] = plan_simulate.simulation_json(simulated)
         lines.append(plan_simulate.simulation_text(simulated, constants))
-    print(json.dumps(printed, indent=1) if args.json else "\n".join(lines))
     if args.exact:
-        from dskd_ds.plan.exact_memory import exact_lines
+        from dskd_ds.plan.exact_memory import exact_lines, exact_memory
 
-        print(*exact_lines(spec, shapes), sep="\n")
+        printed["exact"] = exact_memory(spec, shapes)
+        lines += exact_lines(printed["exact"])
+    print(json.dumps(printed, indent=1) if args.json else "\n".join(lines))
     if args.picture:
         from dskd_ds.commands.plan_picture import draw_plan
 
@@ -115,6 +121,17 @@ def place_of(name: str | None) -> tuple[Cluster | None, Constants, str]:
     if measured is None:
         return None, DEFAULT, reason
     return measured.cluster, measured.constants, ""
+
+
+def _refuse_beside_search(args: argparse.Namespace) -> None:
+    """Raise InputError if an option is given that is about one plan, and not about splits."""
+    for name in ("tokens", "simulate", "exact", "picture"):
+        if getattr(args, name):
+            raise InputError(
+                f"--search: it compares splits; --{name} is about a single plan.\n"
+                f"  leave out --{name}. Then set the split that you choose in [topology], and plan"
+                f" that run with --{name}."
+            )
 
 
 def _search(

@@ -28,7 +28,8 @@ class RunShapes:
 def run_shapes(spec: RunSpec) -> RunShapes:
     """Read the sizes of a run's models; weights are not read.
 
-    Raises InputError if a configuration cannot be read, or if more layers are kept than exist.
+    Raises NoFormulaError as `model_shape` does, and InputError if a configuration cannot be read or
+    if more layers are kept than exist.
     """
     teacher = model_shape(read_config_file(spec.teacher.model), spec.teacher.model)
     further = tuple(

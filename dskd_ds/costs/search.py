@@ -10,6 +10,7 @@ from dskd_ds.costs.dictionary_size import num_senses
 from dskd_ds.costs.fit import needs
 from dskd_ds.costs.plan import Speed, capacity_of, run_speed
 from dskd_ds.costs.run_shapes import RunShapes
+from dskd_ds.costs.ways_out import is_valid
 from dskd_ds.errors import InputError
 from dskd_ds.spec import RunSpec
 
@@ -44,7 +45,7 @@ def best_splits(
     """Return the fastest splits that fit, the best first.
 
     The spec's global batch is kept, so that all of them train the same: only numbers of students
-    and micro-batches that divide it are tried.
+    and micro-batches that divide it are tried. A split that the run would refuse is left out.
     Raises InputError if no split fits, or if the run asks no teacher.
     """
     if not spec.asks_teachers:
@@ -55,9 +56,8 @@ def best_splits(
         )
     found: list[Split] = []
     total = spec.train.global_batch_blocks
-    ranks_per_teacher = spec.topology.ranks_per_teacher
     for num_students in range(1, num_gpus):
-        num_teachers = (num_gpus - num_students) // ranks_per_teacher
+        num_teachers = _most_teachers(spec, num_students, num_gpus, cluster.gpus_per_node)
         if num_teachers <= spec.num_further_teachers:
             break  # [teacher] needs one besides
         micro_batch = 1
@@ -77,6 +77,20 @@ def best_splits(
     return found[:count]
 
 
+def _most_teachers(spec: RunSpec, num_students: int, num_gpus: int, gpus_per_node: int) -> int:
+    """Return how many teachers the GPUs beside the students are enough for.
+
+    On more than one node the teachers have nodes of their own, as plan/allocation.py gives them.
+    """
+    ranks_per_teacher = spec.topology.ranks_per_teacher
+    num_teachers = (num_gpus - num_students) // ranks_per_teacher
+    if num_gpus <= gpus_per_node:
+        return num_teachers
+    num_nodes, student_nodes = -(-num_gpus // gpus_per_node), -(-num_students // gpus_per_node)
+    on_their_nodes = (num_nodes - student_nodes) * (gpus_per_node // ranks_per_teacher)
+    return min(num_teachers, on_their_nodes)
+
+
 def _with_split(spec: RunSpec, num_students: int, num_teachers: int, micro_batch: int) -> RunSpec:
     """Return the spec with other numbers of ranks and another micro-batch."""
     ranks = {"num_students": num_students, "num_teachers": num_teachers}
@@ -91,7 +105,9 @@ def _with_split(spec: RunSpec, num_students: int, num_teachers: int, micro_batch
 def _split_of(
     spec: RunSpec, shapes: RunShapes, cluster: Cluster, constants: Constants
 ) -> Split | None:
-    """Return a split with its speed; None if it does not fit into memory."""
+    """Return a split with its speed; None if it is refused or does not fit into memory."""
+    if not is_valid(spec):
+        return None
     found = needs(spec, shapes, capacity_of(cluster), num_senses=num_senses(spec))
     if any(need.is_tight for need in found):
         return None

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from dskd_ds.errors import InputError
+from dskd_ds.costs.class_defaults import class_defaults, with_defaults
+from dskd_ds.errors import NoFormulaError
 
 GATED_MLP = frozenset(
     {
@@ -76,8 +77,8 @@ NORMS_PER_LAYER = {
     "phi": 1,
 }
 """Norms of a layer, where there are not two."""
-NORMS_WITHOUT_BIAS = frozenset({"cohere", "cohere2", "mpt"})
-"""Model types with a LayerNorm that has no bias."""
+NORMS_WITHOUT_BIAS = frozenset({"cohere", "cohere2", "exaone", "mpt"})
+"""Model types whose norms have no bias, although an entry is named as that of a LayerNorm."""
 NO_OUTPUT_BIAS = frozenset({"glm", "glm4", "qwen2", "seed_oss"})
 """Model types whose `attention_bias` is that of queries, keys and values only."""
 
@@ -150,25 +151,27 @@ class ModelShape:
 def model_shape(config: Mapping[str, Any], name: str = "model") -> ModelShape:
     """Return the sizes in a Hugging Face configuration (the content of a config.json).
 
-    name: of the model, for messages. A multimodal model's `text_config` is used.
-    Raises InputError if sizes are missing, or if the model is of another type than those listed
+    name: of the model, for messages. A multimodal model's `text_config` is used. Entries that are
+    missing have the defaults of the model's class, as when transformers makes the model.
+    Raises NoFormulaError if a size is null, or if the model is of another type than those listed
     here, or a mixture of experts.
     """
-    text = config.get("text_config", config)
-    kind = str(text.get("model_type", config.get("model_type", "")))
+    given = config.get("text_config", config)
+    kind = str(given.get("model_type", config.get("model_type", "")))
+    text = with_defaults(given, kind)
     if any(text.get(key) for key in EXPERTS):
-        raise InputError(
+        raise NoFormulaError(
             f"{name}: this model is a mixture of experts, whose costs have no formula here.\n"
             "  use a dense model."
         )
     if kind not in GATED_MLP | TWO_MATRIX_MLP:
-        raise InputError(
+        raise NoFormulaError(
             f'{name}: its type (model_type = "{kind}") has no formula of costs here.\n'
             "  plan with a model of another type (Llama, Qwen, Mistral, Gemma ...); `dskd train`"
             " runs it without this check."
         )
-    hidden = _size(text, name, "hidden_size", "n_embd", "d_model")
-    heads = _size(text, name, "num_attention_heads", "n_head", "n_heads")
+    hidden = _size(text, name, "hidden_size")
+    heads = _size(text, name, "num_attention_heads")
     kv_heads = int(text.get("num_key_value_heads") or _grouped_heads(text) or heads)
     head_size = int(text.get("head_dim") or hidden // heads)
     width = _mlp_width(text, hidden)
@@ -179,7 +182,7 @@ def model_shape(config: Mapping[str, Any], name: str = "model") -> ModelShape:
     small = NORMS_PER_LAYER.get(kind, 2) * norm + _biases(text, kind, hidden, query, kv, width)
     if kind in QUERY_KEY_NORMS:
         small += query + kv if kind.startswith("olmo") else 2 * head_size
-    max_tokens = text.get("max_position_embeddings") or text.get("n_positions")
+    max_tokens = text.get("max_position_embeddings")
     outer = norm + _positions(kind, int(max_tokens or 0)) * hidden
     if kind == "phi":  # its head has a bias
         outer += _size(text, name, "vocab_size")
@@ -187,12 +190,12 @@ def model_shape(config: Mapping[str, Any], name: str = "model") -> ModelShape:
         name=name,
         hidden_size=hidden,
         intermediate_size=width,
-        num_layers=_size(text, name, "num_hidden_layers", "n_layer", "n_layers"),
+        num_layers=_size(text, name, "num_hidden_layers"),
         num_heads=heads,
         num_kv_heads=kv_heads,
         head_size=head_size,
         vocab_size=_size(text, name, "vocab_size"),
-        tied=_is_tied(config, text, kind),
+        tied=_is_tied(config, given, kind),
         gated=is_gated,
         matmul_parameters_per_layer=matmul,
         parameters_per_layer=matmul + small,
@@ -203,13 +206,12 @@ def model_shape(config: Mapping[str, Any], name: str = "model") -> ModelShape:
     )
 
 
-def _size(text: Mapping[str, Any], name: str, *keys: str) -> int:
-    """Return the first entry that is given. Raises InputError if there is none."""
-    for key in keys:
-        if text.get(key):
-            return int(text[key])
-    raise InputError(
-        f"{name}: its configuration has no {keys[0]}.\n"
+def _size(text: Mapping[str, Any], name: str, key: str) -> int:
+    """Return an entry. Raises NoFormulaError if it is not given."""
+    if text.get(key):
+        return int(text[key])
+    raise NoFormulaError(
+        f"{name}: its configuration has no {key}.\n"
         "  use a decoder whose configuration lists its sizes (Llama, Qwen, Mistral, Gemma ... do)."
     )
 
@@ -222,7 +224,7 @@ def _grouped_heads(text: Mapping[str, Any]) -> int | None:
 
 def _mlp_width(text: Mapping[str, Any], hidden: int) -> int:
     """Return the width of the MLP; GPT-2 and MPT give a multiple of D, or nothing."""
-    width = text.get("intermediate_size") or text.get("n_inner") or text.get("ffn_dim")
+    width = text.get("intermediate_size")
     return int(width) if width else int(text.get("expansion_ratio", 4) * hidden)
 
 
@@ -253,14 +255,14 @@ def _biases(
         biases += hidden
     if text.get("mlp_bias"):
         biases += (2 if kind in GATED_MLP else 1) * width + hidden
-    if kind == "starcoder2" and text.get("use_bias", True):
+    if kind == "starcoder2" and text.get("use_bias"):
         biases += query + 2 * kv + hidden + width + hidden
     return biases
 
 
 def _is_tied(config: Mapping[str, Any], text: Mapping[str, Any], kind: str) -> bool:
-    """Return whether the head is the embedding. Without an entry the model type decides."""
+    """Return whether the head is the embedding. Without an entry the model's class decides."""
     for source in (text, config):
         if source.get("tie_word_embeddings") is not None:
             return bool(source["tie_word_embeddings"])
-    return kind in ("gpt2", "mpt", "starcoder2") or kind.startswith("gemma")
+    return bool(class_defaults(kind).get("tie_word_embeddings"))

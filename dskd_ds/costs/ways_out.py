@@ -49,7 +49,7 @@ def ways_out(
     device = device_of(capacity)
 
     def fits(changed: RunSpec) -> bool:
-        if not _is_valid(changed):
+        if not is_valid(changed):
             return False
         found = needs(changed, shapes, capacity, related_fraction, num_senses)
         return not any(need.is_tight for need in found)
@@ -65,7 +65,7 @@ def ways_out(
     for change, cost, apply in _changes(spec, device):
         if fits(apply(spec)):
             found.append(way_out(change, cost, apply(spec)))
-        if not _is_valid(apply(together)):
+        if not is_valid(apply(together)):
             continue
         together = apply(together)
         names[change.partition(" = ")[0]] = change
@@ -80,7 +80,7 @@ def ways_out(
     return found
 
 
-def _is_valid(spec: RunSpec) -> bool:
+def is_valid(spec: RunSpec) -> bool:
     """Return whether a changed spec would be accepted, by its rules and by student/ds_config.py."""
     if next(check_rules(spec), None) is not None:
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import asdict
 from typing import Any
 
 from dskd_ds.costs.activations import activation_bytes
@@ -16,8 +17,8 @@ from dskd_ds.spec import RunSpec
 GB = 1e9
 
 
-def exact_lines(spec: RunSpec, shapes: RunShapes) -> list[str]:
-    """Return lines with the bytes of one micro-batch: counted by torch, and by the formula.
+def exact_memory(spec: RunSpec, shapes: RunShapes) -> dict[str, float]:
+    """Return the bytes of one micro-batch: of `StepMemory`, and `kept_by_formula`.
 
     Raises InputError if the student's configuration cannot be read.
     """
@@ -34,13 +35,18 @@ def exact_lines(spec: RunSpec, shapes: RunShapes) -> list[str]:
         checkpointing=spec.student.activation_checkpointing,
         packed=spec.data.packing == "blocks",
     )
+    return {**asdict(counted), "kept_by_formula": formula.kept + formula.states}
+
+
+def exact_lines(found: dict[str, float]) -> list[str]:
+    """Return lines with what `exact_memory` found."""
     return [
         "",
         "one micro-batch of the very model, with fake tensors on a CPU",
-        f"  {'kept for the backward pass':<34}{counted.kept / GB:10.3f} GB",
-        f"  {'of that by formula: activations':<34}{(formula.kept + formula.states) / GB:10.3f} GB",
-        f"  {'most at any moment':<34}{counted.peak / GB:10.3f} GB, with"
-        f" {counted.gradients / GB:.3f} GB of gradients",
+        f"  {'kept for the backward pass':<34}{found['kept'] / GB:10.3f} GB",
+        f"  {'of that by formula: activations':<34}{found['kept_by_formula'] / GB:10.3f} GB",
+        f"  {'most at any moment':<34}{found['peak'] / GB:10.3f} GB, with"
+        f" {found['gradients'] / GB:.3f} GB of gradients",
     ]
 
 

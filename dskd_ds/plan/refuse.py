@@ -8,15 +8,15 @@ from dskd_ds.costs.clusters import Cluster, open_cluster
 from dskd_ds.costs.plan import RunPlan, make_plan
 from dskd_ds.costs.plan_text import refusal_text
 from dskd_ds.costs.run_shapes import run_shapes
-from dskd_ds.errors import InputError
+from dskd_ds.errors import InputError, NoFormulaError
 from dskd_ds.spec import RunSpec
 
 
 def refuse_what_cannot_fit(spec: RunSpec, is_forced: bool = False) -> None:
     """Raise InputError if the run will very likely not fit into this machine's memory.
 
-    Prints a warning to stderr if it may not fit, or if is_forced overrides the refusal. A model
-    without a formula is not checked.
+    Prints a warning to stderr if it may not fit, if is_forced overrides the refusal, or if nothing
+    is checked because a model has no formula.
     """
     plan = plan_of(spec)
     if plan is not None:
@@ -47,11 +47,15 @@ def _refuse(plan: RunPlan, is_forced: bool) -> None:
 
 
 def plan_of(spec: RunSpec, cluster: Cluster | None = None) -> RunPlan | None:
-    """Return the plan of a run, without a cluster on this machine; None without a formula.
+    """Return the plan of a run, without a cluster on this machine; None if it has none.
 
-    What is wrong with the names of the models is reported by the other checks.
+    A model without a formula is named on stderr. Whatever else is wrong, other checks report it.
     """
     try:
         return make_plan(spec, run_shapes(spec), cluster)
+    except NoFormulaError as error:
+        reason = str(error).splitlines()[0]
+        print(f"warning: the memory of this run is not checked. {reason}", file=sys.stderr)
+        return None
     except InputError:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from dskd_ds.spec.shipped import RUN_SPECS, shipped_file
 
 SPEC_FILE = "spec.toml"
 """Name of the copy of the spec in a run directory."""
+HOME_VARIABLE = re.compile(r"\$(DSKD_HOME\b|\{DSKD_HOME\})")
+"""Both ways to write it, as os.path.expandvars reads them."""
 
 
 def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> RunSpec:
@@ -108,7 +111,7 @@ def expand(value: Any) -> Any:
     if isinstance(value, list):
         return [expand(item) for item in value]
     if isinstance(value, str):
-        expanded = os.path.expandvars(value.replace("$DSKD_HOME", str(dskd_home())))
+        expanded = os.path.expandvars(HOME_VARIABLE.sub(lambda _: str(dskd_home()), value))
         return _expand_user(expanded) if expanded.startswith("~") else expanded
     return value
 

@@ -1,4 +1,4 @@
-"""What the plan offers for a run that does not fit is accepted by `load_spec`."""
+"""What the plan offers, ways out and splits, is accepted by `load_spec` and by the run."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from dskd_ds.costs.run_shapes import RunShapes
 from dskd_ds.costs.search import best_splits
 from dskd_ds.costs.ways_out import ways_out
 from dskd_ds.errors import InputError
+from dskd_ds.plan.allocation import allocate
 from tests.unit.costs.test_memory import LLAMA_8B, SHAPES, spec_with
 
 LARGE_TEACHER = replace(SHAPES, teacher=LLAMA_8B.with_layers(320))
@@ -84,6 +85,35 @@ def test_a_teacher_whose_sizes_do_not_divide_is_not_divided(entry: str, size: in
 def test_the_ranks_of_a_teacher_are_on_one_node() -> None:
     single = replace(gpus(80), num_gpus=1)
     assert changes(*BATCH_64, shapes=LARGE_TEACHER, capacity=single) == []
+
+
+@pytest.mark.parametrize("ranks_per_teacher", [1, 4])
+@pytest.mark.parametrize("num_gpus", [6, 8, 12, 16, 32])
+def test_a_split_needs_no_more_nodes_than_its_gpus_fill(
+    num_gpus: int, ranks_per_teacher: int
+) -> None:
+    """As `dskd submit` spreads it over nodes of 8."""
+    batch = ("train.global_batch_blocks=48", f"topology.ranks_per_teacher={ranks_per_teacher}")
+    splits = best_splits(spec_with(*batch), SHAPES, open_cluster("h100-80"), num_gpus, count=999)
+    for split in splits:
+        changed = spec_with(
+            *batch,
+            f"topology.num_students={split.num_students}",
+            f"topology.num_teachers={split.num_teachers}",
+            f"train.micro_batch_blocks={split.micro_batch_blocks}",
+        )
+        allocation = allocate(changed, ranks_per_node=8)
+        assert allocation.num_nodes <= -(-num_gpus // 8)
+    if num_gpus == 16:  # two of the students' 8 GPUs are idle
+        teachers = {split.num_teachers for split in splits if split.num_students == 6}
+        assert teachers == {8 // ranks_per_teacher}
+
+
+def test_a_split_that_the_run_refuses_is_not_offered() -> None:
+    """hpZ in groups of 8 takes 1 to 8 students, 16, 24 ..., but not 12; 1 has too little memory."""
+    spec = spec_with("deepspeed=ds_configs/zero_pp.json", "train.global_batch_blocks=48")
+    splits = best_splits(spec, SHAPES, open_cluster("h100-80"), 32, count=999)
+    assert {split.num_students for split in splits} == {2, 3, 4, 6, 8, 16, 24}
 
 
 def test_ways_out_and_splits_count_the_senses_that_the_dictionary_has(

@@ -56,6 +56,20 @@ def test_home_has_a_default(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_spec(BASE).teacher.model.startswith("/elsewhere/")
 
 
+def test_home_has_its_default_in_braces_and_leaves_other_names_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("DSKD_HOME", raising=False)
+    monkeypatch.setenv("DSKD_HOME_BIG", "/big")
+    default = str(Path.home() / ".cache/dskd/x")
+    for written, expected in (
+        ("$DSKD_HOME/x", default),
+        ("${DSKD_HOME}/x", default),
+        ("$DSKD_HOME_BIG/x", "/big/x"),
+    ):
+        assert load_spec(BASE, [f"senses.dictionary={written}"]).senses.dictionary == expected
+
+
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
