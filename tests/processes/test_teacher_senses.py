@@ -10,7 +10,7 @@ import pytest
 
 from dskd_ds.errors import ExitCode
 from dskd_ds.observe.metrics import read_metrics
-from dskd_ds.observe.run_files import end_file, teacher_file
+from dskd_ds.observe.run_files import PROGRESS_FOLDER, TeacherHealth, end_file, read_records
 from dskd_ds.runtime.arguments import override_argv
 from dskd_ds.senses.index.graph import INDEX_FOLDER
 from tests.conftest import TinyWorld
@@ -47,6 +47,12 @@ def overrides_of(run_dir: Path, *more: str) -> list[str]:
         *more,
     )
     return override_argv(keys)
+
+
+def phases(run_dir: Path, replica: int) -> list[str]:
+    """Return what the teachers of a number do."""
+    pattern = f"{PROGRESS_FOLDER}/teacher-{replica:05d}-*.json"
+    return [record.phase for record in read_records(run_dir, pattern, TeacherHealth).values()]
 
 
 @pytest.fixture
@@ -126,12 +132,12 @@ def test_teachers_of_a_step_share_an_index_and_have_numbers_of_their_own(
     variables.update(SLURM_NTASKS="2", SLURM_STEP_TASKS_PER_NODE="2", SLURM_NODEID="0")
     variables.update(SLURM_PROCID="0", SLURM_LOCALID="0")
     first = start(*warm(command))
-    wait_until(teacher_file(folder, 4).is_file, first)
-    wait_until(lambda: "serving" in teacher_file(folder, 4).read_text(), first)
+    wait_until(lambda: "serving" in phases(folder, 4), first)
     (copy / INDEX_FOLDER / "graph.bin").unlink()
     variables.update(SLURM_PROCID="1", SLURM_LOCALID="1")
     second = start(*warm([*command, "--set", "link.student_wait_seconds=1"]))
     assert second.wait(PATIENCE_SECONDS) == ExitCode.NO_TEACHER
+    assert phases(folder, 5) == ["ended"]
     assert end_file(folder, "teacher", 5).is_file()
     assert not end_file(folder, "teacher", 4).exists()
 
