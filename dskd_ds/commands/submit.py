@@ -83,7 +83,7 @@ def _add_layout(command: argparse.ArgumentParser) -> None:
         "--teachers-per-node",
         type=count,
         metavar="N",
-        help="teachers of a teachers' node, if fewer than ranks; they get nodes of their own",
+        help="teachers of a teachers' node, if fewer than fit; they get nodes of their own",
     )
     layout.add_argument(
         "--het",
@@ -101,8 +101,8 @@ def _add_layout(command: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="option of sbatch for the teachers' component or jobs alone, e.g. gpus-per-node=4 (may"
-        " be given several times)",
+        help="option of sbatch for the teachers' component or jobs alone (--het, --teachers-job),"
+        " e.g. gpus-per-node=4 (may be given several times)",
     )
     layout.add_argument(
         "--senses-nodes", type=count, default=1, metavar="N", help="nodes of --what senses"

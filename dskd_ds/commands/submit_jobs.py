@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from dskd_ds.commands.sbatch_options import further_options, teachers_options
 from dskd_ds.errors import InputError
 from dskd_ds.observe.attempts import attempts_dir
 from dskd_ds.plan.allocation import Allocation, allocate, settings_for, teachers_of_node
@@ -19,18 +20,6 @@ from dskd_ds.runtime.job_script import (
     script_path,
 )
 from dskd_ds.spec import RunSpec
-
-OWN_OPTIONS = (
-    "nodes",
-    "ntasks-per-node",
-    "gpus-per-node",
-    "partition",
-    "time",
-    "signal",
-    "output",
-    "array",
-)
-"""Options of sbatch that the scripts set; they are refused in --sbatch."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +42,8 @@ class Submission:
         """Raises InputError if an option is invalid or missing."""
         self._spec, self._args = spec, args
         self._run_dir = Path(spec.run_dir).absolute()
-        self._further = _sbatch_options("--sbatch", args.sbatch)
-        refused = [key for key in self._further if key in OWN_OPTIONS]
-        if refused:
-            raise InputError(
-                f"--sbatch {refused[0]}: the script sets this option itself.\n"
-                "  use --partition, --time, --gpus-per-node, --ntasks-per-node or --signal-seconds;"
-                " the number of nodes follows from [topology]."
-            )
+        self._further = further_options(args)
+        self._of_teachers = teachers_options(args)
         if args.het and args.teachers_job:
             raise InputError(
                 "--het and --teachers-job: the teachers are either a component of the students'"
@@ -94,13 +77,12 @@ class Submission:
     def _allocation(self) -> Allocation:
         args = self._args
         have_own_nodes = args.het or args.teachers_job
-        per_node = args.teachers_per_node
-        if have_own_nodes:
-            per_node = teachers_of_node(self._teachers_options(), self._spec) or per_node
+        most = teachers_of_node(self._of_teachers, self._spec) if have_own_nodes else None
         allocation = allocate(
             self._spec,
             ranks_per_node=self._ranks_per_node,
-            teachers_per_node=per_node,
+            teachers_per_node=args.teachers_per_node,
+            most_teachers_per_node=most,
             num_teachers=args.num_teachers,
             have_own_nodes=have_own_nodes,
         )
@@ -111,13 +93,9 @@ class Submission:
             )
         return allocation
 
-    def _teachers_options(self) -> dict[str, str]:
-        """Return the options of sbatch that the user gave for teachers alone."""
-        return _sbatch_options("--het-sbatch", self._args.het_sbatch)
-
     def _train(self, chain_index: int) -> Job:
         args, allocation = self._args, self._allocation()
-        second = self._teachers_options() if args.het else None
+        second = self._of_teachers if args.het else None
         is_het = second is not None
         has_students_only = is_het or args.teachers_job
         num_nodes = allocation.num_student_nodes if has_students_only else allocation.num_nodes
@@ -156,7 +134,7 @@ class Submission:
             "ntasks-per-node": str(allocation.teacher_tasks_per_node),
             "output": f"{attempts_dir(self._run_dir)}/teachers-%A_%a.out",
         }
-        options |= self._common_options() | self._teachers_options()
+        options |= self._common_options() | self._of_teachers
         settings = {
             "run_dir": bash_string(self._run_dir),
             "overrides": bash_array(self._overrides()),
@@ -278,17 +256,3 @@ class Submission:
             second_component=component,
         )
         return Job(title=stage, template=template, script=script, after=after, is_beside=is_beside)
-
-
-def _sbatch_options(flag: str, given: list[str]) -> dict[str, str]:
-    """Return options of sbatch by name. flag: what they were given with. Raises InputError."""
-    options = {}
-    for text in given:
-        key, separator, value = text.removeprefix("--").partition("=")
-        if not key or " " in key or (separator and not value):
-            raise InputError(
-                f"{flag} {text}: this is not an option of sbatch.\n"
-                f"  write {flag} KEY=VALUE or {flag} KEY, for example {flag} account=nlp."
-            )
-        options[key] = value
-    return options

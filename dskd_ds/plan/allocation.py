@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -50,6 +51,7 @@ def allocate(
     *,
     ranks_per_node: int,
     teachers_per_node: int | None = None,
+    most_teachers_per_node: int | None = None,
     num_teachers: int | None = None,
     have_own_nodes: bool = False,
 ) -> Allocation:
@@ -60,9 +62,11 @@ def allocate(
     teacher are on one node.
 
     ranks_per_node: usually the GPUs of a node. teachers_per_node: as many as fit by default.
+    most_teachers_per_node: as many fit on a node of teachers, if it has another number
+        of ranks.
     num_teachers: [topology] num_teachers by default. have_own_nodes: teachers always get nodes of
         their own.
-    Raises InputError if the number of teachers is unknown, or if one does not fit on a node.
+    Raises InputError if the number of teachers is unknown, or if they do not fit on a node.
     """
     students = spec.topology.num_students
     teachers = spec.topology.num_teachers if num_teachers is None else num_teachers
@@ -78,12 +82,13 @@ def allocate(
             f" and [teacher] needs at least one.\n  give {num_further + 1} or more."
         )
     per_teacher = spec.topology.ranks_per_teacher
-    per_node = teachers_per_node or ranks_per_node // per_teacher
-    if per_node == 0:
+    most = most_teachers_per_node or _teachers_that_fit(per_teacher, ranks_per_node)
+    per_node = teachers_per_node or most
+    if per_node > most:
         raise InputError(
-            f"[topology] ranks_per_teacher = {per_teacher}, but a node has {ranks_per_node} ranks,"
-            " and all ranks of a teacher must be on one node.\n"
-            f"  use at most {ranks_per_node}, or nodes with more GPUs."
+            f"--teachers-per-node {per_node}: a node has ranks for {most}"
+            f" ([topology] ranks_per_teacher = {per_teacher}).\n"
+            f"  give at most {most}, or leave it out: then as many as fit are on a node."
         )
     num_ranks = students + teachers * per_teacher
     if num_ranks <= ranks_per_node and not have_own_nodes and not teachers_per_node:
@@ -107,6 +112,17 @@ def allocate(
     )
 
 
+def _teachers_that_fit(ranks_per_teacher: int, ranks_per_node: int) -> int:
+    """Return how many teachers fit on a node. Raises InputError if not even one does."""
+    if ranks_per_teacher > ranks_per_node:
+        raise InputError(
+            f"[topology] ranks_per_teacher = {ranks_per_teacher}, but a node has {ranks_per_node}"
+            " ranks, and all ranks of a teacher must be on one node.\n"
+            f"  use at most {ranks_per_node}, or nodes with more GPUs."
+        )
+    return ranks_per_node // ranks_per_teacher
+
+
 def teachers_of_node(options: Mapping[str, str], spec: RunSpec) -> int | None:
     """Return how many teachers fit on a node of teachers; None if its size is not given.
 
@@ -115,9 +131,11 @@ def teachers_of_node(options: Mapping[str, str], spec: RunSpec) -> int | None:
     """
     size = spec.topology.ranks_per_teacher
     given = [key for key in ("ntasks-per-node", "gpus-per-node") if options.get(key)]
-    if not given or not options[given[0]].isdecimal():
+    # sbatch also takes the GPUs' type: gpus-per-node=a100:4.
+    number = re.fullmatch(r"(?:[^:,]+:)?(\d+)", options[given[0]]) if given else None
+    if number is None:
         return None
-    num_ranks = int(options[given[0]])
+    num_ranks = int(number[1])
     if num_ranks < size:
         raise InputError(
             f"--het-sbatch {given[0]}={num_ranks}: [topology] ranks_per_teacher = {size}, and all"

@@ -87,6 +87,19 @@ def read_launch(env: Mapping[str, str]) -> Launch:
     )
 
 
+def read_launch_of_teachers(env: Mapping[str, str]) -> Launch:
+    """Return the launch of a process that may be one of several teachers, without students.
+
+    Its ranks need no address: no teacher is on two nodes. A batch script of SLURM may start a
+    teacher without srun, alone; the script's variables are then those of its whole job.
+    Raises InputError as `read_launch` does.
+    """
+    known = {"MASTER_ADDR": "127.0.0.1", **env}
+    if "SLURM_STEP_TASKS_PER_NODE" not in known:
+        known.pop("SLURM_PROCID", None)
+    return read_launch(known)
+
+
 def local_rank(env: Mapping[str, str]) -> str:
     """Return this process's number on its node, which names its device; "0" without a launcher.
 

@@ -48,6 +48,8 @@ class Role:
     launch: Launch
     teacher_rank: TeacherRank = ALONE
     """Place within the teacher, for ranks of a teacher."""
+    first_number: int | None = None
+    """Number of the first teacher of a launch without students; None in a launch with students."""
 
 
 def assign(launch: Launch, topology: TopologySpec) -> Role:
@@ -74,15 +76,20 @@ def assign(launch: Launch, topology: TopologySpec) -> Role:
 
 
 def teacher_role(
-    launch: Launch, ranks_per_teacher: int, *, first_rank: int, size: int, first_number: int = 0
+    launch: Launch,
+    ranks_per_teacher: int,
+    *,
+    first_rank: int,
+    size: int,
+    first_number: int | None = None,
 ) -> Role:
     """Return the role of a teacher's rank.
 
-    first_rank: of the launch's first teacher, whose number is `first_number`. size: number of
-    teachers. Raises InputError if the ranks of this teacher are not all on this node.
+    first_rank: of the launch's first teacher. size: number of teachers. first_number: as in Role.
+    Raises InputError if the ranks of this teacher are not all on this node.
     """
     index, rank = divmod(launch.rank - first_rank, ranks_per_teacher)
-    number = first_number + index
+    number = (first_number or 0) + index
     first_here = launch.local_rank - rank
     is_here = first_here >= 0 and first_here + ranks_per_teacher <= launch.local_world_size
     if ranks_per_teacher > 1 and not is_here:
@@ -95,7 +102,14 @@ def teacher_role(
         )
     port = launch.master_port + 1 + number % NUM_TEACHER_PORTS
     place = TeacherRank(rank=rank, size=ranks_per_teacher, port=port)
-    return Role(kind="teacher", rank=number, size=size, launch=launch, teacher_rank=place)
+    return Role(
+        kind="teacher",
+        rank=number,
+        size=size,
+        launch=launch,
+        teacher_rank=place,
+        first_number=first_number,
+    )
 
 
 def teacher_of_step(launch: Launch, topology: TopologySpec, first_number: int) -> Role:

@@ -127,9 +127,10 @@ class SensesSpec(Part):
     retrieve_on: Annotated[Literal["student", "teacher"], MAY_CHANGE] = "student"
     """Which side chooses the candidates. `student`: the teacher's hidden states at sense positions
     are sent to it. `teacher`: only the row numbers of the chosen senses are sent; every teacher
-    then opens the dictionary (`dictionary`, `local_dir`) and loads the index. It also chooses for
-    the kinds `posterior` and `contrast` of [[loss.terms]], of which row numbers and distances are
-    sent; all other kinds still get the states of their layers."""
+    then opens the dictionary (`dictionary`, `local_dir`), and the first one of a launch on each
+    node loads the index. Teachers also choose for the kinds `posterior` and `contrast` of
+    [[loss.terms]], of which row numbers and distances are sent; all other kinds still get the
+    states of their layers."""
     kappa: PositiveInt = 5
     """Number of nearest senses that form S+ and S- (paper: 5)."""
     num_related_words: PositiveInt = 25

@@ -2,7 +2,8 @@
 
 With [topology] ranks_per_teacher = N, start it on N ranks, or on a multiple of N for several
 teachers: `torchrun --nproc_per_node N -m dskd_ds.teacher --spec FILE.toml`, or in the same way with
-mpirun, srun or `deepspeed --num_gpus N --module dskd_ds.teacher`.
+mpirun, `srun --kill-on-bad-exit` or `deepspeed --num_gpus N --module dskd_ds.teacher`. Several
+teachers of one launch end together if one fails.
 
 With [[teachers]], `--teacher NAME` says which of the run's teachers it is.
 
@@ -25,9 +26,9 @@ from dskd_ds.models.routed import served_teacher, teacher_of_name
 from dskd_ds.observe.ends import recorded_end
 from dskd_ds.runtime.arguments import add_overrides, exit_code_of, spec_of
 from dskd_ds.runtime.console import outlive_console, quiet_libraries, quiet_progress
-from dskd_ds.runtime.launchers import local_rank, read_launch
+from dskd_ds.runtime.launchers import local_rank, read_launch_of_teachers
 from dskd_ds.runtime.supervise import SIGNAL_CODE_BASE
-from dskd_ds.runtime.topology import ALONE, role_environment, teacher_of_step
+from dskd_ds.runtime.topology import role_environment, teacher_of_step
 from dskd_ds.spec import RunSpec
 from dskd_ds.spec.teachers import MAIN_TEACHER
 
@@ -72,11 +73,10 @@ def run(args: argparse.Namespace) -> None:
             '  set [teacher] source = "cache_or_live" in its spec, or start no teacher.'
         )
     check_teacher_name(spec, args.teacher, args.replica)
-    replica, place = args.replica or 0, ALONE
-    if spec.topology.ranks_per_teacher > 1 or (spec.teachers and args.teacher is None):
-        role = teacher_of_step(read_launch(os.environ), spec.topology, replica)
-        os.environ.update(role_environment(role))
-        replica, place = role.rank, role.teacher_rank
+    launch = read_launch_of_teachers(os.environ)
+    role = teacher_of_step(launch, spec.topology, args.replica or 0)
+    os.environ.update(role_environment(role))
+    replica, place = role.rank, role.teacher_rank
     # These import torch, which takes seconds: an invalid spec is reported before.
     from dskd_ds.models.tensor_parallel import check_divisible
     from dskd_ds.runtime.devices import use_threads
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> None:
             served = teacher_of_name(spec, models, args.teacher)
         own = served.models
         check_divisible(own.teacher, place.size, own.shared_vocab_size)
-        serve(served, replica, place=place)
+        serve(served, replica, place=place, step=role if role.size > 1 else None)
 
 
 def check_teacher_name(spec: RunSpec, name: str | None, replica: int | None) -> None:

@@ -36,11 +36,13 @@ def serve(
     replica: int,
     role: Role | None = None,
     place: TeacherRank = ALONE,
+    step: Role | None = None,
 ) -> None:
     """Serve a run as teacher number `replica`; return when its students are done.
 
-    role: this rank's role in a launch; None for a teacher that was started on its own. place: this
-    rank's place in a teacher of several ranks, of which only the first one talks to students.
+    role: this rank's role in a launch with students; None if they are in another one. step: its
+    role in a launch of several teachers without students, or None. place: this rank's place in a
+    teacher of several ranks, of which only the first one talks to students.
     Raises NoTeacherError if no student listens, LinkError if one breaks the protocol, InputError if
     the model, or a dictionary or index that is needed here, cannot be opened, LostDeviceError.
     """
@@ -59,7 +61,7 @@ def serve(
             stop_with_students(role)
             follow(part, group)
             return
-        senses = open_on_teacher(spec, role, cleanup)
+        senses = open_on_teacher(spec, role or step, cleanup)
         teacher = _load(models, group)
         hello = _hello(spec, models, teacher, replica, senses.name)
         name = hello.teacher

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from dskd_ds.errors import ExitCode
 from dskd_ds.observe.metrics import read_metrics
+from dskd_ds.observe.run_files import PROGRESS_FOLDER, TeacherHealth, end_file, read_records
 from dskd_ds.runtime.arguments import override_argv
 from dskd_ds.senses.index.graph import INDEX_FOLDER
 from tests.conftest import TinyWorld
-from tests.processes.conftest import PATIENCE_SECONDS, Launch, Start, dskd, ranks
+from tests.processes.conftest import PATIENCE_SECONDS, Launch, Start, dskd, ranks, wait_until
 from tests.processes.warm import warm
 
 pytestmark = pytest.mark.process
@@ -45,6 +47,12 @@ def overrides_of(run_dir: Path, *more: str) -> list[str]:
         *more,
     )
     return override_argv(keys)
+
+
+def phases(run_dir: Path, replica: int) -> list[str]:
+    """Return what the teachers of a number do."""
+    pattern = f"{PROGRESS_FOLDER}/teacher-{replica:05d}-*.json"
+    return [record.phase for record in read_records(run_dir, pattern, TeacherHealth).values()]
 
 
 @pytest.fixture
@@ -110,6 +118,28 @@ def test_a_separate_teacher_has_the_only_index(
     assert students.wait(PATIENCE_SECONDS) == 0
     assert alone.wait(30) == 0
     assert same_steps(read_metrics(folder), by_students)
+
+
+def test_teachers_of_a_step_share_an_index_and_have_numbers_of_their_own(
+    tiny: TinyWorld, start: Start, dictionary: Path, variables: dict[str, str]
+) -> None:
+    """The second one starts when the graph is gone. No students come, so it ends with that."""
+    folder, copy = tiny.folder / "teachers_of_a_step", tiny.folder / "senses_of_a_step"
+    shutil.copytree(dictionary, copy)
+    more = (ON_TEACHER, "topology.num_teachers=0", f"senses.dictionary={copy}")
+    spec = ["--spec", str(tiny.spec_file), *overrides_of(folder, *more)]
+    command = [sys.executable, "-m", "dskd_ds.teacher", *spec, "--replica", "4"]
+    variables.update(SLURM_NTASKS="2", SLURM_STEP_TASKS_PER_NODE="2", SLURM_NODEID="0")
+    variables.update(SLURM_PROCID="0", SLURM_LOCALID="0")
+    first = start(*warm(command))
+    wait_until(lambda: "serving" in phases(folder, 4), first)
+    (copy / INDEX_FOLDER / "graph.bin").unlink()
+    variables.update(SLURM_PROCID="1", SLURM_LOCALID="1")
+    second = start(*warm([*command, "--set", "link.student_wait_seconds=1"]))
+    assert second.wait(PATIENCE_SECONDS) == ExitCode.NO_TEACHER
+    assert phases(folder, 5) == ["ended"]
+    assert end_file(folder, "teacher", 5).is_file()
+    assert not end_file(folder, "teacher", 4).exists()
 
 
 @pytest.fixture

@@ -42,10 +42,10 @@ def open_on_teacher(spec: RunSpec, role: Role | None, cleanup: ExitStack) -> Tea
     """Return what a teacher chooses senses with, which is nothing if the students choose.
 
     role: the teacher's role in a launch; the launch's teachers on one node share an index, as
-    students do. None: the teacher was started on its own and loads its own index, so that it
-    depends on no other process. An index takes about 4 * index_dims + 8 * index_links bytes per
-    sense (1.2 KB, or 3 GB for 2.5 million senses); the pages of the dictionary are shared in any
-    case.
+    students do, so they must end together. None: the teacher is alone in its launch and loads its
+    own index, so that it depends on no other process. An index takes about
+    4 * index_dims + 8 * index_links bytes per sense (1.2 KB, or 3 GB for 2.5 million senses); the
+    pages of the dictionary are shared in any case.
 
     Choosing runs on the CPU beside the next request's forward pass: 0.16 ms per position with
     `hybrid`, 0.005 ms with `lexical` (9,150 senses of 576 numbers, one core). Raises InputError as

@@ -59,12 +59,14 @@ def node_index(
 ) -> Search:
     """Return a search that asks this node's index, which the node's first rank loads and serves.
 
-    Students and teachers may both have an index of one dictionary; their addresses differ.
+    Students and teachers may both have an index of one dictionary; their addresses differ. So do
+    those of several launches of teachers.
     """
+    first = "" if role.first_number is None else f" {role.first_number}"
     address = service_address(
         spec.run_dir,
         role.launch.master_port,
-        role=role.kind,
+        role=role.kind + first,
         dictionary=spec.senses.dictionary,
     )
     # One worker per rank that may ask. A node can also hold ranks of the other role, which do not.

@@ -209,11 +209,30 @@ def test_a_live_teachers_signal_is_not_kept() -> None:
         (["--ntasks-per-node", "1", "--sbatch", "account="], "write --sbatch KEY=VALUE"),
         (["--ntasks-per-node", "1", "--environment", "nix.sh"], "there is no such file"),
         (["--ntasks-per-node", "1", "--het", "--teachers-job"], "give one of the two"),
+        (["--ntasks-per-node", "1", "--het-sbatch", "x=1"], "add --het or --teachers-job"),
+        (["--ntasks-per-node", "1", "--het", "--het-sbatch", "nodes=7"], "sets this option itself"),
+        (["--ntasks-per-node", "1", "--het", "--het-sbatch", "time=1"], "use --time"),
+        (["--ntasks-per-node", "1", "--teachers-per-node", "2"], "give at most 1"),
     ],
 )
 def test_wrong_options_are_refused(argv: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         jobs(*argv)
+
+
+@pytest.mark.parametrize("flag", ["--het", "--teachers-job"])
+def test_the_chosen_teachers_of_a_node_count_also_where_the_node_holds_more(flag: str) -> None:
+    size = ("--gpus-per-node", "2", flag, "--num-teachers", "4", "--teachers-per-node", "3")
+    script = jobs(*size, "--het-sbatch", "gpus-per-node=4")[-1]
+    assert "teachers_per_node=3" in script.splitlines()
+    assert "#SBATCH --ntasks-per-node=3" in script.splitlines()
+
+
+def test_teachers_in_jobs_of_their_own_may_have_another_limit() -> None:
+    size = ("--gpus-per-node", "2", "--teachers-job", "--time", "2:00:00")
+    students, teachers = jobs(*size, "--het-sbatch", "time=8:00:00")
+    assert "#SBATCH --time=2:00:00" in students.splitlines()
+    assert "#SBATCH --time=8:00:00" in teachers.splitlines()
 
 
 @pytest.mark.parametrize("flag", ["--het", "--teachers-job"])

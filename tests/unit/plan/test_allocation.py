@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dskd_ds.errors import InputError
-from dskd_ds.plan.allocation import Allocation, allocate
+from dskd_ds.plan.allocation import Allocation, allocate, teachers_of_node
 from dskd_ds.spec import RunSpec, load_spec
 
 
@@ -86,3 +86,28 @@ def test_a_divided_teacher_may_share_the_node_of_the_students() -> None:
 def test_a_teacher_that_no_node_holds_is_refused() -> None:
     with pytest.raises(InputError, match="ranks_per_teacher = 16, but a node has 8 ranks"):
         allocate(divided(8, 1, 16), ranks_per_node=8)
+    with pytest.raises(InputError, match="ranks_per_teacher = 8, but a node has 4 ranks"):
+        allocate(divided(8, 1, 8), ranks_per_node=4, teachers_per_node=1)
+
+
+def test_a_node_gets_no_more_teachers_than_fit() -> None:
+    with pytest.raises(InputError, match="--teachers-per-node 3: a node has ranks for 2"):
+        allocate(divided(8, 4, 2), ranks_per_node=4, teachers_per_node=3)
+    larger = allocate(
+        divided(8, 4, 2), ranks_per_node=4, teachers_per_node=3, most_teachers_per_node=4
+    )
+    assert (larger.num_teacher_nodes, larger.teachers_per_node) == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, None),
+        ({"gpus-per-node": "4"}, 2),
+        ({"gpus-per-node": "a100:4"}, 2),
+        ({"gpus-per-node": "a100:4,v100:2"}, None),
+        ({"gpus-per-node": "8", "ntasks-per-node": "3"}, 1),
+    ],
+)
+def test_the_size_of_a_node_of_teachers(options: dict[str, str], expected: int | None) -> None:
+    assert teachers_of_node(options, divided(8, 4, 2)) == expected

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from dskd_ds.errors import ExitCode, InputError
-from dskd_ds.runtime.launchers import Launch, local_rank, read_launch
-from dskd_ds.runtime.topology import assign, role_environment, teacher_of_step
+from dskd_ds.runtime.launchers import Launch, local_rank, read_launch, read_launch_of_teachers
+from dskd_ds.runtime.topology import assign, leads_node, role_environment, teacher_of_step
 from dskd_ds.spec.processes import TopologySpec
 from dskd_ds.teacher import __main__ as teacher_main
 
@@ -205,6 +205,28 @@ def test_a_batch_script_is_not_a_task_of_srun() -> None:
     with pytest.raises(InputError, match=r"srun did not start this process.*\n.*start ranks with"):
         read_launch(script)
     assert read_launch(script | {"SLURM_NTASKS": "1"}).world_size == 1
+    # A teacher may be started there, alone.
+    alone = read_launch_of_teachers(script)
+    assert (alone.rank, alone.world_size) == (0, 1)
+
+
+def test_teachers_of_one_rank_have_numbers_of_their_own_and_need_no_address() -> None:
+    tasks = {"SLURM_NTASKS": "4", "SLURM_STEP_TASKS_PER_NODE": "2(x2)"}
+    topology = TopologySpec(num_students=1, num_teachers=0)
+    roles = [
+        teacher_of_step(
+            read_launch_of_teachers(
+                tasks | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank % 2)}
+            ),
+            topology,
+            4,
+        )
+        for rank in range(4)
+    ]
+    assert [role.rank for role in roles] == [4, 5, 6, 7]
+    assert [leads_node(role) for role in roles] == [True, False, True, False]
+    alone = teacher_of_step(read_launch_of_teachers({}), topology, 4)
+    assert (alone.rank, alone.size) == (4, 1)
 
 
 def test_contradicting_variables_are_refused() -> None:

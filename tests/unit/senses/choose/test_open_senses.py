@@ -10,7 +10,7 @@ import pytest
 
 from dskd_ds.errors import InputError
 from dskd_ds.runtime.launchers import Launch
-from dskd_ds.runtime.topology import Role
+from dskd_ds.runtime.topology import Role, teacher_of_step
 from dskd_ds.senses.choose.on_teacher import (
     NO_SENSES,
     TeacherSenses,
@@ -62,6 +62,33 @@ def test_teachers_of_a_node_share_the_index_of_the_first(
         Role("teacher", rank, 2, Launch("torch", 2 + rank, 4, 2 + rank, 4, "127.0.0.1", 1))
         for rank in range(2)
     )
+    check_shared_index(spec, dictionary, first, second)
+
+
+def test_teachers_of_a_step_of_their_own_share_it_too(
+    dictionary: SenseDictionary, tmp_path: Path
+) -> None:
+    """Beside another step on the node, whose index has another address."""
+    spec = load_spec(
+        "tests/base_run.toml",
+        [
+            f"senses.dictionary={dictionary.folder}",
+            "senses.retrieve_on=teacher",
+            f"run_dir={tmp_path}",
+            "senses.index_search_effort=100",
+        ],
+    )
+    launches = [Launch("srun", rank, 2, rank, 2, "127.0.0.1", 1) for rank in range(2)]
+    first, second = (teacher_of_step(launch, spec.topology, 4) for launch in launches)
+    with ExitStack() as cleanup:
+        open_on_teacher(spec, teacher_of_step(launches[0], spec.topology, 6), cleanup)
+        check_shared_index(spec, dictionary, first, second)
+
+
+def check_shared_index(
+    spec: RunSpec, dictionary: SenseDictionary, first: Role, second: Role
+) -> None:
+    """Check that the second teacher asks the first one; the graph file is gone by then."""
     queries = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
     with ExitStack() as cleanup:
         leader = open_on_teacher(spec, first, cleanup)
