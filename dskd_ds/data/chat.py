@@ -23,6 +23,7 @@ from dskd_ds.data.conversation import (
     read_conversation,
 )
 from dskd_ds.data.tally import Tally
+from dskd_ds.data.template_date import with_fixed_date
 from dskd_ds.errors import InputError
 from dskd_ds.models.resolve import tokenizer_digest, tokenizer_fingerprint
 
@@ -91,6 +92,20 @@ class ChatFormat:
             ) from None
         return text
 
+    def lead(self, messages: list[Message], prompt: str) -> str:
+        """Return the white space that the template writes before the last message, an answer.
+
+        prompt: the messages before it, with the generation prompt. Empty if the answer does not
+        follow the prompt so, for example behind a block of reasoning.
+        """
+        try:
+            behind = self.render(messages).removeprefix(prompt)
+        except MalformedError:
+            return ""
+        answer = messages[-1]["content"].lstrip()
+        lead = behind[: len(behind) - len(behind.lstrip())]
+        return lead if behind.startswith(lead + answer) else ""
+
 
 def chat_format(choice: str, tokenizer: Any) -> ChatFormat:
     """Return the format for a value of `[data] chat_template`.
@@ -105,14 +120,15 @@ def chat_format(choice: str, tokenizer: Any) -> ChatFormat:
                 f'[data] chat_template = "{choice}", but there is no such file.\n'
                 '  give "tokenizer", "plain" or a Jinja file.'
             )
-        return ChatFormat(tokenizer, Path(choice).read_text(encoding="utf-8"))
+        template = Path(choice).read_text(encoding="utf-8")
+        return ChatFormat(tokenizer, with_fixed_date(template))
     if tokenizer.chat_template is None:
         raise InputError(
             '[data] chat_template = "tokenizer", but the tokenizer of [teacher] model has none'
             " (a base model?).\n"
             '  set chat_template = "plain", or name a Jinja file.'
         )
-    return ChatFormat(tokenizer, tokenizer.get_chat_template())
+    return ChatFormat(tokenizer, with_fixed_date(tokenizer.get_chat_template()))
 
 
 def completions(chat: ChatFormat, conversation: Conversation, text: str) -> list[Range]:
