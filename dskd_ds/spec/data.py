@@ -77,8 +77,8 @@ class DataSpec(Part):
     do `dskd data paper` (unusable questions) and `dskd data continue`."""
     chat_template: str = "tokenizer"
     """How conversations become text, and questions prompts. `tokenizer`: the template of the
-    teacher's tokenizer. `plain`: User: ... Assistant: ... Or the path of a `.jinja` file. A template
-    that writes today's date gets 26 July 2024, so that the text is the same on every day."""
+    teacher's tokenizer. `plain`: User: ... Assistant: ... Or the path of a `.jinja` file. A
+    template that writes today's date gets 26 July 2024: the text is the same on every day."""
     stream: bool = False
     """Read the corpus while training, without storing or shuffling all of it: for corpora larger
     than the disk. The corpus is dealt to as many lanes as a step has blocks ([train]

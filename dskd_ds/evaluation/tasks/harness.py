@@ -104,7 +104,8 @@ def _item_scores(
             for key in ("accuracy", "exact")
             if key in values
         }
-    prompts = np.array([document["prompt"] for document in documents], dtype=np.str_)
+    asked = [document["prompt"] + document["lead"] for document in documents]
+    prompts = np.array(asked, dtype=np.str_)
     return ItemScores(
         task=task.name,
         model=model,
