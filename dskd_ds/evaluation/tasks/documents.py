@@ -1,7 +1,7 @@
 """Writes a task's questions as prompts, with YAML files that lm-evaluation-harness reads.
 
-The folder is complete: `lm_eval --model hf --model_args pretrained=STUDENT --include_path FOLDER
---tasks arc_challenge_label` asks the same questions in a process of its own.
+The folder is complete: `lm_eval --model hf --model_args pretrained=STUDENT,softmax_dtype=float32
+--include_path FOLDER --tasks arc_challenge_label` asks the same questions in a process of its own.
 """
 
 from __future__ import annotations

@@ -61,6 +61,7 @@ def run_harness(
     harness_model = HFLM(
         pretrained=model.path,
         dtype=resolve_dtype(model.dtype),
+        softmax_dtype="float32",  # in bfloat16, labels of different logits become equally likely
         device=str(local_device()),
         batch_size=batch_size,
         trust_remote_code=False,
