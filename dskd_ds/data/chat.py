@@ -40,6 +40,13 @@ PLAIN_TEMPLATE = """\
 """
 """`chat_template = "plain"`, for base models: `User: ...`, `Assistant: ...` and the EOS token."""
 
+OTHER_BEGINNING = (
+    "the chat template renders its beginning differently by itself; use one with {% generation %}"
+)
+"""Why completions are not found."""
+ANY_ANSWER = "an answer"
+"""Stands for an answer where only what a template writes behind it matters."""
+
 Range = tuple[int, int]
 
 
@@ -152,10 +159,31 @@ def completions(chat: ChatFormat, conversation: Conversation, text: str) -> list
             continue
         start = len(_prefix(chat, messages[:index], text, generation_prompt=True))
         is_last = index == len(messages) - 1
-        end = len(text) if is_last else len(_prefix(chat, messages[: index + 1], text))
+        end = len(text) if is_last else _end(chat, messages[: index + 1], text, start)
         # White space that the template writes between turns belongs to no completion.
         spans.append((start, start + len(text[start:end].rstrip())))
     return spans
+
+
+def _end(chat: ChatFormat, messages: list[Message], text: str, start: int) -> int:
+    """Return where the last of these messages, an answer that begins at `start`, ends in `text`.
+
+    Raises MalformedError if it is not found there.
+    """
+    alone = chat.render(messages)
+    if text.startswith(alone):
+        return len(alone)
+    # Qwen3's template writes a block of reasoning before the last answer only, so `text`, which
+    # goes on, does not start with `alone`. It closes every answer in the same way.
+    shown = chat.render([*messages[:-1], {**messages[-1], "content": ANY_ANSWER}])
+    _, found, closing = shown.rpartition(ANY_ANSWER)
+    behind = text[start:].lstrip()
+    content = messages[-1]["content"]
+    for words in (content.lstrip(), content.strip()):  # a template may trim an answer
+        answer = words + closing.rstrip()
+        if found and behind.startswith(answer):
+            return len(text) - len(behind) + len(answer)
+    raise MalformedError(OTHER_BEGINNING)
 
 
 def _prefix(
@@ -164,10 +192,7 @@ def _prefix(
     """Return the rendered messages. Raises MalformedError if `text` does not start with them."""
     prefix = chat.render(messages, generation_prompt)
     if not text.startswith(prefix):
-        raise MalformedError(
-            "the chat template renders its beginning differently by itself;"
-            " use one with {% generation %}"
-        )
+        raise MalformedError(OTHER_BEGINNING)
     return prefix
 
 

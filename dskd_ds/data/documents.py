@@ -170,7 +170,7 @@ def _as_documents(
         return loaded.map(render_rows, fn_kwargs=settings, **options)
     # As in data/blocks.py, the key names what the documents depend on. Raise its version if
     # rendering changes.
-    content = f"{loaded._fingerprint} {chat.fingerprint} {source.title_field} {source.supervise} v2"
+    content = f"{loaded._fingerprint} {chat.fingerprint} {source.title_field} {source.supervise} v3"
     documents = loaded.map(
         render_rows,
         fn_kwargs=settings,
