@@ -65,7 +65,7 @@ def host_memory_bytes() -> tuple[int, str]:
 def _limit(file: Path) -> int | None:
     """Return the bytes that a file holds; None if there is no such file or no limit in it."""
     try:
-        text = file.read_text().strip()
+        text = file.read_text(encoding="utf-8").strip()
     except OSError:
         return None
     return int(text) if text.isdecimal() else None
