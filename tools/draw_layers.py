@@ -56,7 +56,7 @@ STYLE = """
 
 def layers() -> list[list[str]]:
     """Return the layers from top to bottom, each with its packages in alphabetical order."""
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     contracts = settings["tool"]["importlinter"]["contracts"]
     [contract] = [contract for contract in contracts if contract["type"] == "layers"]
     return [
@@ -118,4 +118,4 @@ def row(names: list[str], y: int) -> list[str]:
 
 
 if __name__ == "__main__":
-    PICTURE.write_text(picture(layers()))
+    PICTURE.write_text(picture(layers()), encoding="utf-8")

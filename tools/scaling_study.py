@@ -61,8 +61,10 @@ def main() -> None:
             section.draw(STUDIES / f"scaling_{section.name}.png")
         sections.append(section)
         print(f"{section.title}: {time.monotonic() - started:.0f} s")
-    (STUDIES / "scaling.md").write_text(page(sections))
-    (STUDIES / "scaling.json").write_text(json.dumps(numbers(sections), indent=1) + "\n")
+    (STUDIES / "scaling.md").write_text(page(sections), encoding="utf-8")
+    (STUDIES / "scaling.json").write_text(
+        json.dumps(numbers(sections), indent=1) + "\n", encoding="utf-8"
+    )
 
 
 def page(sections: list[Section]) -> str:

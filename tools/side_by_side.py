@@ -119,7 +119,7 @@ def compare(args: argparse.Namespace) -> list[Figure]:
         blocks = folder / "blocks.json"
         # Both sides read the same blocks: TRL gets token ids, so it neither tokenizes nor packs.
         token_ids = [source.get(index)[1]["input_ids"] for index in range(NUM_BLOCKS)]
-        blocks.write_text(json.dumps(token_ids))
+        blocks.write_text(json.dumps(token_ids), encoding="utf-8")
         trl_side = TrlSide(
             python=python,
             student=student,

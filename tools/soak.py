@@ -86,7 +86,7 @@ class Results:
         self._path = path
         self.scenarios: dict[str, Scenario] = {}
         if path.is_file() and not start_anew:
-            for name, content in json.loads(path.read_text())["scenarios"].items():
+            for name, content in json.loads(path.read_text(encoding="utf-8"))["scenarios"].items():
                 self.scenarios[name] = Scenario.of_summary(content)
         self._commit = git("rev-parse", "--short", "HEAD")
         but_this_file = f":!{RESULTS.relative_to(ROOT)}"
@@ -139,7 +139,7 @@ class Results:
         )
         self._path.parent.mkdir(parents=True, exist_ok=True)
         partial = self._path.with_suffix(".partial")
-        partial.write_text(content)
+        partial.write_text(content, encoding="utf-8")
         partial.replace(self._path)
 
     def print_summary(self) -> None:

@@ -32,13 +32,13 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder for JSON and picture")
     arguments = parser.parse_args()
     arms = gradients_of(arguments.study)
-    (arguments.output / "gradients.json").write_text(json.dumps(arms, indent=1))
+    (arguments.output / "gradients.json").write_text(json.dumps(arms, indent=1), encoding="utf-8")
     draw(arms, arguments.output / "gradients.png")
 
 
 def gradients_of(study: Path) -> dict[str, dict[str, float]]:
     """Return, by arm, the means of cosine and share, and the difference in KL with its interval."""
-    comparisons = json.loads((study / "study.json").read_text())["comparisons"]
+    comparisons = json.loads((study / "study.json").read_text(encoding="utf-8"))["comparisons"]
     of_kl = {row["group"]: row for row in comparisons if row["metric"] == "kl"}
     arms: dict[str, dict[str, float]] = {}
     for arm, row in of_kl.items():

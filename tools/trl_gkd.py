@@ -21,7 +21,7 @@ class StepLines(TrainerCallback):
     """Writes one line per step."""
 
     def __init__(self, path: Path) -> None:
-        self.file = path.open("w")
+        self.file = path.open("w", encoding="utf-8")
 
     # The parameters are those of transformers' interface.
     def on_step_end(self, args, state, control, **kwargs) -> None:  # noqa: ARG002
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--local_rank", type=int)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    blocks = json.loads(Path(args.blocks).read_text())
+    blocks = json.loads(Path(args.blocks).read_text(encoding="utf-8"))
     student, teacher = (
         AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
         for path in (args.student, args.teacher)

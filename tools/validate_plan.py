@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=sorted(PARTS), default=DEFAULT_PARTS)
     arguments = parser.parse_args()
     mpl.use("Agg")
-    results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
     for part in arguments.parts:
         started = time.monotonic()
         finding: Finding = importlib.import_module(
@@ -64,9 +64,9 @@ def report(finding: Finding, seconds: float) -> None:
 def write(results: dict[str, Any]) -> None:
     """Write the numbers, and the page of all parts."""
     results = dict(sorted(results.items()))
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     sections = [results[part]["markdown"] for part in results]
-    PAGE.write_text("\n".join([TITLE, *sections]))
+    PAGE.write_text("\n".join([TITLE, *sections]), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def train(spec: RunSpec, model: Any, use_deepspeed: bool) -> None:
         seed=spec.seed,
         step_blocks=spec.train.global_batch_blocks,
     )
-    with (Path(spec.run_dir) / METRICS_FILE).open("w") as log:
+    with (Path(spec.run_dir) / METRICS_FILE).open("w", encoding="utf-8") as log:
         for step in range(spec.train.num_steps or 0):
             for micro in range(spec.num_accumulation_steps):
                 batch = read_batch(source, places(spec, step, micro, rank))

@@ -102,7 +102,7 @@ def follow(
     """
     with ExitStack() as cleanup:
         cores = cleanup.enter_context(_other_core()) if pin else None
-        log = cleanup.enter_context(tempfile.TemporaryFile("w+"))
+        log = cleanup.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8"))
         variables: dict[str, str | None] = {
             **child_environment(os.environ),
             "OMP_NUM_THREADS": str(threads),
@@ -132,7 +132,7 @@ def peak_bytes(process: psutil.Process) -> int:
 
     Most of these files are libraries.
     """
-    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    lines = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8").splitlines()
     fields = dict(line.split(":", 1) for line in lines if "kB" in line)
     peak, mapped_files = (int(fields[name].split()[0]) for name in ("VmHWM", "RssFile"))
     return (peak - mapped_files) * 1024

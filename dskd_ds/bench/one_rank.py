@@ -53,7 +53,7 @@ def measure_in_one_rank(
         if done.returncode != 0:
             log = (done.stdout + done.stderr)[-LOG_TAIL_CHARACTERS:]
             raise BenchError(f"bench {name}: it ended with exit code {done.returncode}.\n{log}")
-        measured: dict[str, Any] = json.loads(output.read_text())
+        measured: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
         return measured
 
 
@@ -82,5 +82,5 @@ def measure_and_write(doc: str, measure: Callable[[RunSpec, int], dict[str, Any]
     spec = load_spec(args.spec, args.set)
     use_threads(spec.topology.threads_per_rank)
     open_world()
-    args.output.write_text(json.dumps(measure(spec, args.rounds)))
+    args.output.write_text(json.dumps(measure(spec, args.rounds)), encoding="utf-8")
     deepspeed.comm.destroy_process_group()

@@ -56,7 +56,7 @@ def write_text(path: Path, num_bytes: int) -> int:
     The copies of a text have different first words.
     """
     source = Path(expand(load_spec(QUICKSTART).data.train[0].path))
-    texts = [json.loads(line)["text"] for line in source.read_text("utf-8").splitlines()]
+    texts = [json.loads(line)["text"] for line in source.read_text(encoding="utf-8").splitlines()]
     written = copy = 0
     with path.open("w", encoding="utf-8") as file:
         while written < num_bytes:

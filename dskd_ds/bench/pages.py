@@ -97,7 +97,7 @@ def mapped_bytes(pid: int, path: Path, kind: str) -> int:
     """
     total = 0
     in_mapping = False
-    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+    for line in Path(f"/proc/{pid}/smaps").read_text(encoding="utf-8").splitlines():
         name, *values = line.split()
         # A mapping starts with a header line: addresses, permissions, ..., path.
         if not name.endswith(":"):

@@ -57,7 +57,7 @@ def _measure(
     # Freed memory that the allocator still holds would be reused, and the work's peak look smaller.
     gc.collect()
     give_back_memory()
-    Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM to VmRSS
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # sets VmHWM to VmRSS
     before = _status_bytes("VmRSS")
     work.run()
     sender.send(_status_bytes("VmHWM") - before - work.gradients())
@@ -65,6 +65,6 @@ def _measure(
 
 def _status_bytes(field: str) -> int:
     """Return a size from /proc/self/status, where it is given in KiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     line = next(line for line in lines if line.startswith(field + ":"))
     return int(line.split()[1]) << 10

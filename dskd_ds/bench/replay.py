@@ -99,11 +99,11 @@ def serve(spec: RunSpec, store: ReplyStore) -> None:
                 vocab_size=teacher.vocab_size,
                 hidden_size=teacher.hidden_size,
             )
-            hello_path.write_text(hello.model_dump_json())
+            hello_path.write_text(hello.model_dump_json(), encoding="utf-8")
         link = TeacherLink(
             Path(spec.run_dir),
             spec.link,
-            Hello.model_validate_json(hello_path.read_text()),
+            Hello.model_validate_json(hello_path.read_text(encoding="utf-8")),
             spec.topology.num_students,
         )
         cleanup.callback(link.close)

@@ -291,7 +291,7 @@ def _show_failed_rank(run_dir: Path, number: int) -> None:
 def _text_of(path: Path) -> str:
     """Return the content of a log; "" if there is none."""
     try:
-        return path.read_text(errors="replace")
+        return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
 

@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     folder = Path(args.output)
     with writing_output(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "compare.json").write_text(json.dumps(content, indent=1))
+        (folder / "compare.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
         page = write_page(folder, groups, comparisons)
     if args.json:
         print(json.dumps(content, indent=1))

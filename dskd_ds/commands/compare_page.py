@@ -47,7 +47,11 @@ def write_page(
     groups: the reference first. only: the items of which the page shows scores.
     tables: shown first.
     """
-    template = resources.files("dskd_ds.commands").joinpath("compare_template.html").read_text()
+    template = (
+        resources.files("dskd_ds.commands")
+        .joinpath("compare_template.html")
+        .read_text(encoding="utf-8")
+    )
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     figure = _draw_intervals(comparisons)
     figure.savefig(folder / PICTURE_FILE)

@@ -32,12 +32,14 @@ other runs. Length and number of samples are in [eval].
 With --tasks, ask the questions of lm-evaluation-harness tasks instead (pip install
 'dskd-ds[eval]'): the labels' log-probabilities (accuracy, margin of the right label, Brier score),
 and the model's own answer, which must equal the label as in the paper; F1 for SQuAD 2.0. The
-prompts are the paper's: 5 shots, SQuAD 2.0 one of the same context. A model alone needs no spec:
+prompts are the paper's: 5 shots, SQuAD 2.0 one of the same context, in the turns of [data]
+chat_template. A model alone needs no spec, and gets the turns of its own chat template:
   dskd eval --tasks arc_challenge,mmlu --model mine=FOLDER
 The tasks wic and simlex need no answers: word in context and SimLex-999 by the states of teacher
 and students, at 0, 25, 50, 75 and 100 percent of their layers (wic_50, ...).
-RUN_DIR/harness has the prompts and task files; lm_eval --include_path RUN_DIR/harness --tasks
-arc_challenge_label asks the same questions.
+RUN_DIR/harness has the prompts and task files; lm_eval --model_args
+pretrained=FOLDER,softmax_dtype=float32 --include_path RUN_DIR/harness --tasks arc_challenge_label
+asks the same questions.
 
 With --watch RUN, score each checkpoint beside a running training, on held-out text or on --tasks:
 the curves are in TensorBoard, the numbers in RUN/evaluation/checkpoints.jsonl, and dskd compare

@@ -8,12 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from dskd_ds.commands.task_options import TaskOptions
+from dskd_ds.data.chat import ChatFormat
 from dskd_ds.errors import InputError
 from dskd_ds.evaluation.items import ItemScores
 from dskd_ds.evaluation.metrics import METRICS
 from dskd_ds.evaluation.result import write_task_scores
 from dskd_ds.evaluation.tasks.catalogue import EvalTask, tasks_named
-from dskd_ds.evaluation.tasks.documents import HARNESS_FOLDER, fit_prompt, write_documents
+from dskd_ds.evaluation.tasks.documents import (
+    HARNESS_FOLDER,
+    fit_prompt,
+    prompt_format,
+    write_documents,
+)
 from dskd_ds.evaluation.tasks.harness import check_harness, score_tasks
 from dskd_ds.evaluation.tasks.questions import AskedQuestion, read_task
 from dskd_ds.evaluation.word_tasks import (
@@ -38,7 +44,8 @@ def evaluate_tasks(
     """Ask every model the questions, store the scores below `output`, and print a table.
 
     prompt_model: its tokenizer makes the prompts of all models, so that their scores can be paired.
-    spec: its WordNet has the sentences of the task `wic`.
+    spec: its [data] chat_template renders them (default: the tokenizer's own); its WordNet has the
+    sentences of the task `wic`.
     Returns the exit code. Raises InputError if a task or its data is unknown, or if the harness is
     not installed.
     """
@@ -47,7 +54,10 @@ def evaluate_tasks(
     word_names = [name for name in options.names if name in WORD_TASKS]
     words = WordItems.read(word_names, spec, prompt_model, options.limit)
     if tasks:
-        _write_questions(Path(output) / HARNESS_FOLDER, tasks, options, recipe, prompt_model)
+        check_harness()
+        choice = spec.data.chat_template if spec else "tokenizer"
+        chat = prompt_format(choice, prompt_model.tokenizer)
+        _write_questions(Path(output) / HARNESS_FOLDER, tasks, options, recipe, chat)
     for name, model in models.items():
         print(f"asking the {name}: {model.name}", flush=True)
         items = _score_questions(Path(output) / HARNESS_FOLDER, tasks, options, name, model)
@@ -66,19 +76,17 @@ def _write_questions(
     tasks: Sequence[EvalTask],
     options: TaskOptions,
     recipe: RecipeSpec,
-    prompt_model: NamedModel,
+    chat: ChatFormat,
 ) -> None:
     """Write the prompts and harness files of all tasks, and print what they hold."""
-    check_harness()
     if options.max_shots is not None:
         tasks = [replace(task, num_shots=min(task.num_shots, options.max_shots)) for task in tasks]
-    tokenizer = prompt_model.tokenizer
     for task in tasks:
         asked = read_task(task, options.data_dir, options.limit, options.seed)
         if options.max_prompt_tokens is not None:
-            asked = _fitting(task, asked, tokenizer, recipe, options.max_prompt_tokens)
+            asked = _fitting(task, asked, chat, recipe, options.max_prompt_tokens)
         print(f"{task.name}: {task.title}, {len(asked)} questions", flush=True)
-        write_documents(folder, task, asked, tokenizer, recipe, options.is_label_only)
+        write_documents(folder, task, asked, chat, recipe, options.is_label_only)
 
 
 def _score_questions(
@@ -93,13 +101,17 @@ def _score_questions(
 
 
 def _fitting(
-    task: EvalTask, asked: list[AskedQuestion], tokenizer: Any, recipe: RecipeSpec, max_tokens: int
+    task: EvalTask,
+    asked: list[AskedQuestion],
+    chat: ChatFormat,
+    recipe: RecipeSpec,
+    max_tokens: int,
 ) -> list[AskedQuestion]:
     """Return the questions with as many of their shots as fit into `max_tokens` tokens.
 
     Prints how many were shortened or left out. Raises InputError if none fits.
     """
-    fitted = [fit_prompt(task, question, tokenizer, recipe, max_tokens) for question in asked]
+    fitted = [fit_prompt(task, question, chat, recipe, max_tokens) for question in asked]
     kept = [question for question in fitted if question is not None]
     if not kept:
         raise InputError(

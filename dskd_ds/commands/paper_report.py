@@ -33,7 +33,7 @@ def write_report(study: StudySpec, runs: Sequence[Run]) -> None:
     num_done = sum(len(group.runs) for group in outcome.groups)
     heading = f"# {study.name}\n\n{num_done} of {len(runs)} runs are done.\n\n"
     text = heading + "\n".join(table.markdown() for table in found)
-    (folder / TABLE_FILE).write_text(text)
+    (folder / TABLE_FILE).write_text(text, encoding="utf-8")
     comparisons = paper_comparisons(outcome.groups, counted_tasks(study))
     content = {
         "runs_done": num_done,
@@ -41,7 +41,7 @@ def write_report(study: StudySpec, runs: Sequence[Run]) -> None:
         "seeds": {group.name: group.seeds for group in outcome.groups},
         "comparisons": [as_json(result) for result in comparisons],
     }
-    (folder / "table.json").write_text(json.dumps(content, indent=1))
+    (folder / "table.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
     print(f"\n{text}")
     print(f"the table: {folder / TABLE_FILE}")
     groups = [*outcome.groups, *baseline_groups(study)]

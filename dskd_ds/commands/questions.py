@@ -75,15 +75,18 @@ def add_command(data: Commands[argparse.ArgumentParser]) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the files and print the counts; returns the exit code. Raises InputError."""
     from dskd_ds.evaluation.tasks.catalogue import tasks_named
+    from dskd_ds.evaluation.tasks.documents import prompt_format
     from dskd_ds.evaluation.tasks.question_files import QuestionSplit, write_question_files
     from dskd_ds.models.named import NamedModel
     from dskd_ds.spec.recipe import RecipeSpec
 
     spec = spec_of(args)
+    tokenizer = NamedModel.of_teacher(spec.teacher).tokenizer
+    chat = prompt_format(spec.data.chat_template, tokenizer)
     tasks = tasks_named([name.strip() for name in args.tasks.split(",") if name.strip()])
     data_dir = args.data_dir or _fetch([task.name for task in tasks])
     split = QuestionSplit(
-        tokenizer=NamedModel.of_teacher(spec.teacher).tokenizer,
+        chat=chat,
         recipe=spec.recipe or RecipeSpec(),
         max_prompt_tokens=args.max_prompt_tokens,
         max_shots=args.max_shots,

@@ -257,7 +257,7 @@ def _cut(spec: RunSpec) -> int:
 
     quiet_progress()
     folder = Path(student_init(spec, RunModels.of(spec)).path)
-    origin = json.loads((folder / "origin.json").read_text())
+    origin = json.loads((folder / "origin.json").read_text(encoding="utf-8"))
     print(f"  layers kept: {origin['kept_layers']}", flush=True)
     return 0
 

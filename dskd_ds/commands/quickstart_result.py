@@ -14,8 +14,8 @@ SUMMARY_FILE = "summary.json"
 def record_seconds(run_dir: Path, stage: str, seconds: float) -> None:
     """Add a stage's time to the run's file."""
     path = run_dir / SECONDS_FILE
-    known = json.loads(path.read_text()) if path.is_file() else {}
-    path.write_text(json.dumps(known | {stage: round(seconds, 1)}, indent=1))
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    path.write_text(json.dumps(known | {stage: round(seconds, 1)}, indent=1), encoding="utf-8")
 
 
 def write_summary(spec: RunSpec) -> None:
@@ -24,7 +24,7 @@ def write_summary(spec: RunSpec) -> None:
     from dskd_ds.senses.dictionary.dictionary import open_dictionary
 
     run_dir = Path(spec.run_dir)
-    scores = json.loads((run_dir / "evaluation.json").read_text())["scores"]
+    scores = json.loads((run_dir / "evaluation.json").read_text(encoding="utf-8"))["scores"]
     content = {
         "perplexity_teacher": scores["teacher"]["perplexity"],
         "perplexity_before": scores["before"]["perplexity"],
@@ -35,15 +35,15 @@ def write_summary(spec: RunSpec) -> None:
         "kl_after_error": scores["after"]["kl_error"],
         "tokens": int(read_metrics(run_dir)[-1]["tokens"]),
         "senses": open_dictionary(spec.senses.dictionary, verify=False).facts["num_rows"],
-        "seconds": json.loads((run_dir / SECONDS_FILE).read_text()),
+        "seconds": json.loads((run_dir / SECONDS_FILE).read_text(encoding="utf-8")),
     }
-    (run_dir / SUMMARY_FILE).write_text(json.dumps(content, indent=1))
+    (run_dir / SUMMARY_FILE).write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 def print_result(spec: RunSpec) -> None:
     """Print the summary and where to look next."""
     run_dir = Path(spec.run_dir)
-    summary = json.loads((run_dir / SUMMARY_FILE).read_text())
+    summary = json.loads((run_dir / SUMMARY_FILE).read_text(encoding="utf-8"))
     before, after = summary["perplexity_before"], summary["perplexity_after"]
     print(
         f"\nheld-out perplexity: teacher {summary['perplexity_teacher']:.1f},"

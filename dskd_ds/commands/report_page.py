@@ -108,7 +108,11 @@ def write_report(spec: RunSpec) -> Path:
         )
     # A report may be written before `dskd eval`.
     evaluation = _read_json(Path(spec.run_dir) / EVALUATION_FILE) or {"scores": {}, "samples": []}
-    template = resources.files("dskd_ds.commands").joinpath("report_template.html").read_text()
+    template = (
+        resources.files("dskd_ds.commands")
+        .joinpath("report_template.html")
+        .read_text(encoding="utf-8")
+    )
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     page = environment.from_string(template).render(
         spec=spec,
@@ -278,4 +282,4 @@ def _index_fact(folder: Path) -> str:
 
 def _read_json(path: Path) -> Any:
     """Return a file's content, or None if there is no such file."""
-    return json.loads(path.read_text()) if path.is_file() else None
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

@@ -250,7 +250,7 @@ class Submission:
             "environment": bash_string(environment_path(self._args.environment)),
         }
         script = filled_script(
-            template.read_text(),
+            template.read_text(encoding="utf-8"),
             options=options,
             settings=shared | settings,
             second_component=component,

@@ -154,8 +154,8 @@ def report(study: StudySpec, runs: Sequence[Run]) -> None:
         "comparisons": [as_json(result) for result in outcome.comparisons],
         "controls": [as_json(result) for result in outcome.controls],
     }
-    (folder / "study.json").write_text(json.dumps(content, indent=1))
-    (folder / "study.md").write_text(text)
+    (folder / "study.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+    (folder / "study.md").write_text(text, encoding="utf-8")
     print(f"\n{text}")
     if outcome.comparisons:
         results = [*outcome.comparisons, *outcome.controls]

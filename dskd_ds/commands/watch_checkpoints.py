@@ -100,12 +100,12 @@ class Watcher:
                 print(f"{tag}: scoring ended with exit code {code}; it is left out", flush=True)
                 self.failed.add(identity)
                 return
-            scores = json.loads(result.read_text())
+            scores = json.loads(result.read_text(encoding="utf-8"))
             step = int(tag.rpartition("-")[2])
             line = {"step": step, "identity": identity, "scores": scores}
             if self.task_argv:
                 line[ARGV] = list(self.task_argv)
-            with (self.folder / SCORES_FILE).open("a") as file:
+            with (self.folder / SCORES_FILE).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
             self._draw(step, scores)
             shown = ", ".join(f"{key} {value:.4f}" for key, value in scores.items())
@@ -161,7 +161,7 @@ def read_scores(run_dir: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     lines: list[dict[str, Any]] = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         try:
             lines.append(json.loads(line))
         except ValueError:

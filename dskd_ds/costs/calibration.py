@@ -80,7 +80,7 @@ def read_calibration() -> Calibration | None:
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         if content.pop("version", None) != VERSION:
             return None
         names = {field.name for field in fields(Measured)}

@@ -113,7 +113,7 @@ def _limit_files(root: Path) -> Iterator[Path]:
 def _limit(file: Path) -> int | None:
     """Return the bytes that a file holds; None if there is no such file or no limit in it."""
     try:
-        text = file.read_text().strip()
+        text = file.read_text(encoding="utf-8").strip()
     except OSError:
         return None
     return int(text) if text.isdecimal() else None

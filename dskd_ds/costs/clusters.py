@@ -94,7 +94,7 @@ def open_cluster(name_or_file: str) -> Cluster:
             f" {shipped['h100-80']}."
         )
     try:
-        content = tomllib.loads(path.read_text())
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: the file is not valid TOML: {error}.") from None
     return cluster_from(content, str(path))

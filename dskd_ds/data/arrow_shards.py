@@ -77,7 +77,7 @@ def is_written(folder: Path, number: int) -> bool:
 def read_records(folder: Path, num_shards: int) -> list[ShardRecord]:
     """Return the records of all shards, which must be complete."""
     paths = [(folder / shard_name(number)).with_suffix(".json") for number in range(num_shards)]
-    return [json.loads(path.read_text()) for path in paths]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
 
 
 class ArrowShards:

@@ -23,6 +23,7 @@ from dskd_ds.data.conversation import (
     read_conversation,
 )
 from dskd_ds.data.tally import Tally
+from dskd_ds.data.template_date import with_fixed_date
 from dskd_ds.errors import InputError
 from dskd_ds.models.resolve import tokenizer_digest, tokenizer_fingerprint
 
@@ -38,6 +39,13 @@ PLAIN_TEMPLATE = """\
 {%- if add_generation_prompt -%}{{ 'Assistant:' }}{%- endif -%}
 """
 """`chat_template = "plain"`, for base models: `User: ...`, `Assistant: ...` and the EOS token."""
+
+OTHER_BEGINNING = (
+    "the chat template renders its beginning differently by itself; use one with {% generation %}"
+)
+"""Why completions are not found."""
+ANY_ANSWER = "an answer"
+"""Stands for an answer where only what a template writes behind it matters."""
 
 Range = tuple[int, int]
 
@@ -91,6 +99,20 @@ class ChatFormat:
             ) from None
         return text
 
+    def lead(self, messages: list[Message], prompt: str) -> str:
+        """Return the white space that the template writes before the last message, an answer.
+
+        prompt: the messages before it, with the generation prompt. Empty if the answer does not
+        follow the prompt so, for example behind a block of reasoning.
+        """
+        try:
+            behind = self.render(messages).removeprefix(prompt)
+        except MalformedError:
+            return ""
+        answer = messages[-1]["content"].lstrip()
+        lead = behind[: len(behind) - len(behind.lstrip())]
+        return lead if behind.startswith(lead + answer) else ""
+
 
 def chat_format(choice: str, tokenizer: Any) -> ChatFormat:
     """Return the format for a value of `[data] chat_template`.
@@ -105,14 +127,15 @@ def chat_format(choice: str, tokenizer: Any) -> ChatFormat:
                 f'[data] chat_template = "{choice}", but there is no such file.\n'
                 '  give "tokenizer", "plain" or a Jinja file.'
             )
-        return ChatFormat(tokenizer, Path(choice).read_text(encoding="utf-8"))
+        template = Path(choice).read_text(encoding="utf-8")
+        return ChatFormat(tokenizer, with_fixed_date(template))
     if tokenizer.chat_template is None:
         raise InputError(
             '[data] chat_template = "tokenizer", but the tokenizer of [teacher] model has none'
             " (a base model?).\n"
             '  set chat_template = "plain", or name a Jinja file.'
         )
-    return ChatFormat(tokenizer, tokenizer.get_chat_template())
+    return ChatFormat(tokenizer, with_fixed_date(tokenizer.get_chat_template()))
 
 
 def completions(chat: ChatFormat, conversation: Conversation, text: str) -> list[Range]:
@@ -136,10 +159,31 @@ def completions(chat: ChatFormat, conversation: Conversation, text: str) -> list
             continue
         start = len(_prefix(chat, messages[:index], text, generation_prompt=True))
         is_last = index == len(messages) - 1
-        end = len(text) if is_last else len(_prefix(chat, messages[: index + 1], text))
+        end = len(text) if is_last else _end(chat, messages[: index + 1], text, start)
         # White space that the template writes between turns belongs to no completion.
         spans.append((start, start + len(text[start:end].rstrip())))
     return spans
+
+
+def _end(chat: ChatFormat, messages: list[Message], text: str, start: int) -> int:
+    """Return where the last of these messages, an answer that begins at `start`, ends in `text`.
+
+    Raises MalformedError if it is not found there.
+    """
+    alone = chat.render(messages)
+    if text.startswith(alone):
+        return len(alone)
+    # Qwen3's template writes a block of reasoning before the last answer only, so `text`, which
+    # goes on, does not start with `alone`. It closes every answer in the same way.
+    shown = chat.render([*messages[:-1], {**messages[-1], "content": ANY_ANSWER}])
+    _, found, closing = shown.rpartition(ANY_ANSWER)
+    behind = text[start:].lstrip()
+    content = messages[-1]["content"]
+    for words in (content.lstrip(), content.strip()):  # a template may trim an answer
+        answer = words + closing.rstrip()
+        if found and behind.startswith(answer):
+            return len(text) - len(behind) + len(answer)
+    raise MalformedError(OTHER_BEGINNING)
 
 
 def _prefix(
@@ -148,10 +192,7 @@ def _prefix(
     """Return the rendered messages. Raises MalformedError if `text` does not start with them."""
     prefix = chat.render(messages, generation_prompt)
     if not text.startswith(prefix):
-        raise MalformedError(
-            "the chat template renders its beginning differently by itself;"
-            " use one with {% generation %}"
-        )
+        raise MalformedError(OTHER_BEGINNING)
     return prefix
 
 

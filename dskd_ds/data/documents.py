@@ -170,7 +170,7 @@ def _as_documents(
         return loaded.map(render_rows, fn_kwargs=settings, **options)
     # As in data/blocks.py, the key names what the documents depend on. Raise its version if
     # rendering changes.
-    content = f"{loaded._fingerprint} {chat.fingerprint} {source.title_field} {source.supervise} v2"
+    content = f"{loaded._fingerprint} {chat.fingerprint} {source.title_field} {source.supervise} v3"
     documents = loaded.map(
         render_rows,
         fn_kwargs=settings,
@@ -187,7 +187,7 @@ def checked_columns(loaded: Any, source: SourceSpec, key: str) -> list[str]:
 
     Raises InputError if it lacks a column that its spec names or its format needs.
     """
-    columns = list(loaded.column_names or loaded.features or ())
+    columns = list(loaded.column_names or loaded.features or _first_row(loaded))
     if not columns:
         raise InputError(
             f'[{key}] path = "{source.path}", but its first rows cannot be read, so its columns are'
@@ -209,6 +209,17 @@ def checked_columns(loaded: Any, source: SourceSpec, key: str) -> list[str]:
             "  a conversation is a row with `messages`, or with `prompt` and `completion`."
         )
     return columns
+
+
+def _first_row(loaded: Any) -> dict[str, Any]:
+    """Return the first row of a streamed source; empty if it has none, or a damaged one.
+
+    `datasets` knows the columns of a streamed .txt file only from its rows.
+    """
+    try:
+        return dict(next(iter(loaded), {}))
+    except Exception:  # as in load_source
+        return {}
 
 
 def document_features() -> Any:

@@ -133,7 +133,7 @@ class PackJob:
     def _open_work(self, origin: Origin) -> None:
         """Make the folder of unfinished work; work for another text is thrown away. Collective."""
         digest, made_of = origin_digest(origin), self._work / MADE_OF_FILE
-        is_of_this_text = made_of.is_file() and made_of.read_text() == digest
+        is_of_this_text = made_of.is_file() and made_of.read_text(encoding="utf-8") == digest
         if self._comm.rank == 0 and not is_of_this_text:
             shutil.rmtree(self._work, ignore_errors=True)
             for name in (DOCUMENTS, BLOCKS, DIGESTS):
@@ -166,7 +166,7 @@ class PackJob:
         self._comm.barrier()
         files = [file for of_source in origin["files"].values() for file in of_source]
         for number, file in enumerate(files):
-            file["sha256"] = (folder / str(number)).read_text()
+            file["sha256"] = (folder / str(number)).read_text(encoding="utf-8")
 
     def _load_sources(self) -> list[Any]:
         """Load the sources; rank 0 first, which lets `datasets` convert them. Collective.

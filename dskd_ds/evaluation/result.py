@@ -82,7 +82,7 @@ def write_task_scores(run_dir: str | Path, items: Sequence[ItemScores]) -> dict[
     """
     path = Path(run_dir) / FOLDER / TASKS_FILE
     path.parent.mkdir(parents=True, exist_ok=True)
-    content: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     for scores in items:
         write_items(scores, items_path(run_dir, scores.task, scores.model))
         content.setdefault(scores.task, {})[scores.model] = means_of(scores)

@@ -89,7 +89,7 @@ def parse_manifest(folder: Path) -> tuple[dict[str, Any], dict[str, FileEntry]]:
     """
     path = folder / MANIFEST_FILE
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         facts, files = content["facts"], content["files"]
         if not isinstance(facts, dict) or not isinstance(files, dict):
             raise TypeError("facts and files must be objects")

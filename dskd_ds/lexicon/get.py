@@ -90,7 +90,8 @@ def get_lexicon(name: str, files: Sequence[str], folder: Path) -> Iterator[str]:
 def _recorded_digests(folder: Path) -> dict[str, str]:
     """Return the digests of an earlier call; empty without one."""
     try:
-        recorded: dict[str, str] = json.loads((folder / ORIGIN_FILE).read_text())["sha256"]
+        origin = json.loads((folder / ORIGIN_FILE).read_text(encoding="utf-8"))
+        recorded: dict[str, str] = origin["sha256"]
     except (OSError, ValueError, KeyError):
         return {}
     return recorded

@@ -125,7 +125,7 @@ def _write_private(path: Path, content: str) -> None:
     partial.unlink(missing_ok=True)
     # Created with its mode: before a later chmod other users could open the file.
     descriptor = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-    with os.fdopen(descriptor, "w") as file:
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
@@ -161,7 +161,7 @@ def read_addresses(run_dir: Path) -> dict[int, Published]:
     for path in link_dir(run_dir).glob("student-*.json"):
         try:
             rank = int(path.stem.split("-")[1])
-            content = json.loads(path.read_text())
+            content = json.loads(path.read_text(encoding="utf-8"))
             addresses[rank] = Published(str(content["address"]), str(content["instance"]))
         except (ValueError, KeyError, TypeError, FileNotFoundError):
             continue  # withdrawn in this moment, or not one of our files

@@ -81,7 +81,9 @@ def _name_shards(target: Path, shards: list[Path], weight_map: dict[str, str]) -
         path.rename(target / names[path.name])
     new_map = {name: names[file] for name, file in weight_map.items()}
     index = {"metadata": {}, "weight_map": new_map}
-    (target / "model.safetensors.index.json").write_text(json.dumps(index, indent=1))
+    (target / "model.safetensors.index.json").write_text(
+        json.dumps(index, indent=1), encoding="utf-8"
+    )
 
 
 def weight_files(model: str) -> list[Path]:

@@ -22,7 +22,9 @@ class PublicModel:
 @cache
 def public_models() -> dict[str, PublicModel]:
     """Return the models of public_models.toml by their short names, such as `Llama-8B`."""
-    text = resources.files("dskd_ds.models").joinpath("public_models.toml").read_text()
+    text = (
+        resources.files("dskd_ds.models").joinpath("public_models.toml").read_text(encoding="utf-8")
+    )
     return {
         name: PublicModel(tuple(entry["names"]), entry["config"])
         for name, entry in tomllib.loads(text).items()

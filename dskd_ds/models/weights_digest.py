@@ -78,7 +78,7 @@ def _known_digest(kept: Sequence[Path], states: dict[str, list[int]]) -> str | N
     """Return the digest that one of the files holds for these states; None if none does."""
     for path in kept:
         try:
-            content = json.loads(path.read_text())
+            content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
         if isinstance(content, dict) and content.get("files") == states:

@@ -16,7 +16,7 @@ def peak_host_bytes() -> int:
 def resident_bytes() -> int:
     """Return the resident memory of this process now, in bytes; 0 where there is no /proc."""
     try:
-        pages = Path("/proc/self/statm").read_text().split()[1]
+        pages = Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]
     except OSError:
         return 0
     return int(pages) * resource.getpagesize()

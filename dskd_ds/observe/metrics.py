@@ -67,7 +67,7 @@ class MetricsWriter:
     def _open(self) -> TextIO:
         """Open metrics.jsonl behind the records of the steps that were done before this launch."""
         keep_lines(self._path, last_step=self._first_step)
-        return self._path.open("a")
+        return self._path.open("a", encoding="utf-8")
 
     def write(self, record: dict[str, float]) -> None:
         """Write the metrics of one step; `step` counts from 1.
@@ -171,7 +171,7 @@ def read_lines(path: Path) -> list[str]:
     if not path.is_file():
         return []
     lines = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         try:
             json.loads(line)
         except ValueError:

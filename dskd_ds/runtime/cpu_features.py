@@ -12,7 +12,7 @@ def cpu_has_bfloat16() -> bool:
     Without them a product is emulated: 4.4 times slower than float32 on an AVX2 machine (measured).
     """
     try:
-        flags = Path("/proc/cpuinfo").read_text()
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
         return False
     return "avx512_bf16" in flags or "amx_bf16" in flags
@@ -21,7 +21,7 @@ def cpu_has_bfloat16() -> bool:
 def cpu_name() -> str:
     """Return the name of the CPU in /proc/cpuinfo; "CPU" where there is none."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return "CPU"
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

@@ -67,7 +67,7 @@ def kept_teachers(root: Path) -> list[KeptTeacher]:
     found: list[KeptTeacher] = []
     for path in sorted(root.glob(f"*/{TEACHER_FILE}")):
         try:
-            facts = json.loads(path.read_text())
+            facts = json.loads(path.read_text(encoding="utf-8"))
             teacher = KeptTeacher(
                 folder=path.parent,
                 fingerprint=facts["fingerprint"],

@@ -76,8 +76,9 @@ class DataSpec(Part):
     reads, or, in blocks, longer than a block. Above it the run stops before the first step, and so
     do `dskd data paper` (unusable questions) and `dskd data continue`."""
     chat_template: str = "tokenizer"
-    """How conversations become text. `tokenizer`: the template of the teacher's tokenizer. `plain`:
-    User: ... Assistant: ... Or the path of a `.jinja` file."""
+    """How conversations become text, and questions prompts. `tokenizer`: the template of the
+    teacher's tokenizer. `plain`: User: ... Assistant: ... Or the path of a `.jinja` file. A
+    template that writes today's date gets 26 July 2024: the text is the same on every day."""
     stream: bool = False
     """Read the corpus while training, without storing or shuffling all of it: for corpora larger
     than the disk. The corpus is dealt to as many lanes as a step has blocks ([train]

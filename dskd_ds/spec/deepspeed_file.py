@@ -33,7 +33,7 @@ def read_deepspeed_file(path: str) -> dict[str, Any]:
     """
     file = shipped_file(path, DEEPSPEED_CONFIGS, f'deepspeed = "{path}", but ')
     try:
-        content: dict[str, Any] = _without_auto(json.loads(file.read_text()))
+        content: dict[str, Any] = _without_auto(json.loads(file.read_text(encoding="utf-8")))
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: the file is not valid JSON: {error}.") from None
     zero = content.get("zero_optimization") if isinstance(content, dict) else None

@@ -56,12 +56,12 @@ def _cut_student(spec: RunSpec, teacher: NamedModel, target: Path, origin: dict[
     content = {"made_from": origin, "kept_layers": kept, "impact": impact}
     with atomic_folder(target) as partial:
         cut(teacher, kept, partial)
-        (partial / ORIGIN_FILE).write_text(json.dumps(content, indent=1))
+        (partial / ORIGIN_FILE).write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 def _check_origin(target: Path, origin: dict[str, Any]) -> None:
     """Raise InputError if the student in `target` was cut with other settings."""
-    found = json.loads((target / ORIGIN_FILE).read_text())["made_from"]
+    found = json.loads((target / ORIGIN_FILE).read_text(encoding="utf-8"))["made_from"]
     if found == origin:
         return
     changes = [

@@ -77,7 +77,7 @@ class Owner:
 def _machine() -> str:
     """Return what names this boot and this process namespace, or "" on systems without /proc."""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         return ""
@@ -86,7 +86,7 @@ def _machine() -> str:
 def _process_start(pid: int) -> str:
     """Return the start time of a process of this machine, or "" if it is gone or a zombie."""
     try:
-        content = Path(f"/proc/{pid}/stat").read_text()
+        content = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     except OSError:
         return ""
     # proc_pid_stat(5): the name, field 2, is in brackets and may contain spaces. The state is
@@ -224,7 +224,7 @@ def read_lease(run_dir: Path, now: float) -> Lease | None:
 def _read_owner(path: Path) -> Owner | None:
     """Return the owner that a lease names, or None if there is no valid lease."""
     try:
-        return Owner(**json.loads(path.read_text()))
+        return Owner(**json.loads(path.read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError, TypeError):
         return None
 

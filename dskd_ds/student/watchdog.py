@@ -136,7 +136,7 @@ class Watchdog:
         """Write the stacks of all threads to a file of the run directory; return what to print."""
         path = stacks_file(self._run_dir, self._rank)
         try:
-            with path.open("w") as file:
+            with path.open("w", encoding="utf-8") as file:
                 print(message, file=file, flush=True)
                 faulthandler.dump_traceback(file, all_threads=True)
         except OSError as error:

@@ -44,7 +44,11 @@ def measure_cost(stages: Stages, runs: Sequence[Run]) -> None:
     stages.call("cost", *argv)
     if not path.is_file():
         raise StageError(f"cost: dskd bench wrote no {path}")
-    write_json(path, json.loads(path.read_text()) | {MADE_WITH: _settings(study.cost)}, indent=1)
+    write_json(
+        path,
+        json.loads(path.read_text(encoding="utf-8")) | {MADE_WITH: _settings(study.cost)},
+        indent=1,
+    )
 
 
 def _settings(cost: CostSpec) -> dict[str, Any]:
@@ -70,7 +74,7 @@ def read_cost(study: StudySpec) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{path}: this is not JSON ({error}).\n  delete it.") from None
     made_with = content.get(MADE_WITH)

@@ -46,7 +46,7 @@ def _check_command(study: StudySpec, stage: PrepareSpec, argv: list[str]) -> Non
         record.parent.mkdir(parents=True, exist_ok=True)
         write_json(record, {"command": argv}, indent=1)
         return
-    before = json.loads(record.read_text())["command"]
+    before = json.loads(record.read_text(encoding="utf-8"))["command"]
     if before != argv:
         raise InputError(
             f"{record}: this stage was run with other arguments than the study has now"

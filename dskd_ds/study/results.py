@@ -74,7 +74,7 @@ def read_result(study: StudySpec, run: Run) -> Result | None:
     path = result_path(Path(study.folder), run)
     if not path.is_file():
         return None
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     result = Result(**(content | {"overrides": tuple(content["overrides"])}))
     if result.digest != run.digest:
         raise InputError(

@@ -62,7 +62,7 @@ def case_spec(case: Case, model: Path) -> RunSpec:
     """Return the run spec of a case."""
     senses = "1.0" if case.sense_positions else "0"
     base = model.parent / "base.toml"
-    base.write_text(BASE_SPEC)
+    base.write_text(BASE_SPEC, encoding="utf-8")
     return load_spec(
         base,
         [

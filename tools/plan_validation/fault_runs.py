@@ -59,14 +59,16 @@ def main() -> None:
         run("a slow teacher", [0.6, 1.8], kill_after_steps=0),
         run("a killed teacher", [0.6, 0.6], kill_after_steps=14),
     ]
-    RUNS_FILE.write_text(json.dumps([asdict(each) for each in runs], indent=1) + "\n")
+    RUNS_FILE.write_text(
+        json.dumps([asdict(each) for each in runs], indent=1) + "\n", encoding="utf-8"
+    )
 
 
 def read_runs() -> list[FaultRun]:
     """Return the runs that were made; none if there are none."""
     if not RUNS_FILE.is_file():
         return []
-    return [FaultRun(**content) for content in json.loads(RUNS_FILE.read_text())]
+    return [FaultRun(**content) for content in json.loads(RUNS_FILE.read_text(encoding="utf-8"))]
 
 
 def run(name: str, teacher_seconds: list[float], kill_after_steps: int) -> FaultRun:
@@ -103,7 +105,7 @@ def _write_world(folder: Path) -> Path:
         "link": {"heartbeat_seconds": HEARTBEAT, "dead_after_seconds": DEAD_AFTER},
     }
     spec_file = folder / "spec.toml"
-    spec_file.write_text(tomli_w.dumps(tree))
+    spec_file.write_text(tomli_w.dumps(tree), encoding="utf-8")
     return spec_file
 
 
@@ -140,7 +142,7 @@ def _train(
 
 
 def _num_lines(file: Path) -> int:
-    return len(file.read_text().splitlines()) if file.is_file() else 0
+    return len(file.read_text(encoding="utf-8").splitlines()) if file.is_file() else 0
 
 
 def _wait_for(condition: object, process: subprocess.Popen[bytes]) -> None:

@@ -70,14 +70,14 @@ CASES = [
 
 def validate() -> Finding:
     """Measure what is missing, and compare."""
-    measured = json.loads(RUNS.read_text()) if RUNS.is_file() else {}
+    measured = json.loads(RUNS.read_text(encoding="utf-8")) if RUNS.is_file() else {}
     with tempfile.TemporaryDirectory(prefix="plan-memory-") as folder:
         for case in CASES:
             for allocator in ("live", "heap"):
                 key = f"{case.name} ({allocator})"
                 if key not in measured:
                     measured[key] = measure(case, allocator, Path(folder))
-                    RUNS.write_text(json.dumps(measured, indent=1) + "\n")
+                    RUNS.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
     return compare(measured)
 
 

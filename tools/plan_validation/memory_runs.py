@@ -96,7 +96,9 @@ def _steps(case: Case, spec: RunSpec, model: Path, rank: int, port: int) -> dict
     engine = make_engine(spec, models, init, None)
     moments = {"loaded": peak_host_bytes() - before, "engine": resident_bytes() - before}
     give_back_memory()
-    Path("/proc/self/clear_refs").write_text("5")  # sets the peak to the present size
+    Path("/proc/self/clear_refs").write_text(
+        "5", encoding="utf-8"
+    )  # sets the peak to the present size
     moments["given back"] = resident_bytes() - before
     sizes = FakeSizes(case.hidden, torch.float32, case.sense_positions)
     cpu = torch.device("cpu")
@@ -113,7 +115,7 @@ def _steps(case: Case, spec: RunSpec, model: Path, rank: int, port: int) -> dict
 
 def _peak_bytes() -> int:
     """Return the largest resident memory since the peak was reset."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     line = next(line for line in lines if line.startswith("VmHWM:"))
     return int(line.split()[1]) << 10
 

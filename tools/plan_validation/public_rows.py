@@ -65,7 +65,7 @@ class Row:
 
 @cache
 def _content() -> tuple[tuple[Row, ...], dict[str, ModelShape], dict[str, dict[str, str]]]:
-    content = tomllib.loads(ROWS_FILE.read_text())
+    content = tomllib.loads(ROWS_FILE.read_text(encoding="utf-8"))
     shapes = {name: model_shape(config, name) for name, config in content["models"].items()}
     rows = tuple(Row(**row) for row in content["table"]["rows"])
     return rows, shapes, content["sources"]

@@ -92,14 +92,16 @@ def main() -> None:
         for number, case in enumerate(CASES):
             runs[case.name] = run(case, Path(folder) / str(number))
             print(f"{case.name}: {runs[case.name].step_seconds:.2f} s per step", flush=True)
-    RUNS_FILE.write_text(json.dumps(asdict(StepRuns(machine, runs)), indent=1) + "\n")
+    RUNS_FILE.write_text(
+        json.dumps(asdict(StepRuns(machine, runs)), indent=1) + "\n", encoding="utf-8"
+    )
 
 
 def read_runs() -> StepRuns | None:
     """Return what was measured; None if nothing was."""
     if not RUNS_FILE.is_file():
         return None
-    content = json.loads(RUNS_FILE.read_text())
+    content = json.loads(RUNS_FILE.read_text(encoding="utf-8"))
     runs = {name: StepRun(**values) for name, values in content["runs"].items()}
     return StepRuns(Measured(**content["machine"]), runs)
 

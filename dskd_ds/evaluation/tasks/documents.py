@@ -1,7 +1,7 @@
 """Writes a task's questions as prompts, with YAML files that lm-evaluation-harness reads.
 
-The folder is complete: `lm_eval --model hf --model_args pretrained=STUDENT --include_path FOLDER
---tasks arc_challenge_label` asks the same questions in a process of its own.
+The folder is complete: `lm_eval --model hf --model_args pretrained=STUDENT,softmax_dtype=float32
+--include_path FOLDER --tasks arc_challenge_label` asks the same questions in a process of its own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from dskd_ds.data.conversation import Message
+from dskd_ds.data.chat import ChatFormat, chat_format
+from dskd_ds.data.conversation import MalformedError, Message
 from dskd_ds.data.recipes.prompts import conversation
 from dskd_ds.errors import InputError
 from dskd_ds.evaluation.tasks.catalogue import EvalTask
@@ -69,7 +70,7 @@ def write_documents(
     folder: Path,
     task: EvalTask,
     asked: Sequence[AskedQuestion],
-    tokenizer: Any,
+    chat: ChatFormat,
     recipe: RecipeSpec,
     is_label_only: bool = False,
 ) -> list[str]:
@@ -77,14 +78,14 @@ def write_documents(
 
     recipe: its system_turn, temperature and top_p are used; the style is always `paper`.
     is_label_only: no files for the model's own answers; those of an earlier call are removed.
-    Raises InputError if the tokenizer has no chat template.
+    Raises InputError if the chat template rejects a prompt.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name in TEMPLATES:
         source = resources.files("dskd_ds.evaluation.tasks").joinpath("files", name)
         with resources.as_file(source) as path:
             shutil.copyfile(path, folder / name)
-    rows = [_row(task, question, tokenizer, recipe) for question in asked]
+    rows = [_row(task, question, chat, recipe) for question in asked]
     documents = folder / f"{task.name}.jsonl"
     write_text(documents, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     names: list[str] = []
@@ -100,16 +101,16 @@ def write_documents(
 
 
 def fit_prompt(
-    task: EvalTask, asked: AskedQuestion, tokenizer: Any, recipe: RecipeSpec, max_tokens: int
+    task: EvalTask, asked: AskedQuestion, chat: ChatFormat, recipe: RecipeSpec, max_tokens: int
 ) -> AskedQuestion | None:
     """Return the question with as many of its shots as fit into `max_tokens`; None if none does.
 
-    Shots are dropped from the front.
+    Shots are dropped from the front. Raises InputError if the chat template rejects the prompt.
     """
     for num_dropped in range(len(asked.shots) + 1):
         shorter = replace(asked, shots=asked.shots[num_dropped:])
-        text = render_prompt(task, shorter, tokenizer, recipe)
-        if len(tokenizer(text, add_special_tokens=False)["input_ids"]) <= max_tokens:
+        text = render_prompt(chat, _messages(task, shorter, recipe))
+        if len(chat.tokenizer(text, add_special_tokens=False)["input_ids"]) <= max_tokens:
             return shorter
     return None
 
@@ -137,15 +138,18 @@ def _yaml(task: EvalTask, scoring: str, documents: Path, recipe: RecipeSpec) -> 
 
 
 def _row(
-    task: EvalTask, asked: AskedQuestion, tokenizer: Any, recipe: RecipeSpec
+    task: EvalTask, asked: AskedQuestion, chat: ChatFormat, recipe: RecipeSpec
 ) -> dict[str, Any]:
     """Return one document: the prompt, its labels and answers."""
-    question = asked.question
+    question, messages = asked.question, _messages(task, asked, recipe)
     labels = sorted(option.label for option in question.options)
+    prompt = render_prompt(chat, messages)
+    lead = chat.lead(messages, prompt)
     return {
         "id": asked.id,
-        "prompt": render_prompt(task, asked, tokenizer, recipe),
-        "labels": labels,
+        "prompt": prompt,
+        "lead": lead,
+        "labels": [lead + label for label in labels],
         "gold": labels.index(question.answer) if labels else -1,
         "answer": question.answer,
         "answers": list(asked.answers),
@@ -154,24 +158,39 @@ def _row(
     }
 
 
-def render_prompt(task: EvalTask, asked: AskedQuestion, tokenizer: Any, recipe: RecipeSpec) -> str:
-    """Return the text up to the beginning of the assistant's answer. Raises InputError."""
+def _messages(task: EvalTask, asked: AskedQuestion, recipe: RecipeSpec) -> list[Message]:
+    """Return the turns of a question; the last one is the right answer."""
     style = recipe.model_copy(update={"style": "paper"})
-    messages = conversation(style, task.prompt_set, asked.shots, asked.question)[:-1]
-    if task.name == "mmlu":
-        messages = _with_instruction(messages, MMLU_SYSTEM)
-    check_template(tokenizer)
-    text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return text
+    messages = conversation(style, task.prompt_set, asked.shots, asked.question)
+    return _with_instruction(messages, MMLU_SYSTEM) if task.name == "mmlu" else messages
 
 
-def check_template(tokenizer: Any) -> None:
-    """Raise InputError if a tokenizer has no chat template."""
-    if not tokenizer.chat_template:
+def render_prompt(chat: ChatFormat, messages: list[Message]) -> str:
+    """Return the text up to the beginning of the last message, the assistant's answer.
+
+    Raises InputError if the chat template rejects it.
+    """
+    try:
+        return chat.render(messages[:-1], generation_prompt=True)
+    except MalformedError as error:
         raise InputError(
-            "--tasks: the tokenizer has no chat template, so no prompt can be made.\n"
-            "  take an instruction-tuned model, or add chat_template.jinja to its folder."
+            f"a question cannot be made a prompt: {error}.\n"
+            "  set [recipe] system_turn, or another [data] chat_template."
+        ) from None
+
+
+def prompt_format(choice: str, tokenizer: Any) -> ChatFormat:
+    """Return how prompts are rendered. choice: value of `[data] chat_template`.
+
+    Raises InputError if there is no such template.
+    """
+    if choice == "tokenizer" and not tokenizer.chat_template:
+        raise InputError(
+            "the tokenizer has no chat template, so no prompt can be made.\n"
+            "  take an instruction-tuned model, add chat_template.jinja to its folder, or set"
+            ' [data] chat_template = "plain" in the spec.'
         )
+    return chat_format(choice, tokenizer)
 
 
 def _with_instruction(messages: list[Message], text: str) -> list[Message]:

@@ -61,6 +61,7 @@ def run_harness(
     harness_model = HFLM(
         pretrained=model.path,
         dtype=resolve_dtype(model.dtype),
+        softmax_dtype="float32",  # in bfloat16, labels of different logits become equally likely
         device=str(local_device()),
         batch_size=batch_size,
         trust_remote_code=False,
@@ -104,7 +105,8 @@ def _item_scores(
             for key in ("accuracy", "exact")
             if key in values
         }
-    prompts = np.array([document["prompt"] for document in documents], dtype=np.str_)
+    asked = [document["prompt"] + document["lead"] for document in documents]
+    prompts = np.array(asked, dtype=np.str_)
     return ItemScores(
         task=task.name,
         model=model,

@@ -19,10 +19,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dskd_ds.data.chat import ChatFormat
 from dskd_ds.data.recipes.prompts import conversation
 from dskd_ds.data.recipes.question_sets import Question
 from dskd_ds.evaluation.tasks.catalogue import EvalTask
-from dskd_ds.evaluation.tasks.documents import check_template
+from dskd_ds.evaluation.tasks.documents import render_prompt
 from dskd_ds.evaluation.tasks.questions import ReadQuestion, ShotDraw, read_questions_of
 from dskd_ds.files.atomic import write_json, write_text
 from dskd_ds.files.output import writing_output
@@ -37,7 +38,7 @@ COUNTS_FILE = "counts.json"
 class QuestionSplit:
     """What the files hold, and how the prompts are made."""
 
-    tokenizer: Any
+    chat: ChatFormat
     recipe: RecipeSpec
     """Its system_turn is used; the style is always `paper`."""
     max_prompt_tokens: int
@@ -72,7 +73,6 @@ def write_question_files(
 
     data_dir: folder of the questions, as of `dskd eval --data-dir`.
     """
-    check_template(split.tokenizer)
     train: list[dict[str, Any]] = []
     heldout: list[dict[str, Any]] = []
     counts: dict[str, SetCounts] = {}
@@ -186,15 +186,14 @@ class _Chats:
     def _with_shots(self, read: ReadQuestion, shots: Sequence[Question]) -> dict[str, Any]:
         recipe = self._split.recipe.model_copy(update={"style": "paper"})
         messages = conversation(recipe, self._task.prompt_set, shots, read.question)
-        text = self._split.tokenizer.apply_chat_template(
-            messages[:-1], tokenize=False, add_generation_prompt=True
-        )
+        chat = self._split.chat
+        text = render_prompt(chat, messages)
         name = f"{self._task.name} {read.id}"
         return {
             "id": name,
             "set": self._task.name,
             "title": name,
-            "tokens": len(self._split.tokenizer(text, add_special_tokens=False)["input_ids"]),
+            "tokens": len(chat.tokenizer(text, add_special_tokens=False)["input_ids"]),
             "messages": messages,
         }
 

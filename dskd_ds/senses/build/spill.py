@@ -81,7 +81,7 @@ class Progress:
         path = folder / PROGRESS_FILE
         if not path.is_file():
             return Progress()
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         buckets = {int(bucket): BucketFile(*file) for bucket, file in content["buckets"].items()}
         return Progress(content["batches"], buckets)
 

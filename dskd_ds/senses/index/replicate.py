@@ -185,7 +185,7 @@ def _copy(source: Path, target: Path, contents: Contents) -> None:
         identities = {
             name: _identity(partial / name) for name in (*contents.files, *contents.manifests)
         }
-        (partial / CHECKED_FILE).write_text(json.dumps(identities))
+        (partial / CHECKED_FILE).write_text(json.dumps(identities), encoding="utf-8")
 
 
 def _copy_file(source: Path, target: Path, progress: Progress) -> str:
@@ -220,7 +220,9 @@ def _is_intact(target: Path, contents: Contents) -> bool:
     if _file_names(target) != expected | {CHECKED_FILE}:
         return False
     try:
-        checked: dict[str, list[int]] = json.loads((target / CHECKED_FILE).read_text())
+        checked: dict[str, list[int]] = json.loads(
+            (target / CHECKED_FILE).read_text(encoding="utf-8")
+        )
         has_same_manifests = all(
             (target / name).read_bytes() == content for name, content in contents.manifests.items()
         )

@@ -68,7 +68,7 @@ def export_projector(
 def _write_tensors(path: Path, dictionary: SenseDictionary, rows: NDArray[np.int64]) -> None:
     """Write one line of tab-separated values per row."""
     with (
-        path.open("w") as file,
+        path.open("w", encoding="utf-8") as file,
         tqdm(total=len(rows), desc="writing senses", unit="senses") as progress,
     ):
         for chunk in torch.from_numpy(rows).split(CHUNK_ROWS):
@@ -115,4 +115,4 @@ def _write_config(folder: Path) -> None:
     """
     fields = {"tensor_name": "senses", "tensor_path": TENSORS_FILE, "metadata_path": METADATA_FILE}
     lines = "".join(f'  {name}: "{value}"\n' for name, value in fields.items())
-    (folder / CONFIG_FILE).write_text(f"embeddings {{\n{lines}}}\n")
+    (folder / CONFIG_FILE).write_text(f"embeddings {{\n{lines}}}\n", encoding="utf-8")

@@ -250,7 +250,7 @@ class Checkpoints:
         """Load the small states of a checkpoint whose files are whole."""
         num_saved = int(manifest["facts"]["num_students"])
         paths = [self._folder / tag / f"{file_prefix(rank)}.json" for rank in range(num_saved)]
-        saved = [json.loads(path.read_text()) for path in paths]
+        saved = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
         for name, state in self._states.items():
             # A state that this version added is not in an older checkpoint.
             of_ranks = [states[name] for states in saved if name in states]

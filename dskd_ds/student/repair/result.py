@@ -49,7 +49,7 @@ def repaired_folder(spec: RunSpec) -> Path:
 def open_repaired(spec: RunSpec, init: NamedModel) -> NamedModel:
     """Return the repaired student. Raises InputError if it was repaired with other settings."""
     folder = repaired_folder(spec)
-    found = json.loads((folder / ORIGIN_FILE).read_text())
+    found = json.loads((folder / ORIGIN_FILE).read_text(encoding="utf-8"))
     changed = [key for key, value in origin_of(spec, init).items() if found.get(key) != value]
     if changed:
         raise InputError(
@@ -85,4 +85,4 @@ def write_repaired(spec: RunSpec, init: NamedModel, weights: Mapping[str, Tensor
     with atomic_folder(repaired_folder(spec)) as partial:
         copy_with(init, weights, partial)
         origin = origin_of(spec, init)
-        (partial / ORIGIN_FILE).write_text(json.dumps(origin, indent=1))
+        (partial / ORIGIN_FILE).write_text(json.dumps(origin, indent=1), encoding="utf-8")

@@ -104,7 +104,7 @@ def blocks_to_repair(spec: RunSpec, models: RunModels, init: NamedModel) -> list
 
     Raises InputError if the student has all layers of its teacher.
     """
-    kept = json.loads((Path(init.path) / ORIGIN_FILE).read_text())["kept_layers"]
+    kept = json.loads((Path(init.path) / ORIGIN_FILE).read_text(encoding="utf-8"))["kept_layers"]
     blocks = repair_blocks(kept, models.teacher.num_layers, spec.repair.side)
     if not blocks:
         raise InputError(

@@ -79,7 +79,7 @@ def kept_layers_of(spec: RunSpec, models: RunModels) -> list[int]:
     student = models.student
     if student is None:
         origin = Path(spec.run_dir) / INIT_FOLDER / ORIGIN_FILE
-        kept: list[int] = json.loads(origin.read_text())["kept_layers"]
+        kept: list[int] = json.loads(origin.read_text(encoding="utf-8"))["kept_layers"]
         return kept
     if any(term.teacher_layer is None for term in spec.loss.terms):
         raise InputError(

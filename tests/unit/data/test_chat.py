@@ -114,6 +114,39 @@ def test_a_template_that_renders_a_prefix_differently_is_reported(tokenizer: Any
     assert len(everything["text"]) == 1
 
 
+@pytest.mark.parametrize("content", ["{{ m.content }}", "{{ m.content | trim }}"])
+def test_a_template_that_reasons_before_the_last_answer_only(tokenizer: Any, content: str) -> None:
+    """As Qwen3's; an answer that others follow is found nevertheless."""
+    chat = ChatFormat(
+        tokenizer,
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
+        "{% if loop.last and m.role == 'assistant' %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+        + content
+        + "{{ '<|im_end|>' + '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
+    )
+    turns = [("big?", "large"), ("and <|im_end|>?", "m"), ("fast?", " quick \n")]
+    tally = Tally("x")
+    documents = render_rows(
+        {"messages": [messages_of(turns), messages_of([turns[2], turns[0]])]},
+        chat,
+        None,
+        True,
+        tally,
+    )
+    assert not tally.counts
+    found = [
+        [text[start:end] for start, end in spans]
+        for text, spans in zip(documents["text"], documents["completions"], strict=True)
+    ]
+    quick = "quick" if "trim" in content else " quick \n"
+    think = "<think>\n\n</think>\n\n"
+    assert found == [
+        ["large<|im_end|>", "m<|im_end|>", f"{think}{quick}<|im_end|>"],
+        [f"{quick}<|im_end|>", f"{think}large<|im_end|>"],
+    ]
+
+
 def test_too_long_a_conversation_keeps_its_end(tokenizer: Any) -> None:
     turns = [("big " * 30, "large"), ("small " * 3, "tiny quick")]
     tally = Tally("x")

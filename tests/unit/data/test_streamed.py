@@ -221,6 +221,27 @@ def test_an_invalid_line_is_reported(tiny: TinyWorld, tokenizer: Any, tmp_path: 
         source_of(spec_of(tiny, [tmp_path / "2.jsonl"]))
 
 
+def test_text_files_are_streamed(tiny: TinyWorld, tokenizer: Any, tmp_path: Path) -> None:
+    """Unlike those of .jsonl files, their columns are known only from their rows."""
+    texts = [f"the house is {word}" for word in WORDS]
+    (tmp_path / "text.txt").write_text("\n\n".join(texts) + "\n")
+    keys = (
+        f'data.train=[{{path="{tmp_path}/text.txt"}}]',
+        "data.block_tokens=16",
+        "data.heldout=[]",
+        "data.heldout_fraction=0",
+        "data.stream_group_documents=1000",
+        "train.global_batch_blocks=1",
+        "topology.num_students=1",
+    )
+    rank = source_of(spec_of(tiny, [], *keys))
+    mapped = train_blocks(spec_of(tiny, [], *keys, "data.stream=false").data, tokenizer)
+    assert [rank.get(place)[1] for place in range(len(mapped))] == list(mapped)
+    (tmp_path / "text.txt").write_text("")
+    with pytest.raises(InputError, match="its first rows cannot be read"):
+        source_of(spec_of(tiny, [], *keys))
+
+
 def test_a_streams_own_documents_are_not_evaluated_on(tiny: TinyWorld, corpus: Path) -> None:
     with pytest.raises(InputError, match=r"stream = true.*\n.*\[\[data.heldout\]\]"):
         heldout_documents_of(spec_of(tiny, [corpus / "0.jsonl"], "data.heldout=[]"))

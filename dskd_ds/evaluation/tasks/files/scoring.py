@@ -19,9 +19,10 @@ def score_labels(doc: dict[str, Any], results: Sequence[Any]) -> dict[str, float
     """Score the log-probabilities of all labels.
 
     results: (log-probability, whether it is the greedy answer) per label.
-    accuracy: 1 if the right label is the likeliest. margin: its log-probability minus the highest
-    one of the others, in nats. brier: sum of squared differences of the labels' probabilities,
-    which add up to 1, to 1 for the right label and 0 for the others.
+    accuracy: 1 if the right label is the likeliest; 1/n if n labels are equally likely, as
+    bfloat16 often has it, so that a guess scores what it would by chance. margin: its
+    log-probability minus the highest one of the others, in nats. brier: sum of squared differences
+    of the labels' probabilities, which add up to 1, to 1 for the right label and 0 for the others.
     """
     logprobs = [float(result[0]) for result in results]
     gold = int(doc["gold"])
@@ -31,7 +32,7 @@ def score_labels(doc: dict[str, Any], results: Sequence[Any]) -> dict[str, float
     best_other = max(value for index, value in enumerate(logprobs) if index != gold)
     brier = sum((share - (index == gold)) ** 2 for index, share in enumerate(shares))
     return {
-        "accuracy": float(logprobs[gold] > best_other),
+        "accuracy": (logprobs[gold] == highest) / logprobs.count(highest),
         "margin": logprobs[gold] - best_other,
         "brier": brier,
     }

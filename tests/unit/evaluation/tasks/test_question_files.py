@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from dskd_ds.commands import cli
+from dskd_ds.data.chat import PLAIN_TEMPLATE, ChatFormat
 from dskd_ds.errors import InputError
 from dskd_ds.evaluation.tasks.catalogue import TASKS
 from dskd_ds.evaluation.tasks.documents import (
@@ -20,8 +21,10 @@ from dskd_ds.evaluation.tasks.documents import (
 )
 from dskd_ds.evaluation.tasks.question_files import QuestionSplit, SetCounts, write_question_files
 from dskd_ds.evaluation.tasks.questions import read_task
+from dskd_ds.models.resolve import load_tokenizer
 from dskd_ds.spec.recipe import RecipeSpec
 from tests.conftest import TinyWorld
+from tests.unit.data.chats import CHATML
 from tests.unit.evaluation.tasks.test_questions import quartz_rows, write_rows
 
 QUARTZ = TASKS["quartz"]
@@ -30,13 +33,8 @@ QUARTZ = TASKS["quartz"]
 class WordTokenizer:
     """Renders a conversation as text and reads one token per word."""
 
-    chat_template = "words"
-
-    def apply_chat_template(
-        self, messages: Any, tokenize: bool, add_generation_prompt: bool
-    ) -> str:
+    def apply_chat_template(self, messages: Any, tokenize: bool, **_: Any) -> str:
         assert not tokenize
-        assert add_generation_prompt
         return " ".join(f"{message['role']}: {message['content']}" for message in messages)
 
     def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
@@ -44,9 +42,16 @@ class WordTokenizer:
         return {"input_ids": list(range(len(text.split())))}
 
 
+def tokenizer_of(tiny: TinyWorld) -> Any:
+    return load_tokenizer(str(tiny.folder / "teacher"))
+
+
+CHAT = ChatFormat(WordTokenizer(), "words")
+
+
 def split_of(**settings: Any) -> QuestionSplit:
     usual = {
-        "tokenizer": WordTokenizer(),
+        "chat": CHAT,
         "recipe": RecipeSpec(),
         "max_prompt_tokens": 60,
         "max_shots": None,
@@ -145,10 +150,10 @@ def test_the_same_call_writes_the_same_files_and_another_seed_others(tmp_path: P
 @pytest.mark.parametrize("max_tokens", [20, 40, 60, 1000])
 def test_a_prompt_keeps_as_many_shots_as_fit(tmp_path: Path, max_tokens: int) -> None:
     write_rows(tmp_path / "quartz.jsonl", quartz_rows(60))
-    tokenizer, recipe = WordTokenizer(), RecipeSpec()
+    recipe = RecipeSpec()
     asked = read_task(QUARTZ, str(tmp_path), 3, 0)
     for question in asked:
-        fitted = fit_prompt(QUARTZ, question, tokenizer, recipe, max_tokens)
+        fitted = fit_prompt(QUARTZ, question, CHAT, recipe, max_tokens)
         if max_tokens == 20:
             assert fitted is None
             continue
@@ -166,15 +171,46 @@ def test_a_tokenizer_without_a_chat_template_is_refused(
     assert "the tokenizer has no chat template" in capsys.readouterr().err
 
 
+def test_prompts_are_rendered_as_the_spec_says(tiny: TinyWorld, tmp_path: Path) -> None:
+    """A base model's tokenizer has no chat template; conversations of the run are `plain`."""
+    write_rows(tmp_path / "quartz.jsonl", quartz_rows(60))
+    argv = ["data", "questions", str(tiny.spec_file), "--output", str(tmp_path / "out")]
+    argv += ["--set", "data.chat_template=plain"]
+    assert cli.main([*argv, "--tasks", "quartz", "--data-dir", str(tmp_path)]) == 0
+    assert rows_of(tmp_path / "out" / "train.jsonl")
+
+
+def test_labels_are_scored_as_the_template_writes_an_answer(
+    tiny: TinyWorld, tmp_path: Path
+) -> None:
+    write_rows(tmp_path / "quartz.jsonl", quartz_rows(60))
+    asked = read_task(QUARTZ, str(tmp_path), 3, 0)
+    for template, end, lead in ((PLAIN_TEMPLATE, "\nAssistant:", " "), (CHATML, "assistant\n", "")):
+        chat = ChatFormat(tokenizer_of(tiny), template)
+        write_documents(tmp_path / "harness", QUARTZ, asked, chat, RecipeSpec())
+        for row in rows_of(tmp_path / "harness" / "quartz.jsonl"):
+            assert row["prompt"].endswith(end)
+            assert row["labels"] == [f"{lead}A", f"{lead}B"]
+            assert row["lead"] == lead
+            assert row["answer"] in ("A", "B")
+
+
+def test_a_template_that_rejects_a_prompt_is_reported(tiny: TinyWorld, tmp_path: Path) -> None:
+    write_rows(tmp_path / "quartz.jsonl", quartz_rows(60))
+    asked = read_task(QUARTZ, str(tmp_path), 3, 0)
+    no_system = "{{ raise_exception('no system turn') if messages[0]['role'] == 'system' }}"
+    chat = ChatFormat(tokenizer_of(tiny), no_system + CHATML)
+    with pytest.raises(InputError, match=r"rejects it \(no system turn\).\n.*system_turn"):
+        write_documents(tmp_path / "harness", QUARTZ, asked, chat, RecipeSpec())
+
+
 def test_label_scoring_leaves_no_files_for_answers(tmp_path: Path) -> None:
     write_rows(tmp_path / "quartz.jsonl", quartz_rows(60))
     asked = read_task(QUARTZ, str(tmp_path), 3, 0)
     folder = tmp_path / "harness"
-    everything = write_documents(folder, QUARTZ, asked, WordTokenizer(), RecipeSpec())
+    everything = write_documents(folder, QUARTZ, asked, CHAT, RecipeSpec())
     assert everything == ["quartz_label", "quartz_exact"]
     assert written_scorings(QUARTZ, folder) == list(scorings_of(QUARTZ))
-    labels = write_documents(
-        folder, QUARTZ, asked, WordTokenizer(), RecipeSpec(), is_label_only=True
-    )
+    labels = write_documents(folder, QUARTZ, asked, CHAT, RecipeSpec(), is_label_only=True)
     assert labels == ["quartz_label"]
     assert written_scorings(QUARTZ, folder) == ["label"]

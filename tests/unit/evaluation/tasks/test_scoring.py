@@ -126,8 +126,12 @@ def test_label_probabilities() -> None:
     wrong = score_labels({"gold": 0}, results)
     assert wrong["accuracy"] == 0.0
     assert wrong["margin"] == pytest.approx(math.log(0.2 / 0.5))
-    tie = score_labels({"gold": 0}, [(-1.0, True), (-1.0, True)])
-    assert tie["accuracy"] == 0.0  # a model that does not distinguish labels is not right
+
+
+def test_a_tie_scores_what_a_guess_among_the_likeliest_would() -> None:
+    results = [(-1.0, True), (-2.0, False), (-1.0, True)]
+    scores = [score_labels({"gold": gold}, results)["accuracy"] for gold in range(3)]
+    assert scores == [0.5, 0.0, 0.5]  # they add up to 1, so that chance is chance
 
 
 def test_the_macro_mean_weighs_topics_equally() -> None:
