@@ -14,6 +14,7 @@ from typing import Any
 
 from dskd_ds.errors import InputError
 from dskd_ds.models.layers import keep_in_config
+from dskd_ds.models.load import check_cut
 from dskd_ds.models.named import NamedModel
 
 LAYER_NAME = re.compile(r"^(.*\blayers\.)(\d+)(\..*)$")
@@ -22,7 +23,10 @@ SHARD_BYTES = 4 << 30
 
 
 def cut(model: NamedModel, kept: list[int], target: Path) -> None:
-    """Copy a model with only the layers `kept`, renumbered, and its configuration and tokenizer."""
+    """Copy a model with only the layers `kept`, renumbered, and its configuration and tokenizer.
+
+    Raises InputError if the kept layers do not have the weights that this configuration asks for.
+    """
     from safetensors import safe_open
     from safetensors.torch import save_file
 
@@ -54,6 +58,7 @@ def cut(model: NamedModel, kept: list[int], target: Path) -> None:
                     flush()
     flush()
     _name_shards(target, shards, weight_map)
+    check_cut(str(target), f'{model.key} = "{model.name}"', kept)
 
 
 def _renamed(name: str, new_number: dict[int, int]) -> str | None:

@@ -18,6 +18,7 @@ from dskd_ds.errors import InputError
 from dskd_ds.files.atomic import atomic_folder
 from dskd_ds.files.hashes import file_sha256
 from dskd_ds.models.config_file import refuse_missing_path
+from dskd_ds.models.load import load_complete
 from dskd_ds.spec import dskd_home
 
 HEADER_BYTES = 1 << 20
@@ -61,8 +62,8 @@ def _convert(gguf: Path, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    quantised = AutoModelForCausalLM.from_pretrained(
-        gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16
+    quantised = load_complete(
+        str(gguf.parent), f'"{gguf}"', gguf_file=gguf.name, dtype=torch.bfloat16
     )
     # The quantisation entry forbids saving, so the model is built anew without it.
     config = quantised.config.to_dict()

@@ -191,12 +191,9 @@ def _whole_checkpoint(checkpoint: Path) -> tuple[dict[str, Any], dict[str, FileE
 
 def _frozen_weights(names: list[str], init: NamedModel, dtype: torch.dtype) -> dict[str, Tensor]:
     """Return parameters that were not trained from the initial student, in bfloat16."""
-    from transformers import AutoModelForCausalLM
-
     if not names:
         return {}
-    model = AutoModelForCausalLM.from_pretrained(init.path, dtype=dtype, trust_remote_code=False)
-    parameters = dict(model.named_parameters())
+    parameters = dict(init.load(dtype).named_parameters())
     return {name: parameters[name].detach().to(torch.bfloat16) for name in names}
 
 
