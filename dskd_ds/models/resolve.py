@@ -74,6 +74,7 @@ def _convert(gguf: Path, target: Path) -> None:
     model.tie_weights()
     model.save_pretrained(target)
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(target)
+    copy_generation(str(gguf.parent), target)
 
 
 def read_config(model: str, key: str = "[teacher] model") -> Any:
@@ -98,6 +99,21 @@ def read_config(model: str, key: str = "[teacher] model") -> Any:
             " run.\n  use a model of an architecture that is part of transformers."
         )
     return config
+
+
+def copy_generation(model: str, target: Path) -> None:
+    """Write the settings with which a model generates text into `target`, if it has any.
+
+    The end of turn of a chat model may be in them only. model: a folder or a hub name.
+    """
+    from transformers import GenerationConfig
+
+    try:
+        settings = GenerationConfig.from_pretrained(model)
+    except OSError:  # it has none
+        return
+    # Not `save_pretrained`, which refuses settings of some published models.
+    settings.to_json_file(target / "generation_config.json")
 
 
 def model_fingerprint(model: str) -> str:

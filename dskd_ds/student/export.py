@@ -1,6 +1,7 @@
 """Writes the trained student as an ordinary Hugging Face folder, which loads without this package.
 
-The folder holds the weights as safetensors, the configuration and the tokenizer.
+The folder holds the weights as safetensors, the configurations of model and text generation, and
+the tokenizer.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from dskd_ds.files.manifest import (
     refuse_unlisted_files,
 )
 from dskd_ds.models.named import NamedModel, RunModels
+from dskd_ds.models.resolve import copy_generation
 from dskd_ds.observe.best_checkpoint import best_checkpoint
 from dskd_ds.spec import RunSpec
 from dskd_ds.student.checkpoint.folders import (
@@ -221,3 +223,4 @@ def write_student(
     with atomic_folder(target) as partial:
         model.save_pretrained(partial, state_dict=weights)
         tokenizer.save_pretrained(partial)
+        copy_generation(init.path, partial)
