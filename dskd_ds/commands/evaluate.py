@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 TEACHER, BEFORE, AFTER = "teacher", "before", "after"
 """Names of a run's teacher, untrained student and trained student in scores."""
+TAKEN_NAMES = {TEACHER: "the run's teacher, which KL is measured to", "prompt": "a sample's text"}
+"""Names of other things in the scores and samples of a run, and what they are."""
+RESERVED_LETTERS = "/:,"
+"""Letters that end a name in a path of scores, or in what `dskd compare` takes."""
 TEXT = """\
 Measure the teacher and the student, before and after training, on text that was kept out of
 training ([data] heldout, or heldout_fraction of the documents): perplexity, and the KL of the
@@ -192,6 +196,12 @@ def _models_of(
 
     of_run = RunModels.of(spec)
     wanted = models or (BEFORE, AFTER)
+    named = _named_paths(wanted, of_run=(TEACHER, BEFORE, AFTER))
+    for name in TAKEN_NAMES.keys() & named.keys():
+        raise InputError(
+            f"--model {name}={named[name]}: beside a spec, {name} is the name of"
+            f" {TAKEN_NAMES[name]}.\n  give this model another name."
+        )
     paths: dict[str, str] = {}
     if AFTER in wanted:
         trained = Path(spec.run_dir) / export.FOLDER
@@ -203,7 +213,7 @@ def _models_of(
         paths[AFTER] = str(trained)
     if BEFORE in wanted:
         paths = {BEFORE: student_init(spec, of_run).path, **paths}
-    paths |= _named_paths([item for item in wanted if item not in (TEACHER, BEFORE, AFTER)])
+    paths |= named
     students = {
         name: NamedModel(path, key="--model", dtype=spec.student.dtype)
         for name, path in paths.items()
@@ -235,15 +245,34 @@ def with_error(value: float, error: float | None, digits: int) -> str:
     return text if error is None else f"{text} ± {error:.{digits}f}"
 
 
-def _named_paths(models: Sequence[str]) -> dict[str, str]:
-    """Parse --model to name -> path. Raises InputError."""
+def _named_paths(models: Sequence[str], of_run: Sequence[str] = ()) -> dict[str, str]:
+    """Parse --model to name -> path.
+
+    of_run: names that alone mean a model of the run; they are checked, but not returned.
+    Raises InputError, also for a name that is no part of a file's name or that comes twice.
+    """
     paths: dict[str, str] = {}
+    names = [item.partition("=")[0] for item in models]
     for item in models:
         name, separator, path = item.partition("=")
+        if names.count(name) > 1:
+            raise InputError(
+                f"--model {item}: the name {name} is given more than once.\n"
+                "  give each model a name of its own."
+            )
+        if not separator and name in of_run:
+            continue
         if not separator:
             raise InputError(
                 f"--model {item}: this is not of the form NAME=PATH.\n"
                 "  example: --model mine=runs/mine/student"
+            )
+        if not name or any(letter in name for letter in RESERVED_LETTERS):
+            raise InputError(
+                f'--model {item}: "{name}" cannot be a name: its scores are in a file of that name,'
+                " and dskd compare reads them as RUN:NAME.\n"
+                f"  name it without {' '.join(RESERVED_LETTERS)}, for example"
+                " --model mine=runs/mine/student"
             )
         paths[name] = path
     return paths

@@ -228,7 +228,8 @@ def render_rows(
 ) -> dict[str, list[Any]]:
     """Turn a batch of rows of a chat source into columns of documents (data/block.py).
 
-    Malformed rows are left out and counted in `tally`.
+    Malformed rows are left out and counted in `tally`. Raises InputError for tokens of another
+    tokenizer.
     """
     _check_tokenizer(rows, chat)
     documents: dict[str, list[Any]] = {name: [] for name in DOCUMENT_COLUMNS}
@@ -268,10 +269,10 @@ def _text_of(chat: ChatFormat, conversation: Conversation) -> str:
 
 def _check_tokenizer(rows: dict[str, list[Any]], chat: ChatFormat) -> None:
     """Raise InputError if rows hold the tokens of another tokenizer."""
-    if not any(rows.get("completion_ids", [])):
-        return
-    others = {name for name in rows.get("tokenizer", [None]) if name != chat.vocabulary}
-    if others:
+    continued = rows.get("completion_ids", [])
+    names = rows.get("tokenizer", [None] * len(continued))
+    # Ordinary conversations beside continued ones have neither.
+    if any(ids and name != chat.vocabulary for ids, name in zip(continued, names, strict=True)):
         raise InputError(
             "[data] train: the column completion_ids holds tokens of another tokenizer than that of"
             " [teacher] model.\n"

@@ -73,13 +73,8 @@ class Continuer:
     """A loaded teacher that continues prompts, batch by batch."""
 
     def __init__(self, spec: RunSpec, teacher: NamedModel, recipe: RecipeSpec, chat: ChatFormat):
-        from transformers import AutoModelForCausalLM
-
         self._seed, self._recipe, self._chat = spec.seed, recipe, chat
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            teacher.path, dtype=resolve_dtype(teacher.dtype), trust_remote_code=False
-        )
-        self._model = model.to(local_device()).eval()
+        self._model = teacher.load().to(local_device()).eval()
         self._end_ids = end_ids_of(self._model, chat.tokenizer)
 
     def rows(self, batch: list[Prompt], epoch: int) -> list[tuple[int, dict[str, Any]]]:

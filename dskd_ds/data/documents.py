@@ -153,11 +153,9 @@ def _as_documents(
     columns = checked_columns(loaded, source, key)
     options = {"batched": True, "remove_columns": columns, "features": document_features()}
     if source.format == "text":
-        return loaded.map(
-            pick,
-            fn_kwargs={"text_field": source.text_field, "title_field": source.title_field},
-            **options,
-        )
+        fields = {"text_field": source.text_field, "title_field": source.title_field}
+        where = named(key, source.path)
+        return loaded.map(pick, fn_kwargs={**fields, "source": where}, **options)
     assert chat is not None
     tally = Tally(f"[{key}] {source.path}", live=stream)
     settings = {
@@ -239,10 +237,20 @@ def document_features() -> Any:
 
 
 def pick(
-    rows: dict[str, list[Any]], text_field: str, title_field: str | None
+    rows: dict[str, list[Any]], text_field: str, title_field: str | None, source: str
 ) -> dict[str, list[Any]]:
-    """Turn a batch of rows of a text source into columns of documents; empty texts are left out."""
-    texts = [str(text or "") for text in rows[text_field]]
+    """Turn a batch of rows of a text source into columns of documents; empty texts are left out.
+
+    source: where the rows come from, for messages. Raises InputError for a text that is no string.
+    """
+    texts = ["" if text is None else text for text in rows[text_field]]
+    for text in texts:
+        if not isinstance(text, str):
+            raise InputError(
+                f'{source}, but its column "{text_field}" holds a {type(text).__name__} in the row'
+                f" with {str(text)[:60]!r}.\n"
+                "  write one string into each row, or name another column in text_field."
+            )
     titles = [str(title or "") for title in rows[title_field]] if title_field else [""] * len(texts)
     kept = [i for i, text in enumerate(texts) if text.strip()]
     all_false = [False] * len(kept)

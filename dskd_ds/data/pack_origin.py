@@ -11,9 +11,9 @@ from typing import Any, TypedDict
 from dskd_ds.data.blocks import PACK_DOCUMENTS, train_layout
 from dskd_ds.data.chat import chat_format
 from dskd_ds.data.documents import matching_files
+from dskd_ds.data.known_digest import known_sha256
 from dskd_ds.data.packing import begin_ids
 from dskd_ds.data.text_parts import TextPart
-from dskd_ds.files.hashes import file_sha256
 from dskd_ds.models.resolve import tokenizer_digest
 from dskd_ds.spec.data import SourceSpec
 
@@ -102,8 +102,8 @@ def origin_digest(origin: Origin) -> str:
 def difference(packed: Origin, now: Origin, paths: Sequence[Path]) -> str | None:
     """Return how a text differs from what was packed, as a clause, or None if it does not.
 
-    paths: the files of `now`. A file with the same size and another time of modification is read:
-    only its content counts.
+    paths: the files of `now`. A file with the same size and another time of modification is read
+    once: only its content counts.
     """
     before, after = packed["settings"], now["settings"]
     if CHAT in after and "chat_template" in before:
@@ -127,7 +127,7 @@ def difference(packed: Origin, now: Origin, paths: Sequence[Path]) -> str | None
             if file["bytes"] != packed_file["bytes"]:
                 return f"{path} had {packed_file['bytes']} bytes and now has {file['bytes']}"
             is_newer = file["modified_ns"] != packed_file["modified_ns"]
-            if is_newer and file_sha256(path) != packed_file["sha256"]:
+            if is_newer and known_sha256(path) != packed_file["sha256"]:
                 return f"{path} has another content now"
     return None
 

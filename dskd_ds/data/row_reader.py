@@ -13,7 +13,7 @@ from typing import Any
 from dskd_ds.data.block import DOCUMENT_COLUMNS, Document
 from dskd_ds.data.blocks import preparation_lock, train_layout
 from dskd_ds.data.chat import ChatFormat, chat_format, render_rows
-from dskd_ds.data.documents import pick, train_filter
+from dskd_ds.data.documents import named, pick, train_filter
 from dskd_ds.data.tally import Tally
 from dskd_ds.spec.data import DataSpec, SourceSpec
 
@@ -40,8 +40,8 @@ class RowReader:
         ]
         self.block_tally = Tally("[data] train", live=is_stream)
         self._readers = [
-            self._reader(source, tally)
-            for source, tally in zip(data.train, self.source_tallies, strict=True)
+            self._reader(source, f"data.train.{index}", self.source_tallies[index])
+            for index, source in enumerate(data.train)
         ]
         with preparation_lock():
             self._is_train = train_filter(data, tokenizer)
@@ -49,10 +49,18 @@ class RowReader:
         self.num_tokenised = 0
         """Number of documents that were tokenised."""
 
-    def _reader(self, source: SourceSpec, tally: Tally) -> Callable[[Columns], Columns]:
-        """Return the function that turns rows of a source into documents."""
+    def _reader(self, source: SourceSpec, key: str, tally: Tally) -> Callable[[Columns], Columns]:
+        """Return the function that turns rows of a source into documents.
+
+        key: section of the spec, for messages.
+        """
         if source.format == "text":
-            return partial(pick, text_field=source.text_field, title_field=source.title_field)
+            return partial(
+                pick,
+                text_field=source.text_field,
+                title_field=source.title_field,
+                source=named(key, source.path),
+            )
         assert isinstance(self.chat, ChatFormat)
         return partial(
             render_rows,
@@ -66,6 +74,7 @@ class RowReader:
         """Return all documents in some rows of a source, also those that are held out.
 
         source: index of the source in [data] train. Malformed rows are counted in its tally.
+        Raises InputError as `pick` and `render_rows` do.
         """
         return self._readers[source](rows)
 

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from dskd_ds.data.documents import heldout_documents
 from dskd_ds.data.packing import begin_ids
 from dskd_ds.models.named import NamedModel, RunModels
-from dskd_ds.runtime.devices import local_device, resolve_dtype
+from dskd_ds.runtime.devices import local_device
 from dskd_ds.spec import RunSpec
 
 PROMPT_TOKENS = 24
@@ -24,17 +24,13 @@ def continuations(
     """Return greedy continuations of held-out prompts by the teacher and by the students.
 
     One row per prompt: the column `prompt`, and one column per model.
+    Raises InputError if the files of a model lack weights.
     """
-    from transformers import AutoModelForCausalLM
-
     tokenizer = models.teacher.tokenizer
     rows = [{"prompt": prompt} for prompt in _prompts(spec, tokenizer)]
     for name, named in {"teacher": models.teacher, **students}.items():
         # Not `load_frozen`: a FrozenModel has no `generate`.
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            named.path, dtype=resolve_dtype(spec.student.dtype)
-        )
-        model = model.to(local_device()).eval()
+        model = named.load().to(local_device()).eval()
         for row in tqdm(rows, desc=f"continuations of the {name}", unit="text"):
             row[name] = _continue(model, tokenizer, row["prompt"], spec.eval.sample_tokens)
     return rows
@@ -42,8 +38,10 @@ def continuations(
 
 def _continue(model: Any, tokenizer: Any, prompt: str, max_new_tokens: int) -> str:
     """Return what the model writes after a prompt, choosing the likeliest token each time."""
-    encoded = tokenizer(prompt, add_special_tokens=False)
-    tokens = [*begin_ids(tokenizer), *encoded["input_ids"]]
+    tokens = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    begin = begin_ids(tokenizer)
+    if tokens[:1] != begin:  # many chat templates write the BOS token themselves
+        tokens = [*begin, *tokens]
     ids = torch.tensor([tokens], device=model.device)
     output = model.generate(
         ids,

@@ -14,7 +14,9 @@ from typing import Any
 
 from dskd_ds.errors import InputError
 from dskd_ds.models.layers import keep_in_config
+from dskd_ds.models.load import check_cut
 from dskd_ds.models.named import NamedModel
+from dskd_ds.models.resolve import copy_generation
 
 LAYER_NAME = re.compile(r"^(.*\blayers\.)(\d+)(\..*)$")
 SHARD_BYTES = 4 << 30
@@ -22,7 +24,10 @@ SHARD_BYTES = 4 << 30
 
 
 def cut(model: NamedModel, kept: list[int], target: Path) -> None:
-    """Copy a model with only the layers `kept`, renumbered, and its configuration and tokenizer."""
+    """Copy a model with only the layers `kept`, renumbered, its configurations and tokenizer.
+
+    Raises InputError if the kept layers do not have the weights that this configuration asks for.
+    """
     from safetensors import safe_open
     from safetensors.torch import save_file
 
@@ -31,6 +36,7 @@ def cut(model: NamedModel, kept: list[int], target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(target)
     model.tokenizer.save_pretrained(target)
+    copy_generation(model.path, target)
     new_number = {old: new for new, old in enumerate(kept)}
     weight_map: dict[str, str] = {}
     shard: dict[str, Any] = {}
@@ -54,6 +60,7 @@ def cut(model: NamedModel, kept: list[int], target: Path) -> None:
                     flush()
     flush()
     _name_shards(target, shards, weight_map)
+    check_cut(str(target), f'{model.key} = "{model.name}"', kept)
 
 
 def _renamed(name: str, new_number: dict[int, int]) -> str | None:

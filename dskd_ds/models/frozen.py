@@ -88,17 +88,13 @@ def load_frozen(
     device: None takes this rank's. vocab_size: use only the rows of the first so many tokens
     (`RunModels.shared_vocab_size`); None: all rows.
 
-    Raises InputError if the model cannot be found, if its logits are not formed in a known way, or
-    if it is to be compiled and its layers are not where `layers_of` looks.
+    Raises InputError if the model cannot be found or its files lack weights, if its logits are not
+    formed in a known way, or if it is to be compiled and its layers are not where `layers_of`
+    looks.
     """
-    from transformers import AutoModelForCausalLM
-
     device = device or local_device()
     dtype = resolve_dtype(named.dtype)
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        named.path, dtype=dtype, trust_remote_code=False
-    )
-    model = model.to(device).eval().requires_grad_(False)
+    model = named.load(dtype).to(device).eval().requires_grad_(False)
     if named.compiled:
         compile_layers(model, named.key)
     form = HeadForm.of(model.config.get_text_config())

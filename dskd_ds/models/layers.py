@@ -42,6 +42,9 @@ LAYER_NUMBERS = frozenset(
 )
 """Entries that list the numbers of some layers."""
 
+FIRST_NUMBERS = frozenset({"first_k_dense_replace", "moe_layer_start_index", "num_dense_layers"})
+"""Entries that give the number of the first layer with experts; the layers before it are dense."""
+
 
 def keep_in_config(config: Any, kept: list[int]) -> None:
     """Change a text configuration to that of the model with only the layers `kept`.
@@ -51,6 +54,8 @@ def keep_in_config(config: Any, kept: list[int]) -> None:
     total = config.num_hidden_layers
     config.num_hidden_layers = len(kept)
     for name, value in list(vars(config).items()):
+        if name in FIRST_NUMBERS and isinstance(value, int):
+            setattr(config, name, sum(layer < value for layer in kept))
         if not isinstance(value, list | tuple):
             continue
         if name in LAYER_NUMBERS:

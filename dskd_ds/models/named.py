@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dskd_ds.models.resolve import (
     load_tokenizer,
@@ -22,6 +22,9 @@ from dskd_ds.models.weights_digest import weights_digest
 from dskd_ds.spec import RunSpec
 from dskd_ds.spec.base import Dtype
 from dskd_ds.spec.models import HEAD_CHUNK_ROWS, StudentSpec, TeacherSpec
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,17 @@ class NamedModel:
     def num_layers(self) -> int:
         """Number of transformer layers."""
         return int(self.text_config.num_hidden_layers)
+
+    def load(self, dtype: torch.dtype | None = None, **options: Any) -> Any:
+        """Return the causal language model. options: further arguments of `from_pretrained`.
+
+        dtype: None takes its own. Raises InputError if its files lack some of its weights.
+        """
+        from dskd_ds.models.load import load_complete
+        from dskd_ds.runtime.devices import resolve_dtype
+
+        dtype = dtype or resolve_dtype(self.dtype)
+        return load_complete(self.path, f'{self.key} = "{self.name}"', dtype=dtype, **options)
 
     def locate(self) -> None:
         """Resolve the path now, so that a wrong name is reported first. Raises InputError."""

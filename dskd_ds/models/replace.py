@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dskd_ds.models.cut import weight_files
 from dskd_ds.models.named import NamedModel
+from dskd_ds.models.resolve import copy_generation
 
 INDEX_FILE = "model.safetensors.index.json"
 
@@ -24,6 +25,7 @@ def copy_with(model: NamedModel, weights: Mapping[str, Tensor], target: Path) ->
 
     model.config.save_pretrained(target)
     model.tokenizer.save_pretrained(target)
+    copy_generation(model.path, target)
     missing = set(weights)
     for path in weight_files(model.path):
         tensors = load_file(path)

@@ -18,6 +18,7 @@ from dskd_ds.errors import InputError
 from dskd_ds.files.atomic import atomic_folder
 from dskd_ds.files.hashes import file_sha256
 from dskd_ds.models.config_file import refuse_missing_path
+from dskd_ds.models.load import load_complete
 from dskd_ds.spec import dskd_home
 
 HEADER_BYTES = 1 << 20
@@ -61,8 +62,8 @@ def _convert(gguf: Path, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    quantised = AutoModelForCausalLM.from_pretrained(
-        gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16
+    quantised = load_complete(
+        str(gguf.parent), f'"{gguf}"', gguf_file=gguf.name, dtype=torch.bfloat16
     )
     # The quantisation entry forbids saving, so the model is built anew without it.
     config = quantised.config.to_dict()
@@ -73,6 +74,7 @@ def _convert(gguf: Path, target: Path) -> None:
     model.tie_weights()
     model.save_pretrained(target)
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(target)
+    copy_generation(str(gguf.parent), target)
 
 
 def read_config(model: str, key: str = "[teacher] model") -> Any:
@@ -97,6 +99,21 @@ def read_config(model: str, key: str = "[teacher] model") -> Any:
             " run.\n  use a model of an architecture that is part of transformers."
         )
     return config
+
+
+def copy_generation(model: str, target: Path) -> None:
+    """Write the settings with which a model generates text into `target`, if it has any.
+
+    The end of turn of a chat model may be in them only. model: a folder or a hub name.
+    """
+    from transformers import GenerationConfig
+
+    try:
+        settings = GenerationConfig.from_pretrained(model)
+    except OSError:  # it has none
+        return
+    # Not `save_pretrained`, which refuses settings of some published models.
+    settings.to_json_file(target / "generation_config.json")
 
 
 def model_fingerprint(model: str) -> str:

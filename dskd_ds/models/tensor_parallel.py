@@ -76,16 +76,12 @@ def load_divided(named: NamedModel, vocab_size: int) -> FrozenModel:
 
     Raises InputError as `load_frozen` does.
     """
-    from transformers import AutoModelForCausalLM
     from transformers.distributed.configuration_utils import DistributedConfig
 
     num_ranks, rank = dist.get_world_size(), dist.get_rank()
     device, dtype = local_device(), resolve_dtype(named.dtype)
     config = DistributedConfig(tp_size=num_ranks, tp_plan=_plan_of_vocabulary(named))
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        named.path, dtype=dtype, trust_remote_code=False, distributed_config=config
-    )
-    model = model.eval().requires_grad_(False)
+    model = named.load(dtype, distributed_config=config).eval().requires_grad_(False)
     form = HeadForm.of(model.config.get_text_config())
     rows_per_rank = named.vocab_size // num_ranks
     first = rank * rows_per_rank

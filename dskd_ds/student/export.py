@@ -1,6 +1,7 @@
 """Writes the trained student as an ordinary Hugging Face folder, which loads without this package.
 
-The folder holds the weights as safetensors, the configuration and the tokenizer.
+The folder holds the weights as safetensors, the configurations of model and text generation, and
+the tokenizer.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from dskd_ds.files.manifest import (
     refuse_unlisted_files,
 )
 from dskd_ds.models.named import NamedModel, RunModels
+from dskd_ds.models.resolve import copy_generation
 from dskd_ds.observe.best_checkpoint import best_checkpoint
 from dskd_ds.spec import RunSpec
 from dskd_ds.student.checkpoint.folders import (
@@ -191,12 +193,9 @@ def _whole_checkpoint(checkpoint: Path) -> tuple[dict[str, Any], dict[str, FileE
 
 def _frozen_weights(names: list[str], init: NamedModel, dtype: torch.dtype) -> dict[str, Tensor]:
     """Return parameters that were not trained from the initial student, in bfloat16."""
-    from transformers import AutoModelForCausalLM
-
     if not names:
         return {}
-    model = AutoModelForCausalLM.from_pretrained(init.path, dtype=dtype, trust_remote_code=False)
-    parameters = dict(model.named_parameters())
+    parameters = dict(init.load(dtype).named_parameters())
     return {name: parameters[name].detach().to(torch.bfloat16) for name in names}
 
 
@@ -224,3 +223,4 @@ def write_student(
     with atomic_folder(target) as partial:
         model.save_pretrained(partial, state_dict=weights)
         tokenizer.save_pretrained(partial)
+        copy_generation(init.path, partial)

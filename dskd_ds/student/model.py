@@ -107,7 +107,8 @@ def load_student(
     """Load the student from `init`; under ZeRO-3 its weights are partitioned as they are read.
 
     margin: squared distance per dimension, as `DistillObjective` takes it.
-    Raises InputError if the LM head has a bias, or if more layers are to be trained than exist.
+    Raises InputError if the model's files lack weights, if the LM head has a bias, or if more
+    layers are to be trained than exist.
     """
     model = load_language_model(init, deepspeed_config)
     student = assemble_student(
@@ -162,15 +163,15 @@ def assemble_student(
 
 
 def load_language_model(init: NamedModel, deepspeed_config: dict[str, Any]) -> Any:
-    """Return the model as transformers loads it under this DeepSpeed configuration."""
-    from transformers import AutoModelForCausalLM
+    """Return the model as transformers loads it under this DeepSpeed configuration.
+
+    Raises InputError if its files lack weights.
+    """
     from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
     # transformers loads under zero.Init while an object of this class exists.
     active_config = HfDeepSpeedConfig(deepspeed_config)
-    model = AutoModelForCausalLM.from_pretrained(
-        init.path, dtype=resolve_dtype(init.dtype), trust_remote_code=False
-    )
+    model = init.load()
     del active_config
     return model
 

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from dskd_ds.data.batches import IGNORE
-from dskd_ds.data.chat import PLAIN_TEMPLATE, ChatFormat
+from dskd_ds.data.chat import PLAIN_TEMPLATE, ChatFormat, render_rows
 from dskd_ds.data.continuations import continued, cut_at_random, write_continuations
 from dskd_ds.data.continue_facts import read_facts
 from dskd_ds.data.continue_options import add_options, argv_of, recipe_of
 from dskd_ds.data.continue_prompts import Prompt, batches_of
+from dskd_ds.data.tally import Tally
 from dskd_ds.errors import InputError
 from dskd_ds.models.generation import continue_tokens
 from dskd_ds.runtime.mpi import Communicator
@@ -94,6 +95,17 @@ def test_tokens_of_another_tokenizer_are_refused(tokenizer: Any) -> None:
     row |= {"prompt": [{"role": "user", "content": "big?"}], "tokenizer": "another"}
     with pytest.raises(InputError, match="tokens of another tokenizer"):
         as_batch(tokenizer, PLAIN_TEMPLATE, {name: [value] for name, value in row.items()})
+
+
+def test_continued_rows_stand_beside_ordinary_ones(tokenizer: Any) -> None:
+    """As in one file, where an ordinary conversation has no tokens and no tokenizer."""
+    chat = ChatFormat(tokenizer, PLAIN_TEMPLATE)
+    row = continued(prompt_of(0, 1), [5, 0], [5, 0], chat, epoch=0)
+    row["prompt"] = [{"role": "user", "content": "big?"}]
+    ordinary = row | {"completion_ids": None, "tokenizer": None}
+    rows = {name: [row[name], ordinary[name]] for name in row}
+    documents = render_rows(rows, chat, None, True, Tally("chats"))
+    assert documents["continuation"] == [[5, 0], []]
 
 
 KEYS = ["data.chat_template=plain", "data.block_tokens=64", "seed=5"]

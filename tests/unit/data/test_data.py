@@ -127,6 +127,29 @@ def test_wrong_sources_are_reported(tiny: TinyWorld, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_text_that_is_no_string_is_refused(tiny: TinyWorld, tmp_path: Path, stream: bool) -> None:
+    """A list of paragraphs would be trained on as Python writes it."""
+    path = tmp_path / "lists.jsonl"
+    path.write_text(json.dumps({"text": ["A first paragraph.", "A second."]}) + "\n")
+    changes = [f'data.train=[{{path="{path}"}}]', "student.layers=first"]
+    spec = load_spec(tiny.spec_file, [*changes, f"data.stream={str(stream).lower()}"])
+    with pytest.raises(
+        InputError,
+        match=r'\[data.train.0\] path = ".*lists.jsonl", but its column "text" holds a list in the'
+        r" row with .*A first paragraph",
+    ):
+        list(train_documents_of(spec))
+
+
+def test_a_row_without_text_is_left_out(tiny: TinyWorld, tmp_path: Path) -> None:
+    path = tmp_path / "some.jsonl"
+    rows = [{"text": "a text", "title": "one"}, {"text": None, "title": "two"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    spec = load_spec(tiny.spec_file, [f'data.train=[{{path="{path}"}}]'])
+    assert train_documents_of(spec)["text"] == ["a text"]
+
+
 def test_heldout_blocks_exist(tiny: TinyWorld) -> None:
     assert len(heldout_blocks_of(load_spec(tiny.spec_file))) > 3
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ from typing import Any
 import pytest
 
 from dskd_ds.data import pack_job
+from dskd_ds.data.known_digest import kept_file, known_sha256
 from dskd_ds.data.pack_origin import CHAT, Origin, difference, origin_of, paths_of
 from dskd_ds.data.packed import check_packed, open_packed
 from dskd_ds.data.source import open_source
 from dskd_ds.data.text_parts import text_parts
 from dskd_ds.errors import InputError
+from dskd_ds.files.hashes import file_sha256
 from tests.conftest import TinyWorld
 from tests.unit.data.packs import pack, spec_of
 
@@ -102,6 +105,26 @@ def test_a_changed_text_is_refused_and_a_copied_one_is_not(
     text.unlink()
     with pytest.raises(InputError, match=r"\[data.train.0\] has other files now"):
         check_packed(spec.data, tokenizer, None)
+
+
+def test_a_copied_text_is_read_at_the_first_start_only(
+    tiny: TinyWorld, tokenizer: Any, text_folder: Path, packed: Path, tmp_path: Path
+) -> None:
+    for name in ("a.jsonl", "b.jsonl", "chats.jsonl"):
+        shutil.copy(text_folder / name, tmp_path / name)
+    spec = spec_of(tiny, tmp_path, f'data.packed="{packed}"')
+    assert check_packed(spec.data, tokenizer, None)
+    text = tmp_path / "b.jsonl"
+    content = json.loads(kept_file(text).read_text())
+    assert content["sha256"] == known_sha256(text) == file_sha256(text)
+    # What is kept is believed, so the file was not read.
+    kept_file(text).write_text(json.dumps(content | {"sha256": "of another content"}))
+    with pytest.raises(InputError, match=r"b\.jsonl has another content now"):
+        check_packed(spec.data, tokenizer, None)
+    text.write_text("more")
+    assert known_sha256(text) == file_sha256(text)
+    kept_file(text).write_text("{")
+    assert known_sha256(text) == file_sha256(text)
 
 
 def test_lost_conversations_stop_the_job_and_later_runs(

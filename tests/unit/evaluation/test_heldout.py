@@ -9,9 +9,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from dskd_ds.commands import cli
 from dskd_ds.data.blocks import heldout_blocks
 from dskd_ds.evaluation.heldout import score_heldout
-from dskd_ds.evaluation.items import TEACHER_ENTROPY, read_items, write_items
+from dskd_ds.evaluation.items import TEACHER_ENTROPY, items_path, read_items, write_items
 from dskd_ds.evaluation.result import quarter_means, summarise
 from dskd_ds.models.named import NamedModel, RunModels
 from dskd_ds.spec import RunSpec, load_spec
@@ -75,3 +76,30 @@ def test_quarters_are_sorted_by_the_other_values() -> None:
     values, order = np.array([8.0, 1, 7, 2, 6, 3, 5, 4]), np.array([1.0, 8, 2, 7, 3, 6, 4, 5])
     assert quarter_means(values, order) == [7.5, 5.5, 3.5, 1.5]
     assert quarter_means(values, None) == quarter_means(values[:3], order[:3]) == []
+
+
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        (["teacher={folder}"], "teacher is the name of the run's teacher, which KL is measured to"),
+        (["prompt={folder}"], "prompt is the name of a sample's text"),
+        (["before", "before={folder}"], "the name before is given more than once"),
+        (["a:b={folder}"], '"a:b" cannot be a name'),
+    ],
+)
+def test_a_model_takes_no_name_of_the_evaluation(
+    tiny: TinyWorld, models: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = [model.format(folder=tiny.folder / "teacher") for model in models]
+    argv = [option for model in named for option in ("--model", model)]
+    assert cli.main(["eval", str(tiny.spec_file), *argv]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_folder_may_stand_for_a_student_of_the_run(tiny: TinyWorld, tmp_path: Path) -> None:
+    """`dskd sweep` names the trained student so."""
+    folder = tiny.folder / "teacher"
+    argv = ["eval", str(tiny.spec_file), "--set", f"run_dir={tmp_path}"]
+    assert cli.main([*argv, "--set", "eval.num_samples=0", "--model", f"after={folder}"]) == 0
+    scores = read_items(items_path(tmp_path, "heldout", "after"))
+    assert scores.values["kl"].max() == pytest.approx(0, abs=1e-5)

@@ -92,6 +92,70 @@ def test_lists_of_each_layer_and_of_layer_numbers_follow_and_others_stay() -> No
     assert (experts.num_hidden_layers, experts.mlp_only_layers) == (3, [2])
 
 
+def glm(dense: int, tiny: TinyWorld, folder: Path) -> NamedModel:
+    """A mixture-of-experts model of 5 layers whose first ones, `dense` many, have no experts."""
+    from transformers import Glm4MoeConfig, Glm4MoeForCausalLM
+
+    torch.manual_seed(0)
+    config = Glm4MoeConfig(
+        vocab_size=60,
+        hidden_size=16,
+        intermediate_size=32,
+        moe_intermediate_size=8,
+        num_hidden_layers=5,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=8,
+        n_routed_experts=4,
+        num_experts_per_tok=2,
+        first_k_dense_replace=dense,
+    )
+    return NamedModel(save(Glm4MoeForCausalLM(config), tiny, folder), dtype="float32")
+
+
+def test_a_cut_of_leading_dense_layers_keeps_the_layers_with_experts(
+    tiny: TinyWorld, tmp_path: Path
+) -> None:
+    teacher = glm(2, tiny, tmp_path / "teacher")
+    cut(teacher, [0, 2, 4], tmp_path / "student")
+    student = NamedModel(str(tmp_path / "student"), dtype="float32").load().eval()
+    assert student.config.first_k_dense_replace == 1
+    model = teacher.load().eval()
+    model.model.layers = torch.nn.ModuleList(model.model.layers[layer] for layer in (0, 2, 4))
+    ids = torch.arange(20)[None]
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            student(ids, use_cache=False).logits, model(ids, use_cache=False).logits
+        )
+
+
+def test_a_cut_whose_layers_change_their_kind_is_refused(tiny: TinyWorld, tmp_path: Path) -> None:
+    """The configuration says that every second layer has experts; a cut does not change that."""
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    config = Qwen3MoeConfig(
+        vocab_size=60,
+        hidden_size=16,
+        intermediate_size=32,
+        moe_intermediate_size=8,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=8,
+        num_experts=4,
+        num_experts_per_tok=2,
+        decoder_sparse_step=2,
+    )
+    teacher = NamedModel(save(Qwen3MoeForCausalLM(config), tiny, tmp_path / "teacher"))
+    cut(teacher, [0, 1], tmp_path / "whole_pair")
+    with pytest.raises(
+        InputError,
+        match=r'\[teacher\] model = ".*teacher": with only the layers \[0, 2\], the .* asks for'
+        r" weights that these layers do not have: model.layers.1.mlp.experts.down_proj,",
+    ):
+        cut(teacher, [0, 2], tmp_path / "student")
+
+
 def test_an_architecture_without_a_list_of_layers_is_reported(
     tiny: TinyWorld, tmp_path: Path
 ) -> None:

@@ -145,6 +145,10 @@ def test_unusable_files_are_refused(tmp_path: Path) -> None:
         (["--tasks", "arc_chalenge", "--model", "a=b"], "did you mean arc_challenge?"),
         (["--tasks", "quartz"], "name a spec, or --model NAME=PATH"),
         ([], "held-out text needs a spec"),
+        (["--tasks", "quartz", "--model", "=b"], '"" cannot be a name'),
+        (["--tasks", "quartz", "--model", "runs/a=b"], '"runs/a" cannot be a name'),
+        (["--tasks", "quartz", "--model", "run:a=b"], '"run:a" cannot be a name'),
+        (["--tasks", "quartz", "--model", "a=b", "--model", "a=c"], "a is given more than once"),
     ],
 )
 def test_a_wrong_command_is_refused(
