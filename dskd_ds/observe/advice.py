@@ -47,6 +47,11 @@ def advice(evidence: Evidence, end: Outcome) -> Advice:
     if end.state == "saved" or evidence.checkpoint:
         step = f" at step {evidence.checkpoint.step}" if evidence.checkpoint else ""
         return Advice(f"start it again: it goes on from its newest checkpoint{step}.", again)
+    if evidence.saved_repair_step is None:
+        return Advice("start it again: it goes on from the repaired student.", again)
+    if evidence.saved_repair_step:
+        step = evidence.saved_repair_step
+        return Advice(f"start it again: it goes on with the repair, from step {step}.", again)
     return Advice("start it again: it has no checkpoint, so it begins at step 0.", again)
 
 

@@ -12,6 +12,7 @@ from dskd_ds.commands.status import read_status
 from dskd_ds.observe.attempts import Attempt, log_dir, read_attempts
 from dskd_ds.observe.run_files import record_submission
 from dskd_ds.runtime.slurm import JobFacts
+from tests.unit.observe.made_runs import save
 
 RANK_1_FAILED = (
     "srun: error: node2: task 1: Exited with exit code 2\nsrun: error: n1: task 0: Killed"
@@ -38,12 +39,6 @@ def end(run_dir: Path, code: int, *more: str) -> Attempt:
     argv = ["end", "--run-dir", str(run_dir), "--number", number, "--exit-code", str(code)]
     assert attempt.main([*argv, *more]) == 0
     return read_attempts(run_dir)[-1]
-
-
-def save(run_dir: Path, step: int) -> None:
-    folder = run_dir / "checkpoints" / f"step-{step:08d}"
-    folder.mkdir(parents=True)
-    (folder / "manifest.json").touch()
 
 
 def write_log(run_dir: Path, name: str, text: str) -> None:
@@ -191,6 +186,21 @@ def test_a_chain_goes_on_after_what_may_pass(
     capsys.readouterr()
     assert (begin(tmp_path, chain_index=2) == 0) is goes_on
     assert capsys.readouterr().out == ("2\n" if goes_on else "")
+
+
+@pytest.mark.usefixtures("job")
+def test_a_long_repair_goes_on_as_long_as_it_saves(tmp_path: Path) -> None:
+    for step in range(100, 500, 100):
+        begin(tmp_path)
+        save(tmp_path / "repair", step)
+        record = end(tmp_path, 3, "--stop-wish", "time_limit")
+        assert record.is_requeued
+        assert f"the newest checkpoint of the repair is step {step};" in record.message
+    begin(tmp_path)
+    save(tmp_path / "repair", 500)
+    assert end(tmp_path, 1).is_requeued  # a crash, after a save
+    begin(tmp_path)
+    assert not end(tmp_path, 1).is_requeued
 
 
 @pytest.mark.parametrize(

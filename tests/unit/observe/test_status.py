@@ -127,6 +127,17 @@ def test_what_to_call_next(evidence: Evidence, command: str | None) -> None:
     assert judge(evidence).command == command
 
 
+@pytest.mark.parametrize(
+    ("saved_repair_step", "expected"),
+    [(0, "begins at step 0"), (7, "with the repair, from step 7"), (None, "the repaired student")],
+)
+def test_a_run_without_a_checkpoint_goes_on_from_its_repair(
+    saved_repair_step: int | None, expected: str
+) -> None:
+    evidence = ended(lease=DEAD, checkpoint=None, saved_repair_step=saved_repair_step)
+    assert expected in judge(evidence).what_to_do
+
+
 def test_a_job_is_submitted_again_by_the_command_that_submitted_it() -> None:
     submission = Submission(job_ids=["77"], submitted=1.0, command="dskd submit a.toml", cwd="/x")
     of_job = START.model_copy(update={"job_id": "77"})
