@@ -145,13 +145,17 @@ def _has_trained(evidence: Evidence) -> bool:
 
 
 def end_of_rank_0(evidence: Evidence) -> End | None:
-    """Return how student rank 0 of the last launch that trained ended; None if it did not say."""
+    """Return how student rank 0 of the last launch that trained ended; None if it did not say.
+
+    None also if a job has begun after that: it may go on with a run that was finished or saved.
+    """
     start = evidence.start
+    last_begun = max((attempt.started for attempt in evidence.attempts), default=0.0)
     for end in evidence.ends:
         is_rank_0 = end.role == "student" and end.rank == 0
         if start and is_rank_0 and (end.host, end.pid) == (start.host, start.pid):
             # In a container every launch can have the same host and process id.
-            return end if end.time >= start.started else None
+            return end if end.time >= max(start.started, last_begun) else None
     return None
 
 

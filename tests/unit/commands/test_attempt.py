@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,9 +13,14 @@ import pytest
 from dskd_ds.commands import attempt
 from dskd_ds.commands.status import read_status
 from dskd_ds.observe.attempts import Attempt, log_dir, read_attempts
-from dskd_ds.observe.run_files import record_submission
+from dskd_ds.observe.run_files import (
+    RUN_START_FILE,
+    RecordFile,
+    record_end,
+    record_submission,
+)
 from dskd_ds.runtime.slurm import JobFacts
-from tests.unit.observe.made_runs import save
+from tests.unit.observe.made_runs import START, save
 
 RANK_1_FAILED = (
     "srun: error: node2: task 1: Exited with exit code 2\nsrun: error: n1: task 0: Killed"
@@ -267,6 +275,21 @@ def test_what_a_job_of_teachers_does_when_they_have_ended(
     argv = ["teachers-ended", "--run-dir", str(tmp_path), "--exit-code", str(code)]
     assert attempt.main(argv) == 0
     assert capsys.readouterr().out == f"{decision}\n"
+
+
+@pytest.mark.usefixtures("job")
+def test_teachers_start_again_while_the_job_of_a_longer_run_loads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = time.time() - 100
+    start = START.model_copy(update={"host": socket.gethostname(), "pid": os.getpid()})
+    RecordFile(tmp_path / RUN_START_FILE).write(start.model_copy(update={"started": before}))
+    record_end(tmp_path, "student", 0, exit_code=0, message="")
+    argv = ["teachers-ended", "--run-dir", str(tmp_path), "--exit-code", "1"]
+    assert attempt.main(argv) == 0
+    begin(tmp_path)
+    assert attempt.main(argv) == 0
+    assert capsys.readouterr().out.split() == ["stop", "1", "again"]
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,9 @@ NOTHING = Evidence(run_dir="runs/my", now=NOW)
 IN_JOB = {"start": START.model_copy(update={"job_id": "77"})}
 OVER = {"ended": NOW - 5, "exit_code": 3, "reason": "time_limit", "message": "saved in time."}
 
+LATER_JOB = {"job_id": "79", "started": NOW - 20}
+REFUSED = LATER_JOB | {"ended": NOW - 5, "exit_code": 2, "reason": "wrong_input"}
+
 SUBMITTED = Submission(
     job_ids=["77", "78"], submitted=NOW - 50, command="dskd submit my.toml", cwd="/home/me"
 )
@@ -66,6 +69,21 @@ CASES = {
         ended(ends=(end(0), end(2, rank=1, pid=999, time=NOW - 1))),
         "finished",
         0,
+    ),
+    "done, and the job of a longer run has begun": (
+        ended(**IN_JOB, ends=(end(0, time=NOW - 30),), attempts=(attempt(3, **LATER_JOB),)),
+        "starting",
+        None,
+    ),
+    "done, and the job of a longer run has failed": (
+        ended(**IN_JOB, ends=(end(0, time=NOW - 30),), attempts=(attempt(3, **REFUSED),)),
+        "dead",
+        2,
+    ),
+    "saved, and the next job has failed": (
+        ended(**IN_JOB, ends=(end(3, time=NOW - 30),), attempts=(attempt(3, **REFUSED),)),
+        "dead",
+        2,
     ),
     "saved": (ended(ends=(end(3), end(3, role="launch"))), "saved", 3),
     "wrong input": (ended(ends=(end(2, message="a key is wrong"),)), "failed", 2),
