@@ -9,7 +9,7 @@ from dskd_ds.errors import ExitCode
 from dskd_ds.observe.attempt_end import ends_a_chain
 from dskd_ds.observe.attempts import Attempt
 from dskd_ds.observe.evidence import Evidence
-from dskd_ds.observe.run_files import End
+from dskd_ds.observe.run_files import End, Submission
 
 State = Literal[
     "never started", "queued", "starting", "running", "finished", "saved", "failed", "dead"
@@ -45,7 +45,7 @@ def outcome(evidence: Evidence) -> Outcome:
             return Outcome("running", f"running: {lease.owner}")
         return Outcome("starting", f"starting, {_before_training(evidence)}: {lease.owner}")
     submission = evidence.submission
-    if submission and submission.submitted > _last_start(evidence):
+    if submission and _waits_in_queue(evidence, submission):
         jobs = ", ".join(submission.job_ids)
         return Outcome("queued", f"queued: job {jobs} was submitted, and has not begun")
     end = end_of_rank_0(evidence)
@@ -100,6 +100,16 @@ def _ended(evidence: Evidence, end: End | None, attempt: Attempt | None) -> Outc
     if any(evidence.now - seen.written < FRESH_SECONDS for seen in evidence.teachers):
         return Outcome("starting", "starting: a teacher is there, no student has come yet")
     return Outcome("never started", "never started: no launch has trained here yet")
+
+
+def _waits_in_queue(evidence: Evidence, submission: Submission) -> bool:
+    """Whether none of the submitted jobs has begun, and nothing else was started after them.
+
+    Times are compared only with other jobs and launches: the clocks of a login node and of the
+    nodes differ, and the first job may begin while the others are still being submitted.
+    """
+    has_begun = any(attempt.job_id in submission.job_ids for attempt in evidence.attempts)
+    return not has_begun and submission.submitted > _last_start(evidence)
 
 
 def _last_start(evidence: Evidence) -> float:

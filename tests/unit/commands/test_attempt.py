@@ -309,7 +309,7 @@ def test_teachers_wait_for_every_job_of_a_chain(
     decision: str,
 ) -> None:
     (tmp_path / "attempts").mkdir()
-    record_submission(tmp_path, list(states), ["dskd", "submit"])
+    record_submission(tmp_path, list(states), ["dskd", "submit"], submitted=1.0)
     monkeypatch.setattr(attempt, "read_job", lambda job: JobFacts(states[job], ()))
     argv = ["teachers-ended", "--run-dir", str(tmp_path), "--exit-code", "4"]
     assert attempt.main(argv) == 0

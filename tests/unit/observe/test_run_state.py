@@ -43,6 +43,17 @@ CASES = {
         "starting",
         None,
     ),
+    "submitted, begun before that was recorded, and over": (
+        replace(
+            NOTHING,
+            submission=SUBMITTED,
+            attempts=(
+                attempt(1, ended=NOW - 55, exit_code=2, reason="wrong_input", started=NOW - 60),
+            ),
+        ),
+        "dead",
+        2,
+    ),
     "submitted, begun, and trains": (
         trained(submission=SUBMITTED.model_copy(update={"submitted": STARTED - 99})),
         "running",
