@@ -58,7 +58,12 @@ def advice(evidence: Evidence, end: Outcome) -> Advice:
 def restart_command(evidence: Evidence) -> str:
     """Return the command that submitted or started the last launch; `dskd train` if unknown."""
     start, submission = evidence.start, evidence.submission
-    if submission and (start is None or start.job_id in submission.job_ids):
+    is_newest = submission is not None and (
+        start is None
+        or start.job_id in submission.job_ids
+        or start.started < submission.submitted  # its job failed before training, or never began
+    )
+    if submission and is_newest:
         return f"cd {shlex.quote(submission.cwd)} && {submission.command}"
     if start is None or not start.command:
         return f"dskd train {shlex.quote(f'{evidence.run_dir}/{SPEC_FILE}')}"

@@ -9,7 +9,7 @@ from dskd_ds.errors import ExitCode
 from dskd_ds.observe.attempt_end import ends_a_chain
 from dskd_ds.observe.attempts import Attempt
 from dskd_ds.observe.evidence import Evidence
-from dskd_ds.observe.run_files import End, Submission
+from dskd_ds.observe.run_files import End, RunStart, Submission
 
 State = Literal[
     "never started", "queued", "starting", "running", "finished", "saved", "failed", "dead"
@@ -119,12 +119,38 @@ def _last_start(evidence: Evidence) -> float:
 
 
 def current_attempt(evidence: Evidence) -> Attempt | None:
-    """Return the last attempt of a job, unless a launch outside of a job came after it."""
-    if not evidence.attempts:
+    """Return the last attempt of a job that was not refused because another launch trained.
+
+    None if a launch outside of a job came after it.
+    """
+    start = evidence.start
+    attempts = [one for one in evidence.attempts if not _was_refused(evidence, one)]
+    if not attempts:
         return None
-    last, start = evidence.attempts[-1], evidence.start
+    last = attempts[-1]
     is_over = last.ended is not None and start is not None and start.started > last.ended
     return None if is_over else last
+
+
+def _was_refused(evidence: Evidence, attempt: Attempt) -> bool:
+    """Whether an attempt ended while another launch held the run lock, so that it never did."""
+    start = evidence.start
+    if start is None or attempt.ended is None or _is_of(start, attempt):
+        return False
+    return start.started <= attempt.ended <= _held_until(evidence, start)
+
+
+def _held_until(evidence: Evidence, start: RunStart) -> float:
+    """Return until when the last launch that trained held the run lock, in Unix seconds."""
+    if evidence.lease and evidence.lease.is_alive:
+        return evidence.now
+    own_end = next((one.ended for one in evidence.attempts if _is_of(start, one)), None)
+    return own_end or _last_sign_of_life(evidence)
+
+
+def _is_of(start: RunStart, attempt: Attempt) -> bool:
+    """Whether a launch belongs to an attempt. Launches outside of jobs have numbers too."""
+    return (start.attempt, start.job_id) == (attempt.number, attempt.job_id)
 
 
 def _goes_on_in_a_chain(evidence: Evidence, attempt: Attempt) -> bool:

@@ -91,6 +91,27 @@ CASES = {
         "dead",
         2,
     ),
+    "a second job was refused, and the first one goes on": (
+        ended(
+            **IN_JOB,
+            attempts=(
+                attempt(2, is_requeued=True, **OVER),
+                attempt(3, **REFUSED | {"ended": NOW - 15}),
+            ),
+        ),
+        "queued",
+        3,
+    ),
+    "a job was refused, and the launch by hand was killed later": (
+        ended(lease=DEAD, attempts=(attempt(3, **REFUSED | {"ended": NOW - 15}),)),
+        "dead",
+        None,
+    ),
+    "the job was killed with its node, and the next one has failed": (
+        ended(**IN_JOB, lease=DEAD, attempts=(attempt(2), attempt(3, **REFUSED))),
+        "dead",
+        2,
+    ),
     "saved, and the next job has failed": (
         ended(**IN_JOB, ends=(end(3, time=NOW - 30),), attempts=(attempt(3, **REFUSED),)),
         "dead",

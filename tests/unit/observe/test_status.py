@@ -44,6 +44,13 @@ def test_a_running_run() -> None:
     assert Status.model_validate_json(status.model_dump_json()) == status
 
 
+def test_a_job_that_was_refused_is_not_the_one_that_trains() -> None:
+    refused = attempt(3, job_id="79", started=NOW - 20, ended=NOW - 15, reason="wrong_input")
+    in_job = START.model_copy(update={"job_id": "77"})
+    status = judge(trained(start=in_job, attempts=(attempt(2), refused)))
+    assert (status.attempt, status.job_id) == (2, "77")
+
+
 def test_speed_leaves_out_the_first_step_of_the_launch() -> None:
     records = (metric(11, step_seconds=90.0), metric(12), metric(13))
     speed = judge(trained(metrics=records)).speed
@@ -146,6 +153,16 @@ def test_a_job_is_submitted_again_by_the_command_that_submitted_it() -> None:
     )
     # Since then somebody started it by hand.
     assert "dskd train" in restart_command(trained(submission=submission))
+
+
+def test_a_submission_after_the_last_launch_is_repeated_and_not_that_launch() -> None:
+    """Its job failed before training, so it wrote no record of a launch."""
+    submission = Submission(
+        job_ids=["79"], submitted=NOW - 60, command="dskd submit b.toml", cwd="/x"
+    )
+    of_earlier_job = START.model_copy(update={"job_id": "77"})
+    found = restart_command(ended(start=of_earlier_job, submission=submission))
+    assert found == "cd /x && dskd submit b.toml"
 
 
 def test_paths_are_quoted_for_the_shell() -> None:
