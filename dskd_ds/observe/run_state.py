@@ -10,6 +10,7 @@ from dskd_ds.observe.attempt_end import ends_a_chain
 from dskd_ds.observe.attempts import Attempt
 from dskd_ds.observe.evidence import Evidence
 from dskd_ds.observe.run_files import End, RunStart, Submission
+from dskd_ds.observe.steps import has_trained
 
 State = Literal[
     "never started", "queued", "starting", "running", "finished", "saved", "failed", "dead"
@@ -41,7 +42,7 @@ def outcome(evidence: Evidence) -> Outcome:
     """Return the state of the run, from the most reliable evidence to the least."""
     lease, attempt = evidence.lease, current_attempt(evidence)
     if lease and lease.is_alive:
-        if _has_trained(evidence):
+        if has_trained(evidence):
             return Outcome("running", f"running: {lease.owner}")
         return Outcome("starting", f"starting, {_before_training(evidence)}: {lease.owner}")
     submission = evidence.submission
@@ -165,19 +166,6 @@ def _waits_for_students(evidence: Evidence, attempt: Attempt) -> bool:
     start = evidence.start
     has_come = start is not None and start.started > attempt.started
     return not has_come and evidence.now - attempt.started < START_SECONDS
-
-
-def _has_trained(evidence: Evidence) -> bool:
-    """Whether the present launch has finished a step; true if that cannot be known.
-
-    While it loads, the last record is that of an earlier launch.
-    """
-    if not evidence.metrics:
-        return False
-    start = evidence.start
-    if start is None:
-        return True
-    return start.first_step is not None and evidence.metrics[-1]["step"] > start.first_step
 
 
 def end_of_rank_0(evidence: Evidence) -> End | None:

@@ -67,7 +67,17 @@ CASES = {
         None,
     ),
     "running": (trained(), "running", None),
-    "no step yet": (trained(metrics=(metric(10),)), "starting", None),
+    "no step yet": (trained(metrics=(metric(10),), students=()), "starting", None),
+    "its first steps have no record yet": (
+        trained(metrics=(), metrics_written=None, checkpoint=None),
+        "running",
+        None,
+    ),
+    "the steps of its repair are none of the run": (
+        trained(start=START.model_copy(update={"first_step": None}), metrics=(), repair_step=40),
+        "starting",
+        None,
+    ),
     "it resumes and loads still": (
         trained(start=START.model_copy(update={"first_step": None})),
         "starting",

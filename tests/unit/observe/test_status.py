@@ -10,7 +10,7 @@ import pytest
 from dskd_ds.observe.advice import restart_command
 from dskd_ds.observe.evidence import Evidence, Seen
 from dskd_ds.observe.judge import judge
-from dskd_ds.observe.run_files import RankProgress, Submission
+from dskd_ds.observe.run_files import WAITING_FOR_TEACHER, RankProgress, Submission
 from dskd_ds.observe.status import Status
 from dskd_ds.observe.status_text import WIDTH, duration, ranges, status_text
 from tests.unit.observe.made_runs import (
@@ -58,10 +58,10 @@ def test_speed_leaves_out_the_first_step_of_the_launch() -> None:
     assert (speed.step_seconds, speed.teacher_wait_share) == (2.0, 0.25)
 
 
-def waiting_student(rank: int, seconds: float) -> Seen[RankProgress]:
-    """Return a student that has waited for a reply for so long."""
+def waiting(rank: int, phase: str, seconds: float) -> Seen[RankProgress]:
+    """Return a student that has been in a phase for so long."""
     seen = student(rank)
-    changes = {"phase": "waiting for the teacher", "since": NOW - seconds}
+    changes = {"phase": phase, "since": NOW - seconds}
     return replace(seen, record=seen.record.model_copy(update=changes))
 
 
@@ -84,7 +84,7 @@ PROBLEMS = {
         "student 1 computes 2.9 times as long per step as the others",
     ),
     "no teacher": (
-        {"students": (waiting_student(0, 4.0), waiting_student(1, 31.0))},
+        {"students": (waiting(0, WAITING_FOR_TEACHER, 4.0), waiting(1, WAITING_FOR_TEACHER, 31.0))},
         "students have waited 31 s for a teacher: all are gone, or too slow",
     ),
     "too few teachers": (
@@ -97,6 +97,21 @@ PROBLEMS = {
 @pytest.mark.parametrize(("parts", "expected"), PROBLEMS.values(), ids=PROBLEMS)
 def test_problems_of_a_running_run(parts: dict[str, Any], expected: str) -> None:
     assert judge(trained(**parts)).problems == [expected]
+
+
+def test_steps_between_two_records_count() -> None:
+    """With [monitor] log_every_steps = 30; the students are at step 40, for 3 s in a phase."""
+    parts = {"metrics": (metric(30),), "metrics_written": NOW - 300}
+    status = judge(trained(**parts))
+    assert (status.step, status.last_step_age_seconds, status.problems) == (40, 3.0, [])
+    assert status.eta_seconds == 60 * 2.0
+    late = judge(trained(**parts, students=(waiting(0, "save", 90.0), student(1))))
+    assert late.problems == ["no step was done for 90 s; one takes 2 s"]
+
+
+def test_a_file_of_an_earlier_launch_says_nothing_about_steps() -> None:
+    of_earlier = student(0, written=START.started - 1)
+    assert judge(trained(metrics=(metric(30),), students=(of_earlier,))).step == 30
 
 
 def test_nobody_is_silent_in_a_run_that_is_over() -> None:
@@ -211,7 +226,7 @@ def test_the_text_says_what_a_user_asks() -> None:
 
 def test_strange_values_in_the_records_do_not_matter() -> None:
     records = ({"step": 1}, {"step": 2, "step_seconds": 0.0})
-    evidence = replace(trained(), metrics=records, spec={"train": 3, "topology": []})
+    evidence = trained(metrics=records, students=(), spec={"train": 3, "topology": []})
     status = judge(evidence)
     assert (status.step, status.speed) == (2, None)
     assert status_text(status)
