@@ -50,8 +50,8 @@ def advice(evidence: Evidence, end: Outcome) -> Advice:
     if evidence.saved_repair_step is None:
         return Advice("start it again: it goes on from the repaired student.", again)
     if evidence.saved_repair_step:
-        step = evidence.saved_repair_step
-        return Advice(f"start it again: it goes on with the repair, from step {step}.", again)
+        saved = f"step {evidence.saved_repair_step}"
+        return Advice(f"start it again: it goes on with the repair, from {saved}.", again)
     return Advice("start it again: it has no checkpoint, so it begins at step 0.", again)
 
 
