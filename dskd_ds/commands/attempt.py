@@ -13,7 +13,6 @@ from typing import get_args
 
 from dskd_ds.commands.status import read_status
 from dskd_ds.errors import DskdError, ExitCode, InputError
-from dskd_ds.files.manifest import MANIFEST_FILE
 from dskd_ds.observe.attempt_end import (
     Ending,
     StopWish,
@@ -33,6 +32,7 @@ from dskd_ds.observe.attempts import (
     write_attempt,
 )
 from dskd_ds.observe.run_files import SUBMISSION_FILE, Submission, read_record
+from dskd_ds.observe.saved import newest_repair_step, newest_step
 from dskd_ds.runtime.slurm import cause_of_end, expand_nodes, failed_nodes, first_failure, read_job
 
 TEXT = """\
@@ -118,7 +118,7 @@ def begin(args: argparse.Namespace) -> int:
         return int(ExitCode.DONE if last.reason == "done" else ExitCode.FAILED)
     job = read_job(os.environ["SLURM_JOB_ID"])
     nodes = list(job.nodes) or expand_nodes(os.environ.get("SLURM_JOB_NODELIST", ""))
-    attempt = begin_attempt(run_dir, env=os.environ, nodes=nodes, first_step=newest_step(run_dir))
+    attempt = begin_attempt(run_dir, env=os.environ, nodes=nodes)
     print(attempt.number)
     print(
         f"attempt {attempt.number} of {run_dir} on {', '.join(nodes)};"
@@ -132,17 +132,9 @@ def _closed(run_dir: Path, attempt: Attempt) -> Attempt:
     """Write and return the record of an attempt of a job that has ended and could not write it."""
     is_cancelled = read_job(attempt.job_id).state == "CANCELLED"
     reason: Reason = "cancelled" if is_cancelled else "unknown"
-    closed = without_end(attempt, newest_step(run_dir), reason=reason)
+    closed = without_end(run_dir, attempt, reason=reason)
     write_attempt(run_dir, closed)
     return closed
-
-
-def newest_step(run_dir: Path) -> int:
-    """Return the step of the newest complete checkpoint; 0 if there is none."""
-    manifests = run_dir.glob(f"checkpoints/step-*/{MANIFEST_FILE}")
-    steps = [path.parent.name.removeprefix("step-") for path in manifests]
-    # A user may have put other folders there, such as step-100-copy.
-    return max((int(step) for step in steps if step.isdecimal()), default=0)
 
 
 def check_node(args: argparse.Namespace) -> int:
@@ -170,7 +162,8 @@ def end(args: argparse.Namespace) -> int:
     earlier = [other for other in attempts if other.number < args.number]
     ending = _ending(args, attempt)
     reason = reason_of(ending)
-    attempt = attempt.model_copy(update={"last_step": newest_step(run_dir)})
+    steps = {"last_step": newest_step(run_dir), "last_repair_step": newest_repair_step(run_dir)}
+    attempt = attempt.model_copy(update=steps)
     is_worth_it = is_worth_another(reason, attempt, earlier)
     is_handed_over = reason == "time_limit" and args.chain_index < args.chain_length
     is_requeued = is_worth_it and not is_handed_over

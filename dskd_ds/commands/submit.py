@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -222,10 +223,12 @@ def run(args: argparse.Namespace) -> int:
     _refuse_a_running_job(Path(spec.run_dir))
     # sbatch writes its output there, and does not make the folder.
     attempts_dir(Path(spec.run_dir)).mkdir(parents=True, exist_ok=True)
+    submitted = time.time()
     job_ids = _submit_all(jobs)
     if job_ids:
         # `dskd status` then says that the run is queued, and what submits it again.
-        record_submission(Path(spec.run_dir), job_ids, ["dskd", *sys.argv[1:]])
+        argv = ["dskd", *sys.argv[1:]]
+        record_submission(Path(spec.run_dir), job_ids, argv, submitted=submitted)
     print(f"its attempts and logs: {spec.run_dir}/attempts/", file=sys.stderr)
     return 0
 

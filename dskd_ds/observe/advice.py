@@ -47,13 +47,23 @@ def advice(evidence: Evidence, end: Outcome) -> Advice:
     if end.state == "saved" or evidence.checkpoint:
         step = f" at step {evidence.checkpoint.step}" if evidence.checkpoint else ""
         return Advice(f"start it again: it goes on from its newest checkpoint{step}.", again)
+    if evidence.saved_repair_step is None:
+        return Advice("start it again: it goes on from the repaired student.", again)
+    if evidence.saved_repair_step:
+        saved = f"step {evidence.saved_repair_step}"
+        return Advice(f"start it again: it goes on with the repair, from {saved}.", again)
     return Advice("start it again: it has no checkpoint, so it begins at step 0.", again)
 
 
 def restart_command(evidence: Evidence) -> str:
     """Return the command that submitted or started the last launch; `dskd train` if unknown."""
     start, submission = evidence.start, evidence.submission
-    if submission and (start is None or start.job_id in submission.job_ids):
+    is_newest = submission is not None and (
+        start is None
+        or start.job_id in submission.job_ids
+        or start.started < submission.submitted  # its job failed before training, or never began
+    )
+    if submission and is_newest:
         return f"cd {shlex.quote(submission.cwd)} && {submission.command}"
     if start is None or not start.command:
         return f"dskd train {shlex.quote(f'{evidence.run_dir}/{SPEC_FILE}')}"

@@ -17,7 +17,7 @@ from dskd_ds.observe.attempts import Attempt, Reason
 StopWish = Literal["none", "time_limit", "ending"]
 """What the job script received: nothing, USR1 before the time limit, or TERM because it ends."""
 MAX_FRUITLESS_ATTEMPTS = 3
-"""A job is not started again after so many attempts in a row without a new checkpoint."""
+"""A job is not started again after so many attempts in a row that saved nothing new."""
 STOPPED_CODES = (ExitCode.REQUEUE, 128 + signal.SIGTERM)
 """Exit codes of students that were asked to stop: after a save, and before training began."""
 CAUSES: dict[str, Reason] = {
@@ -68,10 +68,11 @@ def reason_of(ending: Ending) -> Reason:
 def is_worth_another(reason: Reason, attempt: Attempt, earlier: list[Attempt]) -> bool:
     """Return whether the job is to start again.
 
-    attempt: with its `last_step`. earlier: the attempts before it, sorted by number.
+    attempt: with the steps at its end. earlier: the attempts before it, sorted by number.
 
     A failure that comes from the run itself comes again: it is tried again only if this attempt
-    left a newer checkpoint. What the cluster did is tried again in any case, but not for ever.
+    left a newer checkpoint, of the training or of the repair. What the cluster did is tried again
+    in any case, but not for ever.
     """
     if reason not in RETRIED:
         return False
@@ -111,6 +112,15 @@ def message_of(reason: Reason, ending: Ending, attempt: Attempt, *, goes_on: str
         "failed": f"the students failed with exit code {ending.exit_code}",
         "unknown": "the end was not recorded",
     }[reason]
-    saved = f"the newest checkpoint is step {attempt.last_step}" if attempt.last_step else ""
-    sentence = f"{what}; {saved}" if saved else f"{what}; nothing was saved"
-    return f"{sentence}; {goes_on}." if reason != "done" else f"{what}."
+    return f"{what}; {_saved(attempt)}; {goes_on}." if reason != "done" else f"{what}."
+
+
+def _saved(attempt: Attempt) -> str:
+    """Return what the run could go on from when the attempt ended."""
+    if attempt.last_step:
+        return f"the newest checkpoint is step {attempt.last_step}"
+    if attempt.last_repair_step is None:
+        return "the repair is done, and no step after it was saved"
+    if attempt.last_repair_step:
+        return f"the newest checkpoint of the repair is step {attempt.last_repair_step}"
+    return "nothing was saved"

@@ -23,6 +23,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dskd_ds.files.atomic import write_text
+from dskd_ds.observe.saved import newest_repair_step, newest_step
 
 ATTEMPTS_FOLDER = "attempts"
 ATTEMPT_VARIABLE = "DSKD_ATTEMPT"
@@ -64,10 +65,15 @@ class Attempt(BaseModel):
     """When the job script started, in Unix seconds."""
     first_step: int
     """Step of the newest checkpoint at the start; 0 if there was none."""
+    first_repair_step: int | None = None
+    """Step of the repair's newest checkpoint at the start; 0 if there was none. None: the repair
+    was done, or the record is of a version that did not write this."""
     ended: float | None = None
     """When the job script ended, in Unix seconds; None if it did not record its end."""
     last_step: int | None = None
     """Step of the newest checkpoint at the end."""
+    last_repair_step: int | None = 0
+    """The same at the end. None: the repair was done."""
     exit_code: int | None = None
     """Exit code of the students; 128 plus the signal's number if a signal ended one of them."""
     reason: Reason | None = None
@@ -79,8 +85,12 @@ class Attempt(BaseModel):
 
     @property
     def made_progress(self) -> bool:
-        """Whether the attempt left a newer checkpoint than it found."""
-        return self.last_step is not None and self.last_step > self.first_step
+        """Whether the attempt left a newer checkpoint than it found, or ended the repair."""
+        if self.last_step is not None and self.last_step > self.first_step:
+            return True
+        if self.first_repair_step is None:
+            return False
+        return self.last_repair_step is None or self.last_repair_step > self.first_repair_step
 
 
 def attempts_dir(run_dir: Path) -> Path:
@@ -113,9 +123,7 @@ def _number(attempt: Attempt) -> int:
     return attempt.number
 
 
-def begin_attempt(
-    run_dir: Path, *, env: Mapping[str, str], nodes: list[str], first_step: int
-) -> Attempt:
+def begin_attempt(run_dir: Path, *, env: Mapping[str, str], nodes: list[str]) -> Attempt:
     """Write the record of a new attempt and make its folder for logs.
 
     env: the environment of the job script. An earlier attempt of the same job without an end gets
@@ -126,7 +134,7 @@ def begin_attempt(
     earlier = read_attempts(run_dir)
     for attempt in earlier:
         if attempt.ended is None and attempt.job_id == job_id:
-            write_attempt(run_dir, without_end(attempt, first_step, is_requeued=True))
+            write_attempt(run_dir, without_end(run_dir, attempt, is_requeued=True))
     number = max((attempt.number for attempt in earlier), default=0) + 1
     # Two jobs on one run directory must not take the same number. The students' run lock refuses
     # the second one later; its record must not hide the first one's.
@@ -140,7 +148,8 @@ def begin_attempt(
         restart_count=int(env.get("SLURM_RESTART_COUNT", "0") or 0),
         nodes=nodes,
         started=time.time(),
-        first_step=first_step,
+        first_step=newest_step(run_dir),
+        first_repair_step=newest_repair_step(run_dir),
     )
     write_attempt(run_dir, attempt)
     return attempt
@@ -156,14 +165,15 @@ def _take_number(run_dir: Path, number: int) -> bool:
 
 
 def without_end(
-    attempt: Attempt, last_step: int, *, reason: Reason = "unknown", is_requeued: bool = False
+    run_dir: Path, attempt: Attempt, *, reason: Reason = "unknown", is_requeued: bool = False
 ) -> Attempt:
     """Return the record of an attempt that could not write its end."""
     message = "the job script was ended from outside, for example because its node failed."
     return attempt.model_copy(
         update={
             "ended": time.time(),
-            "last_step": last_step,
+            "last_step": newest_step(run_dir),
+            "last_repair_step": newest_repair_step(run_dir),
             "reason": reason,
             "is_requeued": is_requeued,
             "message": message,

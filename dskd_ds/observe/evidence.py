@@ -34,6 +34,7 @@ from dskd_ds.observe.run_files import (
     read_record,
     read_records,
 )
+from dskd_ds.observe.saved import newest_repair_step
 from dskd_ds.spec import SPEC_FILE
 
 TAIL_BYTES = 1 << 18
@@ -92,6 +93,8 @@ class Evidence:
     """When metrics.jsonl was last written, in Unix seconds."""
     repair_step: int | None = None
     """Steps done of a repair that is not finished; None without one."""
+    saved_repair_step: int | None = 0
+    """Step of the repair's newest checkpoint; 0 if there is none. None: the repair is done."""
     checkpoint: Checkpoint | None = None
     """The newest one."""
     best: BestCheckpoint | None = None
@@ -119,6 +122,7 @@ def read_evidence(run_dir: Path, lease: Lease | None, now: float) -> Evidence:
         metrics=tuple(read_tail(metrics_file)),
         metrics_written=_written(metrics_file),
         repair_step=_repair_step(run_dir),
+        saved_repair_step=newest_repair_step(run_dir),
         checkpoint=_newest_checkpoint(run_dir),
         best=best_checkpoint(run_dir / "checkpoints"),
         stacks={

@@ -21,6 +21,7 @@ from dskd_ds.observe.status import (
     StudentStatus,
     TeacherStatus,
 )
+from dskd_ds.observe.steps import is_of_last_launch, last_step_time, steps_done
 from dskd_ds.observe.stragglers import SLOW_FACTOR
 
 ENDED = "ended"
@@ -42,7 +43,7 @@ def judge(evidence: Evidence) -> Status:
     end = outcome(evidence)
     start, attempt = evidence.start, current_attempt(evidence)
     last: Metrics = evidence.metrics[-1] if evidence.metrics else {}
-    step, num_steps = int(last.get("step", 0)), _num_steps(evidence)
+    step, num_steps = steps_done(evidence), _num_steps(evidence)
     is_running = end.state == "running"
     is_alive = end.state in ("starting", "running")
     speed, nodes = _speed(evidence), _nodes(evidence, is_alive)
@@ -62,7 +63,7 @@ def judge(evidence: Evidence) -> Status:
         step=step,
         num_steps=num_steps,
         tokens=int(last.get("tokens", 0)),
-        last_step_age_seconds=_age(evidence, evidence.metrics_written),
+        last_step_age_seconds=_age(evidence, last_step_time(evidence)),
         eta_seconds=_eta(step, num_steps, speed) if is_running else None,
         speed=speed,
         memory=Memory(
@@ -159,20 +160,15 @@ def _nodes(evidence: Evidence, is_alive: bool) -> list[NodeStatus]:
     students: dict[str, list[StudentStatus]] = defaultdict(list)
     teachers: dict[str, list[TeacherStatus]] = defaultdict(list)
     for student in evidence.students:
-        if _is_of_last_launch(evidence, student):
+        if is_of_last_launch(evidence, student):
             students[student.record.host].append(_student(evidence, student, is_alive))
     for teacher in evidence.teachers:
-        if _is_of_last_launch(evidence, teacher):
+        if is_of_last_launch(evidence, teacher):
             teachers[teacher.record.host].append(_teacher(evidence, teacher, is_alive))
     return [
         NodeStatus(host=host, students=students[host], teachers=teachers[host])
         for host in sorted({*students, *teachers})
     ]
-
-
-def _is_of_last_launch(evidence: Evidence, seen: Seen[RankProgress] | Seen[TeacherHealth]) -> bool:
-    """Whether a process has written its file since the last launch began."""
-    return evidence.start is None or seen.written >= evidence.start.started
 
 
 def _student(evidence: Evidence, seen: Seen[RankProgress], is_alive: bool) -> StudentStatus:
@@ -248,7 +244,7 @@ def _without_teacher(nodes: list[NodeStatus]) -> list[str]:
 
 def _slowness(evidence: Evidence, speed: Speed) -> list[str]:
     problems = []
-    age = _age(evidence, evidence.metrics_written) or 0.0
+    age = _age(evidence, last_step_time(evidence)) or 0.0
     if age > max(LONG_STEPS * speed.step_seconds, SILENT_SECONDS):
         problems.append(f"no step was done for {age:.0f} s; one takes {speed.step_seconds:.3g} s")
     if speed.slowest_factor is not None and speed.slowest_factor >= SLOW_FACTOR:

@@ -147,7 +147,7 @@ class Submission(Record):
     job_ids: list[str]
     """Those that train it, in the order of their chain; not jobs of other stages or of teachers."""
     submitted: float
-    """When they were submitted, in Unix seconds."""
+    """When their submission began, in Unix seconds: before the first of them could begin."""
     command: str
     """The command that submitted them, for the shell."""
     cwd: str
@@ -239,11 +239,16 @@ def record_end(
     RecordFile(end_file(run_dir, role, rank)).write(end)
 
 
-def record_submission(run_dir: Path, job_ids: Sequence[str], argv: Sequence[str]) -> None:
-    """Record the jobs that were submitted to train a run. argv: of the command that did it."""
+def record_submission(
+    run_dir: Path, job_ids: Sequence[str], argv: Sequence[str], *, submitted: float
+) -> None:
+    """Record the jobs that were submitted to train a run.
+
+    argv: of the command that did it. submitted: when it began to submit them, in Unix seconds.
+    """
     submission = Submission(
         job_ids=list(job_ids),
-        submitted=time.time(),
+        submitted=submitted,
         command=shlex.join(argv),
         cwd=str(Path.cwd()),
     )

@@ -9,7 +9,8 @@ from dskd_ds.errors import ExitCode
 from dskd_ds.observe.attempt_end import ends_a_chain
 from dskd_ds.observe.attempts import Attempt
 from dskd_ds.observe.evidence import Evidence
-from dskd_ds.observe.run_files import End
+from dskd_ds.observe.run_files import End, RunStart, Submission
+from dskd_ds.observe.steps import has_trained
 
 State = Literal[
     "never started", "queued", "starting", "running", "finished", "saved", "failed", "dead"
@@ -41,11 +42,11 @@ def outcome(evidence: Evidence) -> Outcome:
     """Return the state of the run, from the most reliable evidence to the least."""
     lease, attempt = evidence.lease, current_attempt(evidence)
     if lease and lease.is_alive:
-        if _has_trained(evidence):
+        if has_trained(evidence):
             return Outcome("running", f"running: {lease.owner}")
         return Outcome("starting", f"starting, {_before_training(evidence)}: {lease.owner}")
     submission = evidence.submission
-    if submission and submission.submitted > _last_start(evidence):
+    if submission and _waits_in_queue(evidence, submission):
         jobs = ", ".join(submission.job_ids)
         return Outcome("queued", f"queued: job {jobs} was submitted, and has not begun")
     end = end_of_rank_0(evidence)
@@ -102,6 +103,16 @@ def _ended(evidence: Evidence, end: End | None, attempt: Attempt | None) -> Outc
     return Outcome("never started", "never started: no launch has trained here yet")
 
 
+def _waits_in_queue(evidence: Evidence, submission: Submission) -> bool:
+    """Whether none of the submitted jobs has begun, and nothing else was started after them.
+
+    Times are compared only with other jobs and launches: the clocks of a login node and of the
+    nodes differ, and the first job may begin while the others are still being submitted.
+    """
+    has_begun = any(attempt.job_id in submission.job_ids for attempt in evidence.attempts)
+    return not has_begun and submission.submitted > _last_start(evidence)
+
+
 def _last_start(evidence: Evidence) -> float:
     """Return when the last launch or attempt began, in Unix seconds; 0 without any."""
     begun = [attempt.started for attempt in evidence.attempts]
@@ -109,12 +120,38 @@ def _last_start(evidence: Evidence) -> float:
 
 
 def current_attempt(evidence: Evidence) -> Attempt | None:
-    """Return the last attempt of a job, unless a launch outside of a job came after it."""
-    if not evidence.attempts:
+    """Return the last attempt of a job that was not refused because another launch trained.
+
+    None if a launch outside of a job came after it.
+    """
+    start = evidence.start
+    attempts = [one for one in evidence.attempts if not _was_refused(evidence, one)]
+    if not attempts:
         return None
-    last, start = evidence.attempts[-1], evidence.start
+    last = attempts[-1]
     is_over = last.ended is not None and start is not None and start.started > last.ended
     return None if is_over else last
+
+
+def _was_refused(evidence: Evidence, attempt: Attempt) -> bool:
+    """Whether an attempt ended while another launch held the run lock, so that it never did."""
+    start = evidence.start
+    if start is None or attempt.ended is None or _is_of(start, attempt):
+        return False
+    return start.started <= attempt.ended <= _held_until(evidence, start)
+
+
+def _held_until(evidence: Evidence, start: RunStart) -> float:
+    """Return until when the last launch that trained held the run lock, in Unix seconds."""
+    if evidence.lease and evidence.lease.is_alive:
+        return evidence.now
+    own_end = next((one.ended for one in evidence.attempts if _is_of(start, one)), None)
+    return own_end or _last_sign_of_life(evidence)
+
+
+def _is_of(start: RunStart, attempt: Attempt) -> bool:
+    """Whether a launch belongs to an attempt. Launches outside of jobs have numbers too."""
+    return (start.attempt, start.job_id) == (attempt.number, attempt.job_id)
 
 
 def _goes_on_in_a_chain(evidence: Evidence, attempt: Attempt) -> bool:
@@ -131,27 +168,18 @@ def _waits_for_students(evidence: Evidence, attempt: Attempt) -> bool:
     return not has_come and evidence.now - attempt.started < START_SECONDS
 
 
-def _has_trained(evidence: Evidence) -> bool:
-    """Whether the present launch has finished a step; true if that cannot be known.
-
-    While it loads, the last record is that of an earlier launch.
-    """
-    if not evidence.metrics:
-        return False
-    start = evidence.start
-    if start is None:
-        return True
-    return start.first_step is not None and evidence.metrics[-1]["step"] > start.first_step
-
-
 def end_of_rank_0(evidence: Evidence) -> End | None:
-    """Return how student rank 0 of the last launch that trained ended; None if it did not say."""
+    """Return how student rank 0 of the last launch that trained ended; None if it did not say.
+
+    None also if a job has begun after that: it may go on with a run that was finished or saved.
+    """
     start = evidence.start
+    last_begun = max((attempt.started for attempt in evidence.attempts), default=0.0)
     for end in evidence.ends:
         is_rank_0 = end.role == "student" and end.rank == 0
         if start and is_rank_0 and (end.host, end.pid) == (start.host, start.pid):
             # In a container every launch can have the same host and process id.
-            return end if end.time >= start.started else None
+            return end if end.time >= max(start.started, last_begun) else None
     return None
 
 

@@ -78,7 +78,7 @@ def initial_student(spec: RunSpec, models: RunModels, run: RunParts) -> NamedMod
     if not broadcast_from_rank_0(repaired_folder(spec).is_dir()):
         _train(spec, models, init, run)
         give_back_memory()
-        run.phases.enter(LOADING)  # the student that is distilled
+        run.phases.enter(LOADING, step=0)  # the student that is distilled
     return open_repaired(spec, init)
 
 

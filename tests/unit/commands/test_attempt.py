@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,8 +13,14 @@ import pytest
 from dskd_ds.commands import attempt
 from dskd_ds.commands.status import read_status
 from dskd_ds.observe.attempts import Attempt, log_dir, read_attempts
-from dskd_ds.observe.run_files import record_submission
+from dskd_ds.observe.run_files import (
+    RUN_START_FILE,
+    RecordFile,
+    record_end,
+    record_submission,
+)
 from dskd_ds.runtime.slurm import JobFacts
+from tests.unit.observe.made_runs import START, save
 
 RANK_1_FAILED = (
     "srun: error: node2: task 1: Exited with exit code 2\nsrun: error: n1: task 0: Killed"
@@ -38,12 +47,6 @@ def end(run_dir: Path, code: int, *more: str) -> Attempt:
     argv = ["end", "--run-dir", str(run_dir), "--number", number, "--exit-code", str(code)]
     assert attempt.main([*argv, *more]) == 0
     return read_attempts(run_dir)[-1]
-
-
-def save(run_dir: Path, step: int) -> None:
-    folder = run_dir / "checkpoints" / f"step-{step:08d}"
-    folder.mkdir(parents=True)
-    (folder / "manifest.json").touch()
 
 
 def write_log(run_dir: Path, name: str, text: str) -> None:
@@ -193,6 +196,21 @@ def test_a_chain_goes_on_after_what_may_pass(
     assert capsys.readouterr().out == ("2\n" if goes_on else "")
 
 
+@pytest.mark.usefixtures("job")
+def test_a_long_repair_goes_on_as_long_as_it_saves(tmp_path: Path) -> None:
+    for step in range(100, 500, 100):
+        begin(tmp_path)
+        save(tmp_path / "repair", step)
+        record = end(tmp_path, 3, "--stop-wish", "time_limit")
+        assert record.is_requeued
+        assert f"the newest checkpoint of the repair is step {step};" in record.message
+    begin(tmp_path)
+    save(tmp_path / "repair", 500)
+    assert end(tmp_path, 1).is_requeued  # a crash, after a save
+    begin(tmp_path)
+    assert not end(tmp_path, 1).is_requeued
+
+
 @pytest.mark.parametrize(
     ("job_state", "reason", "num_attempts"),
     [("NODE_FAIL", "unknown", 2), ("", "unknown", 2), ("CANCELLED", "cancelled", 1)],
@@ -259,6 +277,21 @@ def test_what_a_job_of_teachers_does_when_they_have_ended(
     assert capsys.readouterr().out == f"{decision}\n"
 
 
+@pytest.mark.usefixtures("job")
+def test_teachers_start_again_while_the_job_of_a_longer_run_loads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = time.time() - 100
+    start = START.model_copy(update={"host": socket.gethostname(), "pid": os.getpid()})
+    RecordFile(tmp_path / RUN_START_FILE).write(start.model_copy(update={"started": before}))
+    record_end(tmp_path, "student", 0, exit_code=0, message="")
+    argv = ["teachers-ended", "--run-dir", str(tmp_path), "--exit-code", "1"]
+    assert attempt.main(argv) == 0
+    begin(tmp_path)
+    assert attempt.main(argv) == 0
+    assert capsys.readouterr().out.split() == ["stop", "1", "again"]
+
+
 @pytest.mark.parametrize(
     ("states", "decision"),
     [
@@ -276,7 +309,7 @@ def test_teachers_wait_for_every_job_of_a_chain(
     decision: str,
 ) -> None:
     (tmp_path / "attempts").mkdir()
-    record_submission(tmp_path, list(states), ["dskd", "submit"])
+    record_submission(tmp_path, list(states), ["dskd", "submit"], submitted=1.0)
     monkeypatch.setattr(attempt, "read_job", lambda job: JobFacts(states[job], ()))
     argv = ["teachers-ended", "--run-dir", str(tmp_path), "--exit-code", "4"]
     assert attempt.main(argv) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from dskd_ds.observe.attempts import Attempt
@@ -93,6 +94,13 @@ def attempt(number: int, **more: Any) -> Attempt:
     """Return a job's attempt that runs, or whatever `more` says."""
     made = Attempt(number=number, job_id="77", nodes=["node1"], started=STARTED - 30, first_step=10)
     return made.model_copy(update=more)
+
+
+def save(run_dir: Path, step: int) -> None:
+    """Make the folder of a complete checkpoint. run_dir: of a run, or of its repair."""
+    folder = run_dir / "checkpoints" / f"step-{step:08d}"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").touch()
 
 
 def trained(**more: Any) -> Evidence:

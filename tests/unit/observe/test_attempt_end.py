@@ -114,4 +114,7 @@ def test_the_message_says_what_was_saved_and_what_comes() -> None:
         "node_lost", ending(137, lost="a2"), attempt(1, 0, 9), goes_on="the job starts again"
     )
     assert found == "a2 failed; the newest checkpoint is step 9; the job starts again."
+    repaired = attempt(1, 0, 0).model_copy(update={"last_repair_step": None})
+    found = message_of("preempted", ending(3), repaired, goes_on="the job starts again")
+    assert "; the repair is done, and no step after it was saved; " in found
     assert message_of("done", ending(0), attempt(1, 0, 9), goes_on="") == "the run is done."

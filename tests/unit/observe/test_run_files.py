@@ -59,10 +59,10 @@ def test_a_disk_error_costs_one_warning(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_a_submission_keeps_the_command_that_made_it(tmp_path: Path) -> None:
-    record_submission(tmp_path, ["7", "8"], ["dskd", "submit", "my run.toml"])
+    record_submission(tmp_path, ["7", "8"], ["dskd", "submit", "my run.toml"], submitted=5.0)
     submission = read_record(tmp_path / SUBMISSION_FILE, Submission)
     assert submission is not None
-    assert submission.job_ids == ["7", "8"]
+    assert (submission.job_ids, submission.submitted) == (["7", "8"], 5.0)
     assert (submission.command, submission.cwd) == ("dskd submit 'my run.toml'", str(Path.cwd()))
 
 

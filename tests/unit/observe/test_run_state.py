@@ -28,6 +28,9 @@ NOTHING = Evidence(run_dir="runs/my", now=NOW)
 IN_JOB = {"start": START.model_copy(update={"job_id": "77"})}
 OVER = {"ended": NOW - 5, "exit_code": 3, "reason": "time_limit", "message": "saved in time."}
 
+LATER_JOB = {"job_id": "79", "started": NOW - 20}
+REFUSED = LATER_JOB | {"ended": NOW - 5, "exit_code": 2, "reason": "wrong_input"}
+
 SUBMITTED = Submission(
     job_ids=["77", "78"], submitted=NOW - 50, command="dskd submit my.toml", cwd="/home/me"
 )
@@ -39,6 +42,17 @@ CASES = {
         replace(NOTHING, submission=SUBMITTED, attempts=(attempt(1, started=NOW - 20),)),
         "starting",
         None,
+    ),
+    "submitted, begun before that was recorded, and over": (
+        replace(
+            NOTHING,
+            submission=SUBMITTED,
+            attempts=(
+                attempt(1, ended=NOW - 55, exit_code=2, reason="wrong_input", started=NOW - 60),
+            ),
+        ),
+        "dead",
+        2,
     ),
     "submitted, begun, and trains": (
         trained(submission=SUBMITTED.model_copy(update={"submitted": STARTED - 99})),
@@ -53,7 +67,17 @@ CASES = {
         None,
     ),
     "running": (trained(), "running", None),
-    "no step yet": (trained(metrics=(metric(10),)), "starting", None),
+    "no step yet": (trained(metrics=(metric(10),), students=()), "starting", None),
+    "its first steps have no record yet": (
+        trained(metrics=(), metrics_written=None, checkpoint=None),
+        "running",
+        None,
+    ),
+    "the steps of its repair are none of the run": (
+        trained(start=START.model_copy(update={"first_step": None}), metrics=(), repair_step=40),
+        "starting",
+        None,
+    ),
     "it resumes and loads still": (
         trained(start=START.model_copy(update={"first_step": None})),
         "starting",
@@ -66,6 +90,42 @@ CASES = {
         ended(ends=(end(0), end(2, rank=1, pid=999, time=NOW - 1))),
         "finished",
         0,
+    ),
+    "done, and the job of a longer run has begun": (
+        ended(**IN_JOB, ends=(end(0, time=NOW - 30),), attempts=(attempt(3, **LATER_JOB),)),
+        "starting",
+        None,
+    ),
+    "done, and the job of a longer run has failed": (
+        ended(**IN_JOB, ends=(end(0, time=NOW - 30),), attempts=(attempt(3, **REFUSED),)),
+        "dead",
+        2,
+    ),
+    "a second job was refused, and the first one goes on": (
+        ended(
+            **IN_JOB,
+            attempts=(
+                attempt(2, is_requeued=True, **OVER),
+                attempt(3, **REFUSED | {"ended": NOW - 15}),
+            ),
+        ),
+        "queued",
+        3,
+    ),
+    "a job was refused, and the launch by hand was killed later": (
+        ended(lease=DEAD, attempts=(attempt(3, **REFUSED | {"ended": NOW - 15}),)),
+        "dead",
+        None,
+    ),
+    "the job was killed with its node, and the next one has failed": (
+        ended(**IN_JOB, lease=DEAD, attempts=(attempt(2), attempt(3, **REFUSED))),
+        "dead",
+        2,
+    ),
+    "saved, and the next job has failed": (
+        ended(**IN_JOB, ends=(end(3, time=NOW - 30),), attempts=(attempt(3, **REFUSED),)),
+        "dead",
+        2,
     ),
     "saved": (ended(ends=(end(3), end(3, role="launch"))), "saved", 3),
     "wrong input": (ended(ends=(end(2, message="a key is wrong"),)), "failed", 2),

@@ -10,7 +10,7 @@ import pytest
 from dskd_ds.observe.advice import restart_command
 from dskd_ds.observe.evidence import Evidence, Seen
 from dskd_ds.observe.judge import judge
-from dskd_ds.observe.run_files import RankProgress, Submission
+from dskd_ds.observe.run_files import WAITING_FOR_TEACHER, RankProgress, Submission
 from dskd_ds.observe.status import Status
 from dskd_ds.observe.status_text import WIDTH, duration, ranges, status_text
 from tests.unit.observe.made_runs import (
@@ -44,6 +44,13 @@ def test_a_running_run() -> None:
     assert Status.model_validate_json(status.model_dump_json()) == status
 
 
+def test_a_job_that_was_refused_is_not_the_one_that_trains() -> None:
+    refused = attempt(3, job_id="79", started=NOW - 20, ended=NOW - 15, reason="wrong_input")
+    in_job = START.model_copy(update={"job_id": "77"})
+    status = judge(trained(start=in_job, attempts=(attempt(2), refused)))
+    assert (status.attempt, status.job_id) == (2, "77")
+
+
 def test_speed_leaves_out_the_first_step_of_the_launch() -> None:
     records = (metric(11, step_seconds=90.0), metric(12), metric(13))
     speed = judge(trained(metrics=records)).speed
@@ -51,10 +58,10 @@ def test_speed_leaves_out_the_first_step_of_the_launch() -> None:
     assert (speed.step_seconds, speed.teacher_wait_share) == (2.0, 0.25)
 
 
-def waiting_student(rank: int, seconds: float) -> Seen[RankProgress]:
-    """Return a student that has waited for a reply for so long."""
+def waiting(rank: int, phase: str, seconds: float) -> Seen[RankProgress]:
+    """Return a student that has been in a phase for so long."""
     seen = student(rank)
-    changes = {"phase": "waiting for the teacher", "since": NOW - seconds}
+    changes = {"phase": phase, "since": NOW - seconds}
     return replace(seen, record=seen.record.model_copy(update=changes))
 
 
@@ -77,7 +84,7 @@ PROBLEMS = {
         "student 1 computes 2.9 times as long per step as the others",
     ),
     "no teacher": (
-        {"students": (waiting_student(0, 4.0), waiting_student(1, 31.0))},
+        {"students": (waiting(0, WAITING_FOR_TEACHER, 4.0), waiting(1, WAITING_FOR_TEACHER, 31.0))},
         "students have waited 31 s for a teacher: all are gone, or too slow",
     ),
     "too few teachers": (
@@ -90,6 +97,21 @@ PROBLEMS = {
 @pytest.mark.parametrize(("parts", "expected"), PROBLEMS.values(), ids=PROBLEMS)
 def test_problems_of_a_running_run(parts: dict[str, Any], expected: str) -> None:
     assert judge(trained(**parts)).problems == [expected]
+
+
+def test_steps_between_two_records_count() -> None:
+    """With [monitor] log_every_steps = 30; the students are at step 40, for 3 s in a phase."""
+    parts = {"metrics": (metric(30),), "metrics_written": NOW - 300}
+    status = judge(trained(**parts))
+    assert (status.step, status.last_step_age_seconds, status.problems) == (40, 3.0, [])
+    assert status.eta_seconds == 60 * 2.0
+    late = judge(trained(**parts, students=(waiting(0, "save", 90.0), student(1))))
+    assert late.problems == ["no step was done for 90 s; one takes 2 s"]
+
+
+def test_a_file_of_an_earlier_launch_says_nothing_about_steps() -> None:
+    of_earlier = student(0, written=START.started - 1)
+    assert judge(trained(metrics=(metric(30),), students=(of_earlier,))).step == 30
 
 
 def test_nobody_is_silent_in_a_run_that_is_over() -> None:
@@ -127,6 +149,17 @@ def test_what_to_call_next(evidence: Evidence, command: str | None) -> None:
     assert judge(evidence).command == command
 
 
+@pytest.mark.parametrize(
+    ("saved_repair_step", "expected"),
+    [(0, "begins at step 0"), (7, "with the repair, from step 7"), (None, "the repaired student")],
+)
+def test_a_run_without_a_checkpoint_goes_on_from_its_repair(
+    saved_repair_step: int | None, expected: str
+) -> None:
+    evidence = ended(lease=DEAD, checkpoint=None, saved_repair_step=saved_repair_step)
+    assert expected in judge(evidence).what_to_do
+
+
 def test_a_job_is_submitted_again_by_the_command_that_submitted_it() -> None:
     submission = Submission(job_ids=["77"], submitted=1.0, command="dskd submit a.toml", cwd="/x")
     of_job = START.model_copy(update={"job_id": "77"})
@@ -135,6 +168,16 @@ def test_a_job_is_submitted_again_by_the_command_that_submitted_it() -> None:
     )
     # Since then somebody started it by hand.
     assert "dskd train" in restart_command(trained(submission=submission))
+
+
+def test_a_submission_after_the_last_launch_is_repeated_and_not_that_launch() -> None:
+    """Its job failed before training, so it wrote no record of a launch."""
+    submission = Submission(
+        job_ids=["79"], submitted=NOW - 60, command="dskd submit b.toml", cwd="/x"
+    )
+    of_earlier_job = START.model_copy(update={"job_id": "77"})
+    found = restart_command(ended(start=of_earlier_job, submission=submission))
+    assert found == "cd /x && dskd submit b.toml"
 
 
 def test_paths_are_quoted_for_the_shell() -> None:
@@ -183,7 +226,7 @@ def test_the_text_says_what_a_user_asks() -> None:
 
 def test_strange_values_in_the_records_do_not_matter() -> None:
     records = ({"step": 1}, {"step": 2, "step_seconds": 0.0})
-    evidence = replace(trained(), metrics=records, spec={"train": 3, "topology": []})
+    evidence = trained(metrics=records, students=(), spec={"train": 3, "topology": []})
     status = judge(evidence)
     assert (status.step, status.speed) == (2, None)
     assert status_text(status)
