@@ -48,13 +48,14 @@ def _load(path: str, options: dict[str, Any]) -> tuple[Any, list[str]]:
     from transformers import AutoModelForCausalLM
 
     # Without `ignore_mismatched_sizes` transformers raises an error that names no parameter.
-    model, info = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         path,
         trust_remote_code=False,
         output_loading_info=True,
         ignore_mismatched_sizes=True,
         **options,
     )
+    model, info = loaded
     # Buffers may be absent. Tied weights are not among `missing_keys`.
     parameters = {name for name, _ in model.named_parameters()}
     missing = sorted(parameters & set(info["missing_keys"]))
