@@ -23,6 +23,8 @@ from dskd_ds.evaluation.items import Floats, Ints
 
 CONFIDENCE = 0.95
 """Share of intervals that contain the true difference."""
+ROUNDING = 1e-6
+"""A difference below this is none: scores are float32, and a study's results keep 7 decimals."""
 
 
 class Verdict(StrEnum):
@@ -54,6 +56,8 @@ class Difference:
     @property
     def verdict(self) -> Verdict:
         """Whether the interval excludes 0, and on which side."""
+        if abs(self.mean) < ROUNDING:
+            return Verdict.UNCLEAR
         if self.low > 0:
             return Verdict.HIGHER
         return Verdict.LOWER if self.high < 0 else Verdict.UNCLEAR

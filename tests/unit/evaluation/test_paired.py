@@ -122,6 +122,14 @@ def test_seeds_that_agree_by_chance_do_not_make_the_items_certain() -> None:
     assert difference.verdict is Verdict.UNCLEAR
 
 
+def test_rounding_shows_nothing() -> None:
+    """Half of the runs were read from a study's results, which keep 7 decimals."""
+    first = np.full((2, NUM_ITEMS), 1 / 3)
+    difference = paired_difference(first, first.round(7), CLUSTERS, seeds_are_paired=True)
+    assert difference.high < 0
+    assert difference.verdict is Verdict.UNCLEAR
+
+
 def test_one_cluster_says_nothing_about_others() -> None:
     _, error = mean_and_error(np.array([1.0, 2.0]), np.array([0, 0]))
     assert math.isinf(error)
