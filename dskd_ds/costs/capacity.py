@@ -96,7 +96,7 @@ def _limit_files(root: Path) -> Iterator[Path]:
     A container sees its own group as the top one. Elsewhere a job of SLURM is some groups below.
     """
     try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
     groups = {kinds: path for _, kinds, path in (line.split(":", 2) for line in lines)}

@@ -26,7 +26,7 @@ def known_sha256(path: Path) -> str:
     with FileLock(f"{kept}.lock"):
         state = _state(path)
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            content = json.loads(kept.read_text())
+            content = json.loads(kept.read_text(encoding="utf-8"))
             if content["state"] == state:
                 return str(content["sha256"])
         digest = file_sha256(path)
