@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from dskd_ds.data.block import Document
 from dskd_ds.data.chat import ChatFormat, chat_format, render_rows
+from dskd_ds.data.columns import checked_columns
 from dskd_ds.data.lost import refuse_lost
 from dskd_ds.data.packing import text_digest
 from dskd_ds.data.tally import Tally
@@ -178,46 +179,6 @@ def _as_documents(
     )
     tally.print_counts()
     return documents
-
-
-def checked_columns(loaded: Any, source: SourceSpec, key: str) -> list[str]:
-    """Return the columns of a loaded source.
-
-    Raises InputError if it lacks a column that its spec names or its format needs.
-    """
-    columns = list(loaded.column_names or loaded.features or _first_row(loaded))
-    if not columns:
-        raise InputError(
-            f'[{key}] path = "{source.path}", but its first rows cannot be read, so its columns are'
-            " unknown.\n  look at its first line: it is empty or damaged."
-        )
-    wanted = {"title_field": source.title_field}
-    if source.format == "text":
-        wanted["text_field"] = source.text_field
-    for field, name in wanted.items():
-        if name is not None and name not in columns:
-            raise InputError(
-                f'[{key}] {field} = "{name}", but {source.path} has the columns {columns}.\n'
-                "  name one of those."
-            )
-    has_conversations = "messages" in columns or {"prompt", "completion"} <= set(columns)
-    if source.format == "chat" and not has_conversations:
-        raise InputError(
-            f'[{key}] format = "chat", but {source.path} has the columns {columns}.\n'
-            "  a conversation is a row with `messages`, or with `prompt` and `completion`."
-        )
-    return columns
-
-
-def _first_row(loaded: Any) -> dict[str, Any]:
-    """Return the first row of a streamed source; empty if it has none, or a damaged one.
-
-    `datasets` knows the columns of a streamed .txt file only from its rows.
-    """
-    try:
-        return dict(next(iter(loaded), {}))
-    except Exception:  # as in load_source
-        return {}
 
 
 def document_features() -> Any:

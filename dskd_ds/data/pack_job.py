@@ -30,7 +30,8 @@ from dskd_ds.data.arrow_shards import (
     write_shard,
 )
 from dskd_ds.data.blocks import PACK_DOCUMENTS, nothing_left, preparation_lock
-from dskd_ds.data.documents import checked_columns, load_source
+from dskd_ds.data.columns import checked_columns
+from dskd_ds.data.documents import load_source
 from dskd_ds.data.pack_groups import (
     NUM_DOCUMENTS,
     NUM_LOST,

@@ -13,7 +13,8 @@ from typing import Any, TypedDict
 
 import pyarrow as pa
 
-from dskd_ds.data.documents import checked_columns, load_source
+from dskd_ds.data.columns import checked_columns
+from dskd_ds.data.documents import load_source
 from dskd_ds.data.row_reader import Columns
 from dskd_ds.spec.data import DataSpec
 

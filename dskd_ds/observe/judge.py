@@ -8,7 +8,13 @@ from collections import defaultdict
 from dskd_ds.errors import ExitCode
 from dskd_ds.observe.advice import advice
 from dskd_ds.observe.evidence import Evidence, Metrics, Seen
-from dskd_ds.observe.run_files import WAITING_FOR_TEACHER, End, RankProgress, TeacherHealth
+from dskd_ds.observe.run_files import (
+    TEACHER_WRITE_SECONDS,
+    WAITING_FOR_TEACHER,
+    End,
+    RankProgress,
+    TeacherHealth,
+)
 from dskd_ds.observe.run_state import current_attempt, outcome
 from dskd_ds.observe.status import (
     BestStatus,
@@ -163,12 +169,21 @@ def _nodes(evidence: Evidence, is_alive: bool) -> list[NodeStatus]:
         if is_of_last_launch(evidence, student):
             students[student.record.host].append(_student(evidence, student, is_alive))
     for teacher in evidence.teachers:
-        if is_of_last_launch(evidence, teacher):
+        if _is_present(evidence, teacher):
             teachers[teacher.record.host].append(_teacher(evidence, teacher, is_alive))
     return [
         NodeStatus(host=host, students=students[host], teachers=teachers[host])
         for host in sorted({*students, *teachers})
     ]
+
+
+def _is_present(evidence: Evidence, seen: Seen[TeacherHealth]) -> bool:
+    """Whether a teacher belongs to the last launch of students.
+
+    One that was there before them may not have written its file again yet.
+    """
+    is_fresh = evidence.now - seen.written < 2 * TEACHER_WRITE_SECONDS
+    return is_of_last_launch(evidence, seen) or (is_fresh and seen.record.phase != ENDED)
 
 
 def _student(evidence: Evidence, seen: Seen[RankProgress], is_alive: bool) -> StudentStatus:

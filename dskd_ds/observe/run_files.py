@@ -35,6 +35,8 @@ REPAIR_FOLDER = "repair"
 """Metrics and checkpoints of the repair of a cut student."""
 REPAIRED_FOLDER = "student_repaired"
 """The repaired student; the repair is done when it is there."""
+TEACHER_WRITE_SECONDS = 5.0
+"""Time between two writes of a teacher's file."""
 WAITING_FOR_TEACHER = "waiting for the teacher"
 """The phase of a student that has nothing to compute until a reply comes."""
 COMMAND_VARIABLE = "DSKD_COMMAND"

@@ -62,25 +62,12 @@ def allocate(
     teacher are on one node.
 
     ranks_per_node: usually the GPUs of a node. teachers_per_node: as many as fit by default.
-    most_teachers_per_node: as many fit on a node of teachers, if it has another number
-        of ranks.
+    most_teachers_per_node: as many fit on a node of teachers, if its number of ranks is another.
     num_teachers: [topology] num_teachers by default. have_own_nodes: teachers always get nodes of
         their own.
     Raises InputError if the number of teachers is unknown, or if they do not fit on a node.
     """
-    students = spec.topology.num_students
-    teachers = spec.topology.num_teachers if num_teachers is None else num_teachers
-    if teachers < 1 and spec.teacher.source != "cache":
-        raise InputError(
-            "[topology] num_teachers = 0, so the number of teachers is unknown.\n"
-            "  add --num-teachers N: they get a job step of their own."
-        )
-    num_further = spec.num_further_teachers
-    if num_further and teachers <= num_further:
-        raise InputError(
-            f"--num-teachers {teachers}: the replicas of [[teachers]] are {num_further} of them,"
-            f" and [teacher] needs at least one.\n  give {num_further + 1} or more."
-        )
+    students, teachers = spec.topology.num_students, _num_teachers(spec, num_teachers)
     per_teacher = spec.topology.ranks_per_teacher
     most = most_teachers_per_node or _teachers_that_fit(per_teacher, ranks_per_node)
     per_node = teachers_per_node or most
@@ -110,6 +97,23 @@ def allocate(
         teachers_per_node=min(teachers, per_node),
         ranks_per_teacher=per_teacher,
     )
+
+
+def _num_teachers(spec: RunSpec, given: int | None) -> int:
+    """Return the number of teachers; that of [topology] if none is given. Raises InputError."""
+    teachers = spec.topology.num_teachers if given is None else given
+    if teachers < 1 and spec.teacher.source != "cache":
+        raise InputError(
+            "[topology] num_teachers = 0, so the number of teachers is unknown.\n"
+            "  add --num-teachers N: they get a job step of their own."
+        )
+    num_further = spec.num_further_teachers
+    if num_further and teachers <= num_further:
+        raise InputError(
+            f"--num-teachers {teachers}: the replicas of [[teachers]] are {num_further} of them,"
+            f" and [teacher] needs at least one.\n  give {num_further + 1} or more."
+        )
+    return teachers
 
 
 def _teachers_that_fit(ranks_per_teacher: int, ranks_per_node: int) -> int:

@@ -19,14 +19,12 @@ from dskd_ds.link.messages import Array
 from dskd_ds.observe.memory import peak_host_bytes
 from dskd_ds.observe.run_files import (
     PROGRESS_FOLDER,
+    TEACHER_WRITE_SECONDS,
     RecordFile,
     TeacherHealth,
     read_records,
     teacher_file,
 )
-
-WRITE_SECONDS = 5.0
-"""Time between two writes of the file."""
 
 
 class WatchedLink:
@@ -96,7 +94,7 @@ class WatchedLink:
 
     def _keep_writing(self) -> None:
         self._write("serving")
-        while not self._end.wait(WRITE_SECONDS):
+        while not self._end.wait(TEACHER_WRITE_SECONDS):
             self._write("serving")
 
     def _write(self, phase: str) -> None:

@@ -65,21 +65,15 @@ def serve(
         teacher = _load(models, group)
         hello = _hello(spec, models, teacher, replica, senses.name)
         name = hello.teacher
-        is_stop_wanted = stop_with_students(role)
-        link = WatchedLink(
-            open_teacher_side(
-                served.link_root,
-                spec.link,
-                hello,
-                num_students,
-                waits_for_restart=role is None,
-                is_stop_wanted=is_stop_wanted,
-            ),
-            run_dir,
-            replica,
-            place.size,
-            shown_name,
+        side = open_teacher_side(
+            served.link_root,
+            spec.link,
+            hello,
+            num_students,
+            waits_for_restart=role is None,
+            is_stop_wanted=stop_with_students(role),
         )
+        link = WatchedLink(side, run_dir, replica, place.size, shown_name)
         cleanup.callback(link.close)
         if group:
             group.on_end = partial(_leave, link, group)

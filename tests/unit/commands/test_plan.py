@@ -15,16 +15,11 @@ from dskd_ds.commands.plan import TEXT
 from dskd_ds.costs import calibration, capacity
 from tests.unit.bench.test_calibrate import HERE, MEASURED
 
-CONFIG = {
-    "model_type": "llama",
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "vocab_size": 128256,
-    "tie_word_embeddings": False,
-}
+LLAMA_3_8B = """
+{"model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+"num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256,
+"tie_word_embeddings": false}"""
+CONFIG = json.loads(LLAMA_3_8B)
 SPEC = """\
 name = "big"
 run_dir = "run"

@@ -128,6 +128,14 @@ def test_processes_of_earlier_launches_are_left_out() -> None:
     assert [node.teachers for node in status.nodes] == [[]]
 
 
+def test_a_teacher_that_was_there_before_the_students_is_shown_at_once() -> None:
+    """It writes its file every five seconds; the students of this run began two seconds ago."""
+    began = START.model_copy(update={"started": NOW - 2})
+    before = (teacher(0, NOW - 4), teacher(1, NOW - 20), teacher(2, NOW - 4, phase="ended"))
+    status = judge(trained(start=began, teachers=before))
+    assert [one.replica for node in status.nodes for one in node.teachers] == [0]
+
+
 COMMANDS = {
     "saved": (ended(ends=(end(3),)), "cd /home/me && dskd train my.toml"),
     "killed": (ended(lease=DEAD), "cd /home/me && dskd train my.toml"),

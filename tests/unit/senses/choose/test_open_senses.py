@@ -45,19 +45,22 @@ def test_a_missing_dictionary_or_index_is_an_error(
     assert opened(dictionary.folder, on_teacher, "senses.candidates=lexical").retriever is not None
 
 
+def sharing_spec(dictionary: SenseDictionary, run_dir: Path) -> RunSpec:
+    """Return a run whose teachers choose senses by an index."""
+    settings = [
+        f"senses.dictionary={dictionary.folder}",
+        "senses.retrieve_on=teacher",
+        f"run_dir={run_dir}",
+        "senses.index_search_effort=100",
+    ]
+    return load_spec("tests/base_run.toml", settings)
+
+
 def test_teachers_of_a_node_share_the_index_of_the_first(
     dictionary: SenseDictionary, tmp_path: Path
 ) -> None:
     """The second teacher reads no graph file; a teacher without a role has to, and fails here."""
-    spec = load_spec(
-        "tests/base_run.toml",
-        [
-            f"senses.dictionary={dictionary.folder}",
-            "senses.retrieve_on=teacher",
-            f"run_dir={tmp_path}",
-            "senses.index_search_effort=100",
-        ],
-    )
+    spec = sharing_spec(dictionary, tmp_path)
     first, second = (
         Role("teacher", rank, 2, Launch("torch", 2 + rank, 4, 2 + rank, 4, "127.0.0.1", 1))
         for rank in range(2)
@@ -69,15 +72,7 @@ def test_teachers_of_a_step_of_their_own_share_it_too(
     dictionary: SenseDictionary, tmp_path: Path
 ) -> None:
     """Beside another step on the node, whose index has another address."""
-    spec = load_spec(
-        "tests/base_run.toml",
-        [
-            f"senses.dictionary={dictionary.folder}",
-            "senses.retrieve_on=teacher",
-            f"run_dir={tmp_path}",
-            "senses.index_search_effort=100",
-        ],
-    )
+    spec = sharing_spec(dictionary, tmp_path)
     launches = [Launch("srun", rank, 2, rank, 2, "127.0.0.1", 1) for rank in range(2)]
     first, second = (teacher_of_step(launch, spec.topology, 4) for launch in launches)
     with ExitStack() as cleanup:
