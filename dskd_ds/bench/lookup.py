@@ -13,7 +13,8 @@ from torch import Tensor
 from dskd_ds.bench.dictionaries import held_out
 from dskd_ds.bench.measure import Figure, interleaved_seconds
 from dskd_ds.models.named import NamedModel
-from dskd_ds.senses.choose.retrieve import Selection, SenseRetriever
+from dskd_ds.senses.choose.retrieve import SenseRetriever
+from dskd_ds.senses.choose.selection import Selection
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary, open_own
 from dskd_ds.signals.parts.chosen import Candidates
 from dskd_ds.spec import RunSpec

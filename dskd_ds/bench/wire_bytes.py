@@ -19,7 +19,8 @@ from dskd_ds.data.batches import Batch
 from dskd_ds.link import codec
 from dskd_ds.link.messages import Array, Reply, Request, SensesWanted, Wanted
 from dskd_ds.losses.distributions import TopK
-from dskd_ds.senses.choose.retrieve import Selection, SenseRetriever
+from dskd_ds.senses.choose.retrieve import SenseRetriever
+from dskd_ds.senses.choose.selection import Selection
 from dskd_ds.senses.dictionary.dictionary import open_dictionary
 from dskd_ds.senses.index.graph import knn, load_graph, load_projection
 from dskd_ds.signals.kind import Ints, Part, signal_kind

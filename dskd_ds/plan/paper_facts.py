@@ -95,6 +95,7 @@ LOSS_FACTS = (
     Fact("loss.normalise", both("sequence"), "long sequences weigh more than short ones"),
     Fact("loss.sense_weight", Values(1.0, 1.5), "another weight of the sense term", True),
     Fact("loss.sense_weighting", both("uniform"), "positions weigh differently", True),
+    Fact("loss.shuffled_senses", both(False), "tokens have the senses of others", True),
     Fact("loss.pull", both(1.0), "another weight of the pull", True),
     Fact("loss.push", both(1.0), "another weight of the push", True),
     Fact("loss.margin", both(1.0), "the push acts within another distance", True),

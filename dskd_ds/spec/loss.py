@@ -46,6 +46,10 @@ class LossSpec(Part):
     sense_weighting: Literal["uniform", "teacher_probability"] = "uniform"
     """Weight of each position in the sense term. `uniform`: 1 (paper). `teacher_probability`: the
     teacher's probability of the right token."""
+    shuffled_senses: bool = False
+    """Give each token the senses and relations of another token in the sense term, drawn with the
+    run's seed: the control that shows whether it matters which senses a token has. The index then
+    adds no sense of the token itself, nor one of its synonyms."""
     pull: NonNegativeFloat = 1.0
     """Weight of the pull towards S+, the senses of the right token and its synonyms."""
     push: NonNegativeFloat = 1.0

@@ -14,7 +14,8 @@ from dskd_ds.data.batches import IGNORE, Batch, Sample
 from dskd_ds.link.messages import Array, CandidatesWanted, SensesWanted, Wanted
 from dskd_ds.senses.choose.at_layer import TermRetriever
 from dskd_ds.senses.choose.on_teacher import TeacherSenses
-from dskd_ds.senses.choose.retrieve import Selection, SenseRetriever
+from dskd_ds.senses.choose.retrieve import SenseRetriever
+from dskd_ds.senses.choose.selection import Selection
 
 WAY_OUT = "start the teacher with the students' spec"
 

@@ -22,7 +22,7 @@ from dskd_ds.losses.senses_at_layer import SenseCandidates, TermSenses, log_post
 from dskd_ds.senses.choose import candidates as sets
 from dskd_ds.senses.choose.key import key_of_choice
 from dskd_ds.senses.choose.retrieve import SenseRetriever
-from dskd_ds.senses.choose.shuffled import shuffled_tokens
+from dskd_ds.senses.choose.shuffled import exchanged, shuffled_tokens
 from dskd_ds.senses.dictionary.distances import pair_distances, rerank, typical_spread
 from dskd_ds.senses.dictionary.sinks import is_sink, squared_lengths
 from dskd_ds.signals.parts.chosen import Candidates, Chosen, Ints, Mask
@@ -135,8 +135,7 @@ class TermRetriever:
         attributed = self._attributed(batch)
         if self._permutation is None:
             return attributed
-        others = self._permutation[attributed.targets.clamp_min(0)]
-        return replace(attributed, targets=torch.where(batch.targets == IGNORE, IGNORE, others))
+        return replace(attributed, targets=exchanged(attributed.targets, self._permutation))
 
     def _pull_and_push(self, batch: Batch, states: Tensor) -> TermSenses:
         """Return S+ and S- at positions drawn as those of the sense term of [loss] are."""

@@ -72,9 +72,13 @@ def open_on_teacher(spec: RunSpec, role: Role | None, cleanup: ExitStack) -> Tea
 
 
 def of_dictionary(spec: RunSpec, folder: str) -> RunSpec:
-    """Return the run's spec with the dictionary in a folder in place of that of [senses]."""
+    """Return the run's spec with the dictionary in a folder in place of that of [senses].
+
+    Each loss below the head says for itself whether its senses are shuffled.
+    """
     senses = spec.senses.model_copy(update={"dictionary": folder})
-    return spec.model_copy(update={"senses": senses})
+    loss = spec.loss.model_copy(update={"shuffled_senses": False})
+    return spec.model_copy(update={"senses": senses, "loss": loss})
 
 
 def _opened(spec: RunSpec, role: Role | None, cleanup: ExitStack) -> SenseRetriever:

@@ -14,7 +14,7 @@ block), so they do not depend on how the batch is spread over ranks.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -29,6 +29,8 @@ from dskd_ds.losses.distributions import TopK
 from dskd_ds.losses.sense import SenseTargets
 from dskd_ds.senses.choose import candidates as sets
 from dskd_ds.senses.choose.key import key_of_choice
+from dskd_ds.senses.choose.selection import Selection, draw_selection
+from dskd_ds.senses.choose.shuffled import exchanged, shuffled_tokens
 from dskd_ds.senses.choose.vectors import pull_vectors, push_vectors
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.senses.dictionary.distances import rerank
@@ -54,26 +56,6 @@ DECIDING = (
     "index_search_effort",
 )
 """The [senses] keys that decide which positions are drawn and which senses are chosen."""
-
-
-@dataclass(frozen=True)
-class Selection:
-    """The sense positions of a batch, and the related words drawn for them."""
-
-    positions: Ints
-    """[P] indices into the flattened B * T positions, ascending. With [senses] positions =
-    "independent" a position can come twice, first with the whole term and then with the pull."""
-    targets: Ints
-    """[P] target tokens."""
-    full: Mask
-    """[P] whether pull and push apply; where false, only the pull applies."""
-    synonyms: Ragged
-    """P rows: the owners (tokens or spans) of the synonyms drawn for each position."""
-    antonyms: Ragged
-    """P rows: the owners (tokens or spans) of the antonyms drawn for each position."""
-
-    def __len__(self) -> int:
-        return len(self.positions)
 
 
 class SenseRetriever:
@@ -103,60 +85,20 @@ class SenseRetriever:
             self.synonyms, self.antonyms = dictionary.synonyms, dictionary.antonyms
         self.has_relations = (self.synonyms.lengths() > 0) | (self.antonyms.lengths() > 0)
 
+    @cached_property
+    def _permutation(self) -> Tensor | None:
+        """[V] the token whose senses each token gets instead of its own, if senses are shuffled."""
+        return shuffled_tokens(self) if self.loss.shuffled_senses else None
+
     def select(self, batch: Batch) -> Selection:
         """Draw the batch's sense positions and their related words. Needs no teacher."""
-        targets = batch.targets.numpy()
-        block_length = targets.shape[1]
-        limit = self.spec.num_related_words
-        positions: list[Ints] = []
-        fulls: list[Mask] = []
-        synonyms: list[Ragged] = []
-        antonyms: list[Ragged] = []
-        for block_index, sample in enumerate(batch.samples):
-            # The order of the draws (positions, synonyms, antonyms) decides what a seed gives.
-            generator = np.random.default_rng([self.seed, sample.epoch, sample.block])
-            in_block, full = self._draw_positions(targets[block_index], generator)
-            tokens = targets[block_index, in_block]
-            for table, drawn in ((self.synonyms, synonyms), (self.antonyms, antonyms)):
-                related = sets.draw_related(
-                    table, tokens, enabled=full, limit=limit, generator=generator
-                )
-                drawn.append(related)
-            positions.append(in_block + block_index * block_length)
-            fulls.append(full)
-        flat = np.concatenate(positions)
-        return Selection(
-            positions=flat,
-            targets=targets.reshape(-1)[flat],
-            full=np.concatenate(fulls),
-            synonyms=sets.stack(synonyms),
-            antonyms=sets.stack(antonyms),
+        shown = batch
+        if self._permutation is not None:
+            shown = replace(batch, targets=exchanged(batch.targets, self._permutation))
+        drawn = draw_selection(
+            shown, self.spec, self.seed, synonyms=self.synonyms, antonyms=self.antonyms
         )
-
-    def _draw_positions(self, targets: Ints, generator: np.random.Generator) -> tuple[Ints, Mask]:
-        """Draw positions of one block: some for pull and push, as many for the pull alone.
-
-        targets: [T]. Returns positions [P], ascending, and a mask [P] of those with pull and push.
-        These are drawn among positions whose target has relations, or among all where relations are
-        not used. Source: docs/method.md, "Positions".
-        """
-        supervised = np.flatnonzero(targets >= 0)
-        eligible = supervised
-        if self.spec.candidates != "neighbours":
-            eligible = supervised[self.has_relations[targets[supervised]]]
-        at_least = min(self.spec.min_positions, len(eligible))
-        round_ = np.ceil if self.spec.position_rounding == "up" else np.floor
-        count = max(at_least, int(round_(self.spec.position_fraction * len(eligible))))
-        full = generator.choice(eligible, count, replace=False)
-        others = supervised
-        if self.spec.positions == "disjoint":
-            others = np.setdiff1d(supervised, full)
-        pull_only = generator.choice(others, min(count, len(others)), replace=False)
-        positions = np.concatenate([full, pull_only])
-        # Stable, so that of two equal positions the one with the whole term comes first.
-        order = np.argsort(positions, kind="stable")
-        is_full = np.arange(len(positions)) < count
-        return positions[order], is_full[order]
+        return replace(drawn, read=batch.targets.flatten().numpy()[drawn.positions])
 
     @cached_property
     def wanted(self) -> SensesWanted:
@@ -169,6 +111,8 @@ class SenseRetriever:
             "weighting": self.loss.sense_weighting,
             "seed": self.seed,
         }
+        if self.loss.shuffled_senses:
+            settings["shuffled_senses"] = True
         return SensesWanted(
             key=key_of_choice(self.dictionary, settings),
             num_rows=len(self.dictionary.senses),
@@ -202,8 +146,8 @@ class SenseRetriever:
             pull, push = sets.merge(pull, more_pull), sets.merge(push, more_push)
         weights = np.ones(len(selection), np.float32)
         if self.loss.sense_weighting == "teacher_probability":
-            # At most one of the top k is the target, so the sum is its probability, or 0.
-            of_target = np.where(top_ids == selection.targets[:, None], probs, 0.0)
+            # At most one of the top k is the right token, so the sum is its probability, or 0.
+            of_target = np.where(top_ids == selection.read[:, None], probs, 0.0)
             weights = of_target.sum(axis=1).astype(np.float32)
         return Chosen(weights=weights, pull=pull, push=push, with_neighbours=with_neighbours)
 
@@ -246,12 +190,16 @@ class SenseRetriever:
         in_top_k = same.any(axis=2)
         probability = (same * probs[:, None, :]).sum(axis=2)
         is_target = owners == selection.targets[:, None]
+        is_synonym = self.is_synonym(selection.targets, owners)
+        if self.loss.shuffled_senses:
+            # The state lies nearest to the senses that the control is to do without.
+            is_target |= owners == selection.read[:, None]
+            is_synonym |= self.is_synonym(selection.read, owners)
         may_pull = (
             ~self.has_relations[selection.targets][:, None]
             & ~is_target
             & (probability >= self.spec.min_teacher_probability)
         )
-        is_synonym = self.is_synonym(selection.targets, owners)
         may_push = selection.full[:, None] & ~is_target & ~in_top_k & ~is_synonym
         pull = sets.first_allowed(rows, may_pull, self.spec.kappa)
         push = sets.first_allowed(rows, may_push, self.spec.kappa)

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from dskd_ds.senses.choose.retrieve import SenseRetriever
+from dskd_ds.data.batches import IGNORE
+from dskd_ds.lexicon.relations import Ragged
+from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 
 SHUFFLE = 2
 """Last number of the key of the random cycle, which keeps it apart from other draws."""
 
 
-def shuffled_tokens(retriever: SenseRetriever) -> Tensor:
+class Relations(Protocol):
+    """A dictionary, the relations of its tokens that are used, and the seed of a run."""
+
+    dictionary: SenseDictionary
+    synonyms: Ragged
+    antonyms: Ragged
+    seed: int
+
+
+def exchanged(targets: Tensor, permutation: Tensor) -> Tensor:
+    """Return targets with each token replaced by the one whose senses it gets; IGNORE stays."""
+    return torch.where(targets == IGNORE, IGNORE, permutation[targets.clamp_min(0)])
+
+
+def shuffled_tokens(retriever: Relations) -> Tensor:
     """Return [V] the token whose senses and relations each token gets instead of its own.
 
     Tokens exchange them in one random cycle, so that none keeps its own. Only tokens exchange that

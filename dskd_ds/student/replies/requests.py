@@ -20,7 +20,8 @@ from dskd_ds.losses.senses_at_layer import TermSenses
 from dskd_ds.objective.targets import TeacherTargets
 from dskd_ds.runtime.seeds import epoch_seed
 from dskd_ds.senses.choose.at_layer import TermRetriever
-from dskd_ds.senses.choose.retrieve import Selection, SenseRetriever
+from dskd_ds.senses.choose.retrieve import SenseRetriever
+from dskd_ds.senses.choose.selection import Selection
 from dskd_ds.signals.kind import Ints, Part, SignalKind, signal_kind
 from dskd_ds.signals.reply import ReplyParts, ReplyShape, most_reply_bytes, read_reply
 from dskd_ds.spec import RunSpec

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dskd_ds.models.frozen import FrozenModel
-from dskd_ds.senses.choose.retrieve import Selection
+from dskd_ds.senses.choose.selection import Selection
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.spec import RunSpec
 from tests.unit.conftest import HEAD, V

@@ -20,7 +20,8 @@ from dskd_ds.models.head import FrozenHead
 from dskd_ds.objective.fused import DistillObjective, Scales
 from dskd_ds.objective.targets import TeacherTargets
 from dskd_ds.senses.choose.on_teacher import TeacherSenses
-from dskd_ds.senses.choose.retrieve import Selection, SenseRetriever
+from dskd_ds.senses.choose.retrieve import SenseRetriever
+from dskd_ds.senses.choose.selection import Selection
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.spec import RunSpec
 from dskd_ds.spec.loss import LossSpec, SignalName

@@ -15,6 +15,7 @@ from dskd_ds.lexicon.relations import TokenRelations
 from dskd_ds.models.named import RunModels
 from dskd_ds.runtime.launchers import Launch
 from dskd_ds.runtime.topology import Role
+from dskd_ds.senses.choose.on_teacher import of_dictionary
 from dskd_ds.senses.dictionary.senses import Senses
 from dskd_ds.senses.dictionary.write import write_dictionary
 from dskd_ds.spec import RunSpec, load_spec
@@ -90,6 +91,18 @@ def test_terms_share_a_dictionary_and_others_have_none(
     with ExitStack() as cleanup:
         opened = open_term_retrievers(spec, models, terms, role, cleanup)
     assert [retriever is None for retriever in opened] == [False, False, False, True]
+
+
+def test_each_term_says_for_itself_whether_its_senses_are_shuffled(
+    tiny: TinyWorld, tmp_path: Path
+) -> None:
+    """The sense term at the head may be a control while a loss below it is none."""
+    shuffled = ("loss.sense_weight=1.0", "loss.shuffled_senses=true")
+    spec = spec_with(tiny, tmp_path / "run", settings=shuffled)
+    of_term = of_dictionary(spec, "elsewhere")
+    assert of_term.senses.dictionary == "elsewhere"
+    assert not of_term.loss.shuffled_senses
+    assert spec.loss.shuffled_senses
 
 
 def test_students_need_no_index_where_the_teacher_chooses(

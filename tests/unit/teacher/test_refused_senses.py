@@ -79,6 +79,7 @@ def test_whatever_decides_the_choice_is_in_the_key(dictionary: SenseDictionary) 
         key(),
         key(seed=1),
         key(loss=LossSpec()),
+        key(loss=WEIGHTED.model_copy(update={"shuffled_senses": True})),
         *(key(**{name: value}) for name, value in others.items()),
     ]
     assert len(set(keys)) == len(keys)

@@ -14,10 +14,12 @@ import torch
 from dskd_ds.data.batches import places, read_batch
 from dskd_ds.models.frozen import FrozenModel
 from dskd_ds.senses.choose.on_teacher import TeacherSenses
-from dskd_ds.senses.choose.retrieve import Selection, SenseRetriever
+from dskd_ds.senses.choose.retrieve import SenseRetriever
+from dskd_ds.senses.choose.selection import Selection
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.signals.parts.chosen import Chosen
 from dskd_ds.signals.parts.top_k import take_top_k
+from dskd_ds.spec.loss import LossSpec
 from dskd_ds.spec.senses import SensesSpec
 from dskd_ds.teacher.answer import answer, compute
 from dskd_ds.teacher.group_channel import SharedRequest
@@ -41,24 +43,35 @@ def states_at(teacher: FrozenModel, selection: Selection) -> torch.Tensor:
     return hidden[torch.from_numpy(selection.positions)]
 
 
+SHUFFLED = WEIGHTED.model_copy(update={"shuffled_senses": True})
+
+
 @pytest.mark.parametrize("kind", ["topk", "sampled", "exact"])
 @pytest.mark.parametrize(
-    "settings",
+    ("settings", "loss"),
     [
-        senses(candidates="lexical"),
-        senses(candidates="lexical", positions="independent", own_in_push="with_antonyms"),
-        senses(candidates="neighbours"),
-        senses(),
-        senses(kappa=150),
+        (senses(candidates="lexical"), WEIGHTED),
+        (
+            senses(candidates="lexical", positions="independent", own_in_push="with_antonyms"),
+            WEIGHTED,
+        ),
+        (senses(candidates="neighbours"), WEIGHTED),
+        (senses(), WEIGHTED),
+        (senses(), SHUFFLED),
+        (senses(kappa=150), WEIGHTED),
     ],
-    ids=["lexical", "independent", "neighbours", "hybrid", "sets-of-hundreds"],
+    ids=["lexical", "independent", "neighbours", "hybrid", "shuffled", "sets-of-hundreds"],
 )
 def test_the_student_gets_what_it_would_have_chosen(
-    dictionary: SenseDictionary, teacher: FrozenModel, settings: SensesSpec, kind: str
+    dictionary: SenseDictionary,
+    teacher: FrozenModel,
+    settings: SensesSpec,
+    loss: LossSpec,
+    kind: str,
 ) -> None:
     """The result from unrounded states, to the last bit; and no states are sent for it."""
-    teachers = on_teacher(dictionary, settings)
-    students = SenseRetriever(dictionary, settings, WEIGHTED, 0)
+    teachers = on_teacher(dictionary, settings, loss)
+    students = SenseRetriever(dictionary, settings, loss, 0)
     selection = students.select(batch())
     request = sense_request(batch(), kind, students.wanted)
     reply_arrays = answer(teacher, request.arrays, request.wanted, TeacherSenses(teachers))

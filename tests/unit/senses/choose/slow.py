@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from dskd_ds.losses.distributions import TopK
-from dskd_ds.senses.choose.retrieve import Selection
+from dskd_ds.senses.choose.selection import Selection
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.spec.senses import SensesSpec
 
@@ -117,7 +117,7 @@ def _neighbours(
     state: torch.Tensor,
     probability: dict[int, float],
 ) -> Sets:
-    target = int(selection.targets[i])
+    target, read = int(selection.targets[i]), int(selection.read[i])
     num_rows = dictionary.num_token_rows
     around = _nearest(dictionary, list(range(num_rows)), settings.num_neighbours, state)
     owner = {row: int(dictionary.row_owners[row]) for row in around}
@@ -127,10 +127,10 @@ def _neighbours(
     has_relations = settings.candidates == "hybrid" and len(synonyms) + len(antonyms) > 0
     if not has_relations:
         likely = {t for t, p in probability.items() if p >= settings.min_teacher_probability}
-        plus = [row for row in around if owner[row] in likely - {target}]
+        plus = [row for row in around if owner[row] in likely - {target, read}]
     if selection.full[i]:
-        allowed = {target, *synonyms.tolist(), *probability}
-        minus = [row for row in around if owner[row] not in allowed]
+        alike = {target, read, *synonyms.tolist(), *dictionary.synonyms.row(read).tolist()}
+        minus = [row for row in around if owner[row] not in alike | set(probability)]
     return set(plus[: settings.kappa]), set(minus[: settings.kappa])
 
 

@@ -11,7 +11,8 @@ import torch
 from dskd_ds.data.batches import Batch, Sample, make_batch
 from dskd_ds.lexicon.relations import TokenRelations
 from dskd_ds.losses.distributions import TopK
-from dskd_ds.senses.choose.retrieve import Selection, SenseRetriever
+from dskd_ds.senses.choose.retrieve import SenseRetriever
+from dskd_ds.senses.choose.selection import Selection
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary, open_dictionary
 from dskd_ds.senses.dictionary.senses import Senses
 from dskd_ds.senses.dictionary.write import write_dictionary

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from dskd_ds.bench.lookup import as_sets, loop_over_positions, loop_over_positions_at_once
 from dskd_ds.lexicon.relations import Ragged, TokenRelations
 from dskd_ds.senses.choose import candidates as sets
-from dskd_ds.senses.choose.retrieve import Selection, SenseRetriever
+from dskd_ds.senses.choose.retrieve import SenseRetriever
+from dskd_ds.senses.choose.selection import Selection
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary, open_dictionary
 from dskd_ds.senses.dictionary.distances import pair_distances, rerank
 from dskd_ds.senses.dictionary.senses import Senses
@@ -53,7 +54,7 @@ def selection_of(dictionary: SenseDictionary, targets: np.ndarray, seed: int) ->
         sets.draw_related(table, targets, full, 5, draw)
         for table in (dictionary.synonyms, dictionary.antonyms)
     ]
-    return Selection(np.arange(len(targets)), targets, full, *related)
+    return Selection(np.arange(len(targets)), targets, targets, full, *related)
 
 
 @settings(max_examples=40)

@@ -33,8 +33,11 @@ def dictionary(tmp_path: Path) -> SenseDictionary:
     ],
     ids=["lexical", "own-pull", "own-push", "independent", "neighbours", "hybrid", "hybrid-5"],
 )
-def test_candidates_equal_the_loop(dictionary: SenseDictionary, settings: SensesSpec) -> None:
-    picker = retriever(dictionary, settings)
+@pytest.mark.parametrize("shuffled", [False, True], ids=["own", "shuffled"])
+def test_candidates_equal_the_loop(
+    dictionary: SenseDictionary, settings: SensesSpec, shuffled: bool
+) -> None:
+    picker = retriever(dictionary, settings, LossSpec(shuffled_senses=shuffled))
     selection = picker.select(batch())
     hidden, top_k = teacher_signal(selection)
     found = picker.targets(selection, hidden, top_k, 0)
@@ -68,13 +71,17 @@ def test_without_the_index_the_sense_term_differs(dictionary: SenseDictionary) -
     assert abs(float(with_index.loss - without.loss)) > 0.1
 
 
-def test_weights_are_the_teachers_probability_of_the_target(dictionary: SenseDictionary) -> None:
-    picker = retriever(dictionary, spec(), LossSpec(sense_weighting="teacher_probability"))
+@pytest.mark.parametrize("shuffled", [False, True], ids=["own", "shuffled"])
+def test_weights_are_the_teachers_probability_of_the_target(
+    dictionary: SenseDictionary, shuffled: bool
+) -> None:
+    loss = LossSpec(sense_weighting="teacher_probability", shuffled_senses=shuffled)
+    picker = retriever(dictionary, spec(), loss)
     selection = picker.select(batch())
     hidden, top_k = teacher_signal(selection)
     weights = picker.targets(selection, hidden, top_k, 0).weights
     probabilities = top_k.log_probs(1.0, 0)[0].exp()
-    for i, target in enumerate(selection.targets.tolist()):
+    for i, target in enumerate(selection.read.tolist()):
         by_token = dict(zip(top_k.ids[i].tolist(), probabilities[i].tolist(), strict=True))
         assert weights[i] == pytest.approx(by_token.get(target, 0.0), rel=1e-4)
 

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from dskd_ds.data.batches import Batch, Sample
+from dskd_ds.senses.choose.shuffled import shuffled_tokens
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
+from dskd_ds.spec.loss import LossSpec
 from tests.unit.senses.choose.small import BLOCK_TOKENS, batch, dictionary_in, retriever, spec
 
 
@@ -40,3 +42,21 @@ def test_draws_depend_on_the_sample_alone(dictionary: SenseDictionary) -> None:
     assert shifted.tolist() == alone.positions.tolist()
     next_epoch = Batch((Sample(1, 1),), second.input_ids, second.position_ids, second.targets)
     assert picker.select(next_epoch).positions.tolist() != alone.positions.tolist()
+
+
+@pytest.mark.parametrize("candidates", ["lexical", "neighbours", "hybrid"])
+def test_shuffled_senses_change_tokens_but_no_positions(
+    dictionary: SenseDictionary, candidates: str
+) -> None:
+    settings = spec(candidates=candidates)
+    own = retriever(dictionary, settings).select(batch())
+    picker = retriever(dictionary, settings, LossSpec(shuffled_senses=True))
+    shuffled = picker.select(batch())
+    assert shuffled.positions.tolist() == own.positions.tolist()
+    assert shuffled.full.tolist() == own.full.tolist()
+    assert shuffled.read.tolist() == own.read.tolist() == own.targets.tolist()
+    assert shuffled.targets.tolist() == shuffled_tokens(picker)[own.targets].tolist()
+    assert not (shuffled.targets == shuffled.read).any()
+    for i in range(len(shuffled)):
+        words = shuffled.synonyms.row(i).tolist()
+        assert set(words) <= set(picker.synonyms.row(int(shuffled.targets[i])).tolist())
