@@ -50,7 +50,7 @@ def train_and_measure(stages: Stages, run: Run) -> None:
     result = Result(
         arm=run.arm,
         seed=run.seed,
-        digest=run.digest,
+        settings=run.settings,
         overrides=run.overrides,
         seconds=seconds,
         scores=asdict(summarise(read_items(items_path(run_dir, TASK, TRAINED)))),
@@ -83,7 +83,7 @@ def measure_baselines(stages: Stages, run: Run) -> None:
     result = Result(
         arm=run.arm,
         seed=run.seed,
-        digest=run.digest,
+        settings=run.settings,
         overrides=run.overrides,
         seconds=seconds,
         scores=scores,

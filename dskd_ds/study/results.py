@@ -8,8 +8,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from dskd_ds.errors import InputError
 from dskd_ds.files.atomic import write_text
+from dskd_ds.spec import RunSpec
+from dskd_ds.spec.explain import explain
+from dskd_ds.spec.resume import changes_on_resume
 from dskd_ds.study.runs import Run
 from dskd_ds.study.spec import StudySpec
 
@@ -24,8 +29,8 @@ class Result:
 
     arm: str
     seed: int
-    digest: str
-    """`Run.digest` of the spec that was run."""
+    settings: dict[str, Any]
+    """The spec that was run, with every default filled in (`Run.settings`)."""
     overrides: tuple[str, ...]
     seconds: dict[str, float]
     """Stage -> time it took, in seconds; of the last call, if a stage was resumed."""
@@ -75,12 +80,17 @@ def read_result(study: StudySpec, run: Run) -> Result | None:
     if not path.is_file():
         return None
     content = json.loads(path.read_text(encoding="utf-8"))
-    result = Result(**(content | {"overrides": tuple(content["overrides"])}))
-    if result.digest != run.digest:
+    if "settings" not in content:
         raise InputError(
-            f"{path}: this run was made with other settings than the study has now.\n"
-            f"  name another folder in the study, or delete {path} and {run.spec.run_dir} to run"
-            " it again."
+            f"{path}: this result is from an earlier version, which did not keep the run's"
+            f" settings.\n  {_way_out(path, run)}"
+        )
+    result = Result(**(content | {"overrides": tuple(content["overrides"])}))
+    other = _other_settings(result.settings, run)
+    if other:
+        raise InputError(
+            f"{path}: this run was made with other settings than the study has now"
+            f" ({', '.join(other)}).\n  {_way_out(path, run)}"
         )
     asked = asked_of(study)
     if result.asked is not None and result.asked != asked:
@@ -92,3 +102,25 @@ def read_result(study: StudySpec, run: Run) -> Result | None:
             " again while its run directory exists."
         )
     return result
+
+
+def _other_settings(before: dict[str, Any], run: Run) -> list[str]:
+    """Return what differs between a spec that was run and the run's spec now.
+
+    A key that this version has added counts as its default.
+    """
+    try:
+        old = RunSpec.model_validate(before)
+    except ValidationError as error:
+        return explain(error)
+    return [
+        f"{change.key}: {change.before} -> {change.now}"
+        for change in changes_on_resume(old, run.spec)
+    ]
+
+
+def _way_out(path: Path, run: Run) -> str:
+    return (
+        f"name another folder in the study, or delete {path} and {run.spec.run_dir} to run it"
+        " again."
+    )

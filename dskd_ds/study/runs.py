@@ -12,11 +12,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dskd_ds.errors import InputError
 from dskd_ds.senses.choose.retrieve import DECIDING
 from dskd_ds.spec import RunSpec, load_spec
-from dskd_ds.spec.load import spec_toml
 from dskd_ds.student.depth import ORIGIN_SETTINGS
 from dskd_ds.study.spec import BASELINE, Settings, StudySpec, all_arms, override, seeds_of_arm
 
@@ -47,9 +47,9 @@ class Run:
         return f"{self.arm}-{self.seed}"
 
     @property
-    def digest(self) -> str:
-        """Digest of everything that the run's spec says, to notice a changed study."""
-        return hashlib.sha256(spec_toml(self.spec).encode()).hexdigest()[:16]
+    def settings(self) -> dict[str, Any]:
+        """Everything that the run's spec says, to notice a changed study."""
+        return self.spec.model_dump(mode="json", exclude_none=True)
 
     @property
     def cut_key(self) -> str | None:

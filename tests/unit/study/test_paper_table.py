@@ -65,7 +65,7 @@ def finish(study: StudySpec, run: Run, kl: float) -> None:
     result = Result(
         arm=run.arm,
         seed=run.seed,
-        digest=run.digest,
+        settings=run.settings,
         overrides=run.overrides,
         seconds={"train": 100.0, "eval": 10.0, "tasks": 20.0},
         scores={},
