@@ -88,13 +88,11 @@ def make_table(recipe: str, num_jobs: int, is_dry: bool = False) -> int:
     """Run a recipe, or list what it would run; returns the exit code. Raises InputError."""
     from dskd_ds.commands.paper_report import write_report
     from dskd_ds.commands.sweep import print_plan
-    from dskd_ds.study.outcome import select_metric
     from dskd_ds.study.runs import study_runs
     from dskd_ds.study.spec import load_study
     from dskd_ds.study.work import do_work
 
     study = load_study(recipe)
-    select_metric(study)
     runs = study_runs(study)
     if is_dry:
         print_plan(study, runs, num_jobs)

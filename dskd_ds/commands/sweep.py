@@ -74,13 +74,11 @@ def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run or plan a study. Raises InputError if it, or one of its arms, is invalid."""
-    from dskd_ds.study.outcome import select_metric
     from dskd_ds.study.runs import study_runs
     from dskd_ds.study.spec import load_study
     from dskd_ds.study.work import do_work
 
     study = load_study(args.study)
-    select_metric(study)
     runs = study_runs(study)
     if args.dry_run:
         print_plan(study, runs, args.jobs)

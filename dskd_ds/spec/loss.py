@@ -49,7 +49,7 @@ class LossSpec(Part):
     shuffled_senses: bool = False
     """Give each token the senses and relations of another token in the sense term, drawn with the
     run's seed: the control that shows whether it matters which senses a token has. The index then
-    adds no sense of the token itself, nor one of its synonyms."""
+    adds no sense of the token itself, nor one of its synonyms; other neighbours stay."""
     pull: NonNegativeFloat = 1.0
     """Weight of the pull towards S+, the senses of the right token and its synonyms."""
     push: NonNegativeFloat = 1.0

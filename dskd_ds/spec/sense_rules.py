@@ -20,18 +20,6 @@ def lexical_needs_lexicon(spec: RunSections) -> Iterator[Problem]:
         )
 
 
-def shuffling_has_an_effect(spec: RunSections) -> Iterator[Problem]:
-    """Senses are shuffled only where the sense term of [loss] reads them."""
-    if spec.loss.shuffled_senses and not spec.uses_senses:
-        yield Problem(
-            key="loss.shuffled_senses",
-            value=True,
-            reason="sense_weight = 0, so no senses are read",
-            way_out="remove it, or set sense_weight above 0 (a loss below the head has a key"
-            " shuffled_senses of its own, in [[loss.terms]])",
-        )
-
-
 def sense_counts_fit(spec: RunSections) -> Iterator[Problem]:
     """The minimum is not above the maximum."""
     senses = spec.senses
@@ -133,7 +121,6 @@ SENSE_RULES = (
     replaced_words_are_segmented,
     affixes_have_one_hyphen,
     lexical_needs_lexicon,
-    shuffling_has_an_effect,
     sense_counts_fit,
     span_lengths_fit,
     neighbours_are_fetched,

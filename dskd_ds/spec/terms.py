@@ -62,8 +62,8 @@ class LayerTermSpec(Part):
     squared distances, in units of the squared distance of a typical state from its sense)."""
     shuffled_senses: bool = False
     """Give each token the senses and relations of another token, drawn with the run's seed: the
-    control that shows whether it matters which senses a token has. No sense of the token itself
-    is a candidate then, nor one of its synonyms."""
+    control that shows whether it matters which senses a token has. The index then adds no sense of
+    the token itself, nor one of its synonyms; other neighbours stay."""
 
     @property
     def needs_senses(self) -> bool:

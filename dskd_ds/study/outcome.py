@@ -23,7 +23,7 @@ from dskd_ds.evaluation.groups import (
 )
 from dskd_ds.evaluation.heldout import TASK
 from dskd_ds.evaluation.items import ItemScores, items_path, read_items
-from dskd_ds.evaluation.metrics import METRICS, Metric, metric_of
+from dskd_ds.evaluation.metrics import Metric, metric_of
 from dskd_ds.evaluation.split import Part, part_of
 from dskd_ds.study.results import read_result
 from dskd_ds.study.runs import Run
@@ -60,7 +60,7 @@ class Outcome:
 
 def outcome_of(study: StudySpec, runs: Sequence[Run]) -> Outcome:
     """Compare the finished runs of a study. Raises InputError if the reference has none."""
-    metric = select_metric(study)
+    metric = metric_of(study.select)
     finished = [run for run in runs if read_result(study, run) is not None]
     groups = _groups(study, finished)
     reference, *others = groups
@@ -93,17 +93,6 @@ def _against_controls(study: StudySpec, groups: Sequence[Group]) -> list[Compari
 
 def _compare(reference: Group, group: Group, only: Only) -> list[Comparison]:
     return compare(*with_common_seeds(reference, group), only)
-
-
-def select_metric(study: StudySpec) -> Metric:
-    """Return the metric that the best arm is chosen by. Raises InputError if there is none."""
-    try:
-        return metric_of(study.select)
-    except KeyError:
-        known = ", ".join(metric.key for metric in METRICS)
-        raise InputError(
-            f'select = "{study.select}", but this is not a metric.\n  known metrics: {known}.'
-        ) from None
 
 
 def only(study: StudySpec, part: Part) -> Only:

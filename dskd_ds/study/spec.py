@@ -107,8 +107,8 @@ class StudySpec(Part):
     controls: dict[str, Annotated[tuple[str, ...], Field(min_length=1)]] = Field(default={})
     """Name of an arm -> its controls: arms that it is also compared with, such as the same term
     with shuffled senses. It counts as a gain only if it beats the reference and each of them."""
-    select: str = "kl"
-    """Metric by which the best arm is chosen: `kl` or `cross_entropy`."""
+    select: Literal["kl", "cross_entropy"] = "kl"
+    """Score on held-out text by which the best arm is chosen."""
     dev_share: Fraction = 0.5
     """Share of the held-out documents that the best arm is chosen on. The rest is its test; other
     tasks are no part of the choice. 0: no arm is chosen, and all documents are reported."""
@@ -134,6 +134,9 @@ def _problems(study: StudySpec) -> Iterator[Problem]:
     if study.cost is not None and not study.baselines:
         reason = "the untrained student comes from the baselines"
         yield Problem("cost", study.cost.arm, reason, "set baselines = true, or remove [cost]")
+    if study.cost is not None and arms and study.cost.arm == reference_arm(study):
+        reason = "it is the reference, which it is to be measured against"
+        yield Problem("cost.arm", study.cost.arm, reason, "name another arm")
     for name in study.seeds_of.keys() - arms.keys():
         known = ", ".join(arms)
         yield Problem(f"seeds_of.{name}", name, "there is no such arm", f"arms: {known}")

@@ -46,7 +46,7 @@ def markdown(study: StudySpec, outcome: Outcome, planned: int) -> str:
         *(_difference_row(result, result.group) for result in outcome.comparisons),
     ]
     if outcome.controls:
-        lines += ["", *_control_lines(outcome)]
+        lines += ["", *_control_lines(study, outcome)]
     if has_dev:
         lines += ["", f"**Best arm on dev: {outcome.best}.** {_verdict_of_best(outcome)}"]
     return "\n".join(lines) + "\n"
@@ -59,7 +59,7 @@ def _arm_row(arm: ArmScores, outcome: Outcome) -> str:
     return f"| {arm.arm}{mark} | {arm.num_seeds} | {dev}{score(arm.test):.4g} |"
 
 
-def _control_lines(outcome: Outcome) -> list[str]:
+def _control_lines(study: StudySpec, outcome: Outcome) -> list[str]:
     """Return the table of arms against their controls, and what follows for each arm."""
     arms = dict.fromkeys(result.group for result in outcome.controls)
     return [
@@ -72,11 +72,11 @@ def _control_lines(outcome: Outcome) -> list[str]:
             for result in outcome.controls
         ),
         "",
-        *(f"- {verdict_with_controls(outcome, arm)}" for arm in arms),
+        *(f"- {verdict_with_controls(outcome, arm, study.controls[arm])}" for arm in arms),
     ]
 
 
-def verdict_with_controls(outcome: Outcome, arm: str) -> str:
+def verdict_with_controls(outcome: Outcome, arm: str, controls: Sequence[str]) -> str:
     """Return whether an arm beats the reference and each of its controls, in the chosen metric."""
     results = [
         result
@@ -87,6 +87,12 @@ def verdict_with_controls(outcome: Outcome, arm: str) -> str:
     not_beaten = [result.reference for result in results if result.verdict != "better"]
     if not_beaten:
         return f"**{arm}**: not shown to be better in {key} than {_listed(not_beaten)}."
+    missing = [control for control in controls if control not in beaten]
+    if missing:
+        return (
+            f"**{arm}**: better in {key} than {_listed(beaten)}; not yet compared with"
+            f" {_listed(missing)}."
+        )
     return f"**{arm}**: better in {key} than {_listed(beaten)}."
 
 

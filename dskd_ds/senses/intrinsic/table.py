@@ -22,12 +22,12 @@ How to read this. AUC is the probability that a pair of one kind scores above a 
 kind: 0.5 is chance, 1 is perfect.
   word in context   Two example sentences with the same word, either of one WordNet synset or of two
                     fields of meaning.
-                    before: the state that predicts the word (a dictionary's vectors are such
-                    states); on: the state that has read it.
+                    before: the state that predicts the word; on: the state that has read it. A
+                    dictionary holds states of the one kind or the other ([senses] attribution).
                     Compare only numbers of one column, and only if they differ by more than about
                     twice the +- (a standard error over words).
-                    A layer with a high cosine represents most of the word's meaning. (Training
-                    needs dictionaries of layer -1; other layers are for comparison.)
+                    A layer with a high cosine represents most of the word's meaning. (The sense
+                    term of [loss] needs a dictionary of layer -1, [[loss.terms]] one of a layer.)
                     A dictionary with a high `same` has senses that correspond to meanings.
                     same: whether the nearest sense is the same; centroid: cosine of the nearest
                     senses; soft: cosine of soft assignments.

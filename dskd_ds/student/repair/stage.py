@@ -23,6 +23,7 @@ from dskd_ds.runtime.devices import give_back_memory, local_device
 from dskd_ds.runtime.stop import StopWish
 from dskd_ds.runtime.topology import Role
 from dskd_ds.spec import SPEC_FILE, RunSpec, write_spec
+from dskd_ds.spec.loss import LossSpec
 from dskd_ds.student.checkpoint.folders import checkpoint_dir
 from dskd_ds.student.checkpoint.store import Checkpoints
 from dskd_ds.student.collectives import broadcast_from_rank_0, run_on_rank_0
@@ -90,7 +91,8 @@ def repair_spec(spec: RunSpec) -> RunSpec:
     return spec.model_copy(
         update={
             "run_dir": folder,
-            "loss": spec.loss.model_copy(update={"sense_weight": 0.0, "normalise": "global"}),
+            # Blocks have a loss of their own. The run's may be one that only its senses make valid.
+            "loss": LossSpec(sense_weight=0.0),
             "monitor": spec.monitor.model_copy(update={"heldout_every_steps": 0}),
             "checkpoint": spec.checkpoint.model_copy(update={"keep_best": False}),
             "optimizer": spec.optimizer.model_copy(update=optimizer),

@@ -121,10 +121,6 @@ def test_home_has_its_default_in_braces_and_leaves_other_names_alone(
             ["[data] max_lost_fraction = 0.01", "no known length"],
         ),
         (["loss.kd_weight=0", "loss.sense_weight=0"], ["no term of the loss uses the teacher"]),
-        (
-            ["loss.sense_weight=0", "loss.shuffled_senses=true"],
-            ["[loss] shuffled_senses = true", "no senses are read", "[[loss.terms]]"],
-        ),
         (["loss.signal=hidden"], ["[loss] kd_weight = 0.7", "a KL cannot be computed"]),
         (
             ["loss.signal=sampled", "loss.divergence=reverse"],

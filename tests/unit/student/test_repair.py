@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,10 @@ from dskd_ds.losses.states import DISTANCES
 from dskd_ds.models.captured import captured_states, rows_at_layers
 from dskd_ds.objective.fused import Scales
 from dskd_ds.objective.targets import TeacherTargets
+from dskd_ds.spec import load_spec, write_spec
 from dskd_ds.student.repair.blocks import RepairBlock, repair_blocks, teacher_layers
 from dskd_ds.student.repair.model import RepairStudent
+from dskd_ds.student.repair.stage import repair_spec
 
 SIZES: dict[str, Any] = {
     "vocab_size": 40,
@@ -150,3 +153,23 @@ def test_the_distances_are_those_of_their_definition() -> None:
         norms = np.linalg.norm(states[row]) * np.linalg.norm(targets[row])
         cosine = 1 - float(states[row] @ targets[row]) / norms
         assert found["cosine"][row] == pytest.approx(cosine, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("loss.shuffled_senses=true",),
+        ('loss.signal="hidden"', "loss.kd_weight=0"),  # valid only with senses
+        ("loss.normalise=sequence", "data.packing=none"),
+        ("loss.ce_weight=0", 'loss.divergence="reverse"'),
+    ],
+    ids=["plain", "shuffled", "senses-alone", "sequence", "reverse"],
+)
+def test_the_spec_of_a_repair_can_be_read_when_it_is_resumed(
+    tmp_path: Path, overrides: tuple[str, ...]
+) -> None:
+    cut = ("student.layers=first", "student.num_layers=2", "repair.steps=10")
+    spec = repair_spec(load_spec("tests/base_run.toml", [*cut, *overrides]))
+    write_spec(spec, tmp_path / "spec.toml")
+    assert load_spec(tmp_path / "spec.toml") == spec

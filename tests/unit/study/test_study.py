@@ -93,7 +93,12 @@ def test_rules_of_the_lexicon_need_a_dictionary_of_their_own(tmp_path: Path) -> 
         ("sedes = [1]\n[arms.a]\n", "sedes: unknown key.\n  did you mean seeds?"),
         ('[arms."a/b"]\n', "an arm's name is part of file names"),
         ('[arms.a]\n"loss.pul" = 1.0\n', "arm a: "),
-        ('select = "bleu"\n[arms.a]\n', 'select = "bleu", but this is not a metric'),
+        ('select = "bleu"\n[arms.a]\n', 'select = "bleu", but '),
+        ('select = "margin"\n[arms.a]\n', 'select = "margin", but '),
+        (
+            'baselines = true\n[arms.a]\n[cost]\narm = "a"\n',
+            '[cost] arm = "a", but it is the reference',
+        ),
         ('[arms.a]\n[controls]\na = ["b"]\n', '[controls] a = "b", but there is no such arm'),
         ('[arms.a]\n[controls]\nb = ["a"]\n', '[controls] b = "b", but there is no such arm'),
         ('[arms.a]\n[controls]\na = ["a"]\n', "an arm is no control of itself"),
@@ -204,7 +209,7 @@ def test_an_arm_is_compared_with_its_controls(tmp_path: Path) -> None:
     assert pairs["states", "shuffled"].verdict == "better"
     table = markdown(study, outcome, planned=len(runs))
     assert "- **senses**: not shown to be better in kl than shuffled." in table
-    assert "- **states**: better in kl than kl and shuffled." in table
+    assert "- **states**: better in kl than kl and shuffled; not yet compared with late." in table
     assert "dev" not in table
 
 
