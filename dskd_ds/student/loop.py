@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dskd_ds.errors import ExitCode
+from dskd_ds.errors import DskdError, ExitCode
 from dskd_ds.observe.metrics import MetricsWriter
 from dskd_ds.student.counts import Counts
 from dskd_ds.student.engine import set_lr, take_step
@@ -16,7 +16,6 @@ from dskd_ds.student.phases import PLANNING, VERDICT
 from dskd_ds.student.record import all_reduce_record
 from dskd_ds.student.replies.feed import StepInput
 from dskd_ds.student.rollback import roll_back
-from dskd_ds.student.same_teachers import refuse_different_teachers
 from dskd_ds.student.schedule import lr_at
 from dskd_ds.student.skips import StepFacts
 from dskd_ds.student.training import Training
@@ -43,13 +42,9 @@ def run_steps(training: Training) -> None:
             disable=not is_first_rank,
         )
         cleanup.enter_context(bar)
-        are_teachers_compared = False
         while training.num_done < training.num_steps:
             training.health.begin_step()
             step_input, verdict = next_step(training)
-            if not are_teachers_compared:
-                refuse_different_teachers(training.steps.fingerprints())
-                are_teachers_compared = True
             record = run_step(training, step_input, verdict.counts)
             is_save_due = verdict.is_save_due or training.is_save_due_by_steps()
             record |= training.all_reduce_heldout_loss(is_save_due)
@@ -69,7 +64,8 @@ def run_steps(training: Training) -> None:
 def next_step(training: Training) -> tuple[StepInput, Verdict]:
     """Return the next step's input and the ranks' verdict on it. A collective call.
 
-    If a rank has met an error or is to stop, all ranks save and raise (see `raise_end`).
+    If a rank has met an error or is to stop, or if two ranks learn from different teachers, all
+    ranks save and raise (see `raise_end`).
     """
     training.phases.enter(PLANNING, training.num_done)
     prepared = prepare(training.steps, training.is_stop_wanted, training.phases.enter)
@@ -79,14 +75,29 @@ def next_step(training: Training) -> tuple[StepInput, Verdict]:
         is_stop_wanted=training.is_stop_wanted(),
         is_save_due=training.is_save_due_by_clock(),
         is_save_written=training.is_save_written(),
+        is_teacher_new=training.teachers.is_due(training.steps.fingerprints()),
     )
     if verdict.is_save_written:
         training.complete_save_or_warn()
     if verdict.ends_run:
         save_at_end(training, verdict)
         raise_end(prepared, verdict, training.rank)
+    if verdict.is_teacher_new:
+        compare_teachers(training)
     assert prepared.step_input is not None
     return prepared.step_input, verdict
+
+
+def compare_teachers(training: Training) -> None:
+    """Check that all ranks learn from the same teachers. A collective call.
+
+    If they do not, all ranks save and raise: the steps before this one had no such teacher.
+    """
+    try:
+        training.teachers.compare(training.steps.fingerprints())
+    except DskdError:
+        training.save_or_warn()
+        raise
 
 
 def save_at_end(training: Training, verdict: Verdict) -> None:

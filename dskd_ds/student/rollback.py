@@ -13,9 +13,10 @@ from dskd_ds.student.training import Training
 def roll_back(training: Training) -> None:
     """Load weights and optimiser from before the present weights were made. A collective call.
 
-    Only the weights go back: the steps and data go on, because the same data could lead to the same
-    end. Nothing is saved before an error, and checkpoints of the weights that are given up are
-    renamed, so the sound one stays the newest.
+    Only the weights go back, and those of losses below the head that follow their gradients: the
+    steps and data go on, because the same data could lead to the same end. Nothing is saved before
+    an error, and checkpoints of the weights that are given up are renamed, so the sound one stays
+    the newest.
     Raises DskdError on rank 0, and OtherRankError on the others, if there is no earlier checkpoint
     or if rollbacks did not help.
     """

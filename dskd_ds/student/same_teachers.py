@@ -12,13 +12,34 @@ from dskd_ds.errors import InputError
 from dskd_ds.student.collectives import all_gather_values, run_on_rank_0
 
 
-def refuse_different_teachers(own: Sequence[str | None]) -> None:
-    """Check that the replies of all ranks depend on the same. A collective call.
+class TeacherComparison:
+    """Compares the teachers of all ranks whenever a rank has met one that it had not met before.
 
-    own: for each teacher of the run, the fingerprint of this rank's replies; None if none came.
-    Raises InputError on rank 0, and OtherRankError on the others, if two ranks differ.
+    A teacher of rare text may come long after the first step, and to each rank at another time.
     """
-    run_on_rank_0(refuse_different, all_gather_values(list(own)))
+
+    def __init__(self) -> None:
+        self._met: set[int] = set()
+        """Numbers of the teachers that this rank had met when the ranks last compared."""
+
+    def is_due(self, own: Sequence[str | None]) -> bool:
+        """Return whether this rank has met another teacher since the last comparison.
+
+        own: for each teacher of the run, the fingerprint of this rank's replies; None if none came.
+        """
+        return not _met(own) <= self._met
+
+    def compare(self, own: Sequence[str | None]) -> None:
+        """Check that the replies of all ranks depend on the same. A collective call.
+
+        Raises InputError on rank 0, and OtherRankError on the others, if two ranks differ.
+        """
+        self._met = _met(own)
+        run_on_rank_0(refuse_different, all_gather_values(list(own)))
+
+
+def _met(own: Sequence[str | None]) -> set[int]:
+    return {number for number, fingerprint in enumerate(own) if fingerprint is not None}
 
 
 def refuse_different(by_rank: Sequence[Sequence[str | None]]) -> None:

@@ -110,7 +110,9 @@ def open_training(
     skips = Skips(spec.train)
     checkpoints = open_checkpoints(spec, engine, init, blocks, skips)
     if spec.loss.terms:
-        checkpoints.keep_state("term_weights", distill_student(engine).term_losses.weights)
+        # They follow the gradients of the model's weights, which explode before a rollback.
+        weights = distill_student(engine).term_losses.weights
+        checkpoints.keep_state("term_weights", weights, goes_with_weights=True)
     if isinstance(source, StreamedBlocks):
         checkpoints.keep_state("stream", source)
         cleanup.callback(source.close)

@@ -21,6 +21,7 @@ from dskd_ds.student.heldout_loss import HeldoutLoss
 from dskd_ds.student.on_policy import OnPolicyBlocks
 from dskd_ds.student.phases import MEASURING, SAVING, Phases
 from dskd_ds.student.run_lock import RunLock
+from dskd_ds.student.same_teachers import TeacherComparison
 from dskd_ds.student.skips import Skips
 from dskd_ds.student.step_health import StepHealth
 from dskd_ds.student.verdict import StepSource
@@ -47,6 +48,8 @@ class Training:
     """Whether a signal has asked this rank to stop."""
     saved_at: float = field(default_factory=time.monotonic)
     """When this rank last tried to save, or the start of training."""
+    teachers: TeacherComparison = field(default_factory=TeacherComparison)
+    """Whether all ranks learn from the same teachers."""
     phases: Phases = field(default_factory=Phases)
     """What this rank does now, for the watchdog."""
     unchanged_weights: UnchangedWeights | None = None

@@ -69,6 +69,8 @@ class Verdict:
     """Whether any rank says that a checkpoint is due after this step."""
     is_save_written: bool = False
     """Whether all ranks have written their part of a save in the background."""
+    is_teacher_new: bool = False
+    """Whether any rank has met a teacher that it had not met before."""
 
     @property
     def ends_run(self) -> bool:
@@ -92,17 +94,23 @@ def prepare(
 
 
 def all_reduce_verdict(
-    prepared: Prepared, *, is_stop_wanted: bool, is_save_due: bool, is_save_written: bool = False
+    prepared: Prepared,
+    *,
+    is_stop_wanted: bool,
+    is_save_due: bool,
+    is_save_written: bool = False,
+    is_teacher_new: bool = False,
 ) -> Verdict:
     """Add up what all ranks have met, and return the verdict. A collective call."""
     # One number per exit code: how many ranks end with it. So everything can be summed at once.
     failures = [int(prepared.exit_code is code) for code in ExitCode]
     is_unwritten = not is_save_written
-    flags = [int(is_stop_wanted), int(is_save_due), int(is_unwritten)]
+    flags = [int(is_stop_wanted), int(is_save_due), int(is_unwritten), int(is_teacher_new)]
     local = [*prepared.counts, *flags, *failures]
     total = torch.tensor(local, dtype=torch.int64, device=local_device())
     deepspeed.comm.all_reduce(total)
-    num_tokens, num_senses, num_stops, num_saves, num_unwritten, *num_failures = total.tolist()
+    num_tokens, num_senses, *sums = total.tolist()
+    num_stops, num_saves, num_unwritten, num_new, *num_failures = sums
     met = [code for code, count in zip(ExitCode, num_failures, strict=True) if count]
     return Verdict(
         counts=Counts(num_tokens, num_senses),
@@ -110,6 +118,7 @@ def all_reduce_verdict(
         is_stop_wanted=num_stops > 0,
         is_save_due=num_saves > 0,
         is_save_written=num_unwritten == 0,
+        is_teacher_new=num_new > 0,
     )
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from dskd_ds.files.manifest import refuse_unlisted_files
@@ -77,14 +77,20 @@ class Checkpoints:
         self._init_fingerprint = init_fingerprint
         self._dictionaries = dict(dictionaries or {})
         self._states = dict(states)
+        self._of_weights: set[str] = set()
         self._folder = checkpoint_dir(spec)
         self._saving: Saving | None = None
         self._deletes_old = True
         self._removing: threading.Thread | None = None
 
-    def keep_state(self, name: str, state: Stateful) -> None:
-        """Save and load a further state. Not collective; call it on all ranks before `resume`."""
+    def keep_state(self, name: str, state: Stateful, goes_with_weights: bool = False) -> None:
+        """Save and load a further state. Not collective; call it on all ranks before `resume`.
+
+        goes_with_weights: a rollback takes it back too.
+        """
         self._states[name] = state
+        if goes_with_weights:
+            self._of_weights.add(name)
 
     def save(
         self,
@@ -194,12 +200,12 @@ class Checkpoints:
             return Progress()
         tag, manifest = found
         self._load_weights(tag, manifest)
-        self._load_states(tag, manifest)
+        self._load_states(tag, manifest, names=self._states.keys())
         facts = manifest["facts"]
         return Progress(int(facts["step"]), int(facts["tokens"]))
 
     def restore_weights(self, before: int) -> Progress | None:
-        """Load weights and moments of the newest whole checkpoint, but no other states.
+        """Load weights and moments of the newest whole checkpoint, and what goes with the weights.
 
         before: only checkpoints with fewer steps than this are looked at. Those of more steps are
         renamed: their weights were given up, so nothing may go back to them.
@@ -211,6 +217,7 @@ class Checkpoints:
             return None
         tag, manifest = found
         self._load_weights(tag, manifest)
+        self._load_states(tag, manifest, names=self._of_weights)
         run_on_rank_0(abandon_after, self._spec, tag)
         return Progress(int(manifest["facts"]["step"]), int(manifest["facts"]["tokens"]))
 
@@ -246,13 +253,13 @@ class Checkpoints:
         with SavedSlices(self._folder / tag / name for name in names) as saved:
             held_state(self._engine).load(saved, int(manifest["facts"]["adam_step"]))
 
-    def _load_states(self, tag: str, manifest: Manifest) -> None:
-        """Load the small states of a checkpoint whose files are whole."""
+    def _load_states(self, tag: str, manifest: Manifest, names: Collection[str]) -> None:
+        """Load some of the small states of a checkpoint whose files are whole."""
         num_saved = int(manifest["facts"]["num_students"])
         paths = [self._folder / tag / f"{file_prefix(rank)}.json" for rank in range(num_saved)]
         saved = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-        for name, state in self._states.items():
+        for name in names:
             # A state that this version added is not in an older checkpoint.
             of_ranks = [states[name] for states in saved if name in states]
             if of_ranks:
-                state.load_state_dict(of_ranks)
+                self._states[name].load_state_dict(of_ranks)

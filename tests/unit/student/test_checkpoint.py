@@ -163,6 +163,16 @@ def test_states_come_back_by_rank_and_new_ones_keep_their_start(
     assert new.value == "start"
 
 
+def test_a_rollback_takes_back_weights_and_what_goes_with_them(spec: RunSpec) -> None:
+    saving = checkpoints_of(SmallEngine().train(3), spec, kept=Kept("sound"), other=Kept("sound"))
+    saving.save(Progress(3, 30))
+    present = Kept("exploded"), Kept("present")
+    checkpoints = checkpoints_of(SmallEngine(), spec, other=present[1])
+    checkpoints.keep_state("kept", present[0], goes_with_weights=True)
+    assert checkpoints.restore_weights(before=4) == Progress(3, 30)
+    assert [state.value for state in present] == [["sound"], "present"]
+
+
 def test_a_rollback_takes_weights_from_before_a_step_and_no_states(spec: RunSpec) -> None:
     engine = SmallEngine().train(3)
     for step in (3, 4):

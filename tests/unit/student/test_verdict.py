@@ -100,6 +100,7 @@ def test_text_that_the_student_writes_is_not_a_wait_for_the_teacher(
     training.steps = Mock(
         counts=lambda: met.append(training.phases.current.name) or (7, 2),
         next=lambda _: met.append(training.phases.current.name),
+        fingerprints=lambda: [None],
     )
 
     def all_reduce(_: Prepared, **_flags: bool) -> Verdict:
@@ -158,11 +159,13 @@ def test_all_ranks_get_the_same_verdict(verdicts: dict[str, list[dict[str, Any]]
         "is_stop_wanted": False,
         "is_save_due": False,
         "is_save_written": False,
+        "is_teacher_new": False,
     }
     assert everywhere["all well"] == go_on
     assert everywhere["a save is due"] == go_on | {"is_save_due": True}
     assert everywhere["one has written"] == go_on
     assert everywhere["all have written"] == go_on | {"is_save_written": True}
+    assert everywhere["one has met a teacher"] == go_on | {"is_teacher_new": True}
     assert everywhere["one is to stop"] == go_on | {"is_stop_wanted": True}
     # The failed rank brings no positions.
     assert everywhere["one has an OSError"] == go_on | {"counts": [1, 1], "exit_code": 1}

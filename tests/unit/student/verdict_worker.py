@@ -26,6 +26,7 @@ CASES = (
     "a save is due",
     "one has written",
     "all have written",
+    "one has met a teacher",
     *ERRORS,
 )
 
@@ -45,6 +46,7 @@ def main() -> None:
             is_stop_wanted=(case, rank) == ("one is to stop", 1),
             is_save_due=(case, rank) == ("a save is due", 0),
             is_save_written=case == "all have written" or (case, rank) == ("one has written", 1),
+            is_teacher_new=(case, rank) == ("one has met a teacher", 1),
         )
         found[case] = asdict(verdict)
     for verdict in found.values():
