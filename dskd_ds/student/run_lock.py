@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 import threading
 import time
 import uuid
@@ -28,6 +29,9 @@ BEAT_SECONDS = 5.0
 """Time between two touches of the lease by its owner."""
 READ_SECONDS = 10.0
 """How long a read of the lease may fail, on a network file system for example, before a save."""
+OWN_JOB_SECONDS = 600.0
+"""How long a job that was requeued waits for its earlier start to end. SLURM requeues a job of a
+node that it cannot reach, while the job's processes may still run there."""
 STALE_SECONDS = 60.0
 """An owner on another machine that has not touched its lease for so long counts as dead."""
 
@@ -47,6 +51,8 @@ class Owner:
     """SLURM's job, or ""."""
     since: str
     """When the lease was taken, in the owner's local time."""
+    restart: int = 0
+    """How often SLURM had started the job before. Leases of earlier versions have 0."""
 
     @staticmethod
     def this_process(env: Mapping[str, str] = os.environ) -> Owner:
@@ -59,11 +65,16 @@ class Owner:
             process_start=_process_start(os.getpid()),
             job_id=env.get("SLURM_JOB_ID", ""),
             since=time.strftime("%Y-%m-%d %H:%M:%S %z"),
+            restart=int(env.get("SLURM_RESTART_COUNT") or 0),
         )
 
     def is_of_this_machine(self) -> bool:
         """Return whether this process can see if the owner lives."""
         return bool(self.machine) and self.machine == _machine()
+
+    def restarts(self, other: Owner) -> bool:
+        """Return whether SLURM started this owner's job again after it had started the other."""
+        return bool(self.job_id) and self.job_id == other.job_id and self.restart > other.restart
 
     def lives_here(self) -> bool:
         """Return whether the owner is a living process of this machine."""
@@ -112,10 +123,12 @@ class RunLock:
         """Take the lease and keep it alive in a thread.
 
         An owner on another machine is watched until it touches its lease or counts as dead, for at
-        most a minute. Raises RunInUseError that names a living owner.
+        most a minute. An earlier start of the same job gets time to end. Raises RunInUseError that
+        names a living owner.
         """
         self._run_dir.mkdir(parents=True, exist_ok=True)
         first_seen: tuple[Owner, int] | None = None
+        deadline, is_told = time.monotonic() + OWN_JOB_SECONDS, False
         while True:
             with self._guard():
                 found = _read_owner(self._path)
@@ -124,8 +137,13 @@ class RunLock:
                     break
                 seen = (found, self._path.stat().st_mtime_ns)
             first_seen = first_seen or seen
-            if found.is_of_this_machine() or seen != first_seen:
+            is_alive = found.is_of_this_machine() or seen != first_seen
+            may_wait = self.owner.restarts(found) and time.monotonic() < deadline
+            if is_alive and not may_wait:
                 raise RunInUseError(_refusal(self._run_dir, found))
+            if is_alive and not is_told:
+                print(f"waiting for {found} to end: an earlier start of this job", file=sys.stderr)
+                is_told = True
             time.sleep(1.0)
         self._thread.start()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -38,7 +38,7 @@ from dskd_ds.student.loop import run_steps
 from dskd_ds.student.model import DistillStudent
 from dskd_ds.student.on_policy import OnPolicyBlocks
 from dskd_ds.student.phases import EXPORTING, Phases
-from dskd_ds.student.repair.stage import RunParts, initial_student
+from dskd_ds.student.repair.stage import NoteEnd, RunParts, initial_student
 from dskd_ds.student.replies.alignment import AlignmentTest
 from dskd_ds.student.replies.feed import Feed
 from dskd_ds.student.replies.further_teachers import FurtherLink, further_routes, routing
@@ -80,6 +80,7 @@ def train(spec: RunSpec, models: RunModels, role: Role) -> None:
             phases=phases,
             run_lock=run_lock,
             is_stop_wanted=StopWish(),
+            note_end=note_end,
         )
         init = initial_student(spec, models, run)
         training = open_training(spec, models, init, run, cleanup)
@@ -250,7 +251,7 @@ def open_further_links(
 
 def end_noter(
     links: Sequence[StudentSide],
-) -> Callable[[object, BaseException | None, object], None]:
+) -> NoteEnd:
     """Return an exit callback after which the goodbyes say whether this student comes back.
 
     It does after a stop signal and after a crash, because then the run is started again.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +49,9 @@ from dskd_ds.student.run_state import EngineState, Stateful
 from dskd_ds.student.skips import Skips
 from dskd_ds.student.training import Training
 
+NoteEnd = Callable[[object, BaseException | None, object], None]
+"""An exit callback, with an error's class, the error (None without one) and its traceback."""
+
 
 @dataclass(frozen=True)
 class RunParts:
@@ -62,6 +65,8 @@ class RunParts:
     phases: Phases
     run_lock: RunLock
     is_stop_wanted: StopWish
+    note_end: NoteEnd
+    """Tells the links if this run will not start again; call it before a link is closed."""
     further_links: Sequence[FurtherLink] = ()
     """To [[teachers]]; the repair asks only [teacher]."""
 
@@ -129,7 +134,8 @@ def _train(spec: RunSpec, models: RunModels, init: NamedModel, run: RunParts) ->
         assert isinstance(training.steps, Feed)
         try:
             run_steps(training)
-        except BaseException:
+        except BaseException as error:
+            run.note_end(type(error), error, None)
             training.steps.close()  # the link too: its thread may wait for a reply
             raise
         training.steps.finish()  # the training that follows needs the link

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,15 +14,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig
 
+from dskd_ds.errors import InputError
 from dskd_ds.losses.sense import SenseTargets
 from dskd_ds.losses.states import DISTANCES
 from dskd_ds.models.captured import captured_states, rows_at_layers
 from dskd_ds.objective.fused import Scales
 from dskd_ds.objective.targets import TeacherTargets
 from dskd_ds.spec import load_spec, write_spec
+from dskd_ds.student.repair import stage
 from dskd_ds.student.repair.blocks import RepairBlock, repair_blocks, teacher_layers
 from dskd_ds.student.repair.model import RepairStudent
 from dskd_ds.student.repair.stage import repair_spec
+from dskd_ds.student.replies.feed import Feed
 
 SIZES: dict[str, Any] = {
     "vocab_size": 40,
@@ -173,3 +177,20 @@ def test_the_spec_of_a_repair_can_be_read_when_it_is_resumed(
     spec = repair_spec(load_spec("tests/base_run.toml", [*cut, *overrides]))
     write_spec(spec, tmp_path / "spec.toml")
     assert load_spec(tmp_path / "spec.toml") == spec
+
+
+def test_an_end_of_the_repair_is_noted_before_the_link_says_goodbye(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The goodbye says whether this student comes back; teachers wait for it if it does."""
+    called = Mock()
+    error = InputError("the text is wrong")
+    called.steps.mock_add_spec(Feed)
+    for name in ("run_on_rank_0", "blocks_to_repair", "_open_engine", "repair_spec"):
+        monkeypatch.setattr(stage, name, Mock())
+    monkeypatch.setattr(stage, "_open_training", Mock(return_value=Mock(steps=called.steps)))
+    monkeypatch.setattr(stage, "run_steps", Mock(side_effect=error))
+    with pytest.raises(InputError):
+        stage._train(Mock(), Mock(), Mock(), Mock(note_end=called.note_end))
+    assert [name for name, *_ in called.mock_calls] == ["note_end", "steps.close"]
+    assert called.note_end.call_args.args[1] is error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -63,6 +64,40 @@ def test_a_second_launch_is_refused_and_told_who_holds_the_lock(
     os.utime(tmp_path / LEASE_FILE, (0, 0))
     with pytest.raises(InputError, match=f"process {other.pid}"):
         RunLock(tmp_path).acquire()
+
+
+def test_a_requeued_job_waits_for_its_earlier_start(
+    tmp_path: Path, other: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SLURM requeues a job whose node it cannot reach; the processes there may still run."""
+    lease = json.loads((tmp_path / LEASE_FILE).read_text())
+    (tmp_path / LEASE_FILE).write_text(json.dumps(lease | {"job_id": "77"}))
+    again = {"SLURM_JOB_ID": "77", "SLURM_RESTART_COUNT": "1"}
+
+    def end_it(_seconds: float) -> None:
+        other.kill()
+        other.wait()
+
+    monkeypatch.setattr(run_lock.time, "sleep", end_it)
+    lock = RunLock(tmp_path, Owner.this_process(again))
+    lock.acquire()
+    lock.release()
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"SLURM_JOB_ID": "77"},  # a second step of the same start
+        {"SLURM_JOB_ID": "78", "SLURM_RESTART_COUNT": "1"},
+    ],
+)
+def test_another_launch_of_a_job_does_not_wait(
+    tmp_path: Path, other: subprocess.Popen[str], env: dict[str, str]
+) -> None:
+    lease = json.loads((tmp_path / LEASE_FILE).read_text())
+    (tmp_path / LEASE_FILE).write_text(json.dumps(lease | {"job_id": "77"}))
+    with pytest.raises(InputError, match=f"process {other.pid}"):
+        RunLock(tmp_path, Owner.this_process(env)).acquire()
 
 
 def test_all_ranks_end_with_the_same_code(
