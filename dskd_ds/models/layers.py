@@ -45,6 +45,16 @@ LAYER_NUMBERS = frozenset(
 FIRST_NUMBERS = frozenset({"first_k_dense_replace", "moe_layer_start_index", "num_dense_layers"})
 """Entries that give the number of the first layer with experts; the layers before it are dense."""
 
+FINAL_NORMS = (
+    "norm",
+    "final_layernorm",
+    "final_layer_norm",
+    "final_norm",
+    "norm_f",
+    "embedding_norm",
+)
+"""Names of the final norm in transformers; LFM2 calls it `embedding_norm`."""
+
 
 def keep_in_config(config: Any, kept: list[int]) -> None:
     """Change a text configuration to that of the model with only the layers `kept`.
@@ -80,6 +90,23 @@ def layers_of(model: Any, key: str = "[student] model") -> Any:
             "  use a model of another architecture (Llama, Qwen, Mistral, Gemma, OLMo ... do)."
         )
     return layers
+
+
+def final_norm_of(trunk: Any, key: str) -> Any:
+    """Return the norm between the last layer of a trunk and the head.
+
+    key: the setting that names the model. Raises InputError for an architecture that has another
+    name for it.
+    """
+    norms = (getattr(trunk, name, None) for name in FINAL_NORMS)
+    norm = next((found for found in norms if found is not None), None)
+    if norm is None:
+        raise InputError(
+            f"{key}: {type(trunk).__name__} keeps its final norm under none of the names"
+            f" {', '.join(FINAL_NORMS)}.\n"
+            '  name the layers to keep: [student] layers = "list", keep_layers = [...].'
+        )
+    return norm
 
 
 def compile_layers(model: Any, key: str = "[student] model") -> None:

@@ -11,11 +11,19 @@ from dskd_ds.spec.base import (
     Fraction,
     NonNegativeFloat,
     NonNegativeInt,
+    OnResume,
     Part,
     PositiveInt,
 )
 from dskd_ds.spec.data import SourceSpec
 from dskd_ds.spec.lexicons import NEGATING_AFFIXES, LexiconSpec
+
+OTHER_STATES = OnResume(
+    may_change=True,
+    effect="a teacher chooses senses by its own states, a student by the rounded ones that it gets,"
+    " so that of two nearly equal senses another one may be chosen",
+)
+"""For the side that chooses senses."""
 
 
 class CorpusSpec(SourceSpec):
@@ -124,7 +132,7 @@ class SensesSpec(Part):
     candidates: Literal["lexical", "neighbours", "hybrid"] = "hybrid"
     """Where candidates come from. `lexical`: word relations (paper). `neighbours`: the index.
     `hybrid`: both (docs/method.md, "Candidates")."""
-    retrieve_on: Annotated[Literal["student", "teacher"], MAY_CHANGE] = "student"
+    retrieve_on: Annotated[Literal["student", "teacher"], OTHER_STATES] = "student"
     """Which side chooses the candidates. `student`: the teacher's hidden states at sense positions
     are sent to it. `teacher`: only the row numbers of the chosen senses are sent; every teacher
     then opens the dictionary (`dictionary`, `local_dir`), and the first one of a launch on each

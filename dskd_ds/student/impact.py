@@ -16,7 +16,7 @@ from tqdm import tqdm
 from dskd_ds.data.batches import Batch, Sample, make_batch
 from dskd_ds.data.source import open_blocks
 from dskd_ds.models.frozen import FrozenModel, load_frozen
-from dskd_ds.models.layers import layers_of
+from dskd_ds.models.layers import final_norm_of, layers_of
 from dskd_ds.models.named import NamedModel
 from dskd_ds.spec.data import DataSpec
 
@@ -43,6 +43,7 @@ def removal_losses(data: DataSpec, named: NamedModel, num_tokens: int) -> list[f
     teacher = load_frozen(named)
     batch = _sample_batch(data, named, num_tokens)
     layers = list(layers_of(teacher.trunk, named.key))
+    final_norm = final_norm_of(teacher.trunk, named.key)
     complete, calls = _record_calls(teacher, layers, batch)
     complete_loss = _mean_loss(teacher, complete, batch)
     rises: list[float] = []
@@ -52,7 +53,7 @@ def removal_losses(data: DataSpec, named: NamedModel, num_tokens: int) -> list[f
             output = layers[later](hidden, **calls[later].arguments)
             hidden = output[0] if isinstance(output, tuple) else output
         # The layers were called without the trunk around them, so the final norm is still to come.
-        loss = _mean_loss(teacher, teacher.trunk.norm(hidden), batch)
+        loss = _mean_loss(teacher, final_norm(hidden), batch)
         rises.append(loss - complete_loss)
     return rises
 

@@ -7,6 +7,7 @@ pairs (position, dictionary row), sorted by position.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dskd_ds.lexicon.relations import Ragged
@@ -130,3 +131,24 @@ def merge(left: Candidates, right: Candidates) -> Candidates:
     is_new = np.ones(len(rows), bool)
     is_new[1:] = (positions[1:] != positions[:-1]) | (rows[1:] != rows[:-1])
     return Candidates(positions[is_new], rows[is_new])
+
+
+def look_up(
+    owners: Ints, ids: Ints, values: NDArray[np.float32]
+) -> tuple[Mask, NDArray[np.float32]]:
+    """Find owners [P, R] among the ids [P, k] of the same position.
+
+    An id comes once per position. Returns whether each is there, and its value [P, k]; else 0.
+    Memory: P * (R + k), which is why pairs are searched for and not compared.
+    """
+    size = np.int64(max(owners.max(initial=0), ids.max(initial=0)) + 1)
+    first = np.arange(len(ids))[:, None] * size
+    order = np.argsort(ids, axis=1)
+    known = (np.take_along_axis(ids, order, axis=1) + first).ravel()
+    wanted = owners + first
+    if not len(known):
+        return np.zeros(owners.shape, bool), np.zeros(owners.shape, np.float32)
+    found = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+    is_there: Mask = known[found] == wanted
+    value = np.take_along_axis(values, order, axis=1).ravel()[found]
+    return is_there, np.where(is_there, value, np.float32(0))

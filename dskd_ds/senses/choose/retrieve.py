@@ -185,10 +185,7 @@ class SenseRetriever:
         found = self.search(self.projection(hidden), self.spec.index_search_effort)
         rows, _ = rerank(self.dictionary, hidden, candidates=found, keep=self.spec.num_neighbours)
         owners = self.dictionary.row_owners[rows]
-        # [P, R, k]. An owner outside the teacher's top k gets the probability 0.
-        same = owners[:, :, None] == top_ids[:, None, :]
-        in_top_k = same.any(axis=2)
-        probability = (same * probs[:, None, :]).sum(axis=2)
+        in_top_k, probability = sets.look_up(owners, top_ids, probs)
         is_target = owners == selection.targets[:, None]
         is_synonym = self.is_synonym(selection.targets, owners)
         if self.loss.shuffled_senses:

@@ -33,6 +33,8 @@ ANSWER_SECONDS = 60.0
 
 If the process of the service ends, the rank notices at once.
 """
+QUERIES_PER_REQUEST = 1024
+"""A request of a whole batch could take longer than `ANSWER_SECONDS`, with millions of senses."""
 WORKERS_ADDRESS = "inproc://workers"
 
 
@@ -164,6 +166,12 @@ class IndexClient:
         Raises IndexServiceError if the service has ended, does not answer in time or refuses.
         """
         reduced = np.ascontiguousarray(reduced, np.float32)
+        starts = range(0, max(1, len(reduced)), QUERIES_PER_REQUEST)
+        found = [self._ask(reduced[i : i + QUERIES_PER_REQUEST], num_candidates) for i in starts]
+        return np.concatenate(found)  # writable, which torch needs
+
+    def _ask(self, reduced: NDArray[np.float32], num_candidates: int) -> NDArray[np.int64]:
+        """Send one request and return its answer, which is read-only."""
         if not self._disconnects.poll(0):
             header = HEADER.pack(*reduced.shape, num_candidates)
             self._socket.send_multipart([header, reduced.data], copy=False)
@@ -175,8 +183,7 @@ class IndexClient:
             reason = frames[0].decode(errors="replace")
             raise IndexServiceError(f"the node's sense index at {self._address} refused: {reason}")
         num_rows, num_columns, _ = HEADER.unpack(frames[0])
-        rows = np.frombuffer(frames[1], np.int64).reshape(num_rows, num_columns)
-        return rows.copy()  # the frame is read-only, and torch needs writable memory
+        return np.frombuffer(frames[1], np.int64).reshape(num_rows, num_columns)
 
     def _no_answer(self, has_ended: bool) -> IndexServiceError:
         """Return the error for a request without an answer."""

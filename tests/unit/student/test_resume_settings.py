@@ -48,7 +48,6 @@ def test_settings_that_decide_results_must_stay(spec: RunSpec) -> None:
         "student.activation_checkpointing=true",
         "senses.local_dir=/dev/shm",
         "senses.collection_dir=kept",
-        "senses.retrieve_on=teacher",
         "topology.num_teachers=3",
         "link.credits=7",
         "checkpoint.keep=9",
@@ -73,6 +72,13 @@ def test_other_numbers_of_threads_are_a_warning(
     refuse_another_run(changed(spec, "topology.threads_per_rank=7"))
     message = capsys.readouterr().err
     assert f"topology.threads_per_rank was {threads} and is now 7: sums round" in message
+
+
+def test_another_side_that_chooses_senses_is_a_warning(
+    spec: RunSpec, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refuse_another_run(changed(spec, "senses.retrieve_on=teacher"))
+    assert "a teacher chooses senses by its own states" in capsys.readouterr().err
 
 
 def test_the_number_format_on_the_wire_must_stay(spec: RunSpec) -> None:

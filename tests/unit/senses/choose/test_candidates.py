@@ -149,6 +149,26 @@ def test_rerank_and_pair_distances_over_several_chunks(
     np.testing.assert_allclose(pairs, exact.flatten().numpy(), rtol=1e-4, atol=1e-4)
 
 
+@given(
+    num_positions=st.integers(0, 5),
+    num_ids=st.integers(0, 9),
+    num_owners=st.integers(0, 6),
+    seed=st.integers(0, 1000),
+)
+def test_look_up_compares_each_pair(
+    num_positions: int, num_ids: int, num_owners: int, seed: int
+) -> None:
+    draw = np.random.default_rng(seed)
+    ids = np.array([draw.permutation(12)[:num_ids] for _ in range(num_positions)], np.int64)
+    ids = ids.reshape(num_positions, num_ids)
+    values = draw.random(ids.shape).astype(np.float32)
+    owners = draw.integers(0, 15, (num_positions, num_owners))
+    is_there, value = sets.look_up(owners, ids, values)
+    same = owners[:, :, None] == ids[:, None, :]
+    assert is_there.tolist() == same.any(axis=2).tolist()
+    assert value.tolist() == (same * values[:, None, :]).sum(axis=2).tolist()
+
+
 def test_no_candidates_at_all(dictionary: SenseDictionary) -> None:
     none = sets.Candidates(np.zeros(0, np.int64), np.zeros(0, np.int64))
     assert len(sets.nearest(dictionary, torch.zeros(3, D), none, 5).rows) == 0

@@ -40,7 +40,7 @@ def test_nodes_of_slurm_on_one_host_have_addresses_of_their_own(
 
 
 def test_the_nodes_index_answers_as_the_graph_does(
-    dictionary: SenseDictionary, tmp_path: Path
+    dictionary: SenseDictionary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address = service_address(str(tmp_path), 1)
     service = IndexService(address, load_graph(dictionary))
@@ -48,6 +48,10 @@ def test_the_nodes_index_answers_as_the_graph_does(
     queries = load_projection(dictionary)(torch.randn(5, dictionary.hidden_size))
     expected = knn(load_graph(dictionary), queries, 20)
     np.testing.assert_array_equal(client.search(queries, 20), expected)
+    # A batch of many positions is asked in parts, so that each answer comes in time.
+    monkeypatch.setattr("dskd_ds.senses.index.service.QUERIES_PER_REQUEST", 2)
+    np.testing.assert_array_equal(client.search(queries, 20), expected)
+    assert client.search(queries[:0], 20).shape == (0, 20)
     with pytest.raises(IndexServiceError, match="refused"):
         client.search(queries[:, :3], 20)
     client.close()
