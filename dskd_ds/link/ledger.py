@@ -6,7 +6,8 @@ no sockets, threads or files, so that tests can drive it through any order of ev
 A request is waiting, or in flight with one teacher, or done. If its teacher refuses it, leaves,
 falls silent or hangs, or if it was lost on its way, the request waits again, ahead of those that
 were never sent; a teacher does not get a request twice that it refused. A request fails only when
-every teacher that is present has refused it.
+every teacher that is present has refused it, or when several broke down one after the other while
+they computed it (open_job.py).
 
 A teacher's credits say how many requests, and how many bytes of requests and replies, it may have
 in flight. They are limits and not counters, so no message that repeats or gets lost changes them.
@@ -18,9 +19,10 @@ import statistics
 import zlib
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from dskd_ds.link.decisions import Event, Failed, Lost, Removed, Send
+from dskd_ds.link.decisions import Event, Lost, Removed, Send
+from dskd_ds.link.open_job import OpenJob
 from dskd_ds.link.patience import Patience
 from dskd_ds.link.present import Credits, PresentTeacher
 
@@ -45,14 +47,6 @@ class Limits:
     """The same, in medians of the forward times seen so far; the larger limit holds."""
 
 
-@dataclass
-class _Job:
-    num_bytes: int
-    """Of the request and, at most, of its reply."""
-    refusals: dict[str, str] = field(default_factory=dict)
-    """Name of a teacher -> why it refused this request."""
-
-
 class Ledger:
     """The requests of one student, and the teachers that answer them."""
 
@@ -60,7 +54,7 @@ class Ledger:
         """student: the name of this student; it decides which teacher is asked first."""
         self._limits, self._student = limits, student
         self._num_sent = 0
-        self._jobs: dict[int, _Job] = {}
+        self._jobs: dict[int, OpenJob] = {}
         self._waiting: deque[int] = deque()
         self._teachers: dict[bytes, PresentTeacher] = {}
         self._patience = Patience(limits.dead_after)
@@ -96,7 +90,7 @@ class Ledger:
 
     def add(self, job_id: int, num_bytes: int = 0) -> None:
         """A new request waits for a teacher. num_bytes: of it and, at most, of its reply."""
-        self._jobs[job_id] = _Job(num_bytes)
+        self._jobs[job_id] = OpenJob(num_bytes)
         self._waiting.append(job_id)
 
     def join(self, teacher: bytes, name: str, credits: Credits, now: float) -> list[Event]:
@@ -156,7 +150,18 @@ class Ledger:
         if others and found.refusals_in_a_row >= REFUSALS_IN_A_ROW:
             text = f"refused {REFUSALS_IN_A_ROW} requests in a row, the last one because: {reason}"
             events += self.ban(teacher, text)
-        return events + self._fail_refused_jobs()
+        return events + self._fail_hopeless_jobs()
+
+    def break_down(self, teacher: bytes, job_id: int, reason: str) -> list[Event]:
+        """A teacher cannot go on, and may be started again. What it computed is not refused.
+
+        job_id: of the request that it computed.
+        """
+        reason = reason.rstrip(".")  # both messages go on after it
+        found = self._teachers.get(teacher)
+        if found and job_id in found.in_flight:
+            self._jobs[job_id].ended.append(f"teacher {found.name}: {reason}")
+        return self._remove(teacher, f"broke down: {reason}", is_banned=False)
 
     def leave(self, teacher: bytes, reason: str) -> list[Event]:
         """A teacher is gone, and may come back."""
@@ -221,7 +226,7 @@ class Ledger:
         self._waiting.extendleft(reversed(skipped))
         return sends
 
-    def _soonest(self, teachers: list[bytes], job: _Job) -> bytes | None:
+    def _soonest(self, teachers: list[bytes], job: OpenJob) -> bytes | None:
         """Return the teacher that should answer first, of those that may get this request.
 
         That follows from its earlier answers, so a slow one, or one that other students keep busy,
@@ -243,9 +248,9 @@ class Ledger:
         return [Lost(job_id, teacher.name) for job_id in lost]
 
     def _remove(self, teacher: bytes, reason: str, is_banned: bool) -> list[Event]:
-        """Take a teacher out; requests that all others have refused fail now."""
+        """Take a teacher out; requests that nobody may answer any more fail now."""
         removed = self._take_out(teacher, reason, is_banned)
-        return [*removed, *self._fail_refused_jobs()] if removed else []
+        return [*removed, *self._fail_hopeless_jobs()] if removed else []
 
     def _take_out(self, teacher: bytes, reason: str, is_banned: bool) -> list[Event]:
         """Forget a teacher if it is present; what it held waits."""
@@ -259,19 +264,15 @@ class Ledger:
         """Requests that were sent wait again, in their order, ahead of all others."""
         self._waiting.extendleft(reversed(list(job_ids)))
 
-    def _fail_refused_jobs(self) -> list[Event]:
-        """Give up the waiting requests that all present teachers have refused."""
+    def _fail_hopeless_jobs(self) -> list[Event]:
+        """Give up the waiting requests that no teacher may answer any more."""
         names = {found.name for found in self._teachers.values()}
-        if not names:
-            return []  # a teacher may still come
-        failed = [job_id for job_id in self._waiting if names <= self._jobs[job_id].refusals.keys()]
-        events: list[Event] = []
-        for job_id in failed:
-            self._waiting.remove(job_id)
-            refusals = self._jobs.pop(job_id).refusals
-            reasons = tuple(f"teacher {name}: {text}" for name, text in refusals.items())
-            events.append(Failed(job_id, reasons))
-        return events
+        found = [self._jobs[job_id].failure(job_id, names) for job_id in self._waiting]
+        failed = [failure for failure in found if failure]
+        for failure in failed:
+            self._waiting.remove(failure.job_id)
+            del self._jobs[failure.job_id]
+        return [*failed]
 
     def own_gap(self, now: float) -> float:
         """Return how long this process stood still since the last `tick`, in seconds; else 0."""

@@ -55,7 +55,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from dskd_ds.spec.processes import MAX_CREDITS, HiddenFormat
 
-PROTOCOL = 9
+PROTOCOL = 10
 """Version of everything in this module; a peer with another version is refused."""
 
 MAX_FAILURE_CHARACTERS = 4000
@@ -171,6 +171,9 @@ class Failure(Message):
     request_id: Count
     text: str = Field(max_length=MAX_FAILURE_CHARACTERS)
     """The reason."""
+    is_leaving: bool = False
+    """Whether the teacher ends because it cannot go on: its GPU or one of its ranks failed. The
+    request is then not refused, and waits if there is no other teacher."""
 
 
 class Ping(Message):

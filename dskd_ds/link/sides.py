@@ -75,6 +75,13 @@ class TeacherSide(Protocol):
         """Tell the student that its request cannot be answered."""
         ...
 
+    def give_back(self, work: Work, reason: str) -> None:
+        """Tell the student that this teacher cannot go on; call `close` next.
+
+        The request goes to another teacher, or waits for one.
+        """
+        ...
+
     def close(self) -> None:
         """Say goodbye to all students."""
         ...

@@ -121,6 +121,8 @@ class StudentProtocol:
             self._ledger.note_held(peer, message.held, now)
         elif isinstance(message, Reply):
             self._finish(peer, message, arrays, num_bytes)
+        elif isinstance(message, Failure) and message.is_leaving:
+            self._act_on(self._ledger.break_down(peer, message.request_id, message.text))
         elif isinstance(message, Failure):
             refusal = self._ledger.refuse(peer, message.request_id, message.text, now)
             self._act_on(refusal)
@@ -211,10 +213,7 @@ class StudentProtocol:
             elif isinstance(event, Failed):
                 job = self._jobs.finish(event.job_id)
                 if job:
-                    reasons = "; ".join(event.reasons)
-                    job.future.set_exception(
-                        LinkError(f"no teacher could answer a request: {reasons}")
-                    )
+                    job.future.set_exception(LinkError(event.text))
             elif isinstance(event, Lost):
                 text = f"a request to teacher {event.name}, or its reply, was lost on the way"
                 print(f"{self._name}: {text}; it is sent again.", file=sys.stderr)

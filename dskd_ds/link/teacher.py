@@ -94,6 +94,10 @@ class TeacherLink:
         """Tell the student that its request cannot be answered."""
         self._protocol.queue_reply(work, failure_frames(work, reason))
 
+    def give_back(self, work: Work, reason: str) -> None:
+        """Tell the student that this teacher ends, and that its request is not to blame."""
+        self._protocol.queue_reply(work, failure_frames(work, reason, is_leaving=True))
+
     @property
     def num_queued(self) -> int:
         """Requests that have come and that `next_request` has not returned yet."""

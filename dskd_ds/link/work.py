@@ -40,7 +40,11 @@ def reply_frames(
     )
 
 
-def failure_frames(work: Work, reason: str) -> list[Frame]:
-    """Return the frames that tell a student why its request cannot be answered."""
+def failure_frames(work: Work, reason: str, is_leaving: bool = False) -> list[Frame]:
+    """Return the frames that tell a student why its request cannot be answered.
+
+    is_leaving: whether this teacher ends because it cannot go on.
+    """
     text = reason[:MAX_FAILURE_CHARACTERS]
-    return codec.encode(Failure(request_id=work.request.request_id, text=text))
+    request_id = work.request.request_id
+    return codec.encode(Failure(request_id=request_id, text=text, is_leaving=is_leaving))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dskd_ds.models.frozen import FrozenModel
 from dskd_ds.teacher.answer import compute
 from dskd_ds.teacher.group import TeacherGroup
+from dskd_ds.teacher.lost_device import is_request_to_blame
 from dskd_ds.teacher.out_of_memory import TeacherMemoryError
 
 
@@ -22,7 +23,7 @@ def follow(teacher: FrozenModel, group: TeacherGroup) -> None:
             # The first rank has checked the request. What it gives here belongs to nobody.
             compute(teacher, request.arrays, request.wanted)
         except TeacherMemoryError as error:
-            group.fail(str(error), is_own=True)
+            group.fail(str(error), is_refusal=True)
         except Exception as error:
-            group.fail(f"{type(error).__name__}: {error}", is_own=False)
+            group.fail(f"{type(error).__name__}: {error}", is_request_to_blame(error))
         group.end_work()

@@ -13,7 +13,6 @@ import secrets
 import sys
 import threading
 import time
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn
@@ -34,7 +33,8 @@ from dskd_ds.teacher.group_channel import (
     RequestSender,
     SharedRequest,
 )
-from dskd_ds.teacher.group_watch import GroupWatch
+from dskd_ds.teacher.group_watch import GroupWatch, OnLost
+from dskd_ds.teacher.lost_device import is_device_lost
 
 EXIT_SECONDS = 30.0
 """How long the goodbye to students may take when a teacher ends because of one of its ranks."""
@@ -62,8 +62,8 @@ class TeacherGroup:
         else:
             self._receiver = RequestReceiver(self._request_address(self.rank), spec)
         self._watch: GroupWatch | None = None
-        self.on_end: Callable[[str], None] | None = None
-        """Called with the reason before this process ends because of one of the ranks."""
+        self.on_end: OnLost | None = None
+        """Called before this process ends because of one of the ranks."""
         self._is_computing = False
         self.work: Work | None = None
         """The request that the first rank works on."""
@@ -108,15 +108,16 @@ class TeacherGroup:
     def is_broken_by(self, error: Exception) -> bool:
         """Return whether the ranks cannot go on together after an error of this one."""
         # An invalid request is refused before the other ranks get it.
-        return self._is_computing or isinstance(error, LostRankError)
+        is_lost = isinstance(error, LostRankError) or is_device_lost(error)
+        return self._is_computing or is_lost
 
-    def fail(self, reason: str, is_own: bool) -> NoReturn:
+    def fail(self, reason: str, is_refusal: bool) -> NoReturn:
         """End all ranks of this teacher, because this one failed; does not return.
 
-        is_own: whether the reason is this rank's own, and not a collective call that failed.
+        is_refusal: whether the request is to blame, and not a rank, its GPU or a collective call.
         """
         assert self._watch is not None
-        self._watch.fail(reason, is_own)
+        self._watch.fail(reason, is_refusal)
         _wait_for_exit()  # another thread ends this process already
 
     def stay_if_ending(self) -> None:
@@ -127,8 +128,8 @@ class TeacherGroup:
         if self._watch and self._watch.is_ending:
             _wait_for_exit()
 
-    def _end_process(self, reason: str) -> None:
-        """Say why this teacher ends, and end the process."""
+    def _end_process(self, reason: str, is_refusal: bool) -> None:
+        """Say why this teacher ends, and end the process. is_refusal: as for `fail`."""
         # The main thread may be in a collective call for ever, so it is not asked to end.
         message = f"teacher {self._number}, rank {self.rank} of {self.size}: {reason}"
         # If the file system hangs too, the process still ends.
@@ -141,7 +142,7 @@ class TeacherGroup:
                 code = int(ExitCode.FAILED)
                 record_end(self._run_dir, "teacher", self._number, exit_code=code, message=message)
             if self.on_end:
-                self.on_end(reason)
+                self.on_end(reason, is_refusal)
             self._remove_sockets()
         os._exit(int(ExitCode.FAILED))
 

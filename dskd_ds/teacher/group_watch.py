@@ -20,22 +20,25 @@ from dskd_ds.teacher.group_channel import LINGER_MILLISECONDS, Socket
 LOOK_SECONDS = 0.1
 MAX_LOOK_SECONDS = 0.5
 """Longest time that one look counts for; a longer one was a pause of this process."""
-BEAT, FAILED = b"beat", b"failed"
+BEAT, FAILED, REFUSED = b"beat", b"failed", b"refused"
 MAX_REASON_CHARACTERS = 3000
 CAUSE_SECONDS = 2.0
 """How long a rank whose collective call failed waits for the cause, which another rank may send."""
 
 
+OnLost = Callable[[str, bool], None]
+"""Gets the reason for which a teacher must end, and whether the request that it computes is to
+blame."""
+
+
 class GroupWatch:
     """Exchanges beats between the first rank of a teacher and the others."""
 
-    def __init__(
-        self, address: str, rank: int, size: int, spec: LinkSpec, on_lost: Callable[[str], None]
-    ) -> None:
+    def __init__(self, address: str, rank: int, size: int, spec: LinkSpec, on_lost: OnLost) -> None:
         """Start to watch.
 
-        address: at which the first rank listens. on_lost: called once, in any thread, with the
-        reason for which this teacher must end; it should end the process.
+        address: at which the first rank listens. on_lost: called once, in any thread; it should end
+        the process.
         """
         self._rank, self._spec, self._on_lost = rank, spec, on_lost
         self._others = range(1, size) if rank == 0 else range(1)
@@ -45,7 +48,7 @@ class GroupWatch:
         self._longest_seconds = 0.0
         self._work_lock = threading.Lock()
         self._last_look = time.monotonic()
-        self._outbox: deque[str] = deque()
+        self._outbox: deque[list[bytes]] = deque()
         self._is_ending = threading.Lock()
         self._end = threading.Event()
         self._socket = _open_socket(address, rank)
@@ -64,15 +67,15 @@ class GroupWatch:
                 self._longest_seconds = max(self._longest_seconds, self._busy_seconds)
             self._busy_seconds = None
 
-    def fail(self, reason: str, is_own: bool) -> None:
+    def fail(self, reason: str, is_refusal: bool) -> None:
         """End this teacher because this rank failed.
 
-        is_own: whether the reason lies in this rank. Otherwise a collective call failed, and the
-        rank that is its cause may say why.
+        is_refusal: whether the request is to blame. Otherwise a collective call may have failed,
+        and the rank that is its cause may say why.
         """
-        if not is_own:
+        if not is_refusal:
             time.sleep(CAUSE_SECONDS)
-        self._end_teacher(reason)
+        self._end_teacher(reason, is_refusal)
 
     @property
     def is_ending(self) -> bool:
@@ -125,7 +128,7 @@ class GroupWatch:
 
     def _send_due(self, seconds: float) -> None:
         while self._outbox:
-            self._send([FAILED, self._outbox.popleft()[:MAX_REASON_CHARACTERS].encode()])
+            self._send(self._outbox.popleft())
         self._since_beat_seconds += seconds
         if self._since_beat_seconds >= self._spec.heartbeat_seconds:
             self._since_beat_seconds = 0.0
@@ -147,20 +150,23 @@ class GroupWatch:
         if sender not in self._silent_seconds or not frames:
             return
         self._silent_seconds[sender] = 0.0
-        if frames[0] == FAILED and len(frames) == 2:
+        if frames[0] in (FAILED, REFUSED) and len(frames) == 2:
             reason = frames[1][: 4 * MAX_REASON_CHARACTERS].decode(errors="replace")
-            self._end_teacher(f"rank {sender} of this teacher failed: {reason}")
+            text = f"rank {sender} of this teacher failed: {reason}"
+            self._end_teacher(text, is_refusal=frames[0] == REFUSED)
 
-    def _end_teacher(self, reason: str) -> None:
+    def _end_teacher(self, reason: str, is_refusal: bool = False) -> None:
         """Tell the other ranks, and call `on_lost`. The first caller's reason counts."""
         if not self._is_ending.acquire(blocking=False):  # never released
             return
+        kind = REFUSED if is_refusal else FAILED
+        frames = [kind, reason[:MAX_REASON_CHARACTERS].encode()]
         if threading.current_thread() is self._thread:
-            self._send([FAILED, reason[:MAX_REASON_CHARACTERS].encode()])
+            self._send(frames)
         else:
-            self._outbox.append(reason)
+            self._outbox.append(frames)
             time.sleep(3 * LOOK_SECONDS)  # the thread sends it
-        self._on_lost(reason)
+        self._on_lost(reason, is_refusal)
         self._end.set()
 
 

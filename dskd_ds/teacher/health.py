@@ -83,7 +83,12 @@ class WatchedLink:
         self._link.fail(work, reason)
         self._num_done += 1
         self._num_refused += 1
-        self._last_error = reason.splitlines()[0] if reason else ""
+        self._note_error(reason)
+
+    def give_back(self, work: Work, reason: str) -> None:
+        """See TeacherSide."""
+        self._link.give_back(work, reason)
+        self._note_error(reason)
 
     def close(self) -> None:
         """See TeacherSide; then write the file for the last time."""
@@ -91,6 +96,9 @@ class WatchedLink:
         self._end.set()
         self._thread.join()
         self._write("ended")
+
+    def _note_error(self, reason: str) -> None:
+        self._last_error = reason.splitlines()[0] if reason else ""
 
     def _keep_writing(self) -> None:
         self._write("serving")

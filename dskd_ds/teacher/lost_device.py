@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dskd_ds.errors import DskdError
+from dskd_ds.teacher.group_channel import LostRankError
+from dskd_ds.teacher.out_of_memory import is_out_of_memory
 
 DEVICE_TEXTS = ("CUDA error", "HIP error")
 """In the text of what torch raises: an AcceleratorError, in older versions a RuntimeError."""
@@ -15,6 +17,8 @@ class LostDeviceError(DskdError):
 
     def __init__(self, cause: BaseException) -> None:
         first_line = str(cause).strip().splitlines()[0]
+        self.summary = f"it cannot use its GPU any more ({type(cause).__name__}: {first_line})"
+        """The reason alone, for the students."""
         super().__init__(
             "this teacher cannot use its GPU any more"
             f" ({type(cause).__name__}: {first_line}).\n"
@@ -34,3 +38,14 @@ def is_device_lost(error: BaseException) -> bool:
         and any(part in text for part in DEVICE_TEXTS)
         and not any(part in text for part in MEMORY_TEXTS)
     )
+
+
+def is_request_to_blame(error: BaseException) -> bool:
+    """Return whether an error amid a computation of several ranks comes from the request.
+
+    A collective call that fails, and a GPU that is lost, raise a RuntimeError. So do some errors of
+    a request, but a teacher that is started again may be asked for it again.
+    """
+    if is_out_of_memory(error):
+        return True
+    return not isinstance(error, RuntimeError | LostRankError)

@@ -27,7 +27,7 @@ from dskd_ds.teacher.answer import Computed, compute, finish
 from dskd_ds.teacher.follow import follow
 from dskd_ds.teacher.group import TeacherGroup
 from dskd_ds.teacher.health import WatchedLink, note_loading
-from dskd_ds.teacher.lost_device import LostDeviceError, is_device_lost
+from dskd_ds.teacher.lost_device import LostDeviceError, is_device_lost, is_request_to_blame
 from dskd_ds.teacher.out_of_memory import TeacherMemoryError, release_memory
 
 
@@ -128,10 +128,11 @@ def _hello(
     )
 
 
-def _leave(link: TeacherSide, group: TeacherGroup, reason: str) -> None:
-    """Refuse the request that is being computed, and say goodbye to the students."""
+def _leave(link: TeacherSide, group: TeacherGroup, reason: str, is_refusal: bool) -> None:
+    """Refuse the request that is being computed, or give it back; say goodbye to the students."""
     if group.work is not None:
-        link.fail(group.work, reason)
+        tell = link.fail if is_refusal else link.give_back
+        tell(group.work, reason)
     link.close()
 
 
@@ -171,14 +172,18 @@ def serve_requests(
         while (work := link.next_request()) is not None:
             num_requests += 1
             started = time.monotonic()
+            lost: LostDeviceError | None = None
             try:
                 computed = _compute_or_fail(teacher, senses, link, work, group)
-            except LostDeviceError:
-                if ends_with_device:
-                    raise
-                computed = None
+            except LostDeviceError as error:
+                computed, lost = None, error
             if finishing:
                 finishing.result()  # at most one reply waits in memory for its senses
+            if lost and ends_with_device:
+                link.give_back(work, lost.summary)
+                raise lost
+            if lost:
+                link.fail(work, lost.summary)
             if computed:
                 finishing = finisher.submit(_finish_or_fail, computed, link, work, started)
             busy_seconds += time.monotonic() - started
@@ -195,7 +200,7 @@ def _compute_or_fail(
     """Compute; report any error to the student, which may ask another teacher.
 
     A teacher of several ranks ends if a request fails that it has shared with them: they are in the
-    middle of a collective call.
+    middle of a collective call. Raises LostDeviceError as `_compute_or_refuse` does.
     """
     if group is None:
         return _compute_or_refuse(teacher, senses, link, work)
@@ -206,7 +211,7 @@ def _compute_or_fail(
         is_own = isinstance(error, DskdError)
         reason = str(error) if is_own else f"{type(error).__name__}: {error}"
         if group.is_broken_by(error):
-            group.fail(reason, is_own)
+            group.fail(reason, is_request_to_blame(error))
         link.fail(work, reason)
         return None
     finally:
@@ -218,16 +223,16 @@ def _compute_or_refuse(
 ) -> Computed | None:
     """Compute on a teacher of one rank, which can go on after most errors.
 
-    Raises LostDeviceError, after the refusal, if it cannot.
+    Raises LostDeviceError, without a refusal, if it cannot.
     """
     try:
         return compute(teacher, work.arrays, work.request.wanted, senses)
     except TeacherMemoryError as error:
         link.fail(work, str(error))
     except Exception as error:
-        link.fail(work, f"{type(error).__name__}: {error}")
         if is_device_lost(error):
             raise LostDeviceError(error) from None
+        link.fail(work, f"{type(error).__name__}: {error}")
         return None
     # Outside of the handler: there the error still holds the failed request's tensors.
     release_memory()

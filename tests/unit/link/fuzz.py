@@ -40,6 +40,7 @@ VALID: list[tuple[Message, dict]] = [
     (Request(request_id=6, wanted=WITH_CANDIDATES), ARRAYS),
     (Reply(request_id=5, forward_seconds=0.5), reply_arrays(1)),
     (Failure(request_id=5, text="no"), {}),
+    (Failure(request_id=5, text="lost", is_leaving=True), {}),
     (Ping(), {}),
     (TeacherPing(num_done=1, held=(1, 2, 5)), {}),
     (Bye(is_coming_back=True), {}),

@@ -42,6 +42,7 @@ HEADERS: list[Message] = [
     Hello(teacher="t", fingerprint="f", vocab_size=10, hidden_size=4),
     Welcome(student="s", num_students=2),
     Failure(request_id=1, text="out of memory"),
+    Failure(request_id=1, text="a rank has ended", is_leaving=True),
     Ping(),
     TeacherPing(num_done=3, held=(1, 2)),
     Bye(is_coming_back=True),

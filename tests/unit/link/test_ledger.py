@@ -6,6 +6,7 @@ from collections import Counter
 
 from dskd_ds.link.decisions import Event, Failed, Lost, Removed, Send
 from dskd_ds.link.ledger import REFUSALS_IN_A_ROW, Ledger, Limits
+from dskd_ds.link.open_job import MOST_ENDED
 from dskd_ds.link.present import Credits
 
 LIMITS = Limits(dead_after=10.0, deadline=60.0, deadline_factor=20.0)
@@ -116,6 +117,47 @@ def test_a_request_that_one_teacher_refused_waits_for_a_second_to_come() -> None
     removed, failed = ledger.leave(B, "left")
     assert removed == Removed(B, "b", "left", num_waiting=0, is_banned=False)
     assert failed == Failed(1, ("teacher a: no",))
+
+
+def test_what_the_only_teacher_computed_when_it_broke_down_waits_for_the_next() -> None:
+    ledger = ledger_with(A)
+    for job_id in (1, 2):
+        ledger.add(job_id)
+    ledger.dispatch(0.0)
+    (removed,) = ledger.break_down(A, 1, "its GPU failed")
+    reason = "broke down: its GPU failed"
+    assert removed == Removed(A, "a", reason, num_waiting=2, is_banned=False)
+    ledger.join(B, "b", Credits(2), now=1.0)
+    assert ledger.dispatch(1.0) == [Send(B, 1), Send(B, 2)]
+
+
+def test_a_request_that_broke_down_several_teachers_fails_and_says_so() -> None:
+    """The second request was with the same teachers, but they did not compute it."""
+    ledger = ledger_with()
+    for job_id in (1, 2):
+        ledger.add(job_id)
+    failed: list[Event] = []
+    for number in range(MOST_ENDED):
+        assert not failed
+        name = f"t{number}"
+        ledger.join(name.encode(), name, Credits(2), now=1.0)
+        ledger.dispatch(1.0)
+        _, *failed = ledger.break_down(name.encode(), 1, "its GPU failed")
+    reasons = tuple(f"teacher t{number}: its GPU failed" for number in range(MOST_ENDED))
+    assert failed == [Failed(1, reasons, has_ended_teachers=True)]
+    assert ledger.num_open == 1
+
+
+def test_teachers_that_leave_together_do_not_count_as_broken() -> None:
+    """A stop signal to all of them: each gives the request to the next, which leaves too."""
+    names = [str(number).encode() for number in range(2 * MOST_ENDED)]
+    ledger = ledger_with(*names)
+    ledger.add(1)
+    for _ in names:
+        (sent,) = ledger.dispatch(0.0)
+        (removed,) = ledger.leave(sent.teacher, "left")
+        assert isinstance(removed, Removed)
+    assert ledger.num_open == 1
 
 
 def test_a_teacher_that_refuses_again_and_again_is_banned_if_there_is_another() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -9,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from dskd_ds.link.decisions import Event, Failed, Lost, Send
 from dskd_ds.link.ledger import Ledger
+from dskd_ds.link.open_job import MOST_ENDED
 from dskd_ds.link.present import Credits
 from tests.unit.link.test_ledger import LIMITS
 
@@ -26,6 +29,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.credits: dict[bytes, Credits] = {}
         self.sizes: dict[int, int] = {}
         self.refused: dict[int, set[bytes]] = {}
+        self.num_ended: Counter[int] = Counter()
 
     def note(self, events: list[Event] | list[Send]) -> None:
         for event in events:
@@ -35,6 +39,9 @@ class AnyOrder(RuleBasedStateMachine):
                 assert event.teacher not in self.refused.get(event.job_id, set())
                 self.flying[event.job_id] = event.teacher
                 self.check_credits(event.teacher)
+            elif isinstance(event, Failed) and event.has_ended_teachers:
+                assert self.num_ended[event.job_id] == MOST_ENDED
+                self.open.remove(event.job_id)
             elif isinstance(event, Failed):
                 assert self.refused[event.job_id] >= set(self.ledger.teachers)
                 self.open.remove(event.job_id)
@@ -99,6 +106,15 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(teacher=st.sampled_from([b"a", b"b", b"c"]), banned=st.booleans())
     def remove(self, teacher: bytes, banned: bool) -> None:
         self.note(self.ledger.ban(teacher, "x") if banned else self.ledger.leave(teacher, "x"))
+
+    @rule(data=st.data())
+    def break_down(self, data: st.DataObject) -> None:
+        if not self.flying:
+            return
+        job = data.draw(st.sampled_from(sorted(self.flying)))
+        self.num_ended[job] += 1
+        self.note(self.ledger.break_down(self.flying[job], job, "lost"))
+        assert job not in self.open or self.num_ended[job] < MOST_ENDED
 
     @rule(teacher=st.sampled_from([b"a", b"b", b"c"]), data=st.data())
     def ping(self, teacher: bytes, data: st.DataObject) -> None:

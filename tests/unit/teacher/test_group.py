@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -90,14 +91,21 @@ class Ranks:
     """The watches of a teacher's ranks; what ends a rank is put into its queue."""
 
     def __init__(self, address: str, size: int, spec: LinkSpec = QUICK) -> None:
-        self.ends: list[queue.Queue[str]] = [queue.Queue() for _ in range(size)]
+        self.ends: list[queue.Queue[tuple[str, bool]]] = [queue.Queue() for _ in range(size)]
         self.watches = [
-            GroupWatch(address, rank, size, spec, self.ends[rank].put) for rank in range(size)
+            GroupWatch(address, rank, size, spec, partial(self._note, rank)) for rank in range(size)
         ]
+
+    def _note(self, rank: int, reason: str, is_refusal: bool) -> None:
+        self.ends[rank].put((reason, is_refusal))
+
+    def end(self, rank: int) -> tuple[str, bool]:
+        """Wait for the end of a rank; return its reason, and whether the request is to blame."""
+        return self.ends[rank].get(timeout=60)
 
     def reason(self, rank: int) -> str:
         """Wait for the end of a rank, and return its reason."""
-        return self.ends[rank].get(timeout=60)
+        return self.end(rank)[0]
 
     def __enter__(self) -> Ranks:
         return self
@@ -113,10 +121,16 @@ def closed(ranks: Ranks) -> str:
     return "rank 1 of this teacher has ended or stands still"
 
 
-def failed(ranks: Ranks) -> str:
-    """Let rank 1 report an error."""
-    ranks.watches[1].fail("the teacher has too little memory", is_own=True)
+def refused(ranks: Ranks) -> str:
+    """Let rank 1 report that a request is too large."""
+    ranks.watches[1].fail("the teacher has too little memory", is_refusal=True)
     return "rank 1 of this teacher failed: the teacher has too little memory"
+
+
+def failed(ranks: Ranks) -> str:
+    """Let rank 1 report a collective call that failed."""
+    ranks.watches[1].fail("RuntimeError: connection closed", is_refusal=False)
+    return "rank 1 of this teacher failed: RuntimeError: connection closed"
 
 
 def hung(ranks: Ranks) -> str:
@@ -126,13 +140,15 @@ def hung(ranks: Ranks) -> str:
     return "have computed one request for"
 
 
-@pytest.mark.parametrize("happens", [closed, failed, hung])
+@pytest.mark.parametrize("happens", [closed, refused, failed, hung])
 def test_what_happens_to_one_rank_ends_the_first(
     address: str, happens: Callable[[Ranks], str]
 ) -> None:
     with Ranks(address, 3) as ranks:
         expected = happens(ranks)
-        assert expected in ranks.reason(0)
+        reason, is_refusal = ranks.end(0)
+    assert expected in reason
+    assert is_refusal == (happens is refused)
 
 
 def test_the_end_of_the_first_rank_ends_the_others(address: str) -> None:

@@ -46,6 +46,9 @@ class ShortLink:
     def fail(self, work: Work, reason: str) -> None:
         """Drop a refusal."""
 
+    def give_back(self, work: Work, reason: str) -> None:
+        """Drop a goodbye."""
+
     def close(self) -> None:
         """Note the call."""
         self.closed.set()

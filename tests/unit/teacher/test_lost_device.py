@@ -1,17 +1,24 @@
-"""A GPU that fails for good ends its teacher, after a refusal; one that is only full does not."""
+"""A GPU that fails for good ends its teacher; one that is only full does not."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
 
 from dskd_ds.errors import ExitCode
+from dskd_ds.link import Work
+from dskd_ds.link.messages import Request
 from dskd_ds.models.frozen import FrozenModel
 from dskd_ds.senses.choose.on_teacher import NO_SENSES
-from dskd_ds.teacher.lost_device import LostDeviceError, is_device_lost
-from dskd_ds.teacher.service import serve_requests
+from dskd_ds.teacher.group import TeacherGroup
+from dskd_ds.teacher.group_channel import LostRankError
+from dskd_ds.teacher.lost_device import LostDeviceError, is_device_lost, is_request_to_blame
+from dskd_ds.teacher.out_of_memory import TeacherMemoryError
+from dskd_ds.teacher.service import _leave, serve_requests
 from tests.unit.signals.known_request import WANTED, known_request
 from tests.unit.teacher.test_out_of_memory import OneRequest
 
@@ -35,14 +42,15 @@ def requests() -> OneRequest:
 
 
 @pytest.mark.parametrize("error", [RuntimeError(ASSERTION), AcceleratorError(ASSERTION)])
-def test_a_lost_gpu_ends_the_teacher_after_one_refusal(
+def test_a_lost_gpu_ends_the_teacher_and_the_request_is_not_refused(
     teacher: FrozenModel, error: Exception
 ) -> None:
     link = requests()
     with pytest.raises(LostDeviceError, match="CUDA error: device-side assert trig") as caught:
         serve_requests(replace(teacher, trunk=Trunk(error)), NO_SENSES, link)
-    assert list(link.failures) == [0]
-    assert "device-side assert" in link.failures[0]
+    assert not link.failures
+    assert list(link.given_back) == [0]
+    assert "device-side assert" in link.given_back[0]
     assert caught.value.exit_code == ExitCode.FAILED
     assert "\n  start it again." in str(caught.value)
 
@@ -53,6 +61,30 @@ def test_a_teacher_of_a_launch_goes_on_and_refuses(teacher: FrozenModel) -> None
     broken = replace(teacher, trunk=Trunk(RuntimeError(ASSERTION)))
     serve_requests(broken, NO_SENSES, link, ends_with_device=False)
     assert list(link.failures) == [0, 1, 2]
+    assert not link.given_back
+
+
+@pytest.mark.parametrize(
+    ("error", "is_to_blame"),
+    [
+        (TeacherMemoryError("too little memory"), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB."), True),
+        (ValueError("draw_positions do not ascend"), True),
+        (RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer"), False),
+        (RuntimeError(ASSERTION), False),
+        (LostRankError("rank 1 of this teacher takes no requests."), False),
+    ],
+)
+def test_a_teacher_of_several_ranks_refuses_a_request_only_if_it_is_to_blame(
+    error: Exception, is_to_blame: bool
+) -> None:
+    assert is_request_to_blame(error) == is_to_blame
+    link = OneRequest()
+    work = Work(0, Request(request_id=7, wanted=WANTED), {})
+    group = cast(TeacherGroup, SimpleNamespace(work=work))
+    _leave(link, group, "why", is_refusal=is_to_blame)
+    assert link.failures == ({7: "why"} if is_to_blame else {})
+    assert link.given_back == ({} if is_to_blame else {7: "why"})
 
 
 @pytest.mark.parametrize(

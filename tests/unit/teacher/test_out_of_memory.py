@@ -150,6 +150,7 @@ class OneRequest:
         ]
         self.rejections: dict[int, str] = {}
         self.failures: dict[int, str] = {}
+        self.given_back: dict[int, str] = {}
         self.replies: list[int] = []
 
     def next_request(self) -> Work | None:
@@ -160,6 +161,9 @@ class OneRequest:
 
     def fail(self, work: Work, reason: str) -> None:
         self.failures[work.request.request_id] = reason
+
+    def give_back(self, work: Work, reason: str) -> None:
+        self.given_back[work.request.request_id] = reason
 
     def close(self) -> None:
         pass
