@@ -76,7 +76,7 @@ class StudentProtocol:
     def turn(self, timeout_seconds: float) -> None:
         """Wait for messages, at most so long, and act on what came and on what is due.
 
-        Raises NoTeacherError if no teacher has been present for too long.
+        Raises NoTeacherError if no teacher has been present for too long while requests waited.
         """
         for received in self._transport.poll(timeout_seconds):
             self._handle(received.peer, received.frames)
@@ -193,8 +193,8 @@ class StudentProtocol:
         self._act_on(self._ledger.tick(now))
         for peer in self._ledger.teachers:
             self._send(peer, Ping())
-        # Counts from the last moment with a teacher, or from the start if none has come yet.
-        if self._ledger.teachers:
+        # Counts from the last moment with a teacher, or without a request that waits for one.
+        if self._ledger.teachers or not self._ledger.num_open:
             self._without_teacher_since = now
         elif now - self._without_teacher_since > self._spec.teacher_wait_seconds:
             raise self._admission.no_teacher(self._name, self._transport.address, self._spec)

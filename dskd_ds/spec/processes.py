@@ -83,7 +83,8 @@ class LinkSpec(Part):
     `deadline_seconds`."""
     teacher_wait_seconds: PositiveFloat = 120.0
     """How long a student waits for a first teacher, or for a new one after all have left. Then it
-    saves a checkpoint and ends with exit code 4."""
+    saves a checkpoint and ends with exit code 4. Only time in which it has unanswered requests
+    counts: not while all it needs is in a cache, or while a further teacher is not asked."""
     student_wait_seconds: PositiveFloat = 600.0
     """How long a teacher waits for a first student, or for students that fell silent. A teacher
     that was started on its own also waits so long after students that said that they come back.
