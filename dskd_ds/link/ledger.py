@@ -30,6 +30,7 @@ REFUSALS_IN_A_ROW = 3
 """A teacher that refuses so many requests in a row gets no more, if there is another teacher."""
 FORWARD_TIMES = 64
 """How many of the last forward times the median is taken over."""
+HANGS = ", but is alive: it hangs, or needs longer (then raise [link] deadline_seconds)"
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,7 @@ class Ledger:
                 is_silent = now - found.last_seen > self._limits.dead_after
                 cause = self._patience.way_out(found.name) if is_silent else ""
                 text = f"has answered nothing for {self.deadline():g} s"
-                events += self.ban(teacher, text + (cause or ", but is alive: it hangs"))
+                events += self.ban(teacher, text + (cause or HANGS))
             else:
                 events += self._find_lost(found, allowed)
         return events

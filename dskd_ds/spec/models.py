@@ -39,7 +39,8 @@ class TeacherSpec(Part):
     is fast at it, else float32."""
     compile: Annotated[bool, MAY_CHANGE] = False
     """Compile the teacher's layers with `torch.compile`, which fuses what lies between the matrix
-    products. It pays off in long runs, and needs g++ on a CPU."""
+    products. It pays off in long runs, and needs g++ on a CPU. The first requests also
+    compile them: [link] deadline_seconds must be longer than that takes."""
     head_chunk_rows: Annotated[PositiveInt, OTHER_ROUNDING] = HEAD_CHUNK_ROWS
     """Number of positions whose logits the teacher holds at a time; top k and draws are taken chunk
     by chunk. A chunk takes about 16 bytes per token of the vocabulary and position (260 MB for 128

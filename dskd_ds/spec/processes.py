@@ -77,7 +77,8 @@ class LinkSpec(Part):
     lost with requests is allowed twice the silence when it comes back."""
     deadline_seconds: PositiveFloat = 60.0
     """Shortest time after which a teacher that sends heartbeats but answers no request counts as
-    hung. Its requests go to another teacher, and it is not asked again."""
+    hung. Its requests go to another teacher, and it is not asked again. Raise it if a first request
+    takes longer, which also compiles the layers with [teacher] compile."""
     deadline_factor: PositiveFloat = 20.0
     """Median forward times after which such a teacher counts as hung, if that is longer than
     `deadline_seconds`."""

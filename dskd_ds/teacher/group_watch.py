@@ -123,7 +123,8 @@ class GroupWatch:
         if busy_seconds > limit_seconds:
             self._end_teacher(
                 f"the ranks of this teacher have computed one request for {limit_seconds:.0f} s"
-                " ([link] deadline_seconds, deadline_factor): one of them hangs."
+                " ([link] deadline_seconds, deadline_factor): one of them hangs, or requests need"
+                " longer. Then raise deadline_seconds."
             )
 
     def _send_due(self, seconds: float) -> None:

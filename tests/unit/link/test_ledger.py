@@ -198,6 +198,7 @@ def test_a_silent_teacher_is_lost_and_a_hung_one_is_banned() -> None:
     assert isinstance(hung, Removed)
     assert (hung.teacher, hung.is_banned, hung.num_waiting) == (A, True, 1)
     assert "hangs" in hung.reason
+    assert "raise [link] deadline_seconds" in hung.reason
 
 
 def test_progress_for_other_students_is_progress() -> None:

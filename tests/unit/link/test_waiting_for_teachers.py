@@ -1,6 +1,8 @@
-"""How long students wait for a teacher: only while requests are open. In simulated time."""
+"""How long students wait for a teacher, and what they say in the end. In simulated time."""
 
 from __future__ import annotations
+
+import math
 
 import pytest
 
@@ -52,3 +54,12 @@ def test_the_wait_begins_with_the_request_and_not_when_the_last_teacher_left() -
     pass_time(world, WAIT_SECONDS - 2.0)
     with pytest.raises(NoTeacherError):
         pass_time(world, 5.0)
+
+
+def test_the_error_names_the_deadline_of_an_only_teacher_that_was_too_slow() -> None:
+    """For example one that compiles during its first request."""
+    world = world_of(NUM_REQUESTS)
+    world.add_teacher("slow").busy_until = math.inf
+    expected = r"teacher slow: has answered nothing for 60 s.*raise \[link\] deadline_seconds"
+    with pytest.raises(NoTeacherError, match=expected):
+        pass_time(world, 60.0 + 2 * WAIT_SECONDS)

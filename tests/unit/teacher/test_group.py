@@ -137,7 +137,7 @@ def hung(ranks: Ranks) -> str:
     """Let the ranks compute for longer than the deadline."""
     for watch in ranks.watches:
         watch.begin_work()
-    return "have computed one request for"
+    return "one of them hangs, or requests need longer. Then raise deadline_seconds."
 
 
 @pytest.mark.parametrize("happens", [closed, refused, failed, hung])
