@@ -59,7 +59,8 @@ def add_command(commands: Commands[argparse.ArgumentParser]) -> None:
         default=1,
         metavar="N",
         help="submit N jobs that train one after the other, each up to its time limit, instead of"
-        " one that is requeued; for sites that do not allow requeueing",
+        " one that is requeued; for sites that do not allow requeueing (not with --teachers-job,"
+        " whose jobs are requeued)",
     )
     add_force(command)
     _add_layout(command)
@@ -95,7 +96,7 @@ def _add_layout(command: argparse.ArgumentParser) -> None:
         "--teachers-job",
         action="store_true",
         help="submit the teachers as jobs of their own, one per node: when such a node fails, its"
-        " job is requeued and the students go on",
+        " job is requeued and the students go on (not with --het or --chain)",
     )
     layout.add_argument(
         "--het-sbatch",

@@ -49,6 +49,12 @@ class Submission:
                 "--het and --teachers-job: the teachers are either a component of the students'"
                 " job or jobs of their own.\n  give one of the two."
             )
+        if args.teachers_job and args.chain > 1:
+            raise InputError(
+                f"--chain {args.chain} and --teachers-job: a chain is for sites that do not allow"
+                " requeueing, and the teachers' jobs reach the later students only by being"
+                " requeued.\n  leave out --chain, or give --het instead of --teachers-job."
+            )
         self._ranks_per_node = args.ntasks_per_node or args.gpus_per_node
         if self._ranks_per_node is None and set(args.what) != {"eval"}:
             raise InputError(

@@ -127,18 +127,32 @@ def test_a_wait_for_teachers_that_the_user_chose_stays() -> None:
 def test_no_job_waits_for_the_end_of_the_teachers(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    numbers = iter(["10", "11", "12", "13", "14"])
+    numbers = iter(["10", "11", "12", "13"])
     monkeypatch.setattr(slurm, "submit", lambda *_, **__: next(numbers))
-    argv = ["submit", SPEC, "--ntasks-per-node", "1", "--teachers-job", "--chain", "2"]
+    argv = ["submit", SPEC, "--ntasks-per-node", "1", "--teachers-job"]
     args = cli.parser().parse_args([*argv, "--what", "senses,train,eval"])
-    # Only the jobs that train are recorded as those of the run.
-    assert submit._submit_all(Submission(spec_of(args), args).jobs()) == ["11", "13"]
+    assert submit._submit_all(Submission(spec_of(args), args).jobs()) == ["11"]
     assert capsys.readouterr().out.splitlines() == [
         "senses: job 10",
         "train: job 11, after afterok:10",
         "teachers: job 12, after after:11",
-        "train: job 13, after afterany:11",
-        "eval: job 14, after afterok:13",
+        "eval: job 13, after afterok:11",
+    ]
+
+
+def test_only_the_jobs_that_train_are_those_of_the_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    numbers = iter(["10", "11", "12", "13"])
+    monkeypatch.setattr(slurm, "submit", lambda *_, **__: next(numbers))
+    argv = ["submit", SPEC, "--ntasks-per-node", "1", "--chain", "2"]
+    args = cli.parser().parse_args([*argv, "--what", "senses,train,eval"])
+    assert submit._submit_all(Submission(spec_of(args), args).jobs()) == ["11", "12"]
+    assert capsys.readouterr().out.splitlines() == [
+        "senses: job 10",
+        "train: job 11, after afterok:10",
+        "train: job 12, after afterany:11",
+        "eval: job 13, after afterok:12",
     ]
 
 
@@ -209,6 +223,7 @@ def test_a_live_teachers_signal_is_not_kept() -> None:
         (["--ntasks-per-node", "1", "--sbatch", "account="], "write --sbatch KEY=VALUE"),
         (["--ntasks-per-node", "1", "--environment", "nix.sh"], "there is no such file"),
         (["--ntasks-per-node", "1", "--het", "--teachers-job"], "give one of the two"),
+        (["--ntasks-per-node", "1", "--chain", "2", "--teachers-job"], "leave out --chain"),
         (["--ntasks-per-node", "1", "--het-sbatch", "x=1"], "add --het or --teachers-job"),
         (["--ntasks-per-node", "1", "--het", "--het-sbatch", "nodes=7"], "sets this option itself"),
         (["--ntasks-per-node", "1", "--het", "--het-sbatch", "time=1"], "use --time"),
