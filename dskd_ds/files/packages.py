@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from filelock import FileLock
+
 from dskd_ds.errors import InputError
 from dskd_ds.files.atomic import partial_folder
 
@@ -160,6 +162,16 @@ def fetch(package: Package, target: Path) -> Path:
     """
     if target.exists():
         return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Of the package and not of the target: several targets may come from one package.
+    with FileLock(target.with_name(f".{package.name}.lock")):
+        if not target.exists():  # another process may have fetched it meanwhile
+            _fetch(package, target)
+    return target
+
+
+def _fetch(package: Package, target: Path) -> None:
+    """Put the package's content at `target`. Raises InputError as `fetch` does."""
     # Beside the target, so that the rename below stays within one file system.
     work = partial_folder(target.with_name(f".{package.name}"))
     if package.client == "pip":
@@ -175,7 +187,6 @@ def fetch(package: Package, target: Path) -> Path:
         )
     content.rename(target)
     shutil.rmtree(work)
-    return target
 
 
 def digest(path: Path) -> str:
