@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +60,10 @@ def note_teacher(spec: TeacherSpec, fingerprint: str) -> None:
         "threads": str(torch.get_num_threads()),
     }
     facts = {"fingerprint": fingerprint, "model": spec.model, "made_with": made_with}
-    write_json(folder / TEACHER_FILE, facts, indent=1)
+    # All ranks come here at the same time, so each renames a file of its own.
+    own = folder / f"{TEACHER_FILE}.{os.urandom(8).hex()}"
+    write_json(own, facts, indent=1)
+    own.replace(folder / TEACHER_FILE)
 
 
 def kept_teachers(root: Path) -> list[KeptTeacher]:

@@ -12,6 +12,7 @@ from dskd_ds.commands.cli import main
 from dskd_ds.models.named import RunModels
 from dskd_ds.models.reply_identity import reply_fingerprint
 from dskd_ds.signal_cache.folder import (
+    TEACHER_FILE,
     kept_fingerprint,
     note_teacher,
     open_cache,
@@ -146,3 +147,22 @@ def test_a_cache_that_another_device_filled_is_found(
     found = kept_fingerprint(spec, own, "w")
     expected = own if own in kept else kept[0]
     assert found == (expected if is_found else own)
+
+
+def test_ranks_that_begin_together_all_note_the_teacher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another rank does all of it before the first one renames its file."""
+    spec = load_spec("tests/base_run.toml", [f"teacher.cache_dir={tmp_path}"]).teacher
+    replace = Path.replace
+
+    def replace_after_another_rank(self: Path, target: Path) -> Path:
+        monkeypatch.setattr(Path, "replace", replace)
+        note_teacher(spec, "f")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace_after_another_rank)
+    note_teacher(spec, "f")
+    folder = teacher_folder(tmp_path, "f")
+    assert [path.name for path in folder.iterdir()] == [TEACHER_FILE]
+    assert json.loads((folder / TEACHER_FILE).read_text())["fingerprint"] == "f"
