@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -22,7 +22,6 @@ from dskd_ds.data.batches import BlockSource, make_batch, num_targets
 from dskd_ds.data.block import Block
 from dskd_ds.data.source import num_steps, open_source
 from dskd_ds.errors import InputError
-from dskd_ds.link.messages import Array
 from dskd_ds.models.frozen import FrozenModel, load_frozen
 from dskd_ds.models.named import RunModels
 from dskd_ds.models.reply_identity import reply_fingerprint
@@ -161,9 +160,9 @@ def fill(
 ) -> Filled:
     """Ask the teacher for all that is missing of some blocks, and keep it.
 
-    Raises InputError if the disk is full.
+    Raises InputError if the disk is full, or if the students would refuse what the teacher says.
     """
-    vocab_size, hidden_size = models.shared_vocab_size, models.teacher.hidden_size
+    sizes = vocab_size, hidden_size = models.shared_vocab_size, models.teacher.hidden_size
     builder = RequestBuilder(spec, _retriever(spec), vocab_size, hidden_size)
 
     @cache
@@ -173,13 +172,18 @@ def fill(
     filled = Filled()
     try:
         for group in tqdm(groups, desc="teacher signal", unit="block", disable=None):
-            request, arrays = whole_request(builder, source, group)
-            found = cached.look_up(arrays, request.wanted)
+            request = whole_request(builder, source, group)
+            found = cached.look_up(request.arrays, request.wanted, sizes)
             filled.num_blocks += 1
             if not found.num_missing:
                 continue
             filled.num_asked += 1
-            cached.keep(found, answer(teacher(), found.request(), request.wanted))
+            fresh = answer(teacher(), found.request(), request.wanted)
+            try:
+                builder.parts(request, found.reply(fresh, sizes))  # as the students will
+            except ValueError as error:
+                raise _invalid_signal(spec, request, error) from None
+            cached.keep(found, fresh)
             if not cached.store.is_writing:
                 raise InputError(
                     f'[teacher] cache_dir = "{spec.teacher.cache_folder}", but it cannot be written'
@@ -190,19 +194,31 @@ def fill(
     return filled
 
 
+def _invalid_signal(spec: RunSpec, request: TeacherRequest, reason: ValueError) -> InputError:
+    sample = request.batch.samples[0]
+    return InputError(
+        f'[teacher] model = "{spec.teacher.model}": its signal for block {sample.block} of epoch'
+        f" {sample.epoch} is invalid, and the students would refuse it: {reason}.\n"
+        "  NaN and infinite values come from overflow or damaged weights: set [teacher] dtype ="
+        ' "float32", or name another model. What was kept of other blocks stays.'
+    )
+
+
 def whole_request(
     builder: RequestBuilder, source: BlockSource, places: Sequence[int]
-) -> tuple[TeacherRequest, dict[str, Array]]:
-    """Return a block's request, and its arrays with the positions that any epoch asks for."""
+) -> TeacherRequest:
+    """Return a block's request, with the positions that any epoch asks for."""
     requests: list[TeacherRequest] = []
     for place in places:
         sample, block = source.get(place)
         requests.append(builder.request(make_batch([block], [sample])))
-    arrays = dict(requests[0].arrays)
-    for part in PARTS:
-        name = f"{part}_positions"
-        arrays[name] = np.unique(np.concatenate([request.arrays[name] for request in requests]))
-    return requests[0], arrays
+    first = requests[0]
+    positions = {
+        part: np.unique(np.concatenate([request.positions[part] for request in requests]))
+        for part in PARTS
+    }
+    of_all = {f"{part}_positions": where.astype(np.int32) for part, where in positions.items()}
+    return replace(first, positions=positions, arrays=first.arrays | of_all)
 
 
 def refuse_too_small(spec: RunSpec, models: RunModels, num_blocks: int, num_positions: int) -> None:

@@ -18,6 +18,7 @@ from dskd_ds.link.messages import Array, Wanted
 from dskd_ds.signal_cache.part_rows import (
     Ints,
     PartRows,
+    check_rows,
     concatenate,
     empty_reply,
     merged,
@@ -143,19 +144,23 @@ class SignalCache:
         """fingerprint: of the teacher (models/reply_identity.py)."""
         self.store, self.fingerprint = store, fingerprint
 
-    def look_up(self, arrays: dict[str, Array], wanted: Wanted) -> Found:
-        """Return what is kept of a request's reply. The request is answered by block."""
+    def look_up(self, arrays: dict[str, Array], wanted: Wanted, sizes: tuple[int, int]) -> Found:
+        """Return what is kept of a request's reply. The request is answered by block.
+
+        sizes: the teacher's vocabulary and hidden size. A record that no student would accept
+        counts as missing and is named on stderr.
+        """
         assert wanted.by_block, "replies of other forward passes are not the same bits"
         assert wanted.senses is None, "senses depend on the epoch"
         assert not wanted.layers, "states of several layers are not kept"
         assert not wanted.candidates, "senses depend on the epoch"
-        found = self._look_up(arrays, wanted)
+        found = self._look_up(arrays, wanted, sizes)
         # Another process may have asked for it meanwhile.
         if found.num_missing and self.store.refresh():
-            return self._look_up(arrays, wanted)
+            return self._look_up(arrays, wanted, sizes)
         return found
 
-    def _look_up(self, arrays: dict[str, Array], wanted: Wanted) -> Found:
+    def _look_up(self, arrays: dict[str, Array], wanted: Wanted, sizes: tuple[int, int]) -> Found:
         num_rows, width = arrays["input_ids"].shape
         parts: list[BlockPart] = []
         flat = {part: arrays[f"{part}_positions"].astype(np.int64) for part in PARTS}
@@ -169,14 +174,20 @@ class SignalCache:
             for part in PARTS:
                 if len(asked[part]):
                     key = self._key(part, wanted, content)
-                    parts.append(self._block_part(row, part, key, asked[part]))
+                    known = self._known(key, wanted, sizes)
+                    parts.append(_block_part(row, part, key, asked[part], known))
         return Found(arrays, wanted, parts)
 
-    def _block_part(self, row: int, part: Part, key: bytes, asked: Ints) -> BlockPart:
-        payloads = self.store.get(key)
-        known = merged([unpack_rows(payload) for payload in payloads]) if payloads else None
-        missing = asked if known is None else np.setdiff1d(asked, known.positions, True)
-        return BlockPart(row=row, part=part, key=key, asked=asked, known=known, missing=missing)
+    def _known(self, key: bytes, wanted: Wanted, sizes: tuple[int, int]) -> PartRows | None:
+        """Return the valid rows that are kept under a key; None if there are none."""
+
+        def valid_rows(payload: bytes) -> PartRows:
+            rows = unpack_rows(payload)
+            check_rows(rows, wanted, sizes)
+            return rows
+
+        records = self.store.get(key, valid_rows)
+        return merged(records) if records else None
 
     def keep(self, found: Found, fresh: dict[str, Array]) -> None:
         """Keep the reply to `found.request()`. Raises ValueError if it does not fit."""
@@ -190,6 +201,11 @@ class SignalCache:
         digest.update(f"{FORMAT} {self.fingerprint} {part} {settings} ".encode())
         digest.update(content)
         return digest.digest()
+
+
+def _block_part(row: int, part: Part, key: bytes, asked: Ints, known: PartRows | None) -> BlockPart:
+    missing = asked if known is None else np.setdiff1d(asked, known.positions, True)
+    return BlockPart(row=row, part=part, key=key, asked=asked, known=known, missing=missing)
 
 
 def part_settings(part: Part, wanted: Wanted) -> str:

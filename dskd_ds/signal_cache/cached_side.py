@@ -112,7 +112,7 @@ class CachedSide:
         """Look a request up, and answer it or ask the teachers. Runs in the thread."""
         try:
             cache = self._current_cache()
-            found = cache.look_up(submitted.arrays, submitted.wanted)
+            found = cache.look_up(submitted.arrays, submitted.wanted, self._sizes)
             if not found.num_missing:
                 self._finish(submitted.future, self._answer(found))
                 return

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from dskd_ds.link.messages import Array, Wanted
 from dskd_ds.link.packing import byte_width
-from dskd_ds.signals.kind import Part
+from dskd_ds.signals.kind import PARTS, Part
 from dskd_ds.signals.parts.chosen import UNWANTED, Chosen, chosen_arrays
 from dskd_ds.signals.parts.measured import measured_arrays
+from dskd_ds.signals.reply import ReplyShape, read_reply
 from dskd_ds.signals.widths import hidden_width
 
 Ints = NDArray[np.int64]
@@ -136,6 +137,22 @@ def unpack_rows(payload: bytes) -> PartRows:
         offset += size
     positions = arrays.pop(POSITIONS).astype(np.int64)
     return PartRows(part, positions, arrays)
+
+
+def check_rows(rows: PartRows, wanted: Wanted, sizes: tuple[int, int]) -> None:
+    """Raise ValueError unless a student accepts the rows as a reply.
+
+    sizes: vocabulary and hidden size.
+    """
+    counts: dict[Part, int] = dict.fromkeys(PARTS, 0)
+    counts[rows.part] = len(rows.positions)
+    shape = ReplyShape(
+        *sizes,
+        num_top_k=counts["top_k"],
+        num_drawn=counts["draw"],
+        num_hidden=counts["hidden"],
+    )
+    read_reply(empty_reply(wanted, *sizes) | rows.arrays, wanted, shape)
 
 
 def empty_reply(wanted: Wanted, vocab_size: int, hidden_size: int) -> dict[str, Array]:

@@ -1,8 +1,8 @@
 """The records of one teacher in a folder that several processes share.
 
 Each process appends to segments of its own and reads those of all. What another process wrote is
-seen within REFRESH_SECONDS. A damaged record counts as missing and is named on stderr. An object is
-used by one thread at a time.
+seen within REFRESH_SECONDS. A damaged or invalid record counts as missing and is named on stderr.
+An object is used by one thread at a time.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ import contextlib
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from tqdm import tqdm
 
@@ -26,13 +28,13 @@ from dskd_ds.signal_cache.index import (
 from dskd_ds.signal_cache.room import begin_segment
 from dskd_ds.signal_cache.segments import (
     SEGMENT_ENDING,
-    DamagedRecordError,
     Record,
     SegmentWriter,
     read_payload,
     scan_segment,
 )
 
+Parsed = TypeVar("Parsed")
 REFRESH_SECONDS = 2.0
 """Shortest time between two looks for what other processes wrote."""
 
@@ -82,20 +84,24 @@ class SignalStore:
         """Whether `put` still writes."""
         return self._is_writing
 
-    def get(self, key: bytes) -> list[bytes]:
-        """Return the payloads of a key; a damaged record is left out and named on stderr."""
-        payloads: list[bytes] = []
+    def get(self, key: bytes, parse: Callable[[bytes], Parsed]) -> list[Parsed]:
+        """Return the payloads of a key, parsed.
+
+        A record that is damaged, or for which `parse` raises ValueError, is left out and named on
+        stderr.
+        """
+        found: list[Parsed] = []
         for location in self._index.find(key):
             if location in self._bad:
                 continue
             path = self._paths[location.segment]
             try:
-                payloads.append(read_payload(path, location.record))
+                found.append(parse(read_payload(path, location.record)))
             except OSError:
                 self._bad.add(location)  # removed to make room, or unreadable
-            except DamagedRecordError as error:
+            except ValueError as error:  # DamagedRecordError too
                 self.forget(location, str(error))
-        return payloads
+        return found
 
     def forget(self, location: Location, reason: str) -> None:
         """Count a record as missing from now on, and name it on stderr."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from dskd_ds.errors import InputError
+from dskd_ds.errors import InputError, LinkError
 from dskd_ds.models.frozen import FrozenModel
 from dskd_ds.senses.choose.retrieve import SenseRetriever
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
@@ -186,6 +186,41 @@ def test_damaged_records_are_asked_again(
         assert_same(one, other)
     assert link.rows == 1
     assert segment.name in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("sense_weight", [0.0, 1.0])
+def test_invalid_records_are_asked_again(
+    tmp_path: Path,
+    llama: FrozenModel,
+    dictionary: SenseDictionary,
+    capfd: pytest.CaptureFixture[str],
+    sense_weight: float,
+) -> None:
+    """`dskd teach` once kept whatever a teacher said. No healthy teacher's reply is refused for it.
+
+    Without senses the whole reply is kept; with them a part of it is asked.
+    """
+
+    class Broken(DirectLink):
+        """Its replies change after they were checked."""
+
+        def submit(self, *args: Any, **kwargs: Any) -> Any:
+            future = super().submit(*args, **kwargs)
+            future.result().arrays["top_k_logits"][0, 0] = torch.nan
+            return future
+
+    without = spec_of("topk", "loss.sense_weight=0")
+    with pytest.raises(LinkError, match="sent a reply that does not fit"):
+        micro_batches(without, cached(Broken(llama), tmp_path), None, range(1))
+    spec = spec_of("topk", f"loss.sense_weight={sense_weight}")
+    retriever = retriever_of(spec, dictionary) if sense_weight else None
+    expected = micro_batches(spec, DirectLink(llama), retriever, range(1))
+    link = DirectLink(llama)
+    found = micro_batches(spec, cached(link, tmp_path), retriever, range(1))
+    for one, other in zip(found, expected, strict=True):
+        assert_same(one, other)
+    assert link.rows == NUM_BLOCKS // 2
+    assert "top_k_logits has values from nan" in capfd.readouterr().err
 
 
 def test_with_a_cache_alone_what_is_missing_is_one_clear_message(

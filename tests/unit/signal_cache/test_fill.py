@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from dskd_ds.commands import fill_signals
@@ -22,6 +24,7 @@ from dskd_ds.commands.teach import check_source
 from dskd_ds.data.batches import Batch, BlockSource, make_batch
 from dskd_ds.data.source import open_source
 from dskd_ds.errors import InputError
+from dskd_ds.link.messages import Array
 from dskd_ds.models.named import RunModels
 from dskd_ds.models.reply_identity import reply_fingerprint
 from dskd_ds.senses.choose.retrieve import SenseRetriever
@@ -81,11 +84,12 @@ def test_what_was_filled_by_two_ranks_is_all_that_is_asked(tiny: TinyWorld, tmp_
         filled = fill(spec, models, source, groups[rank::2], open_cache(spec.teacher, fingerprint))
         assert filled.num_asked == filled.num_blocks == len(groups[rank::2])
     again = open_cache(spec.teacher, fingerprint)
-    builder = RequestBuilder(spec, None, models.shared_vocab_size, models.teacher.hidden_size)
+    sizes = models.shared_vocab_size, models.teacher.hidden_size
+    builder = RequestBuilder(spec, None, *sizes)
     for place in range(36):
         sample, block = source.get(place)
         request = builder.request(make_batch([block], [sample]))
-        found = again.look_up(request.arrays, request.wanted)
+        found = again.look_up(request.arrays, request.wanted, sizes)
         assert found.num_asked > 0
         assert found.num_missing == 0
     assert fill(spec, models, source, groups, again).num_asked == 0
@@ -101,8 +105,8 @@ def test_a_block_is_read_once_for_the_sense_positions_of_all_epochs(
     groups, _ = places_by_block(text, range(2 * NUM_BLOCKS))
     assert [len(group) for group in groups] == [2] * NUM_BLOCKS
     for group in groups:
-        request, arrays = whole_request(builder, text, group)
-        found = cache.look_up(arrays, request.wanted)
+        request = whole_request(builder, text, group)
+        found = cache.look_up(request.arrays, request.wanted, (V, D))
         cache.keep(found, answer(teacher, found.request(), request.wanted))
     cache.store.close()
     link = DirectLink(teacher)
@@ -181,6 +185,31 @@ def test_a_full_disk_ends_the_filling(
     monkeypatch.setattr(fill_signals, "tqdm", lambda groups, **_: groups)
     with pytest.raises(InputError, match="make room, or name another folder"):
         fill(spec, models, source, [[0]], open_cache(spec.teacher, "f"))
+
+
+def test_signal_that_students_refuse_is_not_kept(
+    tiny: TinyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = tiny_spec(tiny, tmp_path)
+    models = RunModels.of(spec)
+    source = open_source(spec.data, models.teacher.tokenizer, seed=1, step_blocks=4)
+    sample, _ = source.get(1)
+
+    def second_is_nan(*args: Any) -> dict[str, Array]:
+        arrays = answer(*args)
+        if asked:
+            arrays["top_k_logits"][0, 0] = np.nan
+        asked.append(arrays)
+        return arrays
+
+    asked: list[dict[str, Array]] = []
+    monkeypatch.setattr(fill_signals, "answer", second_is_nan)
+    cache = open_cache(spec.teacher, "f")
+    message = rf"block {sample.block} of epoch {sample.epoch} is invalid(.|\n)*top_k_logits has val"
+    with pytest.raises(InputError, match=message):
+        fill(spec, models, source, [[0], [1]], cache)
+    assert len(asked) == 2
+    assert cache.store.num_records == 1
 
 
 def test_a_live_run_is_not_filled(tiny: TinyWorld, tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def found_numbers(store: SignalStore, count: int) -> list[int]:
     """Numbers whose record is found; a record with other content fails."""
     found: list[int] = []
     for number in range(count):
-        payloads = store.get(key(number))
+        payloads = store.get(key(number), bytes)
         assert all(one == payload(number) for one in payloads)
         if payloads:
             found.append(number)
@@ -85,7 +85,7 @@ def test_records_of_one_key_are_all_found(tmp_path: Path) -> None:
     first.put(key(1), b"a")
     second.put(key(1), b"b")
     first.put(key(1), b"c")
-    assert sorted(open_store(tmp_path).get(key(1))) == [b"a", b"b", b"c"]
+    assert sorted(open_store(tmp_path).get(key(1), bytes)) == [b"a", b"b", b"c"]
 
 
 def test_a_writer_that_is_killed_leaves_whole_records(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_two_processes_fill_it_at_the_same_time(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     assert found_numbers(store, 200) == list(range(100))
     assert store.num_damaged == 0
-    assert len(store.get(key(50))) == 2  # both wrote it
+    assert len(store.get(key(50), bytes)) == 2  # both wrote it
 
 
 def test_a_writer_whose_segment_was_removed_begins_another(tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ def test_a_folder_that_cannot_be_made_is_no_error(
     store = SignalStore(tmp_path / "file", tmp_path / "file" / "t")
     store.refresh()
     store.put(key(1), payload(1))
-    assert store.get(key(1)) == []
+    assert store.get(key(1), bytes) == []
     assert "cannot be kept" in capfd.readouterr().err
 
 
