@@ -17,7 +17,7 @@ from functools import cache
 import numpy as np
 from tqdm import tqdm
 
-from dskd_ds.costs.traffic import related_fraction, sense_share, signal_bytes
+from dskd_ds.commands.fill_room import refuse_losses, refuse_too_small, report_removed
 from dskd_ds.data.batches import BlockSource, make_batch, num_targets
 from dskd_ds.data.block import Block
 from dskd_ds.data.source import num_steps, open_source
@@ -38,9 +38,6 @@ from dskd_ds.signals.kind import PARTS
 from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.student.replies.requests import RequestBuilder, TeacherRequest
 from dskd_ds.teacher.answer import answer
-
-KEPT_SHARE = 0.6
-"""Least share of the wire's bytes that kept signal takes (signal_cache/part_rows.py)."""
 
 
 @dataclass
@@ -89,7 +86,8 @@ def run(spec: RunSpec) -> None:
             f'[teacher] cache_dir = "{spec.teacher.cache_folder}", but it cannot be written to:'
             f" {error.strerror}.\n  name another folder, or make room."
         ) from None
-    filled = fill(spec, models, source, groups, open_cache(spec.teacher, fingerprint))
+    cached = open_cache(spec.teacher, fingerprint)
+    filled = fill(spec, models, source, groups, cached, num_ranks=comm.size)
     comm.barrier()
     print(
         f"rank {comm.rank}: {filled.num_blocks:,} blocks, of which the teacher was asked about"
@@ -157,10 +155,13 @@ def fill(
     source: BlockSource,
     groups: Sequence[Sequence[int]],
     cached: SignalCache,
+    num_ranks: int = 1,
 ) -> Filled:
     """Ask the teacher for all that is missing of some blocks, and keep it.
 
-    Raises InputError if the disk is full, or if the students would refuse what the teacher says.
+    num_ranks: that fill at the same time, each about as many blocks. Raises InputError if the disk
+    is full, if the students would refuse what the teacher says, or if anything that is kept of this
+    teacher was removed to make room.
     """
     sizes = vocab_size, hidden_size = models.shared_vocab_size, models.teacher.hidden_size
     builder = RequestBuilder(spec, _retriever(spec), vocab_size, hidden_size)
@@ -189,8 +190,11 @@ def fill(
                     f'[teacher] cache_dir = "{spec.teacher.cache_folder}", but it cannot be written'
                     " to any more.\n  make room, or name another folder; the same command goes on."
                 )
+            num_left = (len(groups) - filled.num_blocks) * num_ranks
+            refuse_losses(cached.store, filled.num_asked, num_left, num_ranks)
     finally:
         cached.store.close()
+        report_removed(cached.store)
     return filled
 
 
@@ -219,32 +223,6 @@ def whole_request(
     }
     of_all = {f"{part}_positions": where.astype(np.int32) for part, where in positions.items()}
     return replace(first, positions=positions, arrays=first.arrays | of_all)
-
-
-def refuse_too_small(spec: RunSpec, models: RunModels, num_blocks: int, num_positions: int) -> None:
-    """Raise InputError if the signal of some blocks cannot fit the cache's limit.
-
-    num_positions: positions with a target in them. Nothing is kept of the others, which are most of
-    a conversation whose completions alone are learned.
-    """
-    limit = spec.teacher.cache_limit_bytes
-    dictionary = open_dictionary(spec.senses.dictionary, verify=False) if spec.uses_senses else None
-    size = signal_bytes(
-        spec,
-        vocab_size=models.shared_vocab_size,
-        hidden_size=models.teacher.hidden_size,
-        sense_share=sense_share(spec, related_fraction(spec, dictionary)),
-    )
-    per_position = KEPT_SHARE * (size.total - size.request)
-    needed = per_position * num_positions
-    if limit and needed > limit:
-        raise InputError(
-            f"[teacher] cache_limit_bytes = {limit}, but the signal of {num_blocks:,} blocks with"
-            f" {num_positions:,} targets takes at least {needed:,.0f} bytes"
-            f" ({per_position:,.0f} per target).\n"
-            "  raise it, train on fewer blocks, or choose a smaller signal ([loss] top_k,"
-            " [link] hidden_format)."
-        )
 
 
 def _retriever(spec: RunSpec) -> SenseRetriever | None:

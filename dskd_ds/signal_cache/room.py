@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,16 @@ class SegmentFile:
     may_grow: bool
     """Whether it is open: it has no index file, and was written to lately. The writer of an older
     one without an index was killed."""
+
+
+@dataclass(frozen=True)
+class NewSegment:
+    """The room that was made for a segment."""
+
+    most_bytes: int
+    """That it may take."""
+    removed: Counter[Path]
+    """Bytes that were removed for it, by teacher's folder."""
 
 
 def segment_limit(limit_bytes: int, num_open: int) -> int:
@@ -58,8 +69,8 @@ def _segment_files(root: Path) -> Iterator[SegmentFile]:
             yield SegmentFile(path, status.st_size, may_grow)
 
 
-def begin_segment(root: Path, limit_bytes: int, payload_bytes: int) -> int:
-    """Make room for a new segment, and return the most bytes that it may take.
+def begin_segment(root: Path, limit_bytes: int, payload_bytes: int) -> NewSegment:
+    """Make room for a new segment; return how large it may be, and what was removed.
 
     limit_bytes: 0 removes nothing. payload_bytes: of its first record.
 
@@ -68,14 +79,26 @@ def begin_segment(root: Path, limit_bytes: int, payload_bytes: int) -> int:
     may be exceeded by 1/64 of it for each open segment.
     """
     if limit_bytes == 0:
-        return segment_limit(0, 1)
+        return NewSegment(segment_limit(0, 1), Counter())
     complete, still_open = _complete_and_open(root)
     most_bytes = segment_limit(limit_bytes, len(still_open) + 1)
     reserved = sum(max(most_bytes, file.num_bytes) for file in still_open)
-    _remove_oldest(complete, limit_bytes - reserved - max(most_bytes, payload_bytes))
+    removed = _remove_oldest(complete, limit_bytes - reserved - max(most_bytes, payload_bytes))
     # An open segment goes only if the limit is reached without it growing any more.
-    _remove_oldest(still_open, limit_bytes - payload_bytes)
-    return most_bytes
+    removed += _remove_oldest(still_open, limit_bytes - payload_bytes)
+    return NewSegment(most_bytes, removed)
+
+
+def enough_limit(total_bytes: int, num_open: int, most_payload_bytes: int) -> int:
+    """Return a limit at which `begin_segment` removes nothing of this many bytes.
+
+    num_open: open segments at the same time. most_payload_bytes: of their largest record.
+    """
+    num_segments = max(SEGMENTS_PER_LIMIT, 2 * num_open)
+    in_shares = -(-total_bytes * num_segments // (num_segments - num_open))
+    in_segments = total_bytes + num_open * MAX_SEGMENT_BYTES
+    # A segment is as large as its first record, whatever the limit.
+    return max(min(in_shares, in_segments), total_bytes + num_open * most_payload_bytes)
 
 
 def prune(root: Path, limit_bytes: int) -> int:
@@ -87,7 +110,7 @@ def prune(root: Path, limit_bytes: int) -> int:
     if limit_bytes == 0:
         return 0
     complete, still_open = _complete_and_open(root)
-    return _remove_oldest([*complete, *still_open], limit_bytes)
+    return _remove_oldest([*complete, *still_open], limit_bytes).total()
 
 
 def _complete_and_open(root: Path) -> tuple[list[SegmentFile], list[SegmentFile]]:
@@ -97,15 +120,18 @@ def _complete_and_open(root: Path) -> tuple[list[SegmentFile], list[SegmentFile]
     return complete, [file for file in files if file.may_grow]
 
 
-def _remove_oldest(files: Sequence[SegmentFile], most_bytes: int) -> int:
-    """Remove the first of some segments until the others fit; returns the bytes removed."""
+def _remove_oldest(files: Sequence[SegmentFile], most_bytes: int) -> Counter[Path]:
+    """Remove the first of some segments until the others fit.
+
+    Returns the bytes removed, by teacher's folder.
+    """
     total = sum(file.num_bytes for file in files)
-    removed = 0
+    removed: Counter[Path] = Counter()
     for file in files:
-        if total - removed <= most_bytes:
+        if total - removed.total() <= most_bytes:
             break
         remove_segment(file.path)
-        removed += file.num_bytes
+        removed[file.path.parent] += file.num_bytes
     return removed
 
 

@@ -11,6 +11,7 @@ import contextlib
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,6 +74,12 @@ class SignalStore:
     _refreshed_at: float = -REFRESH_SECONDS
     num_damaged: int = 0
     """Damaged records and headers that this process met."""
+    num_written_bytes: int = 0
+    """Of all records that this process wrote."""
+    most_payload_bytes: int = 0
+    """Of the largest of them."""
+    removed: Counter[Path] = field(default_factory=Counter)
+    """Bytes that this process removed to make room, by teacher's folder."""
 
     @property
     def num_records(self) -> int:
@@ -125,6 +132,8 @@ class SignalStore:
             )
             return
         self._index.add_record(self._writer_number, record)
+        self.num_written_bytes += record.end - record.offset
+        self.most_payload_bytes = max(self.most_payload_bytes, len(payload))
 
     def refresh(self) -> bool:
         """Look for what other processes wrote, unless that was done just now.
@@ -177,7 +186,9 @@ class SignalStore:
                 return writer
             self.close()
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._writer_limit = begin_segment(self.root, self.limit_bytes, num_bytes)
+        segment = begin_segment(self.root, self.limit_bytes, num_bytes)
+        self._writer_limit = segment.most_bytes
+        self.removed += segment.removed
         self._writer = SegmentWriter(self.folder)
         known = self._add_segment(self._writer.path)
         known.is_complete = True  # what is written goes into the index at once

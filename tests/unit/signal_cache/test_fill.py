@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from dskd_ds.commands import fill_signals
+from dskd_ds.commands.fill_room import refuse_too_small
 from dskd_ds.commands.fill_signals import (
     fill,
     own_lanes,
     places_by_block,
-    refuse_too_small,
     run_places,
     stream_places,
     whole_request,
@@ -30,6 +30,9 @@ from dskd_ds.models.reply_identity import reply_fingerprint
 from dskd_ds.senses.choose.retrieve import SenseRetriever
 from dskd_ds.senses.dictionary.dictionary import SenseDictionary
 from dskd_ds.signal_cache.folder import open_cache
+from dskd_ds.signal_cache.room import enough_limit, segment_files
+from dskd_ds.signal_cache.segments import HEADER_BYTES
+from dskd_ds.signal_cache.store import SignalStore
 from dskd_ds.spec import RunSpec, load_spec
 from dskd_ds.student.replies.requests import RequestBuilder
 from dskd_ds.teacher.answer import answer
@@ -210,6 +213,50 @@ def test_signal_that_students_refuse_is_not_kept(
         fill(spec, models, source, [[0], [1]], cache)
     assert len(asked) == 2
     assert cache.store.num_records == 1
+
+
+def filled_with_limit(spec: RunSpec, limit: int) -> int:
+    """Fill the cache of a spec with this limit; returns the bytes that it then holds."""
+    limited = spec.model_copy(
+        update={"teacher": spec.teacher.model_copy(update={"cache_limit_bytes": limit})}
+    )
+    models = RunModels.of(limited)
+    source = open_source(limited.data, models.teacher.tokenizer, seed=1, step_blocks=4)
+    groups, _ = places_by_block(source, range(36))
+    fill(limited, models, source, groups, open_cache(limited.teacher, "f"))
+    return sum(file.num_bytes for file in segment_files(Path(limited.teacher.cache_folder)))
+
+
+def test_a_fill_that_loses_its_own_signal_ends_and_names_a_limit_that_is_enough(
+    tiny: TinyWorld, tmp_path: Path
+) -> None:
+    needed = filled_with_limit(tiny_spec(tiny, tmp_path), 0)
+    spec = tiny_spec(tiny, tmp_path, f"teacher.cache_dir={tmp_path / 'limited'}")
+    message = r"cache_limit_bytes = \d+, but that is too small: [\d,]+ bytes of this teacher's"
+    with pytest.raises(InputError, match=message) as refusal:
+        filled_with_limit(spec, int(0.8 * needed))
+    named = re.search(r"about (\d+) is enough", str(refusal.value))
+    assert named is not None
+    assert needed < int(named[1]) < 2 * needed
+    filled_with_limit(spec, int(named[1]))
+
+
+def test_a_fill_says_what_it_removed_of_other_teachers(
+    tiny: TinyWorld, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    needed = filled_with_limit(tiny_spec(tiny, tmp_path), 0)
+    root = tmp_path / "shared"
+    other = SignalStore(root, root / "other")
+    other.put(bytes(16), bytes(needed))
+    other.close()
+    capfd.readouterr()
+    filled_with_limit(
+        tiny_spec(tiny, tmp_path, f"teacher.cache_dir={root}"),
+        enough_limit(needed, num_open=1, most_payload_bytes=needed // 2),
+    )
+    lines = [line for line in capfd.readouterr().err.splitlines() if "other teachers" in line]
+    assert len(lines) == 1
+    assert f"{needed + HEADER_BYTES:,} bytes of other teachers' signal were removed" in lines[0]
 
 
 def test_a_live_run_is_not_filled(tiny: TinyWorld, tmp_path: Path) -> None:
