@@ -244,9 +244,9 @@ def test_a_setting_is_one_line_that_means_the_same(value: Any) -> None:
     assert tomllib.loads(text) == {"key": value}
 
 
-@pytest.mark.parametrize("name", ["below_the_head", "below_the_head_2"])
+@pytest.mark.parametrize("name", ["below_the_head", "below_the_head_2", "below_the_head_15"])
 def test_the_study_below_the_head_has_its_arms(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each term has the layer of its dictionary: layer 11 of the student is the teacher's 21."""
+    """Each term has the layer of its dictionary: 11 of 20 is the teacher's 21, 9 of 15 its 23."""
     monkeypatch.setenv("DSKD_HOME", "/nowhere")
     study = load_study(f"tools/studies/{name}.toml")
     runs = [run for run in study_runs(study) if run.seed == 0]
