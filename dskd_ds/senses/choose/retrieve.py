@@ -2,7 +2,7 @@
 
 All positions of a batch are processed at once, without a loop. There are three steps:
 
-1. `select` draws positions and related words. It needs no teacher.
+1. `select` draws positions and related words (selection.py). It needs no teacher.
 2. `choose` finds S+ and S-. It needs the teacher's states, so it may run on the teacher's side
    ([senses] retrieve_on = "teacher").
 3. `pack` turns the chosen dictionary rows into vectors.
@@ -111,7 +111,7 @@ class SenseRetriever:
             "weighting": self.loss.sense_weighting,
             "seed": self.seed,
         }
-        if self.loss.shuffled_senses:
+        if self.loss.shuffled_senses:  # other keys stay those of earlier versions
             settings["shuffled_senses"] = True
         return SensesWanted(
             key=key_of_choice(self.dictionary, settings),
