@@ -91,12 +91,14 @@ def next_step(training: Training) -> tuple[StepInput, Verdict]:
 def compare_teachers(training: Training) -> None:
     """Check that all ranks learn from the same teachers. A collective call.
 
-    If they do not, all ranks save and raise: the steps before this one had no such teacher.
+    If they do not, all ranks save and raise: the steps before this one had no such teacher. Before
+    the first step nothing is saved: a checkpoint would hold settings fast that are to be corrected.
     """
     try:
         training.teachers.compare(training.steps.fingerprints())
     except DskdError:
-        training.save_or_warn()
+        if training.num_done:
+            training.save_or_warn()
         raise
 
 

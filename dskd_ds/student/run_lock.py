@@ -142,7 +142,11 @@ class RunLock:
             if is_alive and not may_wait:
                 raise RunInUseError(_refusal(self._run_dir, found))
             if is_alive and not is_told:
-                print(f"waiting for {found} to end: an earlier start of this job", file=sys.stderr)
+                print(
+                    f"waiting up to {OWN_JOB_SECONDS:.0f} s for an earlier start of this job to"
+                    f" end: {found}",
+                    file=sys.stderr,
+                )
                 is_told = True
             time.sleep(1.0)
         self._thread.start()

@@ -111,9 +111,7 @@ def open_training(
     skips = Skips(spec.train)
     checkpoints = open_checkpoints(spec, engine, init, blocks, skips)
     if spec.loss.terms:
-        # They follow the gradients of the model's weights, which explode before a rollback.
-        weights = distill_student(engine).term_losses.weights
-        checkpoints.keep_state("term_weights", weights, goes_with_weights=True)
+        _keep_term_weights(checkpoints, engine)
     if isinstance(source, StreamedBlocks):
         checkpoints.keep_state("stream", source)
         cleanup.callback(source.close)
@@ -214,6 +212,15 @@ def open_checkpoints(
     )
 
 
+def _keep_term_weights(checkpoints: Checkpoints, engine: Engine) -> None:
+    """Save the weights of losses below the head too; a rollback takes them back.
+
+    They follow the gradients of the model's weights, which explode before a rollback.
+    """
+    weights = distill_student(engine).term_losses.weights
+    checkpoints.keep_state("term_weights", weights, goes_with_weights=True)
+
+
 def open_heldout_loss(
     spec: RunSpec, models: RunModels, role: Role, engine: Engine
 ) -> HeldoutLoss | None:
@@ -249,9 +256,7 @@ def open_further_links(
     return links
 
 
-def end_noter(
-    links: Sequence[StudentSide],
-) -> NoteEnd:
+def end_noter(links: Sequence[StudentSide]) -> NoteEnd:
     """Return an exit callback after which the goodbyes say whether this student comes back.
 
     It does after a stop signal and after a crash, because then the run is started again.

@@ -112,7 +112,7 @@ def _other_settings(before: dict[str, Any], run: Run) -> list[str]:
     try:
         old = RunSpec.model_validate(before)
     except ValidationError as error:
-        return explain(error)
+        return [message.splitlines()[0] for message in explain(error)]  # the rest is about a file
     return [
         f"{change.key}: {change.before} -> {change.now}"
         for change in changes_on_resume(old, run.spec)

@@ -14,7 +14,6 @@ block), so they do not depend on how the batch is spread over ranks.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -92,13 +91,17 @@ class SenseRetriever:
 
     def select(self, batch: Batch) -> Selection:
         """Draw the batch's sense positions and their related words. Needs no teacher."""
-        shown = batch
+        shown = batch.targets
         if self._permutation is not None:
-            shown = replace(batch, targets=exchanged(batch.targets, self._permutation))
-        drawn = draw_selection(
-            shown, self.spec, self.seed, synonyms=self.synonyms, antonyms=self.antonyms
+            shown = exchanged(shown, self._permutation)
+        return draw_selection(
+            batch,
+            shown,
+            self.spec,
+            self.seed,
+            synonyms=self.synonyms,
+            antonyms=self.antonyms,
         )
-        return replace(drawn, read=batch.targets.flatten().numpy()[drawn.positions])
 
     @cached_property
     def wanted(self) -> SensesWanted:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from dskd_ds.data.batches import Batch
 from dskd_ds.lexicon.relations import Ragged
@@ -40,13 +41,19 @@ class Selection:
 
 
 def draw_selection(
-    batch: Batch, spec: SensesSpec, seed: int, synonyms: Ragged, antonyms: Ragged
+    batch: Batch,
+    shown: Tensor,
+    spec: SensesSpec,
+    seed: int,
+    synonyms: Ragged,
+    antonyms: Ragged,
 ) -> Selection:
-    """Draw the sense positions of a batch by its targets, and their related words.
+    """Draw the sense positions of a batch, and their related words.
 
-    synonyms, antonyms: those of each token; empty where related words are not used.
+    shown: [B, T] tokens whose senses the positions get: the batch's targets, unless senses are
+    shuffled. synonyms, antonyms: those of each token; empty where related words are not used.
     """
-    targets = batch.targets.numpy()
+    targets = shown.numpy()
     block_length = targets.shape[1]
     has_relations = (synonyms.lengths() > 0) | (antonyms.lengths() > 0)
     positions: list[Ints] = []
@@ -73,7 +80,7 @@ def draw_selection(
     return Selection(
         positions=flat,
         targets=targets.reshape(-1)[flat],
-        read=targets.reshape(-1)[flat],
+        read=batch.targets.numpy().reshape(-1)[flat],
         full=np.concatenate(fulls),
         synonyms=sets.stack(drawn_synonyms),
         antonyms=sets.stack(drawn_antonyms),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from unittest.mock import Mock
+
 import pytest
 
 from dskd_ds.errors import InputError
 from dskd_ds.student import same_teachers
+from dskd_ds.student.loop import compare_teachers
 from dskd_ds.student.same_teachers import TeacherComparison, refuse_different
 
 
@@ -38,3 +41,13 @@ def test_teachers_are_compared_again_when_a_rank_meets_another_one(
     other_rank = ["bf16", "code bf16"]
     with pytest.raises(InputError, match="code f32"):
         comparison.compare(["bf16", "code f32"])
+
+
+@pytest.mark.parametrize(("num_done", "num_saves"), [(0, 0), (5, 1)])
+def test_ranks_save_before_they_end_for_different_teachers(num_done: int, num_saves: int) -> None:
+    """Before the first step they do not: a checkpoint would hold the teacher's settings fast."""
+    training = Mock(num_done=num_done)
+    training.teachers.compare.side_effect = InputError("the students learn from different teachers")
+    with pytest.raises(InputError):
+        compare_teachers(training)
+    assert training.save_or_warn.call_count == num_saves
